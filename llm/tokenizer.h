@@ -1,0 +1,72 @@
+// Byte-level BPE as DeepSeek, Llama 3 and Qwen publish it: text to token ids and back, exactly as the published tokenizers do.
+// Linear time in the text's length, no recursion, no regular-expression engine; immutable after construction and shared between threads.
+#pragma once
+
+#include "../tensor/gguf.h"
+
+#include <array>
+
+namespace ds {
+
+using token_id = int32_t;
+
+// How a text is split before the merges (names as GGUF's tokenizer.ggml.pre spells them). `deepseek-r1-qwen` splits as qwen2 does.
+enum class pre_tokenizer { deepseek_llm, deepseek_coder, deepseek_v3, llama_bpe, qwen2, deepseek_r1_qwen };
+
+// tokenizer.ggml.token_type
+enum class token_kind : int32_t { undefined = 0, normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+class tokenizer {
+public:
+    explicit tokenizer(const gguf_file &file);      // throws status::format or status::unsupported naming key and value
+    ~tokenizer();
+    tokenizer(const tokenizer &) = delete;
+
+    size_t size() const;                            // tokens in the vocabulary
+    pre_tokenizer pre() const;
+
+    struct encode_options {
+        bool add_bos = false;        // put the vocabulary's BOS first when the file says that texts begin with it
+        bool parse_special = false;  // control tokens' texts in the input become those tokens; else only user-defined ones do
+    };
+    // Appends the ids of `text` (any bytes; bad UTF-8 is encoded byte by byte) to `out`. `steps`, when not null, is increased by the
+    // number of elementary steps taken, so that a test can hold the work to linear.
+    void encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps = nullptr) const;
+
+    // The bytes of one token. Control tokens give their text when `special` is set, nothing otherwise. `t` must be in range.
+    std::string_view bytes(token_id t, bool special) const;
+    std::string_view text(token_id t) const;        // as the file spells it
+    token_kind kind(token_id t) const;
+    token_id find(std::string_view text) const;     // by the file's spelling, or the raw text of an added token; -1 when absent
+
+    token_id bos() const;                           // -1 when the file names none; likewise below
+    token_id eos() const;
+    token_id pad() const;
+    token_id unknown() const;
+    bool adds_bos() const;                          // tokenizer.ggml.add_bos_token
+    bool adds_eos() const;
+    const std::vector<token_id> &end_tokens() const;   // every token that ends an answer: eos, eot, eom and what the known families use, sorted
+
+private:
+    struct impl;
+    std::unique_ptr<impl> impl_;
+};
+
+// The split alone: byte lengths of the pieces of `text`, in order; for tests and for the converter's recognition of patterns.
+void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps = nullptr);
+bool pre_tokenizer_from_text(std::string_view name, pre_tokenizer *out);
+std::string pre_tokenizers_known();                 // "deepseek-llm, deepseek-coder, …" for messages
+
+// Turns a stream of tokens into text, holding back an incomplete UTF-8 sequence until it is complete or known to be broken
+// (then U+FFFD, one for each maximal ill-formed part, as Unicode 15 section 3.9 recommends).
+class utf8_stream {
+public:
+    void push(std::string_view bytes, std::string &out);   // appends what is complete
+    void finish(std::string &out);                          // appends U+FFFD for what was left incomplete
+
+private:
+    std::array<char, 4> held_{};
+    unsigned n_held_ = 0;
+};
+
+} // namespace ds

@@ -1,0 +1,130 @@
+// GGUF files, read and written (ggml's docs/gguf.md; versions 2 and 3, little endian). Any byte string is a safe input: every length,
+// count, offset and product is checked against what is left of the file before anything is allocated, and the first fault ends the parse
+// with a status that names the file, the field and the value.
+// The file lists a tensor's dimensions innermost first; here, as everywhere in the library, they are outermost first. Only gguf.cpp flips.
+#pragma once
+
+#include "formats.h"
+#include "os.h"
+
+#include <map>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace ds {
+
+enum class gguf_type : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
+const char *gguf_type_text(gguf_type t);
+
+// One metadata value; it points into the file's bytes, and nothing is copied.
+struct gguf_value {
+    gguf_type type;              // of the value, or of the elements when `is_array`
+    bool is_array = false;
+    uint64_t count = 1;          // elements
+    const uint8_t *data = nullptr;   // first element; a string is a u64 length and its bytes
+    size_t bytes = 0;            // from `data`, all elements
+};
+
+struct gguf_tensor {
+    std::string_view name;
+    format type;
+    int rank;                    // 1 to 4
+    int64_t ne[4];               // outermost first, each at least 1; unused ones are 1
+    uint64_t bytes;              // of the data
+    uint64_t offset;             // of the data, from the start of the file
+    const uint8_t *data;         // into the file's bytes
+};
+
+class gguf_file {
+public:
+    gguf_file() = default;
+    // Parses `bytes`, which it keeps. `name` is for messages.
+    // Throws status::format or status::unsupported (version, big endian, a tensor format that formats.def does not know, a split file).
+    gguf_file(os::mapping bytes, std::string name);
+
+    const std::string &name() const { return name_; }
+    uint32_t version() const { return version_; }
+    uint64_t alignment() const { return alignment_; }
+    uint64_t data_offset() const { return data_offset_; }
+    uint64_t file_bytes() const { return bytes_.size(); }
+
+    // Metadata in the file's order.
+    size_t key_count() const { return keys_.size(); }
+    std::string_view key(size_t i) const { return keys_[i]; }
+    const gguf_value &value(size_t i) const { return values_[i]; }
+    const gguf_value *find(std::string_view key) const;   // null when absent
+
+    // Typed reads. The `get` forms throw status::format when the key is absent, or (all forms) has another type or a value out of range:
+    // any integer type is accepted where its value fits, floats may be f32 or f64.
+    bool has(std::string_view key) const { return find(key) != nullptr; }
+    uint64_t get_uint(std::string_view key, uint64_t max) const;
+    uint64_t get_uint(std::string_view key, uint64_t max, uint64_t absent) const;
+    double get_float(std::string_view key) const;
+    double get_float(std::string_view key, double absent) const;
+    bool get_bool(std::string_view key, bool absent) const;
+    std::string_view get_string(std::string_view key) const;
+    std::string_view get_string(std::string_view key, std::string_view absent) const;
+    std::vector<std::string_view> get_strings(std::string_view key) const;     // array of strings
+    std::vector<int32_t> get_ints(std::string_view key) const;                 // array of any integers that fit
+    std::vector<float> get_floats(std::string_view key) const;                 // array of f32 or f64
+
+    const std::vector<gguf_tensor> &tensors() const { return tensors_; }
+    const gguf_tensor *find_tensor(std::string_view name) const;               // null when absent
+
+    [[noreturn]] void fail(std::string_view field, const std::string &text) const;   // status::format: "NAME: FIELD: text"
+
+private:
+    friend struct gguf_parser;
+    os::mapping bytes_;
+    std::string name_;
+    uint32_t version_ = 0;
+    uint64_t alignment_ = 32, data_offset_ = 0;
+    std::vector<std::string_view> keys_;
+    std::vector<gguf_value> values_;
+    std::unordered_map<std::string_view, size_t> key_index_;
+    std::vector<gguf_tensor> tensors_;
+    std::unordered_map<std::string_view, size_t> tensor_index_;
+};
+
+// A value as text, the same for every reader of it: strings as they are (an element inside an array as a JSON string), numbers shortest,
+// arrays as JSON, cut with "…" after `max_elements`. Floats do not depend on the locale.
+std::string gguf_value_text(const gguf_value &v, size_t max_elements);
+
+// Collects metadata and tensor descriptions, then writes the header (version 3); tensor data follow in the order given.
+class gguf_writer {
+public:
+    void set_u32(const std::string &key, uint32_t v);
+    void set_i32(const std::string &key, int32_t v);
+    void set_u64(const std::string &key, uint64_t v);
+    void set_f32(const std::string &key, float v);
+    void set_bool(const std::string &key, bool v);
+    void set_string(const std::string &key, std::string_view v);
+    void set_strings(const std::string &key, std::span<const std::string> v);
+    void set_i32s(const std::string &key, std::span<const int32_t> v);
+    void set_f32s(const std::string &key, std::span<const float> v);
+    void set_raw(std::string_view key, const gguf_value &v);     // copied from another file as it stands
+    void erase(const std::string &key);
+    bool has(const std::string &key) const;
+
+    // Dimensions outermost first. Throws status::argument on a duplicate, a name over 63 bytes, a bad rank or a row that no whole number of blocks fills.
+    void add_tensor(const std::string &name, format type, std::span<const int64_t> ne);
+
+    // The header, padded to the alignment; then for tensor i its data, and padding(i) zero bytes.
+    std::string header() const;
+    size_t tensor_count() const { return tensors_.size(); }
+    uint64_t tensor_bytes(size_t i) const { return tensors_[i].bytes; }
+    uint64_t padding(size_t i) const;      // zero bytes after tensor i's data
+    uint64_t file_bytes() const;           // header and data in all
+
+private:
+    struct entry { std::string name; format type; std::vector<int64_t> ne; uint64_t bytes, offset; };
+    void set(const std::string &key, std::string encoded);
+    std::vector<std::pair<std::string, std::string>> keys_;      // key, encoded type and value; in order of first set
+    std::vector<entry> tensors_;
+    std::map<std::string, size_t> key_index_, tensor_index_;
+    uint64_t data_bytes_ = 0;
+};
+
+} // namespace ds

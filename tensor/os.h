@@ -1,0 +1,92 @@
+// Every call to the operating system that the library makes: files, mappings, time, threads. os.cpp is the one file to write again
+// for another system.
+#pragma once
+
+#include "base.h"
+
+#include <functional>
+
+namespace ds::os {
+
+// A read-only view of a file's bytes.
+class mapping {
+public:
+    mapping() = default;
+    mapping(mapping &&o) noexcept;
+    mapping &operator=(mapping &&o) noexcept;
+    ~mapping();
+    const uint8_t *data() const { return data_; }
+    size_t size() const { return size_; }
+
+    // Maps the file; the file must not be truncated while the mapping lives (the system would raise SIGBUS).
+    static mapping map_file(const std::string &path);
+    // Maps what the descriptor names, which must be a regular file; the descriptor stays the caller's.
+    static mapping map_fd(int fd, const std::string &name);
+    // Reads into memory from the host's allocator; EINTR and short reads are handled. `progress` is called with the bytes
+    // read so far and in all, and stops the read (status::cancelled) when it returns false; it may be empty.
+    using progress_fn = std::function<bool(uint64_t done, uint64_t total)>;
+    static mapping read_file(const std::string &path, const host &h, const progress_fn &progress);
+    static mapping read_fd(int fd, const std::string &name, const host &h, const progress_fn &progress);
+    // The caller's memory, which must outlive the mapping.
+    static mapping borrow(const void *data, size_t size);
+
+private:
+    const uint8_t *data_ = nullptr;
+    size_t size_ = 0;
+    bool mapped_ = false;
+    block owned_;
+};
+
+// A file written beside its place and renamed over it when complete: `commit` writes out, syncs and renames, and until then
+// nothing is to be seen under `path`; destroyed without commit, it leaves nothing behind.
+class output_file {
+public:
+    explicit output_file(const std::string &path);
+    output_file(const output_file &) = delete;
+    ~output_file();
+    void write(const void *data, size_t n);                     // throws status::io naming the path and the reason
+    void write_at(uint64_t offset, const void *data, size_t n); // over bytes written before
+    uint64_t size() const { return size_; }
+    void commit();
+
+private:
+    void flush();
+    std::string path_, temp_;
+    int fd_ = -1;
+    uint64_t size_ = 0;
+    std::string pending_;
+};
+
+// Address space for memory that grows: reserved at once, usable as far as it was committed.
+class reserved_memory {
+public:
+    reserved_memory() = default;
+    explicit reserved_memory(size_t bytes);                     // throws status::memory
+    reserved_memory(reserved_memory &&o) noexcept;
+    reserved_memory &operator=(reserved_memory &&o) noexcept;
+    ~reserved_memory();
+    void commit(size_t bytes);                                  // the first `bytes` bytes become usable, zeroed
+    void *data() const { return data_; }
+    size_t size() const { return size_; }
+    size_t committed() const { return committed_; }
+
+private:
+    void *data_ = nullptr;
+    size_t size_ = 0, committed_ = 0;
+};
+
+unsigned processor_count();   // processors this process may run on, at least 1
+double seconds();             // a monotonic clock
+
+// The floating-point control register at its default (round to nearest, denormals kept, no traps) while this object lives: a host may have
+// changed it, and our bits must not depend on that.
+class default_float_mode {
+public:
+    default_float_mode();
+    ~default_float_mode();
+
+private:
+    uint64_t saved_;
+};
+
+} // namespace ds::os
