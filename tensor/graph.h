@@ -1,0 +1,87 @@
+// A graph: operations in the order in which they run, each with its sources and its result. Built anew for a step of another size, in storage
+// that was reserved once; a node's place in the order, not its address, is what a plan remembers.
+#pragma once
+
+#include "tensor.h"
+
+#include <cassert>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+namespace ds {
+
+struct no_params {};
+struct gated_params;
+struct rms_norm_params;
+struct rope_table_params;
+struct rope_params;
+struct kv_layout;
+struct attention_params;
+
+enum class op : uint8_t {
+#define DS_OP(name, ...) name,
+#include "ops.def"
+#undef DS_OP
+    count
+};
+
+constexpr int max_sources = 5;
+constexpr size_t max_params_bytes = 64;
+
+struct node {
+    op kind;
+    tensor out;
+    const tensor *src[max_sources];             // null where an optional source is absent
+    alignas(8) unsigned char params[max_params_bytes];
+
+    template <class P> const P &as() const {
+        static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= max_params_bytes);
+        return *reinterpret_cast<const P *>(params);
+    }
+};
+
+// What the one row of ops.def says of an operation.
+struct op_info {
+    const char *name;
+    int sources;
+    void (*shape)(node &);              // checks the sources and sets out's format and shape; throws status::internal
+    void (*reference)(const node &);    // slow and obvious, any strides, any format
+    bool cpu, cuda, grad;
+};
+const op_info &info(op k);
+
+class graph {
+public:
+    explicit graph(size_t max_nodes);           // throws status::internal when more are added
+    graph(const graph &) = delete;
+    void reset();                               // forgets everything, keeps the storage
+
+    // A tensor whose bytes the caller places (inputs of a step).
+    tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
+    // The same bytes in another shape; `t` must be contiguous.
+    tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne);
+    // Adds a node, applies the shape rule, and returns its result.
+    template <class P> tensor *add(op k, std::initializer_list<const tensor *> src, const P &p) {
+        node &n = append(k, src);
+        std::memcpy(n.params, &p, sizeof p);
+        return shaped(n);
+    }
+    // Keeps t's bytes until the end of the run.
+    void keep(const tensor *t);
+
+    std::span<node> nodes() { return nodes_; }
+    std::span<const node> nodes() const { return nodes_; }
+    std::span<tensor> views() { return views_; }
+    std::span<const tensor *const> kept() const { return kept_; }
+
+private:
+    node &append(op k, std::initializer_list<const tensor *> src);
+    tensor *shaped(node &n);
+    size_t max_nodes_;
+    std::vector<node> nodes_;        // never grows past its reserve: addresses are stable until reset
+    std::vector<tensor> views_;      // inputs and views
+    std::vector<const tensor *> kept_;
+};
+
+} // namespace ds

@@ -1,0 +1,169 @@
+// The arithmetic that must agree to the bit between instruction sets, threads, batch sizes and devices, as C expressions that the CPU's and the
+// CUDA compiler both compile. Vector code elsewhere is held against these byte for byte.
+//
+// The rule: floats touch elements one at a time, or are summed in one fixed order that does not depend on who does the summing. Only + - * / sqrt, fma and
+// rint occur, each rounded once as IEEE 754 says; nothing here may be contracted or reassociated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __FAST_MATH__
+#error "deepseek's results are defined to the bit: compile without -ffast-math"
+#endif
+#ifdef __CUDACC__
+#define DS_HD __host__ __device__ inline
+#else
+#define DS_HD inline
+#endif
+
+namespace ds {
+
+DS_HD uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+DS_HD float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+DS_HD uint64_t bits_of(double f) { uint64_t u; memcpy(&u, &f, 8); return u; }
+DS_HD double double_of(uint64_t u) { double f; memcpy(&f, &u, 8); return f; }
+DS_HD bool finite_f32(float f) { return (bits_of(f) & 0x7f800000u) != 0x7f800000u; }
+DS_HD float fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+// ---- Sums of floats -------------------------------------------------------------------------------------------------------------------------
+
+// Norms: lane j of 128 takes x[j], x[j + 128], … in order, by fma; then lanes are folded: j += j ^ 64, ^ 32, … ^ 1.
+constexpr int sum_lanes = 128;
+
+// Products of float matrices: lane j of 16 takes elements j, j + 16, … in order, by fma; then the lanes are folded: j += j ^ 8, ^ 4, ^ 2, ^ 1.
+// (Sixteen, not 128, so that a register tile of several outputs fits.)
+constexpr int dot_lanes = 16;
+
+template <int lanes> DS_HD float fold_lanes(float *lane) {
+    for (int s = lanes / 2; s > 0; s /= 2)
+        for (int j = 0; j < s; ++j) lane[j] = lane[j] + lane[j + s];
+    return lane[0];
+}
+template <int lanes> DS_HD float dot_in_lanes(const float *a, const float *b, size_t n) {
+    float lane[lanes] = {};
+    for (size_t i = 0; i < n; ++i) lane[i % lanes] = fma_f32(a[i], b[i], lane[i % lanes]);
+    return fold_lanes<lanes>(lane);
+}
+
+// rms_norm's factor for a row: 1 / sqrt(mean(x^2) + eps); then y = (x * factor) * w.
+DS_HD float rms_factor(float sum_of_squares, int64_t n, float eps) {
+    return 1.0f / __builtin_sqrtf(sum_of_squares / static_cast<float>(n) + eps);
+}
+
+// ---- Q8_0 weights against activations quantized in blocks of 32 ----------------------------------------------------------------------------------
+
+// A block of activations: a = largest |x| (of the bits with the sign cleared, so that NaN counts as largest everywhere). a < 1e-30: all zero, scale 0.
+// Not finite: all zero, scale a, so that the products become NaN and the request ends with status numeric. Else q = rint(x * (127 / a)), scale = a / 127.
+constexpr int q8_block = 32;
+DS_HD float quantize_q8_block(const float *x, int8_t *q) {
+    uint32_t a = 0;
+    for (int i = 0; i < q8_block; ++i) {
+        const uint32_t u = bits_of(x[i]) & 0x7fffffffu;
+        a = u > a ? u : a;
+    }
+    const float largest = float_of(a);
+    const bool number = finite_f32(largest) && !(largest < 1e-30f);
+    const float inverse = number ? 127.0f / largest : 0.0f;
+    for (int i = 0; i < q8_block; ++i) q[i] = number ? static_cast<int8_t>(__builtin_rintf(x[i] * inverse)) : static_cast<int8_t>(0);
+    return !finite_f32(largest) ? largest : number ? largest / 127.0f : 0.0f;
+}
+// One output: for the blocks of the row in order, sum = fma(float(int32 product of the block), w_scale * x_scale, sum), from 0; then + bias.
+// The order makes the product independent of how rows are tiled, so one row alone and a row among many give the same bits, and so does every instruction set.
+DS_HD float q8_block_step(int32_t product, float w_scale, float x_scale, float sum) {
+    return fma_f32(static_cast<float>(product), w_scale * x_scale, sum);
+}
+
+// ---- Exponentials ---------------------------------------------------------------------------------------------------------------------------
+
+// 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to the seventh power, relative error below 6e-9 before rounding.
+DS_HD float exp2_poly(float f) {
+    float p = 1.5252734e-05f;                    // ln2^7 / 7!
+    p = fma_f32(p, f, 1.5403530e-04f);           // ln2^6 / 6!
+    p = fma_f32(p, f, 1.3333558e-03f);           // ln2^5 / 5!
+    p = fma_f32(p, f, 9.6181291e-03f);           // ln2^4 / 4!
+    p = fma_f32(p, f, 5.5504109e-02f);           // ln2^3 / 3!
+    p = fma_f32(p, f, 2.4022651e-01f);           // ln2^2 / 2!
+    p = fma_f32(p, f, 6.9314718e-01f);           // ln2
+    return fma_f32(p, f, 1.0f);
+}
+// p * 2^n in two exact-exponent steps, so that results below the normal range round once and overflow becomes infinity. n in [-252, 252].
+DS_HD float scale_exp2(float p, int32_t n) {
+    const int32_t half = n >> 1;
+    return (p * float_of(static_cast<uint32_t>(half + 127) << 23)) * float_of(static_cast<uint32_t>(n - half + 127) << 23);
+}
+DS_HD float exp2_f32(float x) {
+    if (x != x) return x;
+    x = x < -152.0f ? -152.0f : x > 130.0f ? 130.0f : x;
+    const float n = __builtin_rintf(x);
+    return scale_exp2(exp2_poly(x - n), static_cast<int32_t>(n));
+}
+// exp(x) = 2^(x / ln 2); the quotient's fraction is taken with a two-part 1/ln 2, so that large |x| loses nothing.
+constexpr float log2e_high = 1.44269502f, log2e_low = 1.92596299e-08f;
+DS_HD float exp_f32(float x) {
+    if (x != x) return x;
+    x = x < -105.0f ? -105.0f : x > 90.0f ? 90.0f : x;
+    const float n = __builtin_rintf(x * log2e_high);
+    const float f = fma_f32(x, log2e_low, fma_f32(x, log2e_high, -n));
+    return scale_exp2(exp2_poly(f), static_cast<int32_t>(n));
+}
+DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+
+// ---- Attention over float pages -----------------------------------------------------------------------------------------------------------------
+
+// For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page visible (the last page's rest is not):
+//   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e),  M' = max(M, s_t),  w_t = exp2(s_t - M'),  r = exp2(M - M')  (r = 0 for the first page)
+//   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions count 0)
+//   o_d = fma(o_d, r, P_d), P_d = sum over t ascending of fma(w_t, v_td, .) from 0
+// and at the end o_d / l. Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
+// A score that is NaN makes the row NaN: max is taken as (s > M || s != s) ? s : M.
+DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
+DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }
+
+// ---- Double routines for tables and log-probabilities (libm's last bit differs by version) ---------------------------------------------------------
+
+DS_HD double exp2_f64(double x) {
+    if (x != x) return x;
+    if (x < -1074.0) return 0.0;
+    if (x > 1023.999) x = 1023.999;
+    const double n = __builtin_rint(x), f = (x - n) * 0.69314718055994530942;
+    double p = 1.0;
+    for (int k = 14; k > 0; --k) p = 1.0 + p * f / k;    // the exponential series; |f| <= 0.35, so the rest is below 1e-18
+    const int32_t i = static_cast<int32_t>(n), half = i >> 1;
+    return p * double_of(static_cast<uint64_t>(half + 1023) << 52) * double_of(static_cast<uint64_t>(i - half + 1023) << 52);
+}
+// x > 0 and normal. log2 of the mantissa by the series of 2 atanh((m - 1) / (m + 1)), m in [sqrt(1/2), sqrt(2)).
+DS_HD double log2_f64(double x) {
+    uint64_t u = bits_of(x);
+    int32_t e = static_cast<int32_t>(u >> 52) - 1023;
+    double m = double_of((u & 0x000fffffffffffffull) | 0x3ff0000000000000ull);
+    if (m > 1.41421356237309504880) { m = m * 0.5; e = e + 1; }
+    const double t = (m - 1.0) / (m + 1.0), t2 = t * t;
+    double s = 0.0;
+    for (int k = 23; k > 0; k -= 2) s = 1.0 / k + s * t2;    // |t| <= 0.172, so the rest is below 1e-19
+    return e + 2.0 * t * s * 1.44269504088896340736;
+}
+DS_HD double log_f64(double x) { return log2_f64(x) * 0.69314718055994530942; }
+DS_HD double pow_f64(double base, double e) { return exp2_f64(e * log2_f64(base)); }
+
+// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts (its first two have 33 bits each, so that their multiples are exact),
+// then the two series on [-pi/4, pi/4].
+DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
+    const double n = __builtin_rint(x * 0.63661977236758134308);
+    double r = x - n * 1.57079632673412561417;
+    r = r - n * 6.07710050630396597660e-11;
+    r = r - n * 2.02226624879595063154e-21;
+    const double r2 = r * r;
+    double s = 1.0, c = 1.0;
+    for (int k = 16; k > 0; k -= 2) {
+        s = 1.0 - s * r2 / (k * (k + 1.0));
+        c = 1.0 - c * r2 / (k * (k - 1.0));
+    }
+    s = s * r;
+    const int64_t quarter = static_cast<int64_t>(n) & 3;
+    *sine = quarter == 0 ? s : quarter == 1 ? c : quarter == 2 ? -s : -c;
+    *cosine = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
+}
+
+} // namespace ds

@@ -1,0 +1,56 @@
+// The builders: one function an operation, whose call is how a forward pass is written. Each is defined in ops/<name>.cpp.
+#pragma once
+
+#include "graph.h"
+
+namespace ds {
+
+enum class unary : int32_t {
+#define DS_UNARY(name, f, df) name,
+#include "unary.def"
+#undef DS_UNARY
+};
+
+struct gated_params { unary f; };
+struct rms_norm_params { float eps; };
+
+// Which elements of a head turn together: (2i, 2i + 1), or (i, i + r/2).
+enum class rope_pairs : int32_t { adjacent, halves };
+
+// frequency_i = base^(-2i/r), then scaled. YaRN (arXiv 2309.00071): below `low` pairs keep their frequency, above `high` it is divided by `factor`,
+// in between a ramp; cos and sin are multiplied by `magnitude`. Linear scaling is yarn = false with a factor.
+struct rope_table_params {
+    double base;
+    double factor;          // >= 1 in practice; frequencies are divided by it
+    float low, high;        // pairs, only for yarn
+    float magnitude;        // of cos and sin
+    int32_t rotated;        // r, even
+    int32_t yarn;           // 0 or 1
+};
+struct rope_params { rope_pairs pairs; };
+
+// Where one layer's keys and values lie in a page. A page holds `page_positions` positions of all layers.
+constexpr int64_t page_positions = 64;
+struct kv_layout {
+    format type;            // f32 or f16
+    int32_t kv_heads, head_size;
+    int64_t k_offset, v_offset;   // bytes from the page's start. K: [kv_heads][head_size][64 positions], V: [kv_heads][64 positions][head_size]
+};
+struct attention_params {
+    kv_layout kv;
+    float scale;            // of q.k, usually 1/sqrt(head_size)
+};
+
+// pages is a tensor i8 [n_pages, page_bytes]; slots[n] = page * 64 + place in the page; tables[s, max_pages] names the pages of sequence s in order.
+tensor *get_rows(graph &g, const tensor *table, const tensor *ids);
+tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /* or null */);
+tensor *add(graph &g, const tensor *a, const tensor *b);
+tensor *gated(graph &g, unary f, const tensor *gate, const tensor *up);
+tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps);
+tensor *rope_table(graph &g, const tensor *positions, const tensor *factors /* or null */, const rope_table_params &p);
+tensor *rope(graph &g, const tensor *x, const tensor *table, rope_pairs pairs);
+const tensor *kv_write(graph &g, const tensor *k, const tensor *v, const tensor *pages, const tensor *slots, const kv_layout &l);
+tensor *attention(graph &g, const tensor *q, const tensor *pages, const tensor *tables, const tensor *sequence, const tensor *position,
+                  const attention_params &p);
+
+} // namespace ds
