@@ -166,4 +166,18 @@ DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
     *cosine = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
 }
 
+// ---- Rope ------------------------------------------------------------------------------------------------------------------------------------
+
+DS_HD float rope_first(float a, float b, float cosine, float sine) { return fma_f32(a, cosine, -(b * sine)); }
+DS_HD float rope_second(float a, float b, float cosine, float sine) { return fma_f32(a, sine, b * cosine); }
+
+// The frequency of pair i, scaled; see rope_table_params.
+DS_HD double rope_frequency(double base, double factor, int32_t yarn, float low, float high, int32_t rotated, int32_t i) {
+    const double f = pow_f64(base, -2.0 * i / rotated);
+    if (!yarn) return f / factor;
+    const double width = static_cast<double>(high) - low, ramp = (i - static_cast<double>(low)) / (width > 0.001 ? width : 0.001);
+    const double divided = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;      // how much of the division by `factor` this pair takes
+    return f * (1.0 - divided) + f / factor * divided;
+}
+
 } // namespace ds

@@ -17,8 +17,8 @@ struct rms_norm_params { float eps; };
 // Which elements of a head turn together: (2i, 2i + 1), or (i, i + r/2).
 enum class rope_pairs : int32_t { adjacent, halves };
 
-// frequency_i = base^(-2i/r), then scaled. YaRN (arXiv 2309.00071): below `low` pairs keep their frequency, above `high` it is divided by `factor`,
-// in between a ramp; cos and sin are multiplied by `magnitude`. Linear scaling is yarn = false with a factor.
+// frequency_i = base^(-2i/r), then scaled. YaRN (arXiv 2309.00071): pairs below `low` keep their frequency, above `high` it is divided by `factor`,
+// between them a ramp; cos and sin are multiplied by `magnitude`. Linear scaling is yarn = false with a factor.
 struct rope_table_params {
     double base;
     double factor;          // >= 1 in practice; frequencies are divided by it

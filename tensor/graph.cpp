@@ -1,0 +1,79 @@
+// The graph's storage and the descriptors expanded from ops.def. Vectors never grow past their reserve, so pointers into them stay good until reset.
+#include "op.h"
+
+namespace ds {
+
+static constexpr bool yes = true, no = false;
+
+const op_info &info(op k) {
+    static constexpr op_info table[] = {
+#define DS_OP(name, sources, params, cpu, cuda, grad) {#name, sources, name##_shape, name##_forward, cpu, cuda, grad},
+#include "ops.def"
+#undef DS_OP
+    };
+    return table[static_cast<size_t>(k)];
+}
+
+#define DS_OP(name, sources, params, cpu, cuda, grad) \
+    static_assert(sources <= max_sources && sizeof(params) <= max_params_bytes && std::is_trivially_copyable_v<params>);
+#include "ops.def"
+#undef DS_OP
+
+graph::graph(size_t max_nodes) : max_nodes_(max_nodes) {
+    nodes_.reserve(max_nodes);
+    views_.reserve(max_nodes);
+    kept_.reserve(max_nodes);
+}
+
+void graph::reset() {
+    nodes_.clear();
+    views_.clear();
+    kept_.clear();
+}
+
+static void check_room(size_t used, size_t max) {
+    if (used >= max) throw error(status::internal, format_text("graph: more than the %zu nodes that were reserved", max));
+}
+
+tensor *graph::input(format type, std::initializer_list<int64_t> ne, void *data, const char *name) {
+    check_room(views_.size(), max_nodes_);
+    tensor t = make_tensor(type, ne);
+    t.data = data;
+    t.name = name;
+    return &views_.emplace_back(t);
+}
+
+tensor *graph::reshape(const tensor *t, std::initializer_list<int64_t> ne) {
+    check_room(views_.size(), max_nodes_);
+    tensor v = make_tensor(t->type, ne);
+    if (!contiguous(*t) || elements(v) != elements(*t))
+        throw error(status::internal, "reshape: " + shape_text(*t) + " does not hold as " + shape_text(v));
+    v.data = t->data;
+    v.name = t->name;
+    v.base = t->base ? t->base : t;
+    v.offset = t->offset;
+    return &views_.emplace_back(v);
+}
+
+node &graph::append(op k, std::initializer_list<const tensor *> src) {
+    check_room(nodes_.size(), max_nodes_);
+    assert(static_cast<int>(src.size()) == info(k).sources);
+    node &n = nodes_.emplace_back();
+    n.kind = k;
+    size_t i = 0;
+    for (const tensor *s : src) n.src[i++] = s;
+    for (; i < max_sources; ++i) n.src[i] = nullptr;
+    return n;
+}
+
+tensor *graph::shaped(node &n) {
+    info(n.kind).shape(n);
+    return &n.out;
+}
+
+void graph::keep(const tensor *t) {
+    check_room(kept_.size(), max_nodes_);
+    kept_.push_back(t->base ? t->base : t);
+}
+
+} // namespace ds

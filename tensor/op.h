@@ -1,0 +1,32 @@
+// For ops/<name>.cpp: checks of a shape rule, and reading a tensor of any format and stride one element at a time.
+#pragma once
+
+#include "numerics.h"
+#include "ops.h"
+
+#include <algorithm>
+
+namespace ds {
+
+#define DS_OP(name, ...) void name##_shape(node &n); void name##_forward(const node &n);
+#include "ops.def"
+#undef DS_OP
+
+// A shape rule's refusal. Shapes come from the architectures, which have checked the file: this is a mistake of ours, named.
+inline void expect(bool ok, const node &n, const char *what) {
+    if (ok) return;
+    std::string text = std::string(info(n.kind).name) + ": " + what + " (";
+    for (const tensor *s : n.src) text += s ? shape_text(*s) + " " : "- ";
+    throw error(status::internal, text + ")");
+}
+
+inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
+
+// One row along the last dimension, as f32.
+inline void read_row(const tensor &t, int64_t i0, int64_t i1, int64_t i2, std::vector<float> &row) {
+    const int64_t n = t.ne[t.rank - 1];
+    row.resize(static_cast<size_t>(n));
+    decode_row(t.type, at(t, i0, i1, i2), row.data(), row.size());
+}
+
+} // namespace ds
