@@ -1,0 +1,154 @@
+// What each number format means: its row of formats.def, and one row of numbers to and from f32. These are the definitions that fast kernels are held
+// against, so they are plain and slow. Everything is done on bits or with single IEEE operations: the same result on every machine.
+// Q8_0: ggml's block of 32, an f16 scale and 32 int8.
+#include "formats.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+
+namespace ds {
+
+static_assert(std::endian::native == std::endian::little, "files and kernels are little endian");
+
+static constexpr bool yes = true, no = false;
+static constexpr format_info table[] = {
+#define DS_FORMAT(name, text, id, block, bytes, runs) {text, id, block, bytes, runs},
+#include "formats.def"
+#undef DS_FORMAT
+};
+static constexpr size_t format_count = std::size(table);
+static_assert(format_count == static_cast<size_t>(format::count));
+
+const format_info &info(format f) {
+    assert(f < format::count);
+    return table[static_cast<size_t>(f)];
+}
+
+template <class predicate> static bool find_format(format *out, predicate matches) {
+    const format_info *found = std::find_if(std::begin(table), std::end(table), matches);
+    if (found == std::end(table)) return false;
+    *out = static_cast<format>(found - table);
+    return true;
+}
+bool format_from_gguf(uint32_t id, format *out) {
+    return find_format(out, [&](const format_info &f) { return f.gguf_id == id; });
+}
+bool format_from_text(const std::string &text, format *out) {
+    return find_format(out, [&](const format_info &f) { return text == f.text; });
+}
+
+std::string formats_that_run() {
+    std::string list;
+    for (const format_info &f : table)
+        if (f.runs) list += (list.empty() ? "" : ", ") + std::string(f.text);
+    return list;
+}
+
+// f16: sign, 5 bits of exponent (bias 15), 10 bits of fraction. f32: sign, 8 (bias 127), 23.
+float f16_to_f32(uint16_t h) {
+    const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+    const uint32_t exponent = (h >> 10) & 31u, fraction = h & 0x3ffu;
+    if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
+    if (exponent == 0) {
+        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;   // exact: a subnormal f16 is a normal f32
+        return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+    }
+    return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+// Drops the low `bits` bits, 1 to 31, rounding to nearest, ties to even. A carry into the exponent is the right next number, infinity included.
+static uint32_t drop_bits(uint32_t u, uint32_t bits) {
+    const uint32_t half = (1u << (bits - 1)) - 1 + ((u >> bits) & 1u);
+    return (u + half) >> bits;
+}
+
+uint16_t f32_to_f16(float f) {
+    const uint32_t u = std::bit_cast<uint32_t>(f), magnitude = u & 0x7fffffffu;
+    const uint32_t sign = (u >> 16) & 0x8000u;
+    uint32_t h;
+    if (magnitude > 0x7f800000u) h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);   // NaN, made quiet
+    else if (magnitude >= 0x47800000u) h = 0x7c00u;                              // 65536 and more
+    else if (magnitude >= 0x38800000u) h = drop_bits(magnitude - (112u << 23), 13);   // 65504 < f < 65536 rounds up to infinity by the carry or down
+    else if (magnitude >= 0x33000000u) {                                         // 2^-25 up to 2^-14: a multiple of 2^-24
+        const uint32_t exponent = magnitude >> 23;                               // 102 to 112
+        h = drop_bits((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent);
+    } else h = 0;
+    return static_cast<uint16_t>(sign | h);
+}
+
+uint16_t f32_to_bf16(float f) {
+    const uint32_t u = std::bit_cast<uint32_t>(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(u >> 16 | 0x40u);   // NaN, made quiet
+    return static_cast<uint16_t>(drop_bits(u, 16));
+}
+
+static constexpr size_t q8_0_block = 32, q8_0_bytes = 34;
+
+static void decode_q8_0(const uint8_t *src, float *dst, size_t n) {
+    for (size_t b = 0; b < n / q8_0_block; ++b, src += q8_0_bytes) {
+        uint16_t h;
+        std::memcpy(&h, src, 2);
+        const float d = f16_to_f32(h);
+        for (size_t i = 0; i < q8_0_block; ++i) *dst++ = static_cast<float>(static_cast<int8_t>(src[2 + i])) * d;
+    }
+}
+
+// The published encoder multiplies by the reciprocal of the scale before it is rounded to f16; so do we, so that files agree byte for byte.
+static void encode_q8_0(const float *src, uint8_t *dst, size_t n) {
+    for (size_t b = 0; b < n / q8_0_block; ++b, src += q8_0_block, dst += q8_0_bytes) {
+        uint32_t largest = 0;   // of the bits without sign, so that a NaN is largest and spoils the block's scale for all to see
+        for (size_t i = 0; i < q8_0_block; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(src[i]) & 0x7fffffffu);
+        const float d = std::bit_cast<float>(largest) / 127.0f;
+        const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
+        const uint16_t h = f32_to_f16(d);
+        std::memcpy(dst, &h, 2);
+        for (size_t i = 0; i < q8_0_block; ++i) {
+            const float q = std::round(src[i] * inverse);
+            const float inside = q == q ? std::clamp(q, -127.0f, 127.0f) : 0.0f;   // d may be NaN, or so small that its reciprocal is infinite
+            dst[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(inside));
+        }
+    }
+}
+
+template <class convert> static void decode_halves(const uint8_t *src, float *dst, size_t n, convert to_f32) {
+    for (size_t i = 0; i < n; ++i) {
+        uint16_t h;
+        std::memcpy(&h, src + 2 * i, 2);
+        dst[i] = to_f32(h);
+    }
+}
+template <class convert> static void encode_halves(const float *src, uint8_t *dst, size_t n, convert from_f32) {
+    for (size_t i = 0; i < n; ++i) {
+        const uint16_t h = from_f32(src[i]);
+        std::memcpy(dst + 2 * i, &h, 2);
+    }
+}
+
+void decode_row(format f, const void *src, float *dst, size_t n) {
+    assert(n % info(f).block == 0);
+    const auto *bytes = static_cast<const uint8_t *>(src);
+    switch (f) {
+    case format::f32: if (n) std::memcpy(dst, bytes, 4 * n); break;
+    case format::f16: decode_halves(bytes, dst, n, f16_to_f32); break;
+    case format::bf16: decode_halves(bytes, dst, n, bf16_to_f32); break;
+    case format::q8_0: decode_q8_0(bytes, dst, n); break;
+    default: assert(!"a format that does not run, or holds integers");
+    }
+}
+
+void encode_row(format f, const float *src, void *dst, size_t n) {
+    assert(n % info(f).block == 0);
+    auto *bytes = static_cast<uint8_t *>(dst);
+    switch (f) {
+    case format::f32: if (n) std::memcpy(bytes, src, 4 * n); break;
+    case format::f16: encode_halves(src, bytes, n, f32_to_f16); break;
+    case format::bf16: encode_halves(src, bytes, n, f32_to_bf16); break;
+    case format::q8_0: encode_q8_0(src, bytes, n); break;
+    default: assert(!"a format that does not run, or holds integers");
+    }
+}
+
+} // namespace ds

@@ -1,0 +1,261 @@
+// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address space, the clock and the floating-point control register.
+// A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not waited for.
+#include "os.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace ds::os {
+
+// strerror_r as glibc has it returns the text; as POSIX has it, a number, with the text in the buffer.
+[[maybe_unused]] static std::string error_text(const char *text, const char *) { return text; }
+[[maybe_unused]] static std::string error_text(int, const char *buffer) { return buffer; }
+static std::string reason(int code) {
+    char buffer[256] = "";
+    return error_text(strerror_r(code, buffer, sizeof buffer), buffer);
+}
+[[noreturn]] static void fail(const std::string &path, const char *doing, int code) {
+    throw error(status::io, path + ": " + doing + ": " + reason(code));
+}
+
+namespace {
+struct descriptor {   // a file opened for the length of one call
+    int fd;
+    ~descriptor() { if (fd >= 0) ::close(fd); }
+};
+}
+
+static int open_file(const std::string &path) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) fail(path, "cannot open", errno);
+    return fd;
+}
+
+static size_t file_size(int fd, const std::string &name) {
+    struct stat s;
+    if (::fstat(fd, &s) != 0) fail(name, "cannot stat", errno);
+    if (!S_ISREG(s.st_mode)) throw error(status::io, name + ": not a regular file");
+    if (static_cast<uint64_t>(s.st_size) > PTRDIFF_MAX) fail(name, "cannot address", EFBIG);
+    return static_cast<size_t>(s.st_size);
+}
+
+// ---- mapping ----------------------------------------------------------------------------------------------------------------------------------
+
+mapping::mapping(mapping &&o) noexcept { *this = std::move(o); }
+mapping &mapping::operator=(mapping &&o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    std::swap(mapped_, o.mapped_);
+    std::swap(owned_, o.owned_);
+    return *this;
+}
+mapping::~mapping() {
+    if (mapped_) ::munmap(const_cast<uint8_t *>(data_), size_);
+}
+
+mapping mapping::map_file(const std::string &path) {
+    const descriptor file{open_file(path)};
+    return map_fd(file.fd, path);
+}
+
+mapping mapping::map_fd(int fd, const std::string &name) {
+    mapping m;
+    m.size_ = file_size(fd, name);
+    if (m.size_ == 0) return m;   // the system refuses to map nothing
+    void *p = ::mmap(nullptr, m.size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED) fail(name, "cannot map", errno);
+    m.data_ = static_cast<const uint8_t *>(p);
+    m.mapped_ = true;
+    return m;
+}
+
+mapping mapping::read_file(const std::string &path, const host &h, const progress_fn &progress) {
+    const descriptor file{open_file(path)};
+    return read_fd(file.fd, path, h, progress);
+}
+
+// By pread from the file's start: the descriptor's own position is the caller's, and stays.
+mapping mapping::read_fd(int fd, const std::string &name, const host &h, const progress_fn &progress) {
+    constexpr size_t step = size_t(8) << 20;   // between two calls of `progress`
+    const size_t size = file_size(fd, name);
+    mapping m;
+    m.owned_ = block(h, size);
+    auto *bytes = static_cast<uint8_t *>(m.owned_.data());
+    for (size_t done = 0; done < size;) {
+        const ssize_t n = ::pread(fd, bytes + done, std::min(step, size - done), static_cast<off_t>(done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) fail(name, "cannot read", errno);
+        if (n == 0) throw error(status::io, name + format_text(": ends after %zu of %zu bytes", done, size));
+        done += static_cast<size_t>(n);
+        if (progress && !progress(done, size)) throw error(status::cancelled, name + ": reading was cancelled");
+    }
+    m.data_ = bytes;
+    m.size_ = size;
+    return m;
+}
+
+mapping mapping::borrow(const void *data, size_t size) {
+    mapping m;
+    m.data_ = static_cast<const uint8_t *>(data);
+    m.size_ = size;
+    return m;
+}
+
+// ---- output_file ------------------------------------------------------------------------------------------------------------------------------
+
+static std::string directory_of(const std::string &path) {
+    const size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
+
+static void write_all(int fd, const std::string &path, uint64_t offset, const char *data, size_t n) {
+    while (n > 0) {
+        const ssize_t written = ::pwrite(fd, data, n, static_cast<off_t>(offset));
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) fail(path, "cannot write", written < 0 ? errno : ENOSPC);
+        data += written;
+        offset += static_cast<uint64_t>(written);
+        n -= static_cast<size_t>(written);
+    }
+}
+
+output_file::output_file(const std::string &path) : path_(path) {
+    // The rename at the end would replace a device or fail on a directory: say so now, not after hours of work.
+    struct stat s;
+    if (::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
+    constexpr int attempts = 100;
+    for (int i = 0; i < attempts; ++i) {
+        std::string name = path + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
+        fd_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd_ < 0 && errno == EEXIST) continue;
+        if (fd_ < 0) fail(path, "cannot create", errno);
+        temp_ = std::move(name);
+        return;
+    }
+    fail(path, "cannot create", EEXIST);
+}
+
+output_file::~output_file() {
+    if (fd_ >= 0) ::close(fd_);
+    if (!temp_.empty()) ::unlink(temp_.c_str());
+}
+
+void output_file::write(const void *data, size_t n) {
+    constexpr size_t limit = size_t(1) << 20;
+    const auto *bytes = static_cast<const char *>(data);
+    if (pending_.size() + n > limit) flush();
+    if (n > limit) write_all(fd_, path_, size_, bytes, n);
+    else pending_.append(bytes, n);
+    size_ += n;
+}
+
+void output_file::write_at(uint64_t offset, const void *data, size_t n) {
+    assert(offset <= size_ && n <= size_ - offset);
+    flush();
+    write_all(fd_, path_, offset, static_cast<const char *>(data), n);
+}
+
+void output_file::flush() {
+    write_all(fd_, path_, size_ - pending_.size(), pending_.data(), pending_.size());
+    pending_.clear();
+}
+
+static void sync_directory(const std::string &path) {
+    const std::string directory = directory_of(path);
+    const descriptor d{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (d.fd < 0) return;   // a directory that may be written but not listed: the file is complete, only its name may be lost with power
+    if (::fsync(d.fd) != 0 && errno != EINVAL && errno != ENOTSUP) fail(directory, "cannot sync", errno);
+}
+
+void output_file::commit() {
+    assert(fd_ >= 0);
+    flush();
+    if (::fsync(fd_) != 0) fail(path_, "cannot sync", errno);
+    if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail(path_, "cannot write", errno);
+    if (::rename(temp_.c_str(), path_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
+    temp_.clear();
+    sync_directory(path_);
+}
+
+// ---- reserved_memory --------------------------------------------------------------------------------------------------------------------------
+
+reserved_memory::reserved_memory(size_t bytes) : size_(bytes) {
+    if (bytes == 0) return;
+    void *p = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw error(status::memory, format_text("no address space for %zu bytes: ", bytes) + reason(errno));
+    data_ = p;
+}
+reserved_memory::reserved_memory(reserved_memory &&o) noexcept { *this = std::move(o); }
+reserved_memory &reserved_memory::operator=(reserved_memory &&o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    std::swap(committed_, o.committed_);
+    return *this;
+}
+reserved_memory::~reserved_memory() {
+    if (data_) ::munmap(data_, size_);
+}
+
+void reserved_memory::commit(size_t bytes) {
+    assert(bytes <= size_);
+    if (bytes <= committed_) return;
+    if (::mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0)
+        throw error(status::memory, format_text("no memory for %zu bytes: ", bytes) + reason(errno));
+    committed_ = bytes;
+}
+
+// ---- processor and clock ------------------------------------------------------------------------------------------------------------------------
+
+unsigned processor_count() {
+    // The mask must be as wide as the kernel's, which may know more processors than cpu_set_t holds.
+    for (size_t width = CPU_SETSIZE; width <= size_t(CPU_SETSIZE) * 64; width *= 2) {
+        cpu_set_t *set = CPU_ALLOC(width);
+        if (!set) break;
+        const size_t bytes = CPU_ALLOC_SIZE(width);
+        const bool got = ::sched_getaffinity(0, bytes, set) == 0;
+        const int count = got ? CPU_COUNT_S(bytes, set) : 0;
+        const bool too_narrow = !got && errno == EINVAL;
+        CPU_FREE(set);
+        if (count > 0) return static_cast<unsigned>(count);
+        if (!too_narrow) break;
+    }
+    return 1;
+}
+
+double seconds() {
+    timespec t;
+    ::clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+#if defined(__x86_64__)
+static uint64_t float_control() { return _mm_getcsr(); }
+static void set_float_control(uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
+static constexpr uint64_t default_control = 0x1f80;   // all exceptions masked, round to nearest, no flush to zero
+#elif defined(__aarch64__)
+static uint64_t float_control() {
+    uint64_t v;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(v));
+    return v;
+}
+static void set_float_control(uint64_t v) { __asm__ volatile("msr fpcr, %0" : : "r"(v)); }
+static constexpr uint64_t default_control = 0;
+#else
+#error "say here how this processor's floating-point control register is read and set"
+#endif
+
+default_float_mode::default_float_mode() : saved_(float_control()) { set_float_control(default_control); }
+default_float_mode::~default_float_mode() { set_float_control(saved_); }
+
+} // namespace ds::os
