@@ -76,7 +76,6 @@ struct build_args {
 struct arch {
     const char *name;              // general.architecture
     const char *checkpoint_class;  // config.json, architectures[0]
-    rope_pairs pairs;
     hparams (*read)(const gguf_file &f);                               // throws status::format naming the key
     std::vector<tensor_row> (*tensors)(const hparams &h);
     kv_widths (*kv)(const hparams &h);
