@@ -10,7 +10,6 @@
 #include <map>
 #include <span>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace ds {
@@ -72,6 +71,7 @@ public:
 
     const std::vector<gguf_tensor> &tensors() const { return tensors_; }
     const gguf_tensor *find_tensor(std::string_view name) const;               // null when absent
+    void forget(const gguf_tensor &t) const { bytes_.forget(t.offset, t.bytes); }              // its pages need not stay in memory
 
     [[noreturn]] void fail(std::string_view field, const std::string &text) const;   // status::format: "NAME: FIELD: text"
 
@@ -83,9 +83,9 @@ private:
     uint64_t alignment_ = 32, data_offset_ = 0;
     std::vector<std::string_view> keys_;
     std::vector<gguf_value> values_;
-    std::unordered_map<std::string_view, size_t> key_index_;
+    std::map<std::string_view, size_t> key_index_;    // not hashed: a file may choose its names so that they collide
     std::vector<gguf_tensor> tensors_;
-    std::unordered_map<std::string_view, size_t> tensor_index_;
+    std::map<std::string_view, size_t> tensor_index_;
 };
 
 // A value as text, the same for every reader of it: strings as they are (an element inside an array as a JSON string), numbers shortest,

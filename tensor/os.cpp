@@ -112,6 +112,15 @@ mapping mapping::borrow(const void *data, size_t size) {
     return m;
 }
 
+void mapping::forget(size_t offset, size_t n) const {
+    assert(offset <= size_ && n <= size_ - offset);
+    if (!mapped_) return;
+    // Whole pages inside the range: its neighbours' bytes may still be in use.
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t first = (offset + page - 1) / page * page, last = (offset + n) / page * page;
+    if (first < last) ::madvise(const_cast<uint8_t *>(data_) + first, last - first, MADV_DONTNEED);
+}
+
 // ---- output_file ------------------------------------------------------------------------------------------------------------------------------
 
 static std::string directory_of(const std::string &path) {

@@ -30,6 +30,9 @@ public:
     // The caller's memory, which must outlive the mapping.
     static mapping borrow(const void *data, size_t size);
 
+    // Of a mapped file: these bytes need not stay in memory; they come back from the file when touched. A hint: it never fails.
+    void forget(size_t offset, size_t n) const;
+
 private:
     const uint8_t *data_ = nullptr;
     size_t size_ = 0;
