@@ -1,0 +1,130 @@
+// The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data lie in the order they were added, each at a multiple of the
+// default alignment of 32, so the file states no alignment of its own: a key that says otherwise, copied from another file, is not kept.
+#include "gguf.h"
+
+#include <cstring>
+
+namespace ds {
+
+static constexpr uint64_t alignment = 32;
+static uint64_t to_next_aligned(uint64_t n) { return (alignment - n % alignment) % alignment; }
+
+template <class number> static void put(std::string &out, number v) { out.append(reinterpret_cast<const char *>(&v), sizeof v); }
+static void put_string(std::string &out, std::string_view s) {
+    put<uint64_t>(out, s.size());
+    out += s;
+}
+static void put_type(std::string &out, gguf_type t) { put(out, static_cast<uint32_t>(t)); }
+static std::string array_head(gguf_type element, uint64_t count) {
+    std::string out;
+    put_type(out, gguf_type::array);
+    put_type(out, element);
+    put(out, count);
+    return out;
+}
+template <class number> static std::string scalar(gguf_type t, number v) {
+    std::string out;
+    put_type(out, t);
+    put(out, v);
+    return out;
+}
+template <class number> static std::string numbers(gguf_type element, std::span<const number> v) {
+    std::string out = array_head(element, v.size());
+    out.append(reinterpret_cast<const char *>(v.data()), v.size_bytes());
+    return out;
+}
+
+void gguf_writer::set(const std::string &key, std::string encoded) {
+    if (key.empty() || key.size() > 65535) throw error(status::argument, "a key of " + std::to_string(key.size()) + " bytes: 1 to 65535 are possible");
+    if (key == "general.alignment") return;
+    const auto [i, added] = key_index_.emplace(key, keys_.size());
+    if (added) keys_.emplace_back(key, std::move(encoded));
+    else keys_[i->second].second = std::move(encoded);
+}
+
+void gguf_writer::set_u32(const std::string &key, uint32_t v) { set(key, scalar(gguf_type::u32, v)); }
+void gguf_writer::set_i32(const std::string &key, int32_t v) { set(key, scalar(gguf_type::i32, v)); }
+void gguf_writer::set_u64(const std::string &key, uint64_t v) { set(key, scalar(gguf_type::u64, v)); }
+void gguf_writer::set_f32(const std::string &key, float v) { set(key, scalar(gguf_type::f32, v)); }
+void gguf_writer::set_bool(const std::string &key, bool v) { set(key, scalar<uint8_t>(gguf_type::boolean, v)); }
+void gguf_writer::set_i32s(const std::string &key, std::span<const int32_t> v) { set(key, numbers(gguf_type::i32, v)); }
+void gguf_writer::set_f32s(const std::string &key, std::span<const float> v) { set(key, numbers(gguf_type::f32, v)); }
+
+void gguf_writer::set_string(const std::string &key, std::string_view v) {
+    std::string out;
+    put_type(out, gguf_type::string);
+    put_string(out, v);
+    set(key, std::move(out));
+}
+void gguf_writer::set_strings(const std::string &key, std::span<const std::string> v) {
+    std::string out = array_head(gguf_type::string, v.size());
+    for (const std::string &s : v) put_string(out, s);
+    set(key, std::move(out));
+}
+void gguf_writer::set_raw(std::string_view key, const gguf_value &v) {
+    std::string out;
+    if (v.is_array) out = array_head(v.type, v.count);
+    else put_type(out, v.type);
+    out.append(reinterpret_cast<const char *>(v.data), v.bytes);
+    set(std::string(key), std::move(out));
+}
+
+void gguf_writer::erase(const std::string &key) {
+    const auto found = key_index_.find(key);
+    if (found == key_index_.end()) return;
+    const size_t at = found->second;
+    keys_.erase(keys_.begin() + static_cast<std::ptrdiff_t>(at));
+    key_index_.erase(found);
+    for (auto &[name, i] : key_index_)
+        if (i > at) --i;
+}
+bool gguf_writer::has(const std::string &key) const { return key_index_.count(key) != 0; }
+
+static uint64_t checked_bytes(const std::string &name, format type, std::span<const int64_t> ne) {
+    const auto refuse = [&](const std::string &text) { throw error(status::argument, "tensor " + quoted(name) + ": " + text); };
+    if (name.empty() || name.size() > 63) refuse("its name has " + std::to_string(name.size()) + " bytes: 1 to 63 are possible");
+    if (ne.empty() || ne.size() > 4) refuse("its rank is " + std::to_string(ne.size()) + ": 1 to 4 are possible");
+    const format_info &f = info(type);
+    if (ne.back() % f.block != 0) refuse("rows of " + std::to_string(ne.back()) + " are not whole blocks of " + std::to_string(f.block) + " (" + f.text + ")");
+    uint64_t bytes = f.bytes;
+    for (size_t i = 0; i < ne.size(); ++i) {
+        if (ne[i] < 1) refuse("a dimension is " + std::to_string(ne[i]));
+        const auto n = static_cast<uint64_t>(i + 1 == ne.size() ? ne[i] / f.block : ne[i]);
+        if (!mul_ok(bytes, n, &bytes) || bytes > INT64_MAX / 2) refuse("it is too large");
+    }
+    return bytes;
+}
+
+void gguf_writer::add_tensor(const std::string &name, format type, std::span<const int64_t> ne) {
+    const uint64_t bytes = checked_bytes(name, type, ne);
+    uint64_t end;
+    if (!add_ok(data_bytes_, bytes + to_next_aligned(bytes), &end) || end > INT64_MAX) throw error(status::argument, "tensor " + quoted(name) + ": the file becomes too large");
+    if (!tensor_index_.emplace(name, tensors_.size()).second) throw error(status::argument, "tensor " + quoted(name) + ": already added");
+    tensors_.push_back({name, type, {ne.begin(), ne.end()}, bytes, data_bytes_});
+    data_bytes_ = end;
+}
+
+std::string gguf_writer::header() const {
+    std::string out = "GGUF";
+    put<uint32_t>(out, 3);
+    put<uint64_t>(out, tensors_.size());
+    put<uint64_t>(out, keys_.size());
+    for (const auto &[key, encoded] : keys_) {
+        put_string(out, key);
+        out += encoded;
+    }
+    for (const entry &t : tensors_) {
+        put_string(out, t.name);
+        put(out, static_cast<uint32_t>(t.ne.size()));
+        for (size_t i = t.ne.size(); i-- > 0;) put<uint64_t>(out, static_cast<uint64_t>(t.ne[i]));   // the file's order is innermost first
+        put<uint32_t>(out, info(t.type).gguf_id);
+        put<uint64_t>(out, t.offset);
+    }
+    out.append(to_next_aligned(out.size()), '\0');
+    return out;
+}
+
+uint64_t gguf_writer::padding(size_t i) const { return to_next_aligned(tensors_[i].bytes); }
+uint64_t gguf_writer::file_bytes() const { return header().size() + data_bytes_; }
+
+} // namespace ds
