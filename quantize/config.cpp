@@ -1,0 +1,141 @@
+// config.json (as transformers writes it) to GGUF keys (as llama.cpp's gguf-py/gguf/constants.py names them). A field that would change the
+// forward pass in a way that no key can tell is refused, never dropped.
+
+#include "config.h"
+
+#include <cmath>
+
+namespace ds {
+
+namespace {
+
+constexpr uint64_t max_count = 1u << 30;
+
+struct count_row { const char *field, *key; };
+constexpr count_row counts[] = {
+    {"num_hidden_layers", "block_count"},
+    {"max_position_embeddings", "context_length"},
+    {"hidden_size", "embedding_length"},
+    {"intermediate_size", "feed_forward_length"},
+    {"num_attention_heads", "attention.head_count"},
+    {"vocab_size", "vocab_size"},
+};
+
+void refuse_unsupported(const json_node &config) {
+    if (config.has("quantization_config"))
+        config.at("quantization_config").fail(status::unsupported, "weights that are quantized already (" +
+                                              ds::quoted(config.at("quantization_config").text("quant_method", "no method named")) + ") are not read");
+    if (config.has("hidden_act") && config.at("hidden_act").text() != "silu")
+        config.at("hidden_act").fail(status::unsupported, ds::quoted(config.at("hidden_act").text()) + " is not known; known: silu");
+    if (config.flag("use_sliding_window", false)) config.at("use_sliding_window").fail(status::unsupported, "attention in a sliding window is not known");
+    if (config.flag("mlp_bias", false)) config.at("mlp_bias").fail(status::unsupported, "biases of the feed-forward layers are not known");
+    if (config.number("partial_rotary_factor", 1) != 1) config.at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
+    if (!config.has("layer_types")) return;
+    const json_node types = config.at("layer_types").array();
+    for (size_t i = 0; i < types.size(); ++i)
+        if (types.at(i).text() != "full_attention") types.at(i).fail(status::unsupported, ds::quoted(types.at(i).text()) + " is not known; known: full_attention");
+}
+
+// transformers 4 has rope_theta and rope_scaling, 5 has both in rope_parameters.
+json_node rope_place(const json_node &config) { return config.has("rope_parameters") ? config.at("rope_parameters").object() : config; }
+bool has_scaling(const json_node &config) { return config.has("rope_parameters") || config.has("rope_scaling"); }
+json_node scaling_place(const json_node &config) { return config.at(config.has("rope_parameters") ? "rope_parameters" : "rope_scaling").object(); }
+
+std::string scaling_type(const json_node &config) {
+    if (!has_scaling(config)) return "default";
+    const json_node s = scaling_place(config);
+    return s.text("rope_type", s.text("type", "default"));
+}
+
+double positive(const json_node &n) {
+    if (!(n.number() > 0) || !std::isfinite(n.number())) n.fail(status::format, "not a positive number");
+    return n.number();
+}
+
+// What YaRN multiplies its usual magnitude 0.1 ln(factor) + 1 by. A checkpoint gives the whole magnitude (attention_factor), or the two mscale
+// exponents whose quotient it is, or (Qwen) the multiplier itself, attn_factor.
+double yarn_multiplier(const json_node &s, double factor) {
+    const auto magnitude = [&](double m) { return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1.0; };
+    if (s.has("attention_factor")) return positive(s.at("attention_factor")) / magnitude(1);
+    if (s.has("mscale") && s.has("mscale_all_dim")) return magnitude(positive(s.at("mscale"))) / magnitude(positive(s.at("mscale_all_dim"))) / magnitude(1);
+    return s.has("attn_factor") ? positive(s.at("attn_factor")) : 1.0;
+}
+
+void set_yarn_keys(const json_node &s, const std::string &prefix, gguf_writer &w) {
+    const double factor = positive(s.at("factor")), multiplier = yarn_multiplier(s, factor);
+    if (!s.flag("truncate", true)) s.at("truncate").fail(status::unsupported, "only true is known");
+    w.set_string(prefix + "type", "yarn");
+    w.set_f32(prefix + "factor", static_cast<float>(factor));
+    w.set_u32(prefix + "original_context_length", static_cast<uint32_t>(s.at("original_max_position_embeddings").whole(max_count)));
+    if (multiplier != 1) w.set_f32(prefix + "attn_factor", static_cast<float>(multiplier));
+    if (s.has("beta_fast")) w.set_f32(prefix + "yarn_beta_fast", static_cast<float>(positive(s.at("beta_fast"))));
+    if (s.has("beta_slow")) w.set_f32(prefix + "yarn_beta_slow", static_cast<float>(positive(s.at("beta_slow"))));
+}
+
+void set_scaling_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
+    const std::string type = scaling_type(config);
+    if (type == "default" || type == "llama3") return;          // llama3 is told by the tensor rope_freqs alone
+    const json_node s = scaling_place(config);
+    if (type == "yarn") return set_yarn_keys(s, prefix, w);
+    if (type != "linear") s.fail(status::unsupported, "rope scaling " + ds::quoted(type) + " is not known; known: default, linear, llama3, yarn");
+    w.set_string(prefix + "type", "linear");
+    w.set_f32(prefix + "factor", static_cast<float>(positive(s.at("factor"))));
+}
+
+} // namespace
+
+const arch &checkpoint_arch(const json_node &config) {
+    const json_node classes = config.at("architectures").array();
+    if (classes.size() != 1) classes.fail(status::format, "not one name");
+    const arch *const a = arch_by_checkpoint_class(classes.at(size_t(0)).text());
+    if (!a) classes.fail(status::unsupported, ds::quoted(classes.at(size_t(0)).text()) + " is not known; known: " + architectures_known());
+    return *a;
+}
+
+void set_architecture_keys(const json_node &config, gguf_writer &w) {
+    const std::string prefix = std::string(checkpoint_arch(config).name) + ".";
+    refuse_unsupported(config);
+    w.set_string("general.architecture", checkpoint_arch(config).name);
+    for (const count_row &c : counts) w.set_u32(prefix + c.key, static_cast<uint32_t>(config.at(c.field).whole(max_count)));
+
+    const uint64_t heads = config.at("num_attention_heads").whole(max_count), hidden = config.at("hidden_size").whole(max_count);
+    if (heads == 0) config.at("num_attention_heads").fail(status::format, "not positive");
+    if (!config.has("head_dim") && hidden % heads != 0) config.at("hidden_size").fail(status::format, "not a multiple of num_attention_heads, and no head_dim is given");
+    const auto head_size = static_cast<uint32_t>(config.whole("head_dim", max_count, hidden / heads));
+    w.set_u32(prefix + "attention.head_count_kv", static_cast<uint32_t>(config.whole("num_key_value_heads", max_count, heads)));
+    if (config.has("head_dim")) {
+        w.set_u32(prefix + "attention.key_length", head_size);
+        w.set_u32(prefix + "attention.value_length", head_size);
+    }
+    w.set_f32(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(positive(config.at("rms_norm_eps"))));
+    w.set_u32(prefix + "rope.dimension_count", head_size);
+    const json_node rope = rope_place(config);
+    w.set_f32(prefix + "rope.freq_base", rope.has("rope_theta") ? static_cast<float>(positive(rope.at("rope_theta"))) : 10000.0f);
+    set_scaling_keys(config, prefix + "rope.scaling.", w);
+}
+
+bool has_llama3_scaling(const json_node &config) { return scaling_type(config) == "llama3"; }
+
+llama3_scaling read_llama3_scaling(const json_node &config) {
+    const json_node s = scaling_place(config);
+    const llama3_scaling out{positive(s.at("factor")), positive(s.at("low_freq_factor")), positive(s.at("high_freq_factor")),
+                             positive(s.at("original_max_position_embeddings"))};
+    if (!(out.high > out.low)) s.at("high_freq_factor").fail(status::format, "not above low_freq_factor");
+    return out;
+}
+
+std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t rotated) {
+    std::vector<float> out;
+    for (int64_t i = 0; i < rotated / 2; ++i) {
+        const double wavelength = 2 * M_PI * std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(rotated));
+        const double turns = s.original_context / wavelength;      // in the original context: many turns stay, few are stretched
+        const double smooth = (turns - s.low) / (s.high - s.low);
+        const double divisor = turns > s.high ? 1.0 : turns < s.low ? s.factor : 1.0 / ((1 - smooth) / s.factor + smooth);
+        out.push_back(static_cast<float>(divisor));
+    }
+    return out;
+}
+
+bool ties_embeddings(const json_node &config) { return config.flag("tie_word_embeddings", false); }
+
+} // namespace ds

@@ -1,0 +1,31 @@
+// A checkpoint's config.json as GGUF metadata of its architecture.
+#pragma once
+
+#include "json.h"
+#include "output.h"
+
+#include "../llm/arch.h"
+
+namespace ds {
+
+// The frequencies that Llama 3 scales by region (config.json, rope_scaling of rope_type "llama3").
+struct llama3_scaling {
+    double factor, low, high, original_context;
+};
+
+// The architecture that config.json names. Throws status::unsupported, listing the known ones.
+const arch &checkpoint_arch(const json_node &config);
+
+// Sets general.architecture and the architecture's keys; refuses what the forward pass would get wrong (another activation, a sliding window,
+// quantized weights, an unknown rope scaling).
+void set_architecture_keys(const json_node &config, gguf_writer &w);
+
+bool has_llama3_scaling(const json_node &config);
+llama3_scaling read_llama3_scaling(const json_node &config);
+
+// The divisors of rope's frequencies, rotated / 2 of them, as the file's rope_freqs tensor holds them.
+std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t rotated);
+
+bool ties_embeddings(const json_node &config);
+
+} // namespace ds

@@ -1,0 +1,144 @@
+// The converter: metadata from the JSON files, then the architecture's own tensor rows, one by one, from the checkpoint. The metadata is parsed back by the
+// library before a tensor is touched, so that whatever the library refuses is refused here, with the same words.
+
+#include "convert.h"
+
+#include "config.h"
+#include "encode.h"
+#include "safetensors.h"
+#include "vocabulary.h"
+
+#include <filesystem>
+#include <unordered_set>
+
+namespace ds {
+
+namespace {
+
+std::string directory_name(const std::string &directory) {
+    const std::filesystem::path p = std::filesystem::weakly_canonical(directory);
+    return p.filename().string();
+}
+
+struct config_file {
+    nlohmann::json tree;
+    std::optional<json_node> node;      // none: the directory has no config.json
+};
+
+void read_config(const std::string &directory, bool needed, config_file &out) {
+    const std::string path = directory + "/config.json";
+    if (!needed && !file_exists(path)) return;
+    out.tree = read_json(path);
+    out.node.emplace(out.tree, path);
+}
+
+void set_metadata(const std::string &directory, const convert_options &o, const config_file &config, const job &j, gguf_writer &w) {
+    // A vocabulary needs no architecture, but readers ask for the key.
+    if (config.node) set_architecture_keys(*config.node, w);
+    else w.set_string("general.architecture", "llama");
+    w.set_string("general.type", "model");
+    w.set_string("general.name", o.name.empty() ? directory_name(directory) : o.name);
+    set_vocabulary_keys(read_vocabulary(directory, config.node ? &*config.node : nullptr, j), w);
+}
+
+// ---- Tensors --------------------------------------------------------------------------------------------------------------------------------------
+
+struct planned {
+    tensor_row row;
+    const safetensor *source;           // null: computed
+    std::vector<float> values;          // when computed
+};
+
+// Buffers that checkpoints carry and that the forward pass computes for itself.
+bool ignorable(const std::string &name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+std::string shape(const std::vector<int64_t> &ne) {
+    std::string out;
+    for (const int64_t n : ne) out += (out.empty() ? "" : ", ") + std::to_string(n);
+    return "[" + out + "]";
+}
+
+void check_source(const checkpoint &c, const safetensor &s, const tensor_row &row) {
+    const std::string where = c.file_name(s) + ": " + ds::quoted(s.name) + ": ";
+    if (!s.type) throw error(status::unsupported, where + "element type " + s.dtype + " is not read; known: F32, F16, BF16");
+    if (s.ne != row.ne) throw error(status::format, where + "shape " + shape(s.ne) + ", but config.json asks for " + shape(row.ne));
+}
+
+void refuse_leftovers(const checkpoint &c, const std::unordered_set<std::string> &used, bool tied) {
+    std::string names;
+    size_t n = 0;
+    for (const safetensor &t : c.tensors()) {
+        if (used.count(t.name) || ignorable(t.name) || (tied && t.name == "lm_head.weight")) continue;
+        if (++n <= 8) names += (n > 1 ? ", " : "") + ds::quoted(t.name);
+    }
+    if (n > 8) names += format_text(" and %zu more", n - 8);
+    if (n > 0) throw error(status::unsupported, c.file_name(c.tensors()[0]) + ": the architecture has no place for " + names);
+}
+
+std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpoint &c, const json_node &config) {
+    std::vector<planned> out;
+    std::unordered_set<std::string> used;
+    const bool tied = ties_embeddings(config);
+    bool divisors = false;
+    for (tensor_row &row : a.tensors(h)) {
+        if (row.what == role::output && tied) continue;
+        if (row.what == role::rope_divisors) {
+            if (!has_llama3_scaling(config)) continue;
+            divisors = true;
+            out.push_back({row, nullptr, llama3_divisors(read_llama3_scaling(config), h.rope_base, h.rotated)});
+            continue;
+        }
+        const safetensor *const s = c.find(row.checkpoint);
+        if (!s && row.optional && row.what != role::output) continue;
+        if (!s) throw error(status::format, config.file() + ": the checkpoint lacks " + ds::quoted(row.checkpoint));
+        check_source(c, *s, row);
+        used.insert(s->name);
+        out.push_back({row, s, {}});
+    }
+    if (has_llama3_scaling(config) && !divisors) config.fail(status::unsupported, std::string("rope scaling llama3 is not known for ") + a.name);
+    refuse_leftovers(c, used, tied);
+    return out;
+}
+
+encode_job job_of(const planned &p, const checkpoint &c, format to) {
+    if (!p.source) return {p.row.name, reinterpret_cast<const uint8_t *>(p.values.data()), format::f32, to, p.row.ne};
+    return {c.file_name(*p.source) + ": " + p.source->name, p.source->data, *p.source->type, to, p.row.ne, p.row.order, p.row.heads};
+}
+
+void convert_tensors(const std::string &directory, const std::string &out, const convert_options &o, const json_node &config, gguf_writer &w,
+                     const gguf_file &metadata, const job &j) {
+    const arch &a = checkpoint_arch(config);
+    const checkpoint c(directory);
+    const std::vector<planned> plan = plan_tensors(a, a.read(metadata), c, config);
+    w.set_u32("general.file_type", gguf_file_type(o.type));
+    w.set_u32("general.quantization_version", 2);
+    for (const planned &p : plan) w.add_tensor(p.row.name, target_format(p.row, o.type), p.row.ne);
+    write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
+        encode_tensor(job_of(plan[i], c, target_format(plan[i].row, o.type)), j.threads, sink);
+        if (plan[i].source) c.forget(*plan[i].source);
+    });
+}
+
+} // namespace
+
+std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j) {
+    config_file config;
+    gguf_writer w;
+    read_config(directory, false, config);
+    set_metadata(directory, o, config, j, w);
+    return w.header();
+}
+
+void convert(const std::string &directory, const std::string &out, const convert_options &o, const job &j) {
+    config_file config;
+    gguf_writer w;
+    read_config(directory, !o.vocab_only, config);
+    set_metadata(directory, o, config, j, w);
+    const std::string header = w.header();
+    const gguf_file metadata(os::mapping::borrow(header.data(), header.size()), directory);
+    const tokenizer refuses_bad_vocabularies(metadata);
+    if (!o.vocab_only) return convert_tensors(directory, out, o, *config.node, w, metadata, j);
+    write_gguf(out, w, j, [](size_t, const byte_sink &) {});
+}
+
+} // namespace ds

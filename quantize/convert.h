@@ -1,0 +1,20 @@
+// A Hugging Face checkpoint directory to one GGUF file.
+#pragma once
+
+#include "output.h"
+
+namespace ds {
+
+struct convert_options {
+    format type = format::q8_0;     // one of target_formats(), of every tensor that is not kept in F32
+    bool vocab_only = false;        // metadata and vocabulary, no tensors; the directory needs no weights then, and no config.json
+    std::string name;               // general.name; empty: the directory's
+};
+
+// Throws ds::error naming file, field and value; nothing is left under `out` then but what was there before.
+void convert(const std::string &directory, const std::string &out, const convert_options &o, const job &j);
+
+// The metadata alone, as a GGUF file in memory: what vocab_only writes.
+std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j);
+
+} // namespace ds

@@ -1,0 +1,111 @@
+// Tensor encoding by rows. Memory: one chunk of encoded rows, and one decoded row a thread. A value that the target cannot hold is an error here,
+// because encode_row lets it fall as it may.
+
+#include "encode.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+namespace ds {
+
+namespace {
+
+constexpr uint64_t chunk_bytes = 8u << 20;
+
+// Magnitudes below this survive: what rounds to infinity starts there. Q8_0 keeps max / 127 as an F16.
+double magnitude_limit(format f) {
+    switch (f) {
+    case format::f16: return 65520.0;
+    case format::bf16: return 0x1.ffp127;
+    case format::q8_0: return 127.0 * 65520.0;
+    default: return std::numeric_limits<double>::infinity();
+    }
+}
+
+std::string number_text(float x) {
+    char text[32];
+    return std::string(text, std::to_chars(text, text + sizeof text, x).ptr);
+}
+
+[[noreturn]] void refuse(const encode_job &e, int64_t row, int64_t column, float x) {
+    std::string index;
+    int64_t rest = row * e.ne.back() + column;
+    if (e.order != reorder::none && e.ne.size() == 1) rest = row;
+    for (size_t d = e.ne.size(); d-- > 0; rest /= e.ne[d]) index = std::to_string(rest % e.ne[d]) + (index.empty() ? "" : ", ") + index;
+    const std::string text = e.where + "[" + index + "]: " + number_text(x);
+    if (!std::isfinite(x)) throw error(status::numeric, text + " is not a finite number");
+    throw error(status::numeric, text + " is too large for " + info(e.to).text + "; convert to bf16 instead");
+}
+
+// A tensor as the rows that are encoded one by one; a vector whose elements change places has rows of one element.
+struct row_view { int64_t rows, cols; };
+row_view rows_of(const encode_job &e) {
+    if (e.ne.size() == 1 && e.order != reorder::none) return {e.ne[0], 1};
+    int64_t rows = 1;
+    for (size_t d = 0; d + 1 < e.ne.size(); ++d) rows *= e.ne[d];
+    return {rows, e.ne.back()};
+}
+
+void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t last, uint8_t *out) {
+    const double limit = magnitude_limit(e.to);
+    const uint64_t stored = row_bytes(e.from, static_cast<uint64_t>(v.cols)), encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
+    std::vector<float> row(static_cast<size_t>(v.cols));
+    for (int64_t r = first; r < last; ++r, out += encoded) {
+        const int64_t from = source_row(e.order, e.heads, v.rows, r);
+        decode_row(e.from, e.data + static_cast<uint64_t>(from) * stored, row.data(), row.size());
+        bool fits = true;
+        for (const float x : row) fits &= std::fabs(x) < limit;
+        for (size_t c = 0; !fits; ++c)
+            if (!(std::fabs(row[c]) < limit)) refuse(e, from, static_cast<int64_t>(c), row[c]);
+        encode_row(e.to, row.data(), out, row.size());
+    }
+}
+
+} // namespace
+
+format target_format(const tensor_row &row, format wanted) {
+    if (row.stays_f32()) return format::f32;
+    return row.ne.back() % info(wanted).block == 0 ? wanted : format::f16;
+}
+
+int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r) {
+    if (order == reorder::none) return r;
+    const int64_t size = rows / heads, head = r / size, within = r % size;
+    return head * size + within % 2 * (size / 2) + within / 2;
+}
+
+void encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink) {
+    const row_view v = rows_of(e);
+    const uint64_t encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
+    const auto rows_a_chunk = std::max<int64_t>(1, static_cast<int64_t>(chunk_bytes / std::max<uint64_t>(encoded, 1)));
+    std::vector<uint8_t> out;
+    for (int64_t first = 0; first < v.rows; first += rows_a_chunk) {
+        const int64_t n = std::min(rows_a_chunk, v.rows - first);
+        out.resize(static_cast<uint64_t>(n) * encoded);
+        parallel_ranges(n, threads, [&](int64_t a, int64_t b) { encode_range(e, v, first + a, first + b, out.data() + static_cast<uint64_t>(a) * encoded); });
+        sink(out.data(), out.size());
+    }
+}
+
+void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64_t first, int64_t last)> &run) {
+    constexpr int64_t worthwhile = 16;      // rows; below, a thread costs more than it saves
+    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, n / worthwhile));
+    std::vector<std::exception_ptr> failed(static_cast<size_t>(parts));
+    const auto part = [&](int64_t p) {
+        try {
+            run(n * p / parts, n * (p + 1) / parts);
+        } catch (...) {
+            failed[static_cast<size_t>(p)] = std::current_exception();
+        }
+    };
+    std::vector<std::jthread> others;
+    for (int64_t p = 1; p < parts; ++p) others.emplace_back(part, p);
+    part(0);
+    others.clear();
+    for (const std::exception_ptr &f : failed)
+        if (f) std::rethrow_exception(f);
+}
+
+} // namespace ds

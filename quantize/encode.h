@@ -1,0 +1,33 @@
+// One tensor from the format it is stored in to the format it is to have: decoded, reordered, checked and encoded by rows.
+#pragma once
+
+#include "output.h"
+
+#include "../llm/arch.h"
+
+namespace ds {
+
+// The format that a tensor gets when `wanted` is asked for: norms, biases and rope divisors stay F32, and a row that no whole number of
+// blocks fills falls back to F16.
+format target_format(const tensor_row &row, format wanted);
+
+struct encode_job {
+    std::string where;              // file and tensor, for messages
+    const uint8_t *data;            // the stored rows, contiguous
+    format from, to;
+    std::vector<int64_t> ne;        // outermost first
+    reorder order = reorder::none;
+    int64_t heads = 1;              // for `order`
+};
+
+// Gives the encoded bytes to `sink` in order, a few megabytes at a time; memory is bounded by that. The bytes do not depend on `threads`.
+// Throws status::numeric, naming the element, for a value that is not finite or too large for the format.
+void encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink);
+
+// The stored row that becomes row `r` of `rows` (see `reorder` in arch.h).
+int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r);
+
+// Splits [0, n) among threads; the exception of the lowest part, if any, is thrown on.
+void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64_t first, int64_t last)> &run);
+
+} // namespace ds

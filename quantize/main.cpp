@@ -1,0 +1,175 @@
+// The quantize program: flags only. Each subcommand checks its arguments and calls one function of this folder.
+// Exit status: 0 done, 1 failed (one line on stderr says why; nothing new is left behind), 2 wrong usage.
+
+#include "convert.h"
+#include "inspect.h"
+#include "progress.h"
+#include "requantize.h"
+#include "synth.h"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <unistd.h>
+
+namespace {
+
+volatile std::sig_atomic_t stop_requested = 0;
+void request_stop(int) { stop_requested = 1; }
+
+// A signal asks the running operation to stop, so that it takes its unfinished file with it; one that cannot be written any more is an error code, not a signal.
+void install_signals() {
+    struct sigaction stop = {};
+    stop.sa_handler = request_stop;
+    for (const int s : {SIGINT, SIGTERM, SIGHUP}) sigaction(s, &stop, nullptr);
+    std::signal(SIGXFSZ, SIG_IGN);
+}
+
+struct flags {
+    std::string in, out, type = "q8_0", name, shape;
+    uint64_t seed = 1;
+    unsigned threads = ds::os::processor_count();
+    bool vocab_only = false, quiet = false, json = false, no_tensors = false;
+    size_t elements = 8;
+};
+
+std::string types_known() {
+    std::string out;
+    for (const ds::format f : ds::target_formats()) out += (out.empty() ? "" : ", ") + std::string(ds::info(f).text);
+    return out;
+}
+
+ds::format type_of(const flags &f) {
+    ds::format out = ds::format::f32;
+    ds::format_from_text(f.type, &out);
+    return out;
+}
+
+void add_writing(CLI::App *c, flags &f, bool type_needed) {
+    std::vector<std::string> types;
+    for (const ds::format t : ds::target_formats()) types.emplace_back(ds::info(t).text);
+    CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + types_known())->type_name("TYPE");
+    type->check(CLI::IsMember(types).description(""));
+    if (type_needed) type->required();
+    else type->capture_default_str();
+    c->add_option("-j,--threads", f.threads, "Threads that encode; the result does not depend on it")->check(CLI::Range(1u, 1024u).description(""))->type_name("N")->capture_default_str();
+    c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
+}
+
+const char *const types_help =
+    "Number formats:\n"
+    "  f32    32 bits a weight; every checkpoint fits without loss\n"
+    "  f16    16 bits; ends at 65504: a larger weight is an error that names it\n"
+    "  bf16   16 bits; what most checkpoints hold, so nothing is lost\n"
+    "  q8_0   8.5 bits: blocks of 32 share a scale; a row that 32 does not divide becomes f16\n"
+    "Norms, biases and rope_freqs stay f32 in every case.\n";
+const char *const writing_help =
+    "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a full disk, Ctrl-C or SIGTERM, not at all,\n"
+    "and a file that was there before stays as it was. The progress bar shows on a terminal only.\n";
+const char *const exit_help = "Exit status: 0 done; 1 failed, and a line on standard error names file, field and value; 2 wrong usage.\n";
+
+CLI::App *add_convert(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("convert", "Turn a Hugging Face checkpoint directory into one GGUF file");
+    c->add_option("DIR", f.in, "Checkpoint directory")->required()->type_name("");
+    c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
+    add_writing(c, f, false);
+    c->add_option("--name", f.name, "general.name in the file; default: the directory's name")->type_name("TEXT");
+    c->add_flag("--vocab-only", f.vocab_only, "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
+    c->footer(std::string("Reads from DIR:\n"
+              "  config.json                  architecture and sizes (") + "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)\n"
+              "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its patterns\n"
+              "  tokenizer_config.json        special tokens, chat template (optional; also chat_template.jinja)\n"
+              "  generation_config.json       end tokens (optional)\n"
+              "  model.safetensors            weights in F32, F16 or BF16, or shards named by model.safetensors.index.json\n"
+              "A tensor that is missing, has another shape, or that the architecture has no place for, is an error that names it, and so is a weight that is not\n"
+              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 MB. The file runs in llama.cpp as well.\n\n" +
+              types_help + "\n" + writing_help + "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" + exit_help);
+    return c;
+}
+
+CLI::App *add_synth(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("synth", "Write a GGUF file of a named shape with random weights");
+    c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
+    c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->check(CLI::IsMember(ds::synth_shapes()).description(""))->type_name("NAME");
+    c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->type_name("N")->capture_default_str();
+    add_writing(c, f, false);
+    std::string shapes = "Shapes:\n";
+    for (const std::string &s : ds::synth_shapes()) shapes += "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
+    c->footer("For benchmarks and tests: such a file runs at the speed of the real model and says nothing sensible. Weights have the size that keeps activations\n"
+              "sane (deviation 1 / sqrt(columns)); within a file they repeat stretches of a tile of a million numbers. The vocabulary is made up, and any text tokenizes.\n\n" +
+              shapes + "\n" + types_help + "\n" + writing_help + "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
+    return c;
+}
+
+CLI::App *add_requantize(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("requantize", "Write a GGUF file's tensors in another number format");
+    c->add_option("IN", f.in, "GGUF file in f32, f16, bf16 or q8_0")->required()->type_name("");
+    c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
+    add_writing(c, f, true);
+    c->footer(std::string("The metadata is kept, but for general.file_type. Tensors that the architecture keeps in f32 are copied. From a smaller format to a larger one is\n"
+              "allowed, with a remark: the file grows and nothing comes back.\n\n") +
+              types_help + "\n" + writing_help + "\nExample:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n\n" + exit_help);
+    return c;
+}
+
+CLI::App *add_inspect(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("inspect", "Show a GGUF file's keys, tensors, types and sizes");
+    c->add_option("FILE", f.in, "GGUF file")->required()->type_name("");
+    c->add_flag("--json", f.json, "One JSON object: file, version, metadata, tensors, totals");
+    c->add_flag("--no-tensors", f.no_tensors, "Leave out the list of tensors");
+    c->add_option("--elements", f.elements, "Elements shown of an array")->type_name("N")->capture_default_str();
+    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build cannot run are measured as well; bits a weight count scales and offsets.\n"
+              "The JSON's metadata is a list of {key, type, array, count, value}, value as text; its tensors are {name, type, shape, bytes, offset}.\n\n"
+              "Example:\n  quantize inspect models/tiny-r1.gguf --no-tensors\n\n") + exit_help);
+    return c;
+}
+
+// Runs an operation that writes, with the progress bar and remarks that the flags ask for.
+void with_job(const flags &f, const std::function<void(const ds::job &)> &run) {
+    ds::progress_bar bar(!f.quiet && isatty(STDERR_FILENO));
+    ds::job j;
+    j.threads = f.threads;
+    j.progress = [&](uint64_t done, uint64_t total) {
+        bar.update(done, total);
+        return !stop_requested;
+    };
+    if (!f.quiet) j.note = [](const std::string &text) { fprintf(stderr, "quantize: note: %s\n", text.c_str()); };
+    run(j);
+}
+
+void inspect(const flags &f) {
+    const ds::gguf_file file(ds::os::mapping::map_file(f.in), f.in);
+    const ds::inspect_options o{f.elements, !f.no_tensors};
+    const std::string text = f.json ? ds::inspect_json(file, o) : ds::inspect_text(file, o);
+    if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) throw ds::error(ds::status::io, "standard output: cannot be written");
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    flags f;
+    CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all about a command.", "quantize");
+    app.require_subcommand(1);
+    const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f), *const to_requantize = add_requantize(app, f);
+    add_inspect(app, f);
+    app.footer(exit_help);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) == 0 ? 0 : 2;
+    }
+    install_signals();
+    try {
+        if (to_convert->parsed()) with_job(f, [&](const ds::job &j) { ds::convert(f.in, f.out, {type_of(f), f.vocab_only, f.name}, j); });
+        else if (to_synth->parsed()) with_job(f, [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed}, j); });
+        else if (to_requantize->parsed()) with_job(f, [&](const ds::job &j) { ds::requantize(f.in, f.out, type_of(f), j); });
+        else inspect(f);
+    } catch (const std::exception &e) {
+        fprintf(stderr, "quantize: %s\n", e.what());
+        return 1;
+    }
+    return 0;
+}

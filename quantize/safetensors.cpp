@@ -1,0 +1,132 @@
+// The safetensors container: a u64 length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then the data. The data must be covered
+// exactly once, without holes, as the specification demands; all products are checked before they are used.
+
+#include "safetensors.h"
+
+#include "json.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+namespace ds {
+
+namespace {
+
+// Element types of the specification. Those without a format are carried, so that a tensor nobody needs does not stop a conversion.
+struct dtype_row { const char *text; unsigned bits; std::optional<format> type; };
+constexpr dtype_row dtypes[] = {
+    {"F32", 32, format::f32}, {"F16", 16, format::f16}, {"BF16", 16, format::bf16},
+    {"F64", 64, {}}, {"F8_E4M3", 8, {}}, {"F8_E5M2", 8, {}}, {"F8_E8M0", 8, {}}, {"F4", 4, {}}, {"BOOL", 8, {}}, {"U8", 8, {}}, {"I8", 8, {}},
+    {"U16", 16, {}}, {"I16", 16, {}}, {"U32", 32, {}}, {"I32", 32, {}}, {"U64", 64, {}}, {"I64", 64, {}}, {"C64", 64, {}},
+};
+constexpr uint64_t max_dimension = uint64_t(1) << 48;
+constexpr size_t max_dimensions = 8;
+
+const dtype_row &find_dtype(const json_node &n) {
+    for (const dtype_row &d : dtypes)
+        if (n.text() == d.text) return d;
+    n.fail(status::unsupported, "element type " + ds::quoted(n.text()) + " is not known");
+}
+
+// The entry's shape and dtype against its offsets; `room` is the bytes of data that the file has.
+safetensor read_entry(const std::string &name, const json_node &n, const uint8_t *data, uint64_t room) {
+    const dtype_row &d = find_dtype(n.at("dtype"));
+    const json_node shape = n.at("shape").array(), offsets = n.at("data_offsets").array();
+    if (shape.size() > max_dimensions) shape.fail(status::format, std::to_string(shape.size()) + " dimensions; at most 8 are read");
+    safetensor t{name, d.text, d.type, {}, nullptr, 0, 0};
+    uint64_t bits = d.bits;
+    for (size_t i = 0; i < shape.size(); ++i) {
+        t.ne.push_back(static_cast<int64_t>(shape.at(i).whole(max_dimension)));
+        if (!mul_ok(bits, static_cast<uint64_t>(t.ne.back()), &bits)) shape.fail(status::format, "the product of the dimensions is too large");
+    }
+    if (offsets.size() != 2) offsets.fail(status::format, "not two numbers");
+    const uint64_t begin = offsets.at(size_t(0)).whole(UINT64_MAX), end = offsets.at(1).whole(UINT64_MAX);
+    if (begin > end || end > room)
+        offsets.fail(status::format, format_text("[%llu, %llu] is not a range of the file's %llu bytes of data", static_cast<unsigned long long>(begin),
+                                                 static_cast<unsigned long long>(end), static_cast<unsigned long long>(room)));
+    if (bits % 8 != 0 || bits / 8 != end - begin)
+        offsets.fail(status::format, format_text("%llu bytes, but the shape asks for %llu", static_cast<unsigned long long>(end - begin),
+                                                 static_cast<unsigned long long>(bits / 8)));
+    t.data = data + begin;
+    t.bytes = end - begin;
+    return t;
+}
+
+} // namespace
+
+safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_(std::move(bytes)), name_(std::move(name)) {
+    const auto fail = [&](const std::string &text) { throw error(status::format, name_ + ": " + text); };
+    uint64_t length = 0;
+    if (bytes_.size() < sizeof length) fail("too short for a safetensors file");
+    memcpy(&length, bytes_.data(), sizeof length);
+    if (length > bytes_.size() - sizeof length || length > json_max_bytes)
+        fail(format_text("header length %llu does not fit the file's %llu bytes", static_cast<unsigned long long>(length),
+                         static_cast<unsigned long long>(bytes_.size())));
+    const auto *const text = reinterpret_cast<const char *>(bytes_.data()) + sizeof length;
+    const nlohmann::json header = parse_json(std::string_view(text, length), name_);
+    const json_node root = json_node(header, name_).object();
+    const uint8_t *const data = bytes_.data() + sizeof length + length;
+    const uint64_t room = bytes_.size() - sizeof length - length;
+    for (const auto &[key, value] : header.items())
+        if (key != "__metadata__") tensors_.push_back(read_entry(key, root.at(key), data, room));
+
+    std::sort(tensors_.begin(), tensors_.end(), [](const safetensor &a, const safetensor &b) { return std::tie(a.data, a.bytes) < std::tie(b.data, b.bytes); });
+    const uint8_t *covered = data;
+    for (const safetensor &t : tensors_) {
+        if (t.data < covered) fail(ds::quoted(t.name) + ": its bytes overlap another tensor's");
+        if (t.data > covered) fail(ds::quoted(t.name) + ": unclaimed bytes before its data");
+        covered = t.data + t.bytes;
+    }
+    if (covered != data + room) fail("bytes after the last tensor's data");
+}
+
+void safetensors_file::forget(const safetensor &t) const { bytes_.forget(static_cast<size_t>(t.data - bytes_.data()), t.bytes); }
+
+checkpoint::checkpoint(const std::string &directory) {
+    const std::string single = directory + "/model.safetensors", index = single + ".index.json";
+    if (file_exists(single)) {
+        add_file(single);
+        return;
+    }
+    if (!file_exists(index)) throw error(status::io, directory + ": neither model.safetensors nor model.safetensors.index.json is there");
+    const nlohmann::json tree = read_json(index);
+    const json_node map = json_node(tree, index).at("weight_map").object();
+    std::unordered_map<std::string, std::string> shard_of;
+    std::set<std::string> shards;
+    for (const auto &[tensor, ignored] : map.value().items()) {
+        const json_node shard = map.at(tensor);
+        if (shard.text().empty() || shard.text()[0] == '.' || shard.text().find('/') != std::string::npos)
+            shard.fail(status::format, ds::quoted(shard.text()) + " is not the name of a file of this directory");
+        shard_of[tensor] = directory + "/" + shard.text();
+        shards.insert(shard.text());
+    }
+    for (const std::string &s : shards) add_file(directory + "/" + s);
+    check_index(index, shard_of);
+}
+
+void checkpoint::add_file(const std::string &path) {
+    files_.emplace_back(os::mapping::map_file(path), path);
+    for (const safetensor &t : files_.back().tensors()) {
+        if (!index_.emplace(t.name, tensors_.size()).second) throw error(status::format, path + ": " + ds::quoted(t.name) + ": in another file as well");
+        tensors_.push_back(t);
+        tensors_.back().file = files_.size() - 1;
+    }
+}
+
+// The index and the shards must tell of the same tensors, each in the same place.
+void checkpoint::check_index(const std::string &path, const std::unordered_map<std::string, std::string> &shard_of) const {
+    for (const auto &[name, shard] : shard_of) {
+        const safetensor *const t = find(name);
+        if (!t || file_name(*t) != shard) throw error(status::format, path + ": " + ds::quoted(name) + ": not in " + shard);
+    }
+    for (const safetensor &t : tensors_)
+        if (!shard_of.count(t.name)) throw error(status::format, path + ": " + ds::quoted(t.name) + ": not listed, but in " + file_name(t));
+}
+
+const safetensor *checkpoint::find(const std::string &name) const {
+    const auto i = index_.find(name);
+    return i == index_.end() ? nullptr : &tensors_[i->second];
+}
+
+} // namespace ds

@@ -1,0 +1,226 @@
+// Random files. A shape is written as the config.json of such a checkpoint, so that its keys come from where every checkpoint's keys come from.
+// Shapes: config.json of the models that deepseek-ai published on Hugging Face (design notes: formats.md).
+
+#include "synth.h"
+
+#include "config.h"
+#include "encode.h"
+
+#include <cassert>
+#include <cmath>
+
+namespace ds {
+
+namespace {
+
+struct shape_row {
+    const char *name, *checkpoint_class;
+    int layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
+    double rope_base;
+    const char *scaling;        // JSON
+    const char *pre;
+    bool tied;
+};
+constexpr const char *llama3_json = R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})";
+constexpr const char *yarn_json = R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768,"attn_factor":1})";
+constexpr shape_row shapes[] = {
+    // name         class               layers hidden heads kv  head  ffn   vocab  context base  scaling  pre                  tied
+    {"r1-1.5b",    "Qwen2ForCausalLM",  28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
+    {"r1-7b",      "Qwen2ForCausalLM",  28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
+    {"r1-8b",      "LlamaForCausalLM",  32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
+    {"r1-14b",     "Qwen2ForCausalLM",  48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
+    {"r1-32b",     "Qwen2ForCausalLM",  64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
+    {"r1-70b",     "LlamaForCausalLM",  80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
+    {"r1-0528-8b", "Qwen3ForCausalLM",  36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn_json,   "deepseek-r1-qwen", false},
+    {"tiny-llama", "LlamaForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3_json, "llama-bpe",        true},
+    {"tiny-qwen2", "Qwen2ForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 1e4, "null",      "deepseek-r1-qwen", false},
+    {"tiny-qwen3", "Qwen3ForCausalLM",   2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn_json,   "deepseek-r1-qwen", false},
+};
+
+const shape_row &find_shape(const std::string &name) {
+    std::string known;
+    for (const shape_row &s : shapes) {
+        if (name == s.name) return s;
+        known += (known.empty() ? "" : ", ") + std::string(s.name);
+    }
+    throw error(status::argument, "shape " + ds::quoted(name) + " is not known; known: " + known);
+}
+
+nlohmann::json config_of(const shape_row &s) {
+    return {{"architectures", {s.checkpoint_class}}, {"num_hidden_layers", s.layers}, {"hidden_size", s.hidden}, {"num_attention_heads", s.heads},
+            {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_size}, {"intermediate_size", s.ffn}, {"vocab_size", s.vocab},
+            {"max_position_embeddings", s.context}, {"rope_theta", s.rope_base}, {"rms_norm_eps", 1e-6}, {"tie_word_embeddings", s.tied},
+            {"rope_scaling", nlohmann::json::parse(s.scaling)}};
+}
+
+// ---- Random numbers ------------------------------------------------------------------------------------------------------------------------------
+
+// splitmix64 (Steele, Lea, Flood 2014).
+struct random_bits {
+    uint64_t state;
+    uint64_t next() {
+        uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    // Nearly normal, mean 0 and deviation 1: the sum of four uniform numbers of 16 bits.
+    float normal() {
+        const uint64_t u = next();
+        const auto sum = static_cast<int32_t>((u & 0xffff) + (u >> 16 & 0xffff) + (u >> 32 & 0xffff) + (u >> 48)) - 2 * 65535;
+        return static_cast<float>(sum) * static_cast<float>(1.7320508 / 65536);      // four variances of 65536^2 / 12
+    }
+};
+
+constexpr size_t tile_elements = size_t(1) << 20;
+constexpr size_t tile_block = 32;           // every target's block divides it
+
+struct tile { format type; float deviation; std::vector<uint8_t> bytes; };
+
+// The tile for a format and a deviation, made on first use; a model has a handful of them.
+const tile &find_tile(std::vector<tile> &tiles, format type, float deviation, random_bits &random) {
+    for (const tile &t : tiles)
+        if (t.type == type && t.deviation == deviation) return t;
+    std::vector<float> values(tile_elements);
+    for (float &x : values) x = random.normal() * deviation;
+    tile t{type, deviation, std::vector<uint8_t>(row_bytes(type, tile_elements))};
+    encode_row(type, values.data(), t.bytes.data(), values.size());
+    tiles.push_back(std::move(t));
+    return tiles.back();
+}
+
+float deviation_of(const tensor_row &row, const hparams &h) {
+    const double residual = row.what == role::attention_output || row.what == role::down ? 2.0 * static_cast<double>(h.layers) : 1.0;
+    return static_cast<float>(1 / std::sqrt(static_cast<double>(row.ne.back()) * residual));
+}
+
+// A matrix from stretches of the tile, each from a random block to the tile's end at most.
+void put_matrix(const tile &t, uint64_t bytes, random_bits &random, const byte_sink &sink) {
+    const uint64_t step = row_bytes(t.type, tile_block), blocks = t.bytes.size() / step;
+    while (bytes > 0) {
+        const uint64_t begin = random.next() % (blocks / 2) * step;      // so that a stretch is half a tile at least
+        const uint64_t n = std::min<uint64_t>(bytes, t.bytes.size() - begin);
+        sink(t.bytes.data() + begin, n);
+        bytes -= n;
+    }
+}
+
+void put_vector(const tensor_row &row, random_bits &random, const byte_sink &sink) {
+    const float centre = row.what == role::norm ? 1.0f : 0.0f;
+    std::vector<float> values(static_cast<size_t>(row.ne[0]));
+    for (float &x : values) x = centre + 0.1f * random.normal();
+    sink(values.data(), values.size() * sizeof(float));
+}
+
+// The rows that a file of this shape has: every required one, and of the optional ones those that its configuration asks for.
+std::vector<tensor_row> rows_of(const arch &a, const hparams &h, const json_node &config) {
+    std::vector<tensor_row> out;
+    for (tensor_row &row : a.tensors(h)) {
+        const bool wanted = row.what == role::output ? !ties_embeddings(config) : row.what == role::rope_divisors ? has_llama3_scaling(config) : !row.optional;
+        if (wanted) out.push_back(std::move(row));
+    }
+    return out;
+}
+
+void write_random(const std::string &out, const synth_options &o, const std::vector<tensor_row> &rows, const hparams &h, const json_node &config,
+                  const gguf_writer &w, const job &j) {
+    random_bits random{o.seed};
+    std::vector<tile> tiles;
+    write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
+        const tensor_row &row = rows[i];
+        if (row.what == role::rope_divisors) {
+            const std::vector<float> d = llama3_divisors(read_llama3_scaling(config), h.rope_base, h.rotated);
+            sink(d.data(), d.size() * sizeof(float));
+        } else if (row.stays_f32()) {
+            put_vector(row, random, sink);
+        } else {
+            put_matrix(find_tile(tiles, target_format(row, o.type), deviation_of(row, h), random), w.tensor_bytes(i), random, sink);
+        }
+    });
+}
+
+// ---- Vocabulary ------------------------------------------------------------------------------------------------------------------------------------
+
+struct special_token { const char *text; token_kind kind; };
+constexpr special_token specials[] = {
+    {"<｜begin▁of▁sentence｜>", token_kind::control}, {"<｜end▁of▁sentence｜>", token_kind::control}, {"<｜User｜>", token_kind::control},
+    {"<｜Assistant｜>", token_kind::control}, {"<think>", token_kind::user_defined}, {"</think>", token_kind::user_defined},
+};
+constexpr const char *r1_template =
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{% elif m['role'] == 'assistant' %}"
+    "{{ '<｜Assistant｜>' + m['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}";
+
+} // namespace
+
+std::vector<std::string> synth_shapes() {
+    std::vector<std::string> out;
+    for (const shape_row &s : shapes) out.emplace_back(s.name);
+    return out;
+}
+
+std::string synth_shape_text(const std::string &shape) {
+    const shape_row &s = find_shape(shape);
+    return format_text("%s, %d layers of %d, %d/%d heads of %d, ffn %d, vocabulary %d", arch_by_checkpoint_class(s.checkpoint_class)->name, s.layers, s.hidden,
+                       s.heads, s.kv_heads, s.head_size, s.ffn, s.vocab);
+}
+
+void synthesize(const std::string &out, const synth_options &o, const job &j) {
+    const shape_row &shape = find_shape(o.shape);
+    const nlohmann::json tree = config_of(shape);
+    const json_node config(tree, o.shape);
+    gguf_writer w;
+    set_architecture_keys(config, w);
+    w.set_string("general.type", "model");
+    w.set_string("general.name", "random " + o.shape);
+    set_vocabulary_keys(synthetic_vocabulary(static_cast<size_t>(shape.vocab), shape.pre), w);
+    const std::string header = w.header();
+    const arch &a = checkpoint_arch(config);
+    const hparams h = a.read(gguf_file(os::mapping::borrow(header.data(), header.size()), o.shape));
+    const std::vector<tensor_row> rows = rows_of(a, h, config);
+    w.set_u32("general.file_type", gguf_file_type(o.type));
+    w.set_u32("general.quantization_version", 2);
+    for (const tensor_row &row : rows) w.add_tensor(row.name, target_format(row, o.type), row.ne);
+    write_random(out, o, rows, h, config, w, j);
+}
+
+std::string byte_level_text(uint8_t byte) {
+    const auto printable = [](unsigned b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; };
+    unsigned code = byte;
+    if (!printable(byte)) {
+        code = 0x100;
+        for (unsigned b = 0; b < byte; ++b) code += !printable(b);
+    }
+    if (code < 0x80) return std::string(1, static_cast<char>(code));
+    return {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
+}
+
+vocabulary synthetic_vocabulary(size_t size, const std::string &pre) {
+    assert(size >= 272);
+    const size_t first_special = size - std::size(specials);
+    vocabulary v;
+    v.pre = pre;
+    for (unsigned b = 0; b < 256; ++b) v.tokens.push_back(byte_level_text(static_cast<uint8_t>(b)));
+    for (char first = 'a' - 1; first <= 'z'; ++first)            // the one before 'a' stands for the space
+        for (char second = 'a'; second <= 'z' && v.tokens.size() < first_special; ++second) {
+            const std::string left = first < 'a' ? byte_level_text(' ') : std::string(1, first);
+            v.tokens.push_back(left + second);
+            v.merges.push_back(left + " " + second);
+        }
+    v.kinds.assign(v.tokens.size(), token_kind::normal);
+    for (size_t i = v.tokens.size(); i < first_special; ++i) {
+        v.tokens.push_back("[PAD" + std::to_string(i) + "]");
+        v.kinds.push_back(token_kind::unused);
+    }
+    for (const special_token &s : specials) {
+        v.tokens.emplace_back(s.text);
+        v.kinds.push_back(s.kind);
+    }
+    v.bos = v.find("<｜begin▁of▁sentence｜>");
+    v.eos = v.pad = v.find("<｜end▁of▁sentence｜>");
+    v.add_bos = true;
+    v.chat_template = r1_template;
+    return v;
+}
+
+} // namespace ds
