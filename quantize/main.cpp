@@ -78,8 +78,10 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     add_writing(c, f, false);
     c->add_option("--name", f.name, "general.name in the file; default: the directory's name")->type_name("TEXT");
     c->add_flag("--vocab-only", f.vocab_only, "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
-    c->footer(std::string("Reads from DIR:\n"
-              "  config.json                  architecture and sizes (") + "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)\n"
+    std::string classes;
+    for (const ds::arch *const a : ds::architectures()) classes += (classes.empty() ? "" : ", ") + std::string(a->checkpoint_class);
+    c->footer("Reads from DIR:\n"
+              "  config.json                  architecture and sizes (" + classes + ")\n"
               "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its patterns\n"
               "  tokenizer_config.json        special tokens, chat template (optional; also chat_template.jinja)\n"
               "  generation_config.json       end tokens (optional)\n"
