@@ -1,0 +1,421 @@
+/* deepseek.h - run the DeepSeek-R1 family inside your program. Version 0.1.
+ *
+ * One C header, one library that depends on nothing but the C++ standard library. It loads a GGUF file, turns text into token ids
+ * and back, writes chat prompts, and answers many requests at once from one paged cache of keys and values.
+ *
+ * A complete program:
+ *
+ *     #include <deepseek.h>
+ *     #include <stdio.h>
+ *
+ *     static int print(void *user, const char *text, size_t n) { (void)user; return fwrite(text, 1, n, stdout) != n; }
+ *
+ *     int main(void) {
+ *         ds_error err;
+ *         ds_model *model;
+ *         ds_engine *engine;
+ *         ds_message ask = {"user", "What is 37 + 85?"};
+ *         if (ds_model_load("models/tiny-r1.gguf", NULL, &model, &err)) return puts(err.message), 1;
+ *         if (ds_engine_new(model, NULL, &engine, &err)) return puts(err.message), 1;
+ *         if (ds_engine_chat(engine, &ask, 1, NULL, print, NULL, &err)) return puts(err.message), 1;
+ *         ds_engine_free(engine);
+ *         ds_model_free(model);
+ *     }
+ *
+ * The contract, once for every function below:
+ *
+ *  Errors     A function that can fail returns a ds_status, DS_OK being 0. The last parameter, `err`, is the caller's and may be NULL; on failure it
+ *             receives the status and a sentence that names the file, field and value. On failure outputs are as they were, unless said otherwise, and
+ *             objects stay usable. The library never aborts, exits, prints, reads the environment or installs a signal handler.
+ *             Every function checks its pointers: NULL where it is not allowed is DS_ERR_ARGUMENT, and so is a configuration whose struct_size is unknown.
+ *             Every function may return DS_ERR_MEMORY and DS_ERR_INTERNAL (a mistake of the library); these are not repeated.
+ *  Ownership  What ds_x_new or ds_x_load hands out is freed with ds_x_free, once; ds_x_free(NULL) does nothing. An engine keeps its model alive: freeing
+ *             the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
+ *             how long they live.
+ *  Threads    A ds_model is immutable: any number of threads may use it at once. An engine's step belongs to one thread at a time (a second one
+ *             gets DS_ERR_STATE); submit, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
+ *             Threads of the library's own sleep while no step runs.
+ *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes. Output is always well-formed.
+ *  Bytes      All sizes are in bytes as size_t or uint64_t. All shapes are written outermost first; logits are float[vocabulary].
+ *  Config     Structures that begin with struct_size: fill with zeros, set struct_size to sizeof the structure, then what you need.
+ *             0 in a field means its default. NULL in place of a configuration means all defaults.
+ *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, on
+ *             what else runs in the engine, or on how the prompt was cut into steps. The bits are the same.
+ *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when that is not enough.
+ */
+#ifndef DEEPSEEK_H
+#define DEEPSEEK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define DS_API __attribute__((visibility("default")))
+#else
+#define DS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Version ------------------------------------------------------------------------------------------------------------------------------ */
+
+#define DS_VERSION "0.1.0"
+#define DS_ABI_VERSION 0
+
+/* The library's version, "0.1.0"; static storage. */
+DS_API const char *ds_version(void);
+
+/* The library's ABI number; a program compiled with this header needs DS_ABI_VERSION. */
+DS_API uint32_t ds_abi_version(void);
+
+/* ---- Status and error --------------------------------------------------------------------------------------------------------------------- */
+
+typedef enum ds_status {
+    DS_OK = 0,
+    DS_ERR_ARGUMENT = 1,      /* a parameter outside its documented range */
+    DS_ERR_IO = 2,            /* the operating system refused */
+    DS_ERR_FORMAT = 3,        /* the file is damaged, or not what it claims to be */
+    DS_ERR_UNSUPPORTED = 4,   /* well-formed, but not among what this library can do; the message lists what is */
+    DS_ERR_MEMORY = 5,        /* memory could not be had */
+    DS_ERR_CANCELLED = 6,     /* a callback asked to stop */
+    DS_ERR_BUFFER = 7,        /* the caller's buffer is too small; the size needed was stored */
+    DS_ERR_TOO_LONG = 8,      /* the request can never fit this engine */
+    DS_ERR_NUMERIC = 9,       /* the model produced NaN or infinity */
+    DS_ERR_STATE = 10,        /* not legal now */
+    DS_ERR_BUSY = 11,         /* the queue is full: step, then try again */
+    DS_ERR_DEVICE = 12,       /* the device failed */
+    DS_ERR_INTERNAL = 13      /* a mistake of the library */
+} ds_status;
+
+typedef struct ds_error {
+    ds_status status;
+    char message[508];        /* NUL-terminated UTF-8, cut at a character when longer */
+} ds_error;
+
+/* The status's name, "DS_ERR_IO"; "unknown" for another number. Static storage. */
+DS_API const char *ds_status_name(ds_status status);
+
+/* ---- What the host lends ------------------------------------------------------------------------------------------------------------------ */
+
+typedef enum ds_log_level { DS_LOG_DEBUG = 0, DS_LOG_INFO = 1, DS_LOG_WARNING = 2, DS_LOG_ERROR = 3 } ds_log_level;
+
+/* A line, NUL-terminated, without line feed, valid during the call. May be called from any thread that uses the object. */
+typedef void (*ds_log_fn)(void *user, ds_log_level level, const char *line);
+
+/* Returns `bytes` bytes at a multiple of `alignment` (a power of two up to 4096), or NULL. */
+typedef void *(*ds_alloc_fn)(void *user, size_t bytes, size_t alignment);
+typedef void (*ds_free_fn)(void *user, void *p, size_t bytes, size_t alignment);
+
+/* Called with bytes done and in all; a return value other than 0 stops the work, which then returns DS_ERR_CANCELLED. */
+typedef int (*ds_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+/* Callbacks of one model or engine; all may be NULL (then: silence, and the C++ allocator). The bulk memory comes through alloc: weights read into
+ * memory, pages, activations. Bookkeeping (vocabulary index, queues) comes from operator new. */
+typedef struct ds_host {
+    ds_log_fn log;
+    void *log_user;
+    ds_alloc_fn alloc;        /* alloc and free: both or neither */
+    ds_free_fn free;
+    void *alloc_user;
+} ds_host;
+
+/* ---- Models ------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef int32_t ds_token;
+typedef struct ds_model ds_model;
+
+#define DS_LOAD_READ       1u   /* read the file into memory instead of mapping it: needed where the file may be cut short while in use */
+#define DS_LOAD_VOCAB_ONLY 2u   /* tokens, templates and metadata only; no engine can be made of it */
+
+typedef enum ds_rope_scaling {
+    DS_ROPE_FROM_FILE = 0,
+    DS_ROPE_NONE = 1,
+    DS_ROPE_LINEAR = 2,       /* positions divided by rope_factor */
+    DS_ROPE_YARN = 3          /* arXiv 2309.00071 */
+} ds_rope_scaling;
+
+typedef struct ds_model_config {
+    size_t struct_size;
+    uint32_t flags;                    /* DS_LOAD_… */
+    uint32_t context_length;           /* positions, up to 2^30; 0: as the file says */
+    ds_rope_scaling rope_scaling;      /* overrides the file's */
+    uint32_t rope_original_context;    /* positions before scaling, for YaRN; 0: the file's */
+    double rope_factor;                /* at least 1; needed with DS_ROPE_LINEAR and DS_ROPE_YARN */
+    const char *chat_template;         /* a name of ds_chat_templates; NULL: recognised from the file */
+    ds_progress_fn progress;           /* of reading and checking; may be NULL */
+    void *progress_user;
+    ds_host host;
+} ds_model_config;
+
+/* Loads a GGUF file (version 2 or 3).
+ *   path    UTF-8, NUL-terminated. The file is mapped (unless DS_LOAD_READ) and must not be truncated while the model lives
+ *   config  NULL for defaults
+ *   out     receives the model
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (names the field), DS_ERR_UNSUPPORTED (architecture, number format, tokenizer), DS_ERR_CANCELLED. */
+DS_API ds_status ds_model_load(const char *path, const ds_model_config *config, ds_model **out, ds_error *err);
+
+/* The same from an open descriptor of a regular file, which stays the caller's and may be closed afterwards. */
+DS_API ds_status ds_model_load_fd(int fd, const ds_model_config *config, ds_model **out, ds_error *err);
+
+/* The same from memory: `data`, at a multiple of 32, is used in place and must outlive the model and its engines. */
+DS_API ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_config *config, ds_model **out, ds_error *err);
+
+DS_API void ds_model_free(ds_model *model);
+
+typedef struct ds_model_info {
+    size_t struct_size;
+    char architecture[32];
+    char name[128];
+    char chat_template[32];            /* "" when not recognised */
+    char weights[32];                  /* the number format that holds most bytes, "q8_0" */
+    uint32_t context_length, vocabulary, layers, hidden_size, heads, kv_heads, head_size, feed_forward_size;   /* 0 but for the vocabulary with DS_LOAD_VOCAB_ONLY */
+    uint64_t parameters;               /* elements of all tensors */
+    uint64_t weight_bytes;             /* of all tensors */
+    uint64_t file_bytes;
+} ds_model_info;
+
+/* Fills `info`, whose struct_size the caller has set. Strings that are too long are cut. */
+DS_API ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *err);
+
+/* The file's metadata, in its order. The key is NUL-terminated and lives as long as the model; NULL when i is out of range. */
+DS_API size_t ds_model_metadata_count(const ds_model *model);
+DS_API const char *ds_model_metadata_key(const ds_model *model, size_t i);
+
+/* A value as text: strings as they are, numbers shortest, arrays as JSON, cut after 64 elements.
+ *   buffer, capacity   the caller's; may be NULL and 0. No NUL is added
+ *   size               receives the text's length; not NULL
+ * Status: DS_ERR_ARGUMENT (no such key), DS_ERR_BUFFER (nothing written, size stored). */
+DS_API ds_status ds_model_metadata(const ds_model *model, const char *key, char *buffer, size_t capacity, size_t *size, ds_error *err);
+
+/* ---- Tokens ------------------------------------------------------------------------------------------------------------------------------- */
+
+#define DS_TOKENIZE_BOS     1u   /* begin with the beginning-of-sequence token, where the model's texts do */
+#define DS_TOKENIZE_SPECIAL 2u   /* texts of control tokens in the input become those tokens; never set this for text that a user wrote */
+
+/* Token ids of a text.
+ *   text, size          any bytes, up to 2^31 - 1 of them
+ *   tokens, capacity    the caller's, capacity in tokens; may be NULL and 0
+ *   count               receives the number of tokens; not NULL
+ * Status: DS_ERR_BUFFER (nothing written, count stored), DS_ERR_ARGUMENT, DS_ERR_UNSUPPORTED (a byte that the vocabulary cannot spell). */
+DS_API ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint32_t flags, ds_token *tokens, size_t capacity, size_t *count, ds_error *err);
+
+#define DS_DETOKENIZE_SPECIAL 1u   /* control tokens give their text; else nothing */
+
+/* The text of tokens, as well-formed UTF-8 (U+FFFD for what is not). Status: DS_ERR_ARGUMENT (a token out of range), DS_ERR_BUFFER (size stored). */
+DS_API ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *size, ds_error *err);
+
+/* The bytes of one token, which need not be whole characters; they live as long as the model. Status: DS_ERR_ARGUMENT (out of range). */
+DS_API ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, const char **bytes, size_t *size, ds_error *err);
+
+typedef enum ds_special { DS_SPECIAL_BOS = 0, DS_SPECIAL_EOS = 1, DS_SPECIAL_PAD = 2, DS_SPECIAL_UNKNOWN = 3 } ds_special;
+
+/* The token with this duty, or -1 when the model has none. */
+DS_API ds_token ds_token_special(const ds_model *model, ds_special which);
+
+/* Not 0 when the token ends an answer (a model may have several such tokens). */
+DS_API int ds_token_is_end(const ds_model *model, ds_token token);
+
+/* Tokens to text one at a time: a character whose bytes are spread over tokens comes out whole. */
+typedef struct ds_decoder ds_decoder;
+DS_API ds_status ds_decoder_new(const ds_model *model, uint32_t flags, ds_decoder **out, ds_error *err);
+/* The text that became complete with this token; it lives until the next call with this decoder. Status: DS_ERR_ARGUMENT. */
+DS_API ds_status ds_decoder_push(ds_decoder *decoder, ds_token token, const char **text, size_t *size, ds_error *err);
+/* What was held back, as U+FFFD; the decoder may then begin a new text. */
+DS_API ds_status ds_decoder_finish(ds_decoder *decoder, const char **text, size_t *size, ds_error *err);
+DS_API void ds_decoder_free(ds_decoder *decoder);
+
+/* ---- Chat prompts ------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct ds_message {
+    const char *role;      /* "system", "user" or "assistant" */
+    const char *content;   /* NUL-terminated UTF-8. An assistant's earlier thinking is dropped where the family's template does so */
+} ds_message;
+
+typedef enum ds_thinking { DS_THINKING_DEFAULT = 0, DS_THINKING_ON = 1, DS_THINKING_OFF = 2 } ds_thinking;
+
+#define DS_CHAT_NO_GENERATION_PROMPT 1u   /* do not end with the tokens that make the model answer */
+
+typedef struct ds_chat_config {
+    size_t struct_size;
+    uint32_t flags;                /* DS_CHAT_… */
+    ds_thinking thinking;          /* off: the prompt closes an empty thought */
+    const char *chat_template;     /* a name; NULL: the model's */
+} ds_chat_config;
+
+/* The names of the built-in templates, separated by ", "; static storage. A file's own template text is recognised and never executed. */
+DS_API const char *ds_chat_templates(void);
+
+/* A conversation as the model's prompt, as text (for show) or as tokens (for use: texts of control tokens inside messages stay text there).
+ *   messages, count   at least one
+ *   buffers           as ds_detokenize and ds_tokenize have them
+ * Status: DS_ERR_ARGUMENT (unknown role, impossible order), DS_ERR_UNSUPPORTED (template unknown; the known names are listed), DS_ERR_BUFFER. */
+DS_API ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
+                                char *text, size_t capacity, size_t *size, ds_error *err);
+DS_API ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
+                                  ds_token *tokens, size_t capacity, size_t *token_count, ds_error *err);
+
+/* ---- Engines ------------------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct ds_engine ds_engine;
+
+typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2 } ds_kv_type;   /* default: F16 */
+
+typedef struct ds_engine_config {
+    size_t struct_size;
+    uint32_t threads;          /* that compute, the caller of step among them; 1: only that one; 0: one a processor; at most 1024 */
+    uint32_t max_requests;     /* that run at once; default 8, at most 4096 */
+    uint32_t max_queue;        /* that wait; default 1024, at most 2^20 */
+    uint32_t context_length;   /* positions a request may have; default: the model's, at most 4096; at most the model's */
+    uint32_t step_tokens;      /* rows of a step, over all requests; default 512 (or max_requests if larger), at most 65536 */
+    uint32_t logit_rows;       /* rows of a step that may ask for logits; default: max_requests, at least 32; at most step_tokens */
+    uint64_t kv_tokens;        /* positions that the page pool holds, in pages of 64; default: max_requests * context_length */
+    ds_kv_type kv_type;
+    const char *isa;           /* "scalar", "avx2", "avx512", "avx512_vnni"; NULL: the best that the machine has */
+    ds_host host;
+} ds_engine_config;
+
+/* Bytes, before anything is allocated. */
+typedef struct ds_memory_plan {
+    size_t struct_size;
+    uint64_t weights;          /* the model's tensors, shared by all its engines */
+    uint64_t pages;            /* the page pool when full; it grows as it is used */
+    uint64_t page_bytes;       /* one page: 64 positions of all layers */
+    uint64_t activations;      /* results of a step, logits among them */
+    uint64_t work;             /* scratch of the kernels */
+    uint64_t tables;           /* inputs of a step, samplers */
+    uint64_t total;            /* the sum, without page_bytes */
+} ds_memory_plan;
+
+/* What an engine of this configuration would take. Fills `plan`, whose struct_size the caller has set. Status: as ds_engine_new. */
+DS_API ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan, ds_error *err);
+
+/* Makes an engine. Status: DS_ERR_ARGUMENT (a field out of range, an unknown isa), DS_ERR_STATE (a vocabulary-only model). */
+DS_API ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out, ds_error *err);
+
+/* Unfinished requests end without an event. Not while another thread is inside a call with this engine. */
+DS_API void ds_engine_free(ds_engine *engine);
+
+/* ---- Requests ----------------------------------------------------------------------------------------------------------------------------- */
+
+typedef uint64_t ds_request_id;   /* never 0, never used twice in an engine */
+
+typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /* added to the logit; -INFINITY forbids the token */
+
+#define DS_REQUEST_SCORE       1u   /* no answer: the log-probabilities of the prompt's own tokens, as events of type DS_EVENT_SCORE */
+#define DS_REQUEST_LOGITS      2u   /* events carry the raw logits */
+#define DS_REQUEST_LOGPROBS    4u   /* events carry the chosen token's log-probability */
+#define DS_REQUEST_IGNORE_END  8u   /* end tokens do not end the answer (for measurements) */
+#define DS_REQUEST_SPECIAL    16u   /* control tokens in the answer give their text */
+
+/* Parameters apply in this order: logit bias, penalties (over prompt and answer), temperature, top_k, top_p, min_p, draw. */
+typedef struct ds_request {
+    size_t struct_size;
+    const ds_token *prompt;        /* at least one token; ignored by ds_engine_chat */
+    size_t prompt_count;
+    uint32_t flags;                /* DS_REQUEST_… */
+    uint32_t max_new_tokens;       /* 0: until the context is full */
+    float temperature;             /* 0: always the most likely token; up to 100 */
+    uint32_t top_k;                /* of the k most likely; 0: off */
+    float top_p;                   /* of the most likely whose probabilities reach p, in (0, 1]; 0: off */
+    float min_p;                   /* of those at least min_p times as likely as the most likely, in [0, 1]; 0: off */
+    float repetition_penalty;      /* positive logits of tokens already seen are divided by it, negative ones multiplied; > 0; 0: off */
+    float presence_penalty;        /* subtracted from the logit of a token already seen */
+    float frequency_penalty;       /* subtracted for each time that it was seen */
+    uint32_t top_logprobs;         /* events carry the n most likely tokens; at most 64 */
+    uint64_t seed;                 /* a draw depends on it and on the position, on nothing else */
+    const ds_logit_bias *logit_bias;
+    size_t logit_bias_count;
+    const char *const *stop;       /* texts that end the answer and are not part of it; NUL-terminated, not empty, up to 1024 bytes each */
+    size_t stop_count;             /* at most 64 */
+    ds_thinking thinking;          /* for ds_engine_chat */
+    void *user;                    /* comes back in every event */
+} ds_request;
+
+/* Queues a request; everything it points to is copied. Requests are served first come, first served.
+ * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (prompt and one token do not fit the context or the pool), DS_ERR_BUSY (queue full; nothing was queued). */
+DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_request_id *id, ds_error *err);
+
+/* Ends a request at the next step, whatever its state, with an event of type DS_EVENT_DONE and finish DS_FINISH_CANCELLED. Cancelling twice is fine.
+ * Status: DS_ERR_ARGUMENT (no such request, or its last event was already handed out). */
+DS_API ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err);
+
+typedef enum ds_request_state { DS_STATE_QUEUED = 0, DS_STATE_PROMPT = 1, DS_STATE_ANSWER = 2, DS_STATE_DONE = 3 } ds_request_state;   /* done, or never submitted */
+
+typedef struct ds_request_status {
+    size_t struct_size;
+    ds_request_state state;
+    uint64_t prompt_tokens, prompt_tokens_done, new_tokens;
+} ds_request_status;
+DS_API ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status, ds_error *err);
+
+typedef enum ds_event_type {
+    DS_EVENT_TOKEN = 0,   /* a token of the answer */
+    DS_EVENT_SCORE = 1,   /* a position of a prompt that is being scored */
+    DS_EVENT_DONE = 2     /* the request's last event */
+} ds_event_type;
+
+typedef enum ds_channel { DS_CHANNEL_ANSWER = 0, DS_CHANNEL_THINKING = 1 } ds_channel;   /* thinking: between the tags, and the tags */
+
+typedef enum ds_finish {
+    DS_FINISH_NONE = 0,
+    DS_FINISH_STOP = 1,         /* an end token or a stop text */
+    DS_FINISH_LENGTH = 2,       /* max_new_tokens */
+    DS_FINISH_CONTEXT = 3,      /* the context is full */
+    DS_FINISH_CANCELLED = 4,
+    DS_FINISH_ERROR = 5,        /* event.status says why: DS_ERR_NUMERIC */
+    DS_FINISH_SCORED = 6        /* all of the prompt was scored */
+} ds_finish;
+
+typedef struct ds_token_logprob { ds_token token; float logprob; } ds_token_logprob;
+
+/* Pointers live until the next call of ds_engine_step or ds_engine_free. */
+typedef struct ds_event {
+    ds_request_id request;
+    void *user;
+    ds_event_type type;
+    ds_channel channel;
+    ds_token token;             /* TOKEN: the token. SCORE: the prompt's token at `position`. DONE: -1 */
+    float logprob;              /* natural logarithm, of the model's own distribution; SCORE: of the token after those before it (0 for the first) */
+    uint64_t position;          /* of the token in the sequence, the prompt's first being 0 */
+    const char *text;           /* what became complete with this event; a stop text's possible beginning is held back */
+    size_t text_size;
+    const ds_token_logprob *top;   /* most likely first */
+    size_t top_count;
+    const float *logits;        /* [vocabulary], raw: what `token` was chosen from (TOKEN); what follows `position` (SCORE). NULL unless asked for */
+    ds_finish finish;           /* DONE */
+    ds_status status;           /* DONE */
+    uint64_t prompt_tokens, thinking_tokens, answer_tokens;   /* so far; the end token is none of them */
+    double queue_seconds, prompt_seconds, answer_seconds;     /* DONE: waiting; to the first token; from there */
+} ds_event;
+
+/* Does one step of work for all requests that run: pieces of prompts, one token each for answers.
+ *   events, count   receive the step's events, in order of submission; may be none
+ * Status: DS_ERR_STATE (another thread is in step). With nothing to do it returns at once, without events. */
+DS_API ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err);
+
+typedef struct ds_engine_stats {
+    size_t struct_size;
+    uint64_t running, queued;
+    uint64_t pages_total, pages_free, pages_committed;
+    uint64_t steps, prompt_tokens, new_tokens;      /* since the engine was made */
+    uint32_t threads;
+    char isa[32];
+} ds_engine_stats;
+DS_API ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats, ds_error *err);
+
+/* ---- The short way ------------------------------------------------------------------------------------------------------------------------ */
+
+/* A piece of text; a return value other than 0 ends the answer (which is then no error). */
+typedef int (*ds_text_fn)(void *user, const char *text, size_t size);
+
+/* Conversation in, text out: renders the messages with the model's template, answers, calls `text` for every piece, tags of thinking included.
+ *   parameters   of the answer; NULL: temperature 0. Its prompt, SCORE flag and user are ignored
+ * Status: as ds_chat_tokenize and ds_engine_submit; DS_ERR_STATE when the engine has other requests; DS_ERR_NUMERIC. */
+DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
