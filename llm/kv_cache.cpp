@@ -1,0 +1,57 @@
+// The page pool. Invariant: a page is in the free list or owned by exactly one request, and every page handed out lies in committed memory.
+#include "kv_cache.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace ds {
+
+page_layout make_page_layout(const arch &a, const hparams &h, format type) {
+    page_layout p;
+    const kv_widths w = a.kv(h);
+    const size_t bytes = row_bytes(type, static_cast<uint64_t>(w.kv_heads * w.head_size * page_positions));
+    for (int64_t i = 0; i < h.layers; ++i) {
+        const int64_t at = static_cast<int64_t>(p.page_bytes);
+        p.layer.push_back({type, static_cast<int32_t>(w.kv_heads), static_cast<int32_t>(w.head_size), at, at + static_cast<int64_t>(bytes)});
+        p.page_bytes += 2 * bytes;
+    }
+    return p;
+}
+
+page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : page_bytes_(page_bytes), pages_(pages) {
+    free_.resize(static_cast<size_t>(pages));
+    std::iota(free_.rbegin(), free_.rend(), 0);    // low numbers first, so that committed memory stays low
+    if (host.alloc_fn) {
+        block_ = block(host, page_bytes * static_cast<size_t>(pages));
+        committed_ = pages;
+    } else {
+        reserved_ = os::reserved_memory(page_bytes * static_cast<size_t>(pages));
+    }
+}
+
+void *page_pool::data() const { return block_.data() ? block_.data() : reserved_.data(); }
+
+// Slabs of at least 32 MiB, so that growth is rare.
+void page_pool::grow(int64_t pages) {
+    if (pages <= committed_) return;
+    const int64_t slab = std::max<int64_t>(1, static_cast<int64_t>((size_t{32} << 20) / page_bytes_));
+    const int64_t want = std::min(pages_, (pages + slab - 1) / slab * slab);
+    reserved_.commit(static_cast<size_t>(want) * page_bytes_);
+    committed_ = want;
+}
+
+bool page_pool::take(int64_t n, std::vector<int32_t> &out) {
+    if (n > free_pages()) return false;
+    const auto first = free_.end() - n;
+    if (n > 0) grow(*std::max_element(first, free_.end()) + 1);
+    out.insert(out.end(), std::make_reverse_iterator(free_.end()), std::make_reverse_iterator(first));
+    free_.erase(first, free_.end());
+    return true;
+}
+
+void page_pool::give(std::vector<int32_t> &pages) {
+    free_.insert(free_.end(), pages.rbegin(), pages.rend());
+    pages.clear();
+}
+
+} // namespace ds

@@ -1,0 +1,83 @@
+// Loading: hyper-parameters by the architecture's reader, then each of its tensor rows is looked up, its shape and format checked, and bound to the
+// file's bytes. Nothing is copied but norms and biases in a foreign format.
+#include "model.h"
+
+#include <algorithm>
+
+namespace ds {
+
+const arch *arch_of(const gguf_file &f) {
+    const std::string_view name = f.get_string("general.architecture");
+    const arch *a = arch_by_name(name);
+    if (!a) throw error(status::unsupported, f.name() + ": general.architecture: is " + quoted(name.data(), name.size()) + ", known are " + architectures_known());
+    return a;
+}
+
+static const chat_template *choose_template(const gguf_file &f, const std::string &name) {
+    if (name.empty()) return chat_template_recognise(f.get_string("tokenizer.chat_template", ""));
+    const chat_template *t = chat_template_by_name(name);
+    if (!t) throw error(status::argument, "chat_template: is " + quoted(name) + ", known are " + chat_templates_known());
+    return t;
+}
+
+model::model(gguf_file f, const model_options &o) : file(std::move(f)), vocabulary(file), chat(choose_template(file, o.chat_template)) {
+    std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
+    for (const gguf_tensor &t : file.tensors()) {
+        parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
+        weight_bytes += t.bytes;
+        bytes[static_cast<size_t>(t.type)] += t.bytes;
+    }
+    main_format = static_cast<format>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
+    if (o.vocab_only) return;
+    architecture = arch_of(file);
+    h = architecture->read(file);
+    bind(o.host, o.progress);
+    if (o.override_rope) override_rope(o);
+    if (o.context) h.context = o.context;
+}
+
+void model::override_rope(const model_options &o) {
+    h.scaling = o.scaling;
+    h.rope_factor = o.rope_factor;
+    if (o.rope_original_context) h.original_context = o.rope_original_context;
+    weights.rope_divisors = nullptr;    // llama 3's divisors are a scaling too
+}
+
+void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress) {
+    weights.layer.resize(static_cast<size_t>(h.layers));
+    size_t bound = 0;
+    uint64_t done = 0;
+    for (const tensor_row &row : architecture->tensors(h)) {
+        const tensor *t = bind_row(row);
+        if (!t) continue;
+        ++bound;
+        (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
+        done += file.find_tensor(row.name)->bytes;
+        if (progress && !progress(done, weight_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
+    }
+    if (bound < file.tensors().size()) host.log(log_level::warning, "%s: %zu tensors are not used by architecture %s", file.name().c_str(), file.tensors().size() - bound, architecture->name);
+}
+
+const tensor *model::bind_row(const tensor_row &row) {
+    const gguf_tensor *found = file.find_tensor(row.name);
+    if (!found && row.optional) return nullptr;
+    if (!found) file.fail(row.name, "tensor is missing");
+    tensor t = make_tensor(found->type, row.ne);
+    const std::span<const int64_t> have(found->ne, static_cast<size_t>(found->rank));
+    if (!std::equal(have.begin(), have.end(), row.ne.begin(), row.ne.end()))
+        file.fail(row.name, "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
+    const bool number = info(found->type).runs && found->type != format::i32;
+    if (!number)
+        throw error(status::unsupported, file.name() + ": " + row.name + ": number format " + info(found->type).text + " cannot be computed with; those that can: " + formats_that_run());
+    t.data = const_cast<uint8_t *>(found->data);
+    if (row.stays_f32() && found->type != format::f32) {
+        std::vector<float> &values = decoded_.emplace_back();
+        values.resize(static_cast<size_t>(elements(t)));
+        decode_row(found->type, found->data, values.data(), values.size());
+        t = make_tensor(format::f32, row.ne);
+        t.data = values.data();
+    }
+    return &tensors_.emplace_back(t);
+}
+
+} // namespace ds

@@ -1,0 +1,48 @@
+// A loaded model: the file, its vocabulary, and its weights where they lie in the file. Immutable after loading.
+#pragma once
+
+#include "arch.h"
+#include "chat.h"
+
+#include <deque>
+#include <functional>
+
+namespace ds {
+
+struct model_options {
+    bool vocab_only = false;
+    int64_t context = 0;                        // 0: the file's
+    bool override_rope = false;
+    rope_scaling scaling = rope_scaling::none;  // with override_rope
+    double rope_factor = 1;
+    int64_t rope_original_context = 0;          // 0: the file's
+    std::string chat_template;                  // a name; empty: recognised from the file's text
+    ds::host host;
+    std::function<bool(uint64_t done, uint64_t total)> progress;   // of tensors bound, in bytes; may be empty
+};
+
+struct model {
+    model(gguf_file f, const model_options &o);
+    model(const model &) = delete;
+
+    gguf_file file;
+    tokenizer vocabulary;
+    const chat_template *chat = nullptr;        // null: not recognised
+    const arch *architecture = nullptr;         // null: vocabulary only
+    hparams h;
+    model_weights weights;
+    uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
+    format main_format = format::f32;           // that holds most bytes
+
+private:
+    void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
+    const tensor *bind_row(const tensor_row &row);
+    void override_rope(const model_options &o);
+    std::deque<tensor> tensors_;
+    std::deque<std::vector<float>> decoded_;    // norms and biases that the file holds in another format than f32
+};
+
+// The architecture that the file names. Throws status::unsupported, listing those known.
+const arch *arch_of(const gguf_file &f);
+
+} // namespace ds

@@ -1,0 +1,51 @@
+// From logits to a token. Everything that is summed is summed in integers, so a choice depends on the logits, the parameters, the seed and the
+// position alone.
+#pragma once
+
+#include "tokenizer.h"
+
+namespace ds {
+
+struct sampling {
+    float temperature = 0;            // 0: the most likely token
+    uint32_t top_k = 0;               // 0: off; likewise below
+    float top_p = 0, min_p = 0;
+    float repetition_penalty = 0, presence_penalty = 0, frequency_penalty = 0;
+    uint64_t seed = 0;
+    std::vector<std::pair<token_id, float>> bias;
+
+    bool penalises() const { return (repetition_penalty != 0 && repetition_penalty != 1) || presence_penalty != 0 || frequency_penalty != 0; }
+};
+
+struct token_logprob {
+    token_id token;
+    float logprob;
+};
+
+// Scratch for one choice, sized once for a vocabulary.
+class sampler {
+public:
+    explicit sampler(size_t vocab);
+    static size_t bytes(size_t vocab);
+
+    // `counts`: how often each token occurred so far, read only when s penalises. Throws status::numeric when a logit is NaN or +infinity.
+    token_id choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position);
+
+    // ln sum exp(logits): log-probabilities are logit minus it. Throws status::numeric likewise.
+    double log_sum(const float *logits);
+    // The n most likely, most likely first, ties by lowest id.
+    void top(const float *logits, double log_sum, size_t n, std::vector<token_logprob> &out);
+
+private:
+    struct candidate {
+        float logit;
+        token_id token;
+        int64_t weight;    // probability against the most likely, times 2^40
+    };
+    float largest(const float *logits) const;
+    size_t vocab_;
+    std::vector<float> adjusted_;
+    std::vector<candidate> candidates_;
+};
+
+} // namespace ds
