@@ -18,7 +18,10 @@ enum class token_kind : int32_t { undefined = 0, normal = 1, unknown = 2, contro
 
 class tokenizer {
 public:
-    explicit tokenizer(const gguf_file &file);      // throws status::format or status::unsupported naming key and value
+    static constexpr size_t max_text_bytes = size_t(512) << 20;
+
+    // Throws status::format or status::unsupported naming key and value. The tokenizer keeps views of the file's bytes, so `file` must outlive it.
+    explicit tokenizer(const gguf_file &file);
     ~tokenizer();
     tokenizer(const tokenizer &) = delete;
 
@@ -30,7 +33,8 @@ public:
         bool parse_special = false;  // control tokens' texts in the input become those tokens; else only user-defined ones do
     };
     // Appends the ids of `text` (any bytes; bad UTF-8 is encoded byte by byte) to `out`. `steps`, when not null, is increased by the
-    // number of elementary steps taken, so that a test can hold the work to linear.
+    // number of elementary steps taken, so that a test can hold the work to linear. Throws status::too_long for a text over max_text_bytes, and
+    // status::argument, naming the byte, where the vocabulary has no token for a byte and no unknown token; `out` then holds what came before.
     void encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps = nullptr) const;
 
     // The bytes of one token. Control tokens give their text when `special` is set, nothing otherwise. `t` must be in range.
@@ -55,7 +59,12 @@ private:
 // The split alone: byte lengths of the pieces of `text`, in order; for tests and for the converter's recognition of patterns.
 void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps = nullptr);
 bool pre_tokenizer_from_text(std::string_view name, pre_tokenizer *out);
+std::string_view pre_tokenizer_text(pre_tokenizer p);
 std::string pre_tokenizers_known();                 // "deepseek-llm, deepseek-coder, …" for messages
+
+// The pre-tokenizer whose patterns are `patterns`: the regular expressions of a tokenizer.json's pre_tokenizer section in their order, a Digits
+// step as "\p{N}" (individual_digits) or "\p{N}+", the ByteLevel step left out. False when none has them; qwen2 stands for deepseek-r1-qwen too.
+bool pre_tokenizer_recognise(std::span<const std::string> patterns, pre_tokenizer *out);
 
 // Turns a stream of tokens into text, holding back an incomplete UTF-8 sequence until it is complete or known to be broken
 // (then U+FFFD, one for each maximal ill-formed part, as Unicode 15 section 3.9 recommends).

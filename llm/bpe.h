@@ -1,0 +1,52 @@
+// Byte pair encoding over token ids: the table of merges, and the merging of one piece.
+// Merges are applied lowest rank first, leftmost first among equals, as Sennrich et al. (arXiv 1508.07909) define it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ds {
+
+class merge_table {
+public:
+    struct merge { int32_t left, right, result; };
+
+    merge_table() = default;
+    // `merges` in rank order; ids below `vocabulary`. Of two merges of one pair the later counts, as in the published tokenizers.
+    merge_table(std::vector<merge> merges, size_t vocabulary);
+
+    static constexpr uint32_t none = UINT32_MAX;
+    uint32_t rank(int32_t left, int32_t right) const;    // none when the pair does not merge
+    const merge &at(uint32_t rank) const { return merges_[rank]; }
+
+private:
+    struct entry { int32_t right; uint32_t rank; };
+    std::vector<merge> merges_;
+    std::vector<uint32_t> first_;    // [vocabulary + 1] where a left id's entries begin
+    std::vector<entry> entries_;     // of one left id sorted by right id: no hash, so no file can make look-ups slow
+};
+
+// Merges a piece's symbols. Its buffers are kept from piece to piece.
+class merger {
+public:
+    explicit merger(const merge_table &table) : table_(table) {}
+    void add(int32_t id) { symbols_.push_back({id, 0}); }
+    // Appends what the symbols added merge to, forgets them, and returns the steps taken.
+    uint64_t finish(std::vector<int32_t> &out);
+
+private:
+    struct symbol {
+        int32_t id;         // -1: merged into an earlier one
+        uint32_t before;
+        uint32_t after = 0;
+    };
+    void push(uint32_t left);
+
+    const merge_table &table_;
+    std::vector<symbol> symbols_;
+    std::vector<uint64_t> heap_;     // rank << 32 | index of the left symbol: the least comes first
+    uint64_t steps_ = 0;
+};
+
+} // namespace ds

@@ -1,0 +1,136 @@
+// Normalisation form C (Unicode Standard Annex 15) over the generated tables.
+// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks stays near-linear: the marks are
+// sorted, not bubbled, and a mark is blocked by remembering the class before it, not by looking back.
+#include "unicode.h"
+
+#include <algorithm>
+#include <iterator>
+#include <vector>
+
+namespace ds::unicode {
+
+namespace {
+
+// Hangul syllables compose and decompose by arithmetic (The Unicode Standard, section 3.12).
+constexpr uint32_t s_base = 0xac00, l_base = 0x1100, v_base = 0x1161, t_base = 0x11a7;
+constexpr uint32_t l_count = 19, v_count = 21, t_count = 28, s_count = l_count * v_count * t_count;
+
+struct element {
+    uint32_t value;
+    uint8_t combining;
+};
+
+uint8_t combining_class(uint32_t cp) {
+    auto const *r = std::lower_bound(std::begin(combining_ranges), std::end(combining_ranges), cp,
+                                     [](const combining_range &x, uint32_t c) { return x.last < c; });
+    return r != std::end(combining_ranges) && r->first <= cp ? r->value : 0;
+}
+
+const canonical_pair *decomposition(uint32_t cp) {
+    auto const *r = std::lower_bound(std::begin(canonical_pairs), std::end(canonical_pairs), cp,
+                                     [](const canonical_pair &x, uint32_t c) { return x.composed < c; });
+    return r != std::end(canonical_pairs) && r->composed == cp ? r : nullptr;
+}
+
+void decompose(uint32_t cp, std::vector<element> &out) {
+    if (cp - s_base < s_count) {
+        uint32_t const s = cp - s_base, t = s % t_count;
+        out.push_back({l_base + s / (v_count * t_count), 0});
+        out.push_back({v_base + s % (v_count * t_count) / t_count, 0});
+        if (t) out.push_back({t_base + t, 0});
+        return;
+    }
+    // Only the first half of a pair decomposes further, so the second halves wait in reverse order; the longest chain in Unicode has three.
+    uint32_t waiting[8];
+    int n = 0;
+    const canonical_pair *pair;
+    while ((pair = decomposition(cp)) && n < 8) {
+        if (pair->second) waiting[n++] = pair->second;
+        cp = pair->first;
+    }
+    out.push_back({cp, combining_class(cp)});
+    while (n > 0) {
+        cp = waiting[--n];
+        out.push_back({cp, combining_class(cp)});
+    }
+}
+
+void order(std::vector<element> &text) {
+    auto const starter = [](const element &e) { return e.combining == 0; };
+    for (auto at = text.begin(); at != text.end();) {
+        auto const first = std::find_if_not(at, text.end(), starter);
+        auto const last = std::find_if(first, text.end(), starter);
+        std::stable_sort(first, last, [](const element &a, const element &b) { return a.combining < b.combining; });
+        at = last;
+    }
+}
+
+// The code point that a and b compose to, 0 when there is none.
+uint32_t composition(uint32_t a, uint32_t b) {
+    if (a - l_base < l_count && b - v_base < v_count) return s_base + ((a - l_base) * v_count + (b - v_base)) * t_count;
+    if (a - s_base < s_count && (a - s_base) % t_count == 0 && b - t_base - 1 < t_count - 1) return a + (b - t_base);
+    uint64_t const key = uint64_t(a) << 32 | b;
+    auto const key_of = [](uint16_t i) { return uint64_t(canonical_pairs[i].first) << 32 | canonical_pairs[i].second; };
+    auto const *r = std::lower_bound(std::begin(composable), std::end(composable), key,
+                                     [&](uint16_t i, uint64_t k) { return key_of(i) < k; });
+    return r != std::end(composable) && key_of(*r) == key ? canonical_pairs[*r].composed : 0;
+}
+
+void compose(std::vector<element> &text) {
+    size_t starter = SIZE_MAX, n = 0;    // index of the last starter kept, and of what is kept
+    int before = -1;                     // class of the last one kept after that starter; -1 when nothing stands between
+    for (const element &e : text) {
+        if (starter != SIZE_MAX && before < int(e.combining)) {
+            if (uint32_t const both = composition(text[starter].value, e.value)) {
+                text[starter].value = both;
+                continue;
+            }
+        }
+        if (e.combining == 0) starter = n;
+        before = e.combining == 0 ? -1 : e.combining;
+        text[n++] = e;
+    }
+    text.resize(n);
+}
+
+} // namespace
+
+void append_utf8(uint32_t cp, std::string &out) {
+    if (cp >= limit) {
+        out += char(cp - limit);
+    } else if (cp < 0x80) {
+        out += char(cp);
+    } else if (cp < 0x800) {
+        out += {char(0xc0 | cp >> 6), char(0x80 | (cp & 0x3f))};
+    } else if (cp < 0x10000) {
+        out += {char(0xe0 | cp >> 12), char(0x80 | (cp >> 6 & 0x3f)), char(0x80 | (cp & 0x3f))};
+    } else {
+        out += {char(0xf0 | cp >> 18), char(0x80 | (cp >> 12 & 0x3f)), char(0x80 | (cp >> 6 & 0x3f)), char(0x80 | (cp & 0x3f))};
+    }
+}
+
+bool to_nfc(std::string_view text, std::string &out) {
+    const char *const end = text.data() + text.size();
+    uint8_t seen = 0;
+    for (const char *p = text.data(); p < end;) {
+        code_point const c = decode(p, end);
+        seen |= class_of(c.value);
+        p += c.bytes;
+    }
+    if (!(seen & unsettled)) return false;
+    std::vector<element> elements;
+    elements.reserve(text.size());
+    for (const char *p = text.data(); p < end;) {
+        code_point const c = decode(p, end);
+        decompose(c.value, elements);
+        p += c.bytes;
+    }
+    order(elements);
+    compose(elements);
+    out.clear();
+    out.reserve(text.size());
+    for (const element &e : elements) append_utf8(e.value, out);
+    return true;
+}
+
+} // namespace ds::unicode
