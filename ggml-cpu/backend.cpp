@@ -1,0 +1,127 @@
+// The CPU backend: its options, the choice of instruction set and variants, and the loop over a graph's nodes. Which variant runs a node depends on the
+// node and the options alone, never on the number of threads, and every variant gives the same bits.
+
+#include "cpu.h"
+#include "variants.h"
+
+#include "../tensor/os.h"
+
+#include <cassert>
+#include <cstring>
+
+namespace ds {
+
+static constexpr const isa *all_isas[] = {    // best first
+#ifdef DS_X86_KERNELS
+    &isa_avx512_vnni, &isa_avx512, &isa_avx2,
+#endif
+    &isa_scalar,
+};
+
+variants cpu_variants(op k) {
+    static constexpr const variants *lists[] = {
+#define DS_OP(name, ...) &name##_variants,
+#include "../tensor/ops.def"
+#undef DS_OP
+    };
+    return *lists[static_cast<size_t>(k)];
+}
+
+void run_reference(cpu &, const node &n, char *) { info(n.kind).reference(n); }
+
+static const variant &choose(const cpu &c, const node &n) {
+    const variant *forced = c.forced[static_cast<size_t>(n.kind)];
+    if (forced && forced->fits(c, n)) return *forced;
+    const variants list = cpu_variants(n.kind);
+    const variant *v = list.data();
+    while (!v->fits(c, n)) ++v;     // the last one, the reference, always does
+    return *v;
+}
+
+// ---- The table of functions
+
+static cpu &self(backend *b) { return *static_cast<cpu *>(b); }
+static const cpu &self(const backend *b) { return *static_cast<const cpu *>(b); }
+
+static void cpu_free(backend *b) { delete &self(b); }
+static void *cpu_alloc(backend *b, size_t bytes) { return self(b).host.alloc(bytes, block::alignment); }
+static void cpu_release(backend *b, void *p, size_t bytes) { self(b).host.release(p, bytes, block::alignment); }
+static void cpu_copy(backend *, void *dst, const void *src, size_t bytes) {
+    if (bytes) std::memcpy(dst, src, bytes);
+}
+
+// The most that any variant would take: a plan made for the largest shape must hold for smaller ones, which other variants may run.
+static size_t cpu_work_bytes(const backend *b, const node &n) {
+    size_t most = 0;
+    for (const variant &v : cpu_variants(n.kind))
+        if (v.work_bytes) most = std::max(most, v.work_bytes(self(b), n));
+    return most;
+}
+
+static bool cpu_run(backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {
+    const os::default_float_mode mode;
+    for (const node &n : g.nodes()) {
+        if (stop && stop->load(std::memory_order_relaxed)) return false;
+        choose(self(b), n).run(self(b), n, static_cast<char *>(work));
+    }
+    return true;
+}
+
+static const char *cpu_variant(const backend *b, const node &n) { return choose(self(b), n).name; }
+
+static constexpr backend_fns functions = {"cpu",    true,           cpu_free, cpu_alloc,  cpu_release, cpu_copy,
+                                          cpu_copy, cpu_work_bytes, cpu_run,  cpu_variant};
+
+// ---- Options
+
+std::vector<const char *> cpu_isas() {
+    std::vector<const char *> names;
+    for (const isa *i : all_isas)
+        if (i->available()) names.push_back(i->name);
+    return names;
+}
+
+static const isa *find_isa(const char *name) {
+    std::string known;
+    for (const isa *i : all_isas) {
+        if (!i->available()) continue;
+        if (!name || std::strcmp(name, i->name) == 0) return i;
+        known += (known.empty() ? "" : ", ") + std::string(i->name);
+    }
+    throw error(status::argument, "no instruction set " + quoted(name) + " here; there are: " + known);
+}
+
+static bool find_op(const std::string &name, op *out) {
+    for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
+        *out = static_cast<op>(k);
+        if (name == info(*out).name) return true;
+    }
+    return false;
+}
+
+static const variant *find_variant(op k, const std::string &name) {
+    std::string known;
+    for (const variant &v : cpu_variants(k)) {
+        if (name == v.name) return &v;
+        known += (known.empty() ? "" : ", ") + std::string(v.name);
+    }
+    throw error(status::argument, format_text("%s has no variant ", info(k).name) + quoted(name) + "; there are: " + known);
+}
+
+backend_ptr cpu_backend(const cpu_options &o) {
+    if (o.threads > thread_pool::max_threads) throw error(status::argument, format_text("%u threads; at most %u", o.threads, thread_pool::max_threads));
+    const unsigned threads = o.threads ? o.threads : std::min(os::processor_count(), thread_pool::max_threads);
+    auto c = std::make_unique<cpu>(o.host, find_isa(o.isa), threads);
+    c->fn = &functions;
+    for (const auto &[name, variant_name] : o.force) {
+        op k;
+        if (!find_op(name, &k)) throw error(status::argument, "no operation " + quoted(name));
+        c->forced[static_cast<size_t>(k)] = find_variant(k, variant_name);
+    }
+    return backend_ptr(c.release());
+}
+
+unsigned cpu_threads(const backend &b) { return self(&b).pool.size(); }
+const char *cpu_isa(const backend &b) { return self(&b).vec->name; }
+
+} // namespace ds

@@ -1,0 +1,79 @@
+// What an instruction set gives: one table of kernels over plain pointers, which know vectors and neither threads nor tensors. Every table gives the same
+// bits (tensor/numerics.h), and no kernel touches a byte outside the arrays that it was given.
+#pragma once
+
+#include "../../tensor/ops.h"
+
+namespace ds {
+
+// Float products: y[i * y_stride + j] = dot of weight row j and activation row i, + bias[j].
+struct dot_args {
+    const char *w;
+    size_t w_stride;          // bytes
+    const float *x;
+    size_t x_stride;          // floats
+    float *y;
+    size_t y_stride;          // floats
+    const float *bias;        // or null
+    size_t k, weights, rows;
+};
+
+// Q8_0 products of the same shape; x are rows that q8_quantize wrote.
+struct q8_args {
+    const char *w;
+    size_t w_stride;          // bytes
+    const char *x;
+    size_t x_stride;          // bytes
+    float *y;
+    size_t y_stride;          // floats
+    const float *bias;        // or null
+    size_t blocks, weights, rows;
+};
+
+// One page's part in the attention of some query rows that share keys and values. Row r sees the page's first seen[r] positions, 0 to 64, never fewer
+// than the row before it.
+struct attend_args {
+    const float *q;           // [rows][head_size]
+    float *out;               // [rows][head_size], sums so far
+    float *max, *sum;         // [rows], so far
+    float *weights;           // [rows][64], scratch
+    const int32_t *seen;      // [rows]
+    const char *k, *v;        // [head_size][64], [64][head_size]
+    size_t rows, head_size;
+    float scale;              // attention_scale
+    bool first;               // the sequence's first page
+};
+
+struct isa {
+    const char *name;
+    bool (*available)();      // on this machine
+
+    void (*add)(const float *a, const float *b, float *y, size_t n);
+    void (*gated)(unary f, const float *gate, const float *up, float *y, size_t n);
+    void (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
+    // The pairs (a[i], b[i]), or the pairs (a[2i], a[2i + 1]).
+    void (*rope_halves)(const float *a, const float *b, const float *cosine, const float *sine, float *ya, float *yb, size_t pairs);
+    void (*rope_adjacent)(const float *a, const float *cosine, const float *sine, float *y, size_t pairs);
+    void (*encode_f16)(const float *x, uint16_t *y, size_t n);
+
+    void (*dot_f32)(const dot_args &);
+    void (*dot_f16)(const dot_args &);
+    void (*dot_bf16)(const dot_args &);
+
+    size_t q8_x_bytes;        // of one quantized block of activations
+    size_t q8_tile_weights;   // rows of weights that a tile takes
+    size_t q8_tile_bytes;     // of one block's width of a tile
+    void (*q8_quantize)(const float *x, char *y, size_t blocks);
+    void (*q8_rows)(const q8_args &);                           // few rows of activations: weights are read where they lie
+    void (*q8_tile)(const q8_args &, char *tile);               // many: at most q8_tile_weights of weights, repacked into `tile` (q8_tile_blocks wide)
+
+    void (*attend_f32)(const attend_args &);
+    void (*attend_f16)(const attend_args &);
+    void (*divide)(const float *x, float divisor, float *y, size_t n);
+};
+
+constexpr size_t q8_tile_blocks = 64;     // a tile's width: 32 weight rows of 2048 bytes stay in a second-level cache
+
+extern const isa isa_scalar;
+
+} // namespace ds

@@ -1,0 +1,10 @@
+// attention on the CPU.
+
+#include "../variants.h"
+
+namespace ds {
+
+static constexpr variant list[] = {reference_variant};
+constexpr variants attention_variants = list;
+
+} // namespace ds

@@ -1,0 +1,10 @@
+// matmul on the CPU.
+
+#include "../variants.h"
+
+namespace ds {
+
+static constexpr variant list[] = {reference_variant};
+constexpr variants matmul_variants = list;
+
+} // namespace ds

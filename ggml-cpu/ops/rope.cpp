@@ -1,0 +1,10 @@
+// rope on the CPU.
+
+#include "../variants.h"
+
+namespace ds {
+
+static constexpr variant list[] = {reference_variant};
+constexpr variants rope_variants = list;
+
+} // namespace ds

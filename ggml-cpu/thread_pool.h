@@ -1,0 +1,50 @@
+// Threads that share out numbered tasks. The caller of `run` is one of them, so a pool of one has no thread of its own.
+#pragma once
+
+#include "../tensor/base.h"
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+namespace ds {
+
+class thread_pool {
+public:
+    static constexpr unsigned max_threads = 1024;
+
+    explicit thread_pool(unsigned threads);     // 1 to max_threads; throws status::io when the system gives no thread
+    thread_pool(const thread_pool &) = delete;
+    ~thread_pool();
+    unsigned size() const { return static_cast<unsigned>(threads_.size()) + 1; }
+
+    // f(task, worker) for every task in [0, tasks), each once, in any order, by any worker in [0, size()); returns when all are done. One run at a
+    // time. f must not throw.
+    template <class F> void run(size_t tasks, const F &f) {
+        if (tasks <= 1 || threads_.empty()) {
+            for (size_t i = 0; i < tasks; ++i) f(i, 0u);
+            return;
+        }
+        share({[](const void *context, size_t task, unsigned worker) { (*static_cast<const F *>(context))(task, worker); }, &f, tasks});
+    }
+
+private:
+    struct job {
+        void (*fn)(const void *context, size_t task, unsigned worker);
+        const void *context;
+        size_t tasks;
+    };
+    void share(const job &j);
+    void work(unsigned worker);
+    void serve(unsigned worker);
+    void end();
+
+    std::vector<std::thread> threads_;
+    job job_ = {};                                       // written while the door is shut and nobody is inside
+    alignas(64) std::atomic<size_t> next_ = 0;           // the first task that nobody has taken
+    alignas(64) std::atomic<uint32_t> door_ = 0;         // open_bit while there are tasks to take; below it, how many workers are inside
+    alignas(64) std::atomic<uint32_t> bell_ = 0;         // counts jobs; idle workers watch it, then sleep on it
+    std::atomic<bool> quit_ = false;
+};
+
+} // namespace ds

@@ -1,0 +1,51 @@
+// How an operation runs on the CPU: an ordered list of variants, best first, the last of which is always the reference forward. What is supported,
+// dispatched and tested is this one list. ops/<op>.cpp defines <op>_variants.
+#pragma once
+
+#include "isa/isa.h"
+#include "thread_pool.h"
+
+#include "../tensor/backend.h"
+
+namespace ds {
+
+struct variant;
+
+struct cpu : backend {
+    ds::host host;
+    const isa *vec;
+    thread_pool pool;
+    const variant *forced[static_cast<size_t>(op::count)] = {};
+
+    cpu(const ds::host &h, const isa *vec, unsigned threads) : host(h), vec(vec), pool(threads) {}
+};
+
+struct variant {
+    const char *name;
+    bool (*fits)(const cpu &, const node &);              // it can run this node, and those before it in the list would be no better
+    size_t (*work_bytes)(const cpu &, const node &);      // null: none. Grows with every dimension, whether the variant fits or not
+    void (*run)(cpu &, const node &, char *work);
+};
+
+using variants = std::span<const variant>;
+#define DS_OP(name, ...) extern const variants name##_variants;
+#include "../tensor/ops.def"
+#undef DS_OP
+variants cpu_variants(op k);
+
+// The slow and obvious forward, on the caller's thread.
+void run_reference(cpu &, const node &n, char *);
+constexpr variant reference_variant = {"reference", [](const cpu &, const node &) { return true; }, nullptr, run_reference};
+
+// Work below this many nanoseconds, by the operation's own estimate, is done sooner by one thread than by several.
+constexpr int64_t worth_sharing = 4000;
+
+inline size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+// f(begin, end, worker) over [0, n) in parts; one part when `nanoseconds` of work in all are not worth sharing.
+template <class F> void share_range(cpu &c, size_t n, int64_t nanoseconds, const F &f) {
+    const size_t parts = nanoseconds < worth_sharing ? 1 : std::min<size_t>(n, 4 * c.pool.size());
+    c.pool.run(parts, [&](size_t part, unsigned worker) { f(n * part / parts, n * (part + 1) / parts, worker); });
+}
+
+} // namespace ds
