@@ -1,0 +1,236 @@
+# Builds the library, the tools, the examples and the tests; `make help` lists what there is to ask for.
+# Sources are found by folder: a file that arrives or goes needs no line here, and what was made of the old set is made anew.
+# CC, CXX, CPPFLAGS, CFLAGS, CXXFLAGS, LDFLAGS, PREFIX and DESTDIR are the caller's. The flags that the results depend on come
+# after them: every result is defined to the bit (tensor/numerics.h), so products may never be contracted behind our back.
+# There is no -march here either: code for one instruction set lives in target regions of ggml-cpu/isa and is chosen at run time.
+
+config ?= release
+configs := release debug sanitize thread scalar
+ifeq ($(filter $(config),$(configs)),)
+$(error config=$(config) is not known; there are: $(configs))
+endif
+
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)    # a -j of the caller's comes first
+endif
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+# The first compiler there is, unless the caller chose one; and the C compiler that belongs to it.
+ifeq ($(origin CXX),default)
+CXX := $(firstword $(foreach c,g++ clang++,$(if $(shell command -v $c 2>/dev/null),$c)) g++)
+endif
+ifeq ($(origin CC),default)
+CC := $(or $(filter-out $(CXX),$(subst g++,gcc,$(subst clang++,clang,$(CXX)))),cc)
+endif
+export CC CXX
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+
+# 0.1 of deepseek.h; a program built against 0.x asks the dynamic linker for libdeepseek.so.0
+VERSION := $(shell awk '/^.define DS_VERSION_(MAJOR|MINOR) / { v = v d $$3; d = "." } END { print v }' deepseek.h 2>/dev/null)
+VERSION := $(or $(VERSION),0.1)
+SONAME := libdeepseek.so.$(firstword $(subst ., ,$(VERSION)))
+
+# ---- Where things lie: build/bin, build/lib, and build/<config>/… for every other configuration
+
+B := $(if $(filter release,$(config)),build,build/$(config))
+OBJ := $(B)/obj
+BIN := $(B)/bin
+LIB := $(B)/lib
+STATIC := $(LIB)/libdeepseek.a
+SHARED := $(LIB)/libdeepseek.so.$(VERSION)
+
+# ---- Flags
+
+SAN := -fsanitize=address,undefined,leak -fno-sanitize-recover=all -fno-omit-frame-pointer
+MODE_release := -O2 -DNDEBUG
+MODE_scalar := -O2 -DNDEBUG -DDS_SCALAR_ONLY
+MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
+MODE_sanitize := -O1 -g -D_GLIBCXX_ASSERTIONS $(SAN)
+MODE_thread := -O1 -g -fsanitize=thread
+LINK_sanitize := $(SAN)
+LINK_thread := -fsanitize=thread
+
+FIRST := $(MODE_$(config)) -Wall -Wextra
+LAST := -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno
+COMPILE_C = $(CC) $(FIRST) $(CPPFLAGS) $(CFLAGS) -std=c11 $(LAST)
+COMPILE_CXX = $(CXX) $(FIRST) $(CPPFLAGS) $(CXXFLAGS) -std=c++20 -fvisibility-inlines-hidden $(LAST)
+LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
+
+# Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these two:
+$(OBJ)/examples/%.o: HERE := -I.
+$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"'
+
+# ---- Sources
+
+objects = $(patsubst %,$(OBJ)/%.o,$(basename $1))
+LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find tensor ggml-cpu llm -name '*.cpp')))
+QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
+EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
+BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
+# The thread sanitizer is for what runs on several threads.
+TESTS := $(if $(filter thread,$(config)),$(wildcard tests/main.cpp tests/test_engine*.cpp tests/test_thread*.cpp),$(wildcard tests/*.cpp))
+TESTS_O := $(call objects,$(TESTS))
+OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c)
+
+# ---- What to ask for
+
+#   make [lib]     the library: static and shared
+lib: $(STATIC) $(LIB)/libdeepseek.so
+
+#   make chat      the library and the chat example, and a chat with the bundled model (or with MODEL=file.gguf)
+MODEL ?= models/tiny-r1.gguf
+chat: lib $(BIN)/chat
+	@$(BIN)/chat $(MODEL)
+
+#   make test      builds and runs every test
+test: $(BIN)/deepseek-tests $(BIN)/side_by_side $(LIB)/libdeepseek.so $(STATIC)
+	@tests/run $(config) $(B)
+
+#   make tools     quantize, the examples, bench
+tools: lib $(BIN)/quantize $(BIN)/bench examples
+examples: $(EXAMPLES:%=$(BIN)/%)
+
+#   make bench     tokens a second and GB/s, of MODEL=file.gguf
+bench: $(BIN)/bench
+	@$(BIN)/bench $(MODEL)
+
+#   make interop   runs our files in llama.cpp, where node and npm are found
+interop: lib tools
+	@if [ -x tests/interop/run ]; then tests/interop/run $(BIN); else echo "interop: there is no tests/interop/run"; fi
+
+#   make deps      prints and installs what is missing: Debian packages, as root or through sudo
+deps:
+	@tests/deps g++ doctest-dev nlohmann-json3-dev libcli11-dev pkg-config cmake
+
+#   make install   header, libraries, pkg-config file, CMake package, to $(DESTDIR)$(PREFIX)
+#   make clean     removes build/
+clean:
+	rm -rf build
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo 'config=release|debug|sanitize|thread|scalar   another build, in build/<config>; V=1 shows the commands'
+
+.PHONY: lib chat test tools examples bench interop deps install clean help compiler packages FORCE
+.DEFAULT_GOAL := lib
+
+# ---- How things are made
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $1 $@)
+
+# Rewritten only when the text changes, so that what depends on them is made anew exactly then.
+$(OBJ)/settings: text = $(COMPILE_C) | $(COMPILE_CXX) | $(LINK) | $(CURDIR) | $(VERSION)
+$(OBJ)/sources: text = $(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O)
+$(OBJ)/settings $(OBJ)/sources: FORCE | $(OBJ)
+	@$(file >$@.new,$(text))if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+$(OBJ) $(BIN) $(LIB):
+	@mkdir -p $@
+
+# Silent where nothing is missing. The library and the examples need a compiler and no package.
+compiler:
+	@tests/deps g++
+packages: compiler
+	@tests/deps doctest-dev nlohmann-json3-dev libcli11-dev
+$(QUANTIZE_O) $(TESTS_O) $(BENCH_O): | packages
+
+$(OBJ)/%.o: %.cpp $(OBJ)/settings | compiler
+	$(call say,CXX)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE_CXX) $(HERE) -MMD -MP -c -o $@ $<
+$(OBJ)/%.o: %.c $(OBJ)/settings | compiler
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE_C) $(HERE) -MMD -MP -c -o $@ $<
+-include $(patsubst %.o,%.d,$(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O) $(OTHER_O))
+
+$(STATIC): $(LIB_O) $(OBJ)/settings $(OBJ)/sources | $(LIB)
+	$(call say,AR)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $(LIB_O)
+
+# Only ds_* leaves the library: hidden visibility does not cover the standard library's templates, the version script does.
+$(OBJ)/exports: Makefile | $(OBJ)
+	@echo '{ global: ds_*; local: *; };' >$@
+$(SHARED): $(LIB_O) $(OBJ)/settings $(OBJ)/sources $(OBJ)/exports | $(LIB)
+	$(call say,LINK)
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script,$(OBJ)/exports -o $@ $(LIB_O)
+$(LIB)/libdeepseek.so: $(SHARED)
+	@ln -sf $(<F) $(LIB)/$(SONAME)
+	@ln -sf $(SONAME) $@
+
+PROGRAMS := $(addprefix $(BIN)/,$(EXAMPLES) quantize bench deepseek-tests)
+$(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
+$(BIN)/quantize: $(QUANTIZE_O)
+$(BIN)/bench: $(BENCH_O)
+$(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
+$(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC)
+# It opens the shared library itself, twice, and is linked to nothing.
+$(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) -ldl
+
+# ---- Installing. CMakeLists.txt describes the same package to CMake; .ci/run compares what the two install.
+
+define pkg_config_file
+prefix=$(PREFIX)
+libdir=$(LIBDIR)
+includedir=$(INCLUDEDIR)
+
+Name: deepseek
+Description: Runs language models of the DeepSeek-R1 family from GGUF files
+Version: $(VERSION)
+Libs: -L$${libdir} -ldeepseek
+Libs.private: -lstdc++ -lm -pthread
+Cflags: -I$${includedir}
+endef
+
+# deepseek::deepseek is the shared library; deepseek::static is there by name. Found by its own place, so that the tree may be moved.
+define cmake_package
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+if(NOT TARGET deepseek::deepseek)
+  get_filename_component(deepseek_lib "$${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
+  get_filename_component(deepseek_include "$${CMAKE_CURRENT_LIST_DIR}/$(shell realpath -m --relative-to=$(LIBDIR)/cmake/deepseek $(INCLUDEDIR))" ABSOLUTE)
+  add_library(deepseek::shared SHARED IMPORTED)
+  set_target_properties(deepseek::shared PROPERTIES IMPORTED_SONAME $(SONAME)
+    IMPORTED_LOCATION "$${deepseek_lib}/$(notdir $(SHARED))" INTERFACE_INCLUDE_DIRECTORIES "$${deepseek_include}")
+  add_library(deepseek::static STATIC IMPORTED)
+  set_target_properties(deepseek::static PROPERTIES IMPORTED_LINK_INTERFACE_LANGUAGES CXX INTERFACE_LINK_LIBRARIES Threads::Threads
+    IMPORTED_LOCATION "$${deepseek_lib}/libdeepseek.a" INTERFACE_INCLUDE_DIRECTORIES "$${deepseek_include}")
+  add_library(deepseek::deepseek INTERFACE IMPORTED)
+  target_link_libraries(deepseek::deepseek INTERFACE deepseek::shared)
+endif()
+endef
+
+# Before 1.0 a minor version may break what was built against another.
+define cmake_version
+set(PACKAGE_VERSION $(VERSION))
+if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+  set(PACKAGE_VERSION_EXACT TRUE)
+endif()
+if("$${PACKAGE_FIND_VERSION_MAJOR}.$${PACKAGE_FIND_VERSION_MINOR}" VERSION_EQUAL PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+endef
+
+D := $(DESTDIR)$(LIBDIR)
+install: export pkg_config_file := $(pkg_config_file)
+install: export cmake_package := $(cmake_package)
+install: export cmake_version := $(cmake_version)
+install: lib
+	install -d "$(DESTDIR)$(INCLUDEDIR)" "$(D)/pkgconfig" "$(D)/cmake/deepseek"
+	install -m 644 deepseek.h "$(DESTDIR)$(INCLUDEDIR)"
+	install -m 644 $(STATIC) $(SHARED) "$(D)"
+	ln -sf $(notdir $(SHARED)) "$(D)/$(SONAME)"
+	ln -sf $(SONAME) "$(D)/libdeepseek.so"
+	printf '%s\n' "$$pkg_config_file" >"$(D)/pkgconfig/deepseek.pc"
+	printf '%s\n' "$$cmake_package" >"$(D)/cmake/deepseek/deepseekConfig.cmake"
+	printf '%s\n' "$$cmake_version" >"$(D)/cmake/deepseek/deepseekConfigVersion.cmake"
