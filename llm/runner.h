@@ -1,0 +1,51 @@
+// Runs steps: rows in, logits out. Memory for the largest step is planned and taken at construction; a step of any size takes none.
+#pragma once
+
+#include "../tensor/plan.h"
+#include "kv_cache.h"
+#include "model.h"
+
+namespace ds {
+
+struct step_sizes {
+    int64_t rows = 0, logits = 0;            // of a step, at most
+    int64_t sequences = 0, sequence_pages = 0;
+    int64_t pool_pages = 0;
+};
+
+class runner {
+public:
+    // The graph's bytes for these sizes, without taking any.
+    struct bytes { size_t activations, work, inputs; };
+    static bytes measure(const model &m, const page_layout &layout, const step_sizes &s, const backend &b);
+
+    runner(const model &m, page_layout layout, const step_sizes &s, backend_ptr b, const ds::host &host, void *pages);
+
+    // Inputs of the next step, filled by the caller: one entry a row, and the pages of each sequence.
+    std::span<int32_t> ids() { return array(0); }
+    std::span<int32_t> positions() { return array(1); }
+    std::span<int32_t> sequence() { return array(2); }
+    std::span<int32_t> slots() { return array(3); }
+    std::span<int32_t> outputs() { return {inputs_ + 4 * sizes_.rows, static_cast<size_t>(sizes_.logits)}; }
+    int32_t *table(int64_t sequence) { return inputs_ + 4 * sizes_.rows + sizes_.logits + sequence * sizes_.sequence_pages; }
+
+    // Logits [outputs, vocabulary] of the first `rows` rows and `outputs` outputs, in memory that the next run overwrites.
+    const float *run(int64_t rows, int64_t outputs);
+    const backend &device() const { return *backend_; }
+
+private:
+    std::span<int32_t> array(int64_t i) { return {inputs_ + i * sizes_.rows, static_cast<size_t>(sizes_.rows)}; }
+    const model &model_;
+    page_layout layout_;
+    step_sizes sizes_;
+    backend_ptr backend_;
+    graph graph_;
+    plan plan_;
+    block input_block_, arena_, work_;
+    int32_t *inputs_;
+    void *pages_;
+    int64_t built_rows_ = 0, built_outputs_ = 0;    // what graph_ now stands for
+    const tensor *logits_ = nullptr;
+};
+
+} // namespace ds
