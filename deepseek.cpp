@@ -1,0 +1,617 @@
+// The C boundary: handles, argument checks, the one guard that turns exceptions into statuses, and the list of backends. No maths.
+// deepseek.h is the manual; what is checked here is what it promises.
+#include "deepseek.h"
+
+#include "ggml-cpu/cpu.h"
+#include "llm/engine.h"
+
+#include <algorithm>
+
+using namespace ds;
+
+struct ds_model {
+    std::shared_ptr<const model> m;
+    std::vector<std::string> keys;      // NUL-terminated, for ds_model_metadata_key
+};
+
+struct ds_decoder {
+    std::shared_ptr<const model> m;
+    bool special;
+    utf8_stream stream;
+    std::string text;
+};
+
+struct ds_engine {
+    std::unique_ptr<engine> e;
+    std::vector<ds_event> events;
+};
+
+// ---- Where two lists must agree -----------------------------------------------------------------------------------------------------------------
+
+static_assert(DS_OK == int(status::ok) && DS_ERR_ARGUMENT == int(status::argument) && DS_ERR_IO == int(status::io) && DS_ERR_FORMAT == int(status::format));
+static_assert(DS_ERR_UNSUPPORTED == int(status::unsupported) && DS_ERR_MEMORY == int(status::memory) && DS_ERR_CANCELLED == int(status::cancelled));
+static_assert(DS_ERR_BUFFER == int(status::buffer) && DS_ERR_TOO_LONG == int(status::too_long) && DS_ERR_NUMERIC == int(status::numeric));
+static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) && DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal));
+static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) && DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
+static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) && DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
+static_assert(DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
+static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) && DS_EVENT_DONE == int(event_type::done));
+static_assert(DS_STATE_QUEUED == int(request_state::queued) && DS_STATE_PROMPT == int(request_state::prompt) && DS_STATE_ANSWER == int(request_state::answer) && DS_STATE_DONE == int(request_state::done));
+static_assert(sizeof(ds_token_logprob) == sizeof(token_logprob) && sizeof(ds_token) == sizeof(token_id));
+
+// ---- The guard and the checks -------------------------------------------------------------------------------------------------------------------
+
+static ds_status fail(ds_error *err, status code, const char *text) noexcept {
+    if (err) {
+        err->status = static_cast<ds_status>(code);
+        size_t n = strnlen(text, sizeof err->message - 1);
+        while (n > 0 && n == sizeof err->message - 1 && (static_cast<unsigned char>(text[n]) & 0xc0) == 0x80) --n;    // not inside a character
+        std::memcpy(err->message, text, n);
+        err->message[n] = 0;
+    }
+    return static_cast<ds_status>(code);
+}
+
+template <class F> static ds_status guard(ds_error *err, F &&body) noexcept {
+    try {
+        body();
+        if (err) *err = {DS_OK, ""};
+        return DS_OK;
+    } catch (const error &e) {
+        return fail(err, e.code, e.what());
+    } catch (const std::bad_alloc &) {
+        return fail(err, status::memory, "out of memory");
+    } catch (const std::exception &e) {
+        return fail(err, status::internal, e.what());
+    } catch (...) {
+        return fail(err, status::internal, "an exception of unknown type");
+    }
+}
+
+static void require(bool ok, const char *text) {
+    if (!ok) throw error(status::argument, text);
+}
+#define REQUIRE_POINTER(p) require((p) != nullptr, #p ": is NULL")
+
+// The caller's configuration; a longer one of a later version is fine as long as what we do not know is zero.
+template <class T> static T read_config(const T *c, const char *name) {
+    T out{};
+    if (!c) return out;
+    size_t size;
+    std::memcpy(&size, c, sizeof size);
+    if (size < sizeof(T) || size > 65536) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, size, sizeof(T)));
+    const char *bytes = reinterpret_cast<const char *>(c);
+    for (size_t i = sizeof(T); i < size; ++i)
+        if (bytes[i]) throw error(status::argument, format_text("%s: byte %zu is set, which this version of the library does not know", name, i));
+    std::memcpy(&out, c, sizeof out);
+    return out;
+}
+
+// For structures that we fill: struct_size must be ours or later.
+template <class T> static void write_info(T *to, T from, const char *name) {
+    if (to->struct_size < sizeof(T)) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, to->struct_size, sizeof(T)));
+    from.struct_size = to->struct_size;
+    std::memcpy(to, &from, sizeof from);
+}
+
+static void check_flags(uint32_t flags, uint32_t known, const char *name) {
+    if (flags & ~known) throw error(status::argument, format_text("%s: has unknown bits, 0x%x", name, flags & ~known));
+}
+
+template <class T> static void hand_out(std::span<const T> from, T *to, size_t capacity, size_t *size, const char *what) {
+    *size = from.size();
+    if (from.size() > capacity) throw error(status::buffer, format_text("%s: needs room for %zu, has %zu", what, from.size(), capacity));
+    if (!from.empty()) std::memcpy(to, from.data(), from.size_bytes());
+}
+static void hand_out_text(const std::string &from, char *to, size_t capacity, size_t *size) {
+    hand_out(std::span<const char>(from.data(), from.size()), to, capacity, size, "buffer");
+}
+
+static ds::host host_of(const ds_host &h) {
+    require(!h.alloc == !h.free, "host: alloc and free must both be set, or neither");
+    ds::host out;
+    out.alloc_fn = h.alloc;
+    out.free_fn = h.free;
+    out.alloc_user = h.alloc_user;
+    out.log_fn = reinterpret_cast<void (*)(void *, int, const char *)>(h.log);
+    out.log_user = h.log_user;
+    return out;
+}
+
+// ---- Version and status -------------------------------------------------------------------------------------------------------------------------
+
+const char *ds_version(void) { return DS_VERSION; }
+uint32_t ds_abi_version(void) { return DS_ABI_VERSION; }
+
+const char *ds_status_name(ds_status s) {
+    static const char *const names[] = {"DS_OK", "DS_ERR_ARGUMENT", "DS_ERR_IO", "DS_ERR_FORMAT", "DS_ERR_UNSUPPORTED", "DS_ERR_MEMORY", "DS_ERR_CANCELLED",
+                                        "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC", "DS_ERR_STATE", "DS_ERR_BUSY", "DS_ERR_DEVICE", "DS_ERR_INTERNAL"};
+    const auto i = static_cast<size_t>(s);
+    return i < std::size(names) ? names[i] : "unknown";
+}
+
+// ---- Models -------------------------------------------------------------------------------------------------------------------------------------
+
+static model_options model_options_of(const ds_model_config &c) {
+    check_flags(c.flags, DS_LOAD_READ | DS_LOAD_VOCAB_ONLY, "flags");
+    require(c.context_length <= (1u << 30), "context_length: must be at most 2^30");
+    require(c.rope_scaling >= DS_ROPE_FROM_FILE && c.rope_scaling <= DS_ROPE_YARN, "rope_scaling: is not a ds_rope_scaling");
+    model_options o;
+    o.vocab_only = c.flags & DS_LOAD_VOCAB_ONLY;
+    o.context = c.context_length;
+    o.override_rope = c.rope_scaling != DS_ROPE_FROM_FILE;
+    o.scaling = c.rope_scaling == DS_ROPE_LINEAR ? rope_scaling::linear : c.rope_scaling == DS_ROPE_YARN ? rope_scaling::yarn : rope_scaling::none;
+    o.rope_factor = o.scaling == rope_scaling::none ? 1.0 : c.rope_factor;
+    require(o.rope_factor >= 1 && o.rope_factor < 1e6, "rope_factor: must be from 1 to 10^6");
+    require(c.rope_original_context <= (1u << 30), "rope_original_context: must be at most 2^30");
+    o.rope_original_context = c.rope_original_context;
+    if (c.chat_template) o.chat_template = c.chat_template;
+    o.host = host_of(c.host);
+    if (c.progress)
+        o.progress = [fn = c.progress, user = c.progress_user](uint64_t done, uint64_t total) { return fn(user, done, total) == 0; };
+    return o;
+}
+
+// `open` gets the bytes: mapped or read, from a path, a descriptor or memory.
+template <class Open> static ds_status load(const ds_model_config *config, ds_model **out, ds_error *err, Open &&open) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(out);
+        const os::default_float_mode float_mode;
+        const ds_model_config c = read_config(config, "config");
+        const model_options o = model_options_of(c);
+        auto handle = std::make_unique<ds_model>();
+        handle->m = std::make_shared<const model>(open(c, o), o);
+        for (size_t i = 0; i < handle->m->file.key_count(); ++i) handle->keys.emplace_back(handle->m->file.key(i));
+        *out = handle.release();
+    });
+}
+
+ds_status ds_model_load(const char *path, const ds_model_config *config, ds_model **out, ds_error *err) {
+    return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
+        REQUIRE_POINTER(path);
+        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_file(path, o.host, o.progress) : os::mapping::map_file(path), path);
+    });
+}
+
+ds_status ds_model_load_fd(int fd, const ds_model_config *config, ds_model **out, ds_error *err) {
+    return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
+        const std::string name = "descriptor " + std::to_string(fd);
+        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_fd(fd, name, o.host, o.progress) : os::mapping::map_fd(fd, name), name);
+    });
+}
+
+ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_config *config, ds_model **out, ds_error *err) {
+    return load(config, out, err, [&](const ds_model_config &, const model_options &) {
+        REQUIRE_POINTER(data);
+        require(reinterpret_cast<uintptr_t>(data) % 32 == 0, "data: must lie at a multiple of 32");
+        return gguf_file(os::mapping::borrow(data, size), "memory");
+    });
+}
+
+void ds_model_free(ds_model *m) { delete m; }
+
+template <size_t n> static void copy_text(char (&to)[n], std::string_view from) {
+    size_t size = std::min(from.size(), n - 1);
+    while (size < from.size() && size > 0 && (static_cast<unsigned char>(from[size]) & 0xc0) == 0x80) --size;
+    std::memcpy(to, from.data(), size);
+    to[size] = 0;
+}
+
+ds_status ds_model_get_info(const ds_model *model, ds_model_info *info_out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(info_out);
+        const struct model &m = *model->m;
+        ds_model_info i{};
+        copy_text(i.architecture, m.file.get_string("general.architecture", ""));
+        copy_text(i.name, m.file.get_string("general.name", ""));
+        copy_text(i.chat_template, m.chat ? chat_template_name(*m.chat) : "");
+        copy_text(i.weights, m.file.tensors().empty() ? "" : info(m.main_format).text);
+        i.vocabulary = static_cast<uint32_t>(m.vocabulary.size());
+        i.context_length = static_cast<uint32_t>(m.h.context);
+        i.layers = static_cast<uint32_t>(m.h.layers);
+        i.hidden_size = static_cast<uint32_t>(m.h.hidden);
+        i.heads = static_cast<uint32_t>(m.h.heads);
+        i.kv_heads = static_cast<uint32_t>(m.h.kv_heads);
+        i.head_size = static_cast<uint32_t>(m.h.head_size);
+        i.feed_forward_size = static_cast<uint32_t>(m.h.ffn);
+        i.parameters = m.parameters;
+        i.weight_bytes = m.weight_bytes;
+        i.file_bytes = m.file.file_bytes();
+        write_info(info_out, i, "info");
+    });
+}
+
+size_t ds_model_metadata_count(const ds_model *model) { return model ? model->keys.size() : 0; }
+const char *ds_model_metadata_key(const ds_model *model, size_t i) { return model && i < model->keys.size() ? model->keys[i].c_str() : nullptr; }
+
+ds_status ds_model_metadata(const ds_model *model, const char *key, char *buffer, size_t capacity, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(key);
+        REQUIRE_POINTER(size);
+        require(buffer || !capacity, "buffer: is NULL");
+        const gguf_value *v = model->m->file.find(key);
+        if (!v) throw error(status::argument, model->m->file.name() + ": has no key " + quoted(key));
+        hand_out_text(gguf_value_text(*v, 64), buffer, capacity, size);
+    });
+}
+
+// ---- Tokens -------------------------------------------------------------------------------------------------------------------------------------
+
+static void check_tokens(const model &m, const ds_token *tokens, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+        if (tokens[i] < 0 || static_cast<size_t>(tokens[i]) >= m.vocabulary.size())
+            throw error(status::argument, format_text("token %zu: is %d, must be from 0 to %zu", i, tokens[i], m.vocabulary.size() - 1));
+}
+
+ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint32_t flags, ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(count);
+        require(text || !size, "text: is NULL");
+        require(tokens || !capacity, "tokens: is NULL");
+        require(size <= INT32_MAX, "size: must be at most 2^31 - 1");
+        check_flags(flags, DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, "flags");
+        std::vector<token_id> ids;
+        model->m->vocabulary.encode({text, size}, {(flags & DS_TOKENIZE_BOS) != 0, (flags & DS_TOKENIZE_SPECIAL) != 0}, ids);
+        hand_out(std::span<const ds_token>(ids), tokens, capacity, count, "tokens");
+    });
+}
+
+ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(size);
+        require(tokens || !count, "tokens: is NULL");
+        require(text || !capacity, "text: is NULL");
+        check_flags(flags, DS_DETOKENIZE_SPECIAL, "flags");
+        check_tokens(*model->m, tokens, count);
+        std::string out;
+        utf8_stream stream;
+        for (size_t i = 0; i < count; ++i) stream.push(model->m->vocabulary.bytes(tokens[i], flags & DS_DETOKENIZE_SPECIAL), out);
+        stream.finish(out);
+        hand_out_text(out, text, capacity, size);
+    });
+}
+
+ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, const char **bytes, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(bytes);
+        REQUIRE_POINTER(size);
+        check_flags(flags, DS_DETOKENIZE_SPECIAL, "flags");
+        check_tokens(*model->m, &token, 1);
+        const std::string_view text = model->m->vocabulary.bytes(token, flags & DS_DETOKENIZE_SPECIAL);
+        *bytes = text.data();
+        *size = text.size();
+    });
+}
+
+ds_token ds_token_special(const ds_model *model, ds_special which) {
+    if (!model) return -1;
+    const tokenizer &v = model->m->vocabulary;
+    switch (which) {
+    case DS_SPECIAL_BOS: return v.bos();
+    case DS_SPECIAL_EOS: return v.eos();
+    case DS_SPECIAL_PAD: return v.pad();
+    case DS_SPECIAL_UNKNOWN: return v.unknown();
+    }
+    return -1;
+}
+
+int ds_token_is_end(const ds_model *model, ds_token token) {
+    if (!model) return 0;
+    const std::vector<token_id> &ends = model->m->vocabulary.end_tokens();
+    return std::binary_search(ends.begin(), ends.end(), token);
+}
+
+ds_status ds_decoder_new(const ds_model *model, uint32_t flags, ds_decoder **out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(out);
+        check_flags(flags, DS_DETOKENIZE_SPECIAL, "flags");
+        *out = new ds_decoder{model->m, (flags & DS_DETOKENIZE_SPECIAL) != 0, {}, {}};
+    });
+}
+
+// What the decoder's `text` holds, to the caller.
+static void hand_out_piece(const ds_decoder &d, const char **text, size_t *size) {
+    *text = d.text.data();
+    *size = d.text.size();
+}
+
+ds_status ds_decoder_push(ds_decoder *decoder, ds_token token, const char **text, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(decoder);
+        REQUIRE_POINTER(text);
+        REQUIRE_POINTER(size);
+        check_tokens(*decoder->m, &token, 1);
+        decoder->text.clear();
+        decoder->stream.push(decoder->m->vocabulary.bytes(token, decoder->special), decoder->text);
+        hand_out_piece(*decoder, text, size);
+    });
+}
+
+ds_status ds_decoder_finish(ds_decoder *decoder, const char **text, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(decoder);
+        REQUIRE_POINTER(text);
+        REQUIRE_POINTER(size);
+        decoder->text.clear();
+        decoder->stream.finish(decoder->text);
+        hand_out_piece(*decoder, text, size);
+    });
+}
+
+void ds_decoder_free(ds_decoder *decoder) { delete decoder; }
+
+// ---- Chat prompts -------------------------------------------------------------------------------------------------------------------------------
+
+const char *ds_chat_templates(void) {
+    static const std::string names = chat_templates_known();
+    return names.c_str();
+}
+
+static std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count, const ds_chat_config &c) {
+    require(messages && count, "messages: must be at least one");
+    check_flags(c.flags, DS_CHAT_NO_GENERATION_PROMPT, "flags");
+    require(c.thinking >= DS_THINKING_DEFAULT && c.thinking <= DS_THINKING_OFF, "thinking: is not a ds_thinking");
+    const chat_template *t = c.chat_template ? chat_template_by_name(c.chat_template) : m.chat;
+    if (!t)
+        throw error(status::unsupported, m.file.name() + (c.chat_template ? ": chat_template: is " + quoted(c.chat_template) : std::string(": tokenizer.chat_template: is missing or not one that is built in")) +
+                                             "; choose one of " + chat_templates_known());
+    std::vector<chat_message> list;
+    for (size_t i = 0; i < count; ++i) {
+        require(messages[i].role && messages[i].content, "messages: a role or content is NULL");
+        list.push_back({messages[i].role, messages[i].content});
+    }
+    using think = chat_options::think;
+    const think thinking = c.thinking == DS_THINKING_ON ? think::on : c.thinking == DS_THINKING_OFF ? think::off : think::by_template;
+    return chat_render(*t, m.vocabulary, list, {!(c.flags & DS_CHAT_NO_GENERATION_PROMPT), thinking});
+}
+
+ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
+                         char *text, size_t capacity, size_t *size, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(size);
+        require(text || !capacity, "text: is NULL");
+        hand_out_text(chat_text(render(*model->m, messages, count, read_config(config, "config"))), text, capacity, size);
+    });
+}
+
+ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
+                           ds_token *tokens, size_t capacity, size_t *token_count, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(token_count);
+        require(tokens || !capacity, "tokens: is NULL");
+        std::vector<token_id> ids;
+        chat_encode(model->m->vocabulary, render(*model->m, messages, count, read_config(config, "config")), ids);
+        hand_out(std::span<const ds_token>(ids), tokens, capacity, token_count, "tokens");
+    });
+}
+
+// ---- Engines ------------------------------------------------------------------------------------------------------------------------------------
+
+static engine_options engine_options_of(const model &m, const ds_engine_config &c) {
+    require(c.kv_type >= DS_KV_DEFAULT && c.kv_type <= DS_KV_F16, "kv_type: is not a ds_kv_type");
+    require(c.threads <= 1024, "threads: must be at most 1024");
+    require(c.kv_tokens <= (uint64_t{1} << 31), "kv_tokens: must be at most 2^31");
+    engine_options o;
+    if (c.max_requests) o.max_requests = c.max_requests;
+    if (c.max_queue) o.max_queue = c.max_queue;
+    o.context = c.context_length;
+    o.step_rows = c.step_tokens;
+    o.logit_rows = c.logit_rows;
+    o.kv_positions = static_cast<int64_t>(c.kv_tokens);
+    o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : format::f16;
+    o.host = host_of(c.host);
+    return engine::resolve(m, o);
+}
+
+static backend_ptr make_backend(const ds_engine_config &c, const engine_options &o) {
+    cpu_options cpu;
+    cpu.threads = c.threads;
+    cpu.isa = c.isa;
+    cpu.host = o.host;
+    return cpu_backend(cpu);
+}
+
+ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan_out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(plan_out);
+        const ds_engine_config c = read_config(config, "config");
+        const engine_options o = engine_options_of(*model->m, c);
+        const memory_plan p = engine::measure(*model->m, o, *make_backend(c, o));
+        ds_memory_plan out{};
+        out.weights = p.weights;
+        out.pages = p.pages;
+        out.page_bytes = p.page_bytes;
+        out.activations = p.activations;
+        out.work = p.work;
+        out.tables = p.tables;
+        out.total = p.weights + p.pages + p.activations + p.work + p.tables;
+        write_info(plan_out, out, "plan");
+    });
+}
+
+ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(model);
+        REQUIRE_POINTER(out);
+        const os::default_float_mode float_mode;
+        const ds_engine_config c = read_config(config, "config");
+        const engine_options o = engine_options_of(*model->m, c);
+        auto handle = std::make_unique<ds_engine>();
+        handle->e = std::make_unique<engine>(model->m, o, make_backend(c, o));
+        *out = handle.release();
+    });
+}
+
+void ds_engine_free(ds_engine *engine) { delete engine; }
+
+// ---- Requests -----------------------------------------------------------------------------------------------------------------------------------
+
+static void check_float(const char *field, float v, float min, float max) {
+    if (!(v >= min && v <= max)) throw error(status::argument, std::string(field) + ": is " + std::to_string(v) + ", must be from " + std::to_string(min) + " to " + std::to_string(max));
+}
+
+static sampling sampling_of(const ds_request &r) {
+    check_float("temperature", r.temperature, 0, 100);
+    check_float("top_p", r.top_p, 0, 1);
+    check_float("min_p", r.min_p, 0, 1);
+    check_float("repetition_penalty", r.repetition_penalty, 0, 1000);
+    check_float("presence_penalty", r.presence_penalty, -1000, 1000);
+    check_float("frequency_penalty", r.frequency_penalty, -1000, 1000);
+    require(r.logit_bias || !r.logit_bias_count, "logit_bias: is NULL");
+    sampling s{r.temperature, r.top_k, r.top_p, r.min_p, r.repetition_penalty, r.presence_penalty, r.frequency_penalty, r.seed, {}};
+    for (size_t i = 0; i < r.logit_bias_count; ++i) s.bias.emplace_back(r.logit_bias[i].token, r.logit_bias[i].bias);
+    return s;
+}
+
+// All of a request but its prompt.
+static request_options request_options_of(const ds_request &r) {
+    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL, "flags");
+    require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
+    require(r.stop || !r.stop_count, "stop: is NULL");
+    require(r.stop_count <= 64, "stop_count: must be at most 64");
+    request_options o;
+    o.score = r.flags & DS_REQUEST_SCORE;
+    o.logits = r.flags & DS_REQUEST_LOGITS;
+    o.logprobs = r.flags & DS_REQUEST_LOGPROBS;
+    o.ignore_end = r.flags & DS_REQUEST_IGNORE_END;
+    o.special = r.flags & DS_REQUEST_SPECIAL;
+    o.max_new = r.max_new_tokens;
+    o.top_logprobs = r.top_logprobs;
+    o.sampling = sampling_of(r);
+    for (size_t i = 0; i < r.stop_count; ++i) {
+        require(r.stop[i] && r.stop[i][0], "stop: a text is NULL or empty");
+        require(strnlen(r.stop[i], 1025) <= 1024, "stop: a text is longer than 1024 bytes");
+        o.stop.emplace_back(r.stop[i]);
+    }
+    o.user = r.user;
+    return o;
+}
+
+ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_request_id *id, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(request);
+        REQUIRE_POINTER(id);
+        const ds_request r = read_config(request, "request");
+        require(r.prompt || !r.prompt_count, "prompt: is NULL");
+        request_options o = request_options_of(r);
+        o.prompt.assign(r.prompt, r.prompt + r.prompt_count);
+        *id = engine->e->submit(std::move(o));
+    });
+}
+
+ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        engine->e->cancel(id);
+    });
+}
+
+ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status_out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(status_out);
+        const request_progress p = engine->e->progress(id);
+        ds_request_status s{};
+        s.state = static_cast<ds_request_state>(p.state);
+        s.prompt_tokens = p.prompt_tokens;
+        s.prompt_tokens_done = p.prompt_done;
+        s.new_tokens = p.produced;
+        write_info(status_out, s, "status");
+    });
+}
+
+static ds_event event_of(const event &e) {
+    ds_event out{};
+    out.request = e.request;
+    out.user = e.user;
+    out.type = static_cast<ds_event_type>(e.type);
+    out.channel = e.thinking ? DS_CHANNEL_THINKING : DS_CHANNEL_ANSWER;
+    out.token = e.token;
+    out.logprob = e.logprob;
+    out.position = e.position;
+    out.text = e.text.data() ? e.text.data() : "";
+    out.text_size = e.text.size();
+    out.top = reinterpret_cast<const ds_token_logprob *>(e.top.data());
+    out.top_count = e.top.size();
+    out.logits = e.logits;
+    out.finish = static_cast<ds_finish>(e.finish);
+    out.status = static_cast<ds_status>(e.status);
+    out.prompt_tokens = e.prompt_tokens;
+    out.thinking_tokens = e.thinking_tokens;
+    out.answer_tokens = e.answer_tokens;
+    out.queue_seconds = e.queue_seconds;
+    out.prompt_seconds = e.prompt_seconds;
+    out.answer_seconds = e.answer_seconds;
+    return out;
+}
+
+ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(events);
+        REQUIRE_POINTER(count);
+        const std::span<const event> list = engine->e->step();
+        engine->events.clear();
+        for (const event &e : list) engine->events.push_back(event_of(e));
+        *events = engine->events.data();
+        *count = engine->events.size();
+    });
+}
+
+ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(stats_out);
+        const engine_stats e = engine->e->stats();
+        ds_engine_stats s{};
+        s.running = e.running;
+        s.queued = e.queued;
+        s.pages_total = e.pages_total;
+        s.pages_free = e.pages_free;
+        s.pages_committed = e.pages_committed;
+        s.steps = e.steps;
+        s.prompt_tokens = e.prompt_tokens;
+        s.new_tokens = e.new_tokens;
+        s.threads = cpu_threads(engine->e->device());
+        copy_text(s.isa, cpu_isa(engine->e->device()));
+        write_info(stats_out, s, "stats");
+    });
+}
+
+// ---- The short way ------------------------------------------------------------------------------------------------------------------------------
+
+ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(text);
+        if (!engine->e->idle()) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
+        const ds_request r = read_config(parameters, "parameters");
+        request_options o = request_options_of(r);
+        o.score = false;
+        ds_chat_config c{};
+        c.thinking = r.thinking;
+        chat_encode(engine->e->loaded().vocabulary, render(engine->e->loaded(), messages, count, c), o.prompt);
+        const uint64_t id = engine->e->submit(std::move(o));
+        bool stopped = false;
+        for (bool done = false; !done;)
+            for (const event &e : engine->e->step()) {
+                if (e.request != id) continue;
+                if (!stopped && !e.text.empty() && text(user, e.text.data(), e.text.size()) != 0) {
+                    stopped = true;
+                    if (e.type != event_type::done) engine->e->cancel(id);
+                }
+                done |= e.type == event_type::done;
+                if (e.status != status::ok) throw error(e.status, "the model's logits are not finite");
+            }
+    });
+}
