@@ -28,9 +28,10 @@ const chat_template *chat_template_recognise(std::string_view jinja);   // null 
 const char *chat_template_name(const chat_template &t);
 std::string chat_templates_known();                                     // names for messages
 
-// Throws status::argument for a role that the family does not have or messages in an impossible order.
+// Throws status::argument for a role that the family does not have, and when there are no messages.
 std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok, std::span<const chat_message> messages, const chat_options &o);
 std::string chat_text(std::span<const chat_part> parts);
+// The tokens of the joined text, but for control tokens, which count in special parts only. The template writes BOS itself.
 void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::vector<token_id> &out);
 
 // The text that closes and opens the model's thinking ("<think>", "</think>"), empty where the family does not think.

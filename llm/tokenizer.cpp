@@ -398,6 +398,11 @@ void tokenizer::encode(std::string_view text, const encode_options &o, std::vect
     if (steps) *steps += s.steps;
 }
 
+size_t tokenizer::added_at(std::string_view text, token_id *id) const {
+    uint64_t steps = 0;
+    return text.empty() ? 0 : impl_->all_added.match(text, *id, steps);
+}
+
 // ---- ids to text
 
 std::string_view tokenizer::bytes(token_id t, bool special) const {

@@ -37,6 +37,9 @@ public:
     // status::argument, naming the byte, where the vocabulary has no token for a byte and no unknown token; `out` then holds what came before.
     void encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps = nullptr) const;
 
+    // The length of the longest control or user-defined token that `text` begins with, whose id goes to `id`; 0 when there is none.
+    size_t added_at(std::string_view text, token_id *id) const;
+
     // The bytes of one token. Control tokens give their text when `special` is set, nothing otherwise. `t` must be in range.
     std::string_view bytes(token_id t, bool special) const;
     std::string_view text(token_id t) const;        // as the file spells it
