@@ -1,6 +1,6 @@
 # Builds the library, the tools, the examples and the tests; `make help` lists what there is to ask for.
 # Sources are found by folder: a file that arrives or goes needs no line here, and what was made of the old set is made anew.
-# CC, CXX, CPPFLAGS, CFLAGS, CXXFLAGS, LDFLAGS, PREFIX and DESTDIR are the caller's. The flags that the results depend on come
+# CC, CXX, CPPFLAGS, CFLAGS, CXXFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR are the caller's. The flags that the results depend on come
 # after them: every result is defined to the bit (tensor/numerics.h), so products may never be contracted behind our back.
 # There is no -march here either: code for one instruction set lives in target regions of ggml-cpu/isa and is chosen at run time.
 
@@ -30,10 +30,10 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 
-# 0.1 of deepseek.h; a program built against 0.x asks the dynamic linker for libdeepseek.so.0
-VERSION := $(shell awk '/^.define DS_VERSION_(MAJOR|MINOR) / { v = v d $$3; d = "." } END { print v }' deepseek.h 2>/dev/null)
-VERSION := $(or $(VERSION),0.1)
-SONAME := libdeepseek.so.$(firstword $(subst ., ,$(VERSION)))
+# 0.1.0 makes the file libdeepseek.so.0.1; the ABI number is what programs ask the dynamic linker for, libdeepseek.so.0.
+header_value = $(shell awk '$$2 == "$1" { gsub(/"/, "", $$3); print $$3 }' deepseek.h)
+VERSION := $(call header_value,DS_VERSION)
+SONAME := libdeepseek.so.$(call header_value,DS_ABI_VERSION)
 
 # ---- Where things lie: build/bin, build/lib, and build/<config>/… for every other configuration
 
@@ -42,7 +42,7 @@ OBJ := $(B)/obj
 BIN := $(B)/bin
 LIB := $(B)/lib
 STATIC := $(LIB)/libdeepseek.a
-SHARED := $(LIB)/libdeepseek.so.$(VERSION)
+SHARED := $(LIB)/libdeepseek.so.$(basename $(VERSION))
 
 # ---- Flags
 
@@ -55,7 +55,8 @@ MODE_thread := -O1 -g -fsanitize=thread
 LINK_sanitize := $(SAN)
 LINK_thread := -fsanitize=thread
 
-FIRST := $(MODE_$(config)) -Wall -Wextra
+# Fields that a designated initializer leaves out are zero on purpose.
+FIRST := $(MODE_$(config)) -Wall -Wextra -Wno-missing-field-initializers
 LAST := -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno
 COMPILE_C = $(CC) $(FIRST) $(CPPFLAGS) $(CFLAGS) -std=c11 $(LAST)
 COMPILE_CXX = $(CXX) $(FIRST) $(CPPFLAGS) $(CXXFLAGS) -std=c++20 -fvisibility-inlines-hidden $(LAST)
@@ -154,12 +155,13 @@ $(STATIC): $(LIB_O) $(OBJ)/settings $(OBJ)/sources | $(LIB)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $(LIB_O)
 
-# Only ds_* leaves the library: hidden visibility does not cover the standard library's templates, the version script does.
+# Only ds_* leaves the library: hidden visibility does not cover the standard library's templates, the version script
+# does. -Bsymbolic: our own calls stay in this copy, whatever else the process has opened.
 $(OBJ)/exports: Makefile | $(OBJ)
 	@echo '{ global: ds_*; local: *; };' >$@
 $(SHARED): $(LIB_O) $(OBJ)/settings $(OBJ)/sources $(OBJ)/exports | $(LIB)
 	$(call say,LINK)
-	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script,$(OBJ)/exports -o $@ $(LIB_O)
+	$(Q)$(LINK) -shared -Wl,-Bsymbolic,-soname,$(SONAME) -Wl,--version-script,$(OBJ)/exports -o $@ $(LIB_O) $(LDLIBS)
 $(LIB)/libdeepseek.so: $(SHARED)
 	@ln -sf $(<F) $(LIB)/$(SONAME)
 	@ln -sf $(SONAME) $@
@@ -171,11 +173,11 @@ $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) $(LDLIBS)
 # It opens the shared library itself, twice, and is linked to nothing.
 $(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) -ldl
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) -ldl $(LDLIBS)
 
 # ---- Installing. CMakeLists.txt describes the same package to CMake; .ci/run compares what the two install.
 
