@@ -29,7 +29,7 @@ std::string formats_that_run();                               // "f32, f16, …"
 inline uint64_t row_bytes(format f, uint64_t n) { return n / info(f).block * info(f).bytes; }
 
 // One row to and from f32. `n` is a multiple of the block. Only for formats that run and are not integers.
-// Encoding: F16 and BF16 round to nearest even; Q8_0 takes d = f16(max|x| / 127), q = rint(x / d) half away from zero, as published.
+// Encoding: F16 and BF16 round to nearest even; Q8_0 takes d = max|x| / 127, stored as f16, and q = x * (1 / d), halves away from zero, as published.
 // A value that is not finite, or too large for the format, is encoded as it falls (an infinity stays one): the converter checks and reports.
 void decode_row(format f, const void *src, float *dst, size_t n);
 void encode_row(format f, const float *src, void *dst, size_t n);

@@ -1,6 +1,6 @@
-// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for. The invariant: `pos_ <= size_` always, every length is compared
-// with `size_ - pos_` (never added to pos_ first, it might wrap), and a count is held against the bytes that its entries need at least before anything is allocated.
-// Steps and memory are bounded by the file's size whatever it says. Layout: ggml's docs/gguf.md.
+// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for. The invariant: `pos <= size` always, every
+// length is compared with `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its entries need at
+// least before anything is allocated. Steps and memory are bounded by the file's size whatever it says. Layout: ggml's docs/gguf.md.
 #include "gguf.h"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ const char *gguf_type_text(gguf_type t) { return type_rows[static_cast<uint32_t>
 // small beside any file.
 static constexpr uint64_t max_keys = 65536, max_tensors = 65536;
 static constexpr uint64_t max_key_bytes = 65535, max_name_bytes = 63;
-static constexpr uint64_t min_alignment = 8, max_alignment = 1 << 20;
+static constexpr unsigned min_alignment = 8, max_alignment = 1 << 20;
 static constexpr uint64_t min_key_entry = 8 + 1 + 4 + 1;             // length, a byte of name, type, a byte of value
 static constexpr uint64_t min_tensor_entry = 8 + 1 + 4 + 8 + 4 + 8;  // length, a byte of name, rank, one dimension, format, offset
 
@@ -48,9 +48,9 @@ struct gguf_parser {
     }
 
     uint64_t left() const { return size - pos; }
+    std::string shortage() const { return ", but the file has only " + std::to_string(left()) + " more bytes"; }
     const uint8_t *take(uint64_t n, const char *field) {
-        if (n > left())
-            fail(field, std::to_string(n) + " bytes at offset " + std::to_string(pos) + ", but the file has only " + std::to_string(left()) + " more");
+        if (n > left()) fail(field, std::to_string(n) + " bytes at offset " + std::to_string(pos) + shortage());
         const uint8_t *p = base + pos;
         pos += n;
         return p;
@@ -67,14 +67,15 @@ struct gguf_parser {
     }
     uint64_t take_count(const char *field, uint64_t min_entry, uint64_t max) {
         const auto n = take_number<uint64_t>(field);
-        if (n > left() / min_entry) fail(field, std::to_string(n) + " is more than the file's " + std::to_string(left()) + " remaining bytes can hold");
+        if (n > left() / min_entry) fail(field, std::to_string(n) + shortage());
         if (n > max) refuse(field, std::to_string(n) + " is more than " + std::to_string(max));
         return n;
     }
 
     void read_magic() {
-        if (size < 4 || std::memcmp(base, "GGUF", 4) != 0)
-            fail("magic", size == 0 ? "the file is empty" : "not a GGUF file, it begins with " + quoted(reinterpret_cast<const char *>(base), std::min<uint64_t>(size, 4)));
+        if (size == 0) fail("magic", "the file is empty");
+        const std::string_view magic(reinterpret_cast<const char *>(base), std::min<uint64_t>(size, 4));
+        if (magic != "GGUF") fail("magic", "not a GGUF file, it begins with " + quoted(magic.data(), magic.size()));
         pos = 4;
         const auto version = take_number<uint32_t>("version");
         if (version != 0 && (version & 0xffff) == 0)
@@ -90,13 +91,12 @@ struct gguf_parser {
     }
     void skip_elements(const gguf_value &v) {
         if (v.type == gguf_type::string) {
-            if (v.count > left() / 8) fail("count", std::to_string(v.count) + " strings, but the file has only " + std::to_string(left()) + " more bytes");
+            if (v.count > left() / 8) fail("count", std::to_string(v.count) + " strings" + shortage());
             for (uint64_t i = 0; i < v.count; ++i) take_string("value", UINT64_MAX);
             return;
         }
         const uint64_t bytes = type_rows[static_cast<uint32_t>(v.type)].bytes;
-        if (v.count > left() / bytes)
-            fail(v.is_array ? "count" : "value", std::to_string(v.count) + " of type " + gguf_type_text(v.type) + ", but the file has only " + std::to_string(left()) + " more bytes");
+        if (v.count > left() / bytes) fail(v.is_array ? "count" : "value", std::to_string(v.count) + " of type " + gguf_type_text(v.type) + shortage());
         const uint8_t *p = take(v.count * bytes, "value");
         if (v.type != gguf_type::boolean) return;
         for (uint64_t i = 0; i < v.count; ++i)
@@ -133,10 +133,11 @@ struct gguf_parser {
     void apply_keys() {
         const uint64_t a = file.get_uint("general.alignment", UINT64_MAX, file.alignment_);
         if (!std::has_single_bit(a) || a < min_alignment || a > max_alignment)
-            file.fail("general.alignment", std::to_string(a) + " is not a power of two from " + std::to_string(min_alignment) + " to " + std::to_string(max_alignment));
+            file.fail("general.alignment", std::to_string(a) + format_text(" is not a power of two from %u to %u", min_alignment, max_alignment));
         file.alignment_ = a;
         const uint64_t parts = file.get_uint("split.count", UINT64_MAX, 0);
-        if (parts > 1) throw error(status::unsupported, file.name_ + ": split.count: the model is split into " + std::to_string(parts) + " files; join them into one first");
+        if (parts > 1)
+            throw error(status::unsupported, file.name_ + ": split.count: the model is split into " + std::to_string(parts) + " files; join them into one first");
     }
 
     // Element counts and bytes are multiplied step by step, each step checked: a product that is formed first may have wrapped to something sane.
@@ -149,7 +150,8 @@ struct gguf_parser {
         for (int i = t.rank - 1; i >= 0; --i) {   // the file's order is innermost first
             const auto d = take_number<uint64_t>("dimension");
             if (d < 1 || d > INT64_MAX) fail("dimension", std::to_string(d) + " is not within 1 to 2^63 - 1");
-            if (!mul_ok(elements, d, &elements) || elements > INT64_MAX) fail("dimension", std::to_string(d) + " makes the tensor larger than 2^63 - 1 elements");
+            if (!mul_ok(elements, d, &elements) || elements > INT64_MAX)
+                fail("dimension", std::to_string(d) + " makes the tensor larger than 2^63 - 1 elements");
             t.ne[i] = static_cast<int64_t>(d);
         }
     }
@@ -162,10 +164,12 @@ struct gguf_parser {
         }
         const format_info &f = info(t.type);
         const int64_t row = t.ne[t.rank - 1];
-        if (row % f.block != 0) fail("dimension", "rows of " + std::to_string(row) + " are not whole blocks of " + std::to_string(f.block) + " (" + f.text + ")");
+        if (row % f.block != 0)
+            fail("dimension", "rows of " + std::to_string(row) + " are not whole blocks of " + std::to_string(f.block) + " (" + f.text + ")");
         uint64_t blocks = static_cast<uint64_t>(row / f.block);
         for (int i = 0; i < t.rank - 1; ++i) blocks *= static_cast<uint64_t>(t.ne[i]);   // no more than the elements, which fit
-        if (!mul_ok(blocks, f.bytes, &t.bytes)) fail("size", std::to_string(blocks) + " blocks of " + std::to_string(f.bytes) + " bytes are more than 2^64 - 1 bytes");
+        if (!mul_ok(blocks, f.bytes, &t.bytes))
+            fail("size", std::to_string(blocks) + " blocks of " + std::to_string(f.bytes) + " bytes are more than 2^64 - 1 bytes");
     }
     void read_tensors(uint64_t n) {
         file.tensors_.reserve(n);
@@ -180,7 +184,8 @@ struct gguf_parser {
             read_shape(t);
             read_format(t);
             t.offset = take_number<uint64_t>("offset");
-            if (t.offset % file.alignment_ != 0) fail("offset", std::to_string(t.offset) + " is not a multiple of the alignment, " + std::to_string(file.alignment_));
+            if (t.offset % file.alignment_ != 0)
+                fail("offset", std::to_string(t.offset) + " is not a multiple of the alignment, " + std::to_string(file.alignment_));
         }
     }
 
@@ -193,7 +198,7 @@ struct gguf_parser {
             gguf_tensor &t = file.tensors_[index];
             item = t.name;
             if (t.offset > space || t.bytes > space - t.offset)
-                fail("data", std::to_string(t.bytes) + " bytes at offset " + std::to_string(t.offset) + ", but the file has only " + std::to_string(space) + " bytes of data");
+                fail("data", std::to_string(t.bytes) + " bytes at offset " + std::to_string(t.offset) + ", but the file's data end at " + std::to_string(space));
             t.offset += file.data_offset_;
             t.data = base + t.offset;
         }
@@ -220,7 +225,7 @@ struct gguf_parser {
         apply_keys();
         if (tensor_count > left() / min_tensor_entry) {   // the keys took their part since
             kind = "header", item = {};
-            fail("tensor count", std::to_string(tensor_count) + " is more than the file's " + std::to_string(left()) + " remaining bytes can hold");
+            fail("tensor count", std::to_string(tensor_count) + shortage());
         }
         read_tensors(tensor_count);
         place_tensors();

@@ -40,7 +40,8 @@ class gguf_file {
 public:
     gguf_file() = default;
     // Parses `bytes`, which it keeps. `name` is for messages.
-    // Throws status::format or status::unsupported (version, big endian, a tensor format that formats.def does not know, a split file).
+    // Throws status::format or status::unsupported (version, big endian, a tensor format that formats.def does not know, a split
+    // file, an array of arrays, more than 65,536 keys or tensors).
     gguf_file(os::mapping bytes, std::string name);
 
     const std::string &name() const { return name_; }
@@ -93,6 +94,7 @@ private:
 std::string gguf_value_text(const gguf_value &v, size_t max_elements);
 
 // Collects metadata and tensor descriptions, then writes the header (version 3); tensor data follow in the order given.
+// Data are aligned to the default of 32 bytes; a key general.alignment is not kept.
 class gguf_writer {
 public:
     void set_u32(const std::string &key, uint32_t v);

@@ -1,5 +1,5 @@
-// The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data lie in the order they were added, each at a multiple of the
-// default alignment of 32, so the file states no alignment of its own: a key that says otherwise, copied from another file, is not kept.
+// The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data lie in the order they were added, each at
+// a multiple of the default alignment of 32, so the file states no alignment of its own: a key that says otherwise, copied from another file, is not kept.
 #include "gguf.h"
 
 #include <cstring>
@@ -98,7 +98,8 @@ static uint64_t checked_bytes(const std::string &name, format type, std::span<co
 void gguf_writer::add_tensor(const std::string &name, format type, std::span<const int64_t> ne) {
     const uint64_t bytes = checked_bytes(name, type, ne);
     uint64_t end;
-    if (!add_ok(data_bytes_, bytes + to_next_aligned(bytes), &end) || end > INT64_MAX) throw error(status::argument, "tensor " + quoted(name) + ": the file becomes too large");
+    if (!add_ok(data_bytes_, bytes + to_next_aligned(bytes), &end) || end > INT64_MAX)
+        throw error(status::argument, "tensor " + quoted(name) + ": the file becomes too large");
     if (!tensor_index_.emplace(name, tensors_.size()).second) throw error(status::argument, "tensor " + quoted(name) + ": already added");
     tensors_.push_back({name, type, {ne.begin(), ne.end()}, bytes, data_bytes_});
     data_bytes_ = end;

@@ -1,4 +1,5 @@
-// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address space, the clock and the floating-point control register.
+// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address space, the clock and the
+// floating-point control register.
 // A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not waited for.
 #include "os.h"
 

@@ -46,7 +46,8 @@ TEST_CASE("base: utf8_sequence takes exactly what Unicode calls well formed") {
         for (uint32_t cut = 1; cut < n; ++cut) wrong += utf8_sequence(s, s + cut, &good) != 0 || good != (surrogate ? 1 : cut);
     }
     CHECK(wrong == 0);
-    const std::string bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xc3(", "\xe6\xb7(", "\xf0\x9f\x90("};
+    const std::string bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
+        "\xc3(", "\xe6\xb7(", "\xf0\x9f\x90("};
     const uint32_t parts[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3};   // Unicode's table 3-8: the longest start of something well formed
     for (size_t i = 0; i < std::size(bad); ++i) {
         uint32_t good = 0;

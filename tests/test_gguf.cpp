@@ -151,9 +151,11 @@ TEST_CASE("gguf: the writer writes what the format says") {
     s.keys = {
         {"general.architecture", STRING, le_string("llama")}, {"a.u32", U32, le<uint32_t>(8)}, {"a.i32", I32, le<int32_t>(-7)}, {"a.u64", U64, le(UINT64_MAX)},
         {"a.f32", F32, le(0.1f)}, {"a.bool", BOOL, "\1"}, {"a.strings", ARRAY, array_of(STRING, 3, le_string("x") + le_string("") + le_string("zz"))},
-        {"a.ints", ARRAY, array_of(I32, 2, le<int32_t>(-1) + le<int32_t>(2))}, {"a.floats", ARRAY, array_of(F32, 1, le(1.5f))}, {"a.none", ARRAY, array_of(F32, 0, "")},
+        {"a.ints", ARRAY, array_of(I32, 2, le<int32_t>(-1) + le<int32_t>(2))}, {"a.floats", ARRAY, array_of(F32, 1, le(1.5f))},
+        {"a.none", ARRAY, array_of(F32, 0, "")},
         {"a.ints_too", U32, le<uint32_t>(1)}};
-    s.tensors = {{"a.weight", {5, 3, 2}, 0, 0}, {"b.weight", {64}, 30, 128}, {"c.weight", {32, 3}, 8, 256}};   // 120 bytes and 8 of padding, 128 and none, 102 and 26
+    // 120 bytes and 8 of padding, 128 and none, 102 and 26.
+    s.tensors = {{"a.weight", {5, 3, 2}, 0, 0}, {"b.weight", {64}, 30, 128}, {"c.weight", {32, 3}, 8, 256}};
     CHECK(w.header() == s.bytes());
     REQUIRE(w.tensor_count() == 3);
     CHECK(w.tensor_bytes(0) == 120);

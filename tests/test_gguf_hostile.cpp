@@ -9,7 +9,7 @@ namespace {
 // 32- and 64-bit fields of the tiny file: where they lie.
 struct field {
     size_t at;
-    int width;
+    size_t width;
 };
 std::vector<field> fields_of(const spec &s) {
     std::vector<field> out = {{4, 4}, {8, 8}, {16, 8}};
@@ -170,7 +170,8 @@ TEST_CASE("gguf row 6: unknown value types, arrays of arrays, endless counts") {
 
 TEST_CASE("gguf row 7: an array read as another type") {
     for (const uint32_t t : {U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, U64, I64, F64}) {
-        const guarded g(one_key(ARRAY, array_of(t, 3, zeros(t == STRING || t >= U64 ? 24 : t == U8 || t == I8 || t == BOOL ? 3 : t == U16 || t == I16 ? 6 : 12))).bytes());
+        const size_t size = t == STRING || t >= U64 ? 8 : t == U8 || t == I8 || t == BOOL ? 1 : t == U16 || t == I16 ? 2 : 4;
+        const guarded g(one_key(ARRAY, array_of(t, 3, zeros(3 * size))).bytes());
         const gguf_file f(g.view(), "array.gguf");
         const bool text = t == STRING, real = t == F32 || t == F64, integer = !text && !real && t != BOOL;
         const auto check = [&](bool fits, const std::function<size_t()> &read) {
@@ -201,7 +202,9 @@ TEST_CASE("gguf row 8: arrays are as long as they say, and no longer") {
         std::string words;
         for (int i = 0; i < 7; ++i) words += le_string("word");
         spec s;
-        s.keys = {{"tokens", ARRAY, array_of(STRING, 7, words)}, {"scores", ARRAY, array_of(F32, n, zeros(4 * n))}, {"types", ARRAY, array_of(I32, n, zeros(4 * n))}};
+        s.keys = {{"tokens", ARRAY, array_of(STRING, 7, words)},
+                  {"scores", ARRAY, array_of(F32, n, zeros(4 * n))},
+                  {"types", ARRAY, array_of(I32, n, zeros(4 * n))}};
         const guarded g(s.bytes());
         const gguf_file f(g.view(), "vocab.gguf");
         CHECK(f.get_strings("tokens").size() == 7);
@@ -219,7 +222,8 @@ TEST_CASE("gguf row 9: general.alignment") {
         check_bad(s, status::format, {"general.alignment", std::to_string(a).c_str()});
     }
     const std::pair<uint32_t, std::string> wrong[] = {
-        {F32, le(32.0f)}, {F64, le(32.0)}, {STRING, le_string("32")}, {BOOL, le<uint8_t>(1)}, {ARRAY, array_of(U32, 1, le<uint32_t>(32))}, {I32, le<int32_t>(-32)}, {U64, le(uint64_t(1) << 63)}};
+        {F32, le(32.0f)}, {F64, le(32.0)}, {STRING, le_string("32")}, {BOOL, le<uint8_t>(1)},
+        {ARRAY, array_of(U32, 1, le<uint32_t>(32))}, {I32, le<int32_t>(-32)}, {U64, le(uint64_t(1) << 63)}};
     for (const auto &[type, payload] : wrong) {
         spec s = tiny();
         s.keys[1] = {"general.alignment", type, payload};
@@ -323,7 +327,8 @@ TEST_CASE("gguf row 15: sizes whose sum wraps") {
 }
 
 TEST_CASE("gguf row 16: sizes and offsets that wrap when rounded up") {
-    for (const uint64_t n : {uint64_t(INT64_MAX), uint64_t(INT64_MAX) - 31, uint64_t(INT64_MAX) - 62}) check_bad(one_tensor({n}, 24), status::format, {"'test.weight' data"});
+    for (const uint64_t n : {uint64_t(INT64_MAX), uint64_t(INT64_MAX) - 31, uint64_t(INT64_MAX) - 62})
+        check_bad(one_tensor({n}, 24), status::format, {"'test.weight' data"});
     check_bad(one_tensor({uint64_t(INT64_MAX)}, 1), status::format, {"'test.weight' data", "18446744073709551614"});
     check_bad(one_tensor({8}, 0, UINT64_MAX - 31), status::format, {"'test.weight' data", "18446744073709551584"});
     gguf_writer w;
@@ -360,10 +365,12 @@ TEST_CASE("gguf row 17: data that ends outside the file") {
 
 TEST_CASE("gguf row 18: number formats that are unknown or were withdrawn") {
     for (const uint32_t id : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, 40u, 97u, 133u, 0x7fffffffu, 0x80000000u, 0xffffffffu})
-        check_bad(one_tensor({256}, id), status::unsupported, {"tensor 0 'test.weight' type", (" " + std::to_string(id) + " ").c_str(), "f32, f16", "q8_0", "mxfp4"});
+        check_bad(one_tensor({256}, id), status::unsupported, 
+                  {"tensor 0 'test.weight' type", (" " + std::to_string(id) + " ").c_str(), "f32, f16", "q8_0", "mxfp4"});
     // Published ids and sizes (ggml's docs/gguf.md and ggml.h): id, elements a block, bytes a block. Formats that this build cannot compute with are read too.
-    const uint32_t published[][3] = {{0, 1, 4}, {1, 1, 2}, {2, 32, 18}, {3, 32, 20}, {6, 32, 22}, {7, 32, 24}, {8, 32, 34}, {9, 32, 36}, {10, 256, 84}, {11, 256, 110},
-        {12, 256, 144}, {13, 256, 176}, {14, 256, 210}, {15, 256, 292}, {20, 32, 18}, {23, 256, 136}, {24, 1, 1}, {25, 1, 2}, {26, 1, 4}, {27, 1, 8}, {28, 1, 8}, {30, 1, 2}, {39, 32, 17}};
+    const uint32_t published[][3] = {
+        {0, 1, 4}, {1, 1, 2}, {2, 32, 18}, {3, 32, 20}, {6, 32, 22}, {7, 32, 24}, {8, 32, 34}, {9, 32, 36}, {10, 256, 84}, {11, 256, 110}, {12, 256, 144}, {13, 256, 176},
+        {14, 256, 210}, {15, 256, 292}, {20, 32, 18}, {23, 256, 136}, {24, 1, 1}, {25, 1, 2}, {26, 1, 4}, {27, 1, 8}, {28, 1, 8}, {30, 1, 2}, {39, 32, 17}};
     for (const auto &[id, block, size] : published) {
         const guarded g(one_tensor({block * 2, 3}, id, 0, size * 6).bytes());
         const gguf_file f(g.view(), "formats.gguf");
@@ -375,7 +382,8 @@ TEST_CASE("gguf row 18: number formats that are unknown or were withdrawn") {
 
 TEST_CASE("gguf row 19: rows that are not whole blocks") {
     for (const uint64_t n : {1, 31, 33, 63}) check_bad(one_tensor({n, 32}, 8), status::format, {"tensor 0 'test.weight'", std::to_string(n).c_str(), "32", "q8_0"});
-    for (const uint64_t n : {1, 32, 255, 257}) check_bad(one_tensor({n, 256}, 12), status::format, {"tensor 0 'test.weight'", std::to_string(n).c_str(), "256", "q4_k"});
+    for (const uint64_t n : {1, 32, 255, 257})
+        check_bad(one_tensor({n, 256}, 12), status::format, {"tensor 0 'test.weight'", std::to_string(n).c_str(), "256", "q4_k"});
     check_bad(one_tensor({(uint64_t(1) << 62) + 1}, 8), status::format, {"'test.weight'"});
 }
 
@@ -411,7 +419,8 @@ TEST_CASE("gguf row 21: overlapping, disordered and unaligned data") {
     check_bad(s, status::format, {"tensor 1 'b' data", "'a'"});
     s.tensors = {{"a", {17}, 0, 0}, {"b", {8}, 0, 64}};   // by four bytes
     check_bad(s, status::format, {"tensor 1 'b' data"});
-    for (const uint64_t offset : {1, 4, 8, 16, 31, 33, 63}) check_bad(one_tensor({8}, 0, offset), status::format, {"'test.weight' offset", std::to_string(offset).c_str(), "32"});
+    for (const uint64_t offset : {1, 4, 8, 16, 31, 33, 63})
+        check_bad(one_tensor({8}, 0, offset), status::format, {"'test.weight' offset", std::to_string(offset).c_str(), "32"});
     // Out of order, or with a gap, nothing is ambiguous.
     place(64, 0);
     const guarded g(s.bytes());
@@ -457,10 +466,10 @@ TEST_CASE("gguf: any byte of the header may be anything") {
 TEST_CASE("gguf: any integer field may be anything, and any two") {
     const std::string bytes = tiny().bytes();
     const std::vector<field> fields = fields_of(tiny());
-    const auto with = [](std::string s, const field &f, uint64_t v) { return s.replace(f.at, static_cast<size_t>(f.width), le(v).substr(0, static_cast<size_t>(f.width))); };
+    const auto with = [](std::string s, const field &f, uint64_t v) { return s.replace(f.at, f.width, le(v).substr(0, f.width)); };
     size_t bad = 0, refused = 0;
     for (const field &f : fields) {
-        const uint64_t left = bytes.size() - f.at - static_cast<size_t>(f.width);
+        const uint64_t left = bytes.size() - f.at - f.width;
         for (const uint64_t base : {uint64_t(0), uint64_t(1) << 31, uint64_t(1) << 32, uint64_t(1) << 63, left, left / 14, left / 33})
             for (const uint64_t delta : {-1, 0, 1, 2}) {
                 const outcome o = load(with(bytes, f, base + delta));
@@ -471,7 +480,8 @@ TEST_CASE("gguf: any integer field may be anything, and any two") {
     for (size_t i = 0; i < fields.size(); ++i)
         for (size_t j = 0; j < i; ++j)
             for (const uint64_t a : {uint64_t(0), uint64_t(1), uint64_t(32), UINT64_MAX, uint64_t(1) << 63})
-                for (const uint64_t b : {uint64_t(0), uint64_t(64), UINT64_MAX, uint64_t(1) << 32}) bad += !well_behaved(load(with(with(bytes, fields[i], a), fields[j], b)));
+                for (const uint64_t b : {uint64_t(0), uint64_t(64), UINT64_MAX, uint64_t(1) << 32})
+                    bad += !well_behaved(load(with(with(bytes, fields[i], a), fields[j], b)));
     CHECK(bad == 0);
     CHECK(refused > fields.size() * 10);
 }
