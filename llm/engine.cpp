@@ -152,8 +152,7 @@ std::span<const event> engine::step() {
     drop_cancelled(queue_);
     drop_cancelled(running_);
     admit();
-    if (!running_.empty()) {
-        const auto [rows, outputs] = fill();
+    if (const auto [rows, outputs] = fill(); rows > 0) {
         const float *logits = runner_.run(rows, outputs);
         for (size_t i = 0; i < running_.size(); ++i) {
             consume(*running_[i], shares_[i], logits);
