@@ -25,7 +25,8 @@ json_node json_node::at(std::string_view member) const {
 json_node json_node::at(size_t i) const { return json_node((*array().v_)[i], file_, field_ + "[" + std::to_string(i) + "]"); }
 
 uint64_t json_node::whole(uint64_t max) const {
-    if (!v_->is_number_unsigned() || v_->get<uint64_t>() > max) not_a(("a whole number up to " + std::to_string(max)).c_str());
+    const bool negative = v_->is_number_integer() && !v_->is_number_unsigned() && v_->get<int64_t>() < 0;
+    if (!v_->is_number_integer() || negative || v_->get<uint64_t>() > max) not_a(("a whole number up to " + std::to_string(max)).c_str());
     return v_->get<uint64_t>();
 }
 
