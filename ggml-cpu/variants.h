@@ -7,6 +7,8 @@
 
 #include "../tensor/backend.h"
 
+#include <algorithm>
+
 namespace ds {
 
 struct variant;

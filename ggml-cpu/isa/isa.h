@@ -18,7 +18,7 @@ struct dot_args {
     size_t k, weights, rows;
 };
 
-// Q8_0 products of the same shape; x are rows that q8_quantize wrote.
+// Q8_0 products of the same shape; x are rows that quantize wrote.
 struct q8_args {
     const char *w;
     size_t w_stride;          // bytes
@@ -44,36 +44,45 @@ struct attend_args {
     bool first;               // the sequence's first page
 };
 
-struct isa {
-    const char *name;
-    bool (*available)();      // on this machine
-
+struct float_kernels {
     void (*add)(const float *a, const float *b, float *y, size_t n);
     void (*gated)(unary f, const float *gate, const float *up, float *y, size_t n);
+    void (*divide)(const float *x, float divisor, float *y, size_t n);
+    void (*encode_f16)(const float *x, uint16_t *y, size_t n);
     void (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
     // The pairs (a[i], b[i]), or the pairs (a[2i], a[2i + 1]).
     void (*rope_halves)(const float *a, const float *b, const float *cosine, const float *sine, float *ya, float *yb, size_t pairs);
     void (*rope_adjacent)(const float *a, const float *cosine, const float *sine, float *y, size_t pairs);
-    void (*encode_f16)(const float *x, uint16_t *y, size_t n);
-
     void (*dot_f32)(const dot_args &);
     void (*dot_f16)(const dot_args &);
     void (*dot_bf16)(const dot_args &);
-
-    size_t q8_x_bytes;        // of one quantized block of activations
-    size_t q8_tile_weights;   // rows of weights that a tile takes
-    size_t q8_tile_bytes;     // of one block's width of a tile
-    void (*q8_quantize)(const float *x, char *y, size_t blocks);
-    void (*q8_rows)(const q8_args &);                           // few rows of activations: weights are read where they lie
-    void (*q8_tile)(const q8_args &, char *tile);               // many: at most q8_tile_weights of weights, repacked into `tile` (q8_tile_blocks wide)
-
     void (*attend_f32)(const attend_args &);
     void (*attend_f16)(const attend_args &);
-    void (*divide)(const float *x, float divisor, float *y, size_t n);
 };
 
-constexpr size_t q8_tile_blocks = 64;     // a tile's width: 32 weight rows of 2048 bytes stay in a second-level cache
+struct q8_kernels {
+    size_t x_bytes;           // of a quantized block of activations
+    size_t tile_weights;      // rows of weights that a tile takes
+    size_t tile_bytes;        // of a tile's part that is one block wide
+    void (*quantize)(const float *x, char *y, size_t blocks);
+    void (*rows)(const q8_args &);                     // for few rows of activations: weights are read where they lie
+    void (*tile)(const q8_args &, char *scratch);      // for many: at most tile_weights rows of weights, repacked into q8_tile_blocks * tile_bytes
+};
+
+struct isa {
+    const char *name;
+    bool (*available)();      // on this machine, and to this process
+    const float_kernels *floats;
+    const q8_kernels *q8;
+};
+
+constexpr size_t q8_tile_blocks = 64;     // a tile's width: 32 rows of 64 blocks stay in a second-level cache
 
 extern const isa isa_scalar;
+#if defined(__x86_64__) && !defined(DS_SCALAR_ONLY)
+#define DS_X86_KERNELS 1
+extern const isa isa_avx2, isa_avx512, isa_avx512_vnni;
+extern const float_kernels floats_avx512;
+#endif
 
 } // namespace ds

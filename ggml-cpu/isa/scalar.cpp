@@ -1,7 +1,62 @@
-// The kernels without vectors.
+// The kernels without vectors: what every machine has, and what the others are easiest compared with.
 
 #include "isa.h"
+#include "target.h"
+
+#include "../../tensor/numerics.h"
+
+#include <algorithm>
+#include <limits>
 
 namespace ds {
-const isa isa_scalar = {.name = "scalar", .available = [] { return true; }};
+namespace scalar {
+namespace {
+
+#include "vec_scalar.inl"
+#include "float.inl"
+
+// A block of quantized activations: its scale, then 32 int8.
+struct q8_x {
+    float scale;
+    int8_t q[q8_block];
+};
+
+void q8_quantize(const float *x, char *y, size_t blocks) {
+    for (size_t b = 0; b < blocks; ++b) {
+        q8_x out;
+        out.scale = quantize_q8_block(x + b * q8_block, out.q);
+        memcpy(y + b * sizeof out, &out, sizeof out);
+    }
 }
+
+float q8_dot(const char *w, const char *x, size_t blocks) {
+    float sum = 0.0f;
+    for (; blocks > 0; --blocks, w += 2 + q8_block, x += sizeof(q8_x)) {
+        half scale;
+        q8_x xb;
+        memcpy(&scale, w, sizeof scale);
+        memcpy(&xb, x, sizeof xb);
+        int32_t product = 0;
+        for (int i = 0; i < q8_block; ++i) product += static_cast<int8_t>(w[2 + i]) * xb.q[i];
+        sum = q8_block_step(product, f16_to_f32(scale.bits), xb.scale, sum);
+    }
+    return sum;
+}
+
+void q8_rows(const q8_args &a) {
+    for (size_t j = 0; j < a.weights; ++j)
+        for (size_t i = 0; i < a.rows; ++i) {
+            const float sum = q8_dot(a.w + j * a.w_stride, a.x + i * a.x_stride, a.blocks);
+            a.y[i * a.y_stride + j] = a.bias ? sum + a.bias[j] : sum;
+        }
+}
+void q8_tile(const q8_args &a, char *) { q8_rows(a); }
+
+constexpr q8_kernels q8 = {sizeof(q8_x), 32, 0, q8_quantize, q8_rows, q8_tile};
+
+} // namespace
+} // namespace scalar
+
+const isa isa_scalar = {"scalar", [] { return true; }, &scalar::floats, &scalar::q8};
+
+} // namespace ds

@@ -1,10 +1,52 @@
-// kv_write on the CPU.
+// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by side.
 
 #include "../variants.h"
 
 namespace ds {
 
-static constexpr variant list[] = {reference_variant};
+static bool fits(const cpu &, const node &n) {
+    const format type = n.as<kv_layout>().type;
+    return type == format::f16 || type == format::f32;
+}
+
+static void put_key(const cpu &c, const kv_layout &l, const float *k, char *to) {
+    uint16_t some[64];
+    const size_t d = static_cast<size_t>(l.head_size);
+    if (l.type == format::f32) {
+        for (size_t i = 0; i < d; ++i) reinterpret_cast<float *>(to)[i * page_positions] = k[i];
+        return;
+    }
+    for (size_t begin = 0; begin < d; begin += std::size(some)) {
+        const size_t count = std::min(std::size(some), d - begin);
+        c.vec->floats->encode_f16(k + begin, some, count);
+        for (size_t i = 0; i < count; ++i) reinterpret_cast<uint16_t *>(to)[(begin + i) * page_positions] = some[i];
+    }
+}
+
+static void put_value(const cpu &c, const kv_layout &l, const float *v, char *to) {
+    const size_t d = static_cast<size_t>(l.head_size);
+    if (l.type == format::f32) std::memcpy(to, v, d * sizeof(float));
+    else c.vec->floats->encode_f16(v, reinterpret_cast<uint16_t *>(to), d);
+}
+
+static void run(cpu &c, const node &n, char *) {
+    const tensor &k = *n.src[0], &v = *n.src[1], &pages = *n.src[2], &slots = *n.src[3];
+    const kv_layout &l = n.as<kv_layout>();
+    const int64_t element = info(l.type).bytes;
+    share_range(c, static_cast<size_t>(k.ne[0]), elements(k) * 2, [&](size_t begin, size_t end, unsigned) {
+        for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
+            const int32_t slot = *i32_at(slots, i);
+            char *page = at(pages, slot / page_positions);
+            const int64_t place = slot % page_positions;
+            for (int64_t h = 0; h < l.kv_heads; ++h) {
+                put_key(c, l, f32_at(k, i, h), page + l.k_offset + (h * l.head_size * page_positions + place) * element);
+                put_value(c, l, f32_at(v, i, h), page + l.v_offset + (h * page_positions + place) * l.head_size * element);
+            }
+        }
+    });
+}
+
+static constexpr variant list[] = {{"positions", fits, nullptr, run}, reference_variant};
 constexpr variants kv_write_variants = list;
 
 } // namespace ds

@@ -1,10 +1,127 @@
-// matmul on the CPU.
+// matmul on the CPU: panels of weight rows, and for many rows of activations parts of those, are shared out. Weights are read where they were mapped.
+// Q8_0: activations are quantized once, into the work bytes; then few rows go through the weights as they lie, many through tiles repacked in scratch.
 
 #include "../variants.h"
 
 namespace ds {
 
-static constexpr variant list[] = {reference_variant};
+namespace {
+
+constexpr size_t few_rows = 6;             // up to here, repacking weights costs more than it saves
+
+// How a product's output is cut: into panels of weight rows, and groups of activation rows.
+struct cut {
+    size_t panel, panels, group, groups;
+};
+
+size_t dim(const tensor &t, int i) { return static_cast<size_t>(t.ne[i]); }
+
+cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, unsigned threads) {
+    const size_t wanted = 4 * threads, panels = ceil_div(weights, panel);
+    if (panels >= wanted || threads == 1) return {panel, panels, rows, 1};
+    const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)), size = ceil_div(ceil_div(rows, groups), group) * group;
+    return {panel, panels, size, ceil_div(rows, size)};
+}
+
+// Weight rows a task of a product with few rows: enough tasks to go round, none too short.
+size_t stream_panel(size_t weights, unsigned threads) {
+    return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, 64);
+}
+
+// f(first weight, weights, first row, rows, worker) for every piece.
+template <class F> void share_pieces(cpu &c, const cut &s, size_t weights, size_t rows, int64_t nanoseconds, const F &f) {
+    const auto piece = [&](size_t task, unsigned worker) {
+        const size_t w0 = task / s.groups * s.panel, x0 = task % s.groups * s.group;
+        f(w0, std::min(s.panel, weights - w0), x0, std::min(s.group, rows - x0), worker);
+    };
+    const size_t tasks = s.panels * s.groups;
+    if (nanoseconds >= worth_sharing) return c.pool.run(tasks, piece);
+    for (size_t i = 0; i < tasks; ++i) piece(i, 0);
+}
+
+const float *bias_at(const node &n, size_t w0) { return n.src[2] ? f32_at(*n.src[2], 0) + w0 : nullptr; }
+
+// ---- Float weights
+
+bool floats_fit(const cpu &, const node &n) {
+    const format w = n.src[1]->type;
+    return w == format::f32 || w == format::f16 || w == format::bf16;
+}
+
+void run_floats(cpu &c, const node &n, char *) {
+    const tensor &x = *n.src[0], &w = *n.src[1];
+    const size_t rows = dim(x, 0), weights = dim(w, 0), k = dim(x, 1), element = info(w.type).bytes;
+    const float_kernels &f = *c.vec->floats;
+    const auto dot = w.type == format::f32 ? f.dot_f32 : w.type == format::f16 ? f.dot_f16 : f.dot_bf16;
+    const cut s = make_cut(weights, rows, 32, 48, c.pool.size());
+    share_pieces(c, s, weights, rows, static_cast<int64_t>(weights * k * (rows + 1) / 20), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+        dot({.w = at(w, static_cast<int64_t>(w0)), .w_stride = static_cast<size_t>(w.stride[0]) * element,
+             .x = f32_at(x, static_cast<int64_t>(x0)), .x_stride = static_cast<size_t>(x.stride[0]),
+             .y = f32_at(n.out, static_cast<int64_t>(x0)) + w0, .y_stride = static_cast<size_t>(n.out.stride[0]),
+             .bias = bias_at(n, w0), .k = k, .weights = wn, .rows = xn});
+    });
+}
+
+// ---- Q8_0 weights
+
+bool q8_fits(const cpu &, const node &n) { return n.src[1]->type == format::q8_0; }
+bool q8_few_fit(const cpu &c, const node &n) { return q8_fits(c, n) && dim(*n.src[0], 0) <= few_rows; }
+
+size_t align64(size_t n) { return ceil_div(n, 64) * 64; }
+size_t x_row_bytes(const cpu &c, const node &n) { return align64(dim(*n.src[0], 1) / 32 * c.vec->q8->x_bytes); }
+size_t tile_bytes(const cpu &c) { return align64(q8_tile_blocks * c.vec->q8->tile_bytes); }
+
+size_t q8_few_work(const cpu &c, const node &n) { return q8_fits(c, n) ? dim(*n.src[0], 0) * x_row_bytes(c, n) : 0; }
+size_t q8_many_work(const cpu &c, const node &n) { return q8_fits(c, n) ? q8_few_work(c, n) + c.pool.size() * tile_bytes(c) : 0; }
+
+// Quantizes the activations into `work`.
+void quantize(cpu &c, const node &n, char *work) {
+    const tensor &x = *n.src[0];
+    const size_t blocks = dim(x, 1) / 32, row_bytes = x_row_bytes(c, n);
+    share_range(c, dim(x, 0), elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
+        for (size_t i = begin; i < end; ++i) c.vec->q8->quantize(f32_at(x, static_cast<int64_t>(i)), work + i * row_bytes, blocks);
+    });
+}
+
+q8_args q8_piece(const cpu &c, const node &n, const char *work, size_t w0, size_t wn, size_t x0, size_t xn) {
+    const tensor &w = *n.src[1];
+    const size_t row_bytes = x_row_bytes(c, n);
+    return {.w = at(w, static_cast<int64_t>(w0)), .w_stride = static_cast<size_t>(w.stride[0]) / 32 * 34,
+            .x = work + x0 * row_bytes, .x_stride = row_bytes,
+            .y = f32_at(n.out, static_cast<int64_t>(x0)) + w0, .y_stride = static_cast<size_t>(n.out.stride[0]),
+            .bias = bias_at(n, w0), .blocks = dim(w, 1) / 32, .weights = wn, .rows = xn};
+}
+
+int64_t q8_nanoseconds(const node &n) { return elements(*n.src[1]) * (n.src[0]->ne[0] + 3) / 100; }
+
+void run_q8_few(cpu &c, const node &n, char *work) {
+    const size_t weights = dim(*n.src[1], 0), rows = dim(*n.src[0], 0), panel = stream_panel(weights, c.pool.size());
+    quantize(c, n, work);
+    const cut s = {panel, ceil_div(weights, panel), rows, 1};
+    share_pieces(c, s, weights, rows, q8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+        c.vec->q8->rows(q8_piece(c, n, work, w0, wn, x0, xn));
+    });
+}
+
+void run_q8_many(cpu &c, const node &n, char *work) {
+    const size_t weights = dim(*n.src[1], 0), rows = dim(*n.src[0], 0);
+    char *tiles = work + rows * x_row_bytes(c, n);
+    quantize(c, n, work);
+    const cut s = make_cut(weights, rows, c.vec->q8->tile_weights, 48, c.pool.size());
+    share_pieces(c, s, weights, rows, q8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
+        c.vec->q8->tile(q8_piece(c, n, work, w0, wn, x0, xn), tiles + worker * tile_bytes(c));
+    });
+}
+
+constexpr variant list[] = {
+    {"q8_few", q8_few_fit, q8_few_work, run_q8_few},
+    {"q8_many", q8_fits, q8_many_work, run_q8_many},
+    {"floats", floats_fit, nullptr, run_floats},
+    reference_variant,
+};
+
+} // namespace
+
 constexpr variants matmul_variants = list;
 
 } // namespace ds

@@ -1,0 +1,65 @@
+// The kernels on AVX2 with FMA and F16C (Intel since Haswell, AMD since Excavator).
+// Q8_0 products widen to int16: the unsigned-by-signed byte product of AVX2 saturates.
+
+#include "isa.h"
+#include "target.h"
+
+#ifdef DS_X86_KERNELS
+#include "../../tensor/numerics.h"
+
+#include <algorithm>
+#include <cpuid.h>
+#include <immintrin.h>
+#include <limits>
+
+DS_TARGET_BEGIN("avx2,fma,f16c")
+namespace ds {
+namespace avx2 {
+namespace {
+
+#include "vec_avx2.inl"
+#include "exp_x86.inl"
+#include "float.inl"
+
+struct w16i {
+    __m256i lo, hi;
+    w16i() = default;
+    DS_INLINE w16i(__m256i lo, __m256i hi) : lo(lo), hi(hi) {}
+    DS_INLINE explicit w16i(int32_t x) : lo(_mm256_set1_epi32(x)), hi(lo) {}
+    DS_INLINE explicit w16i(const char *p)
+        : lo(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), hi(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 32))) {}
+};
+constexpr bool q8_unsigned = false;
+constexpr size_t q8_vectors = 1, q8_tile_x = 4;
+
+DS_INLINE v16 to_float(w16i x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
+DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
+    return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x.lo)), _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x.hi))};
+}
+DS_INLINE __m256i packed_half(const char *w, size_t half) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 16 * half)));
+}
+DS_INLINE __m256i block_product(const char *w, const char *x) {
+    const __m256i *xv = reinterpret_cast<const __m256i *>(x);
+    return _mm256_add_epi32(_mm256_madd_epi16(packed_half(w, 0), _mm256_loadu_si256(xv)),
+                            _mm256_madd_epi16(packed_half(w, 1), _mm256_loadu_si256(xv + 1)));
+}
+
+#include "q8_x86.inl"
+
+} // namespace
+} // namespace avx2
+} // namespace ds
+DS_TARGET_END
+
+namespace ds {
+
+// __builtin_cpu_supports looks at what the operating system saves, too. Not every compiler's knows of F16C, which shares the other two's registers.
+static bool available() {
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+const isa isa_avx2 = {"avx2", available, &avx2::floats, &avx2::q8};
+
+} // namespace ds
+#endif

@@ -1,0 +1,52 @@
+// The kernels on AVX-512 (F, BW, DQ, VL: Intel since Skylake's servers, AMD since Zen 4).
+
+#include "isa.h"
+#include "target.h"
+
+#ifdef DS_X86_KERNELS
+#include "../../tensor/numerics.h"
+
+#include <algorithm>
+#include <immintrin.h>
+#include <limits>
+
+DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+namespace ds {
+namespace avx512 {
+namespace {
+
+#include "vec_avx512.inl"
+#include "exp_x86.inl"
+#include "float.inl"
+
+#include "w16i_avx512.inl"
+constexpr bool q8_unsigned = false;
+constexpr size_t q8_vectors = 2, q8_tile_x = 6;
+
+DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) { return _mm512_add_epi32(sum.r, _mm512_madd_epi16(w.r, x.r)); }
+DS_INLINE __m256i packed_half(const char *w, size_t half) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 16 * half)));
+}
+DS_INLINE __m256i block_product(const char *w, const char *x) {
+    const __m512i p = _mm512_madd_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w))), _mm512_loadu_si512(x));
+    return _mm256_add_epi32(_mm512_castsi512_si256(p), _mm512_extracti64x4_epi64(p, 1));
+}
+
+#include "q8_x86.inl"
+
+} // namespace
+} // namespace avx512
+} // namespace ds
+DS_TARGET_END
+
+namespace ds {
+
+static bool available() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && isa_avx2.available();
+}
+const float_kernels floats_avx512 = avx512::floats;
+const isa isa_avx512 = {"avx512", available, &floats_avx512, &avx512::q8};
+
+} // namespace ds
+#endif

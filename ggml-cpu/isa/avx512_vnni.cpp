@@ -1,0 +1,45 @@
+// AVX-512 with VNNI (Intel since Ice Lake's servers, AMD since Zen 4): Q8_0 by its byte products; all else is avx512's.
+// VPDPBUSD takes unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and each sum starts at -128 times the sum of x. All is exact.
+
+#include "isa.h"
+#include "target.h"
+
+#ifdef DS_X86_KERNELS
+#include "../../tensor/numerics.h"
+
+#include <algorithm>
+#include <immintrin.h>
+
+DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+namespace ds {
+namespace avx512_vnni {
+namespace {
+
+#include "vec_avx512.inl"
+#include "w16i_avx512.inl"
+constexpr bool q8_unsigned = true;
+constexpr size_t q8_vectors = 2, q8_tile_x = 6;
+
+DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) { return _mm512_dpbusd_epi32(sum.r, w.r, x.r); }
+DS_INLINE __m256i packed_half(const char *w, size_t) {
+    return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w)), _mm256_set1_epi8(-128));
+}
+DS_INLINE __m256i block_product(const char *w, const char *x) {
+    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), packed_half(w, 0), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
+}
+
+#include "q8_x86.inl"
+
+} // namespace
+} // namespace avx512_vnni
+} // namespace ds
+DS_TARGET_END
+
+namespace ds {
+
+static bool available() { return __builtin_cpu_supports("avx512vnni") && isa_avx512.available(); }
+
+const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, &avx512_vnni::q8};
+
+} // namespace ds
+#endif

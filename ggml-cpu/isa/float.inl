@@ -1,0 +1,292 @@
+// The float kernels, once, over whatever v16 is: included by each instruction set's file after its vec_*.inl, inside its namespace and target region.
+// The order of every sum is that of numerics.h: tails are masked, never padded, since even adding a zero can change the sign of one.
+
+#define DS_UNARY(name, formula, derivative) DS_INLINE v16 unary_##name(v16 x) { return formula; }
+DS_INLINE v16 sigmoid_f32(v16 x) { return v16(1.0f) / (v16(1.0f) + exp_f32(-x)); }
+#include "../../tensor/unary.def"
+#undef DS_UNARY
+
+// ---- Element by element
+
+static void add(const float *a, const float *b, float *y, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store(y + i, load(a + i) + load(b + i));
+    if (i < n) store_n(y + i, load_n(a + i, n - i) + load_n(b + i, n - i), n - i);
+}
+
+static void gated(unary f, const float *gate, const float *up, float *y, size_t n) {
+    switch (f) {
+#define DS_UNARY(name, formula, derivative)                                                                                           \
+    case unary::name: {                                                                                                               \
+        size_t i = 0;                                                                                                                 \
+        for (; i + 16 <= n; i += 16) store(y + i, unary_##name(load(gate + i)) * load(up + i));                                       \
+        if (i < n) store_n(y + i, unary_##name(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);                              \
+        return;                                                                                                                       \
+    }
+#include "../../tensor/unary.def"
+#undef DS_UNARY
+    }
+}
+
+static void divide(const float *x, float divisor, float *y, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store(y + i, load(x + i) / v16(divisor));
+    if (i < n) store_n(y + i, load_n(x + i, n - i) / v16(divisor), n - i);
+}
+
+static void encode_f16(const float *x, uint16_t *y, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store_f16(y + i, load(x + i));
+    if (i < n) store_f16_n(y + i, load_n(x + i, n - i), n - i);
+}
+
+// ---- Norm: 128 lanes are eight v16
+
+static float sum_of_squares(const float *x, size_t n) {
+    v16 lane[8];
+    for (v16 &l : lane) l = v16(0.0f);
+    size_t i = 0;
+    for (; i + 128 <= n; i += 128) {
+        DS_UNROLL for (int j = 0; j < 8; ++j) {
+            const v16 v = load(x + i + 16 * j);
+            lane[j] = fma_f32(v, v, lane[j]);
+        }
+    }
+    for (int j = 0; i < n; ++j, i += 16) {
+        const size_t left = n - i;
+        const v16 v = left < 16 ? load_n(x + i, left) : load(x + i), next = fma_f32(v, v, lane[j]);
+        lane[j] = left < 16 ? keep_n(next, lane[j], left) : next;
+    }
+    for (int s = 4; s > 0; s /= 2)
+        for (int j = 0; j < s; ++j) lane[j] = lane[j] + lane[j + s];
+    return fold(lane[0]);
+}
+
+static void rms_norm(const float *x, const float *w, float *y, size_t n, float eps) {
+    const v16 factor(rms_factor(sum_of_squares(x, n), static_cast<int64_t>(n), eps));
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store(y + i, (load(x + i) * factor) * load(w + i));
+    if (i < n) store_n(y + i, (load_n(x + i, n - i) * factor) * load_n(w + i, n - i), n - i);
+}
+
+// ---- Rope
+
+DS_INLINE v16 rope_first(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, c, -(b * s)); }
+DS_INLINE v16 rope_second(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, s, b * c); }
+
+static void rope_halves(const float *a, const float *b, const float *cosine, const float *sine, float *ya, float *yb, size_t pairs) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        const v16 u = load(a + i), v = load(b + i), c = load(cosine + i), s = load(sine + i);
+        store(ya + i, rope_first(u, v, c, s));
+        store(yb + i, rope_second(u, v, c, s));
+    }
+    if (const size_t n = pairs - i) {
+        const v16 u = load_n(a + i, n), v = load_n(b + i, n), c = load_n(cosine + i, n), s = load_n(sine + i, n);
+        store_n(ya + i, rope_first(u, v, c, s), n);
+        store_n(yb + i, rope_second(u, v, c, s), n);
+    }
+}
+
+static void rope_adjacent(const float *a, const float *cosine, const float *sine, float *y, size_t pairs) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        const v16 c = load(cosine + i), s = load(sine + i);
+        v16 u, v, lo, hi;
+        split_pairs(load(a + 2 * i), load(a + 2 * i + 16), u, v);
+        join_pairs(rope_first(u, v, c, s), rope_second(u, v, c, s), lo, hi);
+        store(y + 2 * i, lo);
+        store(y + 2 * i + 16, hi);
+    }
+    for (; i < pairs; ++i) {
+        const float u = a[2 * i], v = a[2 * i + 1];
+        y[2 * i] = ds::rope_first(u, v, cosine[i], sine[i]);
+        y[2 * i + 1] = ds::rope_second(u, v, cosine[i], sine[i]);
+    }
+}
+
+// ---- Products of float matrices: tiles of 4 weight rows by up to dot_rows activation rows, one v16 of lanes for each pair
+
+constexpr size_t dot_weights = 4, dot_panel = 32, dot_chunk = 1024;
+
+// What a tile's lanes hold between one chunk of k and the next.
+struct dot_lanes_store {
+    alignas(64) float lane[dot_panel / dot_weights][dot_weights * dot_rows][16];
+};
+
+template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
+    const E *w[dot_weights];
+    const float *x[rows];
+    // A tile past the last row repeats that row, and drops the result.
+    for (size_t i = 0; i < dot_weights; ++i) w[i] = reinterpret_cast<const E *>(a.w + std::min(w0 + i, a.weights - 1) * a.w_stride);
+    for (int j = 0; j < rows; ++j) x[j] = a.x + (x0 + j) * a.x_stride;
+    v16 lane[rows][dot_weights];
+    DS_UNROLL for (int j = 0; j < rows; ++j)
+        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] = begin == 0 ? v16(0.0f) : load(kept[j * dot_weights + i]);
+    size_t k = begin;
+    for (; k + 16 <= end; k += 16) {
+        v16 wk[dot_weights];
+        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) wk[i] = load(w[i] + k);
+        DS_UNROLL for (int j = 0; j < rows; ++j) {
+            const v16 xk = load(x[j] + k);
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] = fma_f32(xk, wk[i], lane[j][i]);
+        }
+    }
+    if (const size_t n = end - k) {
+        DS_UNROLL for (int j = 0; j < rows; ++j) {
+            const v16 xk = load_n(x[j] + k, n);
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i)
+                lane[j][i] = keep_n(fma_f32(xk, load_n(w[i] + k, n), lane[j][i]), lane[j][i], n);
+        }
+    }
+    if (end < a.k) {
+        DS_UNROLL for (int j = 0; j < rows; ++j)
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) store(kept[j * dot_weights + i], lane[j][i]);
+        return;
+    }
+    const size_t valid = std::min(dot_weights, a.weights - w0);
+    DS_UNROLL for (int j = 0; j < rows; ++j) {
+        float sum[dot_weights];
+        fold4(lane[j], sum);
+        float *y = a.y + (x0 + j) * a.y_stride + w0;
+        for (size_t i = 0; i < valid; ++i) y[i] = a.bias ? sum[i] + a.bias[w0 + i] : sum[i];
+    }
+}
+
+template <int rows, class E> DS_INLINE void dot_tile_of(const dot_args &a, size_t count, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
+    if constexpr (rows > 1) {
+        if (count < rows) return dot_tile_of<rows - 1, E>(a, count, w0, x0, begin, end, kept);
+    }
+    dot_tile<rows, E>(a, w0, x0, begin, end, kept);
+}
+
+// Rows of activations go by tiles, chunk by chunk of k, so that a chunk of a tile stays in the first-level cache while the weights pass by.
+template <class E> static void dot(const dot_args &a) {
+    dot_lanes_store kept;
+    const size_t chunk = a.rows > dot_rows ? dot_chunk : a.k;
+    for (size_t p0 = 0; p0 < a.weights; p0 += dot_panel) {
+        const size_t p1 = std::min(p0 + dot_panel, a.weights);
+        for (size_t x0 = 0; x0 < a.rows; x0 += dot_rows)
+            for (size_t begin = 0; begin < a.k; begin += chunk)
+                for (size_t w0 = p0; w0 < p1; w0 += dot_weights)
+                    dot_tile_of<dot_rows, E>(a, a.rows - x0, w0, x0, begin, std::min(begin + chunk, a.k), kept.lane[(w0 - p0) / dot_weights]);
+    }
+}
+
+// ---- Attention: a page's part, for up to attend_rows query rows at a time
+
+// weights[r][t] = (q_r . k_t) * scale for `vectors` times 16 positions from t on.
+template <int rows, int vectors, class E> static void attend_scores(const attend_args &a, size_t r0, size_t t) {
+    const E *k = reinterpret_cast<const E *>(a.k) + t;
+    const float *q = a.q + r0 * a.head_size;
+    v16 sum[rows][vectors];
+    DS_UNROLL for (int r = 0; r < rows; ++r)
+        DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = v16(0.0f);
+    for (size_t d = 0; d < a.head_size; ++d) {
+        v16 kd[vectors];
+        DS_UNROLL for (int v = 0; v < vectors; ++v) kd[v] = load(k + d * page_positions + 16 * v);
+        DS_UNROLL for (int r = 0; r < rows; ++r) {
+            const v16 qd(q[r * a.head_size + d]);
+            DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = fma_f32(qd, kd[v], sum[r][v]);
+        }
+    }
+    DS_UNROLL for (int r = 0; r < rows; ++r)
+        DS_UNROLL for (int v = 0; v < vectors; ++v) store(a.weights + (r0 + r) * page_positions + t + 16 * v, sum[r][v] * v16(a.scale));
+}
+
+// Scores become weights, 0 where unseen; the row's maximum and sum move on. Gives what the sums so far are to be multiplied by.
+static float attend_softmax(const attend_args &a, size_t r) {
+    float *w = a.weights + r * page_positions;
+    const size_t seen = static_cast<size_t>(a.seen[r]), full = seen / 16, rest = seen % 16, vectors = full + (rest != 0);
+    v16 s[4], most(-std::numeric_limits<float>::infinity()), lane(0.0f);
+    bool nan = a.max[r] != a.max[r];
+    for (size_t v = 0; v < vectors; ++v) {
+        s[v] = load(w + 16 * v);
+        if (v == full) s[v] = keep_n(s[v], v16(-std::numeric_limits<float>::infinity()), rest);
+        nan |= any_nan(s[v]);
+        most = larger(most, s[v]);
+    }
+    const float max = nan ? std::numeric_limits<float>::quiet_NaN() : attention_max(a.max[r], largest(most));
+    for (size_t v = 0; v < vectors; ++v) {
+        v16 e = exp2_f32(s[v] - v16(max));
+        if (v == full) e = keep_n(e, v16(0.0f), rest);
+        store(w + 16 * v, e);
+        lane = lane + e;
+    }
+    const float keep = a.first ? 0.0f : ds::exp2_f32(a.max[r] - max);
+    a.sum[r] = ds::fma_f32(a.sum[r], keep, fold(lane));
+    a.max[r] = max;
+    return keep;
+}
+
+// out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on, or `n` < 16 of them.
+template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep) {
+    const E *v = reinterpret_cast<const E *>(a.v) + d;
+    const float *w = a.weights + r0 * page_positions;
+    const int32_t *seen = a.seen + r0;
+    v16 sum[rows][vectors], vt[vectors];
+    DS_UNROLL for (int r = 0; r < rows; ++r)
+        DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = v16(0.0f);
+    int32_t t = 0;
+    for (; t < seen[0]; ++t) {
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * a.head_size + 16 * i, n) : load(v + t * a.head_size + 16 * i);
+        DS_UNROLL for (int r = 0; r < rows; ++r) {
+            const v16 wt(w[r * page_positions + t]);
+            DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
+        }
+    }
+    for (; t < seen[rows - 1]; ++t) {    // positions that only the later rows see
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * a.head_size + 16 * i, n) : load(v + t * a.head_size + 16 * i);
+        DS_UNROLL for (int r = 1; r < rows; ++r) {
+            if (t >= seen[r]) continue;
+            const v16 wt(w[r * page_positions + t]);
+            DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
+        }
+    }
+    DS_UNROLL for (int r = 0; r < rows; ++r)
+        DS_UNROLL for (int i = 0; i < vectors; ++i) {
+            float *o = a.out + (r0 + r) * a.head_size + d + 16 * i;
+            if (n) store_n(o, fma_f32(load_n(o, n), v16(keep[r]), sum[r][i]), n);
+            else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
+        }
+}
+template <int rows, int vectors, class E> static void attend_values_full(const attend_args &a, size_t r0, size_t d, const float *keep) {
+    attend_values<rows, vectors, E>(a, r0, d, 0, keep);
+}
+template <int rows, class E> static void attend_values_part(const attend_args &a, size_t r0, size_t d, const float *keep) {
+    attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep);
+}
+
+template <int rows, class E> static void attend_tile(const attend_args &a, size_t r0) {
+    constexpr size_t wide = 16 * attend_vectors;
+    const size_t seen = static_cast<size_t>(a.seen[r0 + rows - 1]);
+    size_t t = 0, d = 0;
+    for (; t + wide <= seen; t += wide) attend_scores<rows, attend_vectors, E>(a, r0, t);
+    for (; t < seen; t += 16) attend_scores<rows, 1, E>(a, r0, t);
+    float keep[rows];
+    for (int r = 0; r < rows; ++r) keep[r] = attend_softmax(a, r0 + r);
+    for (; d + wide <= a.head_size; d += wide) attend_values_full<rows, attend_vectors, E>(a, r0, d, keep);
+    for (; d + 16 <= a.head_size; d += 16) attend_values_full<rows, 1, E>(a, r0, d, keep);
+    if (d < a.head_size) attend_values_part<rows, E>(a, r0, d, keep);
+}
+
+template <int rows, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0) {
+    if constexpr (rows > 1) {
+        if (count < rows) return attend_tile_of<rows - 1, E>(a, count, r0);
+    }
+    attend_tile<rows, E>(a, r0);
+}
+
+template <class E> static void attend(const attend_args &a) {
+    size_t r = 0;
+    while (r < a.rows && a.seen[r] == 0) ++r;
+    // Tiles of like height: 7 rows are 4 and 3, not 6 and 1.
+    for (size_t tiles = (a.rows - r + attend_rows - 1) / attend_rows; tiles > 0; --tiles) {
+        const size_t count = (a.rows - r + tiles - 1) / tiles;
+        attend_tile_of<attend_rows, E>(a, count, r);
+        r += count;
+    }
+}
+
+static constexpr float_kernels floats = {add,         gated,         divide,       encode_f16, rms_norm,   rope_halves,
+                                         rope_adjacent, dot<float>, dot<half>, dot<brain>, attend<float>, attend<half>};

@@ -1,0 +1,345 @@
+// The makers of op_cases.h. The float64 computations here are written from the operations' meaning, with the C library's functions, and use none of the
+// library's arithmetic; q8_0's bound follows from rounding activations to 127 steps of a block's largest.
+#include "op_cases.h"
+
+#include <cmath>
+#include <limits>
+
+namespace ds::test {
+
+float numbers::operator()(fill f) {
+    const float x = plain();
+    if (f == fill::tiny) return below(2) ? x * 0x1p-126f : x * 0x1p-70f;
+    if (f == fill::wild) {
+        constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+        constexpr float some[] = {inf, -inf, nan, 3e38f, -3e38f, -0.0f, 0.0f, 100.0f, -100.0f, 88.7f, -88.0f, -103.9f};
+        if (below(40) == 0) return some[below(std::size(some))];
+    }
+    return x;
+}
+
+static int64_t count(const std::vector<int64_t> &ne) {
+    int64_t n = 1;
+    for (int64_t d : ne) n *= d;
+    return n;
+}
+
+// Q8_0 blocks are random bytes, -128 among them, which no encoder of ours writes but a file may hold.
+static void fill_q8_0(numbers &r, std::vector<char> &bytes, fill f) {
+    for (size_t b = 0; b < bytes.size(); b += 34) {
+        const uint16_t scale = f32_to_f16(f == fill::tiny ? r.plain() * 0x1p-20f : r(f) * 0.01f);
+        std::memcpy(&bytes[b], &scale, 2);
+        for (size_t i = 0; i < 32; ++i) bytes[b + 2 + i] = static_cast<char>(r.below(8) ? r.bits() >> 24 : 128);
+    }
+}
+
+array make_array(numbers &r, format type, std::vector<int64_t> ne, fill f, bool by_row) {
+    array a = {type, ne, {}, by_row};
+    const int64_t n = count(ne);
+    a.bytes.resize(row_bytes(type, static_cast<uint64_t>(n)));
+    if (type == format::q8_0) fill_q8_0(r, a.bytes, f);
+    else {
+        std::vector<float> row(static_cast<size_t>(n));
+        for (float &x : row) x = r(f);
+        encode_row(type, row.data(), a.bytes.data(), row.size());
+    }
+    return a;
+}
+
+array make_ints(std::vector<int32_t> v, bool by_row) {
+    array a = {format::i32, {static_cast<int64_t>(v.size())}, {}, by_row};
+    a.bytes.resize(v.size() * 4);
+    std::memcpy(a.bytes.data(), v.data(), a.bytes.size());
+    return a;
+}
+
+static double f16_value(uint16_t h) {
+    const int exponent = h >> 10 & 31, fraction = h & 1023;
+    const double x = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    return h >> 15 ? -x : x;
+}
+
+template <class T> static T read(const char *p) {
+    T v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+double value(format type, const char *p, int64_t i) {
+    switch (type) {
+    case format::f32: return read<float>(p + 4 * i);
+    case format::i32: return read<int32_t>(p + 4 * i);
+    case format::f16: return f16_value(read<uint16_t>(p + 2 * i));
+    case format::bf16: return read<float>((std::string(2, '\0') + std::string(p + 2 * i, 2)).data());
+    case format::q8_0: return f16_value(read<uint16_t>(p + i / 32 * 34)) * static_cast<signed char>(p[i / 32 * 34 + 2 + i % 32]);
+    default: return std::nan("");
+    }
+}
+double value(const array &a, int64_t i) { return value(a.type, a.bytes.data(), i); }
+
+template <class P> static raw_params raw(const P &p) {
+    raw_params r;
+    std::memcpy(r.bytes, &p, sizeof p);
+    return r;
+}
+
+static op_case start(op kind, std::vector<array> src, fill f = fill::plain) {
+    op_case c;
+    c.kind = kind;
+    c.src = std::move(src);
+    c.numbers = f != fill::wild;
+    return c;
+}
+
+// ---- The operations
+
+op_case get_rows_case(format type, int64_t d, int64_t rows) {
+    numbers r(1);
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < rows; ++i) ids.push_back(r.below(11));
+    ids[0] = 10;
+    op_case c = start(op::get_rows, {make_array(r, type, {11, d}), make_ints(ids, true)});
+    c.exact = [=, table = c.src[0]](auto &wanted, auto &tolerance) {
+        for (int32_t id : ids)
+            for (int64_t i = 0; i < d; ++i) wanted.push_back(value(table, id * d + i));
+        tolerance.assign(wanted.size(), 0.0);
+    };
+    return c;
+}
+
+op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f) {
+    numbers r(2);
+    op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}}, f);
+    if (bias) c.src[2] = make_array(r, format::f32, {m});
+    c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i) {
+            std::vector<double> step(static_cast<size_t>(k), 0.0);       // half a quantization step of the block that each activation is in
+            for (int64_t l = 0; type == format::q8_0 && l < k; ++l)
+                for (int64_t s = l / 32 * 32; s < l / 32 * 32 + 32; ++s) step[l] = std::max(step[l], std::fabs(value(x, i * k + s)) / 253.9);
+            for (int64_t j = 0; j < m; ++j) {
+                double sum = 0.0, size = 0.0, rounding = 0.0;
+                for (int64_t l = 0; l < k; ++l) {
+                    const double a = value(x, i * k + l), v = value(w, j * k + l);
+                    sum += a * v;
+                    size += std::fabs(a * v);
+                    rounding += std::fabs(v) * step[l];
+                }
+                const double offset = bias ? value(b, j) : 0.0;
+                wanted.push_back(sum + offset);
+                // Denormal products lose absolute, not relative, accuracy.
+                tolerance.push_back(rounding + (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
+                                    static_cast<double>(k) * 0x1p-149 + (type == format::q8_0 ? 1e-30 * size + 1e-30 : 0.0));
+            }
+        }
+    };
+    return c;
+}
+
+op_case add_case(std::vector<int64_t> ne, fill f) {
+    numbers r(3);
+    op_case c = start(op::add, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
+    c.params = {};
+    c.exact = [=, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < count(ne); ++i) {
+            wanted.push_back(value(a, i) + value(b, i));
+            tolerance.push_back(std::fabs(wanted.back()) * 0x1p-24);
+        }
+    };
+    return c;
+}
+
+op_case gated_case(std::vector<int64_t> ne, fill f) {
+    numbers r(4);
+    op_case c = start(op::gated, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
+    if (f == fill::plain)      // a wider range than [-1, 1]
+        for (int64_t i = 0; i < count(ne); ++i) {
+            const float wide = static_cast<float>(value(c.src[0], i)) * 110.0f;
+            std::memcpy(&c.src[0].bytes[4 * i], &wide, 4);
+        }
+    c.params = raw(gated_params{unary::silu});
+    c.exact = [=, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < count(ne); ++i) {
+            const double x = value(a, i);
+            wanted.push_back(x / (1.0 + std::exp(-x)) * value(b, i));
+            tolerance.push_back(std::fabs(wanted.back()) * 8e-7 + 1e-36);
+        }
+    };
+    return c;
+}
+
+op_case rms_norm_case(std::vector<int64_t> ne, fill f) {
+    numbers r(5);
+    const int64_t d = ne.back();
+    const float eps = 1e-6f;
+    op_case c = start(op::rms_norm, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, {d})}, f);
+    c.params = raw(rms_norm_params{eps});
+    c.exact = [=, x = c.src[0], w = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < count(ne); i += d) {
+            double sum = 0.0;
+            for (int64_t j = 0; j < d; ++j) sum += value(x, i + j) * value(x, i + j);
+            for (int64_t j = 0; j < d; ++j) {
+                wanted.push_back(value(x, i + j) / std::sqrt(sum / static_cast<double>(d) + eps) * value(w, j));
+                tolerance.push_back(std::fabs(wanted.back()) * 2e-6 + 0x1p-149);
+            }
+        }
+    };
+    return c;
+}
+
+op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors) {
+    numbers r(6);
+    const rope_table_params p = {10000.0, yarn ? 4.0 : 2.0, 3.0f, 40.0f, yarn ? 1.2f : 1.0f, rotated, yarn};
+    std::vector<int32_t> positions;
+    for (int64_t i = 0; i < n; ++i) positions.push_back(i == 0 ? 0 : r.below(131072));
+    op_case c = start(op::rope_table, {make_ints(positions, true), {}});
+    if (factors) {
+        c.src[1] = make_array(r, format::f32, {rotated / 2});
+        for (int i = 0; i < rotated / 2; ++i) {
+            const float factor = 1.0f + static_cast<float>(i);
+            std::memcpy(&c.src[1].bytes[4 * static_cast<size_t>(i)], &factor, 4);
+        }
+    }
+    c.params = raw(p);
+    c.exact = [=](auto &wanted, auto &tolerance) {
+        for (int32_t t : positions)
+            for (int part = 0; part < 2; ++part)
+                for (int32_t i = 0; i < rotated / 2; ++i) {
+                    const double f = std::pow(10000.0, -2.0 * i / rotated), ramp = yarn ? std::min(1.0, std::max(0.0, (i - 3.0) / 37.0)) : 1.0;
+                    const double angle = t * (f * (1.0 - ramp) + f / p.factor * ramp) / (factors ? 1.0 + i : 1.0);
+                    wanted.push_back((part ? std::sin(angle) : std::cos(angle)) * static_cast<double>(p.magnitude));
+                    tolerance.push_back(1e-7);
+                }
+    };
+    return c;
+}
+
+op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs) {
+    numbers r(7);
+    const int64_t half = rotated / 2;
+    op_case c = start(op::rope, {make_array(r, format::f32, {n, heads, d}, fill::plain, true), make_array(r, format::f32, {n, 2, half}, fill::plain, true)});
+    c.params = raw(rope_params{pairs});
+    c.exact = [=, x = c.src[0], t = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n * heads; ++i)
+            for (int64_t e = 0; e < d; ++e) {
+                const bool adjacent = pairs == rope_pairs::adjacent, second = adjacent ? e % 2 == 1 : e >= half;
+                const int64_t p = adjacent ? e / 2 : e % half, other = adjacent ? e ^ 1 : second ? e - half : e + half;
+                if (e >= rotated) {
+                    wanted.push_back(value(x, i * d + e));
+                    tolerance.push_back(0.0);
+                    continue;
+                }
+                const double cosine = value(t, (i / heads * 2) * half + p), sine = value(t, (i / heads * 2 + 1) * half + p);
+                wanted.push_back(value(x, i * d + e) * cosine + (second ? 1.0 : -1.0) * value(x, i * d + other) * sine);
+                tolerance.push_back(2e-7);
+            }
+    };
+    return c;
+}
+
+// ---- Pages: two layers' worth, of which the second is used
+
+static kv_layout layout(format type, int32_t heads, int32_t d) {
+    const int64_t part = static_cast<int64_t>(row_bytes(type, static_cast<uint64_t>(heads) * d * page_positions));
+    return {type, heads, d, 2 * part, 3 * part};
+}
+
+static array make_pages(numbers &r, const kv_layout &l, int64_t pages, fill f) {
+    const int64_t page_bytes = 2 * l.k_offset;
+    array a = make_array(r, l.type, {pages * page_bytes / info(l.type).bytes}, f);
+    a.type = format::i8;
+    a.ne = {pages, page_bytes};
+    return a;
+}
+
+static int64_t k_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
+    return (page * 2 * l.k_offset + l.k_offset) / info(l.type).bytes + (h * l.head_size + d) * page_positions + place;
+}
+static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
+    return (page * 2 * l.k_offset + l.v_offset) / info(l.type).bytes + (h * page_positions + place) * l.head_size + d;
+}
+
+// The result is the pages; `wanted` lists them as numbers of the pages' type.
+op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) {
+    numbers r(8);
+    const kv_layout l = layout(type, heads, d);
+    std::vector<int32_t> slots;
+    for (int64_t i = 0; i < n; ++i) slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));    // 37 is prime to 192: no slot twice
+    op_case c = start(op::kv_write, {make_array(r, format::f32, {n, heads, d}, f), make_array(r, format::f32, {n, heads, d}, f),
+                                     make_pages(r, l, 3, fill::plain), make_ints(slots)}, f);
+    c.params = raw(l);
+    c.rows = false;
+    c.exact = [=, k = c.src[0], v = c.src[1], pages = c.src[2]](auto &wanted, auto &tolerance) {
+        const int64_t elements = static_cast<int64_t>(pages.bytes.size()) / info(type).bytes;
+        for (int64_t i = 0; i < elements; ++i) wanted.push_back(value(type, pages.bytes.data(), i));
+        tolerance.assign(wanted.size(), 0.0);
+        const auto put = [&](int64_t at, double x) {
+            wanted[static_cast<size_t>(at)] = x;
+            tolerance[static_cast<size_t>(at)] = type == format::f16 ? std::fabs(x) * 0x1p-11 + 0x1p-25 : 0.0;
+        };
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t h = 0; h < heads; ++h)
+                for (int64_t e = 0; e < d; ++e) {
+                    put(k_element(l, slots[i] / 64, h, slots[i] % 64, e), value(k, (i * heads + h) * d + e));
+                    put(v_element(l, slots[i] / 64, h, slots[i] % 64, e), value(v, (i * heads + h) * d + e));
+                }
+    };
+    return c;
+}
+
+op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f) {
+    numbers r(9);
+    const kv_layout l = layout(type, kv_heads, d);
+    const int32_t heads = kv_heads * group, per_table = 4;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;      // scores spread enough to make weights differ
+    std::vector<int32_t> tables, sequence, position;
+    for (size_t s = 0; s < last.size(); ++s) {
+        for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
+        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
+            sequence.push_back(static_cast<int32_t>(s));
+            position.push_back(i);
+        }
+    }
+    const int64_t n = static_cast<int64_t>(position.size());
+    array table = make_ints(tables);
+    table.ne = {static_cast<int64_t>(last.size()), per_table};
+    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), make_pages(r, l, static_cast<int64_t>(tables.size()), f), table,
+                                      make_ints(sequence, true), make_ints(position, true)}, f);
+    c.params = raw(attention_params{l, scale});
+    c.exact = [=, q = c.src[0], pages = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t h = 0; h < heads; ++h) {
+                std::vector<double> weight;
+                double most = -1e300, sum = 0.0, reach = 0.0;
+                const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[i] * per_table + t / 64)]; };
+                for (int64_t t = 0; t <= position[i]; ++t) {
+                    double s = 0.0;
+                    for (int64_t e = 0; e < d; ++e) s += value(q, (i * heads + h) * d + e) * value(type, pages.bytes.data(), k_element(l, page(t), h / group, t % 64, e));
+                    weight.push_back(s * static_cast<double>(scale));
+                    most = std::max(most, weight.back());
+                }
+                for (double &w : weight) sum += w = std::exp(w - most);
+                for (int64_t e = 0; e < d; ++e) {
+                    double y = 0.0;
+                    for (int64_t t = 0; t <= position[i]; ++t) {
+                        const double v = value(type, pages.bytes.data(), v_element(l, page(t), h / group, t % 64, e));
+                        y += weight[static_cast<size_t>(t)] * v;
+                        reach = std::max(reach, std::fabs(v));
+                    }
+                    wanted.push_back(y / sum);
+                    tolerance.push_back(1e-5 * reach);
+                }
+            }
+    };
+    return c;
+}
+
+std::vector<op_case> all_cases() {
+    std::vector<op_case> all;
+#define DS_CASE(name, ...)                            \
+    all.push_back(name##_case(__VA_ARGS__));          \
+    all.back().text = #name "(" #__VA_ARGS__ ")";
+#include "cases.def"
+#undef DS_CASE
+    return all;
+}
+
+} // namespace ds::test

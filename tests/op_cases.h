@@ -1,0 +1,67 @@
+// What a test of an operation is made of: sources, parameters, and a float64 computation to hold the result against. cases.def lists the cases;
+// test_ops.cpp runs each of them on everything that can run it.
+#pragma once
+
+#include "../ggml-cpu/variants.h"
+#include "../tensor/numerics.h"
+
+#include <functional>
+#include <random>
+
+namespace ds::test {
+
+// A source's bytes, contiguous; without bytes: absent. `by_row`: row i of the result needs only row i of this.
+struct array {
+    format type = format::f32;
+    std::vector<int64_t> ne;
+    std::vector<char> bytes;
+    bool by_row = false;
+};
+
+struct raw_params { unsigned char bytes[max_params_bytes] = {}; };
+
+struct op_case {
+    op kind;
+    std::string text;
+    std::vector<array> src;
+    raw_params params;
+    bool rows = true;         // the result's rows can be computed one by one
+    bool numbers = true;      // no NaN or infinity among the sources: the float64 computation holds
+    // For every element of the result in order: what it is, and how far off it may be.
+    std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
+};
+
+// What sources are filled with.
+enum class fill { plain, tiny, wild };      // about 1; denormals and tiny numbers; NaN, infinities and huge numbers among plain ones
+
+// Numbers the same on every machine and library: raw engine output only.
+struct numbers {
+    std::mt19937 engine;
+    explicit numbers(uint32_t seed) : engine(seed) {}
+    uint32_t bits() { return engine(); }
+    int below(int n) { return static_cast<int>(bits() % static_cast<uint32_t>(n)); }
+    float plain() { return static_cast<float>(static_cast<int32_t>(bits())) * 0x1p-31f; }
+    float operator()(fill f);
+};
+
+array make_array(numbers &r, format type, std::vector<int64_t> ne, fill f = fill::plain, bool by_row = false);
+array make_ints(std::vector<int32_t> v, bool by_row = false);
+
+// Element i of the array, exactly.
+double value(const array &a, int64_t i);
+double value(format type, const char *p, int64_t i);
+
+op_case get_rows_case(format table, int64_t d, int64_t rows);
+op_case matmul_case(format w, int64_t n, int64_t m, int64_t k, bool bias, fill f = fill::plain);
+op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case gated_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
+op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
+op_case kv_write_case(format pages, int64_t n, int32_t heads, int32_t d, fill f = fill::plain);
+// `rows` of each sequence end at these positions, one after the other.
+op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f = fill::plain);
+
+std::vector<op_case> all_cases();      // cases.def
+
+} // namespace ds::test
