@@ -11,6 +11,9 @@ namespace ds {
 using token_id = int32_t;
 
 // How a text is split before the merges (names as GGUF's tokenizer.ggml.pre spells them). `deepseek-r1-qwen` splits as qwen2 does.
+// The name also says what else GGUF has no key for, so a tokenizer.json may become a file only where it agrees: text is normalised to form C by qwen2
+// and deepseek-r1-qwen alone (normalizer NFC; null or an empty Sequence for the others), and a piece that is a token as a whole is not merged by
+// llama-bpe alone (model.ignore_merges). Whether texts begin with BOS is the key add_bos_token; where that is missing, they do with llama-bpe alone.
 enum class pre_tokenizer { deepseek_llm, deepseek_coder, deepseek_v3, llama_bpe, qwen2, deepseek_r1_qwen };
 
 // tokenizer.ggml.token_type

@@ -28,9 +28,10 @@ struct code_point {
 
 // p < end
 inline code_point decode(const char *p, const char *end) {
+    if (uint8_t(*p) < 0x80) return {uint8_t(*p), 1};
     uint32_t const n = utf8_sequence(p, end);
     if (n == 0) return {limit + uint8_t(*p), 1};
-    uint32_t value = n == 1 ? uint8_t(*p) : uint8_t(*p) & (0x7fu >> n);
+    uint32_t value = uint8_t(*p) & (0x7fu >> n);
     for (uint32_t i = 1; i < n; i++) value = value << 6 | (uint8_t(p[i]) & 0x3fu);
     return {value, n};
 }

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
+
 using namespace ds;
 using namespace ds::test;
 
@@ -220,6 +222,30 @@ TEST_CASE("equal spellings, long added tokens, and a spelling outside the byte a
     w.set_i32s(types_key, std::vector<int32_t>{1, 1, 5, 1, 3});
     vocabulary const unused(w);
     CHECK(unused.tok.bytes(2, true).empty());
+}
+
+// The hash of tokenizer.cpp, of whose inputs a hostile file may choose those that collide.
+static uint64_t spelling_hash(std::string_view s) {
+    uint64_t h = s.size();
+    for (size_t i = 0; i < s.size(); i += 8) {
+        uint64_t word = 0;
+        std::memcpy(&word, s.data() + i, std::min<size_t>(8, s.size() - i));
+        h = (h ^ word) * 0x9e3779b97f4a7c15;
+        h ^= h >> 29;
+    }
+    return h * 0xbf58476d1ce4e5b9 >> 20;
+}
+
+TEST_CASE("spellings made to collide are refused, not searched") {
+    std::vector<std::string> tokens{"a", "b", "c", "ab", "<end>"};
+    for (int i = 0; tokens.size() < 240; i++) {
+        std::string const s = std::to_string(i);
+        if ((spelling_hash(s) & 1023) == 5) tokens.push_back(s);    // 240 tokens have 1024 slots
+    }
+    gguf_writer w = small();
+    w.set_strings(tokens_key, tokens);
+    w.erase(types_key);
+    check_refused(w, status::format, {tokens_key, "collide"});
 }
 
 TEST_CASE("a text longer than the limit is refused before it is looked at") {
