@@ -1,0 +1,375 @@
+// chat: a conversation in the terminal, or one question a line from a pipe. Streams the answer, thinking dimmed; Ctrl-C stops the answer, not the program.
+// It goes the long way through the API (tokenize, submit, step, events), which is what a server does too; minimal_chat.c goes the short one.
+// The signal handler only sets a flag, and the loop between two steps reads it: a step is never torn apart.
+#include "cli.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdarg>
+#include <cstdlib>
+#include <unistd.h>
+
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+void on_interrupt(int) { interrupted = 1; }
+
+// No SA_RESTART: waiting for a line must end as well.
+void install_interrupt() {
+    struct sigaction action = {};
+    action.sa_handler = on_interrupt;
+    sigaction(SIGINT, &action, nullptr);
+}
+
+struct options {
+    std::string model, prompt, system, chat_template;
+    cli::engine_flags engine;
+    ds_request how = cli::make<ds_request>();
+    ds_thinking thinking = DS_THINKING_DEFAULT;
+    bool one_prompt = false, no_history = false, verbose = false, help = false;
+};
+
+struct turn {
+    std::string question, answer;    // the answer with its thinking: the template knows what to leave out
+};
+
+// What /stats tells, of one answer or of all.
+struct measures {
+    uint64_t questions = 0, prompt_tokens = 0, thinking_tokens = 0, answer_tokens = 0, decode_steps = 0;
+    double first_token = 0, prompt_seconds = 0, answer_seconds = 0;
+
+    void add(const measures &m) {
+        questions += m.questions, prompt_tokens += m.prompt_tokens, thinking_tokens += m.thinking_tokens, answer_tokens += m.answer_tokens;
+        decode_steps += m.decode_steps, first_token += m.first_token, prompt_seconds += m.prompt_seconds, answer_seconds += m.answer_seconds;
+    }
+};
+
+struct chat {
+    options o;
+    cli::model_ptr model;
+    cli::engine_ptr engine;
+    std::vector<turn> turns;
+    measures last, all;
+    bool terminal_out = isatty(STDOUT_FILENO), terminal_in = isatty(STDIN_FILENO);
+    int exit_status = 0;
+};
+
+// ---- What is shown beside the answers
+
+const char *const dim = "\033[2m", *const plain = "\033[0m";
+
+// A dimmed line. What was asked for goes to standard output; remarks go to standard error, so that a pipe gets answers only.
+__attribute__((format(printf, 2, 3))) void say(FILE *to, const char *format, ...) {
+    const bool terminal = isatty(fileno(to));
+    std::fputs(terminal ? dim : "", to);
+    va_list args;
+    va_start(args, format);
+    std::vfprintf(to, format, args);
+    va_end(args);
+    std::fputs(terminal ? plain : "", to);
+    std::fputc('\n', to);
+    std::fflush(to);
+}
+
+double rate(uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
+
+void show(FILE *to, const char *what, const measures &m) {
+    say(to, "%s%llu prompt tokens, %.0f/s; first token after %.3g s; %llu tokens (%llu of thinking), %.1f/s", what, static_cast<unsigned long long>(m.prompt_tokens),
+         rate(m.prompt_tokens, m.prompt_seconds), m.questions ? m.first_token / static_cast<double>(m.questions) : 0,
+         static_cast<unsigned long long>(m.thinking_tokens + m.answer_tokens), static_cast<unsigned long long>(m.thinking_tokens), rate(m.decode_steps, m.answer_seconds));
+}
+
+void show_stats(const chat &c) {
+    const ds_model_info i = cli::info(c.model);
+    const ds_engine_stats s = cli::stats(c.engine);
+    say(stdout, "model    %s: %s, %.4g million parameters, %s, template %s", i.name, i.architecture, static_cast<double>(i.parameters) / 1e6, i.weights,
+         c.o.chat_template.empty() ? i.chat_template : c.o.chat_template.c_str());
+    say(stdout, "engine   %u threads, %s; %zu turns remembered", s.threads, s.isa, c.turns.size());
+    show(stdout, "last     ", c.last);
+    if (c.all.questions > 1) show(stdout, "in all   ", c.all);
+}
+
+void show_plan(const chat &c) {
+    const ds_engine_config config = c.o.engine.get();
+    auto p = cli::make<ds_memory_plan>();
+    ds_error err;
+    cli::check(ds_engine_plan(c.model.get(), &config, &p, &err), err);
+    const auto line = [](const char *what, uint64_t bytes) { say(stderr, "%-12s %10.2f MiB", what, static_cast<double>(bytes) / (1 << 20)); };
+    line("weights", p.weights);
+    line("pages", p.pages);
+    line("activations", p.activations);
+    line("work", p.work);
+    line("tables", p.tables);
+    line("total", p.total);
+}
+
+// ---- One answer
+
+std::vector<ds_token> prompt_of(const chat &c) {
+    std::vector<ds_message> messages;
+    if (!c.o.system.empty()) messages.push_back({"system", c.o.system.c_str()});
+    for (const turn &t : c.turns) {
+        messages.push_back({"user", t.question.c_str()});
+        if (&t != &c.turns.back()) messages.push_back({"assistant", t.answer.c_str()});
+    }
+    auto config = cli::make<ds_chat_config>();
+    config.thinking = c.o.thinking;
+    return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
+        return ds_chat_tokenize(c.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
+    });
+}
+
+// Submits the conversation; when it has outgrown the context, its oldest turns are forgotten until it fits.
+ds_request_id submit(chat &c) {
+    for (size_t forgotten = 0;; ++forgotten) {
+        const std::vector<ds_token> prompt = prompt_of(c);
+        ds_request r = c.o.how;
+        r.prompt = prompt.data();
+        r.prompt_count = prompt.size();
+        ds_request_id id = 0;
+        ds_error err;
+        const ds_status s = ds_engine_submit(c.engine.get(), &r, &id, &err);
+        if (s != DS_ERR_TOO_LONG || c.turns.size() == 1) {
+            cli::check(s, err);
+            if (forgotten) say(stderr, "(the context is full: the oldest %zu turns are forgotten)", forgotten);
+            return id;
+        }
+        c.turns.erase(c.turns.begin());
+    }
+}
+
+class printer {
+public:
+    explicit printer(bool terminal) : terminal_(terminal) {}
+    ~printer() {
+        show(DS_CHANNEL_ANSWER, "", 0);
+        if (last_ != '\n') std::fputc('\n', stdout);
+        std::fflush(stdout);
+    }
+    void show(ds_channel channel, const char *text, size_t n) {
+        if (terminal_ && channel != channel_) std::fputs(channel == DS_CHANNEL_THINKING ? dim : plain, stdout);
+        channel_ = channel;
+        if (n == 0) return;
+        std::fwrite(text, 1, n, stdout);
+        std::fflush(stdout);
+        last_ = text[n - 1];
+    }
+
+private:
+    bool terminal_;
+    ds_channel channel_ = DS_CHANNEL_ANSWER;
+    char last_ = '\n';
+};
+
+// Runs the request to its end, printing as it goes; the text is added to `answer`.
+ds_event stream(chat &c, ds_request_id id, std::string &answer) {
+    printer out(c.terminal_out);
+    ds_error err;
+    for (bool cancelled = false;;) {
+        if (interrupted && !cancelled) {
+            cancelled = true;
+            cli::check(ds_engine_cancel(c.engine.get(), id, &err), err);
+        }
+        const ds_event *events = nullptr;
+        size_t count = 0;
+        cli::check(ds_engine_step(c.engine.get(), &events, &count, &err), err);
+        for (const ds_event *e = events; e < events + count; ++e) {
+            out.show(e->channel, e->text, e->text_size);
+            answer.append(e->text, e->text_size);
+            if (e->type == DS_EVENT_DONE) return *e;
+        }
+    }
+}
+
+measures measures_of(const ds_event &done) {
+    measures m;
+    m.questions = 1;
+    m.prompt_tokens = done.prompt_tokens;
+    m.thinking_tokens = done.thinking_tokens;
+    m.answer_tokens = done.answer_tokens;
+    // answer_seconds runs from the first token to the last, which may be an end token that is not counted.
+    const uint64_t n = done.thinking_tokens + done.answer_tokens + (done.finish == DS_FINISH_STOP);
+    m.decode_steps = n > 0 ? n - 1 : 0;
+    m.first_token = done.queue_seconds + done.prompt_seconds;
+    m.prompt_seconds = done.prompt_seconds;
+    m.answer_seconds = done.answer_seconds;
+    return m;
+}
+
+void tell_finish(const ds_event &done) {
+    switch (done.finish) {
+    case DS_FINISH_LENGTH: say(stderr, "(stopped: --max-new tokens are reached)"); break;
+    case DS_FINISH_CONTEXT: say(stderr, "(stopped: the context is full; --context makes it longer, /reset forgets the conversation)"); break;
+    case DS_FINISH_CANCELLED: say(stderr, "(stopped)"); break;
+    case DS_FINISH_ERROR: say(stderr, "(stopped: the model's logits are not finite, %s)", ds_status_name(done.status)); break;
+    default: break;
+    }
+}
+
+// A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished thought would be taken for an answer.
+void ask(chat &c, const std::string &question) {
+    if (c.o.no_history) c.turns.clear();
+    c.turns.push_back({question, ""});
+    interrupted = 0;
+    try {
+        const ds_event done = stream(c, submit(c), c.turns.back().answer);
+        c.last = measures_of(done);
+        c.all.add(c.last);
+        tell_finish(done);
+        if (c.terminal_in && c.terminal_out) show(stderr, "", c.last);
+        if (done.finish == DS_FINISH_ERROR) c.exit_status = 1;
+        if (done.answer_tokens == 0) c.turns.pop_back();
+    } catch (const cli::failure &e) {
+        c.turns.pop_back();
+        c.exit_status = 1;
+        say(stderr, "chat: %s", e.what());
+    }
+}
+
+// ---- Lines
+
+const char *const commands_help =
+    "/reset          forget the conversation\n"
+    "/stats          model, tokens a second, time to the first token\n"
+    "/think on|off   let the model think before it answers, or not\n"
+    "/help           this list\n"
+    "/quit           leave (or Ctrl-D)\n"
+    "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
+
+// False when the program should end.
+bool command(chat &c, const std::string &line) {
+    if (line == "/quit") return false;
+    if (line == "/reset") c.turns.clear();
+    else if (line == "/stats") show_stats(c);
+    else if (line == "/think on") c.o.thinking = DS_THINKING_ON;
+    else if (line == "/think off") c.o.thinking = DS_THINKING_OFF;
+    else if (line == "/help") say(stdout, "%s", commands_help);
+    else say(stderr, "%s: there is no such command\n%s", line.c_str(), commands_help);
+    return true;
+}
+
+// A line without its end; an empty one after Ctrl-C. False at the end of the input, which Ctrl-C is for a pipe.
+bool read_line(const chat &c, std::string &line) {
+    line.clear();
+    for (;;) {
+        if (c.terminal_in && c.terminal_out) std::fputs(line.empty() ? "> " : ". ", stdout);
+        std::fflush(stdout);
+        char *buffer = nullptr;
+        size_t capacity = 0;
+        errno = 0;
+        ssize_t n = getline(&buffer, &capacity, stdin);
+        const bool torn = n < 0 && errno == EINTR;
+        while (n > 0 && (buffer[n - 1] == '\n' || buffer[n - 1] == '\r')) --n;
+        if (n > 0) line.append(buffer, static_cast<size_t>(n));
+        std::free(buffer);
+        if (torn) {
+            if (!c.terminal_in) return false;
+            std::clearerr(stdin);
+            say(stderr, "\n(/quit leaves)");
+            return line.clear(), true;
+        }
+        if (n < 0) return !line.empty();
+        if (line.empty() || line.back() != '\\') return true;
+        line.back() = '\n';
+    }
+}
+
+void converse(chat &c) {
+    if (c.terminal_in && c.terminal_out) say(stdout, "%s\n", commands_help);
+    std::string line;
+    bool first = true;
+    while (read_line(c, line)) {
+        interrupted = 0;
+        if (line.find_first_not_of(" \t") == std::string::npos) continue;
+        if (line[0] == '/') {
+            if (!command(c, line)) return;
+            continue;
+        }
+        if (!first && !c.terminal_in) std::fputc('\n', stdout);
+        first = false;
+        ask(c, line);
+    }
+    if (c.terminal_in && c.terminal_out) std::fputc('\n', stdout);
+}
+
+// ---- Starting
+
+std::vector<cli::flag> flags_of(options &o) {
+    std::vector<cli::flag> f = {
+        {"", "", "The conversation:", {}},
+        {"-p, --prompt", "TEXT", "ask this, print the answer and leave", [&o](const std::string &v) { o.prompt = v, o.one_prompt = true; }},
+        {"--system", "TEXT", "a system message", cli::text(o.system)},
+        {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
+         cli::choice<ds_thinking>(o.thinking, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
+        {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
+        {"--no-history", "", "every question begins a new conversation", cli::on(o.no_history)},
+        {"", "", "The choice of each token:", {}},
+        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", cli::number(o.how.temperature, 0.0f, 100.0f)},
+        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", cli::number(o.how.top_p, 0.0f, 1.0f)},
+        {"--top-k", "N", "of the N most likely tokens; default: off", cli::number(o.how.top_k, 0u)},
+        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", cli::number(o.how.min_p, 0.0f, 1.0f)},
+        {"--seed", "N", "the same seed gives the same answer; default 1", cli::number(o.how.seed, uint64_t{0})},
+        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", cli::number(o.how.max_new_tokens, 0u)},
+        {"", "", "The engine:", {}},
+        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u)},
+    };
+    o.engine.add_to(f);
+    f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error", cli::on(o.verbose)});
+    f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
+    return f;
+}
+
+void print_usage(const std::vector<cli::flag> &flags) {
+    std::printf("Chats with a model of the DeepSeek-R1 family.\n"
+                "usage: chat [flags] MODEL.gguf\n\n"
+                "Questions are read from standard input, one a line. On a terminal the model's thinking is dimmed and speeds are shown after each answer;\n"
+                "in a pipe the output is the answers' text, thinking and its tags included.\n");
+    cli::print_help(flags);
+    std::printf("\nCommands, as lines:\n%s\n\n"
+                "Examples:\n"
+                "  chat models/tiny-r1.gguf\n"
+                "  echo 'What is 37 + 85?' | chat models/tiny-r1.gguf\n"
+                "  chat --temp 0 -p 'What is 37 + 85?' models/tiny-r1.gguf\n\n"
+                "Exit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong usage; 130 stopped by Ctrl-C before the end.\n",
+                commands_help);
+}
+
+void log_line(void *, ds_log_level, const char *line) { say(stderr, "%s", line); }
+
+chat open(options o) {
+    chat c;
+    c.o = std::move(o);
+    auto config = cli::make<ds_model_config>();
+    if (!c.o.chat_template.empty()) config.chat_template = c.o.chat_template.c_str();
+    if (c.o.verbose) config.host.log = log_line;
+    c.model = cli::load(c.o.model, config);
+    c.o.engine.config.max_requests = 1;
+    c.o.engine.config.host = config.host;
+    if (c.o.verbose) show_plan(c);
+    c.engine = cli::start(c.model, c.o.engine.get());
+    return c;
+}
+
+int run(int argc, char **argv) {
+    options o;
+    o.how.temperature = 0.6f;    // what DeepSeek recommends for R1 and its distilled models
+    o.how.top_p = 0.95f;
+    o.how.seed = 1;
+    const std::vector<cli::flag> flags = flags_of(o);
+    const std::vector<std::string> rest = cli::parse(argc, argv, flags);
+    if (o.help) return print_usage(flags), 0;
+    if (rest.size() != 1) throw cli::usage_error("needs one model file; --help tells more");
+    o.model = rest[0];
+
+    chat c = open(std::move(o));
+    install_interrupt();
+    if (c.o.one_prompt) ask(c, c.o.prompt);
+    else converse(c);
+    return interrupted ? 130 : c.exit_status;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    return cli::run("chat", [&] { return run(argc, argv); });
+}

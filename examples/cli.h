@@ -1,0 +1,197 @@
+// What the C++ examples share: handles that free themselves, statuses as exceptions, and flags from one table, which is the help text too.
+// It needs nothing but deepseek.h and the C++ standard library, so that `make chat` needs no package.
+#pragma once
+
+#include <deepseek.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace cli {
+
+// ---- The library's objects
+
+struct deleter {
+    void operator()(ds_model *m) const { ds_model_free(m); }
+    void operator()(ds_engine *e) const { ds_engine_free(e); }
+};
+using model_ptr = std::unique_ptr<ds_model, deleter>;
+using engine_ptr = std::unique_ptr<ds_engine, deleter>;
+
+struct failure : std::runtime_error { using std::runtime_error::runtime_error; };     // exit status 1
+struct usage_error : std::runtime_error { using std::runtime_error::runtime_error; }; // exit status 2
+
+inline void check(ds_status s, const ds_error &e) {
+    if (s != DS_OK) throw failure(std::string(e.message) + " (" + ds_status_name(s) + ")");
+}
+
+// A configuration, zeroed, that knows its size.
+template <class T> T make() {
+    T t{};
+    t.struct_size = sizeof t;
+    return t;
+}
+
+inline model_ptr load(const std::string &path, const ds_model_config &config) {
+    ds_error err;
+    ds_model *m = nullptr;
+    check(ds_model_load(path.c_str(), &config, &m, &err), err);
+    return model_ptr(m);
+}
+
+inline engine_ptr start(const model_ptr &m, const ds_engine_config &config) {
+    ds_error err;
+    ds_engine *e = nullptr;
+    check(ds_engine_new(m.get(), &config, &e, &err), err);
+    return engine_ptr(e);
+}
+
+inline ds_model_info info(const model_ptr &m) {
+    auto out = make<ds_model_info>();
+    ds_error err;
+    check(ds_model_get_info(m.get(), &out, &err), err);
+    return out;
+}
+
+inline ds_engine_stats stats(const engine_ptr &e) {
+    auto out = make<ds_engine_stats>();
+    ds_error err;
+    check(ds_engine_get_stats(e.get(), &out, &err), err);
+    return out;
+}
+
+// Calls `fill(buffer, capacity, &size)`, a function that hands out an array, once for the size and once for the content.
+template <class T, class F> std::vector<T> collect(F &&fill) {
+    ds_error err;
+    size_t n = 0;
+    const ds_status s = fill(static_cast<T *>(nullptr), size_t{0}, &n, &err);
+    if (s != DS_ERR_BUFFER) check(s, err);
+    std::vector<T> out(n);
+    check(fill(out.data(), n, &n, &err), err);
+    return out;
+}
+
+// ---- Flags
+
+struct flag {
+    const char *name;                           // "-t, --threads"; "" is a heading of the help text
+    const char *value;                          // what the help calls the value; "" for a switch
+    std::string help;
+    std::function<void(const std::string &)> set;
+};
+
+// A number in [min, max], the whole word, independent of the locale.
+template <class T> std::function<void(const std::string &)> number(T &to, T min, T max = std::numeric_limits<T>::max()) {
+    return [&to, min, max](const std::string &text) {
+        T v{};
+        const char *const end = text.data() + text.size();
+        const auto [p, ec] = std::from_chars(text.data(), end, v);
+        if (ec != std::errc() || p != end || !(v >= min && v <= max)) throw usage_error("is no number in the range: " + text);
+        to = v;
+    };
+}
+inline std::function<void(const std::string &)> text(std::string &to) {
+    return [&to](const std::string &v) { to = v; };
+}
+inline std::function<void(const std::string &)> on(bool &to) {
+    return [&to](const std::string &) { to = true; };
+}
+
+// One of a few words, each standing for a value.
+template <class T> std::function<void(const std::string &)> choice(T &to, std::vector<std::pair<const char *, T>> words) {
+    return [&to, words](const std::string &v) {
+        std::string known;
+        for (const auto &[word, value] : words) {
+            if (v == word) return void(to = value);
+            known += (known.empty() ? "" : ", ") + std::string(word);
+        }
+        throw usage_error("is " + v + ", must be one of " + known);
+    };
+}
+
+// True when `word` is among the comma-separated names.
+inline bool named(const char *names, const std::string &word) {
+    const char *p = std::strstr(names, word.c_str());
+    for (; p; p = std::strstr(p + 1, word.c_str())) {
+        const char after = p[word.size()];
+        if ((p == names || p[-1] == ' ') && (after == ',' || after == 0)) return true;
+    }
+    return false;
+}
+
+// "-t 4", "--threads 4" and "--threads=4"; what is no flag is left in order. A lone "-" is no flag, and nothing is after "--".
+inline std::vector<std::string> parse(int argc, char **argv, const std::vector<flag> &flags) {
+    std::vector<std::string> rest;
+    for (int i = 1; i < argc; ++i) {
+        std::string word = argv[i], value;
+        if (word == "--") return rest.insert(rest.end(), argv + i + 1, argv + argc), rest;
+        if (word.size() < 2 || word[0] != '-') {
+            rest.push_back(word);
+            continue;
+        }
+        const size_t equals = word.rfind("--", 0) == 0 ? word.find('=') : std::string::npos;
+        if (equals != std::string::npos) value = word.substr(equals + 1), word.resize(equals);
+        const flag *found = nullptr;
+        for (const flag &f : flags)
+            if (named(f.name, word)) found = &f;
+        if (!found) throw usage_error(word + ": there is no such flag; --help lists them");
+        if (!*found->value && equals != std::string::npos) throw usage_error(word + ": takes no value");
+        if (*found->value && equals == std::string::npos) {
+            if (++i == argc) throw usage_error(word + ": needs a value, " + found->value);
+            value = argv[i];
+        }
+        try {
+            found->set(value);
+        } catch (const usage_error &e) {
+            throw usage_error(word + ": " + e.what());
+        }
+    }
+    return rest;
+}
+
+inline void print_help(const std::vector<flag> &flags) {
+    for (const flag &f : flags)
+        if (!*f.name) std::printf("\n%s\n", f.help.c_str());
+        else std::printf("  %-24s  %s\n", (std::string(f.name) + (*f.value ? " " : "") + f.value).c_str(), f.help.c_str());
+}
+
+// The flags of every program that makes an engine.
+struct engine_flags {
+    ds_engine_config config = make<ds_engine_config>();    // but for isa
+    std::string isa;
+
+    ds_engine_config get() const {
+        ds_engine_config c = config;
+        if (!isa.empty()) c.isa = isa.c_str();
+        return c;
+    }
+
+    void add_to(std::vector<flag> &flags) {
+        flags.push_back({"-t, --threads", "N", "threads that compute; default: one a processor", number(config.threads, 0u, 1024u)});
+        flags.push_back({"--kv", "TYPE", "number format of keys and values: f16 (default), f32",
+                         choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
+        flags.push_back({"--isa", "NAME", "scalar, avx2, avx512, avx512_vnni; default: the best that the machine has", text(isa)});
+    }
+};
+
+// main's frame: what is thrown becomes a line on standard error and an exit status.
+template <class F> int run(const char *program, F &&body) {
+    try {
+        return body();
+    } catch (const usage_error &e) {
+        std::fprintf(stderr, "%s: %s\n", program, e.what());
+        return 2;
+    } catch (const std::exception &e) {
+        std::fprintf(stderr, "%s: %s\n", program, e.what());
+        return 1;
+    }
+}
+
+} // namespace cli
