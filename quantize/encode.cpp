@@ -3,7 +3,6 @@
 
 #include "encode.h"
 
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <thread>
