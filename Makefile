@@ -96,13 +96,19 @@ test: $(BIN)/deepseek-tests $(BIN)/side_by_side $(LIB)/libdeepseek.so $(STATIC)
 tools: lib $(BIN)/quantize $(BIN)/bench examples
 examples: $(EXAMPLES:%=$(BIN)/%)
 
-#   make bench     tokens a second and GB/s, of MODEL=file.gguf
+#   make bench     tokens a second and GB/s of MODEL=file.gguf, with ARGS=… of bench's own
 bench: $(BIN)/bench
-	@$(BIN)/bench $(MODEL)
+	@$(BIN)/bench $(MODEL) $(ARGS)
 
-#   make interop   runs our files in llama.cpp, where node and npm are found
-interop: lib tools
-	@if [ -x tests/interop/run ]; then tests/interop/run $(BIN); else echo "interop: there is no tests/interop/run"; fi
+#   make interop   our files in llama.cpp (from npm, where node is found): the same tokens, and both libraries in one process
+#   make bench-peer  llama.cpp's speed beside ours, of MODEL=file.gguf
+LLAMA := linux-$(subst x86_64,x64,$(subst aarch64,arm64,$(shell uname -m)))
+LLAMA := $(B)/interop/node_modules/@node-llama-cpp/$(LLAMA)/bins/$(LLAMA)
+interop: lib $(BIN)/quantize $(BIN)/side_by_side
+	@tests/interop/run $(BIN)
+	@if [ -d $(LLAMA) ]; then DS_LLAMA_DIR=$(LLAMA) $(BIN)/side_by_side $(SHARED) models/tiny-r1.gguf $(OBJ) && echo "side_by_side with llama.cpp: passed"; fi
+bench-peer: $(BIN)/bench
+	@tests/interop/run $(BIN) --speed $(MODEL) $(ARGS)
 
 #   make deps      prints and installs what is missing: Debian packages, as root or through sudo
 deps:
@@ -117,7 +123,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 	@echo 'config=release|debug|sanitize|thread|scalar   another build, in build/<config>; V=1 shows the commands'
 
-.PHONY: lib chat test tools examples bench interop deps install clean help compiler packages FORCE
+.PHONY: lib chat test tools examples bench bench-peer interop deps install clean help compiler packages FORCE
 .DEFAULT_GOAL := lib
 
 # ---- How things are made
