@@ -147,13 +147,13 @@ DS_HD double log2_f64(double x) {
 DS_HD double log_f64(double x) { return log2_f64(x) * 0.69314718055994530942; }
 DS_HD double pow_f64(double base, double e) { return exp2_f64(e * log2_f64(base)); }
 
-// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts (its first two have 33 bits each, so that their multiples are exact),
-// then the two series on [-pi/4, pi/4].
+// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts, of 33, 33 and 53 bits, by fma, so that what is left of x and the first part's
+// multiple is exact; then the two series on [-pi/4, pi/4].
 DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
     const double n = __builtin_rint(x * 0.63661977236758134308);
-    double r = x - n * 1.57079632673412561417;
-    r = r - n * 6.07710050630396597660e-11;
-    r = r - n * 2.02226624879595063154e-21;
+    double r = __builtin_fma(-n, 1.57079632673412561417, x);
+    r = __builtin_fma(-n, 6.07710050630396597660e-11, r);
+    r = __builtin_fma(-n, 2.02226624879595063154e-21, r);
     const double r2 = r * r;
     double s = 1.0, c = 1.0;
     for (int k = 16; k > 0; k -= 2) {
