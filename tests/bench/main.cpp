@@ -54,11 +54,10 @@ void print_text(const bench::vocabulary_speed &v) {
     };
     lines("", v.encode);
     lines(", back", v.decode);
-    std::printf("\n");
 }
 
 void print_head() {
-    std::printf("| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   GB/s |  share |\n"
+    std::printf("\n| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   GB/s |  share |\n"
                 "|---------------------|--------:|-------------|-----------------:|---------:|--------:|-------:|-------:|\n");
 }
 
@@ -107,7 +106,7 @@ void add_flags(CLI::App &app, options &o) {
     o.speed.requests = {1};
     o.speed.threads = processors > 1 ? std::vector<unsigned>{1, processors} : std::vector<unsigned>{1};
     const auto list = [&](const char *name, std::vector<unsigned> &to, const char *help, unsigned max) {
-        app.add_option(name, to, help)->delimiter(',')->type_name("N,N,…")->check(CLI::Range(1u, max).description(""))->capture_default_str();
+        app.add_option(name, to, help)->delimiter(',')->allow_extra_args(false)->type_name("N,N,…")->check(CLI::Range(1u, max).description(""))->capture_default_str();
     };
     app.add_option("MODEL", o.model, "GGUF file; of one without weights only the vocabulary is measured")->required()->type_name("");
     list("-p,--prompt", o.speed.prompts, "Prompt lengths", 1u << 20);
@@ -126,7 +125,8 @@ void add_flags(CLI::App &app, options &o) {
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
                "Gop/s count two operations for each weight that a token is multiplied with. GB/s are the weights and the part of the cache that a step of\n"
                "the decode reads, at the best rate; share is their part of what as many threads read from memory in a plain sum, measured in the same run\n"
-               "(above 100 % where a cache holds the model).\n\n"
+               "(above 100 % where a cache holds the model).\n"
+               "Texts that the vocabulary cannot spell are left out.\n\n"
                "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 --no-text\n");
 }
 

@@ -24,18 +24,19 @@ struct deleter {
 using model_ptr = std::unique_ptr<ds_model, deleter>;
 using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
-// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it.
+// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it; of a prompt, only the last
+// token goes through the head.
 struct weights {
-    double bytes = 0, elements = 0;
+    double bytes = 0, body = 0, head = 0;     // elements
 };
 weights weights_of(const std::string &path) {
     const ds::gguf_file file(ds::os::mapping::map_file(path), path);
-    const bool tied = !file.find_tensor("output.weight");
+    const std::string_view head = file.find_tensor("output.weight") ? "output.weight" : "token_embd.weight";
     weights w;
     for (const ds::gguf_tensor &t : file.tensors()) {
-        if (t.name == "token_embd.weight" && !tied) continue;
+        if (t.name == "token_embd.weight" && t.name != head) continue;
         w.bytes += static_cast<double>(t.bytes);
-        if (t.rank > 1) w.elements += static_cast<double>(t.ne[0]) * static_cast<double>(t.ne[1]) * static_cast<double>(t.ne[2]) * static_cast<double>(t.ne[3]);
+        if (t.rank > 1) (t.name == head ? w.head : w.body) += static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
     }
     return w;
 }
@@ -153,7 +154,7 @@ void measure(const std::string &path, const speed_options &o, const std::functio
         s.struct_size = sizeof s;
         check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
         for (const unsigned n : cut(o.prompts, 1, b.context - 1))
-            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.elements});
+            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body});
         for (const unsigned requests : o.requests)
             for (const unsigned depth : cut(o.depths, 1, b.context - 2))
                 for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
@@ -162,7 +163,7 @@ void measure(const std::string &path, const speed_options &o, const std::functio
                         return static_cast<double>(t.decoded) / t.decode;
                     };
                     const double cache = b.page_bytes / 64 * (depth + n / 2.0) * requests;
-                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.bytes + cache, 2 * w.elements});
+                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.bytes + cache, 2 * (w.body + w.head)});
                 }
     }
 }
