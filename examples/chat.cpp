@@ -3,6 +3,7 @@
 // The signal handler only sets a flag, and the loop between two steps reads it: a step is never torn apart.
 #include "cli.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdarg>
@@ -119,23 +120,22 @@ std::vector<ds_token> prompt_of(const chat &c) {
     });
 }
 
-// Submits the conversation; when it has outgrown the context, its oldest turns are forgotten until it fits.
+// Submits the conversation. Half of the context is the answer's: the oldest turns are forgotten until the rest fits into the other half.
 ds_request_id submit(chat &c) {
-    for (size_t forgotten = 0;; ++forgotten) {
-        const std::vector<ds_token> prompt = prompt_of(c);
-        ds_request r = c.o.how;
-        r.prompt = prompt.data();
-        r.prompt_count = prompt.size();
-        ds_request_id id = 0;
-        ds_error err;
-        const ds_status s = ds_engine_submit(c.engine.get(), &r, &id, &err);
-        if (s != DS_ERR_TOO_LONG || c.turns.size() == 1) {
-            cli::check(s, err);
-            if (forgotten) say(stderr, "(the context is full: the oldest %zu turns are forgotten)", forgotten);
-            return id;
-        }
+    std::vector<ds_token> prompt = prompt_of(c);
+    size_t forgotten = 0;
+    for (; prompt.size() > c.o.engine.config.context_length / 2 && c.turns.size() > 1; ++forgotten) {
         c.turns.erase(c.turns.begin());
+        prompt = prompt_of(c);
     }
+    if (forgotten) say(stderr, "(the conversation fills half of the context: its oldest %zu turns are forgotten)", forgotten);
+    ds_request r = c.o.how;
+    r.prompt = prompt.data();
+    r.prompt_count = prompt.size();
+    ds_request_id id = 0;
+    ds_error err;
+    cli::check(ds_engine_submit(c.engine.get(), &r, &id, &err), err);
+    return id;
 }
 
 class printer {
@@ -212,7 +212,8 @@ void ask(chat &c, const std::string &question) {
     c.turns.push_back({question, ""});
     interrupted = 0;
     try {
-        const ds_event done = stream(c, submit(c), c.turns.back().answer);
+        const ds_request_id id = submit(c);
+        const ds_event done = stream(c, id, c.turns.back().answer);
         c.last = measures_of(done);
         c.all.add(c.last);
         tell_finish(done);
@@ -344,6 +345,7 @@ chat open(options o) {
     if (c.o.verbose) config.host.log = log_line;
     c.model = cli::load(c.o.model, config);
     c.o.engine.config.max_requests = 1;
+    if (!c.o.engine.config.context_length) c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
     c.o.engine.config.host = config.host;
     if (c.o.verbose) show_plan(c);
     c.engine = cli::start(c.model, c.o.engine.get());
