@@ -1,5 +1,5 @@
-// The thread pool: one door, one bell. A job opens the door and rings; workers that come in take tasks from a counter; the caller takes tasks too, shuts
-// the door when none is left, and waits only for those inside. A worker that sleeps, or that the system does not run just now, is never waited for,
+// The thread pool: one door, one bell. A job opens the door and rings; workers that come in take tasks, each from a range of its own and then from the
+// others'; the caller takes tasks too, shuts the door when none is left, and waits only for those inside. A worker that sleeps, or that the system does not run just now, is never waited for,
 // so the pool stays quick on a machine with fewer free processors than threads. After a job a worker watches the bell for a moment before it sleeps.
 
 #include "thread_pool.h"
@@ -39,7 +39,7 @@ void wait_while(const std::atomic<uint32_t> &word, uint32_t value) {
 
 } // namespace
 
-thread_pool::thread_pool(unsigned threads) {
+thread_pool::thread_pool(unsigned threads) : counters_(threads) {
     assert(threads >= 1 && threads <= max_threads);
     threads_.reserve(threads - 1);
     try {
@@ -61,16 +61,19 @@ void thread_pool::end() {
 }
 
 void thread_pool::work(unsigned worker) {
-    for (;;) {
-        const size_t task = next_.fetch_add(1, std::memory_order_relaxed);
-        if (task >= job_.tasks) return;
-        job_.fn(job_.context, task, worker);
+    for (size_t i = 0; i < counters_.size(); ++i) {
+        const size_t range = (worker + i) % counters_.size(), end = range_end(range);
+        std::atomic<size_t> &next = counters_[range].next;
+        while (next.load(std::memory_order_relaxed) < end) {
+            const size_t task = next.fetch_add(1, std::memory_order_relaxed);
+            if (task < end) job_.fn(job_.context, task, worker);
+        }
     }
 }
 
 void thread_pool::share(const job &j) {
     job_ = j;
-    next_.store(0, std::memory_order_relaxed);
+    for (size_t i = 0, begin = 0; i < counters_.size(); begin = range_end(i++)) counters_[i].next.store(begin, std::memory_order_relaxed);
     door_.store(open_bit, std::memory_order_release);
     bell_.fetch_add(1);
     bell_.notify_all();

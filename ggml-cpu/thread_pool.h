@@ -18,8 +18,8 @@ public:
     ~thread_pool();
     unsigned size() const { return static_cast<unsigned>(threads_.size()) + 1; }
 
-    // f(task, worker) for every task in [0, tasks), each once, in any order, by any worker in [0, size()); returns when all are done. One run at a
-    // time. f must not throw.
+    // f(task, worker) for every task in [0, tasks), each once, in any order, by any worker in [0, size()); returns when all are done. A worker's tasks
+    // mostly follow one another. One run at a time. f must not throw.
     template <class F> void run(size_t tasks, const F &f) {
         if (tasks <= 1 || threads_.empty()) {
             for (size_t i = 0; i < tasks; ++i) f(i, 0u);
@@ -41,7 +41,11 @@ private:
 
     std::vector<std::thread> threads_;
     job job_ = {};                                       // written while the door is shut and nobody is inside
-    alignas(64) std::atomic<size_t> next_ = 0;           // the first task that nobody has taken
+    struct alignas(64) counter {
+        std::atomic<size_t> next = 0;
+    };
+    size_t range_end(size_t range) const { return job_.tasks * (range + 1) / counters_.size(); }
+    std::vector<counter> counters_;                       // one range of tasks a worker: the first that nobody has taken
     alignas(64) std::atomic<uint32_t> door_ = 0;         // open_bit while there are tasks to take; below it, how many workers are inside
     alignas(64) std::atomic<uint32_t> bell_ = 0;         // counts jobs; idle workers watch it, then sleep on it
     std::atomic<bool> quit_ = false;

@@ -23,7 +23,12 @@ namespace {
 constexpr bool q8_unsigned = false;
 constexpr size_t q8_vectors = 2, q8_tile_x = 6;
 
-DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) { return _mm512_add_epi32(sum.r, _mm512_madd_epi16(w.r, x.r)); }
+// The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there are.
+DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
+    w16i next(_mm512_add_epi32(sum.r, _mm512_madd_epi16(w.r, x.r)));
+    __asm__("" : "+v"(next.r));
+    return next;
+}
 DS_INLINE __m256i packed_half(const char *w, size_t half) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 16 * half)));
 }

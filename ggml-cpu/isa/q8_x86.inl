@@ -155,16 +155,20 @@ static void q8_pack(const q8_args &a, size_t begin, size_t end, char *tile) {
     for (size_t g = 0; g < q8_columns; g += 8) {
         const char *w[8];
         for (size_t r = 0; r < 8; ++r) w[r] = a.w + std::min(g + r, a.weights - 1) * a.w_stride;
-        for (size_t b = begin; b < end; ++b) {
-            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + b * q8_w_block + 8 * a.w_stride, 0, 2);
-            q8_pack8(w, b * q8_w_block, tile + (b - begin) * q8_tile_block, g / 16, g / 8 % 2);
-        }
+        for (size_t b = begin; b < end; ++b) q8_pack8(w, b * q8_w_block, tile + (b - begin) * q8_tile_block, g / 16, g / 8 % 2);
     }
 }
 
 DS_INLINE size_t q8_valid(const q8_args &a, size_t v) { return a.weights > 16 * v ? std::min<size_t>(16, a.weights - 16 * v) : 0; }
 
-template <int rows> static void q8_tile_rows(const q8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
+// What is fetched while a tile's sums are made: the weights of the next tile, every step-th row from the first on. The passes over a tile take turns,
+// so that memory is asked evenly.
+struct q8_ahead {
+    const char *w;
+    size_t first, step;
+};
+
+template <int rows> static void q8_tile_rows(const q8_args &a, const char *tile, size_t begin, size_t end, size_t x0, q8_ahead ahead) {
     const char *x[rows];
     for (int j = 0; j < rows; ++j) x[j] = a.x + (x0 + j) * a.x_stride + begin * q8_x_block;
     float *y = a.y + x0 * a.y_stride;
@@ -176,11 +180,12 @@ template <int rows> static void q8_tile_rows(const q8_args &a, const char *tile,
             sum[j][v] = begin == 0 || n == 0 ? v16(0.0f) : n < 16 ? load_n(from, n) : load(from);
         }
     for (size_t b = 0; b < (end - begin) * q8_x_block; b += q8_x_block, tile += q8_tile_block) {
+        for (size_t r = ahead.first; r < q8_columns; r += ahead.step) __builtin_prefetch(ahead.w + r * a.w_stride, 0, 2);
+        ahead.w += q8_w_block;
         w16i product[rows][q8_vectors];
         DS_UNROLL for (int j = 0; j < rows; ++j)
             DS_UNROLL for (size_t v = 0; v < q8_vectors; ++v) product[j][v] = w16i(read<int32_t>(x[j] + b + q8_start_at));
-        // Separate adds are left rolled up: GCC would turn an unrolled sum into a tree, which takes more registers than there are.
-        DS_UNROLL_BY(q8_unsigned ? 8 : 1) for (size_t s = 0; s < q8_steps; ++s) {
+        DS_UNROLL for (size_t s = 0; s < q8_steps; ++s) {
             w16i w[q8_vectors];
             DS_UNROLL for (size_t v = 0; v < q8_vectors; ++v) w[v] = w16i(tile + 64 * (q8_vectors * (s + 1) + v));
             DS_UNROLL for (int j = 0; j < rows; ++j) {
@@ -206,18 +211,24 @@ template <int rows> static void q8_tile_rows(const q8_args &a, const char *tile,
         }
 }
 
-template <int rows> DS_INLINE void q8_tile_rows_of(const q8_args &a, const char *tile, size_t begin, size_t end, size_t count, size_t x0) {
+template <int rows>
+DS_INLINE void q8_tile_rows_of(const q8_args &a, const char *tile, size_t begin, size_t end, size_t count, size_t x0, const q8_ahead &ahead) {
     if constexpr (rows > 1) {
-        if (count < rows) return q8_tile_rows_of<rows - 1>(a, tile, begin, end, count, x0);
+        if (count < rows) return q8_tile_rows_of<rows - 1>(a, tile, begin, end, count, x0, ahead);
     }
-    q8_tile_rows<rows>(a, tile, begin, end, x0);
+    q8_tile_rows<rows>(a, tile, begin, end, x0, ahead);
 }
 
 static void q8_tile(const q8_args &a, char *tile) {
     for (size_t begin = 0; begin < a.blocks; begin += q8_tile_blocks) {
         const size_t end = std::min(begin + q8_tile_blocks, a.blocks);
         q8_pack(a, begin, end, tile);
-        for (size_t x0 = 0; x0 < a.rows; x0 += q8_tile_x) q8_tile_rows_of<q8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+        const char *next = a.w + (end < a.blocks ? end * q8_w_block : q8_columns * a.w_stride);
+        const size_t passes = (a.rows + q8_tile_x - 1) / q8_tile_x;
+        for (size_t p = 0; p < passes; ++p) {
+            const size_t x0 = p * q8_tile_x;
+            q8_tile_rows_of<q8_tile_x>(a, tile, begin, end, a.rows - x0, x0, {next, p, passes});
+        }
     }
 }
 
