@@ -20,6 +20,15 @@ inline void expect(bool ok, const node &n, const char *what) {
     throw error(status::internal, text + ")");
 }
 
+inline bool is_list(const tensor *t, int64_t n) { return t->rank == 1 && t->type == format::i32 && t->ne[0] == n; }
+
+// The layer's keys and values lie within a page.
+inline bool fits_pages(const kv_layout &l, const tensor &pages) {
+    if (pages.rank != 2 || pages.type != format::i8 || l.kv_heads < 1 || l.head_size < 1) return false;
+    const auto bytes = static_cast<int64_t>(row_bytes(l.type, static_cast<uint64_t>(l.kv_heads) * l.head_size * page_positions));
+    return std::min(l.k_offset, l.v_offset) >= 0 && std::max(l.k_offset, l.v_offset) <= pages.ne[1] - bytes;
+}
+
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
 // One row along the last dimension, as f32.

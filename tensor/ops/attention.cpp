@@ -14,10 +14,10 @@ tensor *attention(graph &g, const tensor *q, const tensor *pages, const tensor *
 void attention_shape(node &n) {
     const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2];
     const kv_layout &l = n.as<attention_params>().kv;
+    expect(fits_pages(l, pages), n, "needs pages of i8 that hold the layer");
     expect(q.rank == 3 && q.type == format::f32 && q.ne[2] == l.head_size && q.ne[1] % l.kv_heads == 0, n, "needs q[n,h,d] of f32");
-    expect(pages.rank == 2 && pages.type == format::i8, n, "needs pages of i8");
     expect(tables.rank == 2 && tables.type == format::i32, n, "needs tables[s,p] of i32");
-    expect(n.src[3]->ne[0] == q.ne[0] && n.src[4]->ne[0] == q.ne[0], n, "needs sequence[n] and position[n]");
+    expect(is_list(n.src[3], q.ne[0]) && is_list(n.src[4], q.ne[0]), n, "needs sequence[n] and position[n] of i32");
     set_out(n, format::f32, {q.ne, 3});
 }
 

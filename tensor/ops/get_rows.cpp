@@ -7,7 +7,7 @@ tensor *get_rows(graph &g, const tensor *table, const tensor *ids) { return g.ad
 
 void get_rows_shape(node &n) {
     const tensor &table = *n.src[0], &ids = *n.src[1];
-    expect(table.rank == 2 && ids.rank == 1 && ids.type == format::i32, n, "needs table[v,d] and ids[n] of i32");
+    expect(table.rank == 2 && info(table.type).runs && is_list(&ids, ids.ne[0]), n, "needs table[v,d] and ids[n] of i32");
     set_out(n, format::f32, {{ids.ne[0], table.ne[1]}});
 }
 

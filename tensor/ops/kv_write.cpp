@@ -13,7 +13,7 @@ void kv_write_shape(node &n) {
     const kv_layout &l = n.as<kv_layout>();
     expect(k.rank == 3 && k.type == format::f32 && k.ne[1] == l.kv_heads && k.ne[2] == l.head_size, n, "needs k[n,g,d] of f32");
     expect(same_shape(k, v) && v.type == format::f32, n, "needs v like k");
-    expect(pages.rank == 2 && pages.type == format::i8 && slots.rank == 1 && slots.ne[0] == k.ne[0], n, "needs pages of i8 and slots[n]");
+    expect(fits_pages(l, pages) && is_list(&slots, k.ne[0]), n, "needs pages of i8 that hold the layer, and slots[n] of i32");
     n.out = pages;
     n.out.base = pages.base ? pages.base : &pages;
 }

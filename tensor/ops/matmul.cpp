@@ -8,7 +8,7 @@ tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias) {
 
 void matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
-    expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32, n, "needs x[n,k] of f32 and w[m,k]");
+    expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32 && info(w.type).runs, n, "needs x[n,k] of f32 and w[m,k]");
     expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32), n, "needs bias[m] of f32");
     set_out(n, format::f32, {{x.ne[0], w.ne[0]}});
 }

@@ -8,7 +8,7 @@ tensor *rope(graph &g, const tensor *x, const tensor *table, rope_pairs pairs) {
 void rope_shape(node &n) {
     const tensor &x = *n.src[0], &t = *n.src[1];
     expect(x.rank == 3 && x.type == format::f32, n, "needs x[n,h,d] of f32");
-    expect(t.rank == 3 && t.ne[0] == x.ne[0] && t.ne[1] == 2 && 2 * t.ne[2] <= x.ne[2], n, "needs table[n,2,r/2], r at most d");
+    expect(t.rank == 3 && t.type == format::f32 && t.ne[0] == x.ne[0] && t.ne[1] == 2 && 2 * t.ne[2] <= x.ne[2], n, "needs table[n,2,r/2], r at most d");
     set_out(n, format::f32, {x.ne, 3});
 }
 

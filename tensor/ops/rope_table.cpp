@@ -11,7 +11,7 @@ tensor *rope_table(graph &g, const tensor *positions, const tensor *factors, con
 void rope_table_shape(node &n) {
     const tensor &pos = *n.src[0];
     const int64_t pairs = n.as<rope_table_params>().rotated / 2;
-    expect(pos.rank == 1 && pos.type == format::i32, n, "needs positions[n] of i32");
+    expect(is_list(&pos, pos.ne[0]), n, "needs positions[n] of i32");
     expect(!n.src[1] || (n.src[1]->rank == 1 && n.src[1]->ne[0] == pairs && n.src[1]->type == format::f32), n, "needs factors[r/2] of f32");
     set_out(n, format::f32, {{pos.ne[0], 2, pairs}});
 }
