@@ -10,6 +10,7 @@ namespace ds::test {
 float numbers::operator()(fill f) {
     const float x = plain();
     if (f == fill::tiny) return below(2) ? x * 0x1p-126f : x * 0x1p-70f;
+    if (f == fill::vanishing) return -std::fabs(x) * 0x1p-80f - 0x1p-100f;
     if (f == fill::wild) {
         constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
         constexpr float some[] = {inf, -inf, nan, 3e38f, -3e38f, -0.0f, 0.0f, 100.0f, -100.0f, 88.7f, -88.0f, -103.9f};
@@ -110,6 +111,8 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
     numbers r(2);
     op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}}, f);
     if (bias) c.src[2] = make_array(r, format::f32, {m});
+    if (f == fill::vanishing)
+        for (size_t i = 3; i < c.src[0].bytes.size(); i += 4) c.src[0].bytes[i] &= 0x7f;      // x above zero, so that products are below
     c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
             std::vector<double> step(static_cast<size_t>(k), 0.0);       // half a quantization step of the block that each activation is in
@@ -293,10 +296,12 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
     std::vector<int32_t> tables, sequence, position;
     for (size_t s = 0; s < last.size(); ++s) {
         for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
+        const size_t first = position.size();
         for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
             sequence.push_back(static_cast<int32_t>(s));
             position.push_back(i);
         }
+        if (s % 2 == 1) std::reverse(position.begin() + static_cast<ptrdiff_t>(first), position.end());
     }
     const int64_t n = static_cast<int64_t>(position.size());
     array table = make_ints(tables);

@@ -32,7 +32,12 @@ struct op_case {
 };
 
 // What sources are filled with.
-enum class fill { plain, tiny, wild };      // about 1; denormals and tiny numbers; NaN, infinities and huge numbers among plain ones
+enum class fill {
+    plain,        // about 1
+    tiny,         // denormals and tiny numbers
+    vanishing,    // below zero, and so small that products vanish: sums are minus zero
+    wild,         // NaN, infinities and huge numbers among plain ones
+};
 
 // Numbers the same on every machine and library: raw engine output only.
 struct numbers {
@@ -59,7 +64,7 @@ op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
 op_case kv_write_case(format pages, int64_t n, int32_t heads, int32_t d, fill f = fill::plain);
-// `rows` of each sequence end at these positions, one after the other.
+// `rows` of each sequence end at these positions, one after the other; every second sequence's rows stand in the order of falling positions.
 op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f = fill::plain);
 
 std::vector<op_case> all_cases();      // cases.def

@@ -1,5 +1,5 @@
 // The float kernels, once, over whatever v16 is: included by each instruction set's file after its vec_*.inl, inside its namespace and target region.
-// The order of every sum is that of numerics.h: tails are masked, never padded, since even adding a zero can change the sign of one.
+// The order of every sum is that of numerics.h. Tails are masked, not padded: adding a zero can change the sign of one.
 
 #define DS_UNARY(name, formula, derivative) DS_INLINE v16 unary_##name(v16 x) { return formula; }
 DS_INLINE v16 sigmoid_f32(v16 x) { return v16(1.0f) / (v16(1.0f) + exp_f32(-x)); }
@@ -53,9 +53,8 @@ static float sum_of_squares(const float *x, size_t n) {
         }
     }
     for (int j = 0; i < n; ++j, i += 16) {
-        const size_t left = n - i;
-        const v16 v = left < 16 ? load_n(x + i, left) : load(x + i), next = fma_f32(v, v, lane[j]);
-        lane[j] = left < 16 ? keep_n(next, lane[j], left) : next;
+        const v16 v = n - i < 16 ? load_n(x + i, n - i) : load(x + i);
+        lane[j] = fma_f32(v, v, lane[j]);     // squares are not below zero, so here zeros beyond the end change nothing
     }
     for (int s = 4; s > 0; s /= 2)
         for (int j = 0; j < s; ++j) lane[j] = lane[j] + lane[j + s];
