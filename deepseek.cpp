@@ -158,7 +158,7 @@ static model_options model_options_of(const ds_model_config &c) {
     o.override_rope = c.rope_scaling != DS_ROPE_FROM_FILE;
     o.scaling = c.rope_scaling == DS_ROPE_LINEAR ? rope_scaling::linear : c.rope_scaling == DS_ROPE_YARN ? rope_scaling::yarn : rope_scaling::none;
     o.rope_factor = o.scaling == rope_scaling::none ? 1.0 : c.rope_factor;
-    require(o.rope_factor >= 1 && o.rope_factor < 1e6, "rope_factor: must be from 1 to 10^6");
+    require(o.rope_factor >= 1 && o.rope_factor <= 1e6, "rope_factor: must be from 1 to 10^6");
     require(c.rope_original_context <= (1u << 30), "rope_original_context: must be at most 2^30");
     o.rope_original_context = c.rope_original_context;
     if (c.chat_template) o.chat_template = c.chat_template;
