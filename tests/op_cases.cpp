@@ -308,6 +308,12 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
     table.ne = {static_cast<int64_t>(last.size()), per_table};
     op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), make_pages(r, l, static_cast<int64_t>(tables.size()), f), table,
                                       make_ints(sequence, true), make_ints(position, true)}, f);
+    if (f == fill::wild) {      // only scores: what they make of the weights must show
+        const array plain = make_pages(r, l, static_cast<int64_t>(tables.size()), fill::plain);
+        for (size_t page = 0, bytes = static_cast<size_t>(2 * l.k_offset); page < tables.size(); ++page)
+            std::memcpy(&c.src[1].bytes[page * bytes + static_cast<size_t>(l.v_offset)], &plain.bytes[page * bytes + static_cast<size_t>(l.v_offset)],
+                        bytes - static_cast<size_t>(l.v_offset));
+    }
     c.params = raw(attention_params{l, scale});
     c.exact = [=, q = c.src[0], pages = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)

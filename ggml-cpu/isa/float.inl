@@ -210,18 +210,17 @@ template <int rows, int vectors, class E> static void attend_scores(const attend
 }
 
 // Scores become weights, 0 where unseen; the row's maximum and sum move on. Gives what the sums so far are to be multiplied by.
+// A score that is NaN need not be the maximum: its weight is NaN in any case, so the sum is, and all that is divided by it.
 static float attend_softmax(const attend_args &a, size_t r) {
     float *w = a.weights + r * page_positions;
     const size_t seen = static_cast<size_t>(a.seen[r]), full = seen / 16, rest = seen % 16, vectors = full + (rest != 0);
     v16 s[4], most(-std::numeric_limits<float>::infinity()), lane(0.0f);
-    bool nan = a.max[r] != a.max[r];
     for (size_t v = 0; v < vectors; ++v) {
         s[v] = load(w + 16 * v);
         if (v == full) s[v] = keep_n(s[v], v16(-std::numeric_limits<float>::infinity()), rest);
-        nan |= any_nan(s[v]);
         most = larger(most, s[v]);
     }
-    const float max = nan ? std::numeric_limits<float>::quiet_NaN() : attention_max(a.max[r], largest(most));
+    const float max = attention_max(a.max[r], largest(most));
     for (size_t v = 0; v < vectors; ++v) {
         v16 e = exp2_f32(s[v] - v16(max));
         if (v == full) e = keep_n(e, v16(0.0f), rest);
