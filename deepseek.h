@@ -41,8 +41,8 @@
  *  Config     Structures that begin with struct_size: fill with zeros, set struct_size to sizeof the structure, then what you need.
  *             0 in a field means its default. NULL in place of a configuration means all defaults. A longer structure, of a later version of this
  *             header, is fine as long as what this version does not know is zero.
- *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, on
- *             what else runs in the engine, or on how the prompt was cut into steps. The bits are the same.
+ *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, the
+ *             instruction set, what else runs in the engine, or how the prompt was cut into steps. The bits are the same.
  *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when that is not enough.
  */
 #ifndef DEEPSEEK_H
