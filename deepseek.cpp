@@ -110,6 +110,18 @@ template <class T> static void write_info(T *to, T from, const char *name) {
     std::memcpy(to, &from, sizeof from);
 }
 
+// A C program may put any number into an enumeration, which C++ must not look at before it is known to be good.
+template <class E> static int number_of(const E &e) {
+    int v;
+    static_assert(sizeof e == sizeof v);
+    std::memcpy(&v, &e, sizeof v);
+    return v;
+}
+template <class E> static void check_enum(const char *field, const E &e, E last) {
+    const int v = number_of(e);
+    if (v < 0 || v > last) throw error(status::argument, format_text("%s: is %d, must be from 0 to %d", field, v, static_cast<int>(last)));
+}
+
 static void check_flags(uint32_t flags, uint32_t known, const char *name) {
     if (flags & ~known) throw error(status::argument, format_text("%s: has unknown bits, 0x%x", name, flags & ~known));
 }
@@ -142,7 +154,7 @@ uint32_t ds_abi_version(void) { return DS_ABI_VERSION; }
 const char *ds_status_name(ds_status s) {
     static const char *const names[] = {"DS_OK", "DS_ERR_ARGUMENT", "DS_ERR_IO", "DS_ERR_FORMAT", "DS_ERR_UNSUPPORTED", "DS_ERR_MEMORY", "DS_ERR_CANCELLED",
                                         "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC", "DS_ERR_STATE", "DS_ERR_BUSY", "DS_ERR_DEVICE", "DS_ERR_INTERNAL"};
-    const auto i = static_cast<size_t>(s);
+    const auto i = static_cast<size_t>(number_of(s));
     return i < std::size(names) ? names[i] : "unknown";
 }
 
@@ -151,7 +163,7 @@ const char *ds_status_name(ds_status s) {
 static model_options model_options_of(const ds_model_config &c) {
     check_flags(c.flags, DS_LOAD_READ | DS_LOAD_VOCAB_ONLY, "flags");
     require(c.context_length <= (1u << 30), "context_length: must be at most 2^30");
-    require(c.rope_scaling >= DS_ROPE_FROM_FILE && c.rope_scaling <= DS_ROPE_YARN, "rope_scaling: is not a ds_rope_scaling");
+    check_enum("rope_scaling", c.rope_scaling, DS_ROPE_YARN);
     model_options o;
     o.vocab_only = c.flags & DS_LOAD_VOCAB_ONLY;
     o.context = c.context_length;
@@ -310,7 +322,7 @@ ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, 
 ds_token ds_token_special(const ds_model *model, ds_special which) {
     if (!model) return -1;
     const tokenizer &v = model->m->vocabulary;
-    switch (which) {
+    switch (number_of(which)) {
     case DS_SPECIAL_BOS: return v.bos();
     case DS_SPECIAL_EOS: return v.eos();
     case DS_SPECIAL_PAD: return v.pad();
@@ -376,12 +388,10 @@ const char *ds_chat_templates(void) {
     return text;
 }
 
-static void check_thinking(ds_thinking t) { require(t >= DS_THINKING_DEFAULT && t <= DS_THINKING_OFF, "thinking: is not a ds_thinking"); }
-
 static std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count, const ds_chat_config &c) {
     require(messages && count, "messages: must be at least one");
     check_flags(c.flags, DS_CHAT_NO_GENERATION_PROMPT, "flags");
-    check_thinking(c.thinking);
+    check_enum("thinking", c.thinking, DS_THINKING_OFF);
     const chat_template *t = c.chat_template ? chat_template_by_name(c.chat_template) : m.chat;
     if (!t)
         throw error(status::unsupported, m.file.name() + (c.chat_template ? ": chat_template: is " + quoted(c.chat_template) : std::string(": tokenizer.chat_template: is missing or not one that is built in")) +
@@ -425,7 +435,7 @@ ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, si
 // ---- Engines ------------------------------------------------------------------------------------------------------------------------------------
 
 static engine_options engine_options_of(const model &m, const ds_engine_config &c) {
-    require(c.kv_type >= DS_KV_DEFAULT && c.kv_type <= DS_KV_F16, "kv_type: is not a ds_kv_type");
+    check_enum("kv_type", c.kv_type, DS_KV_F16);
     require(c.threads <= 1024, "threads: must be at most 1024");
     require(c.kv_tokens <= (uint64_t{1} << 31), "kv_tokens: must be at most 2^31");
     engine_options o;
@@ -521,7 +531,7 @@ static request_options request_options_of(const ds_request &r, const model &m) {
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
-    check_thinking(r.thinking);
+    check_enum("thinking", r.thinking, DS_THINKING_OFF);
     request_options o;
     o.score = r.flags & DS_REQUEST_SCORE;
     o.logits = r.flags & DS_REQUEST_LOGITS;

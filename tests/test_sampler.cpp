@@ -20,9 +20,9 @@ constexpr float inf = std::numeric_limits<float>::infinity();
 
 std::vector<float> random_logits(size_t n, unsigned seed, float spread = 2) {
     std::mt19937 random(seed);
-    std::normal_distribution<float> any(0, spread);
+    std::normal_distribution<float> any(0, 1);
     std::vector<float> out(n);
-    for (float &x : out) x = any(random);
+    for (float &x : out) x = spread * any(random);
     return out;
 }
 
