@@ -77,6 +77,7 @@ DS_INLINE __m256 nan_mask(__m256 x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); 
 DS_INLINE v16 numbers_or(v16 y, v16 x) { return {_mm256_blendv_ps(y.lo, x.lo, nan_mask(x.lo)), _mm256_blendv_ps(y.hi, x.hi, nan_mask(x.hi))}; }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+DS_INLINE bool any_nan(v16 x) { return _mm256_movemask_ps(_mm256_or_ps(nan_mask(x.lo), nan_mask(x.hi))) != 0; }
 DS_INLINE float largest(v16 x) {
     const __m256 y = _mm256_max_ps(x.lo, x.hi);
     const __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)), u = _mm_max_ps(z, _mm_movehl_ps(z, z));

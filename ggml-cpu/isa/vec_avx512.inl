@@ -44,6 +44,7 @@ DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
 DS_INLINE v16 numbers_or(v16 y, v16 x) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q), y.r, x.r); }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return _mm512_max_ps(a.r, b.r); }
+DS_INLINE bool any_nan(v16 x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q) != 0; }
 DS_INLINE float largest(v16 x) { return _mm512_reduce_max_ps(x.r); }
 
 // Lanes j and j + s are added for s = 8, 4, 2, 1, of four vectors at once.

@@ -48,6 +48,11 @@ DS_INLINE v16 exp2_f32(v16 x) { return map(x, x, [](float a, float) { return ds:
 DS_INLINE v16 exp_f32(v16 x) { return map(x, x, [](float a, float) { return ds::exp_f32(a); }); }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x > y ? x : y; }); }    // of numbers
+DS_INLINE bool any_nan(v16 x) {
+    bool nan = false;
+    for (float a : x.f) nan |= a != a;
+    return nan;
+}
 DS_INLINE float largest(v16 x) {
     float m = x.f[0];
     for (float a : x.f) m = a > m ? a : m;
