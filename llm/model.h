@@ -37,6 +37,7 @@ struct model {
 private:
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
+    const tensor *bind_scale(const tensor_row &row);
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     std::deque<std::vector<float>> decoded_;    // norms and biases that the file holds in another format than f32

@@ -22,11 +22,14 @@ inline void expect(bool ok, const node &n, const char *what) {
 
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
-// One row along the last dimension, as f32.
+// One row along the last dimension, as f32; i8 weights are multiplied by their row's scale.
 inline void read_row(const tensor &t, int64_t i0, int64_t i1, int64_t i2, std::vector<float> &row) {
     const int64_t n = t.ne[t.rank - 1];
     row.resize(static_cast<size_t>(n));
     decode_row(t.type, at(t, i0, i1, i2), row.data(), row.size());
+    if (!t.scale) return;
+    const float scale = *f32_at(*t.scale, i0);
+    for (float &x : row) x = x * scale;
 }
 
 } // namespace ds
