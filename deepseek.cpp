@@ -4,6 +4,7 @@
 
 #include "ggml-cpu/cpu.h"
 #include "llm/engine.h"
+#include "tensor/utf8.h"
 
 #include <algorithm>
 
@@ -41,13 +42,24 @@ static_assert(sizeof(ds_token_logprob) == sizeof(token_logprob) && sizeof(ds_tok
 
 // ---- The guard and the checks -------------------------------------------------------------------------------------------------------------------
 
+// NUL-terminated, cut at a character; what is not UTF-8 becomes U+FFFD.
+template <size_t room> static void copy_text(char (&to)[room], std::string_view from) noexcept {
+    size_t n = 0;
+    for (const char *p = from.data(), *const end = p + from.size(); p < end && *p;) {
+        uint32_t part;
+        const std::string_view piece = utf8_sequence(p, end, &part) ? std::string_view(p, part) : std::string_view("\uFFFD");
+        if (n + piece.size() >= room) break;
+        std::memcpy(to + n, piece.data(), piece.size());
+        n += piece.size();
+        p += part;
+    }
+    to[n] = 0;
+}
+
 static ds_status fail(ds_error *err, status code, const char *text) noexcept {
     if (err) {
         err->status = static_cast<ds_status>(code);
-        size_t n = strnlen(text, sizeof err->message - 1);
-        while (n > 0 && n == sizeof err->message - 1 && (static_cast<unsigned char>(text[n]) & 0xc0) == 0x80) --n;    // not inside a character
-        std::memcpy(err->message, text, n);
-        err->message[n] = 0;
+        copy_text(err->message, text);
     }
     return static_cast<ds_status>(code);
 }
@@ -73,13 +85,17 @@ static void require(bool ok, const char *text) {
 }
 #define REQUIRE_POINTER(p) require((p) != nullptr, #p ": is NULL")
 
+static void check_struct_size(size_t size, size_t ours, const char *name) {
+    if (size < ours || size > 65536) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, size, ours));
+}
+
 // The caller's configuration; a longer one of a later version is fine as long as what we do not know is zero.
 template <class T> static T read_config(const T *c, const char *name) {
     T out{};
     if (!c) return out;
     size_t size;
     std::memcpy(&size, c, sizeof size);
-    if (size < sizeof(T) || size > 65536) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, size, sizeof(T)));
+    check_struct_size(size, sizeof(T), name);
     const char *bytes = reinterpret_cast<const char *>(c);
     for (size_t i = sizeof(T); i < size; ++i)
         if (bytes[i]) throw error(status::argument, format_text("%s: byte %zu is set, which this version of the library does not know", name, i));
@@ -89,7 +105,7 @@ template <class T> static T read_config(const T *c, const char *name) {
 
 // For structures that we fill: struct_size must be ours or later.
 template <class T> static void write_info(T *to, T from, const char *name) {
-    if (to->struct_size < sizeof(T)) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, to->struct_size, sizeof(T)));
+    check_struct_size(to->struct_size, sizeof(T), name);
     from.struct_size = to->struct_size;
     std::memcpy(to, &from, sizeof from);
 }
@@ -152,6 +168,17 @@ static model_options model_options_of(const ds_model_config &c) {
     return o;
 }
 
+// A path as messages and log lines show it: well-formed, on one line.
+static std::string shown(const char *path) {
+    std::string out;
+    utf8_stream text;
+    text.push(path, out);
+    text.finish(out);
+    for (char &c : out)
+        if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+    return out;
+}
+
 // `open` gets the bytes: mapped or read, from a path, a descriptor or memory.
 template <class Open> static ds_status load(const ds_model_config *config, ds_model **out, ds_error *err, Open &&open) {
     return guard(err, [&] {
@@ -169,7 +196,7 @@ template <class Open> static ds_status load(const ds_model_config *config, ds_mo
 ds_status ds_model_load(const char *path, const ds_model_config *config, ds_model **out, ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
         REQUIRE_POINTER(path);
-        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_file(path, o.host, o.progress) : os::mapping::map_file(path), path);
+        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_file(path, o.host, o.progress) : os::mapping::map_file(path), shown(path));
     });
 }
 
@@ -190,21 +217,14 @@ ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_con
 
 void ds_model_free(ds_model *m) { delete m; }
 
-template <size_t n> static void copy_text(char (&to)[n], std::string_view from) {
-    size_t size = std::min(from.size(), n - 1);
-    while (size < from.size() && size > 0 && (static_cast<unsigned char>(from[size]) & 0xc0) == 0x80) --size;
-    std::memcpy(to, from.data(), size);
-    to[size] = 0;
-}
-
 ds_status ds_model_get_info(const ds_model *model, ds_model_info *info_out, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(info_out);
         const struct model &m = *model->m;
         ds_model_info i{};
-        copy_text(i.architecture, m.file.get_string("general.architecture", ""));
-        copy_text(i.name, m.file.get_string("general.name", ""));
+        copy_text(i.architecture, m.architecture_name);
+        copy_text(i.name, m.name);
         copy_text(i.chat_template, m.chat ? chat_template_name(*m.chat) : "");
         copy_text(i.weights, m.file.tensors().empty() ? "" : info(m.main_format).text);
         i.vocabulary = static_cast<uint32_t>(m.vocabulary.size());
@@ -251,7 +271,6 @@ ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint
         REQUIRE_POINTER(count);
         require(text || !size, "text: is NULL");
         require(tokens || !capacity, "tokens: is NULL");
-        require(size <= INT32_MAX, "size: must be at most 2^31 - 1");
         check_flags(flags, DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, "flags");
         std::vector<token_id> ids;
         model->m->vocabulary.encode({text, size}, {(flags & DS_TOKENIZE_BOS) != 0, (flags & DS_TOKENIZE_SPECIAL) != 0}, ids);
@@ -283,7 +302,7 @@ ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, 
         check_flags(flags, DS_DETOKENIZE_SPECIAL, "flags");
         check_tokens(*model->m, &token, 1);
         const std::string_view text = model->m->vocabulary.bytes(token, flags & DS_DETOKENIZE_SPECIAL);
-        *bytes = text.data();
+        *bytes = text.empty() ? "" : text.data();
         *size = text.size();
     });
 }
@@ -349,14 +368,20 @@ void ds_decoder_free(ds_decoder *decoder) { delete decoder; }
 // ---- Chat prompts -------------------------------------------------------------------------------------------------------------------------------
 
 const char *ds_chat_templates(void) {
-    static const std::string names = chat_templates_known();
-    return names.c_str();
+    const char *text = "";
+    guard(nullptr, [&] {
+        static const std::string names = chat_templates_known();
+        text = names.c_str();
+    });
+    return text;
 }
+
+static void check_thinking(ds_thinking t) { require(t >= DS_THINKING_DEFAULT && t <= DS_THINKING_OFF, "thinking: is not a ds_thinking"); }
 
 static std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count, const ds_chat_config &c) {
     require(messages && count, "messages: must be at least one");
     check_flags(c.flags, DS_CHAT_NO_GENERATION_PROMPT, "flags");
-    require(c.thinking >= DS_THINKING_DEFAULT && c.thinking <= DS_THINKING_OFF, "thinking: is not a ds_thinking");
+    check_thinking(c.thinking);
     const chat_template *t = c.chat_template ? chat_template_by_name(c.chat_template) : m.chat;
     if (!t)
         throw error(status::unsupported, m.file.name() + (c.chat_template ? ": chat_template: is " + quoted(c.chat_template) : std::string(": tokenizer.chat_template: is missing or not one that is built in")) +
@@ -377,7 +402,11 @@ ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(size);
         require(text || !capacity, "text: is NULL");
-        hand_out_text(chat_text(render(*model->m, messages, count, read_config(config, "config"))), text, capacity, size);
+        std::string out;
+        utf8_stream stream;
+        stream.push(chat_text(render(*model->m, messages, count, read_config(config, "config"))), out);
+        stream.finish(out);
+        hand_out_text(out, text, capacity, size);
     });
 }
 
@@ -457,10 +486,10 @@ void ds_engine_free(ds_engine *engine) { delete engine; }
 // ---- Requests -----------------------------------------------------------------------------------------------------------------------------------
 
 static void check_float(const char *field, float v, float min, float max) {
-    if (!(v >= min && v <= max)) throw error(status::argument, std::string(field) + ": is " + std::to_string(v) + ", must be from " + std::to_string(min) + " to " + std::to_string(max));
+    if (!(v >= min && v <= max)) throw error(status::argument, std::string(field) + ": is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
 }
 
-static sampling sampling_of(const ds_request &r) {
+static sampling sampling_of(const ds_request &r, size_t vocab) {
     check_float("temperature", r.temperature, 0, 100);
     check_float("top_p", r.top_p, 0, 1);
     check_float("min_p", r.min_p, 0, 1);
@@ -468,17 +497,32 @@ static sampling sampling_of(const ds_request &r) {
     check_float("presence_penalty", r.presence_penalty, -1000, 1000);
     check_float("frequency_penalty", r.frequency_penalty, -1000, 1000);
     require(r.logit_bias || !r.logit_bias_count, "logit_bias: is NULL");
+    require(r.logit_bias_count <= vocab, "logit_bias_count: must be at most the vocabulary");
     sampling s{r.temperature, r.top_k, r.top_p, r.min_p, r.repetition_penalty, r.presence_penalty, r.frequency_penalty, r.seed, {}};
     for (size_t i = 0; i < r.logit_bias_count; ++i) s.bias.emplace_back(r.logit_bias[i].token, r.logit_bias[i].bias);
     return s;
 }
 
+// Pieces of text are cut before what may begin a stop text, which must not be inside a character.
+static std::string stop_text(const char *text) {
+    require(text && text[0], "stop: a text is NULL or empty");
+    const std::string_view s(text, strnlen(text, 1025));
+    require(s.size() <= 1024, "stop: a text is longer than 1024 bytes");
+    for (const char *p = s.data(), *const end = p + s.size(); p < end;) {
+        const uint32_t n = utf8_sequence(p, end);
+        require(n > 0, "stop: a text is not UTF-8");
+        p += n;
+    }
+    return std::string(s);
+}
+
 // All of a request but its prompt.
-static request_options request_options_of(const ds_request &r) {
+static request_options request_options_of(const ds_request &r, const model &m) {
     check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL, "flags");
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
+    check_thinking(r.thinking);
     request_options o;
     o.score = r.flags & DS_REQUEST_SCORE;
     o.logits = r.flags & DS_REQUEST_LOGITS;
@@ -487,12 +531,8 @@ static request_options request_options_of(const ds_request &r) {
     o.special = r.flags & DS_REQUEST_SPECIAL;
     o.max_new = r.max_new_tokens;
     o.top_logprobs = r.top_logprobs;
-    o.sampling = sampling_of(r);
-    for (size_t i = 0; i < r.stop_count; ++i) {
-        require(r.stop[i] && r.stop[i][0], "stop: a text is NULL or empty");
-        require(strnlen(r.stop[i], 1025) <= 1024, "stop: a text is longer than 1024 bytes");
-        o.stop.emplace_back(r.stop[i]);
-    }
+    o.sampling = sampling_of(r, m.vocabulary.size());
+    for (size_t i = 0; i < r.stop_count; ++i) o.stop.push_back(stop_text(r.stop[i]));
     o.user = r.user;
     return o;
 }
@@ -504,7 +544,8 @@ ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_requ
         REQUIRE_POINTER(id);
         const ds_request r = read_config(request, "request");
         require(r.prompt || !r.prompt_count, "prompt: is NULL");
-        request_options o = request_options_of(r);
+        request_options o = request_options_of(r, engine->e->loaded());
+        engine->e->check_length(r.prompt_count, o.score);    // before anything of that size is copied
         o.prompt.assign(r.prompt, r.prompt + r.prompt_count);
         *id = engine->e->submit(std::move(o));
     });
@@ -561,7 +602,8 @@ ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *cou
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(events);
         REQUIRE_POINTER(count);
-        const std::span<const event> list = engine->e->step();
+        const ds::engine::turn turn(*engine->e);
+        const std::span<const event> list = engine->e->step(turn);
         engine->events.clear();
         for (const event &e : list) engine->events.push_back(event_of(e));
         *events = engine->events.data();
@@ -591,28 +633,45 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
 
 // ---- The short way ------------------------------------------------------------------------------------------------------------------------------
 
+namespace {
+// The one request of ds_engine_chat: however the call ends, the engine is left without it.
+struct chat_request {
+    engine &e;
+    const engine::turn turn;
+    uint64_t id = 0;
+
+    explicit chat_request(engine &e) : e(e), turn(e) {
+        if (!e.idle()) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
+    }
+    ~chat_request() {
+        if (id && e.progress(id).state != request_state::done)
+            guard(nullptr, [&] {
+                e.cancel(id);
+                e.step(turn);
+            });
+    }
+};
+} // namespace
+
 ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(text);
-        if (!engine->e->idle()) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
+        const model &m = engine->e->loaded();
+        chat_request chat(*engine->e);
         const ds_request r = read_config(parameters, "parameters");
-        request_options o = request_options_of(r);
+        request_options o = request_options_of(r, m);
         o.score = false;
         ds_chat_config c{};
         c.thinking = r.thinking;
-        chat_encode(engine->e->loaded().vocabulary, render(engine->e->loaded(), messages, count, c), o.prompt);
-        const uint64_t id = engine->e->submit(std::move(o));
-        bool stopped = false;
-        for (bool done = false; !done;)
-            for (const event &e : engine->e->step()) {
-                if (e.request != id) continue;
-                if (!stopped && !e.text.empty() && text(user, e.text.data(), e.text.size()) != 0) {
-                    stopped = true;
-                    if (e.type != event_type::done) engine->e->cancel(id);
-                }
-                done |= e.type == event_type::done;
+        chat_encode(m.vocabulary, render(m, messages, count, c), o.prompt);
+        chat.id = engine->e->submit(std::move(o));
+        for (;;)
+            for (const event &e : engine->e->step(chat.turn)) {
+                if (e.request != chat.id) continue;
                 if (e.status != status::ok) throw error(e.status, "the model's logits are not finite");
+                if (!e.text.empty() && text(user, e.text.data(), e.text.size()) != 0) return;
+                if (e.type == event_type::done) return;
             }
     });
 }

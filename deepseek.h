@@ -29,16 +29,18 @@
  *             objects stay usable. The library never aborts, exits, prints, reads the environment or installs a signal handler.
  *             Every function checks its pointers: NULL where it is not allowed is DS_ERR_ARGUMENT, and so is a configuration whose struct_size is unknown.
  *             Every function may return DS_ERR_MEMORY and DS_ERR_INTERNAL (a mistake of the library); these are not repeated.
- *  Ownership  What ds_x_new or ds_x_load hands out is freed with ds_x_free, once; ds_x_free(NULL) does nothing. An engine keeps its model alive: freeing
- *             the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
+ *  Ownership  What ds_x_new or ds_x_load hands out is freed with ds_x_free, once; ds_x_free(NULL) does nothing. Engines and decoders keep their model alive:
+ *             freeing the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
  *             how long they live.
  *  Threads    A ds_model is immutable: any number of threads may use it at once. An engine's step belongs to one thread at a time (a second one
  *             gets DS_ERR_STATE); submit, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
  *             Threads of the library's own sleep while no step runs.
- *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes. Output is always well-formed.
+ *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes unless said otherwise. Output is
+ *             always well-formed, but for what comes from the file as it is: metadata, and the bytes of a token.
  *  Bytes      All sizes are in bytes as size_t or uint64_t. All shapes are written outermost first; logits are float[vocabulary].
  *  Config     Structures that begin with struct_size: fill with zeros, set struct_size to sizeof the structure, then what you need.
- *             0 in a field means its default. NULL in place of a configuration means all defaults.
+ *             0 in a field means its default. NULL in place of a configuration means all defaults. A longer structure, of a later version of this
+ *             header, is fine as long as what this version does not know is zero.
  *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, on
  *             what else runs in the engine, or on how the prompt was cut into steps. The bits are the same.
  *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when that is not enough.
@@ -81,7 +83,7 @@ typedef enum ds_status {
     DS_ERR_MEMORY = 5,        /* memory could not be had */
     DS_ERR_CANCELLED = 6,     /* a callback asked to stop */
     DS_ERR_BUFFER = 7,        /* the caller's buffer is too small; the size needed was stored */
-    DS_ERR_TOO_LONG = 8,      /* the request can never fit this engine */
+    DS_ERR_TOO_LONG = 8,      /* a text or request that can never fit */
     DS_ERR_NUMERIC = 9,       /* the model produced NaN or infinity */
     DS_ERR_STATE = 10,        /* not legal now */
     DS_ERR_BUSY = 11,         /* the queue is full: step, then try again */
@@ -141,10 +143,10 @@ typedef struct ds_model_config {
     uint32_t flags;                    /* DS_LOAD_… */
     uint32_t context_length;           /* positions, up to 2^30; 0: as the file says */
     ds_rope_scaling rope_scaling;      /* overrides the file's */
-    uint32_t rope_original_context;    /* positions before scaling, for YaRN; 0: the file's */
-    double rope_factor;                /* at least 1; needed with DS_ROPE_LINEAR and DS_ROPE_YARN */
+    uint32_t rope_original_context;    /* positions before scaling, for YaRN, up to 2^30; 0: the file's */
+    double rope_factor;                /* from 1 to 10^6; needed with DS_ROPE_LINEAR and DS_ROPE_YARN, else ignored */
     const char *chat_template;         /* a name of ds_chat_templates; NULL: recognised from the file */
-    ds_progress_fn progress;           /* of reading and checking; may be NULL */
+    ds_progress_fn progress;           /* of reading (DS_LOAD_READ), then of checking tensors; may be NULL */
     void *progress_user;
     ds_host host;
 } ds_model_config;
@@ -183,7 +185,7 @@ DS_API ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, d
 DS_API size_t ds_model_metadata_count(const ds_model *model);
 DS_API const char *ds_model_metadata_key(const ds_model *model, size_t i);
 
-/* A value as text: strings as they are, numbers shortest, arrays as JSON, cut after 64 elements.
+/* A value as text: strings as they are, whatever their bytes, numbers shortest, arrays as JSON, cut after 64 elements.
  *   buffer, capacity   the caller's; may be NULL and 0. No NUL is added
  *   size               receives the text's length; not NULL
  * Status: DS_ERR_ARGUMENT (no such key), DS_ERR_BUFFER (nothing written, size stored). */
@@ -195,10 +197,10 @@ DS_API ds_status ds_model_metadata(const ds_model *model, const char *key, char 
 #define DS_TOKENIZE_SPECIAL 2u   /* texts of control tokens in the input become those tokens; never set this for text that a user wrote */
 
 /* Token ids of a text.
- *   text, size          any bytes, up to 2^31 - 1 of them
+ *   text, size          any bytes, up to 2^29 of them
  *   tokens, capacity    the caller's, capacity in tokens; may be NULL and 0
  *   count               receives the number of tokens; not NULL
- * Status: DS_ERR_BUFFER (nothing written, count stored), DS_ERR_ARGUMENT, DS_ERR_UNSUPPORTED (a byte that the vocabulary cannot spell). */
+ * Status: DS_ERR_BUFFER (nothing written, count stored), DS_ERR_ARGUMENT (or a byte that the vocabulary cannot spell), DS_ERR_TOO_LONG. */
 DS_API ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint32_t flags, ds_token *tokens, size_t capacity, size_t *count, ds_error *err);
 
 #define DS_DETOKENIZE_SPECIAL 1u   /* control tokens give their text; else nothing */
@@ -206,7 +208,7 @@ DS_API ds_status ds_tokenize(const ds_model *model, const char *text, size_t siz
 /* The text of tokens, as well-formed UTF-8 (U+FFFD for what is not). Status: DS_ERR_ARGUMENT (a token out of range), DS_ERR_BUFFER (size stored). */
 DS_API ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *size, ds_error *err);
 
-/* The bytes of one token, which need not be whole characters; they live as long as the model. Status: DS_ERR_ARGUMENT (out of range). */
+/* The bytes of one token, which need not be whole characters; flags as for ds_detokenize; they live as long as the model. Status: DS_ERR_ARGUMENT (out of range). */
 DS_API ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, const char **bytes, size_t *size, ds_error *err);
 
 typedef enum ds_special { DS_SPECIAL_BOS = 0, DS_SPECIAL_EOS = 1, DS_SPECIAL_PAD = 2, DS_SPECIAL_UNKNOWN = 3 } ds_special;
@@ -219,10 +221,11 @@ DS_API int ds_token_is_end(const ds_model *model, ds_token token);
 
 /* Tokens to text one at a time: a character whose bytes are spread over tokens comes out whole. */
 typedef struct ds_decoder ds_decoder;
+/* flags as for ds_detokenize. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_decoder_new(const ds_model *model, uint32_t flags, ds_decoder **out, ds_error *err);
 /* The text that became complete with this token; it lives until the next call with this decoder. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_decoder_push(ds_decoder *decoder, ds_token token, const char **text, size_t *size, ds_error *err);
-/* What was held back, as U+FFFD; the decoder may then begin a new text. */
+/* What was held back, as U+FFFD; the decoder may then begin a new text. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_decoder_finish(ds_decoder *decoder, const char **text, size_t *size, ds_error *err);
 DS_API void ds_decoder_free(ds_decoder *decoder);
 
@@ -250,7 +253,8 @@ DS_API const char *ds_chat_templates(void);
 /* A conversation as the model's prompt, as text (for show) or as tokens (for use: texts of control tokens inside messages stay text there).
  *   messages, count   at least one
  *   buffers           as ds_detokenize and ds_tokenize have them
- * Status: DS_ERR_ARGUMENT (unknown role, impossible order), DS_ERR_UNSUPPORTED (template unknown; the known names are listed), DS_ERR_BUFFER. */
+ * Status: DS_ERR_ARGUMENT (no messages, unknown role), DS_ERR_UNSUPPORTED (template unknown; the known names are listed), DS_ERR_BUFFER; of
+ * ds_chat_tokenize what ds_tokenize can return, too. */
 DS_API ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
                                 char *text, size_t capacity, size_t *size, ds_error *err);
 DS_API ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
@@ -268,9 +272,9 @@ typedef struct ds_engine_config {
     uint32_t max_requests;     /* that run at once; default 8, at most 4096 */
     uint32_t max_queue;        /* that wait; default 1024, at most 2^20 */
     uint32_t context_length;   /* positions a request may have; default: the model's, at most 4096; at most the model's */
-    uint32_t step_tokens;      /* rows of a step, over all requests; default 512 (or max_requests if larger), at most 65536 */
-    uint32_t logit_rows;       /* rows of a step that may ask for logits; default: max_requests, at least 32; at most step_tokens */
-    uint64_t kv_tokens;        /* positions that the page pool holds, in pages of 64; default: max_requests * context_length */
+    uint32_t step_tokens;      /* rows of a step, over all requests; default 512 (or max_requests if larger), at least max_requests, at most 65536 */
+    uint32_t logit_rows;       /* rows of a step that may ask for logits; default: max_requests or 32, what is larger, but at most step_tokens, as always */
+    uint64_t kv_tokens;        /* positions that the page pool holds, in pages of 64; default: max_requests * context_length; at most 2^31 */
     ds_kv_type kv_type;
     const char *isa;           /* "scalar", "avx2", "avx512", "avx512_vnni"; NULL: the best that the machine has */
     ds_host host;
@@ -291,7 +295,8 @@ typedef struct ds_memory_plan {
 /* What an engine of this configuration would take. Fills `plan`, whose struct_size the caller has set. Status: as ds_engine_new. */
 DS_API ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan, ds_error *err);
 
-/* Makes an engine. Status: DS_ERR_ARGUMENT (a field out of range, an unknown isa), DS_ERR_STATE (a vocabulary-only model). */
+/* Makes an engine. Status: DS_ERR_ARGUMENT (a field out of range, an isa that is unknown or that the machine does not have), DS_ERR_STATE (a
+ * vocabulary-only model), DS_ERR_IO (the system starts no thread). */
 DS_API ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out, ds_error *err);
 
 /* Unfinished requests end without an event. Not while another thread is inside a call with this engine. */
@@ -301,7 +306,7 @@ DS_API void ds_engine_free(ds_engine *engine);
 
 typedef uint64_t ds_request_id;   /* never 0, never used twice in an engine */
 
-typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /* added to the logit; -INFINITY forbids the token */
+typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /* added to the logit; -INFINITY forbids the token, +INFINITY is none */
 
 #define DS_REQUEST_SCORE       1u   /* no answer: the log-probabilities of the prompt's own tokens, as events of type DS_EVENT_SCORE */
 #define DS_REQUEST_LOGITS      2u   /* events carry the raw logits */
@@ -320,25 +325,26 @@ typedef struct ds_request {
     uint32_t top_k;                /* of the k most likely; 0: off */
     float top_p;                   /* of the most likely whose probabilities reach p, in (0, 1]; 0: off */
     float min_p;                   /* of those at least min_p times as likely as the most likely, in [0, 1]; 0: off */
-    float repetition_penalty;      /* positive logits of tokens already seen are divided by it, negative ones multiplied; > 0; 0: off */
-    float presence_penalty;        /* subtracted from the logit of a token already seen */
-    float frequency_penalty;       /* subtracted for each time that it was seen */
+    float repetition_penalty;      /* positive logits of tokens already seen are divided by it, negative ones multiplied; > 0, up to 1000; 0: off */
+    float presence_penalty;        /* subtracted from the logit of a token already seen; -1000 to 1000 */
+    float frequency_penalty;       /* subtracted for each time that it was seen; -1000 to 1000 */
     uint32_t top_logprobs;         /* events carry the n most likely tokens; at most 64 */
     uint64_t seed;                 /* a draw depends on it and on the position, on nothing else */
     const ds_logit_bias *logit_bias;
-    size_t logit_bias_count;
-    const char *const *stop;       /* texts that end the answer and are not part of it; NUL-terminated, not empty, up to 1024 bytes each */
+    size_t logit_bias_count;       /* at most the vocabulary */
+    const char *const *stop;       /* texts that end the answer and are not part of it; well-formed, NUL-terminated, not empty, up to 1024 bytes each */
     size_t stop_count;             /* at most 64 */
     ds_thinking thinking;          /* for ds_engine_chat */
     void *user;                    /* comes back in every event */
 } ds_request;
 
 /* Queues a request; everything it points to is copied. Requests are served first come, first served.
- * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (prompt and one token do not fit the context or the pool), DS_ERR_BUSY (queue full; nothing was queued). */
+ * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (the prompt, and one token unless it is scored, do not fit the context or the pool), DS_ERR_BUSY (queue
+ * full; nothing was queued). */
 DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_request_id *id, ds_error *err);
 
 /* Ends a request at the next step, whatever its state, with an event of type DS_EVENT_DONE and finish DS_FINISH_CANCELLED. Cancelling twice is fine.
- * Status: DS_ERR_ARGUMENT (no such request, or its last event was already handed out). */
+ * Status: DS_ERR_ARGUMENT (no such request, or it has ended). */
 DS_API ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err);
 
 typedef enum ds_request_state { DS_STATE_QUEUED = 0, DS_STATE_PROMPT = 1, DS_STATE_ANSWER = 2, DS_STATE_DONE = 3 } ds_request_state;   /* done, or never submitted */
@@ -348,6 +354,9 @@ typedef struct ds_request_status {
     ds_request_state state;
     uint64_t prompt_tokens, prompt_tokens_done, new_tokens;
 } ds_request_status;
+
+/* Where a request stands. Fills `status`, whose struct_size the caller has set; zeros after its last event was handed out, or for an id never given.
+ * Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status, ds_error *err);
 
 typedef enum ds_event_type {
@@ -392,7 +401,8 @@ typedef struct ds_event {
 
 /* Does one step of work for all requests that run: pieces of prompts, one token each for answers.
  *   events, count   receive the step's events, in order of submission; may be none
- * Status: DS_ERR_STATE (another thread is in step). With nothing to do it returns at once, without events. */
+ * Status: DS_ERR_STATE (another thread is in step), DS_ERR_MEMORY (no memory for a waiting request's pages: nothing is lost, step again or cancel
+ * it). With nothing to do it returns at once, without events. */
 DS_API ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err);
 
 typedef struct ds_engine_stats {
@@ -403,6 +413,8 @@ typedef struct ds_engine_stats {
     uint32_t threads;
     char isa[32];
 } ds_engine_stats;
+
+/* Fills `stats`, whose struct_size the caller has set. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats, ds_error *err);
 
 /* ---- The short way ------------------------------------------------------------------------------------------------------------------------ */
@@ -411,8 +423,9 @@ DS_API ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats, 
 typedef int (*ds_text_fn)(void *user, const char *text, size_t size);
 
 /* Conversation in, text out: renders the messages with the model's template, answers, calls `text` for every piece, tags of thinking included.
+ * The engine must have no other requests until it returns; however it returns, its own is gone.
  *   parameters   of the answer; NULL: temperature 0. Its prompt, SCORE flag and user are ignored
- * Status: as ds_chat_tokenize and ds_engine_submit; DS_ERR_STATE when the engine has other requests; DS_ERR_NUMERIC. */
+ * Status: as ds_chat_tokenize, ds_engine_submit and ds_engine_step; DS_ERR_STATE when the engine has other requests; DS_ERR_NUMERIC. */
 DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err);
 
 #ifdef __cplusplus

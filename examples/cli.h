@@ -181,6 +181,18 @@ struct engine_flags {
     }
 };
 
+// A JSON string. Bytes that are no UTF-8, which a file name may have, are passed on.
+inline std::string json_string(const std::string &s) {
+    std::string out = "\"";
+    for (const char c : s) {
+        char escaped[8];
+        if (c == '"' || c == '\\') out += '\\', out += c;
+        else if (static_cast<unsigned char>(c) < 0x20) std::snprintf(escaped, sizeof escaped, "\\u%04x", c), out += escaped;
+        else out += c;
+    }
+    return out + '"';
+}
+
 // main's frame: what is thrown becomes a line on standard error and an exit status.
 template <class F> int run(const char *program, F &&body) {
     try {

@@ -16,18 +16,18 @@ struct keys {
     std::string prefix;
 
     std::string full(const char *k) const { return prefix + "." + k; }
-    int64_t count(const char *k, int64_t max) const { return at_least_one(k, f.get_uint(full(k), static_cast<uint64_t>(max))); }
-    int64_t count(const char *k, int64_t max, int64_t absent) const {
-        return at_least_one(k, f.get_uint(full(k), static_cast<uint64_t>(max), static_cast<uint64_t>(absent)));
-    }
-    double positive(const char *k, double absent) const {
-        const double v = f.get_float(full(k), absent);
-        if (!(v > 0) || !(v < 1e12)) f.fail(full(k), "is " + std::to_string(v) + ", must be a positive number");
-        return v;
-    }
-    int64_t at_least_one(const char *k, uint64_t v) const {
-        if (v == 0) f.fail(full(k), "is 0, must be at least 1");
+    int64_t count(const char *k, int64_t max) const { return in_range(k, f.get_uint(full(k), UINT64_MAX), max); }
+    int64_t count(const char *k, int64_t max, int64_t absent) const { return in_range(k, f.get_uint(full(k), UINT64_MAX, static_cast<uint64_t>(absent)), max); }
+    double number(const char *k, double min, double max) const { return in_range(k, f.get_float(full(k)), min, max); }
+    double number(const char *k, double min, double max, double absent) const { return in_range(k, f.get_float(full(k), absent), min, max); }
+
+    int64_t in_range(const char *k, uint64_t v, int64_t max) const {
+        if (v < 1 || v > static_cast<uint64_t>(max)) f.fail(full(k), "is " + std::to_string(v) + ", must be from 1 to " + std::to_string(max));
         return static_cast<int64_t>(v);
+    }
+    double in_range(const char *k, double v, double min, double max) const {
+        if (!(v >= min && v <= max)) f.fail(full(k), "is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
+        return v;
     }
 };
 
@@ -36,19 +36,19 @@ struct keys {
 static void read_rope(const keys &k, hparams &h) {
     h.rotated = k.count("rope.dimension_count", h.head_size, h.head_size);
     if (h.rotated % 2) k.f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) + ", must be even");
-    h.rope_base = k.positive("rope.freq_base", 10000.0);
+    h.rope_base = k.number("rope.freq_base", 1.001, 1e12, 10000.0);    // so that no frequency is above 1, and no angle beyond what sin_cos_f64 takes
     const std::string type(k.f.get_string(k.full("rope.scaling.type"), "linear"));
-    const double factor = k.f.get_float(k.full("rope.scaling.factor"), k.f.get_float(k.full("rope.scale_linear"), 1.0));
-    h.rope_factor = factor == 0 ? 1.0 : factor;    // converters write 0 for "none"
-    if (!(h.rope_factor > 0) || !(h.rope_factor < 1e6)) k.f.fail(k.full("rope.scaling.factor"), "is " + std::to_string(factor) + ", must be positive");
+    const char *const factor_key = k.f.has(k.full("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
+    const double factor = k.f.get_float(k.full(factor_key), 1.0);
+    h.rope_factor = factor == 0 ? 1.0 : k.in_range(factor_key, factor, 1.0, 1e6);    // converters write 0 for "none"
     if (type == "none") h.scaling = rope_scaling::none;
     else if (type == "linear") h.scaling = h.rope_factor == 1.0 ? rope_scaling::none : rope_scaling::linear;
     else if (type == "yarn") h.scaling = rope_scaling::yarn;
     else throw error(status::unsupported, k.f.name() + ": " + k.full("rope.scaling.type") + ": is " + quoted(type) + ", known are none, linear, yarn");
     h.original_context = k.count("rope.scaling.original_context_length", 1 << 30, h.context);
-    h.beta_fast = k.positive("rope.scaling.yarn_beta_fast", 32);
-    h.beta_slow = k.positive("rope.scaling.yarn_beta_slow", 1);
-    h.attn_factor = k.positive("rope.scaling.yarn_attn_factor", k.positive("rope.scaling.attn_factor", 1));
+    h.beta_fast = k.number("rope.scaling.yarn_beta_fast", 1e-6, 1e6, 32);
+    h.beta_slow = k.number("rope.scaling.yarn_beta_slow", 1e-6, 1e6, 1);
+    h.attn_factor = k.number("rope.scaling.yarn_attn_factor", 1e-6, 1e6, k.number("rope.scaling.attn_factor", 1e-6, 1e6, 1));
 }
 
 hparams read_decoder(const gguf_file &f, const char *arch_name) {
@@ -67,12 +67,13 @@ hparams read_decoder(const gguf_file &f, const char *arch_name) {
     h.head_size = k.count("attention.key_length", 1024, std::max<int64_t>(1, h.hidden / h.heads));
     if (k.count("attention.value_length", 1024, h.head_size) != h.head_size)
         f.fail(k.full("attention.value_length"), "differs from key_length, which this architecture does not have");
-    h.norm_eps = static_cast<float>(k.positive("attention.layer_norm_rms_epsilon", 1e-5));
+    h.norm_eps = static_cast<float>(k.number("attention.layer_norm_rms_epsilon", 1e-30, 1));
     const gguf_value *tokens = f.find("tokenizer.ggml.tokens");
     if (!tokens || !tokens->is_array) f.fail("tokenizer.ggml.tokens", "is missing or not an array");
     h.vocab = static_cast<int64_t>(tokens->count);
-    if (h.vocab < 1 || h.vocab > (1 << 24)) f.fail("tokenizer.ggml.tokens", "has " + std::to_string(tokens->count) + " entries");
-    if (k.count("vocab_size", 1 << 24, h.vocab) != h.vocab) f.fail(k.full("vocab_size"), "is not the number of entries of tokenizer.ggml.tokens, " + std::to_string(h.vocab));
+    constexpr int64_t max_vocab = 1 << 22;    // as many as the sampler's sums hold
+    if (h.vocab < 1 || h.vocab > max_vocab) f.fail("tokenizer.ggml.tokens", "has " + std::to_string(tokens->count) + " entries, must have from 1 to " + std::to_string(max_vocab));
+    if (k.count("vocab_size", max_vocab, h.vocab) != h.vocab) f.fail(k.full("vocab_size"), "is not the number of entries of tokenizer.ggml.tokens, " + std::to_string(h.vocab));
     read_rope(k, h);
     // llama 3's scaling is a tensor of divisors, written by the converter; the file names no scaling type then.
     if (f.find_tensor("rope_freqs.weight") && h.scaling == rope_scaling::none) h.scaling = rope_scaling::llama3;

@@ -4,6 +4,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace ds {
 
@@ -31,14 +32,16 @@ engine_options engine::resolve(const model &m, engine_options o) {
 }
 
 static step_sizes sizes_of(const engine_options &o) {
-    return {o.step_rows, o.logit_rows, o.max_requests, pages_for(o.context), pages_for(o.kv_positions)};
+    const int64_t pool_pages = pages_for(o.kv_positions);
+    return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages), pool_pages};
 }
 
 memory_plan engine::measure(const model &m, const engine_options &o, const backend &b) {
     const page_layout layout = make_page_layout(*m.architecture, m.h, o.kv_type);
     const step_sizes s = sizes_of(o);
+    const size_t pages = pool_bytes(layout.page_bytes, s.pool_pages);
     const runner::bytes r = runner::measure(m, layout, s, b);
-    return {m.weight_bytes, layout.page_bytes * static_cast<uint64_t>(s.pool_pages), layout.page_bytes, r.activations, r.work,
+    return {m.weight_bytes, pages, layout.page_bytes, r.activations, r.work,
             r.inputs + sampler::bytes(static_cast<size_t>(m.h.vocab))};
 }
 
@@ -71,12 +74,18 @@ void engine::check(const request_options &o) const {
         if (o.prompt[i] < 0 || o.prompt[i] >= model_->h.vocab)
             throw error(status::argument, format_text("prompt[%zu]: is %d, must be from 0 to %lld", i, o.prompt[i], static_cast<long long>(model_->h.vocab - 1)));
     for (const auto &[token, bias] : o.sampling.bias)
-        if (token < 0 || token >= model_->h.vocab || bias != bias)
-            throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of %lld, or its bias is not a number", token, static_cast<long long>(model_->h.vocab)));
-    const uint64_t need = o.prompt.size() + (o.score ? 0 : 1);
-    const auto context = static_cast<uint64_t>(options_.context), pool = static_cast<uint64_t>(pool_.pages() * page_positions);
-    if (need > context) throw error(status::too_long, format_text("prompt: %zu tokens need a context of %llu, this engine's has %llu", o.prompt.size(), static_cast<unsigned long long>(need), static_cast<unsigned long long>(context)));
-    if (need > pool) throw error(status::too_long, format_text("prompt: %zu tokens need %llu positions of the page pool, which has %llu", o.prompt.size(), static_cast<unsigned long long>(need), static_cast<unsigned long long>(pool)));
+        if (token < 0 || token >= model_->h.vocab || !(bias < std::numeric_limits<float>::infinity()))
+            throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of %lld, or its bias is infinity or not a number", token, static_cast<long long>(model_->h.vocab)));
+    check_length(o.prompt.size(), o.score);
+}
+
+void engine::check_length(size_t prompt, bool score) const {
+    const auto fit = [&](const char *what, int64_t positions) {
+        const auto room = static_cast<size_t>(positions - (score ? 0 : 1));
+        if (prompt > room) throw error(status::too_long, format_text("prompt: has %zu tokens, the %s has room for %zu%s", prompt, what, room, score ? "" : " and an answer"));
+    };
+    fit("context", options_.context);
+    fit("page pool", pool_.pages() * page_positions);
 }
 
 uint64_t engine::submit(request_options o) {
@@ -134,20 +143,13 @@ engine_stats engine::stats() const {
 
 // ---- A step ---------------------------------------------------------------------------------------------------------------------------------------
 
-namespace {
-struct step_turn {
-    std::atomic<bool> &flag;
-    explicit step_turn(std::atomic<bool> &f) : flag(f) {
-        if (flag.exchange(true)) throw error(status::state, "step: another thread is in it");
-    }
-    ~step_turn() { flag = false; }
-};
-} // namespace
+engine::turn::turn(engine &e) : taken_(e.stepping_) {
+    if (taken_.exchange(true)) throw error(status::state, "step: another thread is in it");
+}
 
-std::span<const event> engine::step() {
-    const step_turn turn(stepping_);
+std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
-    retire();
+    if (std::exchange(handed_out_, false)) retire();
     take_incoming();
     drop_cancelled(queue_);
     drop_cancelled(running_);
@@ -161,6 +163,7 @@ std::span<const event> engine::step() {
         const std::lock_guard lock(mutex_);
         ++stats_.steps;
     }
+    handed_out_ = true;
     return events_;
 }
 
@@ -176,6 +179,7 @@ void engine::retire() {
 
 void engine::take_incoming() {
     const std::lock_guard lock(mutex_);
+    queue_.reserve(queue_.size() + incoming_.size());    // all or none
     for (request_ptr &r : incoming_) queue_.push_back(std::move(r));
     incoming_.clear();
 }
@@ -187,13 +191,16 @@ void engine::drop_cancelled(std::span<const request_ptr> list) {
 
 // First come, first served: nobody overtakes a request that waits for pages.
 void engine::admit() {
+    struct closing {    // when a page's memory cannot be had, too
+        std::vector<request_ptr> &queue;
+        ~closing() { std::erase(queue, nullptr); }
+    } const gaps{queue_};
     for (request_ptr &r : queue_) {
         if (r->state == request_state::done) continue;    // cancelled just now; it stays until its event was read
         if (free_sequences_.empty() || !pool_.take(pages_for(r->max_positions), r->pages)) break;
         start(*r);
         running_.push_back(std::move(r));
     }
-    std::erase(queue_, nullptr);
 }
 
 void engine::start(request &r) {

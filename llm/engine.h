@@ -53,6 +53,17 @@ struct request_progress {
 
 class engine {
 public:
+    // The right to step, and to read what the step gave; one thread at a time has it.
+    class turn {
+    public:
+        explicit turn(engine &e);    // throws state when another thread has it
+        turn(const turn &) = delete;
+        ~turn() { taken_ = false; }
+
+    private:
+        std::atomic<bool> &taken_;
+    };
+
     // Checks the options and fills in defaults. Throws status::argument naming the field.
     static engine_options resolve(const model &m, engine_options o);
     static memory_plan measure(const model &m, const engine_options &o, const backend &b);    // of resolved options
@@ -64,7 +75,8 @@ public:
     uint64_t submit(request_options o);                     // throws argument, too_long, busy
     void cancel(uint64_t id);                               // throws argument
     request_progress progress(uint64_t id) const;           // of an unknown id: done
-    std::span<const event> step();                          // events live until the next step; throws state
+    std::span<const event> step(const turn &);              // events live until the next step. One that throws loses none: the next hands them out
+    void check_length(size_t prompt, bool score) const;     // throws too_long when such a request can never fit
     bool idle() const;                                      // no request is queued or running
     engine_stats stats() const;
 
@@ -94,6 +106,7 @@ private:
     token_id think_open_, think_close_;
 
     std::atomic<bool> stepping_{false};
+    bool handed_out_ = true;                      // events_ were given to the caller
     std::vector<request_ptr> queue_, running_;    // the stepping thread's; in order of submission
     std::vector<int64_t> free_sequences_;
     std::vector<step_wish> wishes_;

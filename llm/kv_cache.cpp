@@ -18,14 +18,21 @@ page_layout make_page_layout(const arch &a, const hparams &h, format type) {
     return p;
 }
 
+size_t pool_bytes(size_t page_bytes, int64_t pages) {
+    uint64_t bytes;
+    if (!mul_ok(page_bytes, static_cast<uint64_t>(pages), &bytes) || bytes > PTRDIFF_MAX)
+        throw error(status::memory, format_text("kv_tokens: %lld pages of %zu bytes are more than can be addressed", static_cast<long long>(pages), page_bytes));
+    return bytes;
+}
+
 page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : page_bytes_(page_bytes), pages_(pages) {
     free_.resize(static_cast<size_t>(pages));
     std::iota(free_.rbegin(), free_.rend(), 0);    // low numbers first, so that committed memory stays low
     if (host.alloc_fn) {
-        block_ = block(host, page_bytes * static_cast<size_t>(pages));
+        block_ = block(host, pool_bytes(page_bytes, pages));
         committed_ = pages;
     } else {
-        reserved_ = os::reserved_memory(page_bytes * static_cast<size_t>(pages));
+        reserved_ = os::reserved_memory(pool_bytes(page_bytes, pages));
     }
 }
 

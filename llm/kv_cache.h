@@ -11,6 +11,9 @@ struct page_layout {
 };
 page_layout make_page_layout(const arch &a, const hparams &h, format type);
 
+// Bytes of a pool; throws status::memory when they are more than can be addressed.
+size_t pool_bytes(size_t page_bytes, int64_t pages);
+
 // Pages by number. Address space for all of them is reserved at once; memory is taken in slabs as pages are first used, between steps only.
 // A host's allocator cannot grow memory in place, so with one the whole pool is taken at once.
 class page_pool {

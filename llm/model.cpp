@@ -22,7 +22,9 @@ static const chat_template *choose_template(const gguf_file &f, const std::strin
     return t;
 }
 
-model::model(gguf_file f, const model_options &o) : file(std::move(f)), vocabulary(file), chat(choose_template(file, o.chat_template)) {
+model::model(gguf_file f, const model_options &o)
+    : file(std::move(f)), name(file.get_string("general.name", "")), architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
+      chat(choose_template(file, o.chat_template)) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -34,6 +36,7 @@ model::model(gguf_file f, const model_options &o) : file(std::move(f)), vocabula
     architecture = arch_of(file);
     h = architecture->read(file);
     bind(o.host, o.progress);
+    check_rope_divisors();
     if (o.override_rope) override_rope(o);
     if (o.context) h.context = o.context;
 }
@@ -68,8 +71,7 @@ const tensor *model::bind_row(const tensor_row &row) {
     const std::span<const int64_t> have(found->ne, static_cast<size_t>(found->rank));
     if (!std::equal(have.begin(), have.end(), row.ne.begin(), row.ne.end()))
         file.fail(row.name, "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
-    const bool number = info(found->type).runs && found->type != format::i32 && !(found->type == format::i8 && row.stays_f32());
-    if (!number)
+    if (!info(found->type).runs || (found->type == format::i8 && row.stays_f32()))
         throw error(status::unsupported, file.name() + ": " + row.name + ": number format " + info(found->type).text + " cannot be computed with; those that can: " + formats_that_run());
     t.data = const_cast<uint8_t *>(found->data);
     if (row.stays_f32() && found->type != format::f32) {
@@ -95,6 +97,14 @@ const tensor *model::bind_scale(const tensor_row &row) {
     for (int64_t i = 0; i < t.ne[0]; ++i)
         if (!finite_f32(*f32_at(t, i))) file.fail(name, "element " + std::to_string(i) + " is not finite");
     return &tensors_.emplace_back(t);
+}
+
+// Frequencies are at most 1; half a divisor more would take the angle of a far position out of what sin_cos_f64 takes.
+void model::check_rope_divisors() const {
+    if (!weights.rope_divisors) return;
+    const auto *v = static_cast<const float *>(weights.rope_divisors->data);
+    for (int64_t i = 0; i < elements(*weights.rope_divisors); ++i)
+        if (!(v[i] >= 0.5f && finite_f32(v[i]))) file.fail("rope_freqs.weight", "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
 }
 
 } // namespace ds

@@ -26,6 +26,7 @@ struct model {
     model(const model &) = delete;
 
     gguf_file file;
+    std::string_view name, architecture_name;   // as the file says; empty when it does not
     tokenizer vocabulary;
     const chat_template *chat = nullptr;        // null: not recognised
     const arch *architecture = nullptr;         // null: vocabulary only
@@ -38,6 +39,7 @@ private:
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
     const tensor *bind_scale(const tensor_row &row);
+    void check_rope_divisors() const;
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     std::deque<std::vector<float>> decoded_;    // norms and biases that the file holds in another format than f32

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 namespace ds {
 
@@ -50,14 +49,14 @@ double sampler::log_sum(const float *logits) {
     return max + log_f64(static_cast<double>(sum) / static_cast<double>(one));
 }
 
-static bool before(float logit_a, token_id a, float logit_b, token_id b) { return logit_a > logit_b || (logit_a == logit_b && a < b); }
+bool sampler::less_likely(const candidate &a, const candidate &b) { return a.logit < b.logit || (a.logit == b.logit && a.token > b.token); }
 
 void sampler::top(const float *logits, double log_sum, size_t n, std::vector<token_logprob> &out) {
     candidates_.clear();
     for (size_t i = 0; i < vocab_; ++i) candidates_.push_back({logits[i], static_cast<token_id>(i), 0});
     n = std::min(n, vocab_);
     std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(n), candidates_.end(),
-                      [](const candidate &a, const candidate &b) { return before(a.logit, a.token, b.logit, b.token); });
+                      [](const candidate &a, const candidate &b) { return less_likely(b, a); });
     for (size_t i = 0; i < n; ++i) out.push_back({candidates_[i].token, static_cast<float>(candidates_[i].logit - log_sum)});
 }
 
@@ -70,45 +69,67 @@ static void penalise(std::vector<float> &logits, const sampling &s, const int32_
     }
 }
 
-token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position) {
+// The logits that the choice is made from: bias, then penalties. Gives the largest.
+float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts) {
     largest(logits);    // refuses what is not a number before anything else touches it
     std::copy_n(logits, vocab_, adjusted_.begin());
     for (const auto &[token, bias] : s.bias) adjusted_[static_cast<size_t>(token)] += bias;
     if (s.penalises()) penalise(adjusted_, s, counts);
-    const float max = largest(adjusted_.data());
-    if (s.temperature == 0) return static_cast<token_id>(std::find(adjusted_.begin(), adjusted_.end(), max) - adjusted_.begin());
+    return largest(adjusted_.data());
+}
 
-    const float inverse = 1.0f / s.temperature;
+// The tokens of any weight, as a heap whose first is the most likely. Gives their weight.
+int64_t sampler::collect(float max, float inverse_temperature) {
     int64_t total = 0;
     candidates_.clear();
     for (size_t i = 0; i < vocab_; ++i) {
-        const int64_t w = weight_of(adjusted_[i], max, inverse);
+        const int64_t w = weight_of(adjusted_[i], max, inverse_temperature);
         total += w;
         if (w > 0) candidates_.push_back({adjusted_[i], static_cast<token_id>(i), w});
     }
-    std::sort(candidates_.begin(), candidates_.end(), [](const candidate &a, const candidate &b) { return before(a.logit, a.token, b.logit, b.token); });
-    size_t kept = candidates_.size();
-    if (s.top_k) kept = std::min<size_t>(kept, s.top_k);
-    if (s.top_p > 0 && s.top_p < 1) {
-        int64_t within = 0;    // of the probability left after top_k
-        if (s.top_k) total = std::accumulate(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(kept), int64_t{0}, [](int64_t t, const candidate &c) { return t + c.weight; });
-        const double enough = static_cast<double>(s.top_p) * static_cast<double>(total);
-        size_t n = 0;
-        while (n < kept && static_cast<double>(within) < enough) within += candidates_[n++].weight;
-        kept = std::max<size_t>(n, 1);
-    }
-    const float least = s.min_p * one;
-    while (kept > 1 && static_cast<float>(candidates_[kept - 1].weight) < least) --kept;
+    std::make_heap(candidates_.begin(), candidates_.end(), less_likely);
+    return total;
+}
 
-    total = 0;
-    for (size_t i = 0; i < kept; ++i) total += candidates_[i].weight;
-    const auto target = static_cast<int64_t>((static_cast<unsigned __int128>(draw_bits(s.seed, position)) * static_cast<uint64_t>(total)) >> 64);
-    int64_t passed = 0;
-    for (size_t i = 0; i < kept; ++i) {
-        passed += candidates_[i].weight;
-        if (target < passed) return candidates_[i].token;
+// The heap's next, most likely first; it moves behind what is left, so that the i-th stands at the i-th place from the end.
+const sampler::candidate &sampler::next(size_t taken) {
+    std::pop_heap(candidates_.begin(), candidates_.end() - static_cast<ptrdiff_t>(taken), less_likely);
+    return ranked(taken);
+}
+
+// Takes the most likely tokens off the heap as far as top_k, top_p (of the weight that top_k leaves) and min_p let them, of all that weigh `total`.
+sampler::cut sampler::keep(const sampling &s, int64_t total) {
+    const size_t most = s.top_k ? std::min<size_t>(s.top_k, candidates_.size()) : candidates_.size();
+    const bool by_p = s.top_p > 0 && s.top_p < 1;
+    size_t taken = 0;
+    if (by_p && most < candidates_.size())
+        for (total = 0; taken < most;) total += next(taken++).weight;
+    const double enough = by_p ? static_cast<double>(s.top_p) * static_cast<double>(total) : std::numeric_limits<double>::infinity();
+    const float least = s.min_p * one;
+    cut kept = {0, 0};
+    while (kept.tokens < most && static_cast<double>(kept.weight) < enough) {
+        if (kept.tokens == taken) next(taken++);
+        const candidate &c = ranked(kept.tokens);
+        if (kept.tokens > 0 && static_cast<float>(c.weight) < least) break;
+        kept.weight += c.weight;
+        ++kept.tokens;
     }
-    return candidates_[0].token;
+    return kept;
+}
+
+token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position) {
+    const float max = adjust(logits, s, counts), inverse = 1.0f / s.temperature;
+    if (!finite_f32(inverse)) return static_cast<token_id>(std::find(adjusted_.begin(), adjusted_.end(), max) - adjusted_.begin());    // 0, or as good as that
+    const int64_t total = collect(max, inverse);
+    const bool all = !s.top_k && !(s.top_p > 0 && s.top_p < 1) && !(s.min_p > 0);
+    const cut kept = all ? cut{candidates_.size(), total} : keep(s, total);
+    const auto target = static_cast<int64_t>((static_cast<unsigned __int128>(draw_bits(s.seed, position)) * static_cast<uint64_t>(kept.weight)) >> 64);
+    int64_t passed = 0;
+    for (size_t i = 0;; ++i) {
+        const candidate &c = all ? next(i) : ranked(i);    // ends: target lies below the sum of the weights
+        passed += c.weight;
+        if (target < passed) return c.token;
+    }
 }
 
 } // namespace ds

@@ -7,7 +7,7 @@
 namespace ds {
 
 struct sampling {
-    float temperature = 0;            // 0: the most likely token
+    float temperature = 0;            // 0, or so small that 1 / it is infinite: the most likely token
     uint32_t top_k = 0;               // 0: off; likewise below
     float top_p = 0, min_p = 0;
     float repetition_penalty = 0, presence_penalty = 0, frequency_penalty = 0;
@@ -42,7 +42,17 @@ private:
         token_id token;
         int64_t weight;    // probability against the most likely, times 2^40
     };
+    struct cut {           // the tokens that a draw is made from
+        size_t tokens;
+        int64_t weight;    // their sum
+    };
+    static bool less_likely(const candidate &a, const candidate &b);
     float largest(const float *logits) const;
+    float adjust(const float *logits, const sampling &s, const int32_t *counts);
+    int64_t collect(float max, float inverse_temperature);
+    const candidate &next(size_t taken);
+    const candidate &ranked(size_t i) const { return candidates_[candidates_.size() - 1 - i]; }
+    cut keep(const sampling &s, int64_t total);
     size_t vocab_;
     std::vector<float> adjusted_;
     std::vector<candidate> candidates_;

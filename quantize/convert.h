@@ -8,7 +8,7 @@ namespace ds {
 struct convert_options {
     format type = format::q8_0;     // one of target_formats(), of every tensor that is not kept in F32
     bool vocab_only = false;        // metadata and vocabulary, no tensors; the directory needs no weights then, and no config.json
-    std::string name;               // general.name; empty: the directory's
+    std::string name = {};          // general.name; empty: the directory's
 };
 
 // Throws ds::error naming file, field and value; nothing is left under `out` then but what was there before.

@@ -3,7 +3,6 @@
 
 #include "encode.h"
 
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <thread>
@@ -24,17 +23,12 @@ double magnitude_limit(format f) {
     }
 }
 
-std::string number_text(float x) {
-    char text[32];
-    return std::string(text, std::to_chars(text, text + sizeof text, x).ptr);
-}
-
 [[noreturn]] void refuse(const encode_job &e, int64_t row, int64_t column, float x) {
     std::string index;
     int64_t rest = row * e.ne.back() + column;
     if (e.order != reorder::none && e.ne.size() == 1) rest = row;
     for (size_t d = e.ne.size(); d-- > 0; rest /= e.ne[d]) index = std::to_string(rest % e.ne[d]) + (index.empty() ? "" : ", ") + index;
-    const std::string text = e.where + "[" + index + "]: " + number_text(x);
+    const std::string text = e.where + "[" + index + "]: " + shortest(x);
     if (!std::isfinite(x)) throw error(status::numeric, text + " is not a finite number");
     throw error(status::numeric, text + " is too large for " + info(e.to).text + "; convert to bf16 instead");
 }

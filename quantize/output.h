@@ -9,8 +9,8 @@ namespace ds {
 
 // How an operation talks to whoever started it; each part may be empty.
 struct job {
-    std::function<bool(uint64_t done, uint64_t total)> progress;   // bytes written so far and in all; false stops with status::cancelled
-    std::function<void(const std::string &)> note;                  // a remark for the user
+    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written so far and in all; false stops with status::cancelled
+    std::function<void(const std::string &)> note = {};                  // a remark for the user
     unsigned threads = 1;
 
     void remark(const std::string &text) const { if (note) note(text); }

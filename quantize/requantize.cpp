@@ -27,7 +27,7 @@ std::vector<step> plan_steps(const gguf_file &f, format type) {
     for (const gguf_tensor &t : f.tensors()) {
         const auto row = rows.find(std::string(t.name));
         if (row != rows.end() && row->second.ne != std::vector<int64_t>(t.ne, t.ne + t.rank)) f.fail(t.name, "its shape is not what the metadata asks for");
-        if (row != rows.end() && (!info(t.type).runs || t.type == format::i32))
+        if (row != rows.end() && !info(t.type).runs)
             throw error(status::unsupported, f.name() + ": " + ds::quoted(std::string(t.name)) + ": " + info(t.type).text + " is not read; known: f32, f16, bf16, q8_0");
         out.push_back({&t, row == rows.end() ? t.type : target_format(row->second, type)});
     }

@@ -4,6 +4,7 @@
 #include "utf8.h"
 
 #include <cassert>
+#include <charconv>
 #include <cstdio>
 #include <new>
 
@@ -53,6 +54,13 @@ std::string quoted(const char *bytes, size_t n) {
     }
     return out + "'";
 }
+
+template <class number> static std::string shortest_text(number v) {
+    char text[64];
+    return {text, std::to_chars(text, text + sizeof text, v).ptr};
+}
+std::string shortest(float v) { return shortest_text(v); }
+std::string shortest(double v) { return shortest_text(v); }
 
 [[noreturn]] static void no_memory(size_t bytes) { throw error(status::memory, format_text("no memory for %zu bytes", bytes)); }
 

@@ -46,6 +46,10 @@ __attribute__((format(printf, 1, 2))) std::string format_text(const char *fmt, .
 std::string quoted(const char *bytes, size_t n);
 inline std::string quoted(const std::string &s) { return quoted(s.data(), s.size()); }
 
+// The shortest decimal text that reads back as the same number of the same width, whatever the locale.
+std::string shortest(float v);
+std::string shortest(double v);
+
 // Checked arithmetic for sizes that come from a file: false when the result does not fit.
 inline bool mul_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
 inline bool add_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }

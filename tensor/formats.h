@@ -17,7 +17,7 @@ struct format_info {
     uint32_t gguf_id;
     uint32_t block;       // elements a block
     uint32_t bytes;       // bytes a block
-    bool runs;            // this build computes with it
+    bool runs;            // this build computes with weights of it
 };
 
 const format_info &info(format f);
@@ -28,7 +28,7 @@ std::string formats_that_run();                               // "f32, f16, …"
 // Bytes of `n` elements of a row; n must be a multiple of the block.
 inline uint64_t row_bytes(format f, uint64_t n) { return n / info(f).block * info(f).bytes; }
 
-// One row to and from f32. `n` is a multiple of the block. Only for formats that run, and not for i32; i8 only decodes, see below.
+// One row to and from f32. `n` is a multiple of the block. Only for formats that run; i8 only decodes, see below.
 // Encoding: F16 and BF16 round to nearest even; Q8_0 takes d = max|x| / 127, stored as f16, and q = x * (1 / d), halves away from zero, as published.
 // A value that is not finite, or too large for the format, is encoded as it falls (an infinity stays one): the converter checks and reports.
 void decode_row(format f, const void *src, float *dst, size_t n);

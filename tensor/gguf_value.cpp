@@ -4,7 +4,6 @@
 
 #include "utf8.h"
 
-#include <charconv>
 #include <cmath>
 #include <cstring>
 
@@ -147,12 +146,6 @@ static void append_json(std::string &out, std::string_view s) {
         p += part;
     }
     out += '"';
-}
-
-// The shortest text that reads back as the same number of the same width; whole numbers without a point.
-template <class number> static std::string shortest(number v) {
-    char text[64];
-    return {text, std::to_chars(text, text + sizeof text, v).ptr};
 }
 
 static std::string number_text(gguf_type type, const uint8_t *p, uint64_t i) {

@@ -105,14 +105,20 @@ static void rope_adjacent(const float *a, const float *cosine, const float *sine
     }
 }
 
-// ---- Products of float matrices: tiles of 4 weight rows by up to dot_rows activation rows, one v16 of lanes for each pair
+// ---- Products of float matrices: tiles of dot_weights weight rows by up to dot_rows activation rows, one v16 of lanes for each pair
 
-constexpr size_t dot_weights = 4, dot_panel = 32, dot_chunk = 1024;
+constexpr size_t dot_panel = 32, dot_chunk = 1024;
 
 // What a tile's lanes hold between one chunk of k and the next.
 struct dot_lanes_store {
     alignas(64) float lane[dot_panel / dot_weights][dot_weights * dot_rows][16];
 };
+
+template <size_t count> DS_INLINE void fold_each(const v16 *x, float *y) {
+    constexpr size_t fours = count / 4 * 4;
+    DS_UNROLL for (size_t i = 0; i < fours; i += 4) fold4(x + i, y + i);
+    DS_UNROLL for (size_t i = fours; i < count; ++i) y[i] = fold(x[i]);
+}
 
 template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
     const E *w[dot_weights];
@@ -126,7 +132,10 @@ template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, 
     size_t k = begin;
     for (; k + 16 <= end; k += 16) {
         v16 wk[dot_weights];
-        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) wk[i] = load(w[i] + k);
+        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) {
+            wk[i] = load(w[i] + k);
+            if (rows < dot_rows) __builtin_prefetch(reinterpret_cast<const char *>(w[i] + k) + dot_weights * a.w_stride, 0, 2);
+        }
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const v16 xk = load(x[j] + k);
             DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] = fma_f32(xk, wk[i], lane[j][i]);
@@ -144,12 +153,12 @@ template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, 
             DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) store(kept[j * dot_weights + i], lane[j][i]);
         return;
     }
+    float sum[rows * dot_weights];
+    fold_each<rows * dot_weights>(lane[0], sum);
     const size_t valid = std::min(dot_weights, a.weights - w0);
-    DS_UNROLL for (int j = 0; j < rows; ++j) {
-        float sum[dot_weights];
-        fold4(lane[j], sum);
+    for (int j = 0; j < rows; ++j) {
         float *y = a.y + (x0 + j) * a.y_stride + w0;
-        for (size_t i = 0; i < valid; ++i) y[i] = a.bias ? sum[i] + a.bias[w0 + i] : sum[i];
+        for (size_t i = 0; i < valid; ++i) y[i] = a.bias ? sum[j * dot_weights + i] + a.bias[w0 + i] : sum[j * dot_weights + i];
     }
 }
 
@@ -175,8 +184,14 @@ template <class E> static void dot(const dot_args &a) {
 
 // ---- Attention: a page's part, for up to attend_rows query rows at a time
 
+// Pages lie anywhere and are read once, in pieces too short for the processor to foresee: while keys are read, the values that go with them are
+// fetched, and while values are read, the next page's keys. `ahead` is where those lie, or null.
+DS_INLINE void fetch(const char *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 // weights[r][t] = (q_r . k_t) * scale for `vectors` times 16 positions from t on.
-template <int rows, int vectors, class E> static void attend_scores(const attend_args &a, size_t r0, size_t t) {
+template <int rows, int vectors, class E> static void attend_scores(const attend_args &a, size_t r0, size_t t, const char *ahead) {
     const E *k = reinterpret_cast<const E *>(a.k) + t;
     const float *q = a.q + r0 * a.head_size;
     v16 sum[rows][vectors];
@@ -184,6 +199,7 @@ template <int rows, int vectors, class E> static void attend_scores(const attend
         DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = v16(0.0f);
     for (size_t d = 0; d < a.head_size; ++d) {
         v16 kd[vectors];
+        if (ahead) fetch(ahead + d * page_positions * sizeof(E), page_positions * sizeof(E));
         DS_UNROLL for (int v = 0; v < vectors; ++v) kd[v] = load(k + d * page_positions + 16 * v);
         DS_UNROLL for (int r = 0; r < rows; ++r) {
             const v16 qd(q[r * a.head_size + d]);
@@ -220,7 +236,7 @@ static float attend_softmax(const attend_args &a, size_t r) {
 }
 
 // out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on, or `n` < 16 of them.
-template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep) {
+template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep, const char *ahead) {
     const E *v = reinterpret_cast<const E *>(a.v) + d;
     const float *w = a.weights + r0 * page_positions;
     const int32_t *seen = a.seen + r0;
@@ -229,6 +245,7 @@ template <int rows, int vectors, class E> DS_INLINE void attend_values(const att
         DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = v16(0.0f);
     int32_t t = 0;
     for (; t < seen[0]; ++t) {
+        if (ahead) fetch(ahead + t * a.head_size * sizeof(E), a.head_size * sizeof(E));
         DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * a.head_size + 16 * i, n) : load(v + t * a.head_size + 16 * i);
         DS_UNROLL for (int r = 0; r < rows; ++r) {
             const v16 wt(w[r * page_positions + t]);
@@ -250,40 +267,43 @@ template <int rows, int vectors, class E> DS_INLINE void attend_values(const att
             else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
         }
 }
-template <int rows, int vectors, class E> static void attend_values_full(const attend_args &a, size_t r0, size_t d, const float *keep) {
-    attend_values<rows, vectors, E>(a, r0, d, 0, keep);
+template <int rows, int vectors, class E> static void attend_values_full(const attend_args &a, size_t r0, size_t d, const float *keep, const char *ahead) {
+    attend_values<rows, vectors, E>(a, r0, d, 0, keep, ahead);
 }
 template <int rows, class E> static void attend_values_part(const attend_args &a, size_t r0, size_t d, const float *keep) {
-    attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep);
+    attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep, nullptr);
 }
 
-template <int rows, class E> static void attend_tile(const attend_args &a, size_t r0) {
-    constexpr size_t wide = 16 * attend_vectors;
+template <int rows, class E> static void attend_tile(const attend_args &a, size_t r0, bool first) {
+    constexpr int vectors = attend_vectors(rows);
+    constexpr size_t wide = 16 * vectors;
     const size_t seen = static_cast<size_t>(a.seen[r0 + rows - 1]);
+    const char *v = first ? a.v : nullptr, *k = first ? a.next_k : nullptr;
     size_t t = 0, d = 0;
-    for (; t + wide <= seen; t += wide) attend_scores<rows, attend_vectors, E>(a, r0, t);
-    for (; t < seen; t += 16) attend_scores<rows, 1, E>(a, r0, t);
+    for (; t + wide <= seen; t += wide, v = nullptr) attend_scores<rows, vectors, E>(a, r0, t, v);
+    for (; t < seen; t += 16, v = nullptr) attend_scores<rows, 1, E>(a, r0, t, v);
     float keep[rows];
     for (int r = 0; r < rows; ++r) keep[r] = attend_softmax(a, r0 + r);
-    for (; d + wide <= a.head_size; d += wide) attend_values_full<rows, attend_vectors, E>(a, r0, d, keep);
-    for (; d + 16 <= a.head_size; d += 16) attend_values_full<rows, 1, E>(a, r0, d, keep);
+    for (; d + wide <= a.head_size; d += wide, k = nullptr) attend_values_full<rows, vectors, E>(a, r0, d, keep, k);
+    for (; d + 16 <= a.head_size; d += 16, k = nullptr) attend_values_full<rows, 1, E>(a, r0, d, keep, k);
     if (d < a.head_size) attend_values_part<rows, E>(a, r0, d, keep);
 }
 
-template <int rows, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0) {
+template <int rows, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0, bool first) {
     if constexpr (rows > 1) {
-        if (count < rows) return attend_tile_of<rows - 1, E>(a, count, r0);
+        if (count < rows) return attend_tile_of<rows - 1, E>(a, count, r0, first);
     }
-    attend_tile<rows, E>(a, r0);
+    attend_tile<rows, E>(a, r0, first);
 }
 
 template <class E> static void attend(const attend_args &a) {
     size_t r = 0;
     while (r < a.rows && a.seen[r] == 0) ++r;
+    const size_t start = r;
     // Tiles of like height: 7 rows are 4 and 3, not 6 and 1.
     for (size_t tiles = (a.rows - r + attend_rows - 1) / attend_rows; tiles > 0; --tiles) {
         const size_t count = (a.rows - r + tiles - 1) / tiles;
-        attend_tile_of<attend_rows, E>(a, count, r);
+        attend_tile_of<attend_rows, E>(a, count, r, r == start);
         r += count;
     }
 }

@@ -39,6 +39,7 @@ struct attend_args {
     float *weights;           // [rows][64], scratch
     const int32_t *seen;      // [rows]
     const char *k, *v;        // [head_size][64], [64][head_size]
+    const char *next_k;       // of the page that will be next, or null; a hint
     size_t rows, head_size;
     float scale;              // attention_scale
     bool first;               // the sequence's first page

@@ -86,8 +86,10 @@ template <int rows> static void q8_rows8(const q8_args &a, size_t w0, size_t x0)
     __m256 sum[rows];
     DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
     const char *x = a.x + x0 * a.x_stride;
+    const size_t ahead = 8 * a.w_stride;
     for (size_t b = 0, at = 0; b < a.blocks; ++b, at += q8_w_block, x += q8_x_block) {
         const __m256 scale = scales8(w, at);
+        DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + ahead, 0, 2);
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const char *xb = x + j * a.x_stride;
             __m256i p[8];
@@ -153,7 +155,10 @@ static void q8_pack(const q8_args &a, size_t begin, size_t end, char *tile) {
     for (size_t g = 0; g < q8_columns; g += 8) {
         const char *w[8];
         for (size_t r = 0; r < 8; ++r) w[r] = a.w + std::min(g + r, a.weights - 1) * a.w_stride;
-        for (size_t b = begin; b < end; ++b) q8_pack8(w, b * q8_w_block, tile + (b - begin) * q8_tile_block, g / 16, g / 8 % 2);
+        for (size_t b = begin; b < end; ++b) {
+            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + b * q8_w_block + 8 * a.w_stride, 0, 2);
+            q8_pack8(w, b * q8_w_block, tile + (b - begin) * q8_tile_block, g / 16, g / 8 % 2);
+        }
     }
 }
 
@@ -174,7 +179,8 @@ template <int rows> static void q8_tile_rows(const q8_args &a, const char *tile,
         w16i product[rows][q8_vectors];
         DS_UNROLL for (int j = 0; j < rows; ++j)
             DS_UNROLL for (size_t v = 0; v < q8_vectors; ++v) product[j][v] = w16i(read<int32_t>(x[j] + b + q8_start_at));
-        DS_UNROLL for (size_t s = 0; s < q8_steps; ++s) {
+        // Separate adds are left rolled up: GCC would turn an unrolled sum into a tree, which takes more registers than there are.
+        DS_UNROLL_BY(q8_unsigned ? 8 : 1) for (size_t s = 0; s < q8_steps; ++s) {
             w16i w[q8_vectors];
             DS_UNROLL for (size_t v = 0; v < q8_vectors; ++v) w[v] = w16i(tile + 64 * (q8_vectors * (s + 1) + v));
             DS_UNROLL for (int j = 0; j < rows; ++j) {

@@ -57,6 +57,7 @@ constexpr q8_kernels q8 = {sizeof(q8_x), 32, 0, q8_quantize, q8_rows, q8_tile};
 } // namespace
 } // namespace scalar
 
-const isa isa_scalar = {"scalar", [] { return true; }, &scalar::floats, &scalar::q8};
+static bool available() { return true; }
+const isa isa_scalar = {"scalar", available, &scalar::floats, &scalar::q8};
 
 } // namespace ds

@@ -10,14 +10,15 @@
 #ifdef __clang__
 #define DS_TARGET_BEGIN(sets) DS_PRAGMA(clang attribute push(__attribute__((target(sets))), apply_to = function))
 #define DS_TARGET_END _Pragma("clang attribute pop")
-#define DS_UNROLL _Pragma("clang loop unroll(full)")
+#define DS_UNROLL_BY(n) DS_PRAGMA(clang loop unroll_count(n))
 #else
 #define DS_TARGET_BEGIN(sets) _Pragma("GCC push_options") DS_PRAGMA(GCC target(sets))
 #define DS_TARGET_END _Pragma("GCC pop_options")
-#define DS_UNROLL _Pragma("GCC unroll 32")
+#define DS_UNROLL_BY(n) DS_PRAGMA(GCC unroll n)
 #pragma GCC diagnostic ignored "-Wuninitialized"          // in GCC 12's own avx512fintrin.h (its bug 105593)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
+#define DS_UNROLL DS_UNROLL_BY(32)
 #define DS_INLINE inline __attribute__((always_inline))
 
 namespace ds {

@@ -7,7 +7,9 @@ struct v16 {
     DS_INLINE v16(float x) : lo(_mm256_set1_ps(x)), hi(lo) {}
 };
 
-constexpr int attend_rows = 6, attend_vectors = 1, dot_rows = 2;
+constexpr int attend_rows = 6, dot_rows = 3;
+constexpr int attend_vectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }      // so that sums fill the registers
+constexpr size_t dot_weights = 2;
 
 DS_INLINE __m256i mask_of(size_t n) {     // n up to 8: so many lanes set
     alignas(32) static const int32_t edge[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};

@@ -7,7 +7,9 @@ struct v16 {
     DS_INLINE v16(float x) : r(_mm512_set1_ps(x)) {}
 };
 
-constexpr int attend_rows = 6, attend_vectors = 4, dot_rows = 6;
+constexpr int attend_rows = 6, dot_rows = 6;
+constexpr int attend_vectors(int) { return 4; }
+constexpr size_t dot_weights = 4;
 
 DS_INLINE __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 DS_INLINE __m512 widen_f16(__m256i x) { return _mm512_cvtph_ps(x); }

@@ -7,7 +7,9 @@ struct v16 {
     DS_INLINE v16(float x) { for (float &y : f) y = x; }
 };
 
-constexpr int attend_rows = 2, attend_vectors = 1, dot_rows = 2;
+constexpr int attend_rows = 2, dot_rows = 2;
+constexpr int attend_vectors(int) { return 1; }
+constexpr size_t dot_weights = 4;
 
 template <class F> DS_INLINE v16 map(v16 a, v16 b, const F &f) {
     v16 y;

@@ -75,12 +75,13 @@ void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
     }
     const int64_t key_head = row_bytes(p.kv.type, static_cast<uint64_t>(t.head / group_size(n) * p.kv.head_size * page_positions));
     const int64_t positions = *i32_at(position, t.end - 1) + 1;
+    const auto keys = [&](int64_t first) { return at(pages, *i32_at(tables, *i32_at(sequence, t.begin), first / page_positions)) + p.kv.k_offset + key_head; };
     for (int64_t done = 0; done < positions; done += page_positions) {
         for (size_t r = 0; r < rows; ++r)
             s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(*i32_at(position, row(r)) + 1 - done, 0, page_positions));
-        const char *page = at(pages, *i32_at(tables, *i32_at(sequence, t.begin), done / page_positions));
+        const char *k = keys(done), *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
         const attend_args a = {.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
-                               .k = page + p.kv.k_offset + key_head, .v = page + p.kv.v_offset + key_head,
+                               .k = k, .v = k + (p.kv.v_offset - p.kv.k_offset), .next_k = next,
                                .rows = rows, .head_size = d, .scale = attention_scale(p.scale), .first = done == 0};
         (p.kv.type == format::f16 ? c.vec->floats->attend_f16 : c.vec->floats->attend_f32)(a);
     }

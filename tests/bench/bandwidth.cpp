@@ -1,0 +1,124 @@
+// A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread touches its own part first, so that on a
+// machine with several memory nodes the part lies near it; huge pages keep address translation out of the figure.
+#include "bandwidth.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace bench {
+
+namespace {
+
+constexpr size_t unit = 16384;     // a thread's part is a multiple of it
+constexpr size_t passes = 18;
+
+struct buffer {
+    size_t size;
+    uint8_t *data;
+    explicit buffer(size_t n) : size(n) {
+        void *const p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) throw std::bad_alloc();
+        madvise(p, n, MADV_HUGEPAGE);
+        data = static_cast<uint8_t *>(p);
+    }
+    buffer(const buffer &) = delete;
+    ~buffer() { munmap(data, size); }
+};
+
+// Sums n bytes, read as `streams` streams side by side: which number is fastest depends on the prefetchers. Eight vectors a turn.
+using sum_fn = uint64_t (*)(const uint8_t *p, size_t n);
+
+template <size_t streams> uint64_t sum_plain(const uint8_t *p, size_t n) {
+    uint64_t s[8] = {};
+    const size_t stream = n / streams;
+    for (size_t i = 0; i < stream; i += 64 / streams)
+        for (size_t k = 0; k < 8; ++k) {
+            uint64_t v;
+            std::memcpy(&v, p + k % streams * stream + i + k / streams * 8, 8);
+            s[k] += v;
+        }
+    return std::accumulate(s, s + 8, uint64_t{0});
+}
+
+#if defined(__x86_64__)
+template <size_t streams> __attribute__((target("avx2"))) uint64_t sum_avx2(const uint8_t *p, size_t n) {
+    __m256i s[8] = {};
+    const size_t stream = n / streams;
+    for (size_t i = 0; i < stream; i += 256 / streams)
+        for (size_t k = 0; k < 8; ++k) s[k] = _mm256_add_epi64(s[k], _mm256_load_si256(reinterpret_cast<const __m256i *>(p + k % streams * stream + i + k / streams * 32)));
+    for (size_t k = 1; k < 8; ++k) s[0] = _mm256_add_epi64(s[0], s[k]);
+    alignas(32) uint64_t lanes[4];
+    _mm256_store_si256(reinterpret_cast<__m256i *>(lanes), s[0]);
+    return std::accumulate(lanes, lanes + 4, uint64_t{0});
+}
+
+template <size_t streams> __attribute__((target("avx512f"))) uint64_t sum_avx512(const uint8_t *p, size_t n) {
+    __m512i s[8] = {};
+    const size_t stream = n / streams;
+    for (size_t i = 0; i < stream; i += 512 / streams)
+        for (size_t k = 0; k < 8; ++k) s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(p + k % streams * stream + i + k / streams * 64));
+    for (size_t k = 1; k < 8; ++k) s[0] = _mm512_add_epi64(s[0], s[k]);
+    alignas(64) uint64_t lanes[8];
+    _mm512_store_si512(lanes, s[0]);
+    return std::accumulate(lanes, lanes + 8, uint64_t{0});
+}
+#endif
+
+std::array<sum_fn, 3> widest_sums() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return {sum_avx512<1>, sum_avx512<2>, sum_avx512<4>};
+    if (__builtin_cpu_supports("avx2")) return {sum_avx2<1>, sum_avx2<2>, sum_avx2<4>};
+#endif
+    return {sum_plain<1>, sum_plain<2>, sum_plain<4>};
+}
+
+} // namespace
+
+size_t bandwidth_bytes() {
+    const long llc = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return std::max(size_t{1} << 30, 4 * static_cast<size_t>(std::max(llc, 0L)));
+}
+
+double read_bandwidth(unsigned threads) {
+    const size_t part = bandwidth_bytes() / threads / unit * unit;
+    const buffer b(part * threads);
+    const std::array<sum_fn, 3> sums = widest_sums();
+    std::atomic<uint64_t> total = 0;       // keeps the sums from being dropped
+    std::barrier line(threads + 1);
+    std::vector<std::thread> workers;
+    for (unsigned t = 0; t < threads; ++t)
+        workers.emplace_back([&, mine = b.data + t * part] {
+            std::memset(mine, 1, part);
+            for (size_t pass = 0; pass < passes; ++pass) {
+                line.arrive_and_wait();
+                total += sums[pass % sums.size()](mine, part);
+                line.arrive_and_wait();
+            }
+        });
+    double best = 0;
+    for (size_t pass = 0; pass < passes; ++pass) {
+        line.arrive_and_wait();
+        const auto begin = std::chrono::steady_clock::now();
+        line.arrive_and_wait();
+        best = std::max(best, static_cast<double>(b.size) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    for (std::thread &w : workers) w.join();
+    return total == 0 ? 0 : best;
+}
+
+} // namespace bench

@@ -1,0 +1,171 @@
+// bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the table and the JSON; nothing is measured here.
+#include "bandwidth.h"
+#include "speed.h"
+#include "text.h"
+
+#include "../../ggml-cpu/cpu.h"
+#include "../../tensor/gguf.h"
+#include "../../tensor/os.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <fstream>
+#include <map>
+
+namespace {
+
+struct options {
+    std::string model;
+    bench::speed_options speed;
+    bool json = false, no_text = false, no_speed = false;
+};
+
+std::string processor_name() {
+    std::ifstream in("/proc/cpuinfo");
+    for (std::string line; std::getline(in, line);)
+        if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos) return line.substr(line.find(": ") + 2);
+    return "unknown";
+}
+
+std::map<unsigned, double> bandwidths(const std::vector<unsigned> &threads) {
+    std::map<unsigned, double> out;
+    for (const unsigned t : threads) out[t] = bench::read_bandwidth(t);
+    return out;
+}
+
+// ---- The table
+
+void print_machine(const std::map<unsigned, double> &bandwidth) {
+    std::printf("machine     %s, %u processors; instruction sets", processor_name().c_str(), ds::os::processor_count());
+    for (const char *isa : ds::cpu_isas()) std::printf(" %s", isa);
+    std::printf("\n");
+    for (const auto &[threads, rate] : bandwidth)
+        std::printf("reads       %.1f GB/s with %u thread%s (a sum over %zu MiB)\n", rate / 1e9, threads, threads == 1 ? "" : "s", bench::bandwidth_bytes() >> 20);
+}
+
+void print_text(const bench::vocabulary_speed &v) {
+    std::printf("vocabulary  %zu tokens, loaded in %.2f ms\n\n", v.tokens, 1e3 * v.load_seconds);
+    std::printf("| 1 MiB of text      |   tokens |      ms |   MB/s |\n|--------------------|---------:|--------:|-------:|\n");
+    const auto lines = [](const char *suffix, const auto &list) {
+        for (const auto &l : list)
+            std::printf("| %-18s | %8zu | %7.1f | %6.1f |\n", (l.name + suffix).c_str(), l.tokens, 1e3 * l.seconds, static_cast<double>(l.bytes) / 1e6 / l.seconds);
+    };
+    lines("", v.encode);
+    lines(", back", v.decode);
+    std::printf("\n");
+}
+
+void print_head() {
+    std::printf("| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   GB/s |  share |\n"
+                "|---------------------|--------:|-------------|-----------------:|---------:|--------:|-------:|-------:|\n");
+}
+
+std::string test_name(const bench::speed &s) {
+    std::string out = (s.decode ? "decode " : "prompt ") + std::to_string(s.tokens);
+    if (s.depth > 1) out += " @ " + std::to_string(s.depth);
+    if (s.requests > 1) out += " x " + std::to_string(s.requests);
+    return out;
+}
+
+void print_row(const bench::speed &s, double bandwidth) {
+    std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads, s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
+    if (s.decode) std::printf(" %6.1f | %4.0f %% |\n", s.bytes_per_second() / 1e9, 100 * s.bytes_per_second() / bandwidth);
+    else std::printf("        |        |\n");
+    std::fflush(stdout);
+}
+
+// ---- JSON
+
+using nlohmann::ordered_json;
+
+ordered_json json_of(const bench::vocabulary_speed &v) {
+    ordered_json out = {{"tokens", v.tokens}, {"load_seconds", v.load_seconds}};
+    const auto lines = [&](const char *name, const auto &list) {
+        for (const auto &l : list) out[name].push_back({{"text", l.name}, {"bytes", l.bytes}, {"tokens", l.tokens}, {"seconds", l.seconds}});
+    };
+    lines("encode", v.encode);
+    lines("decode", v.decode);
+    return out;
+}
+
+ordered_json json_of(const bench::speed &s, double bandwidth) {
+    ordered_json out = {{"test", s.decode ? "decode" : "prompt"}, {"tokens", s.tokens}, {"depth", s.depth}, {"requests", s.requests}, {"threads", s.threads}, {"isa", s.isa},
+                        {"tokens_per_second", s.median()}, {"tokens_per_second_best", s.best()}, {"repetitions", s.rates.size()}, {"ops_per_second", s.token_ops * s.best()}};
+    if (s.decode) out["bytes_per_second"] = s.bytes_per_second(), out["bandwidth_share"] = s.bytes_per_second() / bandwidth;
+    return out;
+}
+
+// ---- Flags
+
+void add_flags(CLI::App &app, options &o) {
+    const unsigned processors = ds::os::processor_count();
+    o.speed.prompts = {32, 512};
+    o.speed.answers = {64};
+    o.speed.depths = {1};
+    o.speed.requests = {1};
+    o.speed.threads = processors > 1 ? std::vector<unsigned>{1, processors} : std::vector<unsigned>{1};
+    const auto list = [&](const char *name, std::vector<unsigned> &to, const char *help, unsigned max) {
+        app.add_option(name, to, help)->delimiter(',')->type_name("N,N,…")->check(CLI::Range(1u, max).description(""))->capture_default_str();
+    };
+    app.add_option("MODEL", o.model, "GGUF file; of one without weights only the vocabulary is measured")->required()->type_name("");
+    list("-p,--prompt", o.speed.prompts, "Prompt lengths", 1u << 20);
+    list("-n,--new", o.speed.answers, "Answer lengths", 1u << 20);
+    list("-d,--depth", o.speed.depths, "Positions before the answer", 1u << 20);
+    list("-b,--requests", o.speed.requests, "Requests that decode at once", 4096);
+    list("-t,--threads", o.speed.threads, "Threads", 1024);
+    app.add_option("-r,--repetitions", o.speed.repetitions, "Of each test, at least; it also runs for half a second at least")->type_name("N")->check(CLI::Range(1u, 1000u).description(""))->capture_default_str();
+    const std::map<std::string, ds_kv_type> kv = {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}};
+    app.add_option("--kv", o.speed.kv, "Number format of keys and values: f16 (default), f32")->transform(CLI::CheckedTransformer(kv).description(""))->type_name("TYPE");
+    app.add_option("--isa", o.speed.isa, "Instruction set: scalar, avx2, avx512, avx512_vnni; default: the best")->type_name("NAME");
+    app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")->type_name("N");
+    app.add_flag("--no-text", o.no_text, "Leave out the vocabulary and the tokenizer");
+    app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
+    app.add_flag("--json", o.json, "JSON instead of tables");
+    app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
+               "Gop/s count two operations for each weight that a token is multiplied with. GB/s are the weights and the part of the cache that a step of\n"
+               "the decode reads, at the best rate; share is their part of what as many threads read from memory in a plain sum, measured in the same run\n"
+               "(above 100 % where a cache holds the model).\n\n"
+               "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 --no-text\n");
+}
+
+int run(options &o) {
+    const bool weights = !ds::gguf_file(ds::os::mapping::map_file(o.model), o.model).tensors().empty() && !o.no_speed;
+    std::map<unsigned, double> bandwidth;
+    if (weights) bandwidth = bandwidths(o.speed.threads);
+    ordered_json out = {{"model", o.model}, {"processor", processor_name()}, {"processors", ds::os::processor_count()}};
+    for (const auto &[threads, rate] : bandwidth) out["read_bandwidth"].push_back({{"threads", threads}, {"bytes_per_second", rate}});
+    if (!o.json) print_machine(bandwidth);
+    if (!o.no_text) {
+        const bench::vocabulary_speed v = bench::measure_vocabulary(o.model);
+        if (o.json) out["vocabulary"] = json_of(v);
+        else print_text(v);
+    }
+    if (weights) {
+        if (!o.json) print_head();
+        bench::measure(o.model, o.speed, [&](const bench::speed &s) {
+            if (o.json) out["speed"].push_back(json_of(s, bandwidth.at(s.threads)));
+            else print_row(s, bandwidth.at(s.threads));
+        });
+    }
+    if (o.json) std::printf("%s\n", out.dump(2).c_str());
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    options o;
+    CLI::App app("Measures the speed of a GGUF file on this machine: vocabulary, tokenizer, prompts, answers.");
+    add_flags(app, o);
+    try {
+        app.parse(argc, argv);
+        return run(o);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) ? 2 : 0;
+    } catch (const std::exception &e) {
+        std::fprintf(stderr, "bench: %s\n", e.what());
+        return 1;
+    }
+}

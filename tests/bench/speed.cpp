@@ -1,0 +1,170 @@
+// A prompt's rate is its length over the time to the step that gave its first token; a decode's rate counts what comes after every request has its
+// first token. Each size runs once unmeasured, so that file pages are in memory and threads awake, then as often as asked and for half a second at least.
+#include "speed.h"
+
+#include "../../tensor/gguf.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <stdexcept>
+
+namespace bench {
+
+namespace {
+
+void check(ds_status s, const ds_error &e) {
+    if (s != DS_OK) throw std::runtime_error(e.message);
+}
+
+struct deleter {
+    void operator()(ds_model *m) const { ds_model_free(m); }
+    void operator()(ds_engine *e) const { ds_engine_free(e); }
+};
+using model_ptr = std::unique_ptr<ds_model, deleter>;
+using engine_ptr = std::unique_ptr<ds_engine, deleter>;
+
+// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it.
+struct weights {
+    double bytes = 0, elements = 0;
+};
+weights weights_of(const std::string &path) {
+    const ds::gguf_file file(ds::os::mapping::map_file(path), path);
+    const bool tied = !file.find_tensor("output.weight");
+    weights w;
+    for (const ds::gguf_tensor &t : file.tensors()) {
+        if (t.name == "token_embd.weight" && !tied) continue;
+        w.bytes += static_cast<double>(t.bytes);
+        if (t.rank > 1) w.elements += static_cast<double>(t.ne[0]) * static_cast<double>(t.ne[1]) * static_cast<double>(t.ne[2]) * static_cast<double>(t.ne[3]);
+    }
+    return w;
+}
+
+struct bench_engine {
+    engine_ptr engine;
+    double page_bytes;
+    uint32_t vocabulary, context;
+};
+
+bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned threads) {
+    ds_error err;
+    ds_model_info info{};
+    info.struct_size = sizeof info;
+    check(ds_model_get_info(m.get(), &info, &err), err);
+    const unsigned prompt = *std::max_element(o.prompts.begin(), o.prompts.end()), answer = *std::max_element(o.answers.begin(), o.answers.end());
+    const unsigned depth = *std::max_element(o.depths.begin(), o.depths.end());
+    ds_engine_config c{};
+    c.struct_size = sizeof c;
+    c.threads = threads;
+    c.max_requests = *std::max_element(o.requests.begin(), o.requests.end());
+    c.context_length = std::min(info.context_length, std::max(prompt, std::max(depth, 1u) + answer) + 1);
+    c.step_tokens = o.step_tokens;
+    c.kv_type = o.kv;
+    c.isa = o.isa.empty() ? nullptr : o.isa.c_str();
+    ds_memory_plan plan{};
+    plan.struct_size = sizeof plan;
+    check(ds_engine_plan(m.get(), &c, &plan, &err), err);
+    ds_engine *e = nullptr;
+    check(ds_engine_new(m.get(), &c, &e, &err), err);
+    return {engine_ptr(e), static_cast<double>(plan.page_bytes), info.vocabulary, c.context_length};
+}
+
+struct times {
+    double prompt, decode;      // seconds
+    uint64_t decoded;           // tokens in `decode`
+};
+
+// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the end.
+times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer) {
+    std::vector<ds_token> ids(prompt);
+    uint32_t random = 12345;
+    for (ds_token &t : ids) random = random * 1664525u + 1013904223u, t = static_cast<ds_token>((random >> 8) % b.vocabulary);
+    ds_request r{};
+    r.struct_size = sizeof r;
+    r.prompt = ids.data();
+    r.prompt_count = ids.size();
+    r.flags = DS_REQUEST_IGNORE_END;
+    r.max_new_tokens = answer;
+    ds_error err;
+    const double begin = ds::os::seconds();
+    for (unsigned i = 0; i < requests; ++i) {
+        ds_request_id id;
+        check(ds_engine_submit(b.engine.get(), &r, &id, &err), err);
+    }
+    times t{0, 0, 0};
+    std::set<ds_request_id> begun;
+    for (unsigned done = 0; done < requests;) {
+        const ds_event *events = nullptr;
+        size_t count = 0;
+        check(ds_engine_step(b.engine.get(), &events, &count, &err), err);
+        const double now = ds::os::seconds() - begin;
+        const bool all_begun = begun.size() == requests;
+        for (const ds_event *e = events; e < events + count; ++e) {
+            if (e->type == DS_EVENT_DONE) {
+                if (e->finish != DS_FINISH_LENGTH) throw std::runtime_error(std::string("a request ended early: ") + ds_status_name(e->status));
+                ++done;
+            } else {
+                begun.insert(e->request);
+                t.decoded += all_begun;
+            }
+        }
+        if (!all_begun) t.prompt = now;
+        t.decode = now - t.prompt;
+    }
+    return t;
+}
+
+// `rate` runs once and gives tokens a second.
+template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
+    rate();
+    std::vector<double> out;
+    for (const double begin = ds::os::seconds(); out.size() < repetitions || (ds::os::seconds() - begin < 0.5 && out.size() < 1000);) out.push_back(rate());
+    return out;
+}
+
+// Sizes that are there, cut to `max`, each once.
+std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsigned max) {
+    std::vector<unsigned> out;
+    for (const unsigned s : sizes) {
+        const unsigned v = std::clamp(s, min, max);
+        if (std::find(out.begin(), out.end(), v) == out.end()) out.push_back(v);
+    }
+    return out;
+}
+
+} // namespace
+
+double speed::median() const {
+    std::vector<double> r = rates;
+    std::sort(r.begin(), r.end());
+    return (r[r.size() / 2] + r[(r.size() - 1) / 2]) / 2;
+}
+double speed::best() const { return *std::max_element(rates.begin(), rates.end()); }
+
+void measure(const std::string &path, const speed_options &o, const std::function<void(const speed &)> &each) {
+    const weights w = weights_of(path);
+    ds_error err;
+    ds_model *handle = nullptr;
+    check(ds_model_load(path.c_str(), nullptr, &handle, &err), err);
+    const model_ptr m(handle);
+    for (const unsigned threads : o.threads) {
+        const bench_engine b = make_engine(m, o, threads);
+        ds_engine_stats s{};
+        s.struct_size = sizeof s;
+        check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
+        for (const unsigned n : cut(o.prompts, 1, b.context - 1))
+            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.elements});
+        for (const unsigned requests : o.requests)
+            for (const unsigned depth : cut(o.depths, 1, b.context - 2))
+                for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
+                    const auto rate = [&] {
+                        const times t = run(b, requests, depth, n + 1);
+                        return static_cast<double>(t.decoded) / t.decode;
+                    };
+                    const double cache = b.page_bytes / 64 * (depth + n / 2.0) * requests;
+                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.bytes + cache, 2 * w.elements});
+                }
+    }
+}
+
+} // namespace bench

@@ -1,0 +1,36 @@
+// Speed of an engine: prompts read and answers written, in tokens a second, through the public API.
+#pragma once
+
+#include "../../deepseek.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+struct speed_options {
+    std::vector<unsigned> prompts, answers, depths, requests, threads;    // sizes to go through
+    unsigned repetitions = 3;
+    ds_kv_type kv = DS_KV_DEFAULT;
+    std::string isa;               // empty: the best
+    uint32_t step_tokens = 0;      // 0: the engine's default
+};
+
+struct speed {
+    bool decode;
+    unsigned threads, requests, depth, tokens;    // tokens: of the prompt, or new ones, of each request; depth: positions before them
+    std::string isa;
+    std::vector<double> rates;                    // tokens a second over all requests, one a repetition
+    double step_bytes;                            // weights and cache that a step of the decode reads, on average
+    double token_ops;                             // two for each weight that a token is multiplied with
+
+    double median() const;
+    double best() const;
+    double bytes_per_second() const { return step_bytes * best() / requests; }    // at the best rate; decode only
+};
+
+// Runs every combination, cut to the model's context; `each` gets a result as soon as it is there. Throws std::runtime_error.
+void measure(const std::string &path, const speed_options &o, const std::function<void(const speed &)> &each);
+
+} // namespace bench

@@ -1,0 +1,65 @@
+// Converts the test checkpoints to F32 and Q8_0, and continues each one's golden ids greedily here and in llama.cpp. The tokens must be equal up to the
+// first position whose two best logits lie so close together that rounding decides: within 0.01 (F32) or 0.5 (Q8_0, where activations are rounded too);
+// and while they are equal, the best logits may differ by that much and no more.
+// usage: node compare.mjs WORK-DIRECTORY QUANTIZE GREEDY DATA-DIRECTORY
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { open } from "./peer.mjs";
+
+const [work, quantize, greedy, data] = process.argv.slice(2);
+const names = ["micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3", "tiny-r1"];
+const tolerance = { f32: 0.01, q8_0: 0.5 };
+const promptTokens = 16, newTokens = 24;
+
+// A tensor of 64-bit integers in a safetensors file: a length, a JSON header, data.
+function int64s(path, tensor) {
+    const bytes = readFileSync(path);
+    const headerSize = Number(bytes.readBigUInt64LE(0));
+    const [begin, end] = JSON.parse(bytes.subarray(8, 8 + headerSize).toString())[tensor].data_offsets;
+    const out = [];
+    for (let i = begin; i < end; i += 8) out.push(Number(bytes.readBigInt64LE(8 + headerSize + i)));
+    return out;
+}
+
+// Both sides: a list of {token, best, second}.
+function ours(model, prompt) {
+    const lines = execFileSync(greedy, [model, String(newTokens), prompt.join(",")], { encoding: "utf8" }).trim().split("\n");
+    return lines.map((line) => line.split(" ").map(Number)).map(([token, best, second]) => ({ token, best, second }));
+}
+
+async function theirs(model, prompt) {
+    const peer = await open(work, model, { contextSize: 256 });
+    const out = [];
+    for (let input = prompt; out.length < newTokens; input = [out.at(-1).token]) {
+        const [[token, best], [, second]] = await peer.next(input, 2);
+        out.push({ token, best, second });
+    }
+    await peer.close();
+    return out;
+}
+
+// How far the two go together, and whether they had reason to part.
+function compare(a, b, closeness) {
+    let same = 0, largest = 0, close = null;
+    for (; same < newTokens && a[same].token === b[same].token; ++same) {
+        largest = Math.max(largest, Math.abs(a[same].best - b[same].best));
+        if (close === null && a[same].best - a[same].second <= closeness) close = same;
+    }
+    if (close === null && same < newTokens && a[same].best - a[same].second <= closeness) close = same;
+    return { same, largest, close, ok: largest <= closeness && (same === newTokens || close !== null) };
+}
+
+let passed = 0, failed = 0;
+for (const name of names)
+    for (const type of Object.keys(tolerance)) {
+        const model = join(work, `${name.replace("/", "-")}-${type}.gguf`);
+        execFileSync(quantize, ["convert", join(data, name), model, "--type", type, "--quiet"]);
+        const prompt = int64s(join(data, name, "golden.safetensors"), "input_ids").slice(0, promptTokens);
+        const r = compare(ours(model, prompt), await theirs(model, prompt), tolerance[type]);
+        r.ok ? ++passed : ++failed;
+        console.log(`${r.ok ? "ok    " : "FAILED"}  ${`${name} ${type}`.padEnd(24)} ${r.same} of ${newTokens} tokens equal; best logits differ by ${r.largest.toExponential(1)} at most` +
+            (r.close === null ? "" : `; close call at ${r.close}`));
+    }
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed ? 1 : 0;

@@ -1,0 +1,382 @@
+// The quantize tool beyond the checkpoint: vocabularies, random files, requantizing, inspection.
+#include "checkpoint_files.h"
+
+#include "../llm/tokenizer.h"
+#include "../quantize/convert.h"
+#include "../quantize/inspect.h"
+#include "../quantize/progress.h"
+#include "../quantize/requantize.h"
+#include "../quantize/synth.h"
+
+#include <cmath>
+#include <set>
+
+using namespace ds;
+using namespace ds::test;
+
+static gguf_file open(const std::string &path) { return gguf_file(os::mapping::map_file(path), path); }
+
+// The metadata that a changed checkpoint converts to.
+struct metadata {
+    std::string bytes;
+    std::vector<std::string> remarks;
+    gguf_file file;
+    explicit metadata(const checkpoint_files &c, const std::function<void(const std::string &)> &more = {}) {
+        const temp_dir dir;
+        c.save(dir.path, false);
+        if (more) more(dir.path);
+        bytes = convert_metadata(dir.path, {}, {.note = [&](const std::string &text) { remarks.push_back(text); }});
+        file = gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "metadata");
+    }
+};
+
+// ---- Vocabulary ---------------------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("vocabulary: tokens, kinds, merges and special tokens of tiny-r1") {
+    const metadata m(checkpoint_files("tiny-r1"));
+    const gguf_file &f = m.file;
+    const std::vector<std::string_view> tokens = f.get_strings("tokenizer.ggml.tokens"), merges = f.get_strings("tokenizer.ggml.merges");
+    const std::vector<int32_t> kinds = f.get_ints("tokenizer.ggml.token_type");
+    REQUIRE(tokens.size() == 512);
+    REQUIRE(kinds.size() == 512);
+    CHECK(f.get_string("tokenizer.ggml.model") == "gpt2");
+    CHECK(f.get_string("tokenizer.ggml.pre") == "deepseek-v3");
+    CHECK(tokens[48] == "0");
+    CHECK(kinds[48] == 1);
+    CHECK(tokens[477] == "<｜begin▁of▁sentence｜>");
+    CHECK(kinds[477] == 3);
+    CHECK(tokens[482] == "<think>");
+    CHECK(kinds[482] == 4);
+    CHECK(tokens[511] == "[PAD511]");
+    CHECK(kinds[511] == 5);
+    CHECK(merges.size() == 221);
+    CHECK(merges[0] == "Ġ =");
+    CHECK(f.get_uint("tokenizer.ggml.bos_token_id", 1000) == 477);
+    CHECK(f.get_uint("tokenizer.ggml.eos_token_id", 1000) == 478);
+    CHECK(f.get_uint("tokenizer.ggml.padding_token_id", 1000) == 478);
+    CHECK(!f.has("tokenizer.ggml.eot_token_id"));
+    CHECK(f.get_bool("tokenizer.ggml.add_bos_token", false));
+    CHECK(!f.get_bool("tokenizer.ggml.add_eos_token", true));
+    CHECK(f.get_string("tokenizer.chat_template").starts_with("{{ bos_token }}"));
+    CHECK(m.remarks.empty());
+}
+
+TEST_CASE("vocabulary: merges as pairs are merges as strings") {
+    checkpoint_files c("tiny-r1");
+    const metadata strings(c);
+    for (nlohmann::json &merge : c.tokenizer["model"]["merges"]) {
+        const std::string text = merge;
+        merge = {text.substr(0, text.find(' ')), text.substr(text.find(' ') + 1)};
+    }
+    CHECK(strings.file.get_strings("tokenizer.ggml.merges") == metadata(c).file.get_strings("tokenizer.ggml.merges"));
+}
+
+TEST_CASE("vocabulary: conversation marks are control tokens whatever their flag says") {
+    checkpoint_files c("tiny-r1");
+    for (nlohmann::json &t : c.tokenizer["added_tokens"]) t["special"] = false;
+    c.tokenizer["added_tokens"][6]["lstrip"] = true;
+    const metadata m(c);
+    const std::vector<int32_t> kinds = m.file.get_ints("tokenizer.ggml.token_type");
+    CHECK(kinds[480] == 3);
+    CHECK(kinds[483] == 4);
+    REQUIRE(m.remarks.size() == 1);
+    CHECK(contains(m.remarks[0], "</think>"));
+}
+
+TEST_CASE("vocabulary: end tokens from the three files") {
+    checkpoint_files c("tiny-r1");
+    const auto with = [&](const nlohmann::json &generation) {
+        return metadata(c, [&](const std::string &dir) { write_bytes(dir + "/generation_config.json", generation.dump()); });
+    };
+    const metadata two = with({{"eos_token_id", {478, 481}}});
+    CHECK(two.file.get_uint("tokenizer.ggml.eos_token_id", 1000) == 478);
+    CHECK(two.file.get_uint("tokenizer.ggml.eot_token_id", 1000) == 481);
+    CHECK(!two.file.has("tokenizer.ggml.eom_token_id"));
+    const metadata four = with({{"eos_token_id", {478, 481, 480, 479}}});
+    CHECK(four.file.get_uint("tokenizer.ggml.eom_token_id", 1000) == 480);
+    REQUIRE(four.remarks.size() == 1);
+    CHECK(contains(four.remarks[0], "479"));
+
+    c.tokenizer_config.erase("eos_token");      // then config.json's, as a list
+    c.config["eos_token_id"] = {481, 478};
+    const metadata listed(c);
+    CHECK(listed.file.get_uint("tokenizer.ggml.eos_token_id", 1000) == 481);
+    CHECK(listed.file.get_uint("tokenizer.ggml.eot_token_id", 1000) == 478);
+}
+
+TEST_CASE("vocabulary: whether texts begin with BOS") {
+    checkpoint_files c("tiny-r1");
+    c.tokenizer_config.erase("add_bos_token");
+    CHECK(!metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", true));
+    c.tokenizer["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single",
+        {{{"SpecialToken", {{"id", "<｜begin▁of▁sentence｜>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}}}}}};
+    CHECK(metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", false));
+    c.tokenizer_config["add_bos_token"] = false;
+    CHECK(!metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", true));
+}
+
+TEST_CASE("vocabulary: where a chat template may be, and special tokens written as objects") {
+    checkpoint_files c("tiny-r1");
+    c.tokenizer_config["chat_template"] = {{{"name", "tool_use"}, {"template", "tools"}}, {{"name", "default"}, {"template", "plain"}}};
+    c.tokenizer_config["bos_token"] = {{"__type", "AddedToken"}, {"content", "<｜User｜>"}};
+    const metadata listed(c);
+    CHECK(listed.file.get_string("tokenizer.chat_template") == "plain");
+    CHECK(listed.file.get_uint("tokenizer.ggml.bos_token_id", 1000) == 480);
+    const metadata jinja(c, [](const std::string &dir) { write_bytes(dir + "/chat_template.jinja", "from the file"); });
+    CHECK(jinja.file.get_string("tokenizer.chat_template") == "from the file");
+    c.tokenizer_config.erase("chat_template");
+    CHECK(!metadata(c).file.has("tokenizer.chat_template"));
+}
+
+TEST_CASE("vocabulary: alone in a file, without weights and without config.json") {
+    const temp_dir dir;
+    const checkpoint_files c("tiny-r1");
+    c.save(dir / "in", false);
+    convert(dir / "in", dir / "with.gguf", {format::q8_0, true, ""}, {});
+    CHECK(open(dir / "with.gguf").tensors().empty());
+    CHECK(open(dir / "with.gguf").get_uint("llama.block_count", 100) == 4);
+    CHECK(tokenizer(open(dir / "with.gguf")).size() == 512);
+    fs::remove(dir / "in/config.json");
+    convert(dir / "in", dir / "without.gguf", {format::q8_0, true, ""}, {});
+    CHECK(tokenizer(open(dir / "without.gguf")).size() == 484);
+    CHECK(tokenizer(open(dir / "without.gguf")).eos() == 478);
+    CHECK(failure_of([&] { convert(dir / "in", dir / "x.gguf", {}, {}); }).code == status::io);
+}
+
+TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
+    const std::string root = DS_SOURCE_DIR "/../shared/reference/tokenizers/";
+    for (const auto &[name, pre] : {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
+        if (!fs::exists(root + name)) {
+            MESSAGE("skipped: no " << root + name);
+            continue;
+        }
+        const std::string bytes = convert_metadata(root + name, {}, {});
+        const gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), name);
+        CHECK(f.get_string("tokenizer.ggml.pre") == pre);
+        CHECK(f.get_strings("tokenizer.ggml.tokens").size() > 128000);
+    }
+}
+
+TEST_CASE("vocabulary: qwen's patterns without NFC are DeepSeek's") {
+    checkpoint_files c("tiny-r1");
+    c.tokenizer["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {
+        {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}, {"pattern", {{"Regex",
+            R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}},
+        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+    CHECK(metadata(c).file.get_string("tokenizer.ggml.pre") == "deepseek-r1-qwen");
+    c.tokenizer["normalizer"] = {{"type", "NFC"}};
+    CHECK(metadata(c).file.get_string("tokenizer.ggml.pre") == "qwen2");
+    c.tokenizer["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true;
+    CHECK(contains(failure_of([&] { metadata m(c); }).text, "add_prefix_space"));
+    c.tokenizer["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = false;
+    c.tokenizer["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
+    CHECK(contains(failure_of([&] { metadata m(c); }).text, "isolated"));
+}
+
+// ---- Random files ----------------------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("synth: bytes as byte-level BPE spells them") {
+    const nlohmann::json vocab = checkpoint_files("tiny-r1").tokenizer["model"]["vocab"];
+    std::set<std::string> spelled;
+    for (unsigned b = 0; b < 256; ++b) {
+        spelled.insert(byte_level_text(static_cast<uint8_t>(b)));
+        CHECK(vocab.contains(byte_level_text(static_cast<uint8_t>(b))));
+    }
+    CHECK(spelled.size() == 256);
+    CHECK(byte_level_text(' ') == "Ġ");
+    CHECK(byte_level_text('\n') == "Ċ");
+    CHECK(byte_level_text(0xad) == "Ń");
+    CHECK(byte_level_text(0xff) == "ÿ");
+}
+
+TEST_CASE("synth: the named shapes are the published models'") {
+    CHECK(synth_shape_text("r1-1.5b") == "qwen2, 28 layers of 1536, 12/2 heads of 128, ffn 8960, vocabulary 151936");
+    CHECK(synth_shape_text("r1-7b") == "qwen2, 28 layers of 3584, 28/4 heads of 128, ffn 18944, vocabulary 152064");
+    CHECK(synth_shape_text("r1-8b") == "llama, 32 layers of 4096, 32/8 heads of 128, ffn 14336, vocabulary 128256");
+    CHECK(synth_shape_text("r1-0528-8b") == "qwen3, 36 layers of 4096, 32/8 heads of 128, ffn 12288, vocabulary 151936");
+    const error e = failure_of([] { synth_shape_text("r1-9b"); });
+    CHECK(e.code == status::argument);
+    CHECK(contains(e.text, "r1-14b"));
+}
+
+TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
+    const temp_dir dir;
+    for (const char *const shape : {"tiny-llama", "tiny-qwen2", "tiny-qwen3"})
+        for (const format type : target_formats()) {
+            CAPTURE(shape);
+            CAPTURE(info(type).text);
+            synthesize(dir / "out.gguf", {shape, type, 1}, {});
+            const gguf_file f = open(dir / "out.gguf");
+            const arch *const a = arch_by_name(f.get_string("general.architecture"));
+            REQUIRE(a);
+            for (const tensor_row &row : a->tensors(a->read(f))) {
+                const gguf_tensor *const t = f.find_tensor(row.name);
+                if (row.optional && !t) continue;
+                REQUIRE(t);
+                CHECK(std::vector<int64_t>(t->ne, t->ne + t->rank) == row.ne);
+                CHECK(t->type == (row.stays_f32() ? format::f32 : type));
+            }
+            const gguf_tensor &down = *f.find_tensor("blk.1.ffn_down.weight");      // 128 x 256, of two layers: deviation 1 / sqrt(256 * 4)
+            std::vector<float> x(128 * 256);
+            decode_row(down.type, down.data, x.data(), x.size());
+            double sum = 0, squares = 0;
+            for (const float v : x) {
+                sum += v;
+                squares += static_cast<double>(v) * v;
+            }
+            CHECK(std::fabs(sum / static_cast<double>(x.size())) < 0.001);
+            CHECK(std::sqrt(squares / static_cast<double>(x.size())) == doctest::Approx(1.0 / 32).epsilon(0.02));
+
+            const tokenizer tok(f);
+            std::vector<token_id> ids;
+            const std::string text = "Hello there, 三 \xff\n";
+            tok.encode(text, {}, ids);
+            std::string back;
+            for (const token_id id : ids) back += tok.bytes(id, false);
+            CHECK(back == text);
+            CHECK(ids.size() < text.size());
+            CHECK(tok.size() == 512);
+        }
+    CHECK(open(dir / "out.gguf").find_tensor("rope_freqs.weight") == nullptr);
+    synthesize(dir / "out.gguf", {"tiny-llama", format::q8_0, 1}, {});
+    CHECK(open(dir / "out.gguf").find_tensor("rope_freqs.weight"));
+    CHECK(open(dir / "out.gguf").find_tensor("output.weight") == nullptr);
+}
+
+TEST_CASE("synth: the seed decides, and nothing else") {
+    const temp_dir dir;
+    synthesize(dir / "a.gguf", {"tiny-qwen3", format::q8_0, 1}, {});
+    synthesize(dir / "b.gguf", {"tiny-qwen3", format::q8_0, 1}, {.threads = 3});
+    synthesize(dir / "c.gguf", {"tiny-qwen3", format::q8_0, 2}, {});
+    CHECK(file_bytes(dir / "a.gguf") == file_bytes(dir / "b.gguf"));
+    CHECK(file_bytes(dir / "a.gguf") != file_bytes(dir / "c.gguf"));
+}
+
+// ---- Requantizing ------------------------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("requantize: the same file as converting at once, from each format that loses nothing") {
+    const temp_dir dir;
+    for (const char *const name : {"micro/llama3", "micro/qwen2"})
+        for (const format through : {format::f32, format::bf16}) {
+            convert(data_path(name), dir / "first.gguf", {through, false, "m"}, {});
+            for (const format type : target_formats()) {
+                convert(data_path(name), dir / "direct.gguf", {type, false, "m"}, {});
+                requantize(dir / "first.gguf", dir / "second.gguf", type, {.threads = 2});
+                CHECK(file_bytes(dir / "direct.gguf") == file_bytes(dir / "second.gguf"));
+            }
+        }
+}
+
+TEST_CASE("requantize: to a larger format with a remark, and over its own source") {
+    const temp_dir dir;
+    std::vector<std::string> remarks;
+    const job j{.note = [&](const std::string &text) { remarks.push_back(text); }};
+    convert(data_path("micro/qwen3"), dir / "a.gguf", {}, {});
+    requantize(dir / "a.gguf", dir / "b.gguf", format::f32, j);
+    REQUIRE(remarks.size() == 1);
+    const gguf_file a = open(dir / "a.gguf"), b = open(dir / "b.gguf");
+    REQUIRE(a.tensors().size() == b.tensors().size());
+    for (size_t i = 0; i < a.tensors().size(); ++i) {
+        const gguf_tensor &from = a.tensors()[i], &to = b.tensors()[i];
+        const size_t n = to.bytes / 4;
+        std::vector<float> wanted(n);
+        decode_row(from.type, from.data, wanted.data(), n);
+        CHECK(to.type == format::f32);
+        CHECK(memcmp(wanted.data(), to.data, to.bytes) == 0);
+    }
+    requantize(dir / "b.gguf", dir / "b.gguf", format::f16, j);
+    CHECK(remarks.size() == 1);
+    CHECK(open(dir / "b.gguf").get_uint("general.file_type", 100) == 1);
+    CHECK(open(dir / "b.gguf").find_tensor("output.weight")->type == format::f16);
+    CHECK(dir.entries() == 2);
+}
+
+TEST_CASE("requantize: tensors and keys that nobody knows stay, what cannot be read is named") {
+    const temp_dir dir;
+    convert(data_path("micro/llama"), dir / "good.gguf", {}, {});
+    const gguf_file good = open(dir / "good.gguf");
+    const auto rebuilt = [&](const char *change) {
+        gguf_writer w;
+        for (size_t i = 0; i < good.key_count(); ++i) w.set_raw(good.key(i), good.value(i));
+        w.set_string("company.note", "kept");
+        if (change == std::string("arch")) w.set_string("general.architecture", "mamba");
+        std::vector<std::string> data;
+        for (const gguf_tensor &t : good.tensors()) {
+            const bool other = change == std::string("type") && t.name == "blk.0.ffn_up.weight";
+            w.add_tensor(std::string(t.name), other ? format::q4_0 : t.type, std::span(t.ne, static_cast<size_t>(t.rank)));
+            data.push_back(other ? std::string(t.bytes / 34 * 18, 'x') : std::string(reinterpret_cast<const char *>(t.data), t.bytes));
+        }
+        const int64_t ne[] = {3};
+        w.add_tensor("company.tensor", format::i32, ne);
+        data.push_back("123456789abc");
+        std::string bytes = w.header();
+        for (size_t i = 0; i < data.size(); ++i) bytes += data[i] + std::string(w.padding(i), '\0');
+        write_bytes(dir / "in.gguf", bytes);
+    };
+    rebuilt("none");
+    requantize(dir / "in.gguf", dir / "out.gguf", format::bf16, {});
+    const gguf_file f = open(dir / "out.gguf");
+    CHECK(f.get_string("company.note") == "kept");
+    REQUIRE(f.find_tensor("company.tensor"));
+    CHECK(memcmp(f.find_tensor("company.tensor")->data, "123456789abc", 12) == 0);
+
+    fs::remove(dir / "out.gguf");
+    rebuilt("type");
+    const error type = failure_of([&] { requantize(dir / "in.gguf", dir / "out.gguf", format::f32, {}); });
+    CHECK(type.code == status::unsupported);
+    CHECK(contains(type.text, "'blk.0.ffn_up.weight': q4_0 is not read"));
+    rebuilt("arch");
+    CHECK(contains(failure_of([&] { requantize(dir / "in.gguf", dir / "out.gguf", format::f32, {}); }).text, "'mamba' is not known"));
+    CHECK(!fs::exists(dir / "out.gguf"));
+}
+
+// ---- Inspection -----------------------------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("inspect: the bundled model as text and as JSON") {
+    const std::string path = DS_SOURCE_DIR "/models/tiny-r1.gguf";
+    const gguf_file f = open(path);
+    const nlohmann::json j = nlohmann::json::parse(inspect_json(f, {}));
+    CHECK(j["version"] == 3);
+    CHECK(j["bytes"] == fs::file_size(path));
+    CHECK(j["tensors"].size() == 39);
+    CHECK(j["totals"]["q8_0"]["tensors"] == 30);      // 4 layers of 7 matrices, embedding, output
+    CHECK(j["totals"]["q8_0"]["elements"] == 4 * (4 * 160 * 160 + 3 * 160 * 448) + 2 * 512 * 160);
+    CHECK(j["totals"]["q8_0"]["bits_per_weight"] == 8.5);
+    CHECK(j["totals"]["f32"]["elements"] == 9 * 160);
+    CHECK(j["totals"]["all"]["tensors"] == 39);
+    CHECK(j["metadata"][0]["key"] == "general.architecture");
+    CHECK(j["metadata"][0]["value"] == "llama");
+    uint64_t last = 0;
+    for (const nlohmann::json &t : j["tensors"]) {
+        CHECK(t["offset"].get<uint64_t>() > last);
+        last = t["offset"];
+        if (t["name"] == "blk.2.ffn_down.weight") CHECK(t["shape"] == nlohmann::json({160, 448}));
+    }
+    const std::string text = inspect_text(f, {});
+    CHECK(contains(text, "blk.3.attn_norm.weight"));
+    CHECK(contains(text, "string[512]"));
+    CHECK(contains(text, "8.500"));
+    CHECK(contains(text, "Ġ ="));
+    CHECK(!contains(inspect_text(f, {8, false}), "blk.3.attn_norm.weight"));
+    CHECK(!nlohmann::json::parse(inspect_json(f, {8, false})).contains("tensors"));
+}
+
+TEST_CASE("inspect: a file's strings cannot drive the terminal or break the JSON") {
+    gguf_writer w;
+    w.set_string("general.name", "red \x1b[31m\x07 \xff\xfe");
+    const std::string bytes = w.header();
+    const gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), "file");
+    CHECK(contains(inspect_text(f, {}), "red \\x1b[31m\\x07"));
+    CHECK(inspect_text(f, {}).find('\x1b') == std::string::npos);
+    CHECK(nlohmann::json::parse(inspect_json(f, {}))["metadata"][0]["key"] == "general.name");
+}
+
+TEST_CASE("progress: one line with share, rate and time left") {
+    CHECK(progress_line(0, 1000000, 0) == "[------------------------------]   0%  0 B of 1.00 MB");
+    CHECK(progress_line(1500000000, 3000000000, 5) == "[###############---------------]  50%  1.50 GB of 3.00 GB  300 MB/s  0:05 left");
+    CHECK(progress_line(1000, 4000000, 1) == "[------------------------------]   0%  1.00 kB of 4.00 MB  1.00 kB/s  1:06:39 left");
+    CHECK(progress_line(7, 7, 2) == "[##############################] 100%  7 B of 7 B  4 B/s  0:00 left");
+    CHECK(bytes_text(999) == "999 B");
+    CHECK(bytes_text(99950) == "100 kB");
+    CHECK(bytes_text(12345678) == "12.3 MB");
+}

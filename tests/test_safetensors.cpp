@@ -1,0 +1,143 @@
+// Safetensors and JSON from files that lie: each fault is made here, and must be named by the error that it gets.
+#include "checkpoint_files.h"
+
+#include "../quantize/json.h"
+#include "../quantize/safetensors.h"
+
+using namespace ds;
+using namespace ds::test;
+
+static safetensors_file open_bytes(const std::string &bytes) { return safetensors_file(os::mapping::borrow(bytes.data(), bytes.size()), "file"); }
+static safetensors_file open_header(const std::string &header, size_t data) { return open_bytes(with_length(header) + std::string(data, '\0')); }
+
+TEST_CASE("safetensors: what the file says, in the order of its bytes") {
+    const std::string bytes = with_length(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
+                                          R"("a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"e":{"dtype":"F8_E4M3","shape":[0,7],"data_offsets":[16,16]}})") +
+                              "0123456789abcdef";
+    const safetensors_file f = open_bytes(bytes);
+    REQUIRE(f.tensors().size() == 3);
+    CHECK(f.tensors()[0].name == "a");
+    CHECK(f.tensors()[0].ne.empty());
+    CHECK(f.tensors()[0].bytes == 4);
+    CHECK(f.tensors()[1].ne == std::vector<int64_t>{2, 3});
+    CHECK(f.tensors()[1].type == format::bf16);
+    CHECK(memcmp(f.tensors()[1].data, "456789abcdef", 12) == 0);
+    CHECK(!f.tensors()[2].type);
+    CHECK(f.tensors()[2].dtype == "F8_E4M3");
+}
+
+TEST_CASE("safetensors: hostile headers") {
+    struct fault { const char *header; size_t data; const char *message; };
+    const fault faults[] = {
+        {"", 0, "not JSON"},
+        {"[]", 0, "not an object"},
+        {R"({"a":1})", 0, "not an object"},
+        {R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4, "dtype"},
+        {R"({"a":{"dtype":"F8_E9","shape":[4],"data_offsets":[0,4]}})", 4, "F8_E9"},
+        {R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", 4, "shape"},
+        {R"({"a":{"dtype":"F32","shape":[1]}})", 4, "data_offsets"},
+        {R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4, "-1"},
+        {R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", 4, "1.5"},
+        {R"({"a":{"dtype":"F32","shape":["1"],"data_offsets":[0,4]}})", 4, "not a whole number"},
+        {R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}})", 4, "9 dimensions"},
+        {R"({"a":{"dtype":"F32","shape":[281474976710656,281474976710656],"data_offsets":[0,4]}})", 4, "product"},
+        {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "product"},           // 2^64 elements, would wrap to 0
+        {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})", 4, "whole number"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8, "8 bytes, but the shape asks for 4"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "not a range"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", 4, "not two numbers"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})", 4, "not a range"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 3, "not a range"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 5, "after the last"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6, "overlap"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[6,10]}})", 10, "unclaimed"},
+        {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8, "given twice"},
+        {R"({"a":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}})", 1, "shape asks"},
+    };
+    for (const fault &f : faults) {
+        CAPTURE(f.header);
+        const error e = failure_of([&] { open_header(f.header, f.data); });
+        CHECK((e.code == status::format || e.code == status::unsupported));
+        INFO(e.text);
+        CHECK(contains(e.text, "file: "));
+        CHECK(contains(e.text, f.message));
+    }
+}
+
+TEST_CASE("safetensors: header lengths that leave the file") {
+    const std::string good = with_length(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})") + "data";
+    open_bytes(good);
+    for (size_t n = 0; n < good.size(); ++n) {      // every way to be cut short
+        CAPTURE(n);
+        CHECK(failure_of([&] { open_bytes(good.substr(0, n)); }).code == status::format);
+    }
+    for (const uint64_t length : {UINT64_MAX, UINT64_MAX - 7, uint64_t(1) << 63, uint64_t(good.size()), uint64_t(good.size() - 7)}) {
+        CAPTURE(length);
+        const std::string bytes = std::string(reinterpret_cast<const char *>(&length), 8) + good.substr(8);
+        CHECK(contains(failure_of([&] { open_bytes(bytes); }).text, "header length"));
+    }
+}
+
+TEST_CASE("json: depth, duplicates, rubbish") {
+    CHECK(contains(failure_of([] { parse_json(std::string(100000, '['), "file"); }).text, "nested deeper"));
+    std::string nested;
+    for (int i = 0; i < 1000; ++i) nested += R"({"a":)";
+    CHECK(contains(failure_of([&] { parse_json(nested, "file"); }).text, "nested deeper"));
+    CHECK(contains(failure_of([] { parse_json(R"({"x":{"a":1,"b":{"a":1},"a":2}})", "file"); }).text, "'a': given twice"));
+    CHECK(failure_of([] { parse_json("{\"a\":\"\xff\"}", "file"); }).code == status::format);
+    CHECK(failure_of([] { parse_json("{} {}", "file"); }).code == status::format);
+    CHECK(failure_of([] { parse_json(R"({"a":1e999})", "file"); }).code == status::format);
+    CHECK(parse_json(R"({"a":{"b":1},"c":{"b":2}})", "file")["c"]["b"] == 2);
+}
+
+TEST_CASE("json: a wrong value is named with file, field and value") {
+    const nlohmann::json tree = parse_json(R"({"rope":{"factor":"two","list":[1,-2]},"none":null,"on":1})", "config.json");
+    const json_node root(tree, "config.json");
+    CHECK(failure_of([&] { root.at("rope").at("factor").number(); }).text == "config.json: 'rope.factor': '\"two\"' is not a number");
+    CHECK(contains(failure_of([&] { root.at("rope").at("list").at(1).whole(10); }).text, "'rope.list[1]': '-2'"));
+    CHECK(contains(failure_of([&] { root.at("none"); }).text, "'none': missing"));
+    CHECK(contains(failure_of([&] { root.at("on").flag(); }).text, "true or false"));
+    CHECK(contains(failure_of([&] { root.at("on").at("x"); }).text, "an object"));
+    CHECK(!root.has("none"));
+    CHECK(root.whole("absent", 10, 7) == 7);
+}
+
+// ---- Directories ------------------------------------------------------------------------------------------------------------------------------------
+
+static raw_tensor one_float(const std::string &bytes) { return {"F32", {1}, bytes}; }
+
+TEST_CASE("checkpoint: shards by their index") {
+    const temp_dir dir;
+    write_bytes(dir / "model-1.safetensors", safetensors_bytes({{"a", one_float("aaaa")}}));
+    write_bytes(dir / "model-2.safetensors", safetensors_bytes({{"b", one_float("bbbb")}, {"c", one_float("cccc")}}));
+    const auto with_map = [&](const nlohmann::json &map) {
+        write_bytes(dir / "model.safetensors.index.json", nlohmann::json{{"metadata", {{"total_size", 12}}}, {"weight_map", map}}.dump());
+        return checkpoint(dir.path);
+    };
+    const checkpoint good = with_map({{"a", "model-1.safetensors"}, {"b", "model-2.safetensors"}, {"c", "model-2.safetensors"}});
+    REQUIRE(good.find("c"));
+    CHECK(memcmp(good.find("c")->data, "cccc", 4) == 0);
+    CHECK(good.file_name(*good.find("c")) == dir / "model-2.safetensors");
+    CHECK(good.find("d") == nullptr);
+
+    const auto fault = [&](const nlohmann::json &map) { return failure_of([&] { with_map(map); }).text; };
+    CHECK(contains(fault({{"a", "model-1.safetensors"}, {"b", "model-2.safetensors"}}), "'c': not listed"));
+    CHECK(contains(fault({{"a", "model-2.safetensors"}, {"b", "model-2.safetensors"}, {"c", "model-2.safetensors"}}), "'a': not in"));
+    CHECK(contains(fault({{"a", "model-1.safetensors"}, {"d", "model-1.safetensors"}}), "'d': not in"));
+    CHECK(contains(fault({{"a", "model-3.safetensors"}}), "model-3.safetensors"));
+    CHECK(contains(fault({{"a", "../model-1.safetensors"}}), "not the name of a file"));
+    CHECK(contains(fault({{"a", "/etc/passwd"}}), "not the name of a file"));
+    CHECK(contains(fault({{"a", ""}}), "not the name of a file"));
+    CHECK(contains(fault({{"a", 1}}), "not a string"));
+    CHECK(contains(fault(nlohmann::json::array()), "not an object"));
+
+    write_bytes(dir / "model-2.safetensors", safetensors_bytes({{"a", one_float("bbbb")}}));
+    CHECK(contains(fault({{"a", "model-1.safetensors"}, {"b", "model-2.safetensors"}}), "'a': in another file"));
+}
+
+TEST_CASE("checkpoint: a directory without weights says what was looked for") {
+    const temp_dir dir;
+    const error e = failure_of([&] { checkpoint c(dir.path); });
+    CHECK(e.code == status::io);
+    CHECK(contains(e.text, "model.safetensors.index.json"));
+}
