@@ -38,19 +38,20 @@ struct flags {
 
 std::string types_known() {
     std::string out;
-    for (const ds::format f : ds::target_formats()) out += (out.empty() ? "" : ", ") + std::string(ds::info(f).text);
+    for (const ds::format f : ds::target_formats()) out += (out.empty() ? "" : ", ") + std::string(ds::target_text(f));
     return out;
 }
 
 ds::format type_of(const flags &f) {
     ds::format out = ds::format::f32;
-    ds::format_from_text(f.type, &out);
+    for (const ds::format t : ds::target_formats())
+        if (f.type == ds::target_text(t)) out = t;
     return out;
 }
 
 void add_writing(CLI::App *c, flags &f, bool type_needed) {
     std::vector<std::string> types;
-    for (const ds::format t : ds::target_formats()) types.emplace_back(ds::info(t).text);
+    for (const ds::format t : ds::target_formats()) types.emplace_back(ds::target_text(t));
     CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + types_known())->type_name("TYPE");
     type->check(CLI::IsMember(types).description(""));
     if (type_needed) type->required();
@@ -65,6 +66,7 @@ const char *const types_help =
     "  f16    16 bits; ends at 65504: a larger weight is an error that names it\n"
     "  bf16   16 bits; what most checkpoints hold, so nothing is lost\n"
     "  q8_0   8.5 bits: blocks of 32 share a scale; a row that 32 does not divide becomes f16\n"
+    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every machine; runs in deepseek only\n"
     "Norms, biases and rope_freqs stay f32 in every case.\n";
 const char *const writing_help =
     "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a full disk, Ctrl-C or SIGTERM, not at all,\n"
@@ -108,7 +110,7 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
 
 CLI::App *add_requantize(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("requantize", "Write a GGUF file's tensors in another number format");
-    c->add_option("IN", f.in, "GGUF file in f32, f16, bf16 or q8_0")->required()->type_name("");
+    c->add_option("IN", f.in, "GGUF file in f32, f16, bf16, q8_0 or int8")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
     add_writing(c, f, true);
     c->footer(std::string("The metadata is kept, but for general.file_type. Tensors that the architecture keeps in f32 are copied. From a smaller format to a larger one is\n"

@@ -35,7 +35,7 @@ void decode_row(format f, const void *src, float *dst, size_t n);
 void encode_row(format f, const float *src, void *dst, size_t n);
 
 // I8 has one scale a row, kept apart: decode_row gives the bare integers, and this makes them: dst = rint(src * 127 / max|src|), in -127 to 127; returns
-// max|src| / 127, what they are to be multiplied by. All values must be finite.
+// max|src| / 127, what they are to be multiplied by. max|src| < 1e-30 counts as zero. All values must be finite.
 float encode_row_i8(const float *src, int8_t *dst, size_t n);
 
 // Scalar conversions, exact, the same on every machine.
