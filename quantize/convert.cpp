@@ -4,7 +4,7 @@
 #include "convert.h"
 
 #include "config.h"
-#include "encode.h"
+#include "requantize.h"
 #include "safetensors.h"
 #include "vocabulary.h"
 
@@ -110,6 +110,7 @@ void convert_tensors(const std::string &directory, const std::string &out, const
     const arch &a = checkpoint_arch(config);
     const checkpoint c(directory);
     const std::vector<planned> plan = plan_tensors(a, a.read(metadata), c, config);
+    if (o.type == format::i8) j.remark(uncalibrated_remark);
     set_type_keys(w, o.type);
     std::vector<encode_job> tensors;
     for (const planned &p : plan) tensors.push_back(job_of(p, c, target_format(p.row, o.type)));
@@ -119,6 +120,17 @@ void convert_tensors(const std::string &directory, const std::string &out, const
 }
 
 } // namespace
+
+format lossless_type(const std::string &directory) {
+    const checkpoint c(directory);
+    std::optional<format> type;
+    for (const safetensor &t : c.tensors()) {
+        if (!t.type || t.ne.size() < 2) continue;       // norms and biases stay f32; what cannot be read is refused when it is to be converted
+        if (type && type != t.type) return format::f32;
+        type = t.type;
+    }
+    return type.value_or(format::f32);
+}
 
 std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j) {
     config_file config;

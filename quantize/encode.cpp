@@ -108,16 +108,17 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
     return scales;
 }
 
-void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written) {
-    std::vector<size_t> of;     // of each tensor of the file, the job; a second time for its scales
-    for (size_t i = 0; i < tensors.size(); ++i) {
-        const encode_job &e = tensors[i];
+void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors) {
+    for (const encode_job &e : tensors) {
         w.add_tensor(e.name, e.to, e.ne);
-        of.push_back(i);
-        if (!e.has_scales()) continue;
-        w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
-        of.push_back(i);
+        if (e.has_scales()) w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
     }
+}
+
+void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written) {
+    add_tensors(w, tensors);
+    std::vector<size_t> of;     // of each tensor of the file, the job; a second time for its scales
+    for (size_t i = 0; i < tensors.size(); ++i) of.insert(of.end(), tensors[i].has_scales() ? 2 : 1, i);
     std::vector<float> scales;
     write_gguf(path, w, j, [&](size_t t, const byte_sink &sink) {
         if (t > 0 && of[t - 1] == of[t]) return sink(scales.data(), scales.size() * sizeof(float));

@@ -36,8 +36,10 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
 // Row `r` of the result as f32, unchecked.
 void decode_job_row(const encode_job &e, int64_t r, float *out);
 
-// Writes the file: the tensors in their order, one of I8 followed by its rows' scales, X.weight_scale. `written(i)` is called when tensor i's source is
-// needed no more.
+// Describes to the writer what write_tensors is to write: the tensors in their order, one of I8 followed by its rows' scales, X.weight_scale.
+void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors);
+
+// Writes the file. `w` has its keys and no tensors yet. `written(i)` is called when tensor i's source is needed no more.
 void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written);
 
 // The stored row that becomes row `r` of `rows` (see `reorder` in arch.h).

@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <unistd.h>
 
 namespace ds {
 
@@ -38,6 +42,13 @@ void write_gguf(const std::string &path, const gguf_writer &w, const job &j, con
     out.commit();
     if (j.progress) j.progress(total, total);
 }
+
+scratch_file::scratch_file(const std::string &beside) : path_(beside + ".float.XXXXXX") {
+    const int fd = mkstemp(path_.data());
+    if (fd < 0) throw error(status::io, path_ + ": cannot be made: " + std::strerror(errno));
+    close(fd);
+}
+scratch_file::~scratch_file() { unlink(path_.c_str()); }
 
 constexpr std::string_view scale_suffix = "_scale";
 

@@ -9,11 +9,23 @@ namespace ds {
 
 // How an operation talks to whoever started it; each part may be empty.
 struct job {
-    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written so far and in all; false stops with status::cancelled
+    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written (or gone through) so far and in all; false stops with status::cancelled
     std::function<void(const std::string &)> note = {};                  // a remark for the user
     unsigned threads = 1;
 
     void remark(const std::string &text) const { if (note) note(text); }
+};
+
+// A place for an intermediate file beside `path`: the file, if one was made, is gone when the object is.
+class scratch_file {
+public:
+    explicit scratch_file(const std::string &beside);       // throws status::io
+    scratch_file(const scratch_file &) = delete;
+    ~scratch_file();
+    const std::string &path() const { return path_; }
+
+private:
+    std::string path_;
 };
 
 using byte_sink = std::function<void(const void *data, size_t n)>;

@@ -3,14 +3,19 @@
 
 #include "requantize.h"
 
+#include <algorithm>
+
 namespace ds {
 
 namespace {
 
 // Metadata that describes the old file's layout is not carried over; the writer lays the new one out itself.
-void copy_keys(const gguf_file &f, gguf_writer &w) {
+gguf_writer keys_for(const gguf_file &f, const key_setter &set_keys) {
+    gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i)
         if (f.key(i) != "general.alignment") w.set_raw(f.key(i), f.value(i));
+    set_keys(w);
+    return w;
 }
 
 std::unordered_map<std::string, tensor_row> rows_by_name(const gguf_file &f) {
@@ -50,6 +55,11 @@ void remark_growth(const gguf_file &f, const std::vector<encode_job> &jobs, cons
 
 } // namespace
 
+// What outliers cost: LLM.int8() (arXiv 2208.07339), table 1, rows of activations with one scale.
+const char *const uncalibrated_remark =
+    "int8 without --calibration: a token's activations share one scale, so that a channel with outliers coarsens all others; models of some billion weights lose "
+    "noticeably. `quantize calibrate` measures the channels, and --calibration folds what it found into the weights";
+
 std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(const tensor_row &row, format from)> &to) {
     const std::unordered_map<std::string, tensor_row> rows = rows_by_name(f);
     std::vector<encode_job> out;
@@ -70,10 +80,14 @@ std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(c
     return out;
 }
 
-void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const std::function<void(gguf_writer &)> &set_keys, const job &j) {
-    gguf_writer w;
-    copy_keys(f, w);
-    set_keys(w);
+uint64_t size_of_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
+    gguf_writer w = keys_for(f, set_keys);
+    add_tensors(w, jobs);
+    return w.file_bytes();
+}
+
+void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const key_setter &set_keys, const job &j) {
+    gguf_writer w = keys_for(f, set_keys);
     remark_growth(f, jobs, j);
     write_tensors(out, w, jobs, j, [&](size_t i) { f.forget(*f.find_tensor(jobs[i].name)); });
 }
@@ -81,6 +95,8 @@ void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const s
 void requantize(const std::string &in, const std::string &out, format type, const job &j) {
     const gguf_file f(os::mapping::map_file(in), in);
     const std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return target_format(row, type); });
+    const bool made_int8 = std::any_of(jobs.begin(), jobs.end(), [](const encode_job &e) { return e.to == format::i8 && !e.verbatim; });
+    if (made_int8) j.remark(uncalibrated_remark);
     write_jobs(f, jobs, out, [&](gguf_writer &w) { if (!jobs.empty()) set_type_keys(w, type); }, j);
 }
 

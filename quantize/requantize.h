@@ -13,7 +13,12 @@ void requantize(const std::string &in, const std::string &out, format type, cons
 // tensor that the architecture knows and does not keep in F32. The jobs point into the file's bytes.
 std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(const tensor_row &row, format from)> &to);
 
-// Writes jobs of `f`, their keys from `f` and from `set_keys`.
-void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const std::function<void(gguf_writer &)> &set_keys, const job &j);
+// Writes jobs of `f`, keys from `f` and then from `set_keys`; and how large that file would be.
+using key_setter = std::function<void(gguf_writer &)>;
+void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const key_setter &set_keys, const job &j);
+uint64_t size_of_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys);
+
+// What one should know who makes an int8 file without calibration.
+extern const char *const uncalibrated_remark;
 
 } // namespace ds
