@@ -46,12 +46,13 @@ SHARED := $(LIB)/libdeepseek.so.$(basename $(VERSION))
 
 # ---- Flags
 
+# -g1: lines for a sanitizer's report, and a third less time to compile than -g.
 SAN := -fsanitize=address,undefined,leak -fno-sanitize-recover=all -fno-omit-frame-pointer
 MODE_release := -O2 -DNDEBUG
 MODE_scalar := -O2 -DNDEBUG -DDS_SCALAR_ONLY
 MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
-MODE_sanitize := -O1 -g -D_GLIBCXX_ASSERTIONS $(SAN)
-MODE_thread := -O1 -g -fsanitize=thread
+MODE_sanitize := -O1 -g1 -D_GLIBCXX_ASSERTIONS $(SAN)
+MODE_thread := -O1 -g1 -fsanitize=thread
 LINK_sanitize := $(SAN)
 LINK_thread := -fsanitize=thread
 
