@@ -435,7 +435,7 @@ ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, si
 // ---- Engines ------------------------------------------------------------------------------------------------------------------------------------
 
 static engine_options engine_options_of(const model &m, const ds_engine_config &c) {
-    check_enum("kv_type", c.kv_type, DS_KV_F16);
+    check_enum("kv_type", c.kv_type, DS_KV_INT8);
     require(c.threads <= 1024, "threads: must be at most 1024");
     require(c.kv_tokens <= (uint64_t{1} << 31), "kv_tokens: must be at most 2^31");
     engine_options o;
@@ -445,7 +445,8 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.step_rows = c.step_tokens;
     o.logit_rows = c.logit_rows;
     o.kv_positions = static_cast<int64_t>(c.kv_tokens);
-    o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : format::f16;
+    o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
+    if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
     o.host = host_of(c.host);
     return engine::resolve(m, o);
 }

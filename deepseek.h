@@ -264,7 +264,7 @@ DS_API ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messa
 
 typedef struct ds_engine ds_engine;
 
-typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2 } ds_kv_type;   /* default: F16 */
+typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2, DS_KV_INT8 = 3 } ds_kv_type;   /* default: INT8 for I8 models, else F16 */
 
 typedef struct ds_engine_config {
     size_t struct_size;

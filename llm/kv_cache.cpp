@@ -9,11 +9,11 @@ namespace ds {
 page_layout make_page_layout(const arch &a, const hparams &h, format type) {
     page_layout p;
     const kv_widths w = a.kv(h);
-    const size_t bytes = row_bytes(type, static_cast<uint64_t>(w.kv_heads * w.head_size * page_positions));
     for (int64_t i = 0; i < h.layers; ++i) {
-        const int64_t at = static_cast<int64_t>(p.page_bytes);
-        p.layer.push_back({type, static_cast<int32_t>(w.kv_heads), static_cast<int32_t>(w.head_size), at, at + static_cast<int64_t>(bytes)});
-        p.page_bytes += 2 * bytes;
+        kv_layout l{type, static_cast<int32_t>(w.kv_heads), static_cast<int32_t>(w.head_size), static_cast<int64_t>(p.page_bytes), 0};
+        l.v_offset = l.k_offset + static_cast<int64_t>(l.bytes());
+        p.layer.push_back(l);
+        p.page_bytes += 2 * l.bytes();
     }
     return p;
 }

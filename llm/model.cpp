@@ -55,7 +55,7 @@ void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64
     for (const tensor_row &row : architecture->tensors(h)) {
         const tensor *t = bind_row(row);
         if (!t) continue;
-        ++bound;
+        bound += t->scale ? 2 : 1;
         (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
         done += file.find_tensor(row.name)->bytes;
         if (progress && !progress(done, weight_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
@@ -71,7 +71,7 @@ const tensor *model::bind_row(const tensor_row &row) {
     const std::span<const int64_t> have(found->ne, static_cast<size_t>(found->rank));
     if (!std::equal(have.begin(), have.end(), row.ne.begin(), row.ne.end()))
         file.fail(row.name, "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
-    if (!info(found->type).runs)
+    if (!info(found->type).runs || (found->type == format::i8 && row.stays_f32()))
         throw error(status::unsupported, file.name() + ": " + row.name + ": number format " + info(found->type).text + " cannot be computed with; those that can: " + formats_that_run());
     t.data = const_cast<uint8_t *>(found->data);
     if (row.stays_f32() && found->type != format::f32) {
@@ -81,6 +81,21 @@ const tensor *model::bind_row(const tensor_row &row) {
         t = make_tensor(format::f32, row.ne);
         t.data = values.data();
     }
+    if (found->type == format::i8) t.scale = bind_scale(row);
+    return &tensors_.emplace_back(t);
+}
+
+// The scales of a tensor of i8: one finite f32 a row, in a tensor of their own.
+const tensor *model::bind_scale(const tensor_row &row) {
+    const std::string name = row.name + "_scale";
+    const gguf_tensor *found = file.find_tensor(name);
+    if (!found) file.fail(name, "tensor is missing, " + row.name + " is i8 and needs it");
+    if (found->type != format::f32 || found->rank != 1 || found->ne[0] != row.ne[0])
+        file.fail(name, "is " + shape_text(make_tensor(found->type, {found->ne, static_cast<size_t>(found->rank)})) + ", needs f32[" + std::to_string(row.ne[0]) + "]");
+    tensor t = make_tensor(format::f32, {row.ne[0]});
+    t.data = const_cast<uint8_t *>(found->data);
+    for (int64_t i = 0; i < t.ne[0]; ++i)
+        if (!finite_f32(*f32_at(t, i))) file.fail(name, "element " + std::to_string(i) + " is not finite");
     return &tensors_.emplace_back(t);
 }
 

@@ -38,6 +38,7 @@ struct model {
 private:
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
+    const tensor *bind_scale(const tensor_row &row);
     void check_rope_divisors() const;
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;

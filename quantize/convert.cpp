@@ -4,7 +4,7 @@
 #include "convert.h"
 
 #include "config.h"
-#include "encode.h"
+#include "requantize.h"
 #include "safetensors.h"
 #include "vocabulary.h"
 
@@ -101,8 +101,8 @@ std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpo
 }
 
 encode_job job_of(const planned &p, const checkpoint &c, format to) {
-    if (!p.source) return {p.row.name, reinterpret_cast<const uint8_t *>(p.values.data()), format::f32, to, p.row.ne};
-    return {c.file_name(*p.source) + ": " + p.source->name, p.source->data, *p.source->type, to, p.row.ne, p.row.order, p.row.heads};
+    if (!p.source) return {p.row.name, p.row.name, reinterpret_cast<const uint8_t *>(p.values.data()), format::f32, to, p.row.ne};
+    return {p.row.name, c.file_name(*p.source) + ": " + p.source->name, p.source->data, *p.source->type, to, p.row.ne, p.row.order, p.row.heads};
 }
 
 void convert_tensors(const std::string &directory, const std::string &out, const convert_options &o, const json_node &config, gguf_writer &w,
@@ -110,16 +110,27 @@ void convert_tensors(const std::string &directory, const std::string &out, const
     const arch &a = checkpoint_arch(config);
     const checkpoint c(directory);
     const std::vector<planned> plan = plan_tensors(a, a.read(metadata), c, config);
-    w.set_u32("general.file_type", gguf_file_type(o.type));
-    w.set_u32("general.quantization_version", 2);
-    for (const planned &p : plan) w.add_tensor(p.row.name, target_format(p.row, o.type), p.row.ne);
-    write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
-        encode_tensor(job_of(plan[i], c, target_format(plan[i].row, o.type)), j.threads, sink);
+    if (o.type == format::i8) j.remark(uncalibrated_remark);
+    set_type_keys(w, o.type);
+    std::vector<encode_job> tensors;
+    for (const planned &p : plan) tensors.push_back(job_of(p, c, target_format(p.row, o.type)));
+    write_tensors(out, w, tensors, j, [&](size_t i) {
         if (plan[i].source) c.forget(*plan[i].source);
     });
 }
 
 } // namespace
+
+format lossless_type(const std::string &directory) {
+    const checkpoint c(directory);
+    std::optional<format> type;
+    for (const safetensor &t : c.tensors()) {
+        if (!t.type || t.ne.size() < 2) continue;       // norms and biases stay f32; what cannot be read is refused when it is to be converted
+        if (type && type != t.type) return format::f32;
+        type = t.type;
+    }
+    return type.value_or(format::f32);
+}
 
 std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j) {
     config_file config;

@@ -14,6 +14,9 @@ struct convert_options {
 // Throws ds::error naming file, field and value; nothing is left under `out` then but what was there before.
 void convert(const std::string &directory, const std::string &out, const convert_options &o, const job &j);
 
+// The smallest of bf16, f16 and f32 that holds every weight of the checkpoint without loss.
+format lossless_type(const std::string &directory);
+
 // The metadata alone, as a GGUF file in memory: what vocab_only writes.
 std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j);
 

@@ -1,8 +1,9 @@
 // Tensor encoding by rows. Memory: one chunk of encoded rows, and one decoded row a thread. A value that the target cannot hold is an error here,
-// because encode_row lets it fall as it may.
+// because encode_row lets it fall as it may. I8 is the format whose scales lie apart: they come in by the job and go out as a result.
 
 #include "encode.h"
 
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <thread>
@@ -42,18 +43,30 @@ row_view rows_of(const encode_job &e) {
     return {rows, e.ne.back()};
 }
 
-void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t last, uint8_t *out) {
+void decode(const encode_job &e, const row_view &v, int64_t r, float *out) {
+    const int64_t from = source_row(e.order, e.heads, v.rows, r);
+    const auto n = static_cast<size_t>(v.cols);
+    decode_row(e.from, e.data + static_cast<uint64_t>(from) * row_bytes(e.from, n), out, n);
+    const float row = (e.scales ? e.scales[from] : 1.0f) * (e.factors.rows.empty() ? 1.0f : e.factors.rows[static_cast<size_t>(r)]);
+    if (row != 1.0f)
+        for (size_t c = 0; c < n; ++c) out[c] *= row;
+    if (!e.factors.columns.empty())
+        for (size_t c = 0; c < n; ++c) out[c] *= e.factors.columns[c];
+}
+
+// `scales`: of the rows from `first` on, for I8.
+void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t last, uint8_t *out, float *scales) {
     const double limit = magnitude_limit(e.to);
-    const uint64_t stored = row_bytes(e.from, static_cast<uint64_t>(v.cols)), encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
+    const uint64_t encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
     std::vector<float> row(static_cast<size_t>(v.cols));
     for (int64_t r = first; r < last; ++r, out += encoded) {
-        const int64_t from = source_row(e.order, e.heads, v.rows, r);
-        decode_row(e.from, e.data + static_cast<uint64_t>(from) * stored, row.data(), row.size());
+        decode(e, v, r, row.data());
         bool fits = true;
         for (const float x : row) fits &= std::fabs(x) < limit;
         for (size_t c = 0; !fits; ++c)
-            if (!(std::fabs(row[c]) < limit)) refuse(e, from, static_cast<int64_t>(c), row[c]);
-        encode_row(e.to, row.data(), out, row.size());
+            if (!(std::fabs(row[c]) < limit)) refuse(e, source_row(e.order, e.heads, v.rows, r), static_cast<int64_t>(c), row[c]);
+        if (e.to == format::i8) *scales++ = encode_row_i8(row.data(), reinterpret_cast<int8_t *>(out), row.size());
+        else encode_row(e.to, row.data(), out, row.size());
     }
 }
 
@@ -70,17 +83,48 @@ int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r) {
     return head * size + within % 2 * (size / 2) + within / 2;
 }
 
-void encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink) {
+void decode_job_row(const encode_job &e, int64_t r, float *out) { decode(e, rows_of(e), r, out); }
+
+std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink) {
     const row_view v = rows_of(e);
     const uint64_t encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
+    std::vector<float> scales(e.has_scales() ? static_cast<size_t>(v.rows) : 0);
+    if (e.verbatim) {
+        assert(e.from == e.to);
+        sink(e.data, static_cast<uint64_t>(v.rows) * encoded);
+        std::copy_n(e.scales, scales.size(), scales.begin());
+        return scales;
+    }
     const auto rows_a_chunk = std::max<int64_t>(1, static_cast<int64_t>(chunk_bytes / std::max<uint64_t>(encoded, 1)));
     std::vector<uint8_t> out;
     for (int64_t first = 0; first < v.rows; first += rows_a_chunk) {
         const int64_t n = std::min(rows_a_chunk, v.rows - first);
         out.resize(static_cast<uint64_t>(n) * encoded);
-        parallel_ranges(n, threads, [&](int64_t a, int64_t b) { encode_range(e, v, first + a, first + b, out.data() + static_cast<uint64_t>(a) * encoded); });
+        parallel_ranges(n, threads, [&](int64_t a, int64_t b) {
+            encode_range(e, v, first + a, first + b, out.data() + static_cast<uint64_t>(a) * encoded, scales.data() + (scales.empty() ? 0 : first + a));
+        });
         sink(out.data(), out.size());
     }
+    return scales;
+}
+
+void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors) {
+    for (const encode_job &e : tensors) {
+        w.add_tensor(e.name, e.to, e.ne);
+        if (e.has_scales()) w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
+    }
+}
+
+void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written) {
+    add_tensors(w, tensors);
+    std::vector<size_t> of;     // of each tensor of the file, the job; a second time for its scales
+    for (size_t i = 0; i < tensors.size(); ++i) of.insert(of.end(), tensors[i].has_scales() ? 2 : 1, i);
+    std::vector<float> scales;
+    write_gguf(path, w, j, [&](size_t t, const byte_sink &sink) {
+        if (t > 0 && of[t - 1] == of[t]) return sink(scales.data(), scales.size() * sizeof(float));
+        scales = encode_tensor(tensors[of[t]], j.threads, sink);
+        written(of[t]);
+    });
 }
 
 void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64_t first, int64_t last)> &run) {

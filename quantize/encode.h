@@ -11,18 +11,36 @@ namespace ds {
 // blocks fills falls back to F16.
 format target_format(const tensor_row &row, format wanted);
 
+// What a tensor's rows and columns are multiplied by; empty: nothing.
+struct multipliers { std::vector<float> rows, columns; };
+
 struct encode_job {
-    std::string where;              // file and tensor, for messages
+    std::string name;               // in the file to be written
+    std::string where;              // file and tensor it comes from, for messages
     const uint8_t *data;            // the stored rows, contiguous
     format from, to;
     std::vector<int64_t> ne;        // outermost first
     reorder order = reorder::none;
     int64_t heads = 1;              // for `order`
+    const float *scales = nullptr;  // from I8: what each stored row is multiplied by
+    multipliers factors = {};       // applied to what is decoded
+    bool verbatim = false;          // the stored bytes, whatever they are; `from` is `to`
+
+    bool has_scales() const { return to == format::i8 && (scales || !verbatim); }   // as a result
 };
 
 // Gives the encoded bytes to `sink` in order, a few megabytes at a time; memory is bounded by that. The bytes do not depend on `threads`.
-// Throws status::numeric, naming the element, for a value that is not finite or too large for the format.
-void encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink);
+// To I8: returns the rows' scales. Throws status::numeric, naming the element, for a value that is not finite or too large for the format.
+std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink);
+
+// Row `r` of the result as f32, unchecked.
+void decode_job_row(const encode_job &e, int64_t r, float *out);
+
+// Describes to the writer what write_tensors is to write: the tensors in their order, one of I8 followed by its rows' scales, X.weight_scale.
+void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors);
+
+// Writes the file. `w` has its keys and no tensors yet. `written(i)` is called when tensor i's source is needed no more.
+void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written);
 
 // The stored row that becomes row `r` of `rows` (see `reorder` in arch.h).
 int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r);

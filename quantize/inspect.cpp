@@ -1,7 +1,9 @@
 // Listing a GGUF file. Nothing is decoded: sizes come from the table of formats, so that formats which this build cannot run are measured as well.
+// The scales of an i8 tensor lie in a tensor of their own, X_scale: they count as bytes of X, and the text lists them there.
 
 #include "inspect.h"
 
+#include "output.h"
 #include "progress.h"
 
 #include <algorithm>
@@ -21,16 +23,26 @@ uint64_t elements_of(const gguf_tensor &t) {
 
 double bits_per_weight(const total &t) { return t.elements > 0 ? 8.0 * static_cast<double>(t.bytes) / static_cast<double>(t.elements) : 0; }
 
+// The scales of an i8 tensor, or null.
+const gguf_tensor *scales_of(const gguf_file &f, const gguf_tensor &t) { return t.type == format::i8 ? f.find_tensor(scale_name(t.name)) : nullptr; }
+
+uint64_t bytes_of(const gguf_file &f, const gguf_tensor &t) {
+    const gguf_tensor *const s = scales_of(f, t);
+    return t.bytes + (s ? s->bytes : 0);
+}
+
 // By format, in the order of formats.def, and at the end all together.
 std::vector<std::pair<std::string, total>> totals_of(const gguf_file &f) {
     std::vector<total> by_format(static_cast<size_t>(format::count));
     total all;
-    for (const gguf_tensor &t : f.tensors())
+    for (const gguf_tensor &t : f.tensors()) {
+        if (is_scales(f, t.name)) continue;
         for (total *const sum : {&by_format[static_cast<size_t>(t.type)], &all}) {
             ++sum->tensors;
             sum->elements += elements_of(t);
-            sum->bytes += t.bytes;
+            sum->bytes += bytes_of(f, t);
         }
+    }
     std::vector<std::pair<std::string, total>> out;
     for (size_t i = 0; i < by_format.size(); ++i)
         if (by_format[i].tensors > 0) out.emplace_back(info(static_cast<format>(i)).text, by_format[i]);
@@ -78,11 +90,11 @@ std::string inspect_text(const gguf_file &f, const inspect_options &o) {
         out += format_text("  %-*s  %-15s ", static_cast<int>(key_width), printable(std::string(f.key(i))).c_str(), type_text(f.value(i)).c_str()) +
                printable(gguf_value_text(f.value(i), o.array_elements)) + "\n";
 
-    if (o.tensors) out += format_text("\n%zu tensors (shape outermost first)\n", f.tensors().size());
+    if (o.tensors) out += format_text("\n%llu tensors (shape outermost first)\n", static_cast<unsigned long long>(totals_of(f).back().second.tensors));
     for (const gguf_tensor &t : f.tensors())
-        if (o.tensors)
-            out += format_text("  %-*s  %-8s %-20s %s\n", static_cast<int>(name_width), printable(std::string(t.name)).c_str(), info(t.type).text, shape_of(t).c_str(),
-                               bytes_text(static_cast<double>(t.bytes)).c_str());
+        if (o.tensors && !is_scales(f, t.name))
+            out += format_text("  %-*s  %-8s %-20s %s%s\n", static_cast<int>(name_width), printable(std::string(t.name)).c_str(), info(t.type).text, shape_of(t).c_str(),
+                               bytes_text(static_cast<double>(bytes_of(f, t))).c_str(), scales_of(f, t) ? " with a scale a row" : "");
 
     out += "\ntype      tensors        elements           bytes  bits a weight\n";
     for (const auto &[name, t] : totals_of(f))

@@ -1,10 +1,13 @@
 // The quantize program: flags only. Each subcommand checks its arguments and calls one function of this folder.
 // Exit status: 0 done, 1 failed (one line on stderr says why; nothing new is left behind), 2 wrong usage.
 
+#include "calibrate.h"
 #include "convert.h"
 #include "inspect.h"
+#include "mixed.h"
 #include "progress.h"
 #include "requantize.h"
+#include "smooth.h"
 #include "synth.h"
 
 #include <CLI/CLI.hpp>
@@ -29,34 +32,62 @@ void install_signals() {
 }
 
 struct flags {
-    std::string in, out, type = "q8_0", name, shape;
+    std::string in, out, type = "q8_0", name, shape, calibration;
+    std::vector<std::string> texts;
+    ds::mixed_options mixed;
+    ds::calibrate_options calibrate;
     uint64_t seed = 1;
     unsigned threads = ds::os::processor_count();
     bool vocab_only = false, quiet = false, json = false, no_tensors = false;
     size_t elements = 8;
 };
 
-std::string types_known() {
-    std::string out;
-    for (const ds::format f : ds::target_formats()) out += (out.empty() ? "" : ", ") + std::string(ds::info(f).text);
+constexpr const char *mixed_text = "mixed";
+
+// What --type takes; random weights cannot be measured, so they are never mixed.
+std::vector<std::string> types(bool measured) {
+    std::vector<std::string> out;
+    for (const ds::format f : ds::target_formats()) out.emplace_back(ds::target_text(f));
+    if (measured) out.emplace_back(mixed_text);
     return out;
 }
 
 ds::format type_of(const flags &f) {
     ds::format out = ds::format::f32;
-    ds::format_from_text(f.type, &out);
+    for (const ds::format t : ds::target_formats())
+        if (f.type == ds::target_text(t)) out = t;
     return out;
 }
 
-void add_writing(CLI::App *c, flags &f, bool type_needed) {
-    std::vector<std::string> types;
-    for (const ds::format t : ds::target_formats()) types.emplace_back(ds::info(t).text);
-    CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + types_known())->type_name("TYPE");
-    type->check(CLI::IsMember(types).description(""));
+void add_running(CLI::App *c, flags &f) {
+    c->add_option("-j,--threads", f.threads, "Threads; the result does not depend on it")->check(CLI::Range(1u, 256u).description(""))->type_name("N")->capture_default_str();
+    c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
+}
+
+void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
+    std::string known;
+    for (const std::string &t : types(measured)) known += (known.empty() ? "" : ", ") + t;
+    CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + known)->type_name("TYPE");
+    type->check(CLI::IsMember(types(measured)).description(""));
     if (type_needed) type->required();
     else type->capture_default_str();
-    c->add_option("-j,--threads", f.threads, "Threads that encode; the result does not depend on it")->check(CLI::Range(1u, 1024u).description(""))->type_name("N")->capture_default_str();
-    c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
+    add_running(c, f);
+    if (!measured) return;
+    c->add_option("--calibration", f.calibration, "Statistics of `quantize calibrate`, for int8 and mixed")->type_name("STATS");
+    c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT...");
+    c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(CLI::NonNegativeNumber.description(""))->type_name("X");
+    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->type_name("N");
+}
+
+// What CLI11's rules cannot say of the options together.
+void check_together(const flags &f, const CLI::App &c) {
+    const bool mixed = f.type == mixed_text;
+    if (!f.calibration.empty() && !mixed && f.type != ds::target_text(ds::format::i8)) throw CLI::ValidationError("--calibration", "is for --type int8 and --type mixed");
+    if (mixed && f.mixed.texts.empty()) throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
+    if (mixed && !c.count("--max-nll-loss") && !c.count("--max-bytes")) throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
+    if (mixed) return;
+    for (const char *const option : {"--text", "--max-nll-loss", "--max-bytes"})
+        if (c.count(option)) throw CLI::ValidationError(option, "is for --type mixed");
 }
 
 const char *const types_help =
@@ -65,7 +96,14 @@ const char *const types_help =
     "  f16    16 bits; ends at 65504: a larger weight is an error that names it\n"
     "  bf16   16 bits; what most checkpoints hold, so nothing is lost\n"
     "  q8_0   8.5 bits: blocks of 32 share a scale; a row that 32 does not divide becomes f16\n"
+    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every machine; runs in deepseek only\n"
+    "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within --max-nll-loss, or the best within --max-bytes\n"
+    "         (convert and requantize only; needs room beside OUT for one or two files of 16 bits a weight while it runs)\n"
     "Norms, biases and rope_freqs stay f32 in every case.\n";
+const char *const int8_help =
+    "int8 quantizes activations too, a row at a time with one scale. Large models have channels with outliers, which coarsen all others: without calibration such a\n"
+    "model loses up to a point or more of perplexity, and small ones some hundredths. `quantize calibrate` measures the channels on a text; --calibration then moves\n"
+    "the outliers into the weights (SmoothQuant), tensor by tensor as far as that makes the products better. The file says so in its keys and needs nothing else.\n";
 const char *const writing_help =
     "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a full disk, Ctrl-C or SIGTERM, not at all,\n"
     "and a file that was there before stays as it was. The progress bar shows on a terminal only.\n";
@@ -75,7 +113,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("convert", "Turn a Hugging Face checkpoint directory into one GGUF file");
     c->add_option("DIR", f.in, "Checkpoint directory")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
-    add_writing(c, f, false);
+    add_writing(c, f, false, true);
     c->add_option("--name", f.name, "general.name in the file; default: the directory's name")->type_name("TEXT");
     c->add_flag("--vocab-only", f.vocab_only, "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
     std::string classes;
@@ -87,8 +125,9 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
               "  generation_config.json       end tokens (optional)\n"
               "  model.safetensors            weights in F32, F16 or BF16, or shards named by model.safetensors.index.json\n"
               "A tensor that is missing, has another shape, or that the architecture has no place for, is an error that names it, and so is a weight that is not\n"
-              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 MB. The file runs in llama.cpp as well.\n\n" +
-              types_help + "\n" + writing_help + "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" + exit_help);
+              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 MB. The file runs in llama.cpp as well, if its type does.\n"
+              "With --calibration or --type mixed a file without loss is written beside OUT first, and removed in the end.\n\n" +
+              types_help + "\n" + int8_help + "\n" + writing_help + "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" + exit_help);
     return c;
 }
 
@@ -97,7 +136,7 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->check(CLI::IsMember(ds::synth_shapes()).description(""))->type_name("NAME");
     c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->type_name("N")->capture_default_str();
-    add_writing(c, f, false);
+    add_writing(c, f, false, false);
     std::string shapes = "Shapes:\n";
     for (const std::string &s : ds::synth_shapes()) shapes += "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
     c->footer("For benchmarks and tests: such a file runs at the speed of the real model and says nothing sensible. Weights have the size that keeps activations\n"
@@ -108,12 +147,32 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
 
 CLI::App *add_requantize(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("requantize", "Write a GGUF file's tensors in another number format");
-    c->add_option("IN", f.in, "GGUF file in f32, f16, bf16 or q8_0")->required()->type_name("");
+    c->add_option("IN", f.in, "GGUF file in f32, f16, bf16, q8_0 or int8")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
-    add_writing(c, f, true);
+    add_writing(c, f, true, true);
     c->footer(std::string("The metadata is kept, but for general.file_type. Tensors that the architecture keeps in f32 are copied. From a smaller format to a larger one is\n"
               "allowed, with a remark: the file grows and nothing comes back.\n\n") +
-              types_help + "\n" + writing_help + "\nExample:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n\n" + exit_help);
+              types_help + "\n" + int8_help + "\n" + writing_help +
+              "\nExamples:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n"
+              "  quantize requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n"
+              "  quantize requantize r1-bf16.gguf r1-mixed.gguf --type mixed --text talks.txt --max-nll-loss 0.002\n\n" + exit_help);
+    return c;
+}
+
+CLI::App *add_calibrate(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("calibrate", "Measure what goes into a model's products, for --calibration");
+    c->add_option("MODEL", f.in, "GGUF file in a float format: f32, f16, bf16; or q8_0")->required()->type_name("");
+    c->add_option("TEXT", f.texts, "Texts like those that the model will see; its own answers serve well")->required()->type_name("");
+    c->add_option("-o,--output", f.out, "File of statistics to write")->required()->type_name("STATS");
+    c->add_option("-c,--context", f.calibrate.window, "Tokens that are read together, 2 or more; default: 512, or the model's context")->check(CLI::Range(int64_t(2), int64_t(1) << 31).description(""))->type_name("N");
+    c->add_option("-n,--tokens", f.calibrate.tokens, "Tokens to read at most, in windows spread over the texts")->check(CLI::Range(uint64_t(2), uint64_t(1) << 32).description(""))->type_name("N")->capture_default_str();
+    add_running(c, f);
+    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's largest magnitude and mean square, and some whole rows to try\n"
+              "formats on. The statistics are for this model in whatever float format, and are refused for another. A text is any bytes: bad UTF-8 is taken as it is,\n"
+              "with a remark, and control tokens may be written as their text. A text longer than the context is read in windows, each from its own beginning. Some\n"
+              "tens of thousands of tokens are plenty.\n\n"
+              "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
+              std::string(exit_help));
     return c;
 }
 
@@ -142,6 +201,23 @@ void with_job(const flags &f, const std::function<void(const ds::job &)> &run) {
     run(j);
 }
 
+void requantize(const flags &f, const std::string &in, const ds::job &j) {
+    ds::mixed_options mixed = f.mixed;
+    mixed.calibration = f.calibration;
+    if (f.type == mixed_text) ds::requantize_mixed(in, f.out, mixed, j);
+    else if (!f.calibration.empty()) ds::requantize_smoothed(in, f.out, type_of(f), f.calibration, j);
+    else ds::requantize(in, f.out, type_of(f), j);
+}
+
+// What is measured on a model needs a model that runs: then the checkpoint first becomes a file without loss.
+void convert(const flags &f, const ds::job &j) {
+    const bool in_two_steps = f.type == mixed_text || !f.calibration.empty();
+    if (!in_two_steps || f.vocab_only) return ds::convert(f.in, f.out, {type_of(f), f.vocab_only, f.name}, j);
+    const ds::scratch_file whole(f.out);
+    ds::convert(f.in, whole.path(), {ds::lossless_type(f.in), false, f.name}, j);
+    requantize(f, whole.path(), j);
+}
+
 void inspect(const flags &f) {
     const ds::gguf_file file(ds::os::mapping::map_file(f.in), f.in);
     const ds::inspect_options o{f.elements, !f.no_tensors};
@@ -155,19 +231,22 @@ int main(int argc, char **argv) {
     flags f;
     CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all about a command.", "quantize");
     app.require_subcommand(1);
-    const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f), *const to_requantize = add_requantize(app, f);
+    const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f), *const to_requantize = add_requantize(app, f), *const to_calibrate = add_calibrate(app, f);
     add_inspect(app, f);
     app.footer(exit_help);
     try {
         app.parse(argc, argv);
+        for (const CLI::App *const c : {to_convert, to_requantize})
+            if (c->parsed()) check_together(f, *c);
     } catch (const CLI::ParseError &e) {
         return app.exit(e) == 0 ? 0 : 2;
     }
     install_signals();
     try {
-        if (to_convert->parsed()) with_job(f, [&](const ds::job &j) { ds::convert(f.in, f.out, {type_of(f), f.vocab_only, f.name}, j); });
+        if (to_convert->parsed()) with_job(f, [&](const ds::job &j) { convert(f, j); });
         else if (to_synth->parsed()) with_job(f, [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed}, j); });
-        else if (to_requantize->parsed()) with_job(f, [&](const ds::job &j) { ds::requantize(f.in, f.out, type_of(f), j); });
+        else if (to_requantize->parsed()) with_job(f, [&](const ds::job &j) { requantize(f, f.in, j); });
+        else if (to_calibrate->parsed()) with_job(f, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
         else inspect(f);
     } catch (const std::exception &e) {
         fprintf(stderr, "quantize: %s\n", e.what());

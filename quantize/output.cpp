@@ -4,12 +4,17 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <unistd.h>
 
 namespace ds {
 
 namespace {
+constexpr uint32_t no_file_type = UINT32_MAX;
 struct target { format f; uint32_t file_type; };
-constexpr target targets[] = {{format::f32, 0}, {format::f16, 1}, {format::bf16, 32}, {format::q8_0, 7}};
+constexpr target targets[] = {{format::f32, 0}, {format::f16, 1}, {format::bf16, 32}, {format::q8_0, 7}, {format::i8, no_file_type}};
 
 constexpr size_t piece_bytes = 8u << 20;    // written between two looks at whether to stop
 } // namespace
@@ -38,12 +43,36 @@ void write_gguf(const std::string &path, const gguf_writer &w, const job &j, con
     if (j.progress) j.progress(total, total);
 }
 
-uint32_t gguf_file_type(format f) {
-    for (const target &t : targets)
-        if (t.f == f) return t.file_type;
-    assert(!"a format that the tool writes");
-    return 0;
+scratch_file::scratch_file(const std::string &beside) : path_(beside + ".float.XXXXXX") {
+    const int fd = mkstemp(path_.data());
+    if (fd < 0) throw error(status::io, path_ + ": cannot be made: " + std::strerror(errno));
+    close(fd);
 }
+scratch_file::~scratch_file() { unlink(path_.c_str()); }
+
+constexpr std::string_view scale_suffix = "_scale";
+
+std::string scale_name(std::string_view tensor) { return std::string(tensor) + std::string(scale_suffix); }
+
+bool is_scales(const gguf_file &f, std::string_view name) {
+    if (!name.ends_with(scale_suffix)) return false;
+    const gguf_tensor *const t = f.find_tensor(name.substr(0, name.size() - scale_suffix.size()));
+    return t && t->type == format::i8;
+}
+
+void set_type_keys(gguf_writer &w, format f) {
+    const target *const t = std::find_if(std::begin(targets), std::end(targets), [&](const target &x) { return x.f == f; });
+    assert(t != std::end(targets));
+    const bool ours = t->file_type == no_file_type;
+    for (const char *const key : {"general.file_type", "general.quantization_version"})
+        if (ours) w.erase(key);
+    if (ours) return w.set_u32("deepseek.quant.version", 1);
+    w.erase("deepseek.quant.version");
+    w.set_u32("general.file_type", t->file_type);
+    w.set_u32("general.quantization_version", 2);
+}
+
+const char *target_text(format f) { return f == format::i8 ? "int8" : info(f).text; }
 
 std::vector<format> target_formats() {
     std::vector<format> out;

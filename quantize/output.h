@@ -9,11 +9,23 @@ namespace ds {
 
 // How an operation talks to whoever started it; each part may be empty.
 struct job {
-    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written so far and in all; false stops with status::cancelled
+    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written (or gone through) so far and in all; false stops with status::cancelled
     std::function<void(const std::string &)> note = {};                  // a remark for the user
     unsigned threads = 1;
 
     void remark(const std::string &text) const { if (note) note(text); }
+};
+
+// A place for an intermediate file beside `path`: the file, if one was made, is gone when the object is.
+class scratch_file {
+public:
+    explicit scratch_file(const std::string &beside);       // throws status::io
+    scratch_file(const scratch_file &) = delete;
+    ~scratch_file();
+    const std::string &path() const { return path_; }
+
+private:
+    std::string path_;
 };
 
 using byte_sink = std::function<void(const void *data, size_t n)>;
@@ -22,10 +34,16 @@ using byte_sink = std::function<void(const void *data, size_t n)>;
 // appears under `path` when it is complete; whatever is thrown leaves nothing new.
 void write_gguf(const std::string &path, const gguf_writer &w, const job &j, const std::function<void(size_t i, const byte_sink &sink)> &produce);
 
-// general.file_type of a file whose matrices are of format `f` (llama.cpp's numbering, include/llama.h enum llama_ftype).
-uint32_t gguf_file_type(format f);
+// The scales of the I8 tensor X lie in a tensor of their own, X_scale: one f32 a row.
+std::string scale_name(std::string_view tensor);
+bool is_scales(const gguf_file &f, std::string_view name);
 
-// The formats that the tool writes.
+// What a file says of the format `f` of its matrices: general.file_type (llama.cpp's numbering, include/llama.h enum llama_ftype) and the version of ggml's
+// formats; or, for I8, which is not one of those, deepseek.quant.version. What the writer had of another format is taken away.
+void set_type_keys(gguf_writer &w, format f);
+
+// The formats that the tool writes, and what it calls them.
 std::vector<format> target_formats();
+const char *target_text(format f);              // "int8" for i8
 
 } // namespace ds

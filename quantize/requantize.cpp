@@ -1,65 +1,103 @@
 // Requantizing: the source's tensors in the source's order, each decoded and encoded by encode_tensor, or copied. No information comes back: from a
-// smaller format to a larger one is allowed, with a remark.
+// smaller format to a larger one is allowed, with a remark. The scales of an I8 tensor are a tensor of their own in a file, and part of its job here.
 
 #include "requantize.h"
 
-#include "encode.h"
+#include <algorithm>
 
 namespace ds {
 
 namespace {
 
-struct step { const gguf_tensor *source; format to; };
-
 // Metadata that describes the old file's layout is not carried over; the writer lays the new one out itself.
-void copy_keys(const gguf_file &f, gguf_writer &w) {
+gguf_writer keys_for(const gguf_file &f, const key_setter &set_keys) {
+    gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i)
         if (f.key(i) != "general.alignment") w.set_raw(f.key(i), f.value(i));
+    set_keys(w);
+    return w;
 }
 
-std::vector<step> plan_steps(const gguf_file &f, format type) {
+std::unordered_map<std::string, tensor_row> rows_by_name(const gguf_file &f) {
     const std::string name(f.get_string("general.architecture"));
     const arch *const a = arch_by_name(name);
     if (!a) throw error(status::unsupported, f.name() + ": general.architecture: " + ds::quoted(name) + " is not known; known: " + architectures_known());
     std::unordered_map<std::string, tensor_row> rows;
     for (const tensor_row &row : a->tensors(a->read(f))) rows.emplace(row.name, row);
-    std::vector<step> out;
-    for (const gguf_tensor &t : f.tensors()) {
-        const auto row = rows.find(std::string(t.name));
-        if (row != rows.end() && row->second.ne != std::vector<int64_t>(t.ne, t.ne + t.rank)) f.fail(t.name, "its shape is not what the metadata asks for");
-        if (row != rows.end() && !info(t.type).runs)
-            throw error(status::unsupported, f.name() + ": " + ds::quoted(std::string(t.name)) + ": " + info(t.type).text + " is not read; known: f32, f16, bf16, q8_0");
-        out.push_back({&t, row == rows.end() ? t.type : target_format(row->second, type)});
-    }
-    return out;
+    return rows;
 }
 
-void remark_growth(const gguf_file &f, const std::vector<step> &steps, const job &j) {
+const float *scales_of(const gguf_file &f, const gguf_tensor &t) {
+    const std::string name = scale_name(t.name);
+    const gguf_tensor *const s = f.find_tensor(name);
+    if (!s) f.fail(name, "tensor is missing, " + std::string(t.name) + " is i8 and needs it");
+    if (s->type != format::f32 || s->rank != t.rank - 1 || !std::equal(s->ne, s->ne + s->rank, t.ne)) f.fail(name, "is not f32 with one number a row of " + std::string(t.name));
+    return reinterpret_cast<const float *>(s->data);
+}
+
+encode_job job_of(const gguf_file &f, const gguf_tensor &t) {
+    const std::string name(t.name);
+    encode_job e{name, f.name() + ": " + name, t.data, t.type, t.type, std::vector<int64_t>(t.ne, t.ne + t.rank)};
+    e.verbatim = true;
+    return e;
+}
+
+void remark_growth(const gguf_file &f, const std::vector<encode_job> &jobs, const job &j) {
     uint64_t before = 0, after = 0;
-    for (const step &s : steps) {
-        const uint64_t elements = static_cast<uint64_t>(s.source->ne[0]) * s.source->ne[1] * s.source->ne[2] * s.source->ne[3];
-        before += s.source->bytes;
-        after += elements / info(s.to).block * info(s.to).bytes;
+    for (const encode_job &e : jobs) {
+        uint64_t elements = 1;
+        for (const int64_t n : e.ne) elements *= static_cast<uint64_t>(n);
+        before += row_bytes(e.from, elements);
+        after += row_bytes(e.to, elements);
     }
     if (after > before) j.remark(f.name() + ": the file grows, and what an earlier rounding took away does not come back");
 }
 
 } // namespace
 
+// What outliers cost: LLM.int8() (arXiv 2208.07339), table 1, rows of activations with one scale.
+const char *const uncalibrated_remark =
+    "int8 without --calibration: a token's activations share one scale, so that a channel with outliers coarsens all others; models of some billion weights lose "
+    "noticeably. `quantize calibrate` measures the channels, and --calibration folds what it found into the weights";
+
+std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(const tensor_row &row, format from)> &to) {
+    const std::unordered_map<std::string, tensor_row> rows = rows_by_name(f);
+    std::vector<encode_job> out;
+    for (const gguf_tensor &t : f.tensors()) {
+        const std::string name(t.name);
+        if (is_scales(f, name)) continue;
+        const auto row = rows.find(name);
+        out.push_back(job_of(f, t));
+        if (row == rows.end()) continue;
+        encode_job &e = out.back();
+        if (row->second.ne != e.ne) f.fail(name, "its shape is not what the metadata asks for");
+        if (!info(t.type).runs || (t.type == format::i8 && row->second.stays_f32()))
+            throw error(status::unsupported, f.name() + ": " + ds::quoted(name) + ": " + info(t.type).text + " is not read; known: f32, f16, bf16, q8_0, i8");
+        if (t.type == format::i8) e.scales = scales_of(f, t);
+        e.to = row->second.stays_f32() ? format::f32 : to(row->second, t.type);
+        e.verbatim = e.to == e.from;
+    }
+    return out;
+}
+
+uint64_t size_of_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
+    gguf_writer w = keys_for(f, set_keys);
+    add_tensors(w, jobs);
+    return w.file_bytes();
+}
+
+void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const key_setter &set_keys, const job &j) {
+    gguf_writer w = keys_for(f, set_keys);
+    remark_growth(f, jobs, j);
+    write_tensors(out, w, jobs, j, [&](size_t i) { f.forget(*f.find_tensor(jobs[i].name)); });
+}
+
 void requantize(const std::string &in, const std::string &out, format type, const job &j) {
     const gguf_file f(os::mapping::map_file(in), in);
-    const std::vector<step> steps = plan_steps(f, type);
-    gguf_writer w;
-    copy_keys(f, w);
-    if (!steps.empty()) w.set_u32("general.file_type", gguf_file_type(type));
-    for (const step &s : steps) w.add_tensor(std::string(s.source->name), s.to, std::span(s.source->ne, static_cast<size_t>(s.source->rank)));
-    remark_growth(f, steps, j);
-    write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
-        const gguf_tensor &t = *steps[i].source;
-        if (steps[i].to == t.type) sink(t.data, t.bytes);
-        else encode_tensor({in + ": " + std::string(t.name), t.data, t.type, steps[i].to, std::vector<int64_t>(t.ne, t.ne + t.rank)}, j.threads, sink);
-        f.forget(t);
-    });
+    const std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return target_format(row, type); });
+    const bool made_int8 = std::any_of(jobs.begin(), jobs.end(), [](const encode_job &e) { return e.to == format::i8 && !e.verbatim; });
+    if (made_int8) j.remark(uncalibrated_remark);
+    write_jobs(f, jobs, out, [&](gguf_writer &w) { if (!jobs.empty()) set_type_keys(w, type); }, j);
 }
 
 } // namespace ds

@@ -75,7 +75,8 @@ struct random_bits {
 constexpr size_t tile_elements = size_t(1) << 20;
 constexpr size_t tile_block = 32;           // every target's block divides it
 
-struct tile { format type; float deviation; std::vector<uint8_t> bytes; };
+// Of I8: the integers, and apart from them what they are to be multiplied by.
+struct tile { format type; float deviation; std::vector<uint8_t> bytes; float scale; };
 
 // The tile for a format and a deviation, made on first use; a model has a handful of them.
 const tile &find_tile(std::vector<tile> &tiles, format type, float deviation, random_bits &random) {
@@ -83,8 +84,9 @@ const tile &find_tile(std::vector<tile> &tiles, format type, float deviation, ra
         if (t.type == type && t.deviation == deviation) return t;
     std::vector<float> values(tile_elements);
     for (float &x : values) x = random.normal() * deviation;
-    tile t{type, deviation, std::vector<uint8_t>(row_bytes(type, tile_elements))};
-    encode_row(type, values.data(), t.bytes.data(), values.size());
+    tile t{type, deviation, std::vector<uint8_t>(row_bytes(type, tile_elements)), 0};
+    if (type == format::i8) t.scale = encode_row_i8(values.data(), reinterpret_cast<int8_t *>(t.bytes.data()), values.size());
+    else encode_row(type, values.data(), t.bytes.data(), values.size());
     tiles.push_back(std::move(t));
     return tiles.back();
 }
@@ -105,6 +107,13 @@ void put_matrix(const tile &t, uint64_t bytes, random_bits &random, const byte_s
     }
 }
 
+// Scales that differ from row to row, so that a row which gets another's shows.
+void put_scales(const tile &t, int64_t rows, random_bits &random, const byte_sink &sink) {
+    std::vector<float> values(static_cast<size_t>(rows));
+    for (float &x : values) x = t.scale * (1.0f + 0.1f * random.normal());
+    sink(values.data(), values.size() * sizeof(float));
+}
+
 void put_vector(const tensor_row &row, random_bits &random, const byte_sink &sink) {
     const float centre = row.what == role::norm ? 1.0f : 0.0f;
     std::vector<float> values(static_cast<size_t>(row.ne[0]));
@@ -123,18 +132,30 @@ std::vector<tensor_row> rows_of(const arch &a, const hparams &h, const json_node
 }
 
 void write_random(const std::string &out, const synth_options &o, const std::vector<tensor_row> &rows, const hparams &h, const json_node &config,
-                  const gguf_writer &w, const job &j) {
+                  gguf_writer &w, const job &j) {
+    std::vector<const tensor_row *> of;     // of each tensor of the file; a second time for its scales
+    for (const tensor_row &row : rows) {
+        const format type = target_format(row, o.type);
+        w.add_tensor(row.name, type, row.ne);
+        of.push_back(&row);
+        if (type != format::i8) continue;
+        w.add_tensor(scale_name(row.name), format::f32, std::span(row.ne).first(1));
+        of.push_back(&row);
+    }
     random_bits random{o.seed};
     std::vector<tile> tiles;
     write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
-        const tensor_row &row = rows[i];
+        const tensor_row &row = *of[i];
+        const bool scales = i > 0 && of[i - 1] == of[i];
         if (row.what == role::rope_divisors) {
             const std::vector<float> d = llama3_divisors(read_llama3_scaling(config), h.rope_base, h.rotated);
             sink(d.data(), d.size() * sizeof(float));
         } else if (row.stays_f32()) {
             put_vector(row, random, sink);
         } else {
-            put_matrix(find_tile(tiles, target_format(row, o.type), deviation_of(row, h), random), w.tensor_bytes(i), random, sink);
+            const tile &t = find_tile(tiles, target_format(row, o.type), deviation_of(row, h), random);
+            if (scales) put_scales(t, row.ne[0], random, sink);
+            else put_matrix(t, w.tensor_bytes(i), random, sink);
         }
     });
 }
@@ -178,9 +199,7 @@ void synthesize(const std::string &out, const synth_options &o, const job &j) {
     const arch &a = checkpoint_arch(config);
     const hparams h = a.read(gguf_file(os::mapping::borrow(header.data(), header.size()), o.shape));
     const std::vector<tensor_row> rows = rows_of(a, h, config);
-    w.set_u32("general.file_type", gguf_file_type(o.type));
-    w.set_u32("general.quantization_version", 2);
-    for (const tensor_row &row : rows) w.add_tensor(row.name, target_format(row, o.type), row.ne);
+    set_type_keys(w, o.type);
     write_random(out, o, rows, h, config, w, j);
 }
 

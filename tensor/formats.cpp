@@ -135,8 +135,18 @@ void decode_row(format f, const void *src, float *dst, size_t n) {
     case format::f16: decode_halves(bytes, dst, n, f16_to_f32); break;
     case format::bf16: decode_halves(bytes, dst, n, bf16_to_f32); break;
     case format::q8_0: decode_q8_0(bytes, dst, n); break;
+    case format::i8: std::transform(bytes, bytes + n, dst, [](uint8_t b) { return static_cast<float>(static_cast<int8_t>(b)); }); break;
     default: assert(!"a format that does not run, or holds integers");
     }
+}
+
+float encode_row_i8(const float *src, int8_t *dst, size_t n) {
+    float largest = 0.0f;
+    for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(src[i]));
+    if (largest < 1e-30f) largest = 0.0f;    // as numerics.h has it for activations; 127 / largest may be infinite there
+    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    for (size_t i = 0; i < n; ++i) dst[i] = static_cast<int8_t>(std::clamp(std::rint(src[i] * inverse), -127.0f, 127.0f));
+    return largest / 127.0f;
 }
 
 void encode_row(format f, const float *src, void *dst, size_t n) {

@@ -28,11 +28,15 @@ std::string formats_that_run();                               // "f32, f16, …"
 // Bytes of `n` elements of a row; n must be a multiple of the block.
 inline uint64_t row_bytes(format f, uint64_t n) { return n / info(f).block * info(f).bytes; }
 
-// One row to and from f32. `n` is a multiple of the block. Only for formats that run.
+// One row to and from f32. `n` is a multiple of the block. Only for formats that run; i8 only decodes, see below.
 // Encoding: F16 and BF16 round to nearest even; Q8_0 takes d = max|x| / 127, stored as f16, and q = x * (1 / d), halves away from zero, as published.
 // A value that is not finite, or too large for the format, is encoded as it falls (an infinity stays one): the converter checks and reports.
 void decode_row(format f, const void *src, float *dst, size_t n);
 void encode_row(format f, const float *src, void *dst, size_t n);
+
+// I8 has one scale a row, kept apart: decode_row gives the bare integers, and this makes them: dst = rint(src * 127 / max|src|), in -127 to 127; returns
+// max|src| / 127, what they are to be multiplied by. max|src| < 1e-30 counts as zero. All values must be finite.
+float encode_row_i8(const float *src, int8_t *dst, size_t n);
 
 // Scalar conversions, exact, the same on every machine.
 float f16_to_f32(uint16_t h);

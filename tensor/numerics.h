@@ -75,6 +75,33 @@ DS_HD float q8_block_step(int32_t product, float w_scale, float x_scale, float s
     return fma_f32(static_cast<float>(product), w_scale * x_scale, sum);
 }
 
+// ---- INT8 weights and activations (W8A8) -------------------------------------------------------------------------------------------------------------
+
+// One row of activations (or of keys and values): a = largest |x| of the bits with the sign cleared. a < 1e-30: all zero, scale 0. Not finite: all zero,
+// scale a, so that what is computed from it becomes NaN and the request ends with status numeric. Else q = rint(x * (levels / a)), scale = a / levels.
+struct row_scale {
+    float inverse, scale;    // of quantizing, of the result; inverse 0: all zero
+};
+DS_HD row_scale row_scale_of(uint32_t largest_bits, float levels) {
+    const float a = float_of(largest_bits);
+    if (!finite_f32(a)) return {0.0f, a};
+    if (a < 1e-30f) return {0.0f, 0.0f};
+    return {levels / a, a / levels};
+}
+DS_HD uint32_t largest_bits(const float *x, size_t n) {
+    uint32_t a = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t u = bits_of(x[i]) & 0x7fffffffu;
+        a = u > a ? u : a;
+    }
+    return a;
+}
+DS_HD int32_t quantize_i8(float x, row_scale s) { return s.inverse == 0.0f ? 0 : static_cast<int32_t>(__builtin_rintf(x * s.inverse)); }
+constexpr float i8_levels = 127.0f;
+
+// One output: the int32 product over the whole row, then the two scales; then + bias. K below 133,000 cannot overflow.
+DS_HD float i8_output(int32_t product, float w_scale, float x_scale) { return (static_cast<float>(product) * w_scale) * x_scale; }
+
 // ---- Exponentials ---------------------------------------------------------------------------------------------------------------------------
 
 // 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to the seventh power, relative error below 6e-9 before rounding.
@@ -120,6 +147,53 @@ DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 // A score that is NaN makes the row NaN: max is taken as (s > M || s != s) ? s : M.
 DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
 DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }
+
+// ---- Attention over INT8 pages ------------------------------------------------------------------------------------------------------------------------
+
+// Keys and queries are turned by a Walsh-Hadamard transform, head by head, in blocks of the largest power of two that divides the head size: q.k is
+// unchanged but for a factor of the block, and an outlier channel is spread over the block. Values are stored as they are.
+DS_HD int32_t hadamard_block(int32_t head_size) { return head_size & -head_size; }
+DS_HD void hadamard(float *x, int32_t head_size) {
+    const int32_t block = hadamard_block(head_size);
+    for (int32_t stride = 1; stride < block; stride *= 2)
+        for (int32_t i = 0; i < head_size; ++i)
+            if (!(i & stride)) {
+                const float a = x[i], b = x[i + stride];
+                x[i] = a + b;
+                x[i + stride] = a - b;
+            }
+}
+// Queries have 15 bits, q = 128 * high + low, two int8 planes: high from -128 to 127, low from 0 to 127.
+constexpr float q15_levels = 16383.0f;
+DS_HD int32_t plane_high(int32_t q) { return q >> 7; }
+DS_HD int32_t plane_low(int32_t q) { return q & 127; }
+
+// score = (float(128 * high.k + low.k) * k_scale) * q_factor, in units of log2; q_factor = (q_scale * attention_scale(scale)) / block.
+DS_HD float i8_query_factor(float q_scale, float scale, int32_t head_size) {
+    return (q_scale * attention_scale(scale)) / static_cast<float>(hadamard_block(head_size));
+}
+DS_HD float i8_score(int32_t product, float k_scale, float q_factor) { return (static_cast<float>(product) * k_scale) * q_factor; }
+
+// For one query row and head, over the positions that it sees:
+//   M = ceil(largest score); E0 = exponent_above(largest v scale); p = exp2(score - M); denominator = sum of rint(p * 2^30)
+//   a page of 64 positions: w = p * v_scale, e = page_exponent(largest w), wq = page_weight(w, e), acc_d = sum of wq * v_d (int32),
+//   total_d += (int64(acc_d) << 20) >> min(E0 - e, 63); a page whose w are all zero adds nothing
+//   out_d = i8_attention_output(total_d, E0, denominator)
+// Everything that is summed is an integer, so positions, pages and chunks may be taken in any order and by anybody.
+DS_HD int64_t attention_share(float p) { return static_cast<int64_t>(__builtin_rintf(p * 1073741824.0f)); }
+DS_HD int32_t exponent_above(float x) { return static_cast<int32_t>(bits_of(x) >> 23) - 126; }      // x >= 0: x < 2^this
+DS_HD int32_t page_exponent(float largest) { const int32_t e = exponent_above(largest); return e < -112 ? -112 : e; }
+DS_HD float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }      // n in [-126, 127]
+DS_HD int32_t page_weight(float w, int32_t e) {
+    const int32_t q = static_cast<int32_t>(__builtin_rintf(w * power_of_two(14 - e)));
+    return q < 16383 ? q : 16383;
+}
+DS_HD int64_t page_total(int32_t acc, int32_t shift) {
+    return static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(acc)) << 20) >> (shift < 63 ? shift : 63);
+}
+DS_HD float i8_attention_output(int64_t total, int32_t e0, int64_t denominator) {
+    return scale_exp2(static_cast<float>(total), e0 - 34) / (static_cast<float>(denominator) * 9.31322574615478515625e-10f);
+}
 
 // ---- Double routines for tables and log-probabilities (libm's last bit differs by version) ---------------------------------------------------------
 

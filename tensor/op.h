@@ -25,17 +25,20 @@ inline bool is_list(const tensor *t, int64_t n) { return t->rank == 1 && t->type
 // The layer's keys and values lie within a page.
 inline bool fits_pages(const kv_layout &l, const tensor &pages) {
     if (pages.rank != 2 || pages.type != format::i8 || l.kv_heads < 1 || l.head_size < 1) return false;
-    const auto bytes = static_cast<int64_t>(row_bytes(l.type, static_cast<uint64_t>(l.kv_heads) * l.head_size * page_positions));
+    const auto bytes = static_cast<int64_t>(l.bytes());
     return std::min(l.k_offset, l.v_offset) >= 0 && std::max(l.k_offset, l.v_offset) <= pages.ne[1] - bytes;
 }
 
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
-// One row along the last dimension, as f32.
+// One row along the last dimension, as f32; i8 weights are multiplied by their row's scale.
 inline void read_row(const tensor &t, int64_t i0, int64_t i1, int64_t i2, std::vector<float> &row) {
     const int64_t n = t.ne[t.rank - 1];
     row.resize(static_cast<size_t>(n));
     decode_row(t.type, at(t, i0, i1, i2), row.data(), row.size());
+    if (!t.scale) return;
+    const float scale = *f32_at(*t.scale, i0);
+    for (float &x : row) x = x * scale;
 }
 
 } // namespace ds

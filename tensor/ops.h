@@ -32,9 +32,17 @@ struct rope_params { rope_pairs pairs; };
 // Where one layer's keys and values lie in a page. A page holds `page_positions` positions of all layers.
 constexpr int64_t page_positions = 64;
 struct kv_layout {
-    format type;            // f32 or f16
+    format type;            // f32, f16 or i8
     int32_t kv_heads, head_size;
-    int64_t k_offset, v_offset;   // bytes from the page's start. K: [kv_heads][head_size][64 positions], V: [kv_heads][64 positions][head_size]
+    // Bytes from the page's start. Floats: K [kv_heads][head_size][64 positions], V [kv_heads][64 positions][head_size], so that both products run over
+    // what is not summed. i8: K [kv_heads][64][head_size], V [kv_heads][head_size][64], integer units contract over what is contiguous;
+    // each followed by its scales, f32 [kv_heads][64].
+    int64_t k_offset, v_offset;
+
+    size_t elements() const { return static_cast<size_t>(kv_heads) * static_cast<size_t>(head_size) * page_positions; }
+    size_t bytes() const {  // of K, or of V
+        return row_bytes(type, elements()) + (type == format::i8 ? static_cast<size_t>(kv_heads) * page_positions * sizeof(float) : 0);
+    }
 };
 struct attention_params {
     kv_layout kv;

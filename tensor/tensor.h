@@ -18,6 +18,7 @@ struct tensor {
     void *data = nullptr;
     const tensor *base = nullptr;               // a view: the tensor whose bytes it shows,
     size_t offset = 0;                          //         and where in them, in bytes
+    const tensor *scale = nullptr;              // i8 weights: f32 [rows], what a row's numbers are multiplied by
     const char *name = "";                      // for messages; of a weight, its name in the file
 };
 

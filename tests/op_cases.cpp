@@ -34,11 +34,19 @@ static void fill_q8_0(numbers &r, std::vector<char> &bytes, fill f) {
     }
 }
 
+// Any bytes, -128 often among them; scales are finite in every file.
+static void fill_i8(numbers &r, array &a, fill f) {
+    for (char &c : a.bytes) c = static_cast<char>(r.below(8) ? r.bits() >> 24 : 128);
+    a.scale.resize(static_cast<size_t>(a.ne[0]));
+    for (float &s : a.scale) s = r.plain() * (f == fill::tiny ? 0x1p-120f : 0.01f);
+}
+
 array make_array(numbers &r, format type, std::vector<int64_t> ne, fill f, bool by_row) {
-    array a = {type, ne, {}, by_row};
+    array a = {type, ne, {}, by_row, {}};
     const int64_t n = count(ne);
     a.bytes.resize(row_bytes(type, static_cast<uint64_t>(n)));
     if (type == format::q8_0) fill_q8_0(r, a.bytes, f);
+    else if (type == format::i8) fill_i8(r, a, f);
     else {
         std::vector<float> row(static_cast<size_t>(n));
         for (float &x : row) x = r(f);
@@ -48,7 +56,7 @@ array make_array(numbers &r, format type, std::vector<int64_t> ne, fill f, bool 
 }
 
 array make_ints(std::vector<int32_t> v, bool by_row) {
-    array a = {format::i32, {static_cast<int64_t>(v.size())}, {}, by_row};
+    array a = {format::i32, {static_cast<int64_t>(v.size())}, {}, by_row, {}};
     a.bytes.resize(v.size() * 4);
     std::memcpy(a.bytes.data(), v.data(), a.bytes.size());
     return a;
@@ -72,10 +80,13 @@ double value(format type, const char *p, int64_t i) {
     case format::f16: return f16_value(read<uint16_t>(p + 2 * i));
     case format::bf16: return read<float>((std::string(2, '\0') + std::string(p + 2 * i, 2)).data());
     case format::q8_0: return f16_value(read<uint16_t>(p + i / 32 * 34)) * static_cast<signed char>(p[i / 32 * 34 + 2 + i % 32]);
+    case format::i8: return static_cast<signed char>(p[i]);
     default: return std::nan("");
     }
 }
-double value(const array &a, int64_t i) { return value(a.type, a.bytes.data(), i); }
+double value(const array &a, int64_t i) {
+    return value(a.type, a.bytes.data(), i) * (a.scale.empty() ? 1.0 : static_cast<double>(a.scale[static_cast<size_t>(i / a.ne.back())]));
+}
 
 template <class P> static raw_params raw(const P &p) {
     raw_params r;
@@ -101,14 +112,18 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
     op_case c = start(op::get_rows, {make_array(r, type, {11, d}), make_ints(ids, true)});
     c.exact = [=, table = c.src[0]](auto &wanted, auto &tolerance) {
         for (int32_t id : ids)
-            for (int64_t i = 0; i < d; ++i) wanted.push_back(value(table, id * d + i));
-        tolerance.assign(wanted.size(), 0.0);
+            for (int64_t i = 0; i < d; ++i) {
+                wanted.push_back(value(table, id * d + i));
+                tolerance.push_back(type == format::i8 ? std::fabs(wanted.back()) * 0x1p-24 : 0.0);
+            }
     };
     return c;
 }
 
 op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f) {
     numbers r(2);
+    const int64_t block = type == format::q8_0 ? 32 : k;                 // of activations that share a scale
+    const bool quantized = type == format::q8_0 || type == format::i8;
     op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}}, f);
     if (bias) c.src[2] = make_array(r, format::f32, {m});
     if (f == fill::vanishing)
@@ -116,8 +131,11 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
     c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
             std::vector<double> step(static_cast<size_t>(k), 0.0);       // half a quantization step of the block that each activation is in
-            for (int64_t l = 0; type == format::q8_0 && l < k; ++l)
-                for (int64_t s = l / 32 * 32; s < l / 32 * 32 + 32; ++s) step[l] = std::max(step[l], std::fabs(value(x, i * k + s)) / 253.9);
+            for (int64_t b = 0; quantized && b < k; b += block) {
+                double most = 0.0;
+                for (int64_t l = b; l < b + block; ++l) most = std::max(most, std::fabs(value(x, i * k + l)));
+                std::fill_n(step.begin() + b, block, most / 253.9);
+            }
             for (int64_t j = 0; j < m; ++j) {
                 double sum = 0.0, size = 0.0, rounding = 0.0;
                 for (int64_t l = 0; l < k; ++l) {
@@ -130,7 +148,7 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
                 wanted.push_back(sum + offset);
                 // Denormal products lose absolute, not relative, accuracy.
                 tolerance.push_back(rounding + (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
-                                    static_cast<double>(k) * 0x1p-149 + (type == format::q8_0 ? 1e-30 * size + 1e-30 : 0.0));
+                                    static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0));
             }
         }
     };
@@ -241,23 +259,55 @@ op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pai
 // ---- Pages: two layers' worth, of which the second is used
 
 static kv_layout layout(format type, int32_t heads, int32_t d) {
-    const int64_t part = static_cast<int64_t>(row_bytes(type, static_cast<uint64_t>(heads) * d * page_positions));
+    const int64_t part = static_cast<int64_t>(kv_layout{type, heads, d, 0, 0}.bytes());
     return {type, heads, d, 2 * part, 3 * part};
+}
+
+// The scales of a page of i8 are positive; some are 0, as those of a row of zeros.
+static void fill_scales(numbers &r, array &pages, const kv_layout &l, fill f) {
+    const size_t part = l.bytes(), integers = l.elements();
+    for (size_t p = 0; p < pages.bytes.size(); p += part)
+        for (size_t i = p + integers; i < p + part; i += sizeof(float)) {
+            const float scale = r.below(12) ? std::fabs(r(f == fill::wild ? f : fill::plain)) * 0.02f + 0.001f : 0.0f;
+            std::memcpy(&pages.bytes[i], &scale, sizeof scale);
+        }
 }
 
 static array make_pages(numbers &r, const kv_layout &l, int64_t pages, fill f) {
     const int64_t page_bytes = 2 * l.k_offset;
     array a = make_array(r, l.type, {pages * page_bytes / info(l.type).bytes}, f);
+    if (l.type == format::i8) fill_scales(r, a, l, f);
     a.type = format::i8;
     a.ne = {pages, page_bytes};
+    a.scale.clear();
     return a;
 }
 
 static int64_t k_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
-    return (page * 2 * l.k_offset + l.k_offset) / info(l.type).bytes + (h * l.head_size + d) * page_positions + place;
+    const int64_t start = (page * 2 * l.k_offset + l.k_offset) / info(l.type).bytes;
+    return start + (l.type == format::i8 ? (h * page_positions + place) * l.head_size + d : (h * l.head_size + d) * page_positions + place);
 }
 static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
-    return (page * 2 * l.k_offset + l.v_offset) / info(l.type).bytes + (h * page_positions + place) * l.head_size + d;
+    const int64_t start = (page * 2 * l.k_offset + l.v_offset) / info(l.type).bytes;
+    return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + place : (h * page_positions + place) * l.head_size + d);
+}
+// Byte offset of the scale of a key (offset = k_offset) or value in pages of i8.
+static int64_t scale_at(const kv_layout &l, int64_t offset, int64_t page, int64_t h, int64_t place) {
+    return page * 2 * l.k_offset + offset + static_cast<int64_t>(l.elements()) + (h * page_positions + place) * 4;
+}
+static double page_value(const kv_layout &l, const array &pages, int64_t offset, int64_t page, int64_t h, int64_t place, int64_t d) {
+    const double x = value(l.type, pages.bytes.data(), offset == l.k_offset ? k_element(l, page, h, place, d) : v_element(l, page, h, place, d));
+    return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale_at(l, offset, page, h, place), 0) : x;
+}
+
+// A head after the Walsh-Hadamard transform, from the matrix: element (i, j) of a block is -1 where the bits that i and j share are odd in number.
+static std::vector<double> turned(const std::vector<double> &x) {
+    size_t block = 1;
+    while (x.size() % (2 * block) == 0) block *= 2;
+    std::vector<double> y(x.size(), 0.0);
+    for (size_t i = 0; i < x.size(); ++i)
+        for (size_t j = 0; j < block; ++j) y[i] += (__builtin_popcountll(i % block & j) % 2 ? -1.0 : 1.0) * x[i / block * block + j];
+    return y;
 }
 
 // The result is the pages; `wanted` lists them as numbers of the pages' type.
@@ -276,14 +326,28 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
         tolerance.assign(wanted.size(), 0.0);
         const auto put = [&](int64_t at, double x) {
             wanted[static_cast<size_t>(at)] = x;
-            tolerance[static_cast<size_t>(at)] = type == format::f16 ? std::fabs(x) * 0x1p-11 + 0x1p-25 : 0.0;
+            tolerance[static_cast<size_t>(at)] = type == format::f16 ? std::fabs(x) * 0x1p-11 + 0x1p-25 : type == format::i8 ? 0.501 : 0.0;
+        };
+        // In pages of i8, the integers; the bytes of the scales are held against float64 by another test.
+        const auto head = [&](const array &from, int64_t i, int64_t h, int64_t offset) {
+            std::vector<double> x;
+            for (int64_t e = 0; e < d; ++e) x.push_back(value(from, (i * heads + h) * d + e));
+            if (type != format::i8) return x;
+            if (offset == l.k_offset) x = turned(x);
+            double most = 0.0;
+            for (double y : x) most = std::max(most, std::fabs(y));
+            for (double &y : x) y = most < 1e-30 ? 0.0 : y * 127.0 / most;
+            std::fill_n(tolerance.begin() + scale_at(l, offset, slots[i] / 64, h, slots[i] % 64), 4, 255.0);
+            return x;
         };
         for (int64_t i = 0; i < n; ++i)
-            for (int64_t h = 0; h < heads; ++h)
+            for (int64_t h = 0; h < heads; ++h) {
+                const std::vector<double> key = head(k, i, h, l.k_offset), val = head(v, i, h, l.v_offset);
                 for (int64_t e = 0; e < d; ++e) {
-                    put(k_element(l, slots[i] / 64, h, slots[i] % 64, e), value(k, (i * heads + h) * d + e));
-                    put(v_element(l, slots[i] / 64, h, slots[i] % 64, e), value(v, (i * heads + h) * d + e));
+                    put(k_element(l, slots[i] / 64, h, slots[i] % 64, e), key[e]);
+                    put(v_element(l, slots[i] / 64, h, slots[i] % 64, e), val[e]);
                 }
+            }
     };
     return c;
 }
@@ -313,28 +377,47 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
         encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, tables[0], 0, 3, 0)) * info(type).bytes], 1);
     }
     c.params = raw(attention_params{l, scale});
+    if (type == format::i8)      // what no row sees is never looked at
+        for (size_t s = 0; s < last.size(); ++s)
+            for (int64_t t = last[s] + 1; t < per_table * page_positions; ++t)
+                for (int64_t h = 0; h < kv_heads; ++h)
+                    for (int64_t offset : {l.k_offset, l.v_offset}) {
+                        const float nan = std::numeric_limits<float>::quiet_NaN();
+                        std::memcpy(&c.src[1].bytes[scale_at(l, offset, tables[s * per_table + t / 64], h, t % 64)], &nan, 4);
+                    }
     c.exact = [=, q = c.src[0], pages = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)
             for (int64_t h = 0; h < heads; ++h) {
                 std::vector<double> weight;
-                double most = -1e300, sum = 0.0, reach = 0.0;
+                std::vector<double> query;
+                for (int64_t e = 0; e < d; ++e) query.push_back(value(q, (i * heads + h) * d + e));
+                if (type == format::i8) query = turned(query);
+                const double block = type == format::i8 ? static_cast<double>(d & -d) : 1.0;
+                double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;     // off: what rounding the query to 15 bits may do to a score
+                for (double x : query) size = std::max(size, std::fabs(x));
                 const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[i] * per_table + t / 64)]; };
                 for (int64_t t = 0; t <= position[i]; ++t) {
                     double s = 0.0;
-                    for (int64_t e = 0; e < d; ++e) s += value(q, (i * heads + h) * d + e) * value(type, pages.bytes.data(), k_element(l, page(t), h / group, t % 64, e));
-                    weight.push_back(s * static_cast<double>(scale));
+                    double keys = 0.0;
+                    for (int64_t e = 0; e < d; ++e) {
+                        const double x = page_value(l, pages, l.k_offset, page(t), h / group, t % 64, e);
+                        s += query[e] * x;
+                        keys += std::fabs(x);
+                    }
+                    weight.push_back(s * static_cast<double>(scale) / block);
+                    off = std::max(off, keys * size / 32000.0 * static_cast<double>(scale) / block);
                     most = std::max(most, weight.back());
                 }
                 for (double &w : weight) sum += w = std::exp(w - most);
                 for (int64_t e = 0; e < d; ++e) {
                     double y = 0.0;
                     for (int64_t t = 0; t <= position[i]; ++t) {
-                        const double v = value(type, pages.bytes.data(), v_element(l, page(t), h / group, t % 64, e));
+                        const double v = page_value(l, pages, l.v_offset, page(t), h / group, t % 64, e);
                         y += weight[static_cast<size_t>(t)] * v;
                         reach = std::max(reach, std::fabs(v));
                     }
                     wanted.push_back(y / sum);
-                    tolerance.push_back(1e-5 * reach);
+                    tolerance.push_back(reach * (1e-5 + (type == format::i8 ? 1e-4 + 2.0 * off : 0.0)));
                 }
             }
     };

@@ -16,6 +16,7 @@ struct array {
     std::vector<int64_t> ne;
     std::vector<char> bytes;
     bool by_row = false;
+    std::vector<float> scale;      // weights of i8: one a row
 };
 
 struct raw_params { unsigned char bytes[max_params_bytes] = {}; };

@@ -135,7 +135,7 @@ TEST_CASE("api: ranges of an engine's configuration") {
         good([&] { c.kv_tokens = v; });
         CHECK(plan.pages == (v + 63) / 64 * plan.page_bytes);
     }
-    for (const int v : {-1, 3, INT32_MAX}) bad("kv_type", [&] { set_number(c.kv_type, v); });
+    for (const int v : {-1, 4, INT32_MAX}) bad("kv_type", [&] { set_number(c.kv_type, v); });
     for (const char *isa : {"", "AVX2", "mmx"}) bad("scalar", [&] { c.isa = isa; });
     bad("alloc", [&] { c.host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; }; });
 

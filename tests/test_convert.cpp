@@ -39,8 +39,12 @@ static int64_t permuted(int64_t r, int64_t rows, int64_t heads) {
     return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
 }
 
-// The element as the file holds it, decoded here; for Q8_0 also its block's scale.
-static float element(const gguf_tensor &t, size_t i, float *scale = nullptr) {
+// The element as the file holds it, decoded here; for Q8_0 also its block's scale, for I8, whose scales are a tensor of their own, its row's.
+static float element(const gguf_tensor &t, size_t i, float *scale = nullptr, const gguf_tensor *scales = nullptr) {
+    if (t.type == format::i8) {
+        memcpy(scale, scales->data + 4 * (i / static_cast<size_t>(t.ne[1])), 4);
+        return *scale * static_cast<float>(static_cast<int8_t>(t.data[i]));
+    }
     if (t.type == format::f32) {
         float f;
         memcpy(&f, t.data + 4 * i, 4);
@@ -66,17 +70,18 @@ static float element(const gguf_tensor &t, size_t i, float *scale = nullptr) {
 }
 
 // The largest error against the checkpoint's value, in units of what the format allows.
-static double worst_error(const raw_tensor &source, const gguf_tensor &t, int64_t heads) {
+static double worst_error(const raw_tensor &source, const gguf_tensor &t, int64_t heads, const gguf_tensor *scales = nullptr) {
     double worst = 0;
     const int64_t rows = source.shape[0], cols = source.shape.size() > 1 ? source.shape[1] : 1;
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < cols; ++c) {
             const float wanted = source.bf16(static_cast<size_t>(r * cols + c));
             float scale = 0;
-            const float got = element(t, static_cast<size_t>((heads > 0 ? permuted(r, rows, heads) : r) * cols + c), &scale);
+            const float got = element(t, static_cast<size_t>((heads > 0 ? permuted(r, rows, heads) : r) * cols + c), &scale, scales);
             double allowed = 0;       // F32 and BF16 hold a BF16 exactly
             if (t.type == format::f16) allowed = std::max(std::fabs(wanted) * 0x1p-11, 0x1p-25);
             if (t.type == format::q8_0) allowed = 0.5 * scale + 127 * scale * 0x1p-11;      // half a step, and the scale's own rounding
+            if (t.type == format::i8) allowed = 0.5 * scale * (1 + 127 * 0x1p-22);         // half a step, and the roundings of x * (127 / largest)
             const double off = std::fabs(static_cast<double>(got) - wanted);
             worst = std::max(worst, allowed > 0 ? off / allowed : off > 0 ? INFINITY : 0);
         }
@@ -92,19 +97,22 @@ TEST_CASE("convert: every tensor of the micro checkpoints, in every format") {
             const checkpoint_files source(std::string("micro/") + name);
             const gguf_file f = convert_to(data_path(std::string("micro/") + name), dir / "out.gguf", type);
             const bool llama = source.config["model_type"] == "llama";
-            size_t computed = 0;
+            size_t computed = 0, scales = 0, matrices = 0;
             for (const auto &[checkpoint_name, raw] : source.tensors) {
                 CAPTURE(checkpoint_name);
+                matrices += raw.shape.size() == 2;
                 const gguf_tensor *const t = f.find_tensor(gguf_name(checkpoint_name));
                 REQUIRE(t);
                 CHECK(std::vector<int64_t>(t->ne, t->ne + t->rank) == raw.shape);
                 CHECK(t->type == (raw.shape.size() == 1 ? format::f32 : type));
                 const bool q = contains(checkpoint_name, "q_proj"), k = contains(checkpoint_name, "k_proj");
                 const int64_t heads = !llama || !(q || k) ? 0 : source.config[q ? "num_attention_heads" : "num_key_value_heads"].get<int64_t>();
-                CHECK(worst_error(raw, *t, heads) <= 1);
+                CHECK(worst_error(raw, *t, heads, f.find_tensor(gguf_name(checkpoint_name) + "_scale")) <= 1);
             }
             for (const gguf_tensor &t : f.tensors()) computed += t.name == "rope_freqs.weight";
-            CHECK(f.tensors().size() == source.tensors.size() + computed);
+            for (const gguf_tensor &t : f.tensors()) scales += t.name.ends_with("_scale");
+            CHECK(scales == (type == format::i8 ? matrices : 0));
+            CHECK(f.tensors().size() == source.tensors.size() + computed + scales);
             CHECK(computed == (std::string(name) == "llama3"));
         }
 }

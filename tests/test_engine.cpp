@@ -128,6 +128,46 @@ TEST_CASE("engine: the same bits on every instruction set of the machine") {
         }
 }
 
+// numerics.h promises this of I8 weights with I8 pages beyond any doubt of floats: every instruction set, thread count, neighbour and chunk.
+TEST_CASE("engine: I8 models give the same bits everywhere") {
+    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "tiny-r1"}) {
+        CAPTURE(name);
+        const data d = load(name);
+        const model_ptr m = model(name, ds::format::i8);
+        ds_request r = request(d.ids);
+        r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
+        r.prompt_count = 150;
+        r.max_new_tokens = 4;
+        std::vector<ds_request> eight(8, r);
+        for (size_t i = 0; i < eight.size(); ++i)
+            if (i != 3) eight[i].prompt = d.ids.data() + 5 * i, eight[i].prompt_count = 20 + 17 * i;
+        std::vector<float> expected;
+        for (const char *isa : {"scalar", "avx2", "avx512", "avx512_vnni"})
+            for (const uint32_t threads : {1u, 2u, 3u})
+                for (const uint32_t chunk : {1u, 7u, 64u, 512u}) {
+                    if ((threads > 1 || chunk == 1) && std::string(isa) == "scalar") continue;    // slow, and its threads share the others' code
+                    CAPTURE(isa);
+                    CAPTURE(threads);
+                    CAPTURE(chunk);
+                    ds_engine_config c = engine_config();
+                    c.isa = isa;
+                    c.threads = threads;
+                    c.step_tokens = chunk;
+                    c.max_requests = 1;
+                    c.kv_type = DS_KV_DEFAULT;
+                    ds_engine *e = nullptr;
+                    if (ds_engine_new(m.get(), &c, &e, nullptr) != DS_OK) continue;    // not on this machine
+                    const std::vector<float> alone = run_one(engine_ptr(e), r, d.vocab).logits;
+                    REQUIRE(alone.size() == 4 * d.vocab);
+                    if (expected.empty()) expected = alone;
+                    CHECK(same_bits(alone, expected));
+                    if (chunk != 64 || threads != 2) continue;
+                    c.max_requests = 8;
+                    CHECK(same_bits(run_all(engine(m, c), eight, d.vocab)[3].logits, expected));
+                }
+    }
+}
+
 TEST_CASE("engine: ends by token, by length, by context, by stop text") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");

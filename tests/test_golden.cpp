@@ -38,11 +38,27 @@ TEST_CASE("golden: distributions with BF16 weights and F16 pages, and with Q8_0"
         }
 }
 
+TEST_CASE("golden: distributions with I8 weights and I8 pages") {
+    for (const char *name : micro) {
+        CAPTURE(name);
+        const data d = load(name);
+        const model_ptr m = model(name, ds::format::i8);
+        ds_engine_config c = engine_config();
+        c.kv_type = DS_KV_DEFAULT;
+        const double kl = mean_kl(d, logits(engine(m, c), d.ids, d.vocab));
+        INFO("mean KL " << kl);
+        CHECK(kl <= 0.005);
+        CHECK(kl > 0);
+    }
+}
+
 TEST_CASE("golden: tiny-r1's likelihood of its own text") {
     const data d = load("tiny-r1");
-    for (const auto &[type, limit] : {std::pair(ds::format::f32, 0.001), std::pair(ds::format::q8_0, 0.005)}) {
+    for (const auto &[type, limit] : {std::pair(ds::format::f32, 0.001), std::pair(ds::format::q8_0, 0.005), std::pair(ds::format::i8, 0.01)}) {
         const model_ptr m = model("tiny-r1", type);
-        const double nll = mean_nll(d, logits(engine(m, engine_config()), d.ids, d.vocab));
+        ds_engine_config c = engine_config();
+        if (type == ds::format::i8) c.kv_type = DS_KV_INT8;
+        const double nll = mean_nll(d, logits(engine(m, c), d.ids, d.vocab));
         INFO(ds::info(type).text << ": mean NLL " << nll);
         CHECK(std::fabs(nll / 2.453904 - 1) <= limit);
     }
@@ -54,7 +70,7 @@ static int right_answers(const model_ptr &m) {
     std::vector<asked> list;
     ds_engine_config c = engine_config();
     c.max_requests = 32;
-    c.kv_type = DS_KV_F16;
+    c.kv_type = DS_KV_DEFAULT;
     c.threads = 2;
     const engine_ptr e = engine(m, c);
     std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
@@ -82,7 +98,7 @@ static int right_answers(const model_ptr &m) {
 }
 
 TEST_CASE("golden: tiny-r1 does arithmetic") {
-    for (const ds::format type : {ds::format::f32, ds::format::q8_0}) {
+    for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const int right = right_answers(model("tiny-r1", type));
         MESSAGE(std::string(ds::info(type).text) << ": " << right << " of 200 right (reference in float32: 191)");
         CHECK(right >= 188);

@@ -71,11 +71,17 @@ struct instance {
         }
         char *data = memory.emplace_back(std::make_unique<guarded>(bytes, at_end))->data;
         initial.emplace_back(a.bytes.begin() + static_cast<ptrdiff_t>(skipped), a.bytes.begin() + static_cast<ptrdiff_t>(skipped + bytes));
-        switch (ne.size()) {
-        case 1: return g.input(a.type, {ne[0]}, data, "");
-        case 2: return g.input(a.type, {ne[0], ne[1]}, data, "");
-        default: return g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
-        }
+        tensor *t = ne.size() == 1   ? g.input(a.type, {ne[0]}, data, "")
+                    : ne.size() == 2 ? g.input(a.type, {ne[0], ne[1]}, data, "")
+                                     : g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
+        if (!a.scale.empty()) t->scale = scales(a.scale, at_end);
+        return t;
+    }
+    tensor *scales(const std::vector<float> &s, bool at_end) {
+        const char *bytes = reinterpret_cast<const char *>(s.data());
+        char *data = memory.emplace_back(std::make_unique<guarded>(s.size() * sizeof(float), at_end))->data;
+        initial.emplace_back(bytes, bytes + s.size() * sizeof(float));
+        return g.input(format::f32, {static_cast<int64_t>(s.size())}, data, "");
     }
 
     void prepare() {
@@ -236,13 +242,14 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
 
 TEST_CASE("rows that lie apart") {
     numbers r(10);
-    for (format type : {format::f32, format::f16, format::q8_0}) {
+    for (format type : {format::f32, format::f16, format::q8_0, format::i8}) {
         array x = make_array(r, format::f32, {9, 96}), w = make_array(r, type, {21, 128});
         std::vector<float> y(9 * 21), wanted(9 * 21);
         graph g(8);
         tensor *xs = g.input(format::f32, {9, 64}, x.bytes.data(), ""), *ws = g.input(type, {21, 64}, w.bytes.data(), "");
         xs->stride[0] = 96;
         ws->stride[0] = 128;
+        if (type == format::i8) ws->scale = g.input(format::f32, {21}, w.scale.data(), "");
         const tensor *out = matmul(g, xs, ws, nullptr);
         node &n = g.nodes()[0];
         CHECK(out == &n.out);
@@ -261,12 +268,14 @@ TEST_CASE("rows that lie apart") {
 TEST_CASE("a plan's work bytes hold for smaller shapes") {
     for (const char *isa : cpu_isas()) {
         const backend_ptr b = make_backend(isa, 3, op::matmul, nullptr);
-        size_t before = 0;
-        for (int64_t n : {1, 5, 6, 7, 8, 40}) {
-            instance one(matmul_case(format::q8_0, n, 33, 64, false), true);
-            const size_t bytes = b->fn->work_bytes(b.get(), one.only());
-            CHECK(bytes >= before);
-            before = bytes;
+        for (format type : {format::q8_0, format::i8}) {
+            size_t before = 0;
+            for (int64_t n : {1, 5, 6, 7, 8, 40}) {
+                instance one(matmul_case(type, n, 33, 64, false), true);
+                const size_t bytes = b->fn->work_bytes(b.get(), one.only());
+                CHECK(bytes >= before);
+                before = bytes;
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 // The kernels on AVX2 with FMA and F16C (Intel since Haswell, AMD since Excavator).
-// Q8_0 products widen to int16: the unsigned-by-signed byte product of AVX2 saturates.
+// Q8_0 and I8 products widen to int16: the unsigned-by-signed byte product of AVX2 saturates.
 
 #include "isa.h"
 #include "target.h"
@@ -11,6 +11,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #include <limits>
+#include <type_traits>
 
 DS_TARGET_BEGIN("avx2,fma,f16c")
 namespace ds {
@@ -50,6 +51,21 @@ DS_INLINE __m256i block_product(const char *w, const char *x) {
 
 #include "q8_x86.inl"
 
+constexpr size_t i8_vectors = 1, i8_dot_weights = 4, i8_dot_x = 1;
+DS_INLINE w16i widened(const char *w) { return {packed_half(w, 0), packed_half(w, 1)}; }
+DS_INLINE v16 as_floats(w16i x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
+DS_INLINE w16i as_ints(v16 x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
+DS_INLINE void store_ints(int32_t *p, w16i x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), x.lo);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), x.hi);
+}
+DS_INLINE w16i planes_joined(w16i high, w16i low) {
+    return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 7), low.lo), _mm256_add_epi32(_mm256_slli_epi32(high.hi, 7), low.hi)};
+}
+DS_INLINE __m256i halved(w16i x) { return _mm256_add_epi32(x.lo, x.hi); }
+
+#include "i8_x86.inl"
+
 } // namespace
 } // namespace avx2
 } // namespace ds
@@ -62,7 +78,7 @@ static bool available() {
     unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
-const isa isa_avx2 = {"avx2", available, &avx2::floats, &avx2::q8};
+const isa isa_avx2 = {"avx2", available, &avx2::floats, &avx2::q8, &avx2::i8};
 
 } // namespace ds
 #endif

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <immintrin.h>
 #include <limits>
+#include <type_traits>
 
 DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 namespace ds {
@@ -39,6 +40,11 @@ DS_INLINE __m256i block_product(const char *w, const char *x) {
 
 #include "q8_x86.inl"
 
+constexpr size_t i8_vectors = 4, i8_dot_weights = 8, i8_dot_x = 3;
+DS_INLINE w16i widened(const char *w) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w))); }
+
+#include "i8_x86.inl"
+
 } // namespace
 } // namespace avx512
 } // namespace ds
@@ -51,7 +57,7 @@ static bool available() {
            __builtin_cpu_supports("avx512vl") && isa_avx2.available();
 }
 const float_kernels floats_avx512 = avx512::floats;
-const isa isa_avx512 = {"avx512", available, &floats_avx512, &avx512::q8};
+const isa isa_avx512 = {"avx512", available, &floats_avx512, &avx512::q8, &avx512::i8};
 
 } // namespace ds
 #endif

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI (Intel since Ice Lake's servers, AMD since Zen 4): Q8_0 by its byte products; all else is avx512's.
+// AVX-512 with VNNI (Intel since Ice Lake's servers, AMD since Zen 4): Q8_0 and I8 by its byte products; all else is avx512's.
 // VPDPBUSD takes unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and each sum starts at -128 times the sum of x. All is exact.
 
 #include "isa.h"
@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <immintrin.h>
+#include <limits>
+#include <type_traits>
 
 DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 namespace ds {
@@ -16,6 +18,7 @@ namespace avx512_vnni {
 namespace {
 
 #include "vec_avx512.inl"
+#include "exp_x86.inl"
 #include "w16i_avx512.inl"
 constexpr bool q8_unsigned = true;
 constexpr size_t q8_vectors = 2, q8_tile_x = 6;
@@ -30,6 +33,11 @@ DS_INLINE __m256i block_product(const char *w, const char *x) {
 
 #include "q8_x86.inl"
 
+constexpr size_t i8_vectors = 4, i8_dot_weights = 8, i8_dot_x = 3;
+DS_INLINE w16i widened(const char *w) { return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128)); }
+
+#include "i8_x86.inl"
+
 } // namespace
 } // namespace avx512_vnni
 } // namespace ds
@@ -39,7 +47,7 @@ namespace ds {
 
 static bool available() { return __builtin_cpu_supports("avx512vnni") && isa_avx512.available(); }
 
-const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, &avx512_vnni::q8};
+const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, &avx512_vnni::q8, &avx512_vnni::i8};
 
 } // namespace ds
 #endif

@@ -30,6 +30,19 @@ struct q8_args {
     size_t blocks, weights, rows;
 };
 
+// I8 products of the same shape; x are rows that quantize wrote.
+struct i8_args {
+    const char *w;
+    size_t w_stride;          // bytes
+    const float *w_scale;     // [weights]
+    const char *x;
+    size_t x_stride;          // bytes
+    float *y;
+    size_t y_stride;          // floats
+    const float *bias;        // or null
+    size_t k, weights, rows;
+};
+
 // One page's part in the attention of some query rows that share keys and values. Row r sees the page's first seen[r] positions, 0 to 64, never fewer
 // than the row before it.
 struct attend_args {
@@ -44,6 +57,24 @@ struct attend_args {
     float scale;              // attention_scale
     bool first;               // the sequence's first page
 };
+
+// The same over a page of i8, in two passes over the pages: scores finds every row's max and largest, then values adds to total and denominator.
+// A row with exponent i8_not_a_number is left out of the second pass.
+struct i8_attend_args {
+    const char *q;                            // rows that query wrote, one after the other
+    float *scores;                            // of this page's positions; a row's are score_stride floats from the next's
+    size_t score_stride;
+    const int32_t *seen;                      // [rows]
+    const int8_t *k, *v;                      // [64][head_size], [head_size][64]
+    const float *k_scale, *v_scale;           // [64]
+    const char *next;                         // what will be read next: the following page's keys or values, or null; a hint
+    float *max, *largest;                     // [rows], so far: of the scores; of the values' scales. In the second pass max is the whole number above
+    const int32_t *exponent;                  // [rows], above largest
+    int64_t *total, *denominator;             // [rows][i8_total_stride(head_size)], [rows], so far
+    char *scratch;                            // i8_scratch_bytes
+    size_t rows, head_size;
+};
+constexpr int32_t i8_not_a_number = 1 << 30;
 
 struct float_kernels {
     void (*add)(const float *a, const float *b, float *y, size_t n);
@@ -70,14 +101,40 @@ struct q8_kernels {
     void (*tile)(const q8_args &, char *scratch);      // for many: at most tile_weights rows of weights, repacked into q8_tile_blocks * tile_bytes
 };
 
+struct i8_kernels {
+    size_t element;           // bytes of a quantized activation: see i8_row_bytes
+    size_t tile_weights;      // rows of weights that a tile takes
+    size_t tile_bytes;        // of a tile
+    void (*quantize)(const float *x, char *y, size_t k);
+    void (*rows)(const i8_args &);                     // for few rows of activations: weights are read where they lie
+    void (*tile)(const i8_args &, char *scratch);      // for many: at most tile_weights rows of weights, repacked into tile_bytes
+    // Pages. A head turned, in place; a head quantized, element i to to[i * step], which gives its scale; a turned query row in two planes.
+    void (*turn)(float *x, size_t head_size);
+    float (*put)(const float *x, int8_t *to, size_t step, size_t n);
+    void (*query)(const float *q, float scale, char *y, size_t head_size);
+    void (*scores)(const i8_attend_args &);
+    void (*values)(const i8_attend_args &);
+};
+
 struct isa {
     const char *name;
     bool (*available)();      // on this machine, and to this process
     const float_kernels *floats;
     const q8_kernels *q8;
+    const i8_kernels *i8;
 };
 
 constexpr size_t q8_tile_blocks = 64;     // a tile's width: 32 rows of 64 blocks stay in a second-level cache
+
+// Integers that products take: a head of 64 bytes, which says what the sums start from and are multiplied by, then one or two planes of elements.
+constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+constexpr size_t i8_row_bytes(size_t element, size_t n, size_t planes) { return 64 + planes * align64(n * element); }
+constexpr size_t i8_attend_rows = 3;      // query rows that go over a page together
+constexpr size_t i8_total_stride(size_t head_size) { return align64(head_size); }
+constexpr size_t i8_scratch_bytes(size_t element, size_t head_size) {      // a page repacked, weights of some rows, their sums
+    const size_t d = align64(head_size);
+    return d * page_positions * element + i8_attend_rows * (i8_row_bytes(element, page_positions, 2) + d * sizeof(int32_t));
+}
 
 extern const isa isa_scalar;
 #if defined(__x86_64__) && !defined(DS_SCALAR_ONLY)

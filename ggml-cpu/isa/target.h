@@ -26,4 +26,13 @@ namespace ds {
 struct half { uint16_t bits; };
 struct brain { uint16_t bits; };
 
+// The product of a repacked page of i8 and some rows of two planes: out[r][c] = 128 * (high plane . column c) + (low plane . column c) + the row's start.
+struct page_args {
+    const char *tile;
+    size_t columns, depth;        // of the page's rows: how many, how long
+    const char *x;                // rows of two planes
+    size_t rows;                  // at most i8_attend_rows
+    int32_t *out;                 // [rows][align64(columns)]
+};
+
 } // namespace ds

@@ -77,6 +77,7 @@ DS_INLINE __m256 nan_mask(__m256 x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); 
 DS_INLINE v16 numbers_or(v16 y, v16 x) { return {_mm256_blendv_ps(y.lo, x.lo, nan_mask(x.lo)), _mm256_blendv_ps(y.hi, x.hi, nan_mask(x.hi))}; }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+DS_INLINE bool any_nan(v16 x) { return _mm256_movemask_ps(_mm256_or_ps(nan_mask(x.lo), nan_mask(x.hi))) != 0; }
 DS_INLINE float largest(v16 x) {
     const __m256 y = _mm256_max_ps(x.lo, x.hi);
     const __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)), u = _mm_max_ps(z, _mm_movehl_ps(z, z));
@@ -112,4 +113,28 @@ DS_INLINE v16 zipped(__m256 even, __m256 odd) {
 DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
     lo = zipped(even.lo, odd.lo);
     hi = zipped(even.hi, odd.hi);
+}
+
+DS_INLINE v16 load_i32(const int32_t *p) {
+    const __m256i *v = reinterpret_cast<const __m256i *>(p);
+    return {_mm256_cvtepi32_ps(_mm256_loadu_si256(v)), _mm256_cvtepi32_ps(_mm256_loadu_si256(v + 1))};
+}
+DS_INLINE void store_rounded(int32_t *p, v16 x) {
+    __m256i *v = reinterpret_cast<__m256i *>(p);
+    _mm256_storeu_si256(v, _mm256_cvtps_epi32(x.lo));
+    _mm256_storeu_si256(v + 1, _mm256_cvtps_epi32(x.hi));
+}
+DS_INLINE __m256 larger_magnitude(__m256 a, __m256 b) {
+    const __m256i number = _mm256_set1_epi32(0x7fffffff), x = _mm256_castps_si256(a), y = _mm256_castps_si256(b);
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_and_si256(x, number), _mm256_and_si256(y, number)));
+}
+DS_INLINE v16 larger_magnitude(v16 a, v16 b) { return {larger_magnitude(a.lo, b.lo), larger_magnitude(a.hi, b.hi)}; }
+// No arithmetic shift of 64 bits: what goes right by more than the 20 to the left goes right before it is widened.
+DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
+    const __m128i left = _mm_cvtsi32_si128(shift < 20 ? 20 - shift : 0), right = _mm_cvtsi32_si128(shift > 20 ? shift - 20 : 0);
+    for (int i = 0; i < 16; i += 4) {
+        const __m128i x = _mm_sra_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(acc + i)), right);
+        __m256i *to = reinterpret_cast<__m256i *>(total + i);
+        _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), _mm256_sll_epi64(_mm256_cvtepi32_epi64(x), left)));
+    }
 }

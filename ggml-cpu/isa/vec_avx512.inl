@@ -44,6 +44,7 @@ DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
 DS_INLINE v16 numbers_or(v16 y, v16 x) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q), y.r, x.r); }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return _mm512_max_ps(a.r, b.r); }
+DS_INLINE bool any_nan(v16 x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q) != 0; }
 DS_INLINE float largest(v16 x) { return _mm512_reduce_max_ps(x.r); }
 
 // Lanes j and j + s are added for s = 8, 4, 2, 1, of four vectors at once.
@@ -71,4 +72,18 @@ DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
     const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     lo.r = _mm512_permutex2var_ps(even.r, l, odd.r);
     hi.r = _mm512_permutex2var_ps(even.r, _mm512_add_epi32(l, _mm512_set1_epi32(8)), odd.r);
+}
+
+DS_INLINE v16 load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+DS_INLINE void store_rounded(int32_t *p, v16 x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x.r)); }
+DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
+    const __m512i number = _mm512_set1_epi32(0x7fffffff), x = _mm512_castps_si512(a.r), y = _mm512_castps_si512(b.r);
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_and_si512(x, number), _mm512_and_si512(y, number)));
+}
+DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
+    const __m128i left = _mm_cvtsi32_si128(20), right = _mm_cvtsi32_si128(shift < 63 ? shift : 63);
+    for (int i = 0; i < 16; i += 8) {
+        const __m512i x = _mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(acc + i)));
+        _mm512_storeu_si512(total + i, _mm512_add_epi64(_mm512_loadu_si512(total + i), _mm512_sra_epi64(_mm512_sll_epi64(x, left), right)));
+    }
 }

@@ -48,6 +48,11 @@ DS_INLINE v16 exp2_f32(v16 x) { return map(x, x, [](float a, float) { return ds:
 DS_INLINE v16 exp_f32(v16 x) { return map(x, x, [](float a, float) { return ds::exp_f32(a); }); }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x > y ? x : y; }); }    // of numbers
+DS_INLINE bool any_nan(v16 x) {
+    bool nan = false;
+    for (float a : x.f) nan |= a != a;
+    return nan;
+}
 DS_INLINE float largest(v16 x) {
     float m = x.f[0];
     for (float a : x.f) m = a > m ? a : m;
@@ -71,3 +76,20 @@ DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
         pair[1] = odd.f[i];
     }
 }
+
+// Integers: of 16 each, rounded halves to even where floats become integers.
+DS_INLINE v16 load_i32(const int32_t *p) {
+    v16 y;
+    for (int i = 0; i < 16; ++i) y.f[i] = static_cast<float>(p[i]);
+    return y;
+}
+DS_INLINE void store_rounded(int32_t *p, v16 x) { for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(__builtin_rintf(x.f[i])); }
+// The larger bits, signs cleared: a NaN is larger than any number.
+DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) {
+        const float pair[2] = {x, y};
+        return float_of(largest_bits(pair, 2));
+    });
+}
+// total[i] += page_total(acc[i], shift)
+DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) { for (int i = 0; i < 16; ++i) total[i] += page_total(acc[i], shift); }

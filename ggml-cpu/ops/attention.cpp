@@ -1,11 +1,12 @@
 // attention on the CPU. A tile is some consecutive rows of one sequence with the query heads that share a key head: what is read of a page serves all of
 // them. Tiles are shared out, the longest first; where there are fewer than threads, a key head's query heads are split.
-// Every row goes over its pages in order, so the cut changes no bit.
+// Every row goes over its pages in order, so the cut changes no bit. Pages of i8 are gone over twice, the scores kept in between.
 
 #include "../variants.h"
 
 #include "../../tensor/numerics.h"
 
+#include <cmath>
 #include <limits>
 
 namespace ds {
@@ -21,13 +22,13 @@ bool fits(const cpu &, const node &n) {
 
 int64_t group_size(const node &n) { return n.src[0]->ne[1] / n.as<attention_params>().kv.kv_heads; }
 int64_t rows_of_tile(const node &n) { return std::max<int64_t>(1, tile_rows / group_size(n)); }
+int64_t positions_of(const node &n, int64_t i) { return *i32_at(*n.src[4], i) + 1; }
 
 // A worker's scratch; the tiles' starts stand before the first.
 struct scratch {
     float *q, *out, *weights, *max, *sum;
     int32_t *seen;
 };
-size_t align64(size_t n) { return ceil_div(n, 64) * 64; }
 size_t starts_bytes(const node &n) { return align64(static_cast<size_t>(n.src[0]->ne[0] + 1) * sizeof(int32_t)); }
 size_t scratch_rows(const node &n) { return static_cast<size_t>(rows_of_tile(n) * group_size(n)); }
 size_t scratch_bytes(const node &n) {
@@ -42,14 +43,14 @@ scratch scratch_at(const node &n, char *work, unsigned worker) {
 }
 size_t work_bytes(const cpu &c, const node &n) { return fits(c, n) ? starts_bytes(n) + c.pool.size() * scratch_bytes(n) : 0; }
 
-// Cuts the rows: a tile's rows are of one sequence, none sees fewer positions than the one before. Gives the number of tiles.
-int64_t cut_rows(const node &n, int32_t *starts) {
-    const tensor &sequence = *n.src[3], &position = *n.src[4];
+// Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, none sees fewer positions than the one before. Gives the number of tiles.
+int64_t cut_rows(const node &n, int64_t most, int32_t *starts) {
+    const tensor &sequence = *n.src[3];
     const int32_t rows = static_cast<int32_t>(n.src[0]->ne[0]);
     int64_t tiles = 0;
     for (int32_t i = 0; i < rows; ++i) {
-        const bool joins = i > 0 && i - starts[tiles - 1] < rows_of_tile(n) && *i32_at(sequence, i) == *i32_at(sequence, i - 1) &&
-                           *i32_at(position, i) >= *i32_at(position, i - 1);
+        const bool joins = i > 0 && i - starts[tiles - 1] < most && *i32_at(sequence, i) == *i32_at(sequence, i - 1) &&
+                           positions_of(n, i) >= positions_of(n, i - 1);
         if (!joins) starts[tiles++] = i;
     }
     starts[tiles] = rows;
@@ -61,51 +62,172 @@ struct tile {
     int64_t begin, end, head, heads;
 };
 
+// Where row r of a tile is.
+int64_t row_of(const tile &t, size_t r) { return t.begin + static_cast<int64_t>(r) / t.heads; }
+int64_t head_of(const tile &t, size_t r) { return t.head + static_cast<int64_t>(r) % t.heads; }
+size_t rows_in(const tile &t) { return static_cast<size_t>((t.end - t.begin) * t.heads); }
+
 void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
-    const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], &sequence = *n.src[3], &position = *n.src[4];
+    const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], &sequence = *n.src[3];
     const attention_params &p = n.as<attention_params>();
-    const size_t d = static_cast<size_t>(q.ne[2]), rows = static_cast<size_t>((t.end - t.begin) * t.heads);
-    const auto row = [&](size_t r) { return t.begin + static_cast<int64_t>(r) / t.heads; };
-    const auto head = [&](size_t r) { return t.head + static_cast<int64_t>(r) % t.heads; };
+    const size_t d = static_cast<size_t>(q.ne[2]), rows = rows_in(t);
     for (size_t r = 0; r < rows; ++r) {
-        std::memcpy(s.q + r * d, f32_at(q, row(r), head(r)), d * sizeof(float));
+        std::memcpy(s.q + r * d, f32_at(q, row_of(t, r), head_of(t, r)), d * sizeof(float));
         std::fill_n(s.out + r * d, d, 0.0f);
         s.max[r] = -std::numeric_limits<float>::infinity();
         s.sum[r] = 0.0f;
     }
     const int64_t key_head = row_bytes(p.kv.type, static_cast<uint64_t>(t.head / group_size(n) * p.kv.head_size * page_positions));
-    const int64_t positions = *i32_at(position, t.end - 1) + 1;
+    const int64_t positions = positions_of(n, t.end - 1);
     const auto keys = [&](int64_t first) { return at(pages, *i32_at(tables, *i32_at(sequence, t.begin), first / page_positions)) + p.kv.k_offset + key_head; };
     for (int64_t done = 0; done < positions; done += page_positions) {
         for (size_t r = 0; r < rows; ++r)
-            s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(*i32_at(position, row(r)) + 1 - done, 0, page_positions));
+            s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
         const char *k = keys(done), *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
         const attend_args a = {.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
                                .k = k, .v = k + (p.kv.v_offset - p.kv.k_offset), .next_k = next,
                                .rows = rows, .head_size = d, .scale = attention_scale(p.scale), .first = done == 0};
         (p.kv.type == format::f16 ? c.vec->floats->attend_f16 : c.vec->floats->attend_f32)(a);
     }
-    for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * d, s.sum[r], f32_at(n.out, row(r), head(r)), d);
+    for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * d, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), d);
 }
 
-void run(cpu &c, const node &n, char *work) {
+// f(tile, worker) for every tile of at most `most` rows, with a key head's query heads in at least `splits` parts.
+template <class F> void share_tiles(cpu &c, const node &n, int64_t most, int64_t splits, char *work, const F &f) {
     int32_t *starts = reinterpret_cast<int32_t *>(work);
-    const int64_t kv_heads = n.as<attention_params>().kv.kv_heads, group = group_size(n), tiles = cut_rows(n, starts);
-    const int64_t splits = std::clamp<int64_t>(c.pool.size() / (tiles * kv_heads), 1, group), a_tile = kv_heads * splits;
+    const int64_t kv_heads = n.as<attention_params>().kv.kv_heads, group = group_size(n), tiles = cut_rows(n, most, starts);
+    splits = std::clamp<int64_t>(c.pool.size() / (tiles * kv_heads), splits, group);
+    const int64_t a_tile = kv_heads * splits;
     int64_t pairs = 0;      // of query rows and positions, all heads
-    for (int64_t i = 0; i < n.out.ne[0]; ++i) pairs += (*i32_at(*n.src[4], i) + 1) * n.out.ne[1];
+    for (int64_t i = 0; i < n.out.ne[0]; ++i) pairs += positions_of(n, i) * n.out.ne[1];
     const auto one = [&](size_t task, unsigned worker) {
         const int64_t i = tiles - 1 - static_cast<int64_t>(task) / a_tile, part = static_cast<int64_t>(task) % a_tile;
         const int64_t key_head = part / splits, split = part % splits;
         const int64_t first = group * split / splits, last = group * (split + 1) / splits;
-        attend(c, n, {starts[i], starts[i + 1], key_head * group + first, last - first}, scratch_at(n, work, worker));
+        f(tile{starts[i], starts[i + 1], key_head * group + first, last - first}, worker);
     };
     const size_t tasks = static_cast<size_t>(tiles * a_tile);
     if (pairs * n.out.ne[2] / 16 >= worth_sharing) c.pool.run(tasks, one);
     else for (size_t i = 0; i < tasks; ++i) one(i, 0);
 }
 
-constexpr variant list[] = {{"pages", fits, work_bytes, run}, reference_variant};
+void run(cpu &c, const node &n, char *work) {
+    share_tiles(c, n, rows_of_tile(n), 1, work, [&](const tile &t, unsigned worker) { attend(c, n, t, scratch_at(n, work, worker)); });
+}
+
+// ---- Pages of i8
+
+constexpr size_t most_scores_bytes = 8 << 20;     // a worker keeps, unless one row needs more
+
+bool i8_fits(const cpu &, const node &n) { return n.as<attention_params>().kv.type == format::i8; }
+
+// How many scores a worker has room for.
+size_t scores_room(const node &n) {
+    const size_t row = static_cast<size_t>(n.src[2]->ne[1] * page_positions);
+    return std::max(row, std::min(most_scores_bytes / sizeof(float), row * tile_rows));
+}
+
+// A worker's scratch for a tile of up to tile_rows rows; laid out without memory, it only counts the bytes.
+struct i8_scratch {
+    char *memory;
+    size_t bytes = 0;
+    float *scores, *max, *largest, *turned;
+    int32_t *seen, *exponent;
+    int64_t *total, *denominator;
+    char *q, *page;
+
+    i8_scratch(const cpu &c, const node &n, char *memory) : memory(memory) {
+        const size_t d = static_cast<size_t>(n.src[0]->ne[2]), element = c.vec->i8->element;
+        scores = take<float>(scores_room(n));
+        max = take<float>(tile_rows);
+        largest = take<float>(tile_rows);
+        turned = take<float>(d);
+        seen = take<int32_t>(tile_rows);
+        exponent = take<int32_t>(tile_rows);
+        total = take<int64_t>(tile_rows * i8_total_stride(d));
+        denominator = take<int64_t>(tile_rows);
+        q = take<char>(tile_rows * i8_row_bytes(element, d, 2));
+        page = take<char>(i8_scratch_bytes(element, d));
+    }
+    template <class T> T *take(size_t count) {
+        T *p = memory ? reinterpret_cast<T *>(memory + bytes) : nullptr;
+        bytes += align64(count * sizeof(T));
+        return p;
+    }
+};
+size_t i8_work_bytes(const cpu &c, const node &n) {
+    return i8_fits(c, n) ? starts_bytes(n) + c.pool.size() * i8_scratch(c, n, nullptr).bytes : 0;
+}
+
+void i8_begin(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
+    const size_t d = static_cast<size_t>(n.src[0]->ne[2]), q_bytes = i8_row_bytes(c.vec->i8->element, d, 2);
+    for (size_t r = 0; r < rows_in(t); ++r) {
+        std::memcpy(s.turned, f32_at(*n.src[0], row_of(t, r), head_of(t, r)), d * sizeof(float));
+        c.vec->i8->turn(s.turned, d);
+        c.vec->i8->query(s.turned, n.as<attention_params>().scale, s.q + r * q_bytes, d);
+        s.max[r] = -std::numeric_limits<float>::infinity();
+        s.largest[r] = 0.0f;
+        s.denominator[r] = 0;
+    }
+    std::fill_n(s.total, rows_in(t) * i8_total_stride(d), 0);
+}
+
+// Takes one of the two passes, over all pages that the tile sees.
+void i8_pass(const node &n, const tile &t, const i8_scratch &s, void (*kernel)(const i8_attend_args &), bool values) {
+    const tensor &pages = *n.src[1], &tables = *n.src[2];
+    const kv_layout &l = n.as<attention_params>().kv;
+    const int64_t key_head = t.head / group_size(n), positions = positions_of(n, t.end - 1);
+    const auto part = [&](int64_t first, int64_t offset) {
+        const int64_t sequence = *i32_at(*n.src[3], t.begin), page = *i32_at(tables, sequence, first / page_positions);
+        return reinterpret_cast<const int8_t *>(at(pages, page)) + offset + key_head * l.head_size * page_positions;
+    };
+    const auto scales = [&](int64_t first, int64_t offset) {
+        return reinterpret_cast<const float *>(part(first, offset) - key_head * l.head_size * page_positions + l.elements()) + key_head * page_positions;
+    };
+    for (int64_t done = 0; done < positions; done += page_positions) {
+        const int64_t next = done + page_positions;
+        for (size_t r = 0; r < rows_in(t); ++r)
+            s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
+        kernel({.q = s.q, .scores = s.scores + done, .score_stride = ceil_div(static_cast<size_t>(positions), page_positions) * page_positions, .seen = s.seen,
+                .k = part(done, l.k_offset), .v = part(done, l.v_offset), .k_scale = scales(done, l.k_offset), .v_scale = scales(done, l.v_offset),
+                .next = next < positions ? reinterpret_cast<const char *>(part(next, values ? l.v_offset : l.k_offset)) : nullptr,
+                .max = s.max, .largest = s.largest, .exponent = s.exponent, .total = s.total, .denominator = s.denominator, .scratch = s.page,
+                .rows = rows_in(t), .head_size = static_cast<size_t>(l.head_size)});
+    }
+}
+
+void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
+    const size_t d = static_cast<size_t>(n.src[0]->ne[2]);
+    i8_begin(c, n, t, s);
+    i8_pass(n, t, s, c.vec->i8->scores, false);
+    for (size_t r = 0; r < rows_in(t); ++r) {
+        const bool numbers = finite_f32(s.max[r]) && finite_f32(s.largest[r]);
+        s.exponent[r] = numbers ? exponent_above(s.largest[r]) : i8_not_a_number;
+        s.max[r] = std::ceil(s.max[r]);
+    }
+    i8_pass(n, t, s, c.vec->i8->values, true);
+    for (size_t r = 0; r < rows_in(t); ++r) {
+        float *y = f32_at(n.out, row_of(t, r), head_of(t, r));
+        const int64_t *total = s.total + r * i8_total_stride(d);
+        if (s.exponent[r] == i8_not_a_number) std::fill_n(y, d, std::numeric_limits<float>::quiet_NaN());
+        else for (size_t e = 0; e < d; ++e) y[e] = i8_attention_output(total[e], s.exponent[r], s.denominator[r]);
+    }
+}
+
+// The longer the sequences, the fewer rows a tile has: their scores stay in a worker's scratch.
+void i8_run(cpu &c, const node &n, char *work) {
+    int64_t longest = 1;
+    for (int64_t i = 0; i < n.out.ne[0]; ++i) longest = std::max(longest, positions_of(n, i));
+    const int64_t row = (longest + page_positions - 1) / page_positions * page_positions, group = group_size(n);
+    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(scores_room(n)) / row, 1, tile_rows);
+    const int64_t splits = (group + most - 1) / most, heads = (group + splits - 1) / splits;
+    const size_t bytes = i8_scratch(c, n, nullptr).bytes;
+    share_tiles(c, n, std::max<int64_t>(1, most / heads), splits, work, [&](const tile &t, unsigned worker) {
+        i8_attend(c, n, t, i8_scratch(c, n, work + starts_bytes(n) + worker * bytes));
+    });
+}
+
+constexpr variant list[] = {{"pages", fits, work_bytes, run}, {"integers", i8_fits, i8_work_bytes, i8_run}, reference_variant};
 
 } // namespace
 

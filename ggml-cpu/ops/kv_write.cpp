@@ -1,4 +1,5 @@
-// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by side.
+// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by side;
+// in pages of i8 the other way round.
 
 #include "../variants.h"
 
@@ -46,7 +47,36 @@ static void run(cpu &c, const node &n, char *) {
     });
 }
 
-static constexpr variant list[] = {{"positions", fits, nullptr, run}, reference_variant};
+// ---- Pages of i8
+
+constexpr size_t one_head(const kv_layout &l) { return align64(static_cast<size_t>(l.head_size) * sizeof(float)); }
+static bool i8_fits(const cpu &, const node &n) { return n.as<kv_layout>().type == format::i8; }
+static size_t i8_work(const cpu &c, const node &n) { return i8_fits(c, n) ? c.pool.size() * one_head(n.as<kv_layout>()) : 0; }
+
+// One position's heads; `turned` holds one head.
+static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
+    const kv_layout &l = n.as<kv_layout>();
+    const int64_t place = *i32_at(*n.src[3], i) % page_positions;
+    const size_t d = static_cast<size_t>(l.head_size);
+    char *page = at(*n.src[2], *i32_at(*n.src[3], i) / page_positions);
+    int8_t *k = reinterpret_cast<int8_t *>(page + l.k_offset), *v = reinterpret_cast<int8_t *>(page + l.v_offset);
+    float *k_scale = reinterpret_cast<float *>(k + l.elements()) + place, *v_scale = reinterpret_cast<float *>(v + l.elements()) + place;
+    for (int64_t h = 0; h < l.kv_heads; ++h) {
+        std::memcpy(turned, f32_at(*n.src[0], i, h), d * sizeof(float));
+        c.vec->i8->turn(turned, d);
+        k_scale[h * page_positions] = c.vec->i8->put(turned, k + (h * page_positions + place) * l.head_size, 1, d);
+        v_scale[h * page_positions] = c.vec->i8->put(f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + place, page_positions, d);
+    }
+}
+
+static void run_i8(cpu &c, const node &n, char *work) {
+    const size_t bytes = one_head(n.as<kv_layout>());
+    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), elements(*n.src[0]) * 2, [&](size_t begin, size_t end, unsigned worker) {
+        for (size_t i = begin; i < end; ++i) put_i8(c, n, static_cast<int64_t>(i), reinterpret_cast<float *>(work + worker * bytes));
+    });
+}
+
+static constexpr variant list[] = {{"positions", fits, nullptr, run}, {"integers", i8_fits, i8_work, run_i8}, reference_variant};
 constexpr variants kv_write_variants = list;
 
 } // namespace ds

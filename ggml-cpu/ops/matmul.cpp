@@ -1,5 +1,5 @@
 // matmul on the CPU: panels of weight rows, and for many rows of activations parts of those, are shared out. Weights are read where they were mapped.
-// Q8_0: activations are quantized once, into the work bytes; then few rows go through the weights as they lie, many through tiles repacked in scratch.
+// Q8_0 and I8: activations are quantized once, into the work bytes; then few rows go through the weights as they lie, many through tiles repacked in scratch.
 
 #include "../variants.h"
 
@@ -67,7 +67,6 @@ void run_floats(cpu &c, const node &n, char *) {
 bool q8_fits(const cpu &, const node &n) { return n.src[1]->type == format::q8_0; }
 bool q8_few_fit(const cpu &c, const node &n) { return q8_fits(c, n) && dim(*n.src[0], 0) <= few_rows; }
 
-size_t align64(size_t n) { return ceil_div(n, 64) * 64; }
 size_t x_row_bytes(const cpu &c, const node &n) { return align64(dim(*n.src[0], 1) / 32 * c.vec->q8->x_bytes); }
 size_t tile_bytes(const cpu &c) { return align64(q8_tile_blocks * c.vec->q8->tile_bytes); }
 
@@ -113,7 +112,56 @@ void run_q8_many(cpu &c, const node &n, char *work) {
     });
 }
 
+// ---- I8 weights
+
+bool i8_fits(const cpu &, const node &n) { return n.src[1]->type == format::i8; }
+bool i8_few_fit(const cpu &c, const node &n) { return i8_fits(c, n) && dim(*n.src[0], 0) <= few_rows; }
+
+size_t i8_x_bytes(const cpu &c, const node &n) { return i8_row_bytes(c.vec->i8->element, dim(*n.src[0], 1), 1); }
+size_t i8_few_work(const cpu &c, const node &n) { return i8_fits(c, n) ? dim(*n.src[0], 0) * i8_x_bytes(c, n) : 0; }
+size_t i8_many_work(const cpu &c, const node &n) { return i8_fits(c, n) ? i8_few_work(c, n) + c.pool.size() * align64(c.vec->i8->tile_bytes) : 0; }
+
+void quantize_i8(cpu &c, const node &n, char *work) {
+    const tensor &x = *n.src[0];
+    const size_t k = dim(x, 1), row_bytes = i8_x_bytes(c, n);
+    share_range(c, dim(x, 0), elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
+        for (size_t i = begin; i < end; ++i) c.vec->i8->quantize(f32_at(x, static_cast<int64_t>(i)), work + i * row_bytes, k);
+    });
+}
+
+i8_args i8_piece(const cpu &c, const node &n, const char *work, size_t w0, size_t wn, size_t x0, size_t xn) {
+    const tensor &w = *n.src[1];
+    const size_t row_bytes = i8_x_bytes(c, n);
+    return {.w = at(w, static_cast<int64_t>(w0)), .w_stride = static_cast<size_t>(w.stride[0]), .w_scale = f32_at(*w.scale, 0) + w0,
+            .x = work + x0 * row_bytes, .x_stride = row_bytes,
+            .y = f32_at(n.out, static_cast<int64_t>(x0)) + w0, .y_stride = static_cast<size_t>(n.out.stride[0]),
+            .bias = bias_at(n, w0), .k = dim(w, 1), .weights = wn, .rows = xn};
+}
+
+int64_t i8_nanoseconds(const node &n) { return elements(*n.src[1]) * (n.src[0]->ne[0] + 5) / 200; }
+
+void run_i8_few(cpu &c, const node &n, char *work) {
+    const size_t weights = dim(*n.src[1], 0), rows = dim(*n.src[0], 0), panel = stream_panel(weights, c.pool.size());
+    quantize_i8(c, n, work);
+    const cut s = {panel, ceil_div(weights, panel), rows, 1};
+    share_pieces(c, s, weights, rows, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+        c.vec->i8->rows(i8_piece(c, n, work, w0, wn, x0, xn));
+    });
+}
+
+void run_i8_many(cpu &c, const node &n, char *work) {
+    const size_t weights = dim(*n.src[1], 0), rows = dim(*n.src[0], 0), tile_bytes = align64(c.vec->i8->tile_bytes);
+    char *tiles = work + rows * i8_x_bytes(c, n);
+    quantize_i8(c, n, work);
+    const cut s = make_cut(weights, rows, c.vec->i8->tile_weights, 48, c.pool.size());
+    share_pieces(c, s, weights, rows, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
+        c.vec->i8->tile(i8_piece(c, n, work, w0, wn, x0, xn), tiles + worker * tile_bytes);
+    });
+}
+
 constexpr variant list[] = {
+    {"i8_few", i8_few_fit, i8_few_work, run_i8_few},
+    {"i8_many", i8_fits, i8_many_work, run_i8_many},
     {"q8_few", q8_few_fit, q8_few_work, run_q8_few},
     {"q8_many", q8_fits, q8_many_work, run_q8_many},
     {"floats", floats_fit, nullptr, run_floats},

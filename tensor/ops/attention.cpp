@@ -1,7 +1,9 @@
 // attention: softmax(q K^T scale) V over paged keys and values, causal by position, query heads in groups over fewer key heads (arXiv 2305.13245).
-// The running maximum and sum go page by page (numerics.h has the expressions), so neither chunking nor batching can change a bit.
+// Float pages: the running maximum and sum go page by page. Pages of i8: everything is summed in integers. numerics.h has the expressions; neither chunking
+// nor batching can change a bit.
 #include "../op.h"
 
+#include <cmath>
 #include <limits>
 
 namespace ds {
@@ -20,6 +22,12 @@ void attention_shape(node &n) {
     expect(is_list(n.src[3], q.ne[0]) && is_list(n.src[4], q.ne[0]), n, "needs sequence[n] and position[n] of i32");
     set_out(n, format::f32, {q.ne, 3});
 }
+
+// The page that holds `position` of row i's sequence, and the key head that query head h reads.
+static const char *page_of(const node &n, int64_t i, int64_t position) {
+    return at(*n.src[1], *i32_at(*n.src[2], *i32_at(*n.src[3], i), position / page_positions));
+}
+static int64_t key_head(const node &n, int64_t h) { return h / (n.src[0]->ne[1] / n.as<attention_params>().kv.kv_heads); }
 
 static float page_value(format type, const char *array, int64_t i) {
     float x;
@@ -55,25 +63,97 @@ static void page_step(running &r, const float *q, const char *k, const char *v, 
     }
 }
 
-void attention_forward(const node &n) {
-    const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2];
+static void forward_floats(const node &n, int64_t i, int64_t h, const std::vector<float> &q) {
     const attention_params &p = n.as<attention_params>();
-    const int64_t group = q.ne[1] / p.kv.kv_heads;
-    const float scale = attention_scale(p.scale);
-    std::vector<float> row;
-    for (int64_t i = 0; i < q.ne[0]; ++i)
-        for (int64_t h = 0; h < q.ne[1]; ++h) {
-            const int64_t seq = *i32_at(*n.src[3], i), positions = *i32_at(*n.src[4], i) + 1, head_elements = p.kv.head_size * page_positions;
-            running r;
-            r.out.assign(static_cast<size_t>(p.kv.head_size), 0.0f);
-            read_row(q, i, h, 0, row);
-            for (int64_t done = 0; done < positions; done += page_positions) {
-                const char *page = at(pages, *i32_at(tables, seq, done / page_positions));
-                const size_t head = row_bytes(p.kv.type, static_cast<uint64_t>(h / group * head_elements));
-                const int64_t seen = std::min(page_positions, positions - done);
-                page_step(r, row.data(), page + p.kv.k_offset + head, page + p.kv.v_offset + head, p.kv, scale, seen, done == 0);
-            }
-            for (int64_t d = 0; d < p.kv.head_size; ++d) *f32_at(n.out, i, h, d) = r.out[d] / r.sum;
+    const int64_t positions = *i32_at(*n.src[4], i) + 1;
+    running r;
+    r.out.assign(q.size(), 0.0f);
+    for (int64_t done = 0; done < positions; done += page_positions) {
+        const char *page = page_of(n, i, done);
+        const size_t head = row_bytes(p.kv.type, static_cast<uint64_t>(key_head(n, h) * p.kv.head_size * page_positions));
+        const int64_t seen = std::min(page_positions, positions - done);
+        page_step(r, q.data(), page + p.kv.k_offset + head, page + p.kv.v_offset + head, p.kv, attention_scale(p.scale), seen, done == 0);
+    }
+    for (size_t d = 0; d < q.size(); ++d) *f32_at(n.out, i, h, static_cast<int64_t>(d)) = r.out[d] / r.sum;
+}
+
+// ---- Pages of i8, in integers (numerics.h)
+
+namespace {
+// One key head's part of a page.
+struct i8_page {
+    const int8_t *k, *v;
+    const float *k_scale, *v_scale;
+};
+}
+
+static i8_page i8_page_of(const node &n, int64_t i, int64_t h, int64_t position) {
+    const kv_layout &l = n.as<attention_params>().kv;
+    const char *page = page_of(n, i, position);
+    const auto *k = reinterpret_cast<const int8_t *>(page + l.k_offset), *v = reinterpret_cast<const int8_t *>(page + l.v_offset);
+    const int64_t head = key_head(n, h), elements = head * l.head_size * page_positions, scales = head * page_positions;
+    return {k + elements, v + elements, reinterpret_cast<const float *>(k + l.elements()) + scales, reinterpret_cast<const float *>(v + l.elements()) + scales};
+}
+
+static std::vector<float> i8_scores(const node &n, int64_t i, int64_t h, std::vector<float> q) {
+    const attention_params &p = n.as<attention_params>();
+    hadamard(q.data(), p.kv.head_size);
+    const row_scale s = row_scale_of(largest_bits(q.data(), q.size()), q15_levels);
+    const float factor = i8_query_factor(s.scale, p.scale, p.kv.head_size);
+    std::vector<float> scores(static_cast<size_t>(*i32_at(*n.src[4], i)) + 1);
+    for (size_t t = 0; t < scores.size(); ++t) {
+        const i8_page page = i8_page_of(n, i, h, static_cast<int64_t>(t));
+        const int64_t place = static_cast<int64_t>(t) % page_positions;
+        int32_t product = 0;
+        for (int64_t d = 0; d < p.kv.head_size; ++d) product += quantize_i8(q[static_cast<size_t>(d)], s) * page.k[place * p.kv.head_size + d];
+        scores[t] = i8_score(product, page.k_scale[place], factor);
+    }
+    return scores;
+}
+
+// One page's part in the sums: total[d] and the denominator.
+static void i8_page_step(const i8_page &page, const float *scores, int64_t seen, float max, int32_t e0, std::vector<int64_t> &total, int64_t &denominator) {
+    float w[page_positions], largest = 0.0f;
+    for (int64_t t = 0; t < seen; ++t) {
+        const float p = exp2_f32(scores[t] - max);
+        denominator += attention_share(p);
+        w[t] = p * page.v_scale[t];
+        largest = std::max(largest, w[t]);
+    }
+    if (largest == 0.0f) return;
+    const int32_t e = page_exponent(largest);
+    for (size_t d = 0; d < total.size(); ++d) {
+        int32_t acc = 0;
+        for (int64_t t = 0; t < seen; ++t) acc += page_weight(w[t], e) * page.v[static_cast<int64_t>(d) * page_positions + t];
+        total[d] += page_total(acc, e0 - e);
+    }
+}
+
+static void forward_i8(const node &n, int64_t i, int64_t h, const std::vector<float> &q) {
+    const std::vector<float> scores = i8_scores(n, i, h, q);
+    const auto positions = static_cast<int64_t>(scores.size());
+    float max = -std::numeric_limits<float>::infinity(), largest = 0.0f;
+    for (int64_t t = 0; t < positions; ++t) {
+        max = attention_max(max, scores[static_cast<size_t>(t)]);
+        largest = attention_max(largest, i8_page_of(n, i, h, t).v_scale[t % page_positions]);
+    }
+    std::vector<int64_t> total(q.size(), 0);
+    int64_t denominator = 0;
+    const bool numbers = finite_f32(max) && finite_f32(largest);
+    const int32_t e0 = exponent_above(largest);
+    for (int64_t done = 0; numbers && done < positions; done += page_positions)
+        i8_page_step(i8_page_of(n, i, h, done), &scores[static_cast<size_t>(done)], std::min(page_positions, positions - done), std::ceil(max), e0, total, denominator);
+    for (size_t d = 0; d < q.size(); ++d)
+        *f32_at(n.out, i, h, static_cast<int64_t>(d)) = numbers ? i8_attention_output(total[d], e0, denominator) : std::numeric_limits<float>::quiet_NaN();
+}
+
+void attention_forward(const node &n) {
+    const bool integers = n.as<attention_params>().kv.type == format::i8;
+    std::vector<float> q;
+    for (int64_t i = 0; i < n.out.ne[0]; ++i)
+        for (int64_t h = 0; h < n.out.ne[1]; ++h) {
+            read_row(*n.src[0], i, h, 0, q);
+            (integers ? forward_i8 : forward_floats)(n, i, h, q);
         }
 }
 

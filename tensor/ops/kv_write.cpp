@@ -1,5 +1,5 @@
 // kv_write: puts the keys and values of n positions into their pages, in the page's format. Its result is the pages themselves, so that what reads
-// them afterwards stands after it in the graph. K lies transposed in a page ([head_size][64 positions]), V does not: see kv_layout.
+// them afterwards stands after it in the graph. How they lie in a page depends on the format: see kv_layout. Keys of i8 pages are turned (hadamard) before they are quantized.
 #include "../op.h"
 
 namespace ds {
@@ -18,20 +18,43 @@ void kv_write_shape(node &n) {
     n.out.base = pages.base ? pages.base : &pages;
 }
 
-static void put(format type, char *array, int64_t i, float x) { encode_row(type, &x, array + row_bytes(type, i), 1); }
+static void put(format type, char *array, int64_t i, float x) { encode_row(type, &x, array + row_bytes(type, static_cast<uint64_t>(i)), 1); }
+
+// One head's keys or values at one place of a page of i8: element d goes to to[d * step]; its scale to *scale.
+static void put_i8(const std::vector<float> &x, int8_t *to, int64_t step, float *scale) {
+    const row_scale s = row_scale_of(largest_bits(x.data(), x.size()), i8_levels);
+    for (size_t d = 0; d < x.size(); ++d) to[static_cast<int64_t>(d) * step] = static_cast<int8_t>(quantize_i8(x[d], s));
+    *scale = s.scale;
+}
+
+static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
+    const kv_layout &l = n.as<kv_layout>();
+    auto *k = reinterpret_cast<int8_t *>(page + l.k_offset), *v = reinterpret_cast<int8_t *>(page + l.v_offset);
+    auto *k_scale = reinterpret_cast<float *>(k + l.elements()), *v_scale = reinterpret_cast<float *>(v + l.elements());
+    std::vector<float> row;
+    for (int64_t h = 0; h < l.kv_heads; ++h) {
+        read_row(*n.src[0], i, h, 0, row);
+        hadamard(row.data(), l.head_size);
+        put_i8(row, k + (h * page_positions + place) * l.head_size, 1, k_scale + h * page_positions + place);
+        read_row(*n.src[1], i, h, 0, row);
+        put_i8(row, v + h * l.head_size * page_positions + place, page_positions, v_scale + h * page_positions + place);
+    }
+}
+
+static void write_floats(const node &n, int64_t i, char *page, int64_t place) {
+    const kv_layout &l = n.as<kv_layout>();
+    for (int64_t h = 0; h < l.kv_heads; ++h)
+        for (int64_t d = 0; d < l.head_size; ++d) {
+            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place, *f32_at(*n.src[0], i, h, d));
+            put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d, *f32_at(*n.src[1], i, h, d));
+        }
+}
 
 void kv_write_forward(const node &n) {
-    const tensor &k = *n.src[0], &v = *n.src[1];
-    const kv_layout &l = n.as<kv_layout>();
-    for (int64_t i = 0; i < k.ne[0]; ++i) {
+    for (int64_t i = 0; i < n.src[0]->ne[0]; ++i) {
         const int32_t slot = *i32_at(*n.src[3], i);
         char *page = at(*n.src[2], slot / page_positions);
-        const int64_t place = slot % page_positions;
-        for (int64_t h = 0; h < l.kv_heads; ++h)
-            for (int64_t d = 0; d < l.head_size; ++d) {
-                put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place, *f32_at(k, i, h, d));
-                put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d, *f32_at(v, i, h, d));
-            }
+        (n.as<kv_layout>().type == format::i8 ? write_i8 : write_floats)(n, i, page, slot % page_positions);
     }
 }
 

@@ -1,5 +1,5 @@
 // matmul: y[n,m] = x[n,k] w[m,k]^T + bias[m]. What is summed, and in which order, depends on the weights' format alone (numerics.h):
-// floats by the dot pattern of 16 lanes, Q8_0 in blocks of 32 against activations quantized likewise.
+// floats by the dot pattern of 16 lanes, Q8_0 in blocks of 32 against activations quantized likewise, I8 in integers over the whole row.
 #include "../op.h"
 
 namespace ds {
@@ -10,6 +10,7 @@ void matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32 && info(w.type).runs, n, "needs x[n,k] of f32 and w[m,k]");
     expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32), n, "needs bias[m] of f32");
+    expect((w.type == format::i8) == (w.scale != nullptr), n, "needs a scale with i8 weights, and with no others");
     set_out(n, format::f32, {{x.ne[0], w.ne[0]}});
 }
 
@@ -39,6 +40,23 @@ static void forward_q8_0(const node &n) {
     }
 }
 
+static void forward_i8(const node &n) {
+    const tensor &x = *n.src[0], &w = *n.src[1];
+    std::vector<int32_t> xq(static_cast<size_t>(x.ne[1]));
+    std::vector<float> row;
+    for (int64_t i = 0; i < x.ne[0]; ++i) {
+        read_row(x, i, 0, 0, row);
+        const row_scale s = row_scale_of(largest_bits(row.data(), row.size()), i8_levels);
+        for (size_t k = 0; k < row.size(); ++k) xq[k] = quantize_i8(row[k], s);
+        for (int64_t j = 0; j < w.ne[0]; ++j) {
+            const auto *wq = reinterpret_cast<const int8_t *>(at(w, j));
+            int32_t product = 0;
+            for (size_t k = 0; k < xq.size(); ++k) product += wq[k] * xq[k];
+            *f32_at(n.out, i, j) = i8_output(product, *f32_at(*w.scale, j), s.scale);
+        }
+    }
+}
+
 static void forward_float(const node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     std::vector<float> a, b;
@@ -53,6 +71,7 @@ static void forward_float(const node &n) {
 
 void matmul_forward(const node &n) {
     if (n.src[1]->type == format::q8_0) forward_q8_0(n);
+    else if (n.src[1]->type == format::i8) forward_i8(n);
     else forward_float(n);
     if (!n.src[2]) return;
     for (int64_t i = 0; i < n.out.ne[0]; ++i)

@@ -1,0 +1,195 @@
+// I8 products on 256 and 512 bits, on what q8_x86.inl was given and gives: w16i, tile_step, packed_half, transpose8, sum_of_each. Weights (or a page's rows)
+// lie side by side in a tile's lanes, four bytes of each at a step; activations are broadcast. int32 sums are exact modulo 2^32, in any order.
+// Given besides: i8_vectors, the width of a tile in registers; i8_dot_weights (4 or 8) and i8_dot_x, rows of a product of rows as they lie.
+
+using i8_x = std::conditional_t<q8_unsigned, int8_t, int16_t>;
+constexpr size_t i8_columns = 16 * i8_vectors, i8_tile_x = 6, i8_chunk = 1024;    // a tile is i8_columns rows of i8_chunk weights
+constexpr size_t i8_piece = 32 / sizeof(i8_x);                                    // elements that make eight steps
+constexpr size_t i8_group_bytes(size_t depth) { return (depth + i8_piece - 1) / i8_piece * 8 * 64 * i8_vectors; }
+
+DS_INLINE int32_t i8_start(int32_t sum) { return q8_unsigned ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0; }
+
+#include "i8.inl"
+
+// ---- Tiles
+
+static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, char *tile) {
+    for (size_t g = 0; g < std::min(rows, i8_columns); g += 8) {
+        const char *row[8];
+        for (size_t r = 0; r < 8; ++r) row[r] = w + std::min(g + r, rows - 1) * stride;
+        char *to = tile + 64 * (g / 16) + 32 * (g / 8 % 2);
+        for (size_t k = 0; k < depth; k += i8_piece, to += 8 * 64 * i8_vectors) {
+            __m256i v[8];
+            if (k + i8_piece <= depth) {
+                DS_UNROLL for (int r = 0; r < 8; ++r) v[r] = packed_half(row[r] + k, 0);
+            } else {
+                for (int r = 0; r < 8; ++r) {
+                    char rest[i8_piece] = {};
+                    memcpy(rest, row[r] + k, depth - k);
+                    v[r] = packed_half(rest, 0);
+                }
+            }
+            transpose8(v);
+            DS_UNROLL for (int i = 0; i < 8; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + i * 64 * i8_vectors), v[i]);
+        }
+    }
+}
+
+template <size_t rows> DS_INLINE void i8_tile_product(const char *tile, const char *const *x, size_t steps, w16i (*sum)[i8_vectors]) {
+    for (size_t s = 0; s < steps; ++s, tile += 64 * i8_vectors) {
+        w16i w[i8_vectors];
+        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) w[v] = w16i(tile + 64 * v);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            const w16i xs(read<int32_t>(x[j] + 4 * s));
+            DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] = tile_step(sum[j][v], w[v], xs);
+        }
+    }
+}
+constexpr size_t i8_steps(size_t depth) { return (depth * sizeof(i8_x) + 3) / 4; }
+
+// ---- A page's part in attention
+
+static void pack_page(const int8_t *page, size_t stride, size_t columns, size_t depth, char *tile) {
+    for (size_t c = 0; c < columns; c += i8_columns, tile += i8_group_bytes(depth))
+        i8_pack(reinterpret_cast<const char *>(page) + c * stride, stride, columns - c, depth, tile);
+}
+
+template <size_t rows> static void page_product_of(const page_args &a) {
+    const size_t plane = i8_plane_bytes(a.depth);
+    const char *x[2 * rows], *tile = a.tile;
+    for (size_t j = 0; j < 2 * rows; ++j) x[j] = a.x + j / 2 * i8_row_bytes(sizeof(i8_x), a.depth, 2) + i8_head_bytes + j % 2 * plane;
+    for (size_t c = 0; c < a.columns; c += i8_columns, tile += i8_group_bytes(a.depth)) {
+        w16i sum[2 * rows][i8_vectors];
+        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j)
+            DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] = w16i(j % 2 ? i8_head_of(x[j - 1] - i8_head_bytes).start : 0);
+        i8_tile_product<2 * rows>(tile, x, i8_steps(a.depth), sum);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j)
+            DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) store_ints(a.out + j * align64(a.columns) + c + 16 * v, planes_joined(sum[2 * j][v], sum[2 * j + 1][v]));
+    }
+}
+static void page_product(const page_args &a) {
+    if (a.rows == 1) page_product_of<1>(a);
+    else if (a.rows == 2) page_product_of<2>(a);
+    else page_product_of<3>(a);
+}
+
+// ---- Many rows of activations
+
+DS_INLINE size_t i8_valid(const i8_args &a, size_t v) { return a.weights > 16 * v ? std::min<size_t>(16, a.weights - 16 * v) : 0; }
+DS_INLINE v16 i8_load(const float *p, size_t n) { return n == 0 ? v16(0.0f) : n < 16 ? load_n(p, n) : load(p); }
+
+// Between one chunk of k and the next, y holds the integer sums.
+template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
+    const char *x[rows];
+    i8_head head[rows];
+    w16i sum[rows][i8_vectors];
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+        const char *row = a.x + (x0 + j) * a.x_stride;
+        const float *y = a.y + (x0 + j) * a.y_stride;
+        head[j] = i8_head_of(row);
+        x[j] = row + i8_head_bytes + begin * sizeof(i8_x);
+        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] = begin == 0 ? w16i(head[j].start) : as_ints(i8_load(y + 16 * v, i8_valid(a, v)));
+    }
+    i8_tile_product<rows>(tile, x, i8_steps(end - begin), sum);
+    DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
+        const size_t n = i8_valid(a, v);
+        if (n == 0) break;
+        const v16 scale = i8_load(a.w_scale + 16 * v, n), bias = a.bias ? i8_load(a.bias + 16 * v, n) : v16(0.0f);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            float *y = a.y + (x0 + j) * a.y_stride + 16 * v;
+            v16 out = as_floats(sum[j][v]);
+            if (end == a.k) out = (to_float(sum[j][v]) * scale) * v16(head[j].scale);
+            if (end == a.k && a.bias) out = out + bias;
+            if (n < 16) store_n(y, out, n);
+            else store(y, out);
+        }
+    }
+}
+
+template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const char *tile, size_t begin, size_t end, size_t count, size_t x0) {
+    if constexpr (rows > 1) {
+        if (count < rows) return i8_tile_rows_of<rows - 1>(a, tile, begin, end, count, x0);
+    }
+    i8_tile_rows<rows>(a, tile, begin, end, x0);
+}
+
+static void i8_tile(const i8_args &a, char *tile) {
+    for (size_t begin = 0; begin < a.k; begin += i8_chunk) {
+        const size_t end = std::min(begin + i8_chunk, a.k);
+        i8_pack(a.w + begin, a.w_stride, a.weights, end - begin, tile);
+        for (size_t x0 = 0; x0 < a.rows; x0 += i8_tile_x) i8_tile_rows_of<i8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+    }
+}
+
+// ---- Few rows of activations: eight rows of weights at a time, as they lie
+
+constexpr size_t i8_dot_piece = 64 / sizeof(i8_x);
+
+template <size_t rows, size_t weights> DS_INLINE void i8_dot_step(const char *const *w, const char *x, size_t x_stride, w16i (*sum)[weights]) {
+    w16i wide[weights];
+    DS_UNROLL for (size_t r = 0; r < weights; ++r) wide[r] = widened(w[r]);
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+        const w16i xs(x + j * x_stride);
+        DS_UNROLL for (size_t r = 0; r < weights; ++r) sum[j][r] = tile_step(sum[j][r], wide[r], xs);
+    }
+}
+
+// Sums of `i8_dot_weights` rows of weights, for each row of activations, into out[8 * row + …].
+template <size_t rows> static void i8_dot(const i8_args &a, const char *const *w, const char *x, __m256i *out) {
+    w16i sum[rows][i8_dot_weights];
+    const char *at[i8_dot_weights];
+    DS_UNROLL for (size_t j = 0; j < rows; ++j)
+        DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) sum[j][r] = w16i(0);
+    size_t k = 0;
+    for (; k + i8_dot_piece <= a.k; k += i8_dot_piece, x += 64) {
+        DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) {
+            at[r] = w[r] + k;
+            __builtin_prefetch(at[r] + 8 * a.w_stride, 0, 2);
+        }
+        i8_dot_step<rows, i8_dot_weights>(at, x, a.x_stride, sum);
+    }
+    if (k < a.k) {
+        char rest[i8_dot_weights][i8_dot_piece] = {};
+        for (size_t r = 0; r < i8_dot_weights; ++r) {
+            memcpy(rest[r], w[r] + k, a.k - k);
+            at[r] = rest[r];
+        }
+        i8_dot_step<rows, i8_dot_weights>(at, x, a.x_stride, sum);
+    }
+    DS_UNROLL for (size_t j = 0; j < rows; ++j)
+        DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) out[8 * j + r] = halved(sum[j][r]);
+}
+
+template <size_t rows> static void i8_rows8(const i8_args &a, size_t w0, size_t x0) {
+    const size_t valid = std::min<size_t>(8, a.weights - w0);
+    const char *w[8], *x = a.x + x0 * a.x_stride;
+    for (size_t r = 0; r < 8; ++r) w[r] = a.w + (w0 + std::min(r, valid - 1)) * a.w_stride;
+    __m256i part[rows * 8];
+    for (size_t r = 0; r < 8; r += i8_dot_weights) i8_dot<rows>(a, w + r, x + i8_head_bytes, part + r);
+    for (size_t j = 0; j < rows; ++j, x += a.x_stride) {
+        int32_t sum[8];
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sum), sum_of_each(part + 8 * j));
+        const i8_head head = i8_head_of(x);
+        float *y = a.y + (x0 + j) * a.y_stride + w0;
+        for (size_t r = 0; r < valid; ++r) {
+            const int32_t product = static_cast<int32_t>(static_cast<uint32_t>(sum[r]) + static_cast<uint32_t>(head.start));
+            const float out = i8_output(product, a.w_scale[w0 + r], head.scale);
+            y[r] = a.bias ? out + a.bias[w0 + r] : out;
+        }
+    }
+}
+
+template <size_t rows> DS_INLINE void i8_rows8_of(const i8_args &a, size_t count, size_t w0, size_t x0) {
+    if constexpr (rows > 1) {
+        if (count < rows) return i8_rows8_of<rows - 1>(a, count, w0, x0);
+    }
+    i8_rows8<rows>(a, w0, x0);
+}
+
+static void i8_rows(const i8_args &a) {
+    for (size_t w0 = 0; w0 < a.weights; w0 += 8)
+        for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, w0, x0);
+}
+
+static constexpr i8_kernels i8 = {sizeof(i8_x), i8_columns, i8_group_bytes(i8_chunk), i8_quantize, i8_rows, i8_tile,
+                                  i8_turn, i8_put, i8_query, i8_scores, i8_values};

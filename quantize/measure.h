@@ -1,0 +1,15 @@
+// How well a model predicts texts, and how far its distributions are from another's.
+#pragma once
+
+#include "forward.h"
+#include "text.h"
+
+namespace ds {
+
+// Of all windows. `stepped` is called after each step of the pass; it may throw.
+using step_fn = std::function<void()>;
+double mean_nll(forward &pass, const text_windows &text, const step_fn &stepped);                       // natural logarithm, of each token after a window's first
+std::vector<float> logits_of(forward &pass, const text_windows &text, const step_fn &stepped);          // [tokens, vocab]
+double mean_divergence(forward &pass, const text_windows &text, const std::vector<float> &logits, const step_fn &stepped);     // KL(logits || pass's)
+
+} // namespace ds

@@ -1,0 +1,248 @@
+// SmoothQuant's scales: s = max|x|^alpha / max|w|^(1 - alpha) a channel, alpha for each place by trying: the least squared error of the products with int8
+// weights and activations, on the sampled rows of the calibration and a part of the matrix's rows, and none at all if nothing is better.
+// Only columns count here: what rows are multiplied by changes a row's own scale and nothing else.
+
+#include "smooth.h"
+
+#include "../tensor/numerics.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ds {
+
+namespace {
+
+constexpr float alphas_tried[] = {0.5f, 0.4f, 0.6f, 0.3f, 0.7f, 0.8f, 0.9f};
+constexpr int64_t rows_tried = 128;             // of each matrix, evenly spread
+constexpr double smallest = 1e-3, largest = 1e3;    // of s, whose geometric mean is 1: beyond, a channel that the texts hardly used could drown others
+
+// Where scales fold in: the matrices whose columns take s, and the producers whose rows (of a vector: elements) take 1 / s.
+struct place {
+    std::vector<const encode_job *> matrices, producers;
+    int64_t group = 1, head = 0;                // attention: heads that read one key head, and its size; its v has one s for all of them
+};
+
+// What a place's product has to do with: the sampled inputs and some rows of its matrices.
+struct trial {
+    const linear_input &in;
+    std::vector<std::vector<float>> weights;    // [rows, channels] a matrix
+    std::vector<std::vector<double>> wanted;    // [samples, rows] a matrix
+    std::vector<float> largest_weight;          // a channel, over all rows of all matrices
+};
+
+int64_t rows_of(const encode_job &e) { return e.ne.size() > 1 ? e.ne[0] : 1; }
+
+// ---- The error of a product in int8 ---------------------------------------------------------------------------------------------------------------------
+
+// Rows as int8 and their scales, each channel first multiplied.
+struct quantized { std::vector<int8_t> q; std::vector<float> scale; };
+
+quantized quantize_rows(const std::vector<float> &x, const std::vector<float> &factor, bool divide) {
+    const size_t channels = factor.size(), rows = x.size() / channels;
+    quantized out{std::vector<int8_t>(x.size()), std::vector<float>(rows)};
+    std::vector<float> row(channels);
+    for (size_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < channels; ++c) row[c] = divide ? x[r * channels + c] / factor[c] : x[r * channels + c] * factor[c];
+        out.scale[r] = encode_row_i8(row.data(), out.q.data() + r * channels, channels);
+    }
+    return out;
+}
+
+int32_t dot(const int8_t *a, const int8_t *b, size_t n) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+// The squared error of all outputs, as a share of the outputs' squares, summed over the matrices.
+double error_of(const trial &t, const std::vector<float> &s) {
+    const size_t channels = s.size();
+    const quantized x = quantize_rows(t.in.samples, s, true);
+    double sum = 0;
+    for (size_t m = 0; m < t.weights.size(); ++m) {
+        const quantized w = quantize_rows(t.weights[m], s, false);
+        double off = 0, all = 1e-300;
+        for (size_t i = 0, at = 0; i < x.scale.size(); ++i)
+            for (size_t k = 0; k < w.scale.size(); ++k, ++at) {
+                const double y = static_cast<double>(dot(x.q.data() + i * channels, w.q.data() + k * channels, channels)) * w.scale[k] * x.scale[i];
+                off += (y - t.wanted[m][at]) * (y - t.wanted[m][at]);
+                all += t.wanted[m][at] * t.wanted[m][at];
+            }
+        sum += off / all;
+    }
+    return sum;
+}
+
+trial make_trial(const place &p, const linear_input &in) {
+    trial t{in, {}, {}, std::vector<float>(in.channels())};
+    std::vector<float> row(in.channels());
+    for (const encode_job *const e : p.matrices) {
+        const int64_t rows = rows_of(*e), taken = std::min(rows, rows_tried);
+        std::vector<float> &weights = t.weights.emplace_back();
+        for (int64_t r = 0; r < rows; ++r) {
+            decode_job_row(*e, r, row.data());
+            for (size_t c = 0; c < row.size(); ++c) {
+                if (!finite_f32(row[c])) throw error(status::numeric, e->where + ": holds what is not a finite number");
+                t.largest_weight[c] = std::max(t.largest_weight[c], std::fabs(row[c]));
+            }
+            if (r * taken / rows != (r + 1) * taken / rows) weights.insert(weights.end(), row.begin(), row.end());
+        }
+        std::vector<double> &wanted = t.wanted.emplace_back();
+        for (size_t i = 0; i < in.rows(); ++i)
+            for (size_t k = 0; k < weights.size() / row.size(); ++k) wanted.push_back(dot_in_lanes<dot_lanes>(in.samples.data() + i * row.size(), weights.data() + k * row.size(), row.size()));
+    }
+    return t;
+}
+
+// ---- Scales ---------------------------------------------------------------------------------------------------------------------------------------------
+
+// Channels of the query heads that read one key head come from the same rows of v: the largest of them speaks for all.
+void share_in_groups(const place &p, std::vector<float> &v) {
+    if (p.group == 1) return;
+    const auto head = static_cast<size_t>(p.head), group = static_cast<size_t>(p.group);
+    for (size_t first = 0; first < v.size(); first += group * head)
+        for (size_t d = 0; d < head; ++d) {
+            float most = 0;
+            for (size_t h = 0; h < group; ++h) most = std::max(most, v[first + h * head + d]);
+            for (size_t h = 0; h < group; ++h) v[first + h * head + d] = most;
+        }
+}
+
+// A channel that is never used, or that no weight reads, keeps s = 1.
+std::vector<float> scales_for(float alpha, const std::vector<float> &x, const std::vector<float> &w) {
+    const auto used = [&](size_t c) { return x[c] > 0 && w[c] > 0; };
+    const auto log_scale = [&](size_t c) { return alpha * std::log(static_cast<double>(x[c])) - (1.0 - alpha) * std::log(static_cast<double>(w[c])); };
+    double sum = 0, n = 0;
+    for (size_t c = 0; c < x.size(); ++c)
+        if (used(c)) sum += log_scale(c), ++n;
+    std::vector<float> s(x.size(), 1.0f);
+    for (size_t c = 0; c < x.size(); ++c)
+        if (used(c)) s[c] = static_cast<float>(std::clamp(std::exp(log_scale(c) - sum / n), smallest, largest));
+    return s;
+}
+
+struct choice { float alpha; std::vector<float> s; };
+choice choose(const place &p, const linear_input &in) {
+    trial t = make_trial(p, in);
+    std::vector<float> x = in.largest;
+    share_in_groups(p, x);
+    share_in_groups(p, t.largest_weight);
+    choice best{0, std::vector<float>(in.channels(), 1.0f)};
+    double least = error_of(t, best.s);
+    for (const float alpha : alphas_tried) {
+        std::vector<float> s = scales_for(alpha, x, t.largest_weight);
+        const double e = error_of(t, s);
+        if (e < least) {
+            least = e;
+            best = {alpha, std::move(s)};
+        }
+    }
+    return best;
+}
+
+// The s of the producer's own rows: of v, one for each row, not for each query head's channel.
+std::vector<float> of_producer(const place &p, const std::vector<float> &s) {
+    if (p.group == 1) return s;
+    std::vector<float> out;
+    const auto head = static_cast<size_t>(p.head), step = head * static_cast<size_t>(p.group);
+    for (size_t first = 0; first < s.size(); first += step) out.insert(out.end(), s.begin() + static_cast<std::ptrdiff_t>(first), s.begin() + static_cast<std::ptrdiff_t>(first + head));
+    return out;
+}
+
+void fold(const place &p, const std::vector<float> &s, smoothing &out) {
+    for (const encode_job *const e : p.matrices) out.factors[e->name].columns = s;
+    std::vector<float> inverse = of_producer(p, s);
+    for (float &x : inverse) x = 1.0f / x;
+    for (const encode_job *const e : p.producers) (e->ne.size() > 1 ? out.factors[e->name].rows : out.factors[e->name].columns) = inverse;
+}
+
+// ---- Places ---------------------------------------------------------------------------------------------------------------------------------------------
+
+using slot = const tensor *layer_weights::*;
+
+std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &jobs) {
+    const arch &a = *arch_of(f);
+    const hparams h = a.read(f);
+    const std::vector<tensor_row> rows = a.tensors(h);
+    const auto job_of = [&](const tensor_row &row) -> const encode_job * {
+        const auto found = std::find_if(jobs.begin(), jobs.end(), [&](const encode_job &e) { return e.name == row.name; });
+        return found == jobs.end() ? nullptr : &*found;
+    };
+    const auto pick = [&](int64_t layer, std::initializer_list<slot> wanted) {
+        std::vector<const encode_job *> out;
+        for (const tensor_row &row : rows)
+            if (row.layer == layer && std::find(wanted.begin(), wanted.end(), row.slot) != wanted.end())
+                if (const encode_job *const e = job_of(row)) out.push_back(e);
+        return out;
+    };
+    using lw = layer_weights;
+    std::vector<place> out;
+    for (int64_t i = 0; i < h.layers; ++i) {
+        out.push_back({pick(i, {&lw::q, &lw::k, &lw::v}), pick(i, {&lw::attn_norm})});
+        out.push_back({pick(i, {&lw::attn_output}), pick(i, {&lw::v, &lw::v_bias}), h.heads / h.kv_heads, h.head_size});
+        out.push_back({pick(i, {&lw::gate, &lw::up}), pick(i, {&lw::ffn_norm})});
+        out.push_back({pick(i, {&lw::down}), pick(i, {&lw::up})});
+    }
+    place top;
+    for (const tensor_row &row : rows) {
+        if (row.top == &model_weights::output && job_of(row)) top.matrices.push_back(job_of(row));
+        if (row.top == &model_weights::output_norm && job_of(row)) top.producers.push_back(job_of(row));
+    }
+    if (!top.matrices.empty()) out.push_back(top);
+    std::erase_if(out, [](const place &p) { return p.matrices.empty() || p.producers.empty(); });
+    return out;
+}
+
+} // namespace
+
+float smoothing::mean_alpha() const {
+    double sum = 0, n = 0;
+    for (const float a : alphas) sum += a, n += a != 0;
+    return n > 0 ? static_cast<float>(sum / n) : 0;
+}
+
+smoothing smooth(const gguf_file &f, const std::vector<encode_job> &jobs, const calibration &c, const job &j) {
+    check_fits(c, f);
+    const std::vector<place> places = places_of(f, jobs);
+    std::vector<choice> chosen(places.size());
+    parallel_ranges(static_cast<int64_t>(places.size()), j.threads, [&](int64_t first, int64_t last) {
+        for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) chosen[i] = choose(places[i], c.input_of(places[i].matrices[0]->name, places[i].matrices[0]->ne.back()));
+    });
+    smoothing out;
+    for (size_t i = 0; i < places.size(); ++i) {
+        out.alphas.push_back(chosen[i].alpha);
+        if (chosen[i].alpha != 0) fold(places[i], chosen[i].s, out);
+    }
+    return out;
+}
+
+void fold_into(std::vector<encode_job> &jobs, const smoothing &s) {
+    for (encode_job &e : jobs) {
+        const auto found = s.factors.find(e.name);
+        if (found == s.factors.end()) continue;
+        e.factors = found->second;
+        e.verbatim = false;
+    }
+}
+
+void set_smoothing_keys(gguf_writer &w, const calibration &c, const smoothing &s) {
+    w.set_u32("deepseek.quant.calibration_tokens", static_cast<uint32_t>(std::min<uint64_t>(c.tokens, UINT32_MAX)));
+    w.set_f32("deepseek.quant.smooth_alpha", s.mean_alpha());
+    w.set_f32s("deepseek.quant.smooth_alphas", s.alphas);
+}
+
+void requantize_smoothed(const std::string &in, const std::string &out, format type, const std::string &stats, const job &j) {
+    const gguf_file f(os::mapping::map_file(in), in);
+    const calibration c = load_calibration(stats);
+    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return target_format(row, type); });
+    const smoothing s = smooth(f, jobs, c, j);
+    fold_into(jobs, s);
+    const auto set_keys = [&](gguf_writer &w) {
+        set_type_keys(w, type);
+        set_smoothing_keys(w, c, s);
+    };
+    write_jobs(f, jobs, out, set_keys, j);
+}
+
+} // namespace ds
