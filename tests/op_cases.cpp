@@ -374,7 +374,8 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                                       make_ints(sequence, true), make_ints(position, true)}, f);
     if (f == fill::wild) {      // a lone NaN among the scores of plain queries, and wild queries
         const float nan = std::numeric_limits<float>::quiet_NaN();
-        encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, tables[0], 0, 3, 0)) * info(type).bytes], 1);
+        if (type == format::i8) std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, tables[0], 0, 3)], &nan, sizeof nan);
+        else encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, tables[0], 0, 3, 0)) * info(type).bytes], 1);
     }
     c.params = raw(attention_params{l, scale});
     if (type == format::i8)      // what no row sees is never looked at
