@@ -51,7 +51,7 @@ DS_INLINE __m256i block_product(const char *w, const char *x) {
 
 #include "q8_x86.inl"
 
-constexpr size_t i8_vectors = 1, i8_dot_weights = 4, i8_dot_x = 1;
+constexpr size_t i8_vectors = 1, i8_dot_weights = 4, i8_dot_x = 1, i8_few_rows = 8;
 DS_INLINE w16i widened(const char *w) { return {packed_half(w, 0), packed_half(w, 1)}; }
 DS_INLINE v16 as_floats(w16i x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
 DS_INLINE w16i as_ints(v16 x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
@@ -61,6 +61,20 @@ DS_INLINE void store_ints(int32_t *p, w16i x) {
 }
 DS_INLINE w16i planes_joined(w16i high, w16i low) {
     return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 7), low.lo), _mm256_add_epi32(_mm256_slli_epi32(high.hi, 7), low.hi)};
+}
+DS_INLINE void transpose16(w16i *r) {     // sixteen rows become sixteen columns
+    __m256i t[4][8];
+    for (int i = 0; i < 8; ++i) {
+        t[0][i] = r[i].lo;
+        t[1][i] = r[8 + i].lo;
+        t[2][i] = r[i].hi;
+        t[3][i] = r[8 + i].hi;
+    }
+    for (__m256i *part : t) transpose8(part);
+    for (int i = 0; i < 8; ++i) {
+        r[i] = {t[0][i], t[1][i]};
+        r[8 + i] = {t[2][i], t[3][i]};
+    }
 }
 DS_INLINE __m256i halved(w16i x) { return _mm256_add_epi32(x.lo, x.hi); }
 

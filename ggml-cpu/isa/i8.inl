@@ -177,13 +177,14 @@ static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
     const float heaviest = largest(most);
     if (heaviest == 0.0f) return 0;
     const int32_t e = page_exponent(heaviest);
-    int32_t sum = 0;
+    int32_t sums[16] = {}, sum = 0;
     for (size_t t = 0; t < seen; t += 16) {
         int32_t q[16];
         store_rounded(q, w[t / 16] * v16(ds::power_of_two(14 - e)));
-        for (int32_t &x : q) sum += x = x < 16383 ? x : 16383;
+        for (int j = 0; j < 16; ++j) sums[j] += q[j] = q[j] < 16383 ? q[j] : 16383;
         i8_split(q, high + t, low + t);
     }
+    for (int32_t s : sums) sum += s;
     const i8_head h = {0.0f, i8_start(sum)};
     memcpy(planes, &h, sizeof h);
     return a.exponent[r] - e;

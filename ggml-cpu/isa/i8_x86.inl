@@ -1,11 +1,11 @@
-// I8 products on 256 and 512 bits, on what q8_x86.inl was given and gives: w16i, tile_step, packed_half, transpose8, sum_of_each. Weights (or a page's rows)
+// I8 products on 256 and 512 bits, on what q8_x86.inl was given and gives: w16i, tile_step, sum_of_each. Weights (or a page's rows)
 // lie side by side in a tile's lanes, four bytes of each at a step; activations are broadcast. int32 sums are exact modulo 2^32, in any order.
-// Given besides: i8_vectors, the width of a tile in registers; i8_dot_weights (4 or 8) and i8_dot_x, rows of a product of rows as they lie.
+// Given besides: widened, which reads i8_piece weights; transpose16; i8_vectors, the width of a tile in registers; i8_dot_weights (4 or 8) and i8_dot_x, rows of a product of rows as they lie; i8_few_rows.
 
 using i8_x = std::conditional_t<q8_unsigned, int8_t, int16_t>;
 constexpr size_t i8_columns = 16 * i8_vectors, i8_tile_x = 6, i8_chunk = 1024;    // a tile is i8_columns rows of i8_chunk weights
-constexpr size_t i8_piece = 32 / sizeof(i8_x);                                    // elements that make eight steps
-constexpr size_t i8_group_bytes(size_t depth) { return (depth + i8_piece - 1) / i8_piece * 8 * 64 * i8_vectors; }
+constexpr size_t i8_piece = 64 / sizeof(i8_x);                                    // elements that make a register, or 16 steps of a tile
+constexpr size_t i8_group_bytes(size_t depth) { return (depth + i8_piece - 1) / i8_piece * 16 * 64 * i8_vectors; }
 
 DS_INLINE int32_t i8_start(int32_t sum) { return q8_unsigned ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0; }
 
@@ -14,23 +14,23 @@ DS_INLINE int32_t i8_start(int32_t sum) { return q8_unsigned ? static_cast<int32
 // ---- Tiles
 
 static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, char *tile) {
-    for (size_t g = 0; g < std::min(rows, i8_columns); g += 8) {
-        const char *row[8];
-        for (size_t r = 0; r < 8; ++r) row[r] = w + std::min(g + r, rows - 1) * stride;
-        char *to = tile + 64 * (g / 16) + 32 * (g / 8 % 2);
-        for (size_t k = 0; k < depth; k += i8_piece, to += 8 * 64 * i8_vectors) {
-            __m256i v[8];
+    for (size_t g = 0; g < std::min(rows, i8_columns); g += 16) {
+        const char *row[16];
+        for (size_t r = 0; r < 16; ++r) row[r] = w + std::min(g + r, rows - 1) * stride;
+        char *to = tile + 4 * g;
+        for (size_t k = 0; k < depth; k += i8_piece, to += 16 * 64 * i8_vectors) {
+            w16i v[16];
             if (k + i8_piece <= depth) {
-                DS_UNROLL for (int r = 0; r < 8; ++r) v[r] = packed_half(row[r] + k, 0);
+                DS_UNROLL for (int r = 0; r < 16; ++r) v[r] = widened(row[r] + k);
             } else {
-                for (int r = 0; r < 8; ++r) {
+                for (int r = 0; r < 16; ++r) {
                     char rest[i8_piece] = {};
                     memcpy(rest, row[r] + k, depth - k);
-                    v[r] = packed_half(rest, 0);
+                    v[r] = widened(rest);
                 }
             }
-            transpose8(v);
-            DS_UNROLL for (int i = 0; i < 8; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + i * 64 * i8_vectors), v[i]);
+            transpose16(v);
+            DS_UNROLL for (int i = 0; i < 16; ++i) store_ints(reinterpret_cast<int32_t *>(to + i * 64 * i8_vectors), v[i]);
         }
     }
 }
@@ -113,17 +113,27 @@ template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const ch
     i8_tile_rows<rows>(a, tile, begin, end, x0);
 }
 
+// Before pass p of so many over a chunk, its share of the chunk that will be packed next is fetched.
+DS_INLINE void i8_fetch_weights(const i8_args &a, size_t end, size_t p, size_t passes) {
+    const char *next = a.w + (end < a.k ? end : i8_columns * a.w_stride);
+    const size_t bytes = std::min(i8_chunk, end < a.k ? a.k - end : a.k);
+    for (size_t r = p * i8_columns / passes; r < (p + 1) * i8_columns / passes; ++r)
+        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + r * a.w_stride + i, 0, 2);
+}
+
 static void i8_tile(const i8_args &a, char *tile) {
+    const size_t passes = (a.rows + i8_tile_x - 1) / i8_tile_x;
     for (size_t begin = 0; begin < a.k; begin += i8_chunk) {
         const size_t end = std::min(begin + i8_chunk, a.k);
         i8_pack(a.w + begin, a.w_stride, a.weights, end - begin, tile);
-        for (size_t x0 = 0; x0 < a.rows; x0 += i8_tile_x) i8_tile_rows_of<i8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+        for (size_t p = 0, x0 = 0; p < passes; ++p, x0 += i8_tile_x) {
+            i8_fetch_weights(a, end, p, passes);
+            i8_tile_rows_of<i8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+        }
     }
 }
 
 // ---- Few rows of activations: eight rows of weights at a time, as they lie
-
-constexpr size_t i8_dot_piece = 64 / sizeof(i8_x);
 
 template <size_t rows, size_t weights> DS_INLINE void i8_dot_step(const char *const *w, const char *x, size_t x_stride, w16i (*sum)[weights]) {
     w16i wide[weights];
@@ -141,7 +151,7 @@ template <size_t rows> static void i8_dot(const i8_args &a, const char *const *w
     DS_UNROLL for (size_t j = 0; j < rows; ++j)
         DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) sum[j][r] = w16i(0);
     size_t k = 0;
-    for (; k + i8_dot_piece <= a.k; k += i8_dot_piece, x += 64) {
+    for (; k + i8_piece <= a.k; k += i8_piece, x += 64) {
         DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) {
             at[r] = w[r] + k;
             __builtin_prefetch(at[r] + 8 * a.w_stride, 0, 2);
@@ -149,7 +159,7 @@ template <size_t rows> static void i8_dot(const i8_args &a, const char *const *w
         i8_dot_step<rows, i8_dot_weights>(at, x, a.x_stride, sum);
     }
     if (k < a.k) {
-        char rest[i8_dot_weights][i8_dot_piece] = {};
+        char rest[i8_dot_weights][i8_piece] = {};
         for (size_t r = 0; r < i8_dot_weights; ++r) {
             memcpy(rest[r], w[r] + k, a.k - k);
             at[r] = rest[r];
@@ -191,5 +201,5 @@ static void i8_rows(const i8_args &a) {
         for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, w0, x0);
 }
 
-static constexpr i8_kernels i8 = {sizeof(i8_x), i8_columns, i8_group_bytes(i8_chunk), i8_quantize, i8_rows, i8_tile,
+static constexpr i8_kernels i8 = {sizeof(i8_x), i8_few_rows, i8_columns, i8_group_bytes(i8_chunk), i8_quantize, i8_rows, i8_tile,
                                   i8_turn, i8_put, i8_query, i8_scores, i8_values};

@@ -103,6 +103,7 @@ struct q8_kernels {
 
 struct i8_kernels {
     size_t element;           // bytes of a quantized activation: see i8_row_bytes
+    size_t few_rows;          // of activations: up to here `rows` is quicker than `tile`
     size_t tile_weights;      // rows of weights that a tile takes
     size_t tile_bytes;        // of a tile
     void (*quantize)(const float *x, char *y, size_t k);

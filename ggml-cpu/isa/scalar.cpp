@@ -88,7 +88,7 @@ void i8_rows(const i8_args &a) {
 }
 void i8_tile(const i8_args &a, char *) { i8_rows(a); }
 
-constexpr i8_kernels i8 = {sizeof(i8_x), 32, 0, i8_quantize, i8_rows, i8_tile, i8_turn, i8_put, i8_query, i8_scores, i8_values};
+constexpr i8_kernels i8 = {sizeof(i8_x), 6, 32, 0, i8_quantize, i8_rows, i8_tile, i8_turn, i8_put, i8_query, i8_scores, i8_values};
 
 } // namespace
 } // namespace scalar

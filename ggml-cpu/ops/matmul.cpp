@@ -115,7 +115,7 @@ void run_q8_many(cpu &c, const node &n, char *work) {
 // ---- I8 weights
 
 bool i8_fits(const cpu &, const node &n) { return n.src[1]->type == format::i8; }
-bool i8_few_fit(const cpu &c, const node &n) { return i8_fits(c, n) && dim(*n.src[0], 0) <= few_rows; }
+bool i8_few_fit(const cpu &c, const node &n) { return i8_fits(c, n) && dim(*n.src[0], 0) <= c.vec->i8->few_rows; }
 
 size_t i8_x_bytes(const cpu &c, const node &n) { return i8_row_bytes(c.vec->i8->element, dim(*n.src[0], 1), 1); }
 size_t i8_few_work(const cpu &c, const node &n) { return i8_fits(c, n) ? dim(*n.src[0], 0) * i8_x_bytes(c, n) : 0; }
