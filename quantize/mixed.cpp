@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <bit>
 #include <optional>
+#include <unordered_set>
 
 namespace ds {
 
@@ -36,11 +37,11 @@ double rounding_error(const encode_job &e, format to) {
     return sum;
 }
 
-void take_better_half(std::vector<encode_job> &jobs, const job &j) {
+void take_better_half(std::vector<encode_job> &jobs, const std::unordered_set<std::string> &matrices, const job &j) {
     parallel_ranges(static_cast<int64_t>(jobs.size()), j.threads, [&](int64_t first, int64_t last) {
         for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
             encode_job &e = jobs[i];
-            if (e.to != format::f16) continue;      // what stays f32, and what nobody knows
+            if (!matrices.count(e.name)) continue;
             e.to = rounding_error(e, format::f16) < rounding_error(e, format::bf16) ? format::f16 : format::bf16;
             e.verbatim = e.from == e.to && e.factors.rows.empty() && e.factors.columns.empty();
         }
@@ -57,7 +58,10 @@ struct int8_matrix {
     int8_matrix(encode_job e, unsigned threads) {
         e.to = format::i8;
         e.verbatim = false;
-        scales = encode_tensor(e, threads, [&](const void *data, size_t n) { q.insert(q.end(), static_cast<const uint8_t *>(data), static_cast<const uint8_t *>(data) + n); });
+        scales = encode_tensor(e, threads, [&](const void *data, size_t n) {
+            const auto *const bytes = static_cast<const uint8_t *>(data);
+            q.insert(q.end(), bytes, bytes + n);
+        });
         weights = make_tensor(format::i8, e.ne);
         scale = make_tensor(format::f32, {e.ne[0]});
         weights.data = q.data();
@@ -176,10 +180,12 @@ double loss_with(search &s, size_t n) {
 std::string percent(double x) { return format_text("%.3f %%", 100 * x); }
 
 size_t fewest_that_fit(const search &s) {
-    for (size_t n = 0; n <= s.candidates.size(); ++n)
-        if (size_with(s, n) <= s.options.max_bytes) return n;
-    throw error(status::argument, "max-bytes: " + std::to_string(s.options.max_bytes) + " are too few: with every matrix in int8 the file has " +
-                                      std::to_string(size_with(s, s.candidates.size())));
+    size_t n = s.candidates.size();
+    const uint64_t least = size_with(s, n);
+    if (least > s.options.max_bytes)
+        throw error(status::argument, "max-bytes: " + std::to_string(s.options.max_bytes) + " are too few: with every matrix in int8 the file has " + std::to_string(least));
+    while (n > 0 && size_with(s, n - 1) <= s.options.max_bytes) --n;
+    return n;
 }
 
 struct choice { size_t n; double loss; };
@@ -202,32 +208,34 @@ choice choose(search &s) {
     return good;
 }
 
-void write_half(const gguf_file &f, const std::optional<calibration> &c, const std::string &path, const key_setter &set_keys, std::optional<smoothing> &scales, const job &j) {
-    std::vector<encode_job> jobs = jobs_of(f, [](const tensor_row &, format) { return format::f16; });
+// The file that everything after it is measured on and made from; gives the scales that were folded in.
+std::optional<smoothing> write_half(const gguf_file &f, const std::optional<calibration> &c, const std::string &path, const job &j) {
+    std::optional<smoothing> scales;
+    std::unordered_set<std::string> matrices;
+    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return matrices.insert(row.name), format::f16; });
     if (c) {
         scales = smooth(f, jobs, *c, j);
         fold_into(jobs, *scales);
     }
-    take_better_half(jobs, j);
-    write_jobs(f, jobs, path, set_keys, {.threads = j.threads});
+    take_better_half(jobs, matrices, j);
+    write_jobs(f, jobs, path, [](gguf_writer &) {}, {.threads = j.threads});
+    return scales;
 }
 
 } // namespace
 
 void requantize_mixed(const std::string &in, const std::string &out, const mixed_options &o, const job &j) {
     if (!(o.max_nll_loss >= 0)) throw error(status::argument, "max-nll-loss: must be at least 0");
-    const scratch_file half(out);
-    std::optional<smoothing> scales;
     std::optional<calibration> c;
+    if (!o.calibration.empty()) c = load_calibration(o.calibration);
+    const scratch_file half(out);
+    const std::optional<smoothing> scales = write_half(gguf_file(os::mapping::map_file(in), in), c, half.path(), j);
     double loss = 0;
     const key_setter set_keys = [&](gguf_writer &w) {
         set_type_keys(w, format::i8);
         w.set_f32("deepseek.quant.nll_loss", static_cast<float>(loss));
         if (scales) set_smoothing_keys(w, *c, *scales);
     };
-    if (!o.calibration.empty()) c = load_calibration(o.calibration);
-    write_half(gguf_file(os::mapping::map_file(in), in), c, half.path(), set_keys, scales, j);
-
     search s{o, set_keys, j, model(gguf_file(os::mapping::map_file(half.path()), in), {}), {}};
     s.jobs = jobs_of(s.half.file, [](const tensor_row &, format from) { return from; });
     find_candidates(s);

@@ -9,11 +9,13 @@ namespace ds {
 
 namespace {
 
-// Metadata that describes the old file's layout is not carried over; the writer lays the new one out itself.
-gguf_writer keys_for(const gguf_file &f, const key_setter &set_keys) {
+// Metadata that describes the old file's layout is not carried over, the writer lays the new one out itself; nor is what was said of how its matrices were
+// quantized, if one of them changes.
+gguf_writer keys_for(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
+    const bool changed = std::any_of(jobs.begin(), jobs.end(), [](const encode_job &e) { return !e.verbatim; });
     gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i)
-        if (f.key(i) != "general.alignment") w.set_raw(f.key(i), f.value(i));
+        if (f.key(i) != "general.alignment" && !(changed && f.key(i).starts_with("deepseek.quant."))) w.set_raw(f.key(i), f.value(i));
     set_keys(w);
     return w;
 }
@@ -57,8 +59,8 @@ void remark_growth(const gguf_file &f, const std::vector<encode_job> &jobs, cons
 
 // What outliers cost: LLM.int8() (arXiv 2208.07339), table 1, rows of activations with one scale.
 const char *const uncalibrated_remark =
-    "int8 without --calibration: a token's activations share one scale, so that a channel with outliers coarsens all others; models of some billion weights lose "
-    "noticeably. `quantize calibrate` measures the channels, and --calibration folds what it found into the weights";
+    "int8 without --calibration: a token's activations share one scale, so that a channel with outliers coarsens all others, which models of some billion weights "
+    "have and suffer from. `quantize calibrate` measures the channels, and --calibration folds what it found into the weights";
 
 std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(const tensor_row &row, format from)> &to) {
     const std::unordered_map<std::string, tensor_row> rows = rows_by_name(f);
@@ -81,13 +83,13 @@ std::vector<encode_job> jobs_of(const gguf_file &f, const std::function<format(c
 }
 
 uint64_t size_of_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
-    gguf_writer w = keys_for(f, set_keys);
+    gguf_writer w = keys_for(f, jobs, set_keys);
     add_tensors(w, jobs);
     return w.file_bytes();
 }
 
 void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out, const key_setter &set_keys, const job &j) {
-    gguf_writer w = keys_for(f, set_keys);
+    gguf_writer w = keys_for(f, jobs, set_keys);
     remark_growth(f, jobs, j);
     write_tensors(out, w, jobs, j, [&](size_t i) { f.forget(*f.find_tensor(jobs[i].name)); });
 }

@@ -90,7 +90,8 @@ trial make_trial(const place &p, const linear_input &in) {
         }
         std::vector<double> &wanted = t.wanted.emplace_back();
         for (size_t i = 0; i < in.rows(); ++i)
-            for (size_t k = 0; k < weights.size() / row.size(); ++k) wanted.push_back(dot_in_lanes<dot_lanes>(in.samples.data() + i * row.size(), weights.data() + k * row.size(), row.size()));
+            for (size_t k = 0; k < weights.size() / row.size(); ++k)
+                wanted.push_back(dot_in_lanes<dot_lanes>(in.samples.data() + i * row.size(), weights.data() + k * row.size(), row.size()));
     }
     return t;
 }
@@ -146,7 +147,10 @@ std::vector<float> of_producer(const place &p, const std::vector<float> &s) {
     if (p.group == 1) return s;
     std::vector<float> out;
     const auto head = static_cast<size_t>(p.head), step = head * static_cast<size_t>(p.group);
-    for (size_t first = 0; first < s.size(); first += step) out.insert(out.end(), s.begin() + static_cast<std::ptrdiff_t>(first), s.begin() + static_cast<std::ptrdiff_t>(first + head));
+    for (size_t first = 0; first < s.size(); first += step) {
+        const auto from = s.begin() + static_cast<std::ptrdiff_t>(first);
+        out.insert(out.end(), from, from + static_cast<std::ptrdiff_t>(head));
+    }
     return out;
 }
 
@@ -207,7 +211,10 @@ smoothing smooth(const gguf_file &f, const std::vector<encode_job> &jobs, const 
     const std::vector<place> places = places_of(f, jobs);
     std::vector<choice> chosen(places.size());
     parallel_ranges(static_cast<int64_t>(places.size()), j.threads, [&](int64_t first, int64_t last) {
-        for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) chosen[i] = choose(places[i], c.input_of(places[i].matrices[0]->name, places[i].matrices[0]->ne.back()));
+        for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+            const encode_job &e = *places[i].matrices[0];
+            chosen[i] = choose(places[i], c.input_of(e.name, e.ne.back()));
+        }
     });
     smoothing out;
     for (size_t i = 0; i < places.size(); ++i) {

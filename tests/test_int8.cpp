@@ -128,6 +128,10 @@ TEST_CASE("int8: tiny-r1, calibrated on its own answers, predicts its own text")
     CHECK(f.get_float("deepseek.quant.smooth_alpha") < 1);
     CHECK(f.get_floats("deepseek.quant.smooth_alphas").size() == 4 * 4 + 1);
     CHECK(!f.has("general.file_type"));
+    requantize(dir / "int8.gguf", dir / "copy.gguf", format::i8, {});
+    CHECK(file_bytes(dir / "int8.gguf") == file_bytes(dir / "copy.gguf"));
+    requantize(dir / "int8.gguf", dir / "float.gguf", format::f16, {});
+    for (const char *const key : {"version", "calibration_tokens", "smooth_alpha", "smooth_alphas"}) CHECK(!open(dir / "float.gguf").has(std::string("deepseek.quant.") + key));
 }
 
 // The same function, but one channel of each norm's result is 100 times as large, and the weights that read it 100 times smaller: as large models have them.
