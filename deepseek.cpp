@@ -36,7 +36,7 @@ static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::b
 static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) && DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
 static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) && DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
 static_assert(DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
-static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) && DS_EVENT_DONE == int(event_type::done));
+static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) && DS_EVENT_DONE == int(event_type::done) && DS_EVENT_TEXT == int(event_type::text));
 static_assert(DS_STATE_QUEUED == int(request_state::queued) && DS_STATE_PROMPT == int(request_state::prompt) && DS_STATE_ANSWER == int(request_state::answer) && DS_STATE_DONE == int(request_state::done));
 static_assert(sizeof(ds_token_logprob) == sizeof(token_logprob) && sizeof(ds_token) == sizeof(token_id));
 
@@ -515,22 +515,26 @@ static sampling sampling_of(const ds_request &r, size_t vocab) {
     return s;
 }
 
-// Pieces of text are cut before what may begin a stop text, which must not be inside a character.
-static std::string stop_text(const char *text) {
-    require(text && text[0], "stop: a text is NULL or empty");
+static std::string short_text(const char *field, const char *text) {
     const std::string_view s(text, strnlen(text, 1025));
-    require(s.size() <= 1024, "stop: a text is longer than 1024 bytes");
+    if (s.size() > 1024) throw error(status::argument, std::string(field) + ": a text is longer than 1024 bytes");
     for (const char *p = s.data(), *const end = p + s.size(); p < end;) {
         const uint32_t n = utf8_sequence(p, end);
-        require(n > 0, "stop: a text is not UTF-8");
+        if (n == 0) throw error(status::argument, std::string(field) + ": a text is not UTF-8");
         p += n;
     }
     return std::string(s);
 }
 
+// Pieces of text are cut before what may begin a stop text, which must not be inside a character.
+static std::string stop_text(const char *text) {
+    require(text && text[0], "stop: a text is NULL or empty");
+    return short_text("stop", text);
+}
+
 // All of a request but its prompt.
 static request_options request_options_of(const ds_request &r, const model &m) {
-    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL, "flags");
+    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET, "flags");
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
@@ -545,6 +549,11 @@ static request_options request_options_of(const ds_request &r, const model &m) {
     o.top_logprobs = r.top_logprobs;
     o.sampling = sampling_of(r, m.vocabulary.size());
     for (size_t i = 0; i < r.stop_count; ++i) o.stop.push_back(stop_text(r.stop[i]));
+    const std::string ending = r.think_end_text ? short_text("think_end_text", r.think_end_text) : "";
+    if (r.max_think_tokens || r.flags & DS_REQUEST_THINK_BUDGET) {
+        o.think_budget = r.max_think_tokens;
+        o.think_ending = think_ending(m.vocabulary, ending);
+    }
     o.user = r.user;
     return o;
 }
@@ -606,6 +615,8 @@ static ds_event event_of(const event &e) {
     out.queue_seconds = e.queue_seconds;
     out.prompt_seconds = e.prompt_seconds;
     out.answer_seconds = e.answer_seconds;
+    out.injected = e.injected;
+    out.injected_tokens = e.injected_tokens;
     return out;
 }
 

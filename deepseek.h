@@ -318,6 +318,7 @@ typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /*
 #define DS_REQUEST_LOGPROBS    4u   /* events carry the chosen token's log-probability */
 #define DS_REQUEST_IGNORE_END  8u   /* end tokens do not end the answer (for measurements) */
 #define DS_REQUEST_SPECIAL    16u   /* control tokens in the answer give their text */
+#define DS_REQUEST_THINK_BUDGET 32u /* max_think_tokens holds even where it is 0: no token of thinking */
 
 /* Parameters apply in this order: logit bias, penalties (over prompt and answer), temperature, top_k, top_p, min_p, draw. */
 typedef struct ds_request {
@@ -341,7 +342,19 @@ typedef struct ds_request {
     size_t stop_count;             /* at most 64 */
     ds_thinking thinking;          /* for ds_engine_chat */
     void *user;                    /* comes back in every event */
+    uint32_t max_think_tokens;     /* of the model's own thinking, see below; 0: no limit, unless DS_REQUEST_THINK_BUDGET is among the flags */
+    const char *think_end_text;    /* "\n\nTime is up.\n": said in the model's name before its thinking is closed; without tags, well-formed, NUL-terminated,
+                                    * up to 1024 bytes; NULL: nothing */
 } ds_request;
+
+/* Thinking. A thought lies between <think> and </think>, and an answer has one at most: the prompt has opened it (an opening tag first or last, white space aside,
+ * in what follows the prompt's last control token), or the answer begins with the tag. A tag that is a token of the vocabulary is that token alone; else it is
+ * found in the text, in however many tokens it is spelled. Any other tag is text like any other.
+ * max_think_tokens is exact: when the model has chosen so many tokens of thought, tags that it wrote itself included, and the thought is open, the closing is injected at
+ * once: think_end_text, </think> and the empty line that the templates have there. Injected tokens come as events, are seen by the model, by penalties and by stop texts,
+ * and count as nothing but injected_tokens: neither in max_new_tokens nor in the budget. Then the model goes on, with a first token that is no end token: the answer
+ * is not empty unless max_new_tokens, a stop text or the context ends it there. A model that opens its thought itself against a budget of 0 gets an empty one, its opening
+ * tag counted as injected. (To have no thought at all, let the template close it: DS_THINKING_OFF.) */
 
 /* Queues a request; everything it points to is copied. Requests are served first come, first served.
  * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (the prompt, and one token unless it is scored, do not fit the context or the pool), DS_ERR_BUSY (queue
@@ -365,12 +378,13 @@ typedef struct ds_request_status {
 DS_API ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status, ds_error *err);
 
 typedef enum ds_event_type {
-    DS_EVENT_TOKEN = 0,   /* a token of the answer */
+    DS_EVENT_TOKEN = 0,   /* a token of the answer, thinking included */
     DS_EVENT_SCORE = 1,   /* a position of a prompt that is being scored */
-    DS_EVENT_DONE = 2     /* the request's last event */
+    DS_EVENT_DONE = 2,    /* the request's last event */
+    DS_EVENT_TEXT = 3     /* no token: text of one channel that became complete with a token or end of the other, whose event is beside it */
 } ds_event_type;
 
-typedef enum ds_channel { DS_CHANNEL_ANSWER = 0, DS_CHANNEL_THINKING = 1 } ds_channel;   /* thinking: between the tags, and the tags */
+typedef enum ds_channel { DS_CHANNEL_ANSWER = 0, DS_CHANNEL_THINKING = 1 } ds_channel;   /* thinking: the tags, and what is between them */
 
 typedef enum ds_finish {
     DS_FINISH_NONE = 0,
@@ -389,19 +403,21 @@ typedef struct ds_event {
     ds_request_id request;
     void *user;
     ds_event_type type;
-    ds_channel channel;
-    ds_token token;             /* TOKEN: the token. SCORE: the prompt's token at `position`. DONE: -1 */
+    ds_channel channel;         /* of all of the text, and of the token: a token any part of which is thinking is a token of thinking */
+    ds_token token;             /* TOKEN: the token. SCORE: the prompt's token at `position`. DONE, TEXT: -1 */
     float logprob;              /* natural logarithm, of the model's own distribution; SCORE: of the token after those before it (0 for the first) */
     uint64_t position;          /* of the token in the sequence, the prompt's first being 0 */
-    const char *text;           /* what became complete with this event; a stop text's possible beginning is held back */
+    const char *text;           /* what became complete with this event; the possible beginning of a stop text or a tag is held back */
     size_t text_size;
     const ds_token_logprob *top;   /* most likely first */
     size_t top_count;
     const float *logits;        /* [vocabulary], raw: what `token` was chosen from (TOKEN); what follows `position` (SCORE). NULL unless asked for */
     ds_finish finish;           /* DONE */
     ds_status status;           /* DONE */
-    uint64_t prompt_tokens, thinking_tokens, answer_tokens;   /* so far; the end token is none of them */
+    uint64_t prompt_tokens, thinking_tokens, answer_tokens;   /* so far; chosen by the model; the end token is none of them */
     double queue_seconds, prompt_seconds, answer_seconds;     /* DONE: waiting; to the first token; from there */
+    int injected;               /* TOKEN: not 0 when it was injected to close the thinking; it then has no logprob, top and logits */
+    uint64_t injected_tokens;   /* so far */
 } ds_event;
 
 /* Does one step of work for all requests that run: pieces of prompts, one token each for answers.

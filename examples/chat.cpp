@@ -30,6 +30,14 @@ struct options {
     bool one_prompt = false, no_history = false, verbose = false, help = false;
 };
 
+// "off", or a number of tokens, 0 among them.
+void set_think_budget(ds_request &how, const std::string &word) {
+    uint32_t budget = 0;
+    if (word != "off") cli::number(budget, 0u)(word);
+    how.max_think_tokens = budget;
+    how.flags = word == "off" ? how.flags & ~DS_REQUEST_THINK_BUDGET : how.flags | DS_REQUEST_THINK_BUDGET;
+}
+
 struct turn {
     std::string question, answer;    // the answer with its thinking: the template knows what to leave out
 };
@@ -233,9 +241,18 @@ const char *const commands_help =
     "/reset          forget the conversation\n"
     "/stats          model, tokens a second, time to the first token\n"
     "/think on|off   let the model think before it answers, or not\n"
+    "/budget N|off   let it think N tokens at most; off: as many as it likes\n"
     "/help           this list\n"
     "/quit           leave (or Ctrl-D)\n"
     "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
+
+void set_budget(chat &c, const std::string &words) {
+    try {
+        set_think_budget(c.o.how, words);
+    } catch (const cli::usage_error &e) {
+        say(stderr, "/budget %s: %s", words.c_str(), e.what());
+    }
+}
 
 // False when the program should end.
 bool command(chat &c, const std::string &line) {
@@ -244,6 +261,7 @@ bool command(chat &c, const std::string &line) {
     else if (line == "/stats") show_stats(c);
     else if (line == "/think on") c.o.thinking = DS_THINKING_ON;
     else if (line == "/think off") c.o.thinking = DS_THINKING_OFF;
+    else if (line.rfind("/budget ", 0) == 0) set_budget(c, line.substr(8));
     else if (line == "/help") say(stdout, "%s", commands_help);
     else say(stderr, "%s: there is no such command\n%s", line.c_str(), commands_help);
     return true;
@@ -302,6 +320,8 @@ std::vector<cli::flag> flags_of(options &o) {
         {"--system", "TEXT", "a system message", cli::text(o.system)},
         {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
          cli::choice<ds_thinking>(o.thinking, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
+        {"--think-budget", "N", "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the default): no limit",
+         [&o](const std::string &v) { set_think_budget(o.how, v); }},
         {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
         {"--no-history", "", "every question begins a new conversation", cli::on(o.no_history)},
         {"", "", "The choice of each token:", {}},

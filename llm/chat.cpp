@@ -30,7 +30,6 @@ struct chat_template {
 
 namespace {
 
-constexpr std::string_view think_open = "<think>", think_close = "</think>";
 constexpr std::string_view one_system = "set ns.system_prompt = message['content']";        // those that join them add to ns.system_prompt
 constexpr std::string_view outputs_open = "<｜tool▁outputs▁begin｜>", outputs_close = "<｜tool▁outputs▁end｜>";
 constexpr std::string_view output_open = "<｜tool▁output▁begin｜>", output_close = "<｜tool▁output▁end｜>";
@@ -184,7 +183,7 @@ void put_generation(const chat_template &t, chat_options::think thinking, writer
     if (!t.thinks) return;
     bool const opens = t.generation_thinks || thinking != chat_options::think::by_template;
     if (opens) out.own(std::string(think_open) + "\n");
-    if (thinking == chat_options::think::off) out.own("\n" + std::string(think_close) + "\n\n");
+    if (thinking == chat_options::think::off) out.own("\n" + std::string(think_close).append(think_after));
 }
 
 } // namespace
@@ -257,8 +256,5 @@ void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::ve
     }
     flush();
 }
-
-std::string_view chat_think_open(const chat_template &t) { return t.thinks ? think_open : std::string_view(); }
-std::string_view chat_think_close(const chat_template &t) { return t.thinks ? think_close : std::string_view(); }
 
 } // namespace ds

@@ -1,7 +1,7 @@
 // Prompt templates of the R1 family, built in. A file's Jinja template is recognised by what it contains and never executed.
 #pragma once
 
-#include "tokenizer.h"
+#include "thinking.h"
 
 namespace ds {
 
@@ -34,9 +34,5 @@ std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok,
 std::string chat_text(std::span<const chat_part> parts);
 // The tokens of the joined text, but for control tokens, which count in special parts only. The template writes BOS itself.
 void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::vector<token_id> &out);
-
-// The text that closes and opens the model's thinking ("<think>", "</think>"), empty where the family does not think.
-std::string_view chat_think_open(const chat_template &t);
-std::string_view chat_think_close(const chat_template &t);
 
 } // namespace ds

@@ -48,7 +48,9 @@ memory_plan engine::measure(const model &m, const engine_options &o, const backe
 engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, backend_ptr b)
     : model_(std::move(m)), options_(o), pool_(o.host, make_page_layout(*model_->architecture, model_->h, o.kv_type).page_bytes, pages_for(o.kv_positions)),
       runner_(*model_, make_page_layout(*model_->architecture, model_->h, o.kv_type), sizes_of(o), std::move(b), o.host, pool_.data()),
-      sampler_(static_cast<size_t>(model_->h.vocab)), think_open_(model_->vocabulary.find("<think>")), think_close_(model_->vocabulary.find("</think>")) {
+      sampler_(static_cast<size_t>(model_->h.vocab)), tags_(find_think_tags(model_->vocabulary)),
+      no_beginning_(model_->vocabulary.end_tokens()) {
+    if (tags_.open >= 0) no_beginning_.push_back(tags_.open);
     const auto most = static_cast<size_t>(o.max_requests);
     running_.reserve(2 * most);    // some may be done, and wait for their events to be read
     wishes_.reserve(2 * most);
@@ -65,7 +67,8 @@ int64_t engine::max_positions(const request_options &o) const {
     const int64_t most = std::min(options_.context, pool_.pages() * page_positions);
     const auto prompt = static_cast<int64_t>(o.prompt.size());
     if (o.score) return prompt;
-    return o.max_new == 0 || o.max_new > static_cast<uint64_t>(most - prompt) ? most : prompt + static_cast<int64_t>(o.max_new);
+    const uint64_t wanted = o.max_new + o.think_ending.size();
+    return o.max_new == 0 || wanted > static_cast<uint64_t>(most - prompt) ? most : prompt + static_cast<int64_t>(wanted);
 }
 
 void engine::check(const request_options &o) const {
@@ -92,13 +95,12 @@ uint64_t engine::submit(request_options o) {
     check(o);
     const int64_t most = max_positions(o);
     const bool count = o.sampling.penalises();
-    auto r = std::make_unique<request>(0, std::move(o), most);
+    channel_cutter channels(tags_, think_state_after(model_->vocabulary, o.prompt));
+    auto r = std::make_unique<request>(0, std::move(o), most, std::move(channels));
     if (count) {
         r->counts.resize(static_cast<size_t>(model_->h.vocab));
         for (const token_id t : r->options.prompt) ++r->counts[static_cast<size_t>(t)];
     }
-    for (const token_id t : r->options.prompt)
-        if (t == think_open_ || t == think_close_) r->thinking = t == think_open_ && t >= 0;
     r->submitted = os::seconds();
     const std::lock_guard lock(mutex_);
     if (stats_.queued >= static_cast<uint64_t>(options_.max_queue))
@@ -155,6 +157,7 @@ std::span<const event> engine::step(const turn &) {
     drop_cancelled(running_);
     admit();
     if (const auto [rows, outputs] = fill(); rows > 0) {
+        reserve_events();
         const float *logits = runner_.run(rows, outputs);
         for (size_t i = 0; i < running_.size(); ++i) {
             consume(*running_[i], shares_[i], logits);
@@ -237,10 +240,18 @@ std::pair<int64_t, int64_t> engine::fill() {
     return {row, output};
 }
 
+// An event a row with logits, of each request the last, and what may be injected.
+void engine::reserve_events() {
+    auto most = static_cast<size_t>(options_.logit_rows) + running_.size();
+    for (const request_ptr &r : running_) most += r->closed ? 0 : r->options.think_ending.size();
+    events_.reserve(events_.size() + most);
+}
+
 // ---- What a step's logits mean to a request -----------------------------------------------------------------------------------------------------
 
 void engine::consume(request &r, const step_share &share, const float *logits) {
     if (share.rows == 0) return;
+    r.said.clear();
     r.computed += share.rows;
     const auto prompt_rows = static_cast<uint64_t>(std::max<int64_t>(0, std::min(r.computed, r.prompt_count()) - static_cast<int64_t>(r.prompt_done)));
     r.prompt_done += prompt_rows;
@@ -276,44 +287,84 @@ void engine::consume_score(request &r, const step_share &share, const float *log
 }
 
 void engine::consume_token(request &r, const float *logits) {
-    const token_id t = sampler_.choose(logits, r.options.sampling, r.counts.data(), r.tokens.size());
     if (r.state == request_state::prompt) {
         r.first = os::seconds();
         r.state = request_state::answer;
     }
+    if (r.thought_enough()) return close_thinking(r);    // with a budget of 0, of a thought that the prompt has opened
+    const std::span<const token_id> not_these = std::exchange(r.fresh_answer, false) ? no_beginning_ : std::span<const token_id>();
+    const token_id t = sampler_.choose(logits, r.options.sampling, r.counts.data(), r.tokens.size(), not_these);
     const std::vector<token_id> &ends = model_->vocabulary.end_tokens();
     if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), t)) return finish_with(r, finish::stop, status::ok);
     accept(r, t, logits);
 }
 
 void engine::accept(request &r, token_id t, const float *logits) {
-    if (t == think_open_) r.thinking = true;
-    ++(r.thinking ? r.thinking_tokens : r.answer_tokens);
-    r.append(t);
-    r.piece.clear();
+    const bool stopped = say(r, t, logits);
+    const uint64_t produced = r.produced;
+    if (stopped) finish_with(r, finish::stop, status::ok);
+    else if (r.options.max_new && produced >= r.options.max_new) finish_with(r, finish::length, status::ok);
+    else if (static_cast<int64_t>(r.tokens.size()) >= r.max_positions) finish_with(r, finish::context, status::ok);
+    else if (r.thought_enough()) close_thinking(r);
+}
+
+// What is injected runs through the model like a piece of a prompt, before the next choice.
+void engine::close_thinking(request &r) {
+    const std::vector<token_id> &ending = r.options.think_ending;
+    if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.max_positions) return finish_with(r, finish::context, status::ok);
+    r.closed = r.fresh_answer = true;
+    for (const token_id t : ending)
+        if (say(r, t, nullptr)) return finish_with(r, finish::stop, status::ok);
+}
+
+// The token becomes the request's next, chosen from `logits` or injected. True when a stop text is complete.
+bool engine::say(request &r, token_id t, const float *logits) {
+    const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
-    r.text.push(model_->vocabulary.bytes(t, r.options.special), r.decoded);
-    const bool stopped = r.stops.push(r.decoded, r.piece);
+    r.certain.clear();
+    r.text.push(bytes, r.decoded);
+    const channel_cutter::seen seen = r.channels.push(t, bytes.size(), r.decoded);
+    const bool stopped = r.stops.push(r.decoded, r.certain);
+    if (seen.opened && r.options.think_budget == 0) logits = nullptr;    // not even a tag is within a budget of 0
+    const bool injected = !logits;
+    ++(injected ? r.injected_tokens : seen.thinking ? r.thinking_tokens : r.answer_tokens);
+    r.append(t);
     event e = make_event(r, event_type::token);
+    e.thinking = seen.thinking;
+    e.injected = injected;
     e.token = t;
     e.position = r.tokens.size() - 1;
-    e.text = r.piece;
-    if (r.options.logprobs || r.options.top_logprobs) {
+    if (logits && (r.options.logprobs || r.options.top_logprobs)) {
         const double log_sum = sampler_.log_sum(logits);
         e.logprob = static_cast<float>(logits[t] - log_sum);
         e.top = top_of(r, logits, log_sum);
     }
     e.logits = r.options.logits ? logits : nullptr;
-    events_.push_back(e);
-    if (t == think_close_) r.thinking = false;
-    {
+    hand_out(r, e);
+    if (!injected) {
         const std::lock_guard lock(mutex_);
         ++stats_.new_tokens;
     }
-    const uint64_t produced = r.produced;
-    if (stopped) finish_with(r, finish::stop, status::ok);
-    else if (r.options.max_new && produced >= r.options.max_new) finish_with(r, finish::length, status::ok);
-    else if (static_cast<int64_t>(r.tokens.size()) >= r.max_positions) finish_with(r, finish::context, status::ok);
+    return stopped;
+}
+
+// The event gets the text that became certain, as far as it is of its channel; text of the other one gets events of its own, before and after it.
+void engine::hand_out(request &r, event e) {
+    pieces_.clear();
+    r.channels.cut(r.certain, pieces_);
+    const bool last = e.type == event_type::done;
+    if (last && !pieces_.empty()) e.thinking = pieces_.back().thinking;
+    const auto mine = std::find_if(pieces_.rbegin(), pieces_.rend(), [&](const text_piece &p) { return p.thinking == e.thinking; });
+    const auto own = mine == pieces_.rend() ? pieces_.size() : static_cast<size_t>(pieces_.rend() - mine) - 1;
+    for (size_t i = 0; i < pieces_.size(); ++i) {
+        event text = make_event(r, event_type::text);
+        text.position = e.position;
+        event &to = i == own ? e : text;
+        to.thinking = pieces_[i].thinking;
+        to.text = r.said.emplace_back(std::move(pieces_[i].text));
+        events_.push_back(to);
+    }
+    if (own == pieces_.size()) events_.push_back(e);
 }
 
 std::span<const token_logprob> engine::top_of(const request &r, const float *logits, double log_sum) {
@@ -327,33 +378,34 @@ event engine::make_event(const request &r, event_type type) const {
     e.request = r.id;
     e.user = r.options.user;
     e.type = type;
-    e.thinking = r.thinking;
+    e.thinking = r.channels.thinking();
     e.token = -1;
     e.prompt_tokens = r.prompt_done;
     e.thinking_tokens = r.thinking_tokens;
     e.answer_tokens = r.answer_tokens;
+    e.injected_tokens = r.injected_tokens;
     return e;
 }
 
 void engine::finish_with(request &r, ds::finish f, ds::status s) {
     const bool was_running = r.state != request_state::queued;
-    r.rest.clear();
     r.decoded.clear();
+    r.certain.clear();
     r.text.finish(r.decoded);
+    r.channels.finish(r.decoded);
     if (f != finish::stop || !r.stops.stopped()) {    // after a stop text nothing more is to be said
-        r.stops.push(r.decoded, r.rest);
-        r.stops.finish(r.rest);
+        r.stops.push(r.decoded, r.certain);
+        r.stops.finish(r.certain);
     }
     event e = make_event(r, event_type::done);
     const double now = os::seconds(), started = was_running ? r.started : now, first = r.first > 0 ? r.first : now;
     e.position = r.tokens.size();
-    e.text = r.rest;
     e.finish = f;
     e.status = s;
     e.queue_seconds = started - r.submitted;
     e.prompt_seconds = was_running ? first - started : 0;
     e.answer_seconds = now - first;
-    events_.push_back(e);
+    hand_out(r, e);
     pool_.give(r.pages);
     if (was_running) free_sequences_.push_back(r.sequence);
     r.state = request_state::done;

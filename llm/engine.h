@@ -23,7 +23,7 @@ struct memory_plan {
     uint64_t weights, pages, page_bytes, activations, work, tables;
 };
 
-enum class event_type : int { token = 0, score = 1, done = 2 };
+enum class event_type : int { token = 0, score = 1, done = 2, text = 3 };
 
 struct event {
     uint64_t request;
@@ -40,6 +40,8 @@ struct event {
     ds::status status;
     uint64_t prompt_tokens, thinking_tokens, answer_tokens;
     double queue_seconds, prompt_seconds, answer_seconds;
+    bool injected;
+    uint64_t injected_tokens;
 };
 
 struct engine_stats {
@@ -90,10 +92,14 @@ private:
     void admit();
     void start(request &r);
     std::pair<int64_t, int64_t> fill();
+    void reserve_events();
     void consume(request &r, const step_share &share, const float *logits);
     void consume_score(request &r, const step_share &share, const float *logits);
     void consume_token(request &r, const float *logits);
     void accept(request &r, token_id t, const float *logits);
+    bool say(request &r, token_id t, const float *logits);
+    void close_thinking(request &r);
+    void hand_out(request &r, event e);
     void finish_with(request &r, ds::finish f, ds::status s);
     event make_event(const request &r, event_type type) const;
     std::span<const token_logprob> top_of(const request &r, const float *logits, double log_sum);
@@ -103,7 +109,8 @@ private:
     page_pool pool_;
     runner runner_;
     sampler sampler_;
-    token_id think_open_, think_close_;
+    think_tags tags_;
+    std::vector<token_id> no_beginning_;          // what an answer after a closed thought does not begin with
 
     std::atomic<bool> stepping_{false};
     bool handed_out_ = true;                      // events_ were given to the caller
@@ -113,6 +120,7 @@ private:
     std::vector<step_share> shares_;
     std::vector<event> events_;
     std::vector<token_logprob> top_;
+    std::vector<text_piece> pieces_;
 
     mutable std::mutex mutex_;                              // guards what follows
     std::vector<request_ptr> incoming_;

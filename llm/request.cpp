@@ -5,17 +5,16 @@
 
 namespace ds {
 
-request::request(uint64_t id, request_options o, int64_t max_positions)
-    : id(id), options(std::move(o)), max_positions(max_positions), stops(options.stop) {
+request::request(uint64_t id, request_options o, int64_t max_positions, channel_cutter channels)
+    : id(id), options(std::move(o)), max_positions(max_positions), stops(options.stop), channels(std::move(channels)) {
     tokens.reserve(static_cast<size_t>(max_positions));
     tokens = options.prompt;
-    piece.reserve(256);
 }
 
 void request::append(token_id t) {
     tokens.push_back(t);
     if (!counts.empty()) ++counts[static_cast<size_t>(t)];
-    produced.store(tokens.size() - options.prompt.size(), std::memory_order_relaxed);
+    produced.store(thinking_tokens + answer_tokens, std::memory_order_relaxed);
 }
 
 // The longest end of `text` that begins some stop text.

@@ -2,8 +2,11 @@
 #pragma once
 
 #include "sampler.h"
+#include "thinking.h"
 
 #include <atomic>
+#include <deque>
+#include <optional>
 
 namespace ds {
 
@@ -17,6 +20,8 @@ struct request_options {
     bool score = false, logits = false, logprobs = false, ignore_end = false, special = false;
     uint64_t max_new = 0;              // 0: until the context is full
     size_t top_logprobs = 0;
+    std::optional<uint64_t> think_budget;    // tokens of its own that the model may think
+    std::vector<token_id> think_ending;      // what then follows: think_ending()
     ds::sampling sampling;
     std::vector<std::string> stop;
     void *user = nullptr;
@@ -38,7 +43,7 @@ private:
 };
 
 struct request {
-    request(uint64_t id, request_options o, int64_t max_positions);
+    request(uint64_t id, request_options o, int64_t max_positions, channel_cutter channels);
 
     uint64_t id;
     const request_options options;
@@ -51,10 +56,12 @@ struct request {
 
     utf8_stream text;
     stop_matcher stops;
-    std::string decoded, piece, rest;  // scratch; text of this step's token event; of the last event
+    channel_cutter channels;
+    std::string decoded, certain;      // scratch: of a token, what became complete; of that, what is no part of a stop text
+    std::deque<std::string> said;      // the texts of this step's events
     float next_logprob = 0;            // scoring: of the token after those computed
-    bool thinking = false;
-    uint64_t thinking_tokens = 0, answer_tokens = 0;
+    bool closed = false, fresh_answer = false;       // the thought was brought to its end; and nothing was chosen since
+    uint64_t thinking_tokens = 0, answer_tokens = 0, injected_tokens = 0;    // all of `tokens` but the prompt
     double submitted = 0, started = 0, first = 0;    // os::seconds()
 
     // Read by other threads.
@@ -63,6 +70,7 @@ struct request {
     std::atomic<bool> cancelled{false};
 
     int64_t prompt_count() const { return static_cast<int64_t>(options.prompt.size()); }
+    bool thought_enough() const { return options.think_budget && channels.thinking() && !closed && thinking_tokens >= *options.think_budget; }
     void append(token_id t);
 };
 

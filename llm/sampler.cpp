@@ -69,12 +69,14 @@ static void penalise(std::vector<float> &logits, const sampling &s, const int32_
     }
 }
 
-// The logits that the choice is made from: bias, then penalties. Gives the largest.
-float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts) {
+// The logits that the choice is made from: bias, then penalties, then what may not be chosen. Gives the largest.
+float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts, std::span<const token_id> not_these) {
     largest(logits);    // refuses what is not a number before anything else touches it
     std::copy_n(logits, vocab_, adjusted_.begin());
     for (const auto &[token, bias] : s.bias) adjusted_[static_cast<size_t>(token)] += bias;
     if (s.penalises()) penalise(adjusted_, s, counts);
+    for (const token_id t : not_these) adjusted_[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+    if (!not_these.empty() && !finite_f32(*std::max_element(adjusted_.begin(), adjusted_.end()))) return adjust(logits, s, counts, {});
     return largest(adjusted_.data());
 }
 
@@ -117,8 +119,8 @@ sampler::cut sampler::keep(const sampling &s, int64_t total) {
     return kept;
 }
 
-token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position) {
-    const float max = adjust(logits, s, counts), inverse = 1.0f / s.temperature;
+token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position, std::span<const token_id> not_these) {
+    const float max = adjust(logits, s, counts, not_these), inverse = 1.0f / s.temperature;
     if (!finite_f32(inverse)) return static_cast<token_id>(std::find(adjusted_.begin(), adjusted_.end(), max) - adjusted_.begin());    // 0, or as good as that
     const int64_t total = collect(max, inverse);
     const bool all = !s.top_k && !(s.top_p > 0 && s.top_p < 1) && !(s.min_p > 0);

@@ -28,8 +28,9 @@ public:
     explicit sampler(size_t vocab);
     static size_t bytes(size_t vocab);
 
-    // `counts`: how often each token occurred so far, read only when s penalises. Throws status::numeric when a logit is NaN or +infinity.
-    token_id choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position);
+    // `counts`: how often each token occurred so far, read only when s penalises. None of `not_these` is chosen while there is another. Throws
+    // status::numeric when a logit is NaN or +infinity.
+    token_id choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position, std::span<const token_id> not_these = {});
 
     // ln sum exp(logits): log-probabilities are logit minus it. Throws status::numeric likewise.
     double log_sum(const float *logits);
@@ -48,7 +49,7 @@ private:
     };
     static bool less_likely(const candidate &a, const candidate &b);
     float largest(const float *logits) const;
-    float adjust(const float *logits, const sampling &s, const int32_t *counts);
+    float adjust(const float *logits, const sampling &s, const int32_t *counts, std::span<const token_id> not_these);
     int64_t collect(float max, float inverse_temperature);
     const candidate &next(size_t taken);
     const candidate &ranked(size_t i) const { return candidates_[candidates_.size() - 1 - i]; }

@@ -187,10 +187,29 @@ TEST_CASE("thinking on, off and by the template") {
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::off}) == start);
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::on}) == start);
     CHECK(render("deepseek-r1", v.tok, question, {.add_generation_prompt = false}) == "<｜begin▁of▁sentence｜><｜User｜>Hello");
-    CHECK(chat_think_open(*chat_template_by_name("deepseek-r1")) == "<think>");
-    CHECK(chat_think_close(*chat_template_by_name("deepseek-r1")) == "</think>");
-    CHECK(chat_think_open(*chat_template_by_name("deepseek-v3")).empty());
-    CHECK(chat_think_close(*chat_template_by_name("llama3")).empty());
+    // Of each family: on opens a thought, off closes an empty one, and families that do not think know neither. The prompt leaves the model accordingly.
+    struct { const char *name; bool thinks, opens; } const families[] = {
+        {"deepseek-r1-distill", true, true}, {"deepseek-r1-first", true, false}, {"deepseek-r1", true, true}, {"deepseek-r1-0528", true, false},
+        {"deepseek-v3", false, false}, {"deepseek-v3-first", false, false}, {"deepseek-llm", false, false}, {"deepseek-coder", false, false},
+        {"llama3", false, false}, {"qwen2.5", false, false}, {"chatml", false, false}};
+    std::string known;
+    for (const auto &f : families) {
+        CAPTURE(f.name);
+        known += (known.empty() ? "" : ", ") + std::string(f.name);
+        std::string const closed = render(f.name, v.tok, question, {.thinking = think::off}), open = render(f.name, v.tok, question, {.thinking = think::on});
+        CHECK(closed.ends_with("<think>\n\n</think>\n\n") == f.thinks);
+        CHECK(open.ends_with("<think>\n") == f.thinks);
+        CHECK(render(f.name, v.tok, question) == (f.opens || !f.thinks ? open : closed.substr(0, closed.size() - (f.thinks ? 19 : 0))));
+        const auto left = [&](think how) {
+            std::vector<token_id> prompt;
+            chat_encode(v.tok, chat_render(*chat_template_by_name(f.name), v.tok, question, {.thinking = how}), prompt);
+            return think_state_after(v.tok, prompt);
+        };
+        CHECK(left(think::on) == (f.thinks ? think_state::thinking : think_state::start));
+        CHECK(left(think::off) == (f.thinks ? think_state::answer : think_state::start));
+        CHECK(left(think::by_template) == (f.opens ? think_state::thinking : think_state::start));
+    }
+    CHECK(known == chat_templates_known());
 }
 
 TEST_CASE("what cannot be rendered is refused") {
