@@ -60,7 +60,7 @@ struct tensor_row {
     bool optional;
     reorder order = reorder::none;
     int64_t heads = 1;             // for `order`
-    std::string whole = {};        // of the two parts of kv_b: what holds both in older files
+    std::string whole = {};        // of the two parts of kv_b, and of the experts' gate and up: what holds both in other files
     int64_t layer = -1;            // -1: not of a layer
     const tensor *layer_weights::*slot = nullptr;
     const tensor *model_weights::*top = nullptr;

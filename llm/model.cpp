@@ -91,28 +91,47 @@ const tensor *model::bind_row(const tensor_row &row) {
     return &tensors_.emplace_back(t);
 }
 
+// What holds two of the architecture's tensors, as a tensor of the shape that it must have.
+tensor model::bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const {
+    tensor t = make_tensor(whole.type, ne);
+    const std::span<const int64_t> have(whole.ne, static_cast<size_t>(whole.rank));
+    if (!std::equal(have.begin(), have.end(), ne.begin(), ne.end()) || !info(whole.type).runs)
+        file.fail(std::string(whole.name), "is " + shape_text(make_tensor(whole.type, have)) + ", needs " + shape_text(make_tensor(format::f32, ne)));
+    t.data = const_cast<uint8_t *>(whole.data);
+    return t;
+}
+
+// Rows [first, first + rows) of each of t's matrices: a view, with the scales that go with it.
+const tensor *model::bind_rows(tensor t, const tensor *scale, int64_t first, int64_t rows) {
+    if (scale) {
+        tensor s = make_tensor(format::f32, {t.ne[0], t.ne[1]});
+        s.data = f32_at(*scale, 0) + first;
+        s.ne[1] = rows;
+        t.scale = &tensors_.emplace_back(s);
+    }
+    t.data = at(t, 0, first);
+    t.ne[1] = rows;
+    return &tensors_.emplace_back(t);
+}
+
+// Gate or up of the routed experts from a tensor that holds, expert by expert, the rows of gate and then those of up.
+const tensor *model::bind_half(const tensor_row &row, const gguf_tensor &whole) {
+    const int64_t experts = row.ne[0], rows = row.ne[1];
+    const tensor all = bind_whole(whole, {experts, 2 * rows, row.ne[2]});
+    const tensor *scale = whole.type == format::i8 ? bind_scale(std::string(whole.name), {{experts, 2 * rows}}) : nullptr;
+    return bind_rows(all, scale, row.what == role::up ? rows : 0, rows);
+}
+
 // One of the two parts of MLA's kv_b, [heads * (key rows + value rows), rank], from a file that holds it whole. The keys' part is transposed, head by head: a copy, in
 // the file's format or, of blocks and integers, in f16. The values' part is a view.
 const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) {
+    if (row.order == reorder::none) return bind_half(row, whole);
     const int64_t both = h.nope_size + h.value_size;
     const std::string name(whole.name);
     tensor all = make_tensor(whole.type, {h.heads, both, h.kv_rank});
-    if (whole.rank != 2 || whole.ne[0] != h.heads * both || whole.ne[1] != h.kv_rank || !info(whole.type).runs)
-        file.fail(name, "is " + shape_text(make_tensor(whole.type, {whole.ne, static_cast<size_t>(whole.rank)})) + ", needs " + shape_text(make_tensor(format::f32, {h.heads * both, h.kv_rank})));
-    all.data = const_cast<uint8_t *>(whole.data);
+    all.data = bind_whole(whole, {h.heads * both, h.kv_rank}).data;
     const tensor *scale = whole.type == format::i8 ? bind_scale(name, {{h.heads * both}}) : nullptr;
-    if (row.order == reorder::value_part) {
-        tensor v = all;
-        v.ne[1] = h.value_size;
-        v.data = at(all, 0, h.nope_size);
-        if (scale) {
-            tensor s = make_tensor(format::f32, {h.heads, both});
-            s.ne[1] = h.value_size;
-            s.data = f32_at(*scale, h.nope_size);
-            v.scale = &tensors_.emplace_back(s);
-        }
-        return &tensors_.emplace_back(v);
-    }
+    if (row.order == reorder::value_part) return bind_rows(all, scale, h.nope_size, h.value_size);
     tensor t = make_tensor(info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne);
     std::vector<float> &memory = decoded_.emplace_back((tensor_bytes(t) + sizeof(float) - 1) / sizeof(float)), part(static_cast<size_t>(h.nope_size * h.kv_rank));
     t.data = memory.data();

@@ -39,6 +39,9 @@ private:
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
     const tensor *bind_part(const tensor_row &row, const gguf_tensor &whole);
+    const tensor *bind_half(const tensor_row &row, const gguf_tensor &whole);
+    const tensor *bind_rows(tensor t, const tensor *scale, int64_t first, int64_t rows);
+    tensor bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const;
     const tensor *bind_scale(const std::string &name, std::span<const int64_t> ne);
     void check_rope_divisors() const;
     void override_rope(const model_options &o);

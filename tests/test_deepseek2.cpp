@@ -147,6 +147,47 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
     CHECK(contains(err.message, "blk.1.attn_kv_b.weight"));
 }
 
+// As newer files of llama.cpp may have it: an expert's gate and then its up, in one tensor.
+static model_file with_gate_and_up_whole(const char *name, ds::format type) {
+    model_file f = micro_file(name, type);
+    const auto join = [&](const std::string &gate_name, const std::string &up_name, const std::string &whole_name) {
+        const model_file::part gate = f.find(gate_name), up = f.find(up_name);
+        model_file::part whole{whole_name, gate.type, gate.ne, {}};
+        whole.ne[1] *= 2;
+        const size_t experts = static_cast<size_t>(gate.ne[0]), bytes = gate.bytes.size() / experts;
+        for (size_t e = 0; e < experts; ++e) whole.bytes += gate.bytes.substr(e * bytes, bytes) + up.bytes.substr(e * bytes, bytes);
+        f.erase(gate_name);
+        f.erase(up_name);
+        f.parts.push_back(whole);
+    };
+    for (int layer = 1; layer < 3; ++layer)
+        for (const std::string suffix : {".weight", ".weight_scale"}) {
+            if (suffix == ".weight_scale" && type != ds::format::i8) continue;
+            const std::string prefix = "blk." + std::to_string(layer) + ".ffn_", end = "_exps" + suffix;
+            join(prefix + "gate" + end, prefix + "up" + end, prefix + "gate_up" + end);
+        }
+    return f;
+}
+
+TEST_CASE("deepseek2: ffn_gate_up_exps is the same as its halves") {
+    for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
+        const data d = load("micro/deepseek-v2-lite");
+        const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 70);
+        const auto of = [&](const model_file &f) {
+            const held_model m = hold(f);
+            return logits(engine(m.model, engine_config()), ids, d.vocab);
+        };
+        CHECK(same_bits(of(micro_file("micro/deepseek-v2-lite", type)), of(with_gate_and_up_whole("micro/deepseek-v2-lite", type))));
+    }
+    model_file bad = with_gate_and_up_whole("micro/deepseek-v2-lite", ds::format::f32);
+    bad.find("blk.1.ffn_gate_up_exps.weight").ne = {16, 64, 192};
+    ds_error err{};
+    ds_model *m = nullptr;
+    const aligned_bytes memory(bad.bytes());
+    CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m, &err) == DS_ERR_FORMAT);
+    CHECK(contains(err.message, "blk.1.ffn_gate_up_exps.weight"));
+}
+
 TEST_CASE("deepseek2: the converter merges experts, cuts kv_b, and keeps the layer that predicts one more token") {
     const temp_dir dir;
     const checkpoint_files source("micro/deepseek-r1");

@@ -1,5 +1,6 @@
 // experts on the CPU: tokens are sorted by expert, so that an expert's weights are read once for all of its tokens, and those of experts without tokens not
-// at all. Then three rounds: gate and up of all experts, down of all, and the sums token by token. Each round's products are cut for all threads.
+// at all. A token is made ready for the products once, whatever the number of its experts. Then two rounds, each cut for all threads: gate, up and what comes
+// of them, panel by panel of all experts; and down. The sums are made token by token.
 
 #include "../products.h"
 
@@ -10,37 +11,53 @@ namespace {
 bool fits(const cpu &, const node &n) { return contiguous(*n.src[0]); }
 
 int64_t pairs_of(const node &n) { return n.src[1]->ne[0] * n.src[1]->ne[2]; }      // of a token and an expert
+size_t ffn_of(const node &n) { return static_cast<size_t>(n.src[2]->ne[1]); }
+
+// What the products take. Up may be of another format than gate, and then has rows of its own.
+struct products {
+    product gate, up, down;
+    products(const cpu &c, const node &n) : gate(c, *n.src[2]), up(c, *n.src[3]), down(c, *n.src[4]) {}
+    bool apart() const { return up.type != gate.type; }
+};
 
 // Laid out without memory, it only counts the bytes. A pair's place is where it stands after the sort.
 struct scratch {
     char *memory;
-    size_t bytes = 0, product_bytes;
+    size_t bytes = 0, tile_bytes, panel_bytes;
     int32_t *place;       // [pairs], of each pair as the router gave it
     int32_t *first;       // [experts + 1], each expert's first place
     int32_t *touched;     // [experts], those that have tokens
-    float *x;             // [pairs][d], by place: first what goes in, at last what comes out
-    float *gate, *up;     // [pairs][f]
-    char *products;       // [threads][product_bytes]
+    char *x, *x_up;       // [pairs] rows ready for gate, and for up
+    float *hidden;        // [pairs][f]
+    char *ready;          // [pairs] rows of it ready for down
+    float *y;             // [pairs][d]
+    char *tiles;          // [threads][tile_bytes]
+    char *panels;         // [threads][panel_bytes]: up's part of a panel
 
-    scratch(const cpu &c, const node &n, char *memory) : memory(memory) {
-        const int64_t tokens = n.src[0]->ne[0], d = n.src[0]->ne[1], pairs = pairs_of(n), experts = n.src[2]->ne[0], f = n.src[2]->ne[1];
+    scratch(const cpu &c, const node &n, const products &p, char *memory) : memory(memory) {
+        const int64_t tokens = n.src[0]->ne[0], d = n.src[0]->ne[1], pairs = pairs_of(n), experts = n.src[2]->ne[0];
+        const auto rows = static_cast<size_t>(pairs);
         place = take<int32_t>(pairs);
         first = take<int32_t>(experts + 1);
         touched = take<int32_t>(experts);
-        x = take<float>(pairs * d);
-        gate = take<float>(pairs * f);
-        up = take<float>(pairs * f);
-        product_bytes = 0;
-        for (int i : {2, 3, 4}) product_bytes = std::max(product_bytes, product_work_bytes(c, tokens, *n.src[i]));
-        products = take<char>(static_cast<int64_t>(c.pool.size() * product_bytes));
+        x = take_bytes(rows * p.gate.row_bytes());
+        x_up = p.apart() ? take_bytes(rows * p.up.row_bytes()) : x;
+        hidden = take<float>(pairs * static_cast<int64_t>(ffn_of(n)));
+        ready = take_bytes(rows * p.down.row_bytes());
+        y = take<float>(pairs * d);
+        tile_bytes = std::max({p.gate.tile_bytes(), p.up.tile_bytes(), p.down.tile_bytes()});
+        panel_bytes = align64(static_cast<size_t>(tokens) * most_product_panel * sizeof(float));
+        tiles = take_bytes(c.pool.size() * tile_bytes);
+        panels = take_bytes(c.pool.size() * panel_bytes);
     }
-    template <class T> T *take(int64_t count) {
-        T *p = memory ? reinterpret_cast<T *>(memory + bytes) : nullptr;
-        bytes += align64(static_cast<size_t>(count) * sizeof(T));
+    char *take_bytes(size_t n) {
+        char *const p = memory ? memory + bytes : nullptr;
+        bytes += align64(n);
         return p;
     }
+    template <class T> T *take(int64_t count) { return reinterpret_cast<T *>(take_bytes(static_cast<size_t>(count) * sizeof(T))); }
 };
-size_t work_bytes(const cpu &c, const node &n) { return scratch(c, n, nullptr).bytes; }
+size_t work_bytes(const cpu &c, const node &n) { return scratch(c, n, products(c, n), nullptr).bytes; }
 
 int32_t expert_of(const node &n, int64_t pair) {
     const int64_t k = n.src[1]->ne[2];
@@ -63,35 +80,55 @@ int64_t sort_pairs(const node &n, const scratch &s) {
     return count;
 }
 
-// The places of an expert's tokens as rows of `width` floats.
-tensor rows_at(const scratch &s, int32_t expert, float *base, int64_t width) {
-    tensor t = make_tensor(format::f32, {s.first[expert + 1] - s.first[expert], width});
-    t.data = base + s.first[expert] * width;
-    return t;
-}
-
-// y = x w^T for each touched expert and each of `count` pairs of weights and results.
-struct round_part {
-    const tensor *w;
-    float *y;
-};
-void run_round(cpu &c, const scratch &s, int64_t touched, float *x, const round_part *part, int64_t count) {
-    const int64_t rows = part->w->ne[1], k = part->w->ne[2], parts = product_parts(c, touched * count, rows);
-    const auto task = [&](size_t i, unsigned worker) {
-        const int64_t product = static_cast<int64_t>(i) / parts, cut = static_cast<int64_t>(i) % parts;
-        const int32_t e = s.touched[product / count];
-        const round_part &p = part[product % count];
-        tensor scale;
-        run_product(c, rows_at(s, e, x, k), matrix_of(*p.w, e, scale), rows_at(s, e, p.y, rows), rows * cut / parts, rows * (cut + 1) / parts,
-                    s.products + worker * s.product_bytes);
+// Each token made ready, once for each format, at the places of all of its pairs.
+void gather(cpu &c, const node &n, const products &p, const scratch &s) {
+    const int64_t k = n.src[1]->ne[2], d = n.src[0]->ne[1];
+    const auto make = [&](const product &to, char *rows, int64_t token) {
+        const size_t bytes = to.row_bytes();
+        char *const row = rows + static_cast<size_t>(s.place[token * k]) * bytes;
+        to.make_ready(f32_at(*n.src[0], token), row);
+        for (int64_t r = 1; r < k; ++r) std::memcpy(rows + static_cast<size_t>(s.place[token * k + r]) * bytes, row, bytes);
     };
-    c.pool.run(static_cast<size_t>(touched * count * parts), task);
+    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), n.src[0]->ne[0] * d * (k + 4) / 32, [&](size_t begin, size_t end, unsigned) {
+        for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
+            make(p.gate, s.x, i);
+            if (p.apart()) make(p.up, s.x_up, i);
+        }
+    });
 }
 
-void gather(cpu &c, const node &n, const scratch &s) {
-    const int64_t k = n.src[1]->ne[2], d = n.src[0]->ne[1], pairs = pairs_of(n);
-    share_range(c, static_cast<size_t>(pairs), pairs * d / 8, [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i) std::memcpy(s.x + s.place[i] * d, f32_at(*n.src[0], static_cast<int64_t>(i) / k), static_cast<size_t>(d) * sizeof(float));
+// f(expert, its first place, its pairs, first weight, weights, worker) for every panel of the touched experts' `weights` rows.
+template <class F> void share_panels(cpu &c, const scratch &s, size_t touched, size_t weights, const F &f) {
+    const size_t panel = product_panel(touched, weights, c.pool.size()), panels = ceil_div(weights, panel);
+    c.pool.run(touched * panels, [&](size_t task, unsigned worker) {
+        const int32_t e = s.touched[task / panels];
+        const auto begin = static_cast<size_t>(s.first[e]), rows = static_cast<size_t>(s.first[e + 1]) - begin;
+        const size_t w0 = task % panels * panel;
+        f(e, begin, rows, w0, std::min(panel, weights - w0), worker);
+    });
+}
+
+void gate_and_up(cpu &c, const node &n, const products &p, const scratch &s, size_t touched) {
+    const size_t f = ffn_of(n);
+    share_panels(c, s, touched, f, [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
+        float *const gate = s.hidden + place * f + w0, *const up = reinterpret_cast<float *>(s.panels + worker * s.panel_bytes);
+        char *const tile = s.tiles + worker * s.tile_bytes;
+        tensor scale;
+        p.gate.run(matrix_of(*n.src[2], e, scale), {w0, weights, s.x + place * p.gate.row_bytes(), p.gate.row_bytes(), rows, gate, f}, tile);
+        p.up.run(matrix_of(*n.src[3], e, scale), {w0, weights, s.x_up + place * p.up.row_bytes(), p.up.row_bytes(), rows, up, weights}, tile);
+        for (size_t r = 0; r < rows; ++r) c.vec->floats->gated(unary::silu, gate + r * f, up + r * weights, gate + r * f, weights);
+    });
+}
+
+void down(cpu &c, const node &n, const products &p, const scratch &s, size_t touched) {
+    const size_t f = ffn_of(n), d = static_cast<size_t>(n.src[0]->ne[1]), bytes = p.down.row_bytes();
+    const auto pairs = static_cast<size_t>(pairs_of(n));
+    share_range(c, pairs, static_cast<int64_t>(pairs * f / 8), [&](size_t begin, size_t end, unsigned) {
+        for (size_t i = begin; i < end; ++i) p.down.make_ready(s.hidden + i * f, s.ready + i * bytes);
+    });
+    share_panels(c, s, touched, d, [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
+        tensor scale;
+        p.down.run(matrix_of(*n.src[4], e, scale), {w0, weights, s.ready + place * bytes, bytes, rows, s.y + place * d + w0, d}, s.tiles + worker * s.tile_bytes);
     });
 }
 
@@ -102,21 +139,18 @@ void combine(cpu &c, const node &n, const scratch &s) {
             float *y = f32_at(n.out, i);
             if (n.src[5]) std::memcpy(y, f32_at(*n.src[5], i), static_cast<size_t>(d) * sizeof(float));
             else std::fill_n(y, d, 0.0f);
-            for (int64_t r = 0; r < k; ++r) c.vec->floats->add_times(*f32_at(*n.src[1], i, 1, r), s.x + s.place[i * k + r] * d, y, static_cast<size_t>(d));
+            for (int64_t r = 0; r < k; ++r) c.vec->floats->add_times(*f32_at(*n.src[1], i, 1, r), s.y + s.place[i * k + r] * d, y, static_cast<size_t>(d));
         }
     });
 }
 
 void run(cpu &c, const node &n, char *work) {
-    const scratch s(c, n, work);
-    const int64_t touched = sort_pairs(n, s), inner = pairs_of(n) * n.src[2]->ne[1];
-    gather(c, n, s);
-    const round_part in[] = {{n.src[2], s.gate}, {n.src[3], s.up}}, out[] = {{n.src[4], s.x}};
-    run_round(c, s, touched, s.x, in, 2);
-    share_range(c, static_cast<size_t>(inner), inner, [&](size_t begin, size_t end, unsigned) {
-        c.vec->floats->gated(unary::silu, s.gate + begin, s.up + begin, s.gate + begin, end - begin);
-    });
-    run_round(c, s, touched, s.gate, out, 1);
+    const products p(c, n);
+    const scratch s(c, n, p, work);
+    const auto touched = static_cast<size_t>(sort_pairs(n, s));
+    gather(c, n, p, s);
+    gate_and_up(c, n, p, s, touched);
+    down(c, n, p, s, touched);
     combine(c, n, s);
 }
 

@@ -1,4 +1,5 @@
-// head_matmul on the CPU: heads, and where they are fewer than threads want, parts of their weights, are shared out.
+// head_matmul on the CPU: rows are made ready once for all parts of a head's weights; heads, and where they are fewer than threads want, parts of their
+// weights, are shared out.
 
 #include "../products.h"
 
@@ -6,18 +7,40 @@ namespace ds {
 
 static bool always(const cpu &, const node &) { return true; }
 
-static size_t work_bytes(const cpu &c, const node &n) { return c.pool.size() * product_work_bytes(c, n.src[0]->ne[0], *n.src[1]); }
+static size_t ready_bytes(const product &p, const node &n) { return p.floats() ? 0 : static_cast<size_t>(n.src[0]->ne[0] * n.src[0]->ne[1]) * p.row_bytes(); }
+
+static size_t work_bytes(const cpu &c, const node &n) {
+    const product p(c, *n.src[1]);
+    return ready_bytes(p, n) + c.pool.size() * p.tile_bytes();
+}
+
+// Row i of head h at [h][i].
+static void make_ready(cpu &c, const node &n, const product &p, char *to) {
+    const tensor &x = *n.src[0];
+    const size_t rows = static_cast<size_t>(x.ne[0]);
+    share_range(c, rows, elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
+        for (size_t i = begin; i < end; ++i)
+            for (int64_t h = 0; h < x.ne[1]; ++h) p.make_ready(f32_at(x, static_cast<int64_t>(i), h), to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
+    });
+}
 
 static void run(cpu &c, const node &n, char *work) {
-    const int64_t heads = n.out.ne[1], rows = n.out.ne[2], parts = product_parts(c, heads, rows);
-    const size_t bytes = product_work_bytes(c, n.out.ne[0], *n.src[1]);
+    const tensor &x = *n.src[0], &w = *n.src[1];
+    const product p(c, w);
+    const size_t rows = static_cast<size_t>(x.ne[0]), heads = static_cast<size_t>(x.ne[1]), weights = static_cast<size_t>(w.ne[1]);
+    if (!p.floats()) make_ready(c, n, p, work);
+    const size_t parts = std::clamp<size_t>(ceil_div(4 * c.pool.size(), heads), 1, ceil_div(weights, 32)), panel = ceil_div(ceil_div(weights, parts), 16) * 16;
+    const size_t tasks_a_head = ceil_div(weights, panel);
     const auto task = [&](size_t i, unsigned worker) {
-        const int64_t h = static_cast<int64_t>(i) / parts, part = static_cast<int64_t>(i) % parts;
+        const size_t h = i / tasks_a_head, first = i % tasks_a_head * panel;
+        const auto head = static_cast<int64_t>(h);
         tensor scale;
-        const tensor x = head_of(*n.src[0], h), w = matrix_of(*n.src[1], h, scale);
-        run_product(c, x, w, head_of(n.out, h), rows * part / parts, rows * (part + 1) / parts, work + worker * bytes);
+        product::part part = {.first = first, .weights = std::min(panel, weights - first), .x = work + h * rows * p.row_bytes(), .x_stride = p.row_bytes(), .rows = rows,
+                              .y = f32_at(n.out, 0, head) + first, .y_stride = static_cast<size_t>(n.out.stride[0])};
+        if (p.floats()) part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
+        p.run(matrix_of(w, head, scale), part, work + ready_bytes(p, n) + worker * p.tile_bytes());
     };
-    c.pool.run(static_cast<size_t>(heads * parts), task);
+    c.pool.run(heads * tasks_a_head, task);
 }
 
 static constexpr variant list[] = {{"products", always, work_bytes, run}, reference_variant};

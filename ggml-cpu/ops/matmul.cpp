@@ -1,13 +1,11 @@
 // matmul on the CPU: panels of weight rows, and for many rows of activations parts of those, are shared out. Weights are read where they were mapped.
 // Packed formats and I8: activations are quantized once, into the work bytes; then few rows go through the weights as they lie, many through tiles repacked in scratch.
 
-#include "../variants.h"
+#include "../products.h"
 
 namespace ds {
 
 namespace {
-
-constexpr size_t few_rows = 6;             // up to here, repacking weights costs more than it saves
 
 // How a product's output is cut: into panels of weight rows, and groups of activation rows.
 struct cut {
@@ -65,7 +63,7 @@ void run_floats(cpu &c, const node &n, char *) {
 // ---- Packed weights
 
 bool packed_fits(const cpu &, const node &n) { return is_packed(n.src[1]->type); }
-bool packed_few_fit(const cpu &c, const node &n) { return packed_fits(c, n) && dim(*n.src[0], 0) <= few_rows; }
+bool packed_few_fit(const cpu &c, const node &n) { return packed_fits(c, n) && dim(*n.src[0], 0) <= packed_few_rows; }
 
 const packed_kernels &kernels_of(const cpu &c, const node &n) { return *c.vec->packed(n.src[1]->type); }
 size_t blocks_of(const node &n) { return dim(*n.src[0], 1) / info(n.src[1]->type).block; }

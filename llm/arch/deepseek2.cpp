@@ -92,8 +92,9 @@ static void expert_tensors(const hparams &h, const auto &row) {
     const int64_t e = h.experts, f = h.expert_ffn, shared = h.experts_shared * f;
     row(&lw::router, role::router, "ffn_gate_inp.weight", "mlp.gate.weight", {e, h.hidden});
     if (h.expert_sigmoid) row(&lw::router_bias, role::bias, "exp_probs_b.bias", "mlp.gate.e_score_correction_bias", {e}).optional = true;
-    row(&lw::expert_gate, role::gate, "ffn_gate_exps.weight", "mlp.experts.*.gate_proj.weight", {e, f, h.hidden});
-    row(&lw::expert_up, role::up, "ffn_up_exps.weight", "mlp.experts.*.up_proj.weight", {e, f, h.hidden});
+    const auto half = [&](tensor_row &r) { r.whole = "blk." + std::to_string(r.layer) + ".ffn_gate_up_exps.weight"; };
+    half(row(&lw::expert_gate, role::gate, "ffn_gate_exps.weight", "mlp.experts.*.gate_proj.weight", {e, f, h.hidden}));
+    half(row(&lw::expert_up, role::up, "ffn_up_exps.weight", "mlp.experts.*.up_proj.weight", {e, f, h.hidden}));
     row(&lw::expert_down, role::down, "ffn_down_exps.weight", "mlp.experts.*.down_proj.weight", {e, h.hidden, f});
     if (!shared) return;
     row(&lw::shared_gate, role::gate, "ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight", {shared, h.hidden});

@@ -154,7 +154,7 @@ void add_flags(CLI::App &app, options &o) {
     app.add_flag("--json", o.json, "JSON instead of tables");
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
                "Gop/s count two operations for each weight that a token is multiplied with; GB/s are the weights and the part of the cache that a step of the\n"
-               "decode reads; both at the best rate. The limit of a decode is what as many threads read from memory in a plain sum (a cache that holds the model\n"
+               "decode reads, of routed experts those that any of its tokens is expected to meet; both at the best rate. The limit of a decode is what as many threads read from memory in a plain sum (a cache that holds the model\n"
                "gives more); that of a prompt, of formats that are multiplied in integers, is what the instruction set's integer product reaches on registers\n"
                "alone, in Gop/s. Both are measured in the same run.\n"
                "Texts that the vocabulary cannot spell are left out.\n\n"

@@ -2,9 +2,11 @@
 // first token. Each size runs once unmeasured, so that file pages are in memory and threads awake, then as often as asked and for half a second at least.
 #include "speed.h"
 
-#include "../../tensor/gguf.h"
+#include "../../llm/model.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <fstream>
 #include <memory>
 #include <set>
@@ -26,20 +28,31 @@ using model_ptr = std::unique_ptr<ds_model, deleter>;
 using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
 // What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it; of a prompt, only the last
-// token goes through the head.
+// token goes through the head. Of routed experts a token meets a share, and a step of several tokens reads those that any of them meets.
 struct weights {
-    double bytes = 0, body = 0, head = 0, floats = 0;     // elements; floats: of body and head
+    double bytes = 0, expert_bytes = 0;                   // expert_bytes: of all routed experts, apart from bytes
+    double body = 0, head = 0, floats = 0;                // elements that a token is multiplied with; floats: of body and head
+    double share = 0;                                     // of the experts, that a token meets
     bool integers() const { return floats < (body + head) / 2; }
+    // Expected where every token chooses for itself and no expert is preferred.
+    double step_bytes(unsigned tokens) const { return bytes + expert_bytes * (1 - std::pow(1 - share, tokens)); }
 };
+bool of_experts(std::string_view name) { return name.find("_exps.weight") != name.npos; }
+
 weights weights_of(const std::string &path) {
     const ds::gguf_file file = ds::gguf_file::open(path);
+    const ds::hparams h = ds::arch_of(file)->read(file);
     const std::string_view head = file.find_tensor("output.weight") ? "output.weight" : "token_embd.weight";
     weights w;
+    if (h.experts) w.share = static_cast<double>(h.experts_used) / static_cast<double>(h.experts);
     for (const ds::gguf_tensor &t : file.tensors()) {
         if (t.name == "token_embd.weight" && t.name != head) continue;
-        w.bytes += static_cast<double>(t.bytes);
-        if (t.rank < 2) continue;
-        const auto elements = static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
+        int64_t layer = 0;
+        if (t.name.starts_with("blk.")) std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), layer);
+        if (layer >= h.layers) continue;                  // for predicting one more token; not run
+        (of_experts(t.name) ? w.expert_bytes : w.bytes) += static_cast<double>(t.bytes);
+        if (t.rank < 2 || t.name.ends_with("_scale")) continue;
+        const double elements = static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]) * (of_experts(t.name) ? w.share : 1);
         (t.name == head ? w.head : w.body) += elements;
         if (t.type == ds::format::f32 || t.type == ds::format::f16 || t.type == ds::format::bf16) w.floats += elements;
     }
@@ -180,7 +193,7 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
                         return static_cast<double>(t.decoded) / t.decode;
                     };
                     const double cache = static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
-                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.bytes + cache, 2 * (w.body + w.head), w.integers()});
+                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.step_bytes(requests) + cache, 2 * (w.body + w.head), w.integers()});
                 }
     }
     used.resident = peak_resident();

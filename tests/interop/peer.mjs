@@ -3,11 +3,12 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 // `directory` holds node_modules. `threads` 0: as many as the package chooses.
-export async function open(directory, modelPath, { threads = 0, contextSize, batchSize = 512 }) {
+// `kv`: the type of keys and values, "F32" say; null: its own default, F16.
+export async function open(directory, modelPath, { threads = 0, contextSize, batchSize = 512, kv = null }) {
     const { getLlama } = await import(pathToFileURL(join(directory, "node_modules/node-llama-cpp/dist/index.js")));
     const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, logLevel: "error", maxThreads: 0 });
     const model = await llama.loadModel({ modelPath, gpuLayers: 0 });
-    const context = await model.createContext({ contextSize, batchSize, sequences: 1, threads });
+    const context = await model.createContext({ contextSize, batchSize, sequences: 1, threads, ...(kv ? { experimentalKvCacheKeyType: kv, experimentalKvCacheValueType: kv } : {}) });
     const sequence = context.getSequence();
     return {
         threads: context.currentThreads,
