@@ -86,6 +86,7 @@ TESTS_thread := main test_engine% test_thread%
 TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
+TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(B)/bin/batch)
 OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c)
 
 # ---- What to ask for
@@ -99,7 +100,7 @@ chat: lib $(BIN)/chat
 	@$(BIN)/chat $(MODEL)
 
 #   make test      builds and runs every test; then config=aarch64's, where its compiler and qemu-aarch64 are found and AARCH64=no is not said
-test: $(BIN)/deepseek-tests $(BIN)/side_by_side $(LIB)/libdeepseek.so $(STATIC)
+test: $(BIN)/deepseek-tests $(BIN)/side_by_side $(TEST_PROGRAMS) $(LIB)/libdeepseek.so $(STATIC)
 	@tests/run $(config) $(B) $(MAKE)
 
 #   make tools     quantize, the examples, bench
@@ -153,12 +154,12 @@ $(OBJ)/settings $(OBJ)/sources: FORCE | $(OBJ)
 $(OBJ) $(BIN) $(LIB):
 	@mkdir -p $@
 
-# Silent where nothing is missing. The library and the examples need a compiler and no package.
+# Silent where nothing is missing. The library and the examples but batch need a compiler and no package.
 compiler:
 	@tests/deps $(COMPILER_PACKAGE)
 packages: compiler
 	@tests/deps doctest-dev nlohmann-json3-dev libcli11-dev
-$(QUANTIZE_O) $(TESTS_O) $(BENCH_O): | packages
+$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(OBJ)/examples/batch.o: | packages
 
 $(OBJ)/%.o: %.cpp $(OBJ)/settings | compiler
 	$(call say,CXX)

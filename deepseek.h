@@ -43,7 +43,8 @@
  *             header, is fine as long as what this version does not know is zero.
  *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, the
  *             instruction set, what else runs in the engine, or how the prompt was cut into steps. The bits are the same.
- *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when that is not enough.
+ *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when programs must be compiled anew; while it is 0, before
+ *             version 1.0, so they must with every version.
  */
 #ifndef DEEPSEEK_H
 #define DEEPSEEK_H
@@ -245,7 +246,7 @@ typedef enum ds_thinking { DS_THINKING_DEFAULT = 0, DS_THINKING_ON = 1, DS_THINK
 typedef struct ds_chat_config {
     size_t struct_size;
     uint32_t flags;                /* DS_CHAT_… */
-    ds_thinking thinking;          /* off: the prompt closes an empty thought */
+    ds_thinking thinking;          /* on: the prompt opens a thought; off: it closes an empty one; both where the family thinks */
     const char *chat_template;     /* a name; NULL: the model's */
 } ds_chat_config;
 
@@ -326,7 +327,7 @@ typedef struct ds_request {
     const ds_token *prompt;        /* at least one token; ignored by ds_engine_chat */
     size_t prompt_count;
     uint32_t flags;                /* DS_REQUEST_… */
-    uint32_t max_new_tokens;       /* 0: until the context is full */
+    uint32_t max_new_tokens;       /* of the model's choice, thinking included; 0: until the context is full */
     float temperature;             /* 0: always the most likely token; up to 100 */
     uint32_t top_k;                /* of the k most likely; 0: off */
     float top_p;                   /* of the most likely whose probabilities reach p, in (0, 1]; 0: off */
@@ -349,7 +350,7 @@ typedef struct ds_request {
 
 /* Thinking. A thought lies between <think> and </think>, and an answer has one at most: the prompt has opened it (an opening tag first or last, white space aside,
  * in what follows the prompt's last control token), or the answer begins with the tag. A tag that is a token of the vocabulary is that token alone; else it is
- * found in the text, in however many tokens it is spelled. Any other tag is text like any other.
+ * found in the text, in however many tokens it is spelled (the token that completes an opening tag is then the thought's first). Any other tag is text like any other.
  * max_think_tokens is exact: when the model has chosen so many tokens of thought, tags that it wrote itself included, and the thought is open, the closing is injected at
  * once: think_end_text, </think> and the empty line that the templates have there. Injected tokens come as events, are seen by the model, by penalties and by stop texts,
  * and count as nothing but injected_tokens: neither in max_new_tokens nor in the budget. Then the model goes on, with a first token that is no end token: the answer
@@ -370,7 +371,7 @@ typedef enum ds_request_state { DS_STATE_QUEUED = 0, DS_STATE_PROMPT = 1, DS_STA
 typedef struct ds_request_status {
     size_t struct_size;
     ds_request_state state;
-    uint64_t prompt_tokens, prompt_tokens_done, new_tokens;
+    uint64_t prompt_tokens, prompt_tokens_done, new_tokens;   /* new: chosen by the model */
 } ds_request_status;
 
 /* Where a request stands. Fills `status`, whose struct_size the caller has set; zeros after its last event was handed out, or for an id never given.
@@ -406,7 +407,7 @@ typedef struct ds_event {
     ds_channel channel;         /* of all of the text, and of the token: a token any part of which is thinking is a token of thinking */
     ds_token token;             /* TOKEN: the token. SCORE: the prompt's token at `position`. DONE, TEXT: -1 */
     float logprob;              /* natural logarithm, of the model's own distribution; SCORE: of the token after those before it (0 for the first) */
-    uint64_t position;          /* of the token in the sequence, the prompt's first being 0 */
+    uint64_t position;          /* of the token in the sequence, the prompt's first being 0; DONE: the sequence's tokens */
     const char *text;           /* what became complete with this event; the possible beginning of a stop text or a tag is held back */
     size_t text_size;
     const ds_token_logprob *top;   /* most likely first */
@@ -421,7 +422,7 @@ typedef struct ds_event {
 } ds_event;
 
 /* Does one step of work for all requests that run: pieces of prompts, one token each for answers.
- *   events, count   receive the step's events, in order of submission; may be none
+ *   events, count   receive the step's events, each request's in their order; may be none
  * Status: DS_ERR_STATE (another thread is in step), DS_ERR_MEMORY (no memory for a waiting request's pages: nothing is lost, step again or cancel
  * it). With nothing to do it returns at once, without events. */
 DS_API ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err);

@@ -25,18 +25,9 @@ void install_interrupt() {
 struct options {
     std::string model, prompt, system, chat_template;
     cli::engine_flags engine;
-    ds_request how = cli::make<ds_request>();
-    ds_thinking thinking = DS_THINKING_DEFAULT;
+    ds_request how = cli::recommended();
     bool one_prompt = false, no_history = false, verbose = false, help = false;
 };
-
-// "off", or a number of tokens, 0 among them.
-void set_think_budget(ds_request &how, const std::string &word) {
-    uint32_t budget = 0;
-    if (word != "off") cli::number(budget, 0u)(word);
-    how.max_think_tokens = budget;
-    how.flags = word == "off" ? how.flags & ~DS_REQUEST_THINK_BUDGET : how.flags | DS_REQUEST_THINK_BUDGET;
-}
 
 struct turn {
     std::string question, answer;    // the answer with its thinking: the template knows what to leave out
@@ -122,7 +113,7 @@ std::vector<ds_token> prompt_of(const chat &c) {
         if (&t != &c.turns.back()) messages.push_back({"assistant", t.answer.c_str()});
     }
     auto config = cli::make<ds_chat_config>();
-    config.thinking = c.o.thinking;
+    config.thinking = c.o.how.thinking;
     return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
         return ds_chat_tokenize(c.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
     });
@@ -248,7 +239,7 @@ const char *const commands_help =
 
 void set_budget(chat &c, const std::string &words) {
     try {
-        set_think_budget(c.o.how, words);
+        cli::set_think_budget(c.o.how, words);
     } catch (const cli::usage_error &e) {
         say(stderr, "/budget %s: %s", words.c_str(), e.what());
     }
@@ -259,8 +250,8 @@ bool command(chat &c, const std::string &line) {
     if (line == "/quit") return false;
     if (line == "/reset") c.turns.clear();
     else if (line == "/stats") show_stats(c);
-    else if (line == "/think on") c.o.thinking = DS_THINKING_ON;
-    else if (line == "/think off") c.o.thinking = DS_THINKING_OFF;
+    else if (line == "/think on") c.o.how.thinking = DS_THINKING_ON;
+    else if (line == "/think off") c.o.how.thinking = DS_THINKING_OFF;
     else if (line.rfind("/budget ", 0) == 0) set_budget(c, line.substr(8));
     else if (line == "/help") say(stdout, "%s", commands_help);
     else say(stderr, "%s: there is no such command\n%s", line.c_str(), commands_help);
@@ -318,22 +309,14 @@ std::vector<cli::flag> flags_of(options &o) {
         {"", "", "The conversation:", {}},
         {"-p, --prompt", "TEXT", "ask this, print the answer and leave", [&o](const std::string &v) { o.prompt = v, o.one_prompt = true; }},
         {"--system", "TEXT", "a system message", cli::text(o.system)},
-        {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
-         cli::choice<ds_thinking>(o.thinking, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
-        {"--think-budget", "N", "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the default): no limit",
-         [&o](const std::string &v) { set_think_budget(o.how, v); }},
         {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
         {"--no-history", "", "every question begins a new conversation", cli::on(o.no_history)},
-        {"", "", "The choice of each token:", {}},
-        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", cli::number(o.how.temperature, 0.0f, 100.0f)},
-        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", cli::number(o.how.top_p, 0.0f, 1.0f)},
-        {"--top-k", "N", "of the N most likely tokens; default: off", cli::number(o.how.top_k, 0u)},
-        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", cli::number(o.how.min_p, 0.0f, 1.0f)},
-        {"--seed", "N", "the same seed gives the same answer; default 1", cli::number(o.how.seed, uint64_t{0})},
-        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", cli::number(o.how.max_new_tokens, 0u)},
+    };
+    cli::add_answer_flags(f, o.how);
+    f.insert(f.end(), {
         {"", "", "The engine:", {}},
         {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u)},
-    };
+    });
     o.engine.add_to(f);
     f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error", cli::on(o.verbose)});
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
@@ -374,9 +357,6 @@ chat open(options o) {
 
 int run(int argc, char **argv) {
     options o;
-    o.how.temperature = 0.6f;    // what DeepSeek recommends for R1 and its distilled models
-    o.how.top_p = 0.95f;
-    o.how.seed = 1;
     const std::vector<cli::flag> flags = flags_of(o);
     const std::vector<std::string> rest = cli::parse(argc, argv, flags);
     if (o.help) return print_usage(flags), 0;

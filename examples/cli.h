@@ -1,5 +1,5 @@
 // What the C++ examples share: handles that free themselves, statuses as exceptions, and flags from one table, which is the help text too.
-// It needs nothing but deepseek.h and the C++ standard library, so that `make chat` needs no package.
+// It needs nothing but deepseek.h and the C++ standard library, so that `make chat` needs no package; jsonl.h adds what batch needs.
 #pragma once
 
 #include <deepseek.h>
@@ -180,6 +180,41 @@ struct engine_flags {
         flags.push_back({"--isa", "NAME", "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has", text(isa)});
     }
 };
+
+// What DeepSeek recommends for R1 and its distilled models.
+inline ds_request recommended() {
+    auto r = make<ds_request>();
+    r.temperature = 0.6f;
+    r.top_p = 0.95f;
+    r.seed = 1;
+    return r;
+}
+
+// "off", or a number of tokens, 0 among them.
+inline void set_think_budget(ds_request &how, const std::string &word) {
+    uint32_t budget = 0;
+    if (word != "off") number(budget, 0u)(word);
+    how.max_think_tokens = budget;
+    how.flags = word == "off" ? how.flags & ~DS_REQUEST_THINK_BUDGET : how.flags | DS_REQUEST_THINK_BUDGET;
+}
+
+// The flags of every program that asks for answers, which begin as recommended().
+inline void add_answer_flags(std::vector<flag> &flags, ds_request &how) {
+    flags.insert(flags.end(), {
+        {"", "", "The choice of each token:", {}},
+        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", number(how.temperature, 0.0f, 100.0f)},
+        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", number(how.top_p, 0.0f, 1.0f)},
+        {"--top-k", "N", "of the N most likely tokens; default: off", number(how.top_k, 0u)},
+        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", number(how.min_p, 0.0f, 1.0f)},
+        {"--seed", "N", "the same seed gives the same answer; default 1", number(how.seed, uint64_t{0})},
+        {"", "", "The answer:", {}},
+        {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
+         choice<ds_thinking>(how.thinking, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
+        {"--think-budget", "N", "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the default): no limit",
+         [&how](const std::string &v) { set_think_budget(how, v); }},
+        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", number(how.max_new_tokens, 0u)},
+    });
+}
 
 // A JSON string. Bytes that are no UTF-8, which a file name may have, are passed on.
 inline std::string json_string(const std::string &s) {

@@ -1,0 +1,333 @@
+// batch: answers a file of prompts, as many at once as the engine takes, into a file of answers; stopped by whatever, it goes on where it was.
+// An answer is written when it is whole, in one piece, so the file of answers is all that there is to remember.
+#include "jsonl.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <sys/ioctl.h>
+
+namespace {
+
+using jsonl::json;
+using jsonl::prompt;
+
+volatile std::sig_atomic_t interrupted = 0;
+void on_interrupt(int) { interrupted = 1; }
+
+// The second time nothing is caught: the program ends at once, which the file of answers survives as well.
+void install_interrupt() {
+    struct sigaction action = {};
+    action.sa_handler = on_interrupt;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    for (const int s : {SIGINT, SIGTERM}) sigaction(s, &action, nullptr);
+}
+
+struct options {
+    std::string model, in, out, system, chat_template;
+    cli::engine_flags engine;
+    prompt defaults;
+    bool keep_going = false, in_order = false, quiet = false, help = false;
+};
+
+// ---- Progress
+
+class progress {
+public:
+    progress(bool quiet, size_t total, size_t before) : quiet_(quiet), terminal_(isatty(STDERR_FILENO)), total_(total), before_(before), done_(before) {}
+
+    void count_token() { ++tokens_; }
+    void count_prompt() { ++done_; }
+
+    // On a terminal a bar, drawn anew at most ten times a second; else a line every ten seconds.
+    void show() {
+        const double now = seconds();
+        if (quiet_ || now - shown_ < (terminal_ ? 0.1 : 10)) return;
+        shown_ = now;
+        const std::string line = text(now);
+        if (terminal_) std::fprintf(stderr, "\r%s%s\033[K", bar().c_str(), line.c_str());
+        else std::fprintf(stderr, "batch: %s\n", line.c_str());
+    }
+    void clear() const {
+        if (!quiet_ && terminal_ && shown_ > 0) std::fputs("\r\033[K", stderr);
+    }
+    void sum() const {
+        if (quiet_) return;
+        const double now = seconds();
+        std::fprintf(stderr, "batch: %zu of %zu answered", done_, total_);
+        if (before_) std::fprintf(stderr, ", %zu of them before", before_);
+        std::fprintf(stderr, "; %llu tokens in %.1f s, %.0f/s\n", static_cast<unsigned long long>(tokens_), now, static_cast<double>(tokens_) / now);
+    }
+
+private:
+    double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+
+    std::string text(double now) const {
+        const size_t now_done = done_ - before_;
+        char out[128], left[32] = "";
+        if (now_done) {
+            const auto s = static_cast<unsigned long long>(now / static_cast<double>(now_done) * static_cast<double>(total_ - done_));
+            std::snprintf(left, sizeof left, ", %llu:%02llu:%02llu left", s / 3600, s / 60 % 60, s % 60);
+        }
+        std::snprintf(out, sizeof out, "%zu of %zu, %.0f tokens/s%s", done_, total_, static_cast<double>(tokens_) / now, left);
+        return out;
+    }
+
+    // As wide as the line leaves room for.
+    std::string bar() const {
+        winsize w = {};
+        const int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
+        const size_t width = static_cast<size_t>(std::clamp(columns - 60, 0, 40)), full = total_ ? width * done_ / total_ : 0;
+        return width ? "[" + std::string(full, '#') + std::string(width - full, '.') + "] " : "";
+    }
+
+    bool quiet_, terminal_;
+    size_t total_, before_, done_;
+    uint64_t tokens_ = 0;
+    std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+    double shown_ = 0;
+};
+
+// ---- Records
+
+json record_of(const prompt &p, const std::string &error) { return {{"id", p.id}, {"line", p.line}, {"error", error}}; }
+
+// Without the tag that ends or begins it there, and without white space around.
+std::string bare(const std::string &text, const std::string &first, const std::string &last) {
+    const char *const blanks = " \t\r\n";
+    const auto trim = [&](std::string s) {
+        s.erase(0, std::min(s.find_first_not_of(blanks), s.size()));
+        s.erase(s.find_last_not_of(blanks) + 1);
+        return s;
+    };
+    std::string out = trim(text);
+    if (!first.empty() && out.rfind(first, 0) == 0) out.erase(0, first.size());
+    if (!last.empty() && out.size() >= last.size() && out.compare(out.size() - last.size(), last.size(), last) == 0) out.resize(out.size() - last.size());
+    return trim(out);
+}
+
+json record_of(const prompt &p, const std::string &thinking, const std::string &answer, const ds_event &done) {
+    if (done.finish == DS_FINISH_ERROR) return record_of(p, std::string("the model's logits are not finite (") + ds_status_name(done.status) + ")");
+    const char *const finish = done.finish == DS_FINISH_LENGTH ? "length" : done.finish == DS_FINISH_CONTEXT ? "context" : "stop";
+    return {{"id", p.id},
+            {"thinking", bare(thinking, "<think>", "</think>")},
+            {"answer", bare(answer, "", "")},
+            {"finish", finish},
+            {"tokens", {{"prompt", done.prompt_tokens}, {"thinking", done.thinking_tokens}, {"injected", done.injected_tokens}, {"answer", done.answer_tokens}}},
+            {"seconds", {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}}};
+}
+
+// Writes records as they come or, in order, when all before them are written.
+class writer {
+public:
+    writer(jsonl::answers &to, bool in_order) : to_(to), in_order_(in_order) {}
+
+    // `number` counts the prompts that are to be answered, from 0.
+    void put(size_t number, json record) {
+        if (!in_order_) return to_.append(record);
+        waiting_.emplace(number, std::move(record));
+        for (; !waiting_.empty() && waiting_.begin()->first == next_; ++next_) {
+            to_.append(waiting_.begin()->second);
+            waiting_.erase(waiting_.begin());
+        }
+    }
+
+private:
+    jsonl::answers &to_;
+    bool in_order_;
+    size_t next_ = 0;
+    std::map<size_t, json> waiting_;
+};
+
+// ---- The work
+
+struct job {
+    size_t number;
+    const prompt *p;
+    std::vector<ds_token> tokens;
+    std::string thinking, answer;
+};
+
+struct batch {
+    options o;
+    cli::model_ptr model;
+    cli::engine_ptr engine;
+    std::map<size_t, job> jobs;    // those that were begun and have not ended, by number
+    size_t errors = 0;
+};
+
+std::vector<ds_token> tokens_of(const batch &b, const prompt &p) {
+    std::vector<ds_message> messages;
+    if (!b.o.system.empty()) messages.push_back({"system", b.o.system.c_str()});
+    for (const auto &[role, content] : p.messages) messages.push_back({role.c_str(), content.c_str()});
+    auto config = cli::make<ds_chat_config>();
+    config.thinking = p.how.thinking;
+    return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
+        return ds_chat_tokenize(b.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
+    });
+}
+
+// A fault of the prompt, and of no other one.
+struct bad_prompt : cli::failure { using cli::failure::failure; };
+
+// False when the engine has enough for now.
+bool submit(batch &b, job &j) {
+    const prompt &p = *j.p;
+    if (!p.error.empty()) throw bad_prompt(p.error);
+    try {
+        if (j.tokens.empty()) j.tokens = tokens_of(b, p);
+    } catch (const cli::failure &e) {
+        throw bad_prompt(e.what());
+    }
+    std::vector<const char *> stop;
+    for (const std::string &s : p.stop) stop.push_back(s.c_str());
+    ds_request r = p.how;
+    r.prompt = j.tokens.data();
+    r.prompt_count = j.tokens.size();
+    r.stop = stop.data();
+    r.stop_count = stop.size();
+    r.think_end_text = p.think_end.empty() ? nullptr : p.think_end.c_str();
+    r.user = &j;
+    ds_request_id id = 0;
+    ds_error err;
+    const ds_status s = ds_engine_submit(b.engine.get(), &r, &id, &err);
+    if (s == DS_ERR_BUSY) return false;
+    if (s == DS_ERR_ARGUMENT || s == DS_ERR_TOO_LONG) throw bad_prompt(err.message);
+    cli::check(s, err);
+    j.tokens = {};
+    return true;
+}
+
+// Answers `prompts`, until all are or the user stops it.
+void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, progress &bar) {
+    const auto end = [&](const job &j, const json &record, bool wrong) {
+        if (wrong && !b.o.keep_going) throw cli::failure(jsonl::place(b.o.in, j.p->line) + ": " + record["error"].get<std::string>());
+        b.errors += wrong;
+        out.put(j.number, record);
+        bar.count_prompt();
+        b.jobs.erase(j.number);
+    };
+    for (size_t begun = 0; (begun < prompts.size() || !b.jobs.empty()) && !interrupted;) {
+        for (; begun < prompts.size() && !interrupted; ++begun) {
+            job &j = b.jobs.try_emplace(begun, job{begun, prompts[begun], {}, {}, {}}).first->second;    // it is there already if it had to wait
+            try {
+                if (!submit(b, j)) break;
+            } catch (const bad_prompt &e) {
+                end(j, record_of(*j.p, e.what()), true);
+            }
+        }
+        const ds_event *events = nullptr;
+        size_t count = 0;
+        ds_error err;
+        cli::check(ds_engine_step(b.engine.get(), &events, &count, &err), err);
+        for (const ds_event *e = events; e < events + count; ++e) {
+            job &j = *static_cast<job *>(e->user);
+            (e->channel == DS_CHANNEL_THINKING ? j.thinking : j.answer).append(e->text, e->text_size);
+            if (e->type == DS_EVENT_TOKEN && !e->injected) bar.count_token();
+            if (e->type != DS_EVENT_DONE) continue;
+            end(j, record_of(*j.p, j.thinking, j.answer, *e), e->finish == DS_FINISH_ERROR);
+        }
+        bar.show();
+    }
+}
+
+// Those without an answer yet. Answers to other prompts than these would be of another run.
+std::vector<const prompt *> unanswered(const std::vector<prompt> &prompts, const jsonl::answers &out, const std::string &path) {
+    std::map<std::string, size_t> known = out.finished();
+    std::vector<const prompt *> left;
+    for (const prompt &p : prompts)
+        if (known.erase(p.id.dump()) == 0) left.push_back(&p);
+    if (!known.empty()) throw cli::failure(jsonl::place(path, known.begin()->second) + ": id " + known.begin()->first + " is none of the prompts': these are answers of another run");
+    return left;
+}
+
+int run_batch(options options) {
+    batch b;
+    b.o = std::move(options);
+    const std::vector<prompt> prompts = jsonl::read_prompts(b.o.in, b.o.defaults, b.o.keep_going);
+    jsonl::answers out(b.o.out);
+    const std::vector<const prompt *> left = unanswered(prompts, out, b.o.out);
+
+    auto config = cli::make<ds_model_config>();
+    if (!b.o.chat_template.empty()) config.chat_template = b.o.chat_template.c_str();
+    b.model = cli::load(b.o.model, config);
+    ds_engine_config c = b.o.engine.get();
+    c.max_queue = c.max_requests;    // always somebody who waits, and no more prompts in memory than that
+    b.engine = cli::start(b.model, c);
+
+    tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});    // whether there is a template
+
+    install_interrupt();
+    progress bar(b.o.quiet, prompts.size(), prompts.size() - left.size());
+    writer to(out, b.o.in_order);
+    try {
+        answer(b, left, to, bar);
+    } catch (...) {
+        bar.clear();
+        bar.sum();
+        throw;
+    }
+    bar.clear();
+    bar.sum();
+    out.sync();
+    if (b.errors) std::fprintf(stderr, "batch: %zu prompts have an error for an answer\n", b.errors);
+    if (interrupted) return std::fputs("batch: stopped; the same command goes on from here\n", stderr), 130;
+    return b.errors ? 1 : 0;
+}
+
+// ---- Flags
+
+std::vector<cli::flag> flags_of(options &o) {
+    std::vector<cli::flag> f = {
+        {"", "", "The work:", {}},
+        {"--in-order", "", "answers in the prompts' order; default: as they are done", cli::on(o.in_order)},
+        {"-k, --keep-going", "", "a line that is no prompt, or a prompt that cannot be answered, gets a record with an error; default: the end", cli::on(o.keep_going)},
+        {"-q, --quiet", "", "no progress", cli::on(o.quiet)},
+        {"", "", "The conversations:", {}},
+        {"--system", "TEXT", "a system message before each", cli::text(o.system)},
+        {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
+    };
+    cli::add_answer_flags(f, o.defaults.how);
+    f.insert(f.end(), {
+        {"--think-end", "TEXT", "what is put into the model's mouth before its thought is closed for it; default: nothing", cli::text(o.defaults.think_end)},
+        {"", "", "The engine:", {}},
+        {"-b, --at-once", "N", "prompts that are answered at once; default 16", cli::number(o.engine.config.max_requests, 1u, 4096u)},
+        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u)},
+        {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once", cli::number(o.engine.config.kv_tokens, uint64_t{0})},
+    });
+    o.engine.add_to(f);
+    f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
+    return f;
+}
+
+void print_usage(const std::vector<cli::flag> &flags) {
+    std::printf("Answers a file of prompts, many at once.\n"
+                "usage: batch [flags] MODEL.gguf PROMPTS.jsonl ANSWERS.jsonl\n\n"
+                "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
+    for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
+    std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, and without white space around them), finish (stop,\n"
+                "length or context), tokens {prompt, thinking, injected, answer} and seconds {queue, prompt, answer}; or of id, line and error.\n"
+                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind.\n");
+    cli::print_help(flags);
+    std::printf("\nExamples:\n"
+                "  echo '{\"prompt\": \"What is 37 + 85?\"}' | batch models/tiny-r1.gguf - -\n"
+                "  batch --temp 0 --think-budget 500 -b 32 model.gguf prompts.jsonl answers.jsonl\n\n"
+                "Exit status: 0 all are answered; 1 something failed, and a line on standard error says what; 2 wrong usage; 130 stopped by Ctrl-C.\n");
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    return cli::run("batch", [&] {
+        options o;
+        o.defaults.how = cli::recommended();
+        o.engine.config.max_requests = 16;
+        const std::vector<cli::flag> flags = flags_of(o);
+        const std::vector<std::string> rest = cli::parse(argc, argv, flags);
+        if (o.help) return print_usage(flags), 0;
+        if (rest.size() != 3) throw cli::usage_error("needs a model, a file of prompts and one for answers; --help tells more");
+        o.model = rest[0], o.in = rest[1], o.out = rest[2];
+        return run_batch(std::move(o));
+    });
+}
