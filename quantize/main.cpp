@@ -38,6 +38,7 @@ struct flags {
     ds::calibrate_options calibrate;
     ds::gguf_split_limits split;
     uint64_t seed = 1;
+    int layers = 0, vocabulary = 0;
     unsigned threads = ds::os::processor_count();
     bool vocab_only = false, quiet = false, json = false, no_tensors = false;
     size_t elements = 8;
@@ -160,6 +161,8 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("synth", "Write a GGUF file of a named shape with random weights");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->check(CLI::IsMember(ds::synth_shapes()).description(""))->type_name("NAME");
+    c->add_option("--layers", f.layers, "Layers, instead of the shape's")->check(CLI::Range(1, 1000).description(""))->type_name("N");
+    c->add_option("--vocabulary", f.vocabulary, "Tokens of the vocabulary, instead of the shape's")->check(CLI::Range(static_cast<int>(ds::fewest_synthetic_tokens), 1 << 20).description(""))->type_name("N");
     c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->type_name("N")->capture_default_str();
     add_writing(c, f, false, false);
     std::string shapes = "Shapes:\n";
@@ -296,7 +299,7 @@ int main(int argc, char **argv) {
     install_signals();
     try {
         if (to_convert->parsed()) with_job(f, wants_parts(*to_convert), [&](const ds::job &j) { convert(f, j); });
-        else if (to_synth->parsed()) with_job(f, wants_parts(*to_synth), [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed}, j); });
+        else if (to_synth->parsed()) with_job(f, wants_parts(*to_synth), [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed, f.layers, f.vocabulary}, j); });
         else if (to_requantize->parsed()) with_job(f, wants_parts(*to_requantize), [&](const ds::job &j) { requantize(f, f.in, j); });
         else if (to_split->parsed() || to_merge->parsed()) with_job(f, to_split->parsed(), [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
         else if (to_calibrate->parsed()) with_job(f, false, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });

@@ -204,7 +204,9 @@ std::string synth_shape_text(const std::string &shape) {
 }
 
 void synthesize(const std::string &out, const synth_options &o, const job &j) {
-    const shape_row &shape = find_shape(o.shape);
+    shape_row shape = find_shape(o.shape);
+    if (o.layers) shape.layers = o.layers;
+    if (o.vocabulary) shape.vocab = o.vocabulary;
     const nlohmann::json tree = config_of(shape);
     const json_node config(tree, o.shape);
     gguf_writer w;
@@ -232,7 +234,7 @@ std::string byte_level_text(uint8_t byte) {
 }
 
 vocabulary synthetic_vocabulary(size_t size, const std::string &pre) {
-    assert(size >= 272);
+    assert(size >= fewest_synthetic_tokens);
     const size_t first_special = size - std::size(specials);
     vocabulary v;
     v.pre = pre;

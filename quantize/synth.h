@@ -12,6 +12,7 @@ struct synth_options {
     std::string shape;              // one of synth_shapes()
     format type = format::q8_0;     // one of target_formats()
     uint64_t seed = 1;              // the same seed, shape and type give the same file
+    int layers = 0, vocabulary = 0; // instead of the shape's; 0: as it has
 };
 
 std::vector<std::string> synth_shapes();
@@ -23,7 +24,8 @@ std::string synth_shape_text(const std::string &shape);     // "qwen2, 28 layers
 // The file has a vocabulary in which any text tokenizes.
 void synthesize(const std::string &out, const synth_options &o, const job &j);
 
-// `size` tokens: the bytes, pairs of letters with their merges, fillers, and at the end DeepSeek-R1's special tokens. size >= 272.
+// `size` tokens: the bytes, pairs of letters with their merges, fillers, and at the end DeepSeek-R1's special tokens.
+constexpr size_t fewest_synthetic_tokens = 272;
 vocabulary synthetic_vocabulary(size_t size, const std::string &pre);
 
 // A byte as byte-level BPE spells it: one character of UTF-8 (GPT-2's bytes_to_unicode: printable ones as themselves, the others from U+0100 on).

@@ -1,9 +1,11 @@
 // Encoding of the packed formats but Q8_0: scales are looked for that leave the least squared error, each element's counted by its importance.
-// Candidates of a scale lie around the one that puts the largest element on the last level; each candidate's levels then get the scale (and minimum) that
-// fits them best by least squares, and the best fit stays. That k-quants are made like this is described in ggml-org/llama.cpp pull request 1684.
+// Candidates of a scale lie around the one that puts the largest element on the last level; the scale (and minimum) that fits a candidate's levels best by
+// least squares tells how good they are, and the best are fitted once more. That k-quants are made like this is described in ggml-org/llama.cpp pull request 1684.
 // In blocks of 256 the scales themselves become integers: then a step up and down of each is tried, and the one float is fitted to all of them.
-// Invariant: what is written is what was tried: every search ends with levels taken against the scales as the block holds them.
+// Elements that share a scale are a part; four parts are searched at a time, one a lane.
+// Invariant: every search ends with levels taken against the scales as the block holds them.
 #include "blocks.h"
+#include "lanes.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,107 +22,132 @@ void put_half(uint8_t *p, float x) {
     memcpy(p, &h, sizeof h);
 }
 float rounded_to_half(float x) { return f16_to_f32(f32_to_f16(x)); }
+v4 rounded_to_half(v4 x) { return v4{rounded_to_half(x[0]), rounded_to_half(x[1]), rounded_to_half(x[2]), rounded_to_half(x[3])}; }
 
-// Nearest integer, kept in range; what is not a number becomes `low`.
-int level(float x, int low, int high) { return x >= static_cast<float>(high) ? high : x > static_cast<float>(low) ? static_cast<int>(__builtin_lrintf(x)) : low; }
+// Element i of four parts of n, and how much it counts; if it is not weighted, 1.
+template <int n, bool weighted> struct group {
+    static constexpr int size = n;
+    v4 x[n], w[weighted ? n : 1];
 
-// Some elements that share a scale: values, and how much each counts.
-struct part {
-    const float *x, *weight;
-    int n;
+    // Lane l is element l * n on; those of lanes from `valid` on are the first's.
+    void load(const float *from, const float *weight, int valid = 4) {
+        for (int i = 0; i < n; ++i)
+            for (int l = 0; l < 4; ++l) {
+                const int at = (l < valid ? l : 0) * n + i;
+                x[i][l] = from[at];
+                if (weighted) w[i][l] = weight[at];
+            }
+    }
+    v4 counted(int i, v4 a) const { return weighted ? w[i] * a : a; }
+    v4 total() const {
+        v4 sum = lanes(weighted ? 0.0f : static_cast<float>(n));
+        for (int i = 0; weighted && i < n; ++i) sum += w[i];
+        return sum;
+    }
 };
 
-double error_of(const part &p, float d, float m, const int8_t *q) {
-    double sum = 0;
-    for (int i = 0; i < p.n; ++i) {
-        const float off = p.x[i] - (d * q[i] + m);
-        sum += static_cast<double>(p.weight[i]) * off * off;
-    }
-    return sum;
-}
+struct range { int low, high; };
+
+v4 level(v4 x, range r) { return nearest(larger(smaller(x, lanes(static_cast<float>(r.high))), lanes(static_cast<float>(r.low)))); }
 
 // ---- Without a minimum: x = d q
 
-struct symmetric { int low, high; };
+struct even_levels {
+    range r;
+    v4 operator()(v4 x) const { return level(x, r); }
+};
 
-void take_levels(const part &p, symmetric s, float d, int8_t *q) {
-    const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
-    for (int i = 0; i < p.n; ++i) q[i] = static_cast<int8_t>(level(p.x[i] * inverse, s.low, s.high));
-}
-
-float fitted_scale(const part &p, const int8_t *q) {
-    double xq = 0, qq = 0;
-    for (int i = 0; i < p.n; ++i) {
-        xq += static_cast<double>(p.weight[i]) * p.x[i] * q[i];
-        qq += static_cast<double>(p.weight[i]) * q[i] * q[i];
+struct scale_sums { v4 xq, qq; };
+template <class G, class L> scale_sums sums_of(const G &g, const L &levels, v4 inverse) {
+    scale_sums s = {lanes(0.0f), lanes(0.0f)};
+    for (int i = 0; i < G::size; ++i) {
+        const v4 q = levels(g.x[i] * inverse), wq = g.counted(i, q);
+        s.xq += g.x[i] * wq;
+        s.qq += wq * q;
     }
-    return qq > 0 ? static_cast<float>(xq / qq) : 0.0f;
+    return s;
 }
 
-float largest_of(const part &p) {       // with its sign
-    float most = 0.0f;
-    for (int i = 0; i < p.n; ++i)
-        if (std::fabs(p.x[i]) > std::fabs(most)) most = p.x[i];
+template <class G> v4 largest_of(const G &g) {       // with its sign
+    v4 most = lanes(0.0f);
+    for (const v4 x : g.x) most = magnitude(x) > magnitude(most) ? x : most;
     return most;
 }
 
-// The best scale, rounded by `as_stored`, and its levels.
-template <class F> float fit_symmetric(const part &p, symmetric s, int8_t *q, const F &as_stored) {
-    const float most = largest_of(p);
-    std::fill_n(q, p.n, static_cast<int8_t>(0));
-    if (most == 0.0f) return 0.0f;
-    float best = 0.0f;
-    double least = std::numeric_limits<double>::infinity();
-    int8_t trial[32];
-    for (const int end : {s.low, s.high})
-        for (int k = -9; k <= 9; ++k) {
-            take_levels(p, s, most / (static_cast<float>(end) + 0.1f * static_cast<float>(k)), trial);
-            const float d = as_stored(fitted_scale(p, trial));
-            take_levels(p, s, d, trial);
-            const double error = error_of(p, d, 0.0f, trial);
-            if (error < least) least = error, best = d, std::copy_n(trial, p.n, q);
+// The best scale of those that put the largest element at first + k step, k from -steps to steps, for each of two places.
+template <class G, class L> v4 fitted_scale(const G &g, const L &levels, const float (&places)[2], float step, int steps) {
+    const v4 most = largest_of(g);
+    v4 best = lanes(0.0f), least = best;      // the squared error is that of zeros less `gain`
+    for (const float place : places)
+        for (int k = -steps; k <= steps; ++k) {
+            const scale_sums s = sums_of(g, levels, quotient(lanes(place + step * static_cast<float>(k)), most));
+            const v4 d = quotient(s.xq, s.qq), gain = d * s.xq;
+            best = gain > least ? d : best;
+            least = larger(gain, least);
         }
-    return best;
+    const scale_sums s = sums_of(g, levels, quotient(lanes(1.0f), best));
+    return quotient(s.xq, s.qq);
+}
+template <class G> v4 fitted_scale(const G &g, range r) {
+    return fitted_scale(g, even_levels{r}, {static_cast<float>(r.low), static_cast<float>(r.high)}, 0.3f, 3);
 }
 
 // ---- With a minimum: x = d q + m, q from 0 to `high`
 
 struct line { float d, m; };
+struct lines { v4 d, m; };
 
-void take_levels(const part &p, int high, line l, int8_t *q) {
-    const float inverse = l.d != 0.0f ? 1.0f / l.d : 0.0f;
-    for (int i = 0; i < p.n; ++i) q[i] = static_cast<int8_t>(level((p.x[i] - l.m) * inverse, 0, high));
+// Least squares over levels of x less `low`; a minimum above zero is taken as zero where `below` asks for it.
+struct line_sums { v4 w, x, l, xl, ll; };
+template <class G> line_sums sums_of(const G &g, int high, v4 inverse, v4 offset, v4 low) {
+    line_sums s = {g.total(), lanes(0.0f), lanes(0.0f), lanes(0.0f), lanes(0.0f)};
+    for (int i = 0; i < G::size; ++i) {
+        const v4 x = g.x[i] - low, q = level((x - offset) * inverse, {0, high}), wq = g.counted(i, q);
+        s.x += g.counted(i, x);
+        s.l += wq;
+        s.xl += x * wq;
+        s.ll += q * wq;
+    }
+    return s;
+}
+lines fitted_to(const line_sums &s, v4 low, bool below) {
+    const v4 determinant = s.w * s.ll - s.l * s.l;
+    v4 d = determinant > 0.0f ? (s.w * s.xl - s.x * s.l) / determinant : lanes(0.0f), m = quotient(s.x - d * s.l, s.w);
+    if (below) {
+        const i4 above = m + low > 0.0f;
+        d = above ? quotient(s.xl + low * s.l, s.ll) : d;
+        m = above ? -low : m;
+    }
+    return {larger(d, lanes(0.0f)), m};
 }
 
-// Least squares; a minimum above zero is taken as zero where `below` asks for it.
-line fitted_line(const part &p, const int8_t *q, bool below) {
-    double w = 0, x = 0, l = 0, xl = 0, ll = 0;
-    for (int i = 0; i < p.n; ++i) {
-        const double a = p.weight[i];
-        w += a, x += a * p.x[i], l += a * q[i], xl += a * p.x[i] * q[i], ll += a * q[i] * q[i];
+template <class G> lines fitted_line(const G &g, int high, bool below) {
+    v4 low = below ? lanes(0.0f) : g.x[0], top = g.x[0];
+    for (const v4 x : g.x) low = smaller(low, x), top = larger(top, x);
+    lines best = {lanes(0.0f), lanes(0.0f)};
+    v4 most = lanes(-std::numeric_limits<float>::infinity());
+    for (int k = -4; k <= 8; ++k) {
+        const line_sums s = sums_of(g, high, quotient(lanes(static_cast<float>(high) + 0.2f * static_cast<float>(k)), top - low), lanes(0.0f), low);
+        const lines f = fitted_to(s, low, below);
+        const v4 gain = f.d * (2.0f * s.xl - f.d * s.ll) + f.m * (2.0f * s.x - f.m * s.w - 2.0f * f.d * s.l);
+        const i4 better = gain > most;
+        best = {better ? f.d : best.d, better ? f.m : best.m};
+        most = larger(gain, most);
     }
-    const double determinant = w * ll - l * l;
-    double d = determinant > 0 ? (w * xl - x * l) / determinant : 0, m = w > 0 ? (x - d * l) / w : 0;
-    if (below && m > 0) m = 0, d = ll > 0 ? xl / ll : 0;
-    return {static_cast<float>(std::max(d, 0.0)), std::clamp(static_cast<float>(m), -largest_half, largest_half)};
+    const lines f = fitted_to(sums_of(g, high, quotient(lanes(1.0f), best.d), best.m, low), low, below);
+    return {f.d, larger(smaller(f.m + low, lanes(largest_half)), lanes(-largest_half))};
 }
 
-template <class F> line fit_line(const part &p, int high, bool below, int8_t *q, const F &as_stored) {
-    float low = p.x[0], top = p.x[0];
-    for (int i = 1; i < p.n; ++i) low = std::min(low, p.x[i]), top = std::max(top, p.x[i]);
-    if (below) low = std::min(low, 0.0f);
-    line best = as_stored(line{0.0f, low});
-    std::fill_n(q, p.n, static_cast<int8_t>(0));
-    double least = error_of(p, 0.0f, best.m, q);
-    int8_t trial[32];
-    for (int k = -10; k <= 20 && top > low; ++k) {
-        take_levels(p, high, {(top - low) / (static_cast<float>(high) + 0.1f * static_cast<float>(k)), low}, trial);
-        const line l = as_stored(fitted_line(p, trial, below));
-        take_levels(p, high, l, trial);
-        const double error = error_of(p, l.d, l.m, trial);
-        if (error < least) least = error, best = l, std::copy_n(trial, p.n, q);
+// The levels with these scales, and the error that they leave.
+template <class G> v4 take_levels(const G &g, range r, lines l, int8_t *q) {
+    const v4 inverse = quotient(lanes(1.0f), l.d);
+    v4 error = lanes(0.0f);
+    for (int i = 0; i < G::size; ++i) {
+        const v4 a = level((g.x[i] - l.m) * inverse, r), off = g.x[i] - (l.d * a + l.m);
+        error += g.counted(i, off * off);
+        for (int lane = 0; q && lane < 4; ++lane) q[lane * G::size + i] = static_cast<int8_t>(a[lane]);
     }
-    return best;
+    return error;
 }
 
 // ---- Blocks of 32
@@ -134,173 +161,211 @@ void put_fifth_bits(uint8_t *p, const int8_t *q, int offset) {
     memcpy(p, &bits, sizeof bits);
 }
 
-void encode_symmetric32(format f, const part &p, uint8_t *to) {
-    const int half = f == format::q4_0 ? 8 : 16;
-    int8_t q[32];
-    put_half(to, fit_symmetric(p, {-half, half - 1}, q, rounded_to_half));
-    if (f == format::q5_0) put_fifth_bits(to + 2, q, half);
-    put_nibbles(to + (f == format::q4_0 ? 2 : 6), q, half);
+// What four blocks hold before their bits are put in their places.
+struct four_blocks {
+    v4 d, m = lanes(0.0f);
+    int8_t q[4][32];
+};
+
+template <class G> four_blocks fit_symmetric32(const G &g, range r) {
+    four_blocks b;
+    b.d = rounded_to_half(fitted_scale(g, r));
+    take_levels(g, r, {b.d, b.m}, b.q[0]);
+    return b;
 }
 
-void encode_line32(format f, const part &p, uint8_t *to) {
-    int8_t q[32];
-    const line l = fit_line(p, f == format::q4_1 ? 15 : 31, false, q, [](line x) { return line{rounded_to_half(x.d), rounded_to_half(x.m)}; });
-    put_half(to, l.d);
-    put_half(to + 2, l.m);
-    if (f == format::q5_1) put_fifth_bits(to + 4, q, 0);
-    put_nibbles(to + (f == format::q4_1 ? 4 : 8), q, 0);
+template <class G> four_blocks fit_line32(const G &g, int high) {
+    four_blocks b;
+    const lines l = fitted_line(g, high, false);
+    b.d = rounded_to_half(l.d), b.m = rounded_to_half(l.m);
+    take_levels(g, {0, high}, {b.d, b.m}, b.q[0]);
+    return b;
 }
 
-int nearest_iq4(float x) {
-    int best = 0;
-    for (int i = 1; i < 16; ++i)
-        if (std::fabs(x - iq4_levels[i]) < std::fabs(x - iq4_levels[best])) best = i;
-    return best;
-}
-
-void encode_iq4_nl(const part &p, uint8_t *to) {
-    const float most = largest_of(p);
-    int8_t q[32], place[32] = {};
-    float best = 0.0f;
-    double least = std::numeric_limits<double>::infinity();
-    const auto take = [&](float d, int8_t *places) {
-        const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
-        for (int i = 0; i < 32; ++i) places[i] = static_cast<int8_t>(nearest_iq4(p.x[i] * inverse)), q[i] = iq4_levels[places[i]];
-    };
-    for (const int end : {-127, 113})
-        for (int k = -8; k <= 8 && most != 0.0f; ++k) {
-            int8_t trial[32];
-            take(most / static_cast<float>(end + 2 * k), trial);
-            const float d = rounded_to_half(fitted_scale(p, q));
-            take(d, trial);
-            const double error = error_of(p, d, 0.0f, q);
-            if (error < least) least = error, best = d, std::copy_n(trial, 32, place);
+// The nearest of iq4_levels; of two, the lower.
+struct iq4_nearest {
+    v4 operator()(v4 x) const {
+        v4 level = lanes(iq4_levels[0]);
+        for (int i = 1; i < 16; ++i) {
+            const v4 step = lanes(static_cast<float>(iq4_levels[i] - iq4_levels[i - 1])), middle = lanes(0.5f * static_cast<float>(iq4_levels[i] + iq4_levels[i - 1]));
+            level += (v4)((x > middle) & (i4)step);
         }
-    put_half(to, best);
-    put_nibbles(to + 2, place, 0);
+        return level;
+    }
+};
+
+template <class G> four_blocks fit_iq4_nl(const G &g) {
+    four_blocks b;
+    b.d = rounded_to_half(fitted_scale(g, iq4_nearest{}, {-127.0f, 113.0f}, 4.0f, 4));
+    const v4 inverse = quotient(lanes(1.0f), b.d);
+    for (int i = 0; i < 32; ++i) {
+        const v4 level = iq4_nearest{}(g.x[i] * inverse);
+        for (int l = 0; l < 4; ++l) b.q[l][i] = static_cast<int8_t>(std::find(std::begin(iq4_levels), std::end(iq4_levels), static_cast<int8_t>(level[l])) - iq4_levels);
+    }
+    return b;
+}
+
+template <class G> four_blocks fit32(format f, const G &g) {
+    switch (f) {
+    case format::q4_0: return fit_symmetric32(g, {-8, 7});
+    case format::q5_0: return fit_symmetric32(g, {-16, 15});
+    case format::q4_1: return fit_line32(g, 15);
+    case format::q5_1: return fit_line32(g, 31);
+    default: return fit_iq4_nl(g);
+    }
+}
+
+void put_block32(format f, const four_blocks &b, int which, uint8_t *to) {
+    const int offset = f == format::q4_0 ? 8 : f == format::q5_0 ? 16 : 0;
+    put_half(to, b.d[which]);
+    to += 2;
+    if (f == format::q4_1 || f == format::q5_1) put_half(to, b.m[which]), to += 2;
+    if (f == format::q5_0 || f == format::q5_1) put_fifth_bits(to, b.q[which], offset), to += 4;
+    put_nibbles(to, b.q[which], offset);
+}
+
+template <bool weighted> void encode_four(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
+    group<32, weighted> g;
+    g.load(x, weight, blocks);
+    const four_blocks b = fit32(f, g);
+    for (int i = 0; i < blocks; ++i) put_block32(f, b, i, to + static_cast<size_t>(i) * info(f).bytes);
 }
 
 // ---- Blocks of 256
 
-// What such a block is made of, before its bits are put in their places. `size` elements share scale[s], and min[s] if there are minima.
-struct big_block {
+// What such a block is made of, before its bits are put in their places: parts of `n` elements, and whether there are minima.
+template <int n> struct big_block {
     float d = 0.0f, m = 0.0f;
-    int8_t q[256] = {};
-    int scale[16] = {}, min[16] = {};
+    int8_t q[256];
+    int scale[256 / n], min[256 / n];
+};
+template <int n, bool weighted> struct big_groups {
+    static constexpr int count = 64 / n;
+    group<n, weighted> at[count];
+    big_groups(const float *x, const float *weight) {
+        for (int i = 0; i < count; ++i) at[i].load(x + 4 * n * i, weight + 4 * n * i);
+    }
 };
 
 constexpr int tries = 3;        // how often scales and the floats above them are fitted in turn
 
-part part_of(const part &all, int s, int size) { return {all.x + s * size, all.weight + s * size, size}; }
+float sum_of(v4 x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 
-// The scale, an integer near x / d, with which this part's elements are met best; their levels.
-int best_scale(const part &p, symmetric levels, symmetric scales, float d, float x, int8_t *q) {
-    const int near = d != 0.0f ? level(x / d, scales.low, scales.high) : 0;
-    int best = near;
-    double least = std::numeric_limits<double>::infinity();
-    int8_t trial[32];
-    for (int s = std::max(near - 1, scales.low); s <= std::min(near + 1, scales.high); ++s) {
-        take_levels(p, levels, d * static_cast<float>(s), trial);
-        const double error = error_of(p, d * static_cast<float>(s), 0.0f, trial);
-        if (error < least) least = error, best = s, std::copy_n(trial, p.n, q);
+// The scales, integers near own / d, with which these parts' elements are met best.
+template <class G> v4 best_scales(const G &g, range levels, range scales, float d, v4 own) {
+    const v4 near = level(quotient(own, lanes(d)), scales);
+    v4 best = near, least = lanes(std::numeric_limits<float>::infinity());
+    for (int step = -1; step <= 1; ++step) {
+        const v4 s = level(near + static_cast<float>(step), scales), error = take_levels(g, levels, {d * s, lanes(0.0f)}, nullptr);
+        best = error < least ? s : best;
+        least = smaller(error, least);
     }
     return best;
 }
 
-// The scales of all parts, x[s] being what part s would have by itself; the error, and the float that fits them best.
-struct scaled_fit { double error; float next; };
-scaled_fit fit_scales(const part &all, symmetric levels, symmetric scales, const float *x, big_block &b) {
-    double error = 0, xq = 0, qq = 0;
-    for (int s = 0; s < 16; ++s) {
-        const part p = part_of(all, s, 16);
-        int8_t *const q = b.q + 16 * s;
-        const int k = b.scale[s] = best_scale(p, levels, scales, b.d, x[s], q);
-        error += error_of(p, b.d * static_cast<float>(k), 0.0f, q);
-        for (int i = 0; i < 16; ++i) {
-            xq += static_cast<double>(p.weight[i]) * p.x[i] * k * q[i];
-            qq += static_cast<double>(p.weight[i]) * k * q[i] * k * q[i];
-        }
+// The scales of all parts, own[i] being what those of group i would have by themselves; the error, and the float that fits them best.
+struct scaled_fit { float error, next; };
+template <int n, class G> scaled_fit fit_scales(const G &groups, range levels, range scales, const v4 *own, big_block<n> &b) {
+    v4 error = lanes(0.0f), xq = error, qq = error;
+    for (int i = 0; i < G::count; ++i) {
+        const v4 s = best_scales(groups.at[i], levels, scales, b.d, own[i]), d = b.d * s;
+        error += take_levels(groups.at[i], levels, {d, lanes(0.0f)}, b.q + 4 * n * i);
+        const scale_sums sums = sums_of(groups.at[i], even_levels{levels}, quotient(lanes(1.0f), d));
+        xq += s * sums.xq;
+        qq += s * s * sums.qq;
+        for (int l = 0; l < 4; ++l) b.scale[4 * i + l] = static_cast<int>(s[l]);
     }
-    return {error, qq > 0 ? static_cast<float>(xq / qq) : 0.0f};
+    const float below = sum_of(qq);
+    return {sum_of(error), below > 0 ? sum_of(xq) / below : 0.0f};
 }
 
-big_block fit_symmetric256(const part &all, symmetric levels, symmetric scales) {
-    big_block b;
-    float x[16], most = 0.0f;
-    for (int s = 0; s < 16; ++s) {
-        x[s] = fit_symmetric(part_of(all, s, 16), levels, b.q + 16 * s, [](float d) { return d; });
-        if (std::fabs(x[s]) > std::fabs(most)) most = x[s];
+template <bool weighted> big_block<16> fit_symmetric256(const float *x, const float *weight, range levels, range scales) {
+    const big_groups<16, weighted> groups(x, weight);
+    v4 own[4];
+    float most = 0.0f;
+    for (int i = 0; i < 4; ++i) {
+        own[i] = fitted_scale(groups.at[i], levels);
+        for (int l = 0; l < 4; ++l)
+            if (std::fabs(own[i][l]) > std::fabs(most)) most = own[i][l];
     }
-    double least = std::numeric_limits<double>::infinity();
-    for (const int end : {scales.low, scales.high}) {
-        float d = rounded_to_half(most / static_cast<float>(end));
-        for (int t = 0; t < tries; ++t) {
-            big_block trial;
-            trial.d = d;
-            const scaled_fit fit = fit_scales(all, levels, scales, x, trial);
-            if (!(fit.error < least)) break;
-            least = fit.error, b = trial;
-            d = rounded_to_half(fit.next);
-        }
-    }
-    return b;
+    big_block<16> best;
+    scaled_fit fit = {std::numeric_limits<float>::infinity(), 0.0f};
+    const auto attempt = [&](float d) {
+        big_block<16> b;
+        b.d = rounded_to_half(d);
+        const scaled_fit f = fit_scales(groups, levels, scales, own, b);
+        if (!(f.error < fit.error)) return false;
+        fit = f, best = b;
+        return true;
+    };
+    for (const int end : {scales.low, scales.high}) attempt(most / static_cast<float>(end));
+    for (int t = 1; t < tries && attempt(fit.next); ++t) {}
+    return best;
 }
 
-struct steps { int scale, min; };
-
-steps best_steps(const part &p, int high, int last, line floats, line x, int8_t *q) {
-    const int near = floats.d != 0.0f ? level(x.d / floats.d, 0, last) : 0, near_min = floats.m != 0.0f ? level(x.m / floats.m, 0, last) : 0;
-    steps best = {near, near_min};
-    double least = std::numeric_limits<double>::infinity();
-    int8_t trial[32];
-    for (int s = std::max(near - 1, 0); s <= std::min(near + 1, last); ++s)
-        for (int m = std::max(near_min - 1, 0); m <= std::min(near_min + 1, last); ++m) {
-            const line l = {floats.d * static_cast<float>(s), floats.m * static_cast<float>(m)};
-            take_levels(p, high, l, trial);
-            const double error = error_of(p, l.d, l.m, trial);
-            if (error < least) least = error, best = {s, m}, std::copy_n(trial, p.n, q);
+// As best_scales, of both; `own` less what `floats` are.
+template <class G> lines best_steps(const G &g, int high, range steps, line floats, lines own) {
+    const v4 near = level(quotient(own.d, lanes(floats.d)), steps), near_min = level(quotient(own.m, lanes(floats.m)), steps);
+    lines best = {near, near_min};
+    v4 least = lanes(std::numeric_limits<float>::infinity());
+    for (int i = -1; i <= 1; ++i)
+        for (int k = -1; k <= 1; ++k) {
+            const v4 s = level(near + static_cast<float>(i), steps), m = level(near_min + static_cast<float>(k), steps);
+            const v4 error = take_levels(g, {0, high}, {floats.d * s, floats.m * m}, nullptr);
+            const i4 better = error < least;
+            best = {better ? s : best.d, better ? m : best.m};
+            least = smaller(error, least);
         }
     return best;
 }
 
-// The two floats that fit all parts best, their integers given.
-line fitted_floats(const part &all, const big_block &b, int size) {
-    double ll = 0, lm = 0, mm = 0, xl = 0, xm = 0;
-    for (int i = 0; i < 256; ++i) {
-        const double w = all.weight[i], l = b.scale[i / size] * b.q[i], m = b.min[i / size], x = all.x[i];
-        ll += w * l * l, lm += w * l * m, mm += w * m * m, xl += w * x * l, xm += w * x * m;
-    }
-    const double determinant = ll * mm - lm * lm;
-    if (!(determinant > 1e-12 * ll * mm)) return {ll > 0 ? static_cast<float>(xl / ll) : 0.0f, ll > 0 || mm == 0 ? 0.0f : static_cast<float>(xm / mm)};
+// What the floats above scales and minima are fitted to: sums over all elements of products of x, level times scale (l) and minimum (m).
+struct big_sums { v4 ll, lm, mm, xl, xm; };
+line fitted_floats(const big_sums &s) {
+    const double ll = sum_of(s.ll), lm = sum_of(s.lm), mm = sum_of(s.mm), xl = sum_of(s.xl), xm = sum_of(s.xm), determinant = ll * mm - lm * lm;
+    if (!(determinant > 1e-6 * ll * mm)) return {ll > 0 ? static_cast<float>(xl / ll) : 0.0f, ll > 0 || mm == 0 ? 0.0f : static_cast<float>(xm / mm)};
     return {static_cast<float>((xl * mm - xm * lm) / determinant), static_cast<float>((ll * xm - lm * xl) / determinant)};
 }
 
+struct line_fit { float error; line next; };
+template <int n, class G> line_fit fit_steps(const G &groups, int high, range steps, const lines *own, big_block<n> &b) {
+    v4 error = lanes(0.0f);
+    big_sums sums = {error, error, error, error, error};
+    for (int i = 0; i < G::count; ++i) {
+        const lines k = best_steps(groups.at[i], high, steps, {b.d, b.m}, own[i]), l = {b.d * k.d, b.m * k.m};
+        error += take_levels(groups.at[i], {0, high}, l, b.q + 4 * n * i);
+        const line_sums s = sums_of(groups.at[i], high, quotient(lanes(1.0f), l.d), l.m, lanes(0.0f));
+        sums.ll += k.d * k.d * s.ll;
+        sums.lm += k.d * k.m * s.l;
+        sums.mm += k.m * k.m * s.w;
+        sums.xl += k.d * s.xl;
+        sums.xm += k.m * s.x;
+        for (int lane = 0; lane < 4; ++lane) b.scale[4 * i + lane] = static_cast<int>(k.d[lane]), b.min[4 * i + lane] = static_cast<int>(k.m[lane]);
+    }
+    return {sum_of(error), fitted_floats(sums)};
+}
+
 // Scales and minima from 0 to `last`; the float above the minima is not above zero.
-big_block fit_lines256(const part &all, int size, int high, int last) {
-    big_block b;
-    line x[16], most = {0.0f, 0.0f};
-    for (int s = 0; s < 256 / size; ++s) {
-        x[s] = fit_line(part_of(all, s, size), high, true, b.q + size * s, [](line l) { return l; });
-        most = {std::max(most.d, x[s].d), std::min(most.m, x[s].m)};
+template <int n, bool weighted> big_block<n> fit_lines256(const float *x, const float *weight, int high, int last) {
+    const big_groups<n, weighted> groups(x, weight);
+    lines own[64 / n];
+    line most = {0.0f, 0.0f};
+    for (int i = 0; i < 64 / n; ++i) {
+        own[i] = fitted_line(groups.at[i], high, true);
+        for (int l = 0; l < 4; ++l) most = {std::max(most.d, own[i].d[l]), std::min(most.m, own[i].m[l])};
     }
     line floats = {rounded_to_half(most.d / static_cast<float>(last)), rounded_to_half(most.m / static_cast<float>(last))};
-    double least = std::numeric_limits<double>::infinity();
+    big_block<n> best;
+    float least = std::numeric_limits<float>::infinity();
     for (int t = 0; t < tries; ++t) {
-        big_block trial;
-        trial.d = floats.d, trial.m = floats.m;
-        double error = 0;
-        for (int s = 0; s < 256 / size; ++s) {
-            const part p = part_of(all, s, size);
-            const steps k = best_steps(p, high, last, floats, x[s], trial.q + size * s);
-            trial.scale[s] = k.scale, trial.min[s] = k.min;
-            error += error_of(p, floats.d * static_cast<float>(k.scale), floats.m * static_cast<float>(k.min), trial.q + size * s);
-        }
-        if (!(error < least)) break;
-        least = error, b = trial;
-        const line next = fitted_floats(all, b, size);
-        floats = {rounded_to_half(std::max(next.d, 0.0f)), rounded_to_half(std::min(next.m, 0.0f))};
+        big_block<n> b;
+        b.d = floats.d, b.m = floats.m;
+        const line_fit fit = fit_steps(groups, high, {0, last}, own, b);
+        if (!(fit.error < least)) break;
+        least = fit.error, best = b;
+        floats = {rounded_to_half(std::max(fit.next.d, 0.0f)), rounded_to_half(std::min(fit.next.m, 0.0f))};
     }
-    return b;
+    return best;
 }
 
 // Bits `from` on of each level, two of them, as q2_k, q3_k and q6_k hold them.
@@ -312,16 +377,16 @@ void put_bits(uint8_t *p, const int8_t *q, int offset, int which) {
     for (int i = 0; i < 256; ++i) p[i % 32] |= static_cast<uint8_t>(((q[i] + offset) >> which & 1) << i / 32);
 }
 
-void encode_q2_k(const part &all, uint8_t *to) {
-    const big_block b = fit_lines256(all, 16, 3, 15);
+template <bool weighted> void encode_q2_k(const float *x, const float *weight, uint8_t *to) {
+    const big_block<16> b = fit_lines256<16, weighted>(x, weight, 3, 15);
     for (int s = 0; s < 16; ++s) to[s] = static_cast<uint8_t>(b.scale[s] | b.min[s] << 4);
     put_pairs(to + 16, b.q, 0, 0);
     put_half(to + 80, b.d);
     put_half(to + 82, -b.m);
 }
 
-void encode_q3_k(const part &all, uint8_t *to) {
-    const big_block b = fit_symmetric256(all, {-4, 3}, {-32, 31});
+template <bool weighted> void encode_q3_k(const float *x, const float *weight, uint8_t *to) {
+    const big_block<16> b = fit_symmetric256<weighted>(x, weight, {-4, 3}, {-32, 31});
     put_bits(to, b.q, 4, 2);
     put_pairs(to + 32, b.q, 4, 0);
     for (int s = 0; s < 16; ++s) {
@@ -331,8 +396,8 @@ void encode_q3_k(const part &all, uint8_t *to) {
     put_half(to + 108, b.d);
 }
 
-void encode_q45_k(format f, const part &all, uint8_t *to) {
-    const big_block b = fit_lines256(all, 32, f == format::q4_k ? 15 : 31, 63);
+template <bool weighted> void encode_q45_k(format f, const float *x, const float *weight, uint8_t *to) {
+    const big_block<32> b = fit_lines256<32, weighted>(x, weight, f == format::q4_k ? 15 : 31, 63);
     put_half(to, b.d);
     put_half(to + 2, -b.m);
     uint8_t *const scales = to + 4, *const nibbles = to + (f == format::q4_k ? 16 : 48);
@@ -345,8 +410,8 @@ void encode_q45_k(format f, const part &all, uint8_t *to) {
     for (int i = 0; i < 256; ++i) nibbles[i / 64 * 32 + i % 32] |= static_cast<uint8_t>((b.q[i] & 15) << i % 64 / 32 * 4);
 }
 
-void encode_q6_k(const part &all, uint8_t *to) {
-    const big_block b = fit_symmetric256(all, {-32, 31}, {-128, 127});
+template <bool weighted> void encode_q6_k(const float *x, const float *weight, uint8_t *to) {
+    const big_block<16> b = fit_symmetric256<weighted>(x, weight, {-32, 31}, {-128, 127});
     for (int i = 0; i < 256; ++i) to[i / 128 * 64 + i % 64] |= static_cast<uint8_t>(((b.q[i] + 32) & 15) << i % 128 / 64 * 4);
     put_pairs(to + 128, b.q, 32, 4);
     for (int s = 0; s < 16; ++s) to[192 + s] = static_cast<uint8_t>(static_cast<int8_t>(b.scale[s]));
@@ -356,32 +421,43 @@ void encode_q6_k(const part &all, uint8_t *to) {
 // Where a block keeps its float, for one whose values are not numbers.
 size_t scale_offset(format f) { return f == format::q2_k ? 80 : f == format::q3_k ? 108 : f == format::q6_k ? 208 : 0; }
 
-void encode_block(format f, const part &p, uint8_t *to) {
+template <bool weighted> void encode_256(format f, const float *x, const float *weight, uint8_t *to) {
     switch (f) {
-    case format::q4_0: case format::q5_0: return encode_symmetric32(f, p, to);
-    case format::q4_1: case format::q5_1: return encode_line32(f, p, to);
-    case format::iq4_nl: return encode_iq4_nl(p, to);
-    case format::q2_k: return encode_q2_k(p, to);
-    case format::q3_k: return encode_q3_k(p, to);
-    case format::q4_k: case format::q5_k: return encode_q45_k(f, p, to);
-    default: return encode_q6_k(p, to);
+    case format::q2_k: return encode_q2_k<weighted>(x, weight, to);
+    case format::q3_k: return encode_q3_k<weighted>(x, weight, to);
+    case format::q4_k: case format::q5_k: return encode_q45_k<weighted>(f, x, weight, to);
+    default: return encode_q6_k<weighted>(x, weight, to);
     }
+}
+
+// As many blocks as are searched together: one of 256, or up to four of 32.
+template <bool weighted> void encode_blocks(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
+    if (info(f).block == 256) encode_256<weighted>(f, x, weight, to);
+    else encode_four<weighted>(f, x, weight, blocks, to);
+}
+
+// How much each element of a block counts: 1 at most. Channels that were never used count for little, not for nothing: they are met well where that costs no other.
+void set_weights(const float *importance, size_t n, float *weight) {
+    const float most = *std::max_element(importance, importance + n);
+    for (size_t i = 0; i < n; ++i) weight[i] = most > 0.0f ? std::max(importance[i] / most, 1e-6f) : 1.0f;
 }
 
 } // namespace
 
 void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const float *importance) {
-    const size_t block = info(f).block;
+    const size_t block = info(f).block, bytes = info(f).bytes, together = block == 256 ? 1 : 4;
     float weight[256];
-    std::fill_n(weight, 256, 1.0f);
-    for (size_t i = 0; i < n; i += block, dst += info(f).bytes) {
-        std::fill_n(dst, info(f).bytes, static_cast<uint8_t>(0));
-        const float most = importance ? *std::max_element(importance + i, importance + i + block) : 0.0f;
-        // Channels that were never used count for little, not for nothing: they are met well where that costs no other.
-        if (importance)
-            for (size_t k = 0; k < block; ++k) weight[k] = most > 0.0f ? std::max(importance[i + k], most * 1e-6f) : 1.0f;
-        if (std::all_of(src + i, src + i + block, finite_f32)) encode_block(f, {src + i, weight, static_cast<int>(block)}, dst);
-        else put_half(dst + scale_offset(f), std::numeric_limits<float>::quiet_NaN());
+    for (size_t left = n / block, count; left > 0; left -= count, src += count * block, dst += count * bytes) {
+        count = std::min(left, together);
+        std::fill_n(dst, count * bytes, static_cast<uint8_t>(0));
+        for (size_t i = 0; importance && i < count; ++i) set_weights(importance + i * block, block, weight + i * block);
+        if (importance) encode_blocks<true>(f, src, weight, static_cast<int>(count), dst), importance += count * block;
+        else encode_blocks<false>(f, src, nullptr, static_cast<int>(count), dst);
+        for (size_t i = 0; i < count; ++i)
+            if (!std::all_of(src + i * block, src + (i + 1) * block, finite_f32)) {
+                std::fill_n(dst + i * bytes, bytes, static_cast<uint8_t>(0));
+                put_half(dst + i * bytes + scale_offset(f), std::numeric_limits<float>::quiet_NaN());
+            }
     }
 }
 

@@ -4,6 +4,7 @@
 #include "formats.h"
 
 #include "blocks.h"
+#include "lanes.h"
 
 #include <algorithm>
 #include <bit>
@@ -98,20 +99,41 @@ template <format f> static void decode_packed(const uint8_t *src, float *dst, si
     for (size_t i = 0; i < n; i += block, src += info(f).bytes) decode_block<f>(src, dst + i);
 }
 
+// The largest magnitude's bits, so that a NaN is largest and spoils the scale for all to see.
+static float largest_magnitude(const float *x, size_t n) {
+    i4 most = {0, 0, 0, 0};
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const i4 m = (i4)magnitude(load4(x + i));
+        most = m > most ? m : most;
+    }
+    int32_t largest = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
+    for (; i < n; ++i) largest = std::max(largest, std::bit_cast<int32_t>(std::fabs(x[i])));
+    return std::bit_cast<float>(largest);
+}
+
+// Four numbers in -127 to 127; what is no number becomes 0: a scale may be NaN, or so small that its reciprocal is infinite.
+static void put_bytes(v4 q, uint8_t *to) {
+    q = q == q ? larger(smaller(q, lanes(127.0f)), lanes(-127.0f)) : lanes(0.0f);
+    const i4 k = __builtin_convertvector(q, i4);
+    for (int l = 0; l < 4; ++l) to[l] = static_cast<uint8_t>(k[l]);
+}
+
+// To the nearest integer, halves away from zero; what is larger than any that is kept stays so.
+static v4 rounded_away(v4 x) {
+    const v4 q = nearest(x), rest = x - q;
+    const v4 away = q + (rest == 0.5f && x > 0.0f ? lanes(1.0f) : rest == -0.5f && x < 0.0f ? lanes(-1.0f) : lanes(0.0f));
+    return magnitude(x) < 0x1p22f ? away : x;
+}
+
 // The published encoder multiplies by the reciprocal of the scale before it is rounded to f16; so do we, so that files agree byte for byte.
 static void encode_q8_0(const float *src, uint8_t *dst, size_t n) {
     for (size_t b = 0; b < n / q8_0_block; ++b, src += q8_0_block, dst += q8_0_bytes) {
-        uint32_t largest = 0;   // of the bits without sign, so that a NaN is largest and spoils the block's scale for all to see
-        for (size_t i = 0; i < q8_0_block; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(src[i]) & 0x7fffffffu);
-        const float d = std::bit_cast<float>(largest) / 127.0f;
+        const float d = largest_magnitude(src, q8_0_block) / 127.0f;
         const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
         const uint16_t h = f32_to_f16(d);
         std::memcpy(dst, &h, 2);
-        for (size_t i = 0; i < q8_0_block; ++i) {
-            const float q = std::round(src[i] * inverse);
-            const float inside = q == q ? std::clamp(q, -127.0f, 127.0f) : 0.0f;   // d may be NaN, or so small that its reciprocal is infinite
-            dst[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(inside));
-        }
+        for (size_t i = 0; i < q8_0_block; i += 4) put_bytes(rounded_away(load4(src + i) * inverse), dst + 2 + i);
     }
 }
 
@@ -146,13 +168,15 @@ void decode_row(format f, const void *src, float *dst, size_t n) {
 }
 
 float encode_row_i8(const float *src, int8_t *dst, size_t n) {
-    float largest = 0.0f;
-    for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(src[i]));
+    float largest = largest_magnitude(src, n);
     if (largest < 1e-30f) largest = 0.0f;    // as numerics.h has it for activations; 127 / largest may be infinite there
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    for (size_t i = 0; i < n; ++i) {
-        const float q = std::rint(src[i] * inverse);
-        dst[i] = static_cast<int8_t>(q == q ? std::clamp(q, -127.0f, 127.0f) : 0.0f);    // what is no number has no integer, and processors differ
+    auto *const to = reinterpret_cast<uint8_t *>(dst);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) put_bytes(nearest(load4(src + i) * inverse), to + i);
+    for (uint8_t last[4]; i < n; ++i) {
+        put_bytes(nearest(lanes(src[i] * inverse)), last);
+        to[i] = last[0];
     }
     return largest / 127.0f;
 }

@@ -250,6 +250,17 @@ TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
     CHECK(open(dir / "out.gguf").find_tensor("output.weight") == nullptr);
 }
 
+TEST_CASE("synth: fewer layers and a smaller vocabulary") {
+    const temp_dir dir;
+    synthesize(dir / "out.gguf", {"tiny-qwen2", format::q8_0, 1, 1, 300}, {});
+    const gguf_file f = gguf_file::open(dir / "out.gguf");
+    CHECK(f.get_uint("qwen2.block_count", 100) == 1);
+    const gguf_tensor &embedding = *f.find_tensor("token_embd.weight");
+    CHECK(std::vector<int64_t>(embedding.ne, embedding.ne + embedding.rank) == std::vector<int64_t>{300, 128});
+    CHECK(f.find_tensor("blk.0.attn_q.weight"));
+    CHECK(!f.find_tensor("blk.1.attn_q.weight"));
+}
+
 TEST_CASE("synth: the seed decides, and nothing else") {
     const temp_dir dir;
     synthesize(dir / "a.gguf", {"tiny-qwen3", format::q8_0, 1}, {});
