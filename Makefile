@@ -112,6 +112,7 @@ bench: $(BIN)/bench
 
 #   make interop   our files in llama.cpp (from npm, where node is found): the same tokens, and both libraries in one process
 #   make bench-peer  llama.cpp's speed beside ours, of MODEL=file.gguf
+#   make bench-convert  time and memory of converting a large checkpoint, beside llama.cpp's quantizer (ARGS=--help tells what can be chosen)
 LLAMA := linux-$(subst x86_64,x64,$(subst aarch64,arm64,$(shell uname -m)))
 LLAMA := $(B)/interop/node_modules/@node-llama-cpp/$(LLAMA)/bins/$(LLAMA)
 interop: lib $(BIN)/quantize $(BIN)/side_by_side
@@ -119,6 +120,8 @@ interop: lib $(BIN)/quantize $(BIN)/side_by_side
 	@if [ -d $(LLAMA) ]; then DS_LLAMA_DIR=$(LLAMA) $(BIN)/side_by_side $(SHARED) models/tiny-r1.gguf $(OBJ) && echo "side_by_side with llama.cpp: passed"; fi
 bench-peer: $(BIN)/bench
 	@tests/interop/run $(BIN) --speed $(MODEL) $(ARGS)
+bench-convert: lib $(BIN)/quantize
+	@tests/interop/run $(BIN) --convert $(ARGS)
 
 #   make deps      prints and installs what is missing: Debian packages, as root or through sudo
 deps:
@@ -134,7 +137,7 @@ help:
 	@echo 'config=release|debug|sanitize|thread|scalar|aarch64   another build, in build/<config>; V=1 shows the commands'
 	@echo 'config=aarch64 compiles for 64-bit Arm, and runs the tests that matter there under qemu-aarch64 on another machine'
 
-.PHONY: lib chat test tools examples bench bench-peer interop deps install clean help compiler packages FORCE
+.PHONY: lib chat test tools examples bench bench-peer bench-convert interop deps install clean help compiler packages FORCE
 .DEFAULT_GOAL := lib
 
 # ---- How things are made
