@@ -56,7 +56,7 @@ DS_INLINE __m256i block_product(__m256i w, const char *x) {
 #include "packed32_x86.inl"
 #include "packed256_x86.inl"
 
-constexpr size_t i8_vectors = 1, i8_dot_x = 2, i8_few_rows = 8;
+constexpr size_t i8_vectors = 1, i8_dot_x = 2, i8_streams = 2, i8_few_rows = 8;
 DS_INLINE w16i widened(const char *w) {
     const __m256i bytes = bytes32(w);
     return {wide_half(bytes, 0), wide_half(bytes, 1)};

@@ -1,6 +1,7 @@
 // I8 products on 256 and 512 bits, on what packed_x86.inl was given and gives: w16i, tile_step, sum_of_each. Weights (or a page's rows)
 // lie side by side in a tile's lanes, four bytes of each at a step; activations are broadcast. int32 sums are exact modulo 2^32, in any order.
-// Given besides: widened, which reads i8_piece weights; transpose16; i8_vectors, the width of a tile in registers; i8_dot_x, rows of activations in a product of rows as they lie; i8_few_rows.
+// Given besides: widened, which reads i8_piece weights; transpose16; i8_vectors, the width of a tile in registers; i8_dot_x and
+// i8_streams, the rows of activations and of weights in a product of rows as they lie; i8_few_rows.
 
 using i8_x = std::conditional_t<packed_unsigned, int8_t, int16_t>;
 constexpr size_t i8_columns = 16 * i8_vectors, i8_tile_x = 6, i8_chunk = 1024;    // a tile is i8_columns rows of i8_chunk weights
@@ -137,77 +138,125 @@ static void i8_tile(const i8_args &a, char *tile) {
     }
 }
 
-// ---- Few rows of activations: two streams of whole rows of weights, as they lie. Memory's own prefetchers follow a few streams that go straight on, and
-// lose eight rows side by side where those are shorter than a memory page.
+// ---- Few rows of activations, with weights as they lie. Memory's own prefetchers stop at every memory page, and rest while weights are used again, so what
+// comes next is fetched by hand, evenly.
 
-constexpr size_t i8_streams = 2;
+constexpr size_t i8_group = 4;                 // rows of weights whose results are made together
+constexpr size_t i8_thin_x = i8_dot_x / 2;     // rows of activations that wait for memory, whatever is done with them
+constexpr size_t i8_ahead = 4096;              // bytes
 
-template <size_t rows> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x, size_t x_stride, w16i (*sum)[i8_streams]) {
-    w16i wide[i8_streams];
-    DS_UNROLL for (size_t s = 0; s < i8_streams; ++s) wide[s] = widened(w[s] + k);
+// What is fetched at each step: rows [first, last) from `rows` on.
+struct i8_fetch_rows {
+    const char *rows;
+    size_t stride, first, last;
+};
+
+template <size_t rows, size_t streams> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x, size_t x_stride, w16i (*sum)[streams]) {
+    w16i wide[streams];
+    DS_UNROLL for (size_t s = 0; s < streams; ++s) wide[s] = widened(w[s] + k);
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         const w16i xs(x + j * x_stride);
-        DS_UNROLL for (size_t s = 0; s < i8_streams; ++s) sum[j][s] = tile_step(sum[j][s], wide[s], xs);
+        DS_UNROLL for (size_t s = 0; s < streams; ++s) sum[j][s] = tile_step(sum[j][s], wide[s], xs);
     }
 }
 
-// Sums of two rows of weights, for each row of activations, into out[8 * row] and out[8 * row + 4].
-template <size_t rows> static void i8_dot(const i8_args &a, const char *const *w, const char *x, __m256i *out) {
-    constexpr size_t turns = rows == 1 ? 2 : 1;      // sums of one product, so that a step need not wait for the one before
-    w16i sum[turns][rows][i8_streams];
-    DS_UNROLL for (size_t t = 0; t < turns; ++t)
-        DS_UNROLL for (size_t j = 0; j < rows; ++j)
-            DS_UNROLL for (size_t s = 0; s < i8_streams; ++s) sum[t][j][s] = w16i(0);
+// Sums of some rows of weights, for each row of activations: of row s into out[j * row_step + s * stream_step].
+template <size_t rows, size_t streams> static void i8_dot(const i8_args &a, const char *const *w, const char *x, const i8_fetch_rows &f, __m256i *out, size_t row_step, size_t stream_step) {
+    w16i sum[rows][streams];
+    DS_UNROLL for (size_t j = 0; j < rows; ++j)
+        DS_UNROLL for (size_t s = 0; s < streams; ++s) sum[j][s] = w16i(0);
     size_t k = 0;
-    for (; k + turns * i8_piece <= a.k; k += turns * i8_piece, x += turns * 64)
-        DS_UNROLL for (size_t t = 0; t < turns; ++t) i8_dot_step<rows>(w, k + t * i8_piece, x + t * 64, a.x_stride, sum[t]);
-    for (; k < a.k; k += i8_piece, x += 64) {
-        char rest[i8_streams][i8_piece] = {};
-        for (size_t s = 0; s < i8_streams; ++s) memcpy(rest[s], w[s] + k, std::min(i8_piece, a.k - k));
-        const char *const at[i8_streams] = {rest[0], rest[1]};
-        i8_dot_step<rows>(at, 0, x, a.x_stride, sum[0]);
+    for (; k + i8_piece <= a.k; k += i8_piece, x += 64) {
+        for (size_t r = f.first; r < f.last; ++r) __builtin_prefetch(f.rows + r * f.stride + k, 0, 2);
+        i8_dot_step<rows, streams>(w, k, x, a.x_stride, sum);
+    }
+    if (k < a.k) {
+        char rest[streams][i8_piece] = {};
+        const char *at[streams];
+        for (size_t s = 0; s < streams; ++s) at[s] = static_cast<const char *>(memcpy(rest[s], w[s] + k, a.k - k));
+        i8_dot_step<rows, streams>(at, 0, x, a.x_stride, sum);
     }
     DS_UNROLL for (size_t j = 0; j < rows; ++j)
-        DS_UNROLL for (size_t s = 0; s < i8_streams; ++s) {
-            out[8 * j + 4 * s] = halved(sum[0][j][s]);
-            if constexpr (turns == 2) out[8 * j + 4 * s] = _mm256_add_epi32(out[8 * j + 4 * s], halved(sum[1][j][s]));
-        }
+        DS_UNROLL for (size_t s = 0; s < streams; ++s) out[j * row_step + s * stream_step] = halved(sum[j][s]);
 }
 
-// Rows of weights i to i + 3 of each half of a panel.
-template <size_t rows> static void i8_rows8(const i8_args &a, size_t i, size_t x0) {
+// Lane r of the result is the sum of p[r]'s lanes.
+DS_INLINE __m128i sum_of_four(const __m256i *p) {
+    const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(p[0], p[1]), _mm256_unpackhi_epi32(p[0], p[1]));
+    const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(p[2], p[3]), _mm256_unpackhi_epi32(p[2], p[3]));
+    const __m256i c = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+}
+
+DS_INLINE __m128 i8_load_group(const float *p, size_t n) {
+    if (n == i8_group) return _mm_loadu_ps(p);
+    float some[i8_group] = {};
+    memcpy(some, p, n * sizeof *p);
+    return _mm_loadu_ps(some);
+}
+
+// Results of the n <= i8_group rows of weights from i on, by `rows` of activations from x0 on; part[step * row] are the sums' lanes.
+template <size_t rows> DS_INLINE void i8_outputs(const i8_args &a, size_t i, size_t n, size_t x0, const __m256i *part, size_t step) {
+    const __m128 scale = i8_load_group(a.w_scale + i, n), bias = a.bias ? i8_load_group(a.bias + i, n) : _mm_setzero_ps();
+    for (size_t j = 0; j < rows; ++j) {
+        const i8_head head = i8_head_of(a.x + (x0 + j) * a.x_stride);
+        __m128 out = _mm_cvtepi32_ps(_mm_add_epi32(sum_of_four(part + step * j), _mm_set1_epi32(head.start)));
+        out = _mm_mul_ps(_mm_mul_ps(out, scale), _mm_set1_ps(head.scale));
+        if (a.bias) out = _mm_add_ps(out, bias);
+        float *y = a.y + (x0 + j) * a.y_stride + i;
+        if (n == i8_group) _mm_storeu_ps(y, out);
+        else memcpy(y, &out, n * sizeof *y);
+    }
+}
+
+// Up to i8_thin_x rows of activations: two streams of weights that go straight on, one through each half of the panel.
+template <size_t rows> static void i8_thin_rows(const i8_args &a) {
     const size_t half = (a.weights + 1) / 2;
-    const char *x = a.x + x0 * a.x_stride;
-    __m256i part[rows * 8];
-    for (size_t r = 0; r < 4; ++r) {
-        const size_t row = std::min(i + r, half - 1);
-        const char *w[i8_streams] = {a.w + row * a.w_stride, a.w + std::min(half + row, a.weights - 1) * a.w_stride};
-        i8_dot<rows>(a, w, x + i8_head_bytes, part + r);
-    }
-    for (size_t j = 0; j < rows; ++j, x += a.x_stride) {
-        int32_t sum[8];
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sum), sum_of_each(part + 8 * j));
-        const i8_head head = i8_head_of(x);
-        for (size_t r = 0; r < 8; ++r) {
-            const size_t row = i + r % 4, w = r < 4 ? row : half + row;
-            if (row >= half || w >= a.weights) continue;
-            const int32_t product = static_cast<int32_t>(static_cast<uint32_t>(sum[r]) + static_cast<uint32_t>(head.start));
-            const float out = i8_output(product, a.w_scale[w], head.scale);
-            a.y[(x0 + j) * a.y_stride + w] = a.bias ? out + a.bias[w] : out;
+    __m256i part[rows * 2 * i8_group];
+    for (size_t i = 0; i < half; i += i8_group) {
+        for (size_t r = 0; r < i8_group; ++r) {
+            const size_t row = std::min(i + r, half - 1);
+            const char *const w[] = {a.w + row * a.w_stride, a.w + std::min(half + row, a.weights - 1) * a.w_stride};
+            i8_dot<rows, 2>(a, w, a.x + i8_head_bytes, {w[0] + i8_ahead, half * a.w_stride, 0, 2}, part + r, 2 * i8_group, i8_group);
         }
+        i8_outputs<rows>(a, i, std::min(i8_group, half - i), 0, part, 2 * i8_group);
+        if (half + i < a.weights) i8_outputs<rows>(a, half + i, std::min(i8_group, a.weights - half - i), 0, part + i8_group, 2 * i8_group);
     }
 }
 
-template <size_t rows> DS_INLINE void i8_rows8_of(const i8_args &a, size_t count, size_t i, size_t x0) {
-    if constexpr (rows > 1) {
-        if (count < rows) return i8_rows8_of<rows - 1>(a, count, i, x0);
+// The weights' rows i to i + 3 by `rows` of activations, pass p of so many over these weights: the sums fill the registers.
+template <size_t rows> static void i8_group_rows(const i8_args &a, size_t i, size_t x0, size_t p, size_t passes) {
+    const size_t n = std::min(i8_group, a.weights - i);
+    const char *const first = a.w + i * a.w_stride;
+    __m256i part[rows * i8_group];
+    for (size_t s = 0; s < i8_group; s += i8_streams, ++p) {
+        const char *w[i8_streams];
+        for (size_t r = 0; r < i8_streams; ++r) w[r] = first + std::min(s + r, n - 1) * a.w_stride;
+        const i8_fetch_rows next = {first + i8_group * a.w_stride, a.w_stride, p * i8_group / passes, (p + 1) * i8_group / passes};
+        i8_dot<rows, i8_streams>(a, w, a.x + x0 * a.x_stride + i8_head_bytes, next, part + s, i8_group, 1);
     }
-    i8_rows8<rows>(a, i, x0);
+    i8_outputs<rows>(a, i, n, x0, part, i8_group);
+}
+
+template <size_t rows> static void i8_thin_rows_of(const i8_args &a) {
+    if constexpr (rows > 1) {
+        if (a.rows < rows) return i8_thin_rows_of<rows - 1>(a);
+    }
+    i8_thin_rows<rows>(a);
+}
+template <size_t rows> static void i8_group_rows_of(const i8_args &a, size_t i, size_t x0, size_t p, size_t passes) {
+    if constexpr (rows > 1) {
+        if (a.rows - x0 < rows) return i8_group_rows_of<rows - 1>(a, i, x0, p, passes);
+    }
+    i8_group_rows<rows>(a, i, x0, p, passes);
 }
 
 static void i8_rows(const i8_args &a) {
-    for (size_t i = 0; i < (a.weights + 1) / 2; i += 4)
-        for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, i, x0);
+    if (a.rows <= i8_thin_x) return i8_thin_rows_of<i8_thin_x>(a);
+    constexpr size_t turns = i8_group / i8_streams;
+    const size_t passes = (a.rows + i8_dot_x - 1) / i8_dot_x * turns;
+    for (size_t i = 0; i < a.weights; i += i8_group)
+        for (size_t x0 = 0, p = 0; x0 < a.rows; x0 += i8_dot_x, p += turns) i8_group_rows_of<i8_dot_x>(a, i, x0, p, passes);
 }
 
 static constexpr i8_kernels i8 = {sizeof(i8_x), i8_few_rows, i8_columns, i8_group_bytes(i8_chunk), i8_pages::rows, i8_quantize, i8_rows, i8_tile,

@@ -22,7 +22,7 @@ DS_INLINE __m256i block_product(__m256i w, const char *x) {
 
 #include "packed_x86.inl"
 
-constexpr size_t i8_vectors = 4, i8_dot_x = 6, i8_few_rows = 20;
+constexpr size_t i8_vectors = 4, i8_dot_x = 6, i8_streams = 4, i8_few_rows = 64;
 DS_INLINE w16i widened(const char *w) { return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128)); }
 
 #include "i8_x86.inl"

@@ -1,20 +1,17 @@
 // A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread touches its own part first, so that on a
 // machine with several memory nodes the part lies near it; huge pages keep address translation out of the figure.
 #include "bandwidth.h"
+#include "together.h"
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <barrier>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <numeric>
 #include <sys/mman.h>
-#include <thread>
 #include <unistd.h>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -99,26 +96,10 @@ double read_bandwidth(unsigned threads) {
     const buffer b(part * threads);
     const std::array<sum_fn, 3> sums = widest_sums();
     std::atomic<uint64_t> total = 0;       // keeps the sums from being dropped
-    std::barrier line(threads + 1);
-    std::vector<std::thread> workers;
-    for (unsigned t = 0; t < threads; ++t)
-        workers.emplace_back([&, mine = b.data + t * part] {
-            std::memset(mine, 1, part);
-            for (size_t pass = 0; pass < passes; ++pass) {
-                line.arrive_and_wait();
-                total += sums[pass % sums.size()](mine, part);
-                line.arrive_and_wait();
-            }
-        });
-    double best = 0;
-    for (size_t pass = 0; pass < passes; ++pass) {
-        line.arrive_and_wait();
-        const auto begin = std::chrono::steady_clock::now();
-        line.arrive_and_wait();
-        best = std::max(best, static_cast<double>(b.size) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    }
-    for (std::thread &w : workers) w.join();
-    return total == 0 ? 0 : best;
+    const double seconds = shortest_pass(
+        threads, passes, [&](unsigned t) { std::memset(b.data + t * part, 1, part); },
+        [&](unsigned t, size_t pass) { total += sums[pass % sums.size()](b.data + t * part, part); });
+    return total == 0 ? 0 : static_cast<double>(b.size) / seconds;
 }
 
 } // namespace bench

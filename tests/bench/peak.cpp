@@ -1,15 +1,11 @@
 // Chains of the one integer product that an instruction set's I8 kernels are made of, on registers alone, enough of them side by side to hide its latency.
 // A chain's operands are made opaque, so that no compiler folds it.
 #include "peak.h"
+#include "together.h"
 
-#include <algorithm>
 #include <array>
 #include <atomic>
-#include <barrier>
-#include <chrono>
 #include <cstdint>
-#include <thread>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -130,26 +126,8 @@ double integer_peak(const std::string &isa, unsigned threads) {
     const chains_fn run = chains_of(isa);
     if (!run) return 0;
     std::atomic<uint64_t> ops = 0;
-    std::barrier line(threads + 1);
-    std::vector<std::thread> workers;
-    for (unsigned t = 0; t < threads; ++t)
-        workers.emplace_back([&] {
-            for (size_t i = 0; i < tries; ++i) {
-                line.arrive_and_wait();
-                ops += static_cast<uint64_t>(run());
-                line.arrive_and_wait();
-            }
-        });
-    double best = 0;
-    for (size_t i = 0; i < tries; ++i) {
-        ops = 0;
-        line.arrive_and_wait();
-        const auto begin = std::chrono::steady_clock::now();
-        line.arrive_and_wait();
-        best = std::max(best, static_cast<double>(ops) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    }
-    for (std::thread &w : workers) w.join();
-    return best;
+    const double seconds = shortest_pass(threads, tries, [](unsigned) {}, [&](unsigned, size_t) { ops += static_cast<uint64_t>(run()); });
+    return static_cast<double>(ops) / tries / seconds;
 }
 
 } // namespace bench

@@ -1,0 +1,41 @@
+// Passes that some threads make together, timed by the threads themselves: another one that watched them would have no processor of its own.
+#pragma once
+
+#include "../../tensor/os.h"
+
+#include <algorithm>
+#include <barrier>
+#include <cstddef>
+#include <limits>
+#include <thread>
+#include <vector>
+
+namespace bench {
+
+// prepare(thread) once, then work(thread, pass); gives the seconds of the shortest pass, from the first thread's begin to the last one's end.
+template <class P, class W> double shortest_pass(unsigned threads, size_t passes, const P &prepare, const W &work) {
+    struct span { double begin, end; };
+    std::vector<std::vector<span>> spans(threads, std::vector<span>(passes));
+    std::barrier line(threads);
+    std::vector<std::thread> workers;
+    for (unsigned t = 0; t < threads; ++t)
+        workers.emplace_back([&, t] {
+            prepare(t);
+            for (size_t pass = 0; pass < passes; ++pass) {
+                line.arrive_and_wait();
+                const double begin = ds::os::seconds();
+                work(t, pass);
+                spans[t][pass] = {begin, ds::os::seconds()};
+            }
+        });
+    for (std::thread &w : workers) w.join();
+    double best = std::numeric_limits<double>::infinity();
+    for (size_t pass = 0; pass < passes; ++pass) {
+        span all = spans[0][pass];
+        for (const auto &s : spans) all = {std::min(all.begin, s[pass].begin), std::max(all.end, s[pass].end)};
+        best = std::min(best, all.end - all.begin);
+    }
+    return best;
+}
+
+} // namespace bench
