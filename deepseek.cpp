@@ -35,7 +35,7 @@ static_assert(DS_ERR_BUFFER == int(status::buffer) && DS_ERR_TOO_LONG == int(sta
 static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) && DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal));
 static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) && DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
 static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) && DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
-static_assert(DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
+static_assert(DS_FINISH_DEADLINE == int(finish::deadline) && DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
 static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) && DS_EVENT_DONE == int(event_type::done) && DS_EVENT_TEXT == int(event_type::text));
 static_assert(DS_STATE_QUEUED == int(request_state::queued) && DS_STATE_PROMPT == int(request_state::prompt) && DS_STATE_ANSWER == int(request_state::answer) && DS_STATE_DONE == int(request_state::done));
 static_assert(sizeof(ds_token_logprob) == sizeof(token_logprob) && sizeof(ds_token) == sizeof(token_id));
@@ -436,6 +436,20 @@ ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, si
 
 // ---- Engines ------------------------------------------------------------------------------------------------------------------------------------
 
+static ds_step_trace trace_of(const step_trace &t) {
+    ds_step_trace out{};
+    out.struct_size = sizeof out;
+    out.step = t.step;
+    out.rows = t.rows, out.prompt_rows = t.prompt_rows, out.answer_rows = t.answer_rows;
+    out.started = t.started, out.preempted = t.preempted, out.ended = t.ended;
+    out.cached_tokens = t.found_positions;
+    out.copied_pages = t.copied_pages;
+    out.running = t.running, out.queued = t.queued;
+    out.pages_used = t.pages_held, out.pages_cached = t.pages_kept, out.pages_unused = t.pages_free;
+    out.seconds = t.seconds, out.compute_seconds = t.compute_seconds;
+    return out;
+}
+
 static engine_options engine_options_of(const model &m, const ds_engine_config &c) {
     check_enum("kv_type", c.kv_type, DS_KV_INT8);
     require(c.threads <= 1024, "threads: must be at most 1024");
@@ -450,6 +464,11 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
     if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
     o.host = host_of(c.host);
+    if (c.trace)
+        o.trace = [fn = c.trace, user = c.trace_user](const step_trace &t) {
+            const ds_step_trace out = trace_of(t);
+            fn(user, &out);
+        };
     return engine::resolve(m, o);
 }
 
@@ -489,6 +508,7 @@ ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, d
         const engine_options o = engine_options_of(*model->m, c);
         auto handle = std::make_unique<ds_engine>();
         handle->e = std::make_unique<engine>(model->m, o, make_backend(c, o));
+        handle->events.reserve(handle->e->most_events());
         *out = handle.release();
     });
 }
@@ -534,11 +554,12 @@ static std::string stop_text(const char *text) {
 
 // All of a request but its prompt.
 static request_options request_options_of(const ds_request &r, const model &m) {
-    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET, "flags");
+    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET | DS_REQUEST_NO_CACHE, "flags");
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
     check_enum("thinking", r.thinking, DS_THINKING_OFF);
+    if (!(r.timeout_seconds >= 0 && r.timeout_seconds <= 1e9)) throw error(status::argument, "timeout_seconds: is " + shortest(r.timeout_seconds) + ", must be from 0 to 10^9");
     request_options o;
     o.score = r.flags & DS_REQUEST_SCORE;
     o.logits = r.flags & DS_REQUEST_LOGITS;
@@ -555,6 +576,10 @@ static request_options request_options_of(const ds_request &r, const model &m) {
         o.think_ending = think_ending(m.vocabulary, ending);
     }
     o.user = r.user;
+    o.use_cache = !(r.flags & DS_REQUEST_NO_CACHE);
+    o.tag = r.tag;
+    o.priority = r.priority;
+    o.timeout = r.timeout_seconds;
     return o;
 }
 
@@ -569,6 +594,16 @@ ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_requ
         engine->e->check_length(r.prompt_count, o.score);    // before anything of that size is copied
         o.prompt.assign(r.prompt, r.prompt + r.prompt_count);
         *id = engine->e->submit(std::move(o));
+    });
+}
+
+ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters, ds_request_id *fork, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(fork);
+        request_options o = request_options_of(read_config(parameters, "parameters"), engine->e->loaded());
+        o.score = false;
+        *fork = engine->e->fork(id, std::move(o));
     });
 }
 
@@ -617,6 +652,8 @@ static ds_event event_of(const event &e) {
     out.answer_seconds = e.answer_seconds;
     out.injected = e.injected;
     out.injected_tokens = e.injected_tokens;
+    out.cached_tokens = e.cached_tokens;
+    out.preemptions = e.preemptions;
     return out;
 }
 
@@ -650,7 +687,21 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
         s.new_tokens = e.new_tokens;
         s.threads = cpu_threads(engine->e->device());
         copy_text(s.isa, cpu_isa(engine->e->device()));
+        s.pages_cached = e.pages_kept;
+        s.preemptions = e.preemptions;
+        s.lookup_tokens = e.looked_up;
+        s.cached_tokens = e.found;
+        s.prompt_tokens_per_second = e.prompt_rate;
+        s.new_tokens_per_second = e.new_rate;
         write_info(stats_out, s, "stats");
+    });
+}
+
+ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        const ds::engine::turn turn(*engine->e);
+        engine->e->trim(turn, static_cast<int64_t>(std::min<uint64_t>(keep_tokens, uint64_t{1} << 31)) / page_positions);
     });
 }
 

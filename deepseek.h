@@ -33,7 +33,7 @@
  *             freeing the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
  *             how long they live.
  *  Threads    A ds_model is immutable: any number of threads may use it at once. An engine's step belongs to one thread at a time (a second one
- *             gets DS_ERR_STATE); submit, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
+ *             gets DS_ERR_STATE), and so does trim; submit, fork, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
  *             Threads of the library's own sleep while no step runs.
  *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes unless said otherwise. Output is
  *             always well-formed, but for what comes from the file as it is: metadata, and the bytes of a token.
@@ -42,7 +42,8 @@
  *             0 in a field means its default. NULL in place of a configuration means all defaults. A longer structure, of a later version of this
  *             header, is fine as long as what this version does not know is zero.
  *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, the
- *             instruction set, what else runs in the engine, or how the prompt was cut into steps. The bits are the same.
+ *             instruction set, what else runs in the engine, how the prompt was cut into steps, what of it was found in the prefix cache, or whether it had
+ *             to make room for others on the way. The bits are the same.
  *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when programs must be compiled anew; while it is 0, before
  *             version 1.0, so they must with every version.
  */
@@ -267,6 +268,22 @@ DS_API ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messa
 
 typedef struct ds_engine ds_engine;
 
+/* What a step did, for a trace. Lives during the call. */
+typedef struct ds_step_trace {
+    size_t struct_size;
+    uint64_t step;                                           /* its number, from 1 */
+    uint64_t rows, prompt_rows, answer_rows;                 /* positions computed: of prompts for the first time; all others. 0 when the step was stopped */
+    uint64_t started, preempted, ended;                      /* requests */
+    uint64_t cached_tokens;                                  /* of prompts, found in the prefix cache by those that started */
+    uint64_t copied_pages;
+    uint64_t running, queued;                                /* requests, after it */
+    uint64_t pages_used, pages_cached, pages_unused;         /* held by requests; held by none and kept for what they contain; neither */
+    double seconds, compute_seconds;                         /* of the whole step; of the model alone */
+} ds_step_trace;
+
+/* Called by the thread that steps, at the end of a step that computed something. */
+typedef void (*ds_trace_fn)(void *user, const ds_step_trace *trace);
+
 typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2, DS_KV_INT8 = 3 } ds_kv_type;   /* default: INT8 for I8 models, else F16 */
 
 typedef struct ds_engine_config {
@@ -284,6 +301,8 @@ typedef struct ds_engine_config {
                                   alternate signal stacks need room for them, and where one is too small it refuses). "avx512_vnni" is the best
                                   without AMX, and asks for nothing. Results are the same with each */
     ds_host host;
+    ds_trace_fn trace;         /* may be NULL */
+    void *trace_user;
 } ds_engine_config;
 
 /* Bytes, before anything is allocated. */
@@ -320,6 +339,7 @@ typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /*
 #define DS_REQUEST_IGNORE_END  8u   /* end tokens do not end the answer (for measurements) */
 #define DS_REQUEST_SPECIAL    16u   /* control tokens in the answer give their text */
 #define DS_REQUEST_THINK_BUDGET 32u /* max_think_tokens holds even where it is 0: no token of thinking */
+#define DS_REQUEST_NO_CACHE   64u   /* finds nothing in the prefix cache and leaves nothing there (for measurements, and for secrets) */
 
 /* Parameters apply in this order: logit bias, penalties (over prompt and answer), temperature, top_k, top_p, min_p, draw. */
 typedef struct ds_request {
@@ -346,6 +366,9 @@ typedef struct ds_request {
     uint32_t max_think_tokens;     /* of the model's own thinking, see below; 0: no limit, unless DS_REQUEST_THINK_BUDGET is among the flags */
     const char *think_end_text;    /* "\n\nTime is up.\n": said in the model's name before its thinking is closed; without tags, well-formed, NUL-terminated,
                                     * up to 1024 bytes; NULL: nothing */
+    uint64_t tag;                  /* of the client that it is for, any number: clients get equal service, and find only their own in the prefix cache */
+    int32_t priority;              /* higher ones start first, and make room last */
+    double timeout_seconds;        /* from now, at most 10^9: not done by then, it ends with DS_FINISH_DEADLINE; 0: never */
 } ds_request;
 
 /* Thinking. A thought lies between <think> and </think>, and an answer has one at most: the prompt has opened it (an opening tag first or last, white space aside,
@@ -357,12 +380,28 @@ typedef struct ds_request {
  * is not empty unless max_new_tokens, a stop text or the context ends it there. A model that opens its thought itself against a budget of 0 gets an empty one, its opening
  * tag counted as injected. (To have no thought at all, let the template close it: DS_THINKING_OFF.) */
 
-/* Queues a request; everything it points to is copied. Requests are served first come, first served.
- * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (the prompt, and one token unless it is scored, do not fit the context or the pool), DS_ERR_BUSY (queue
- * full; nothing was queued). */
+/* Queues a request; everything it points to is copied. The next to start is that of the highest priority; then one that made room before; then that of the
+ * earliest deadline; then that of the client that was served least (virtual token counters, arXiv 2401.00588); then the oldest. It starts as soon as there are
+ * pages for its prompt and some more; nobody overtakes it. Pages are taken as an answer grows. When there are none left, a request of the lowest priority
+ * makes room, never the oldest: it waits, first in the queue, until there are pages for all of it, computes again what is not in the prefix cache any more, and
+ * goes on where it was, without an event being told twice.
+ *   Prefix cache: full pages of 64 positions, and the last one of what has ended, are kept until others need the room. A prompt that begins with the same
+ * tokens is not computed again as far as they go, but for its last token; a scored one is computed as a whole, and feeds the cache.
+ * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (the prompt, and one token unless it is scored, do not fit the context; or they, and max_new_tokens as far as the
+ * context goes, do not fit the page pool: the message has the bytes), DS_ERR_BUSY (queue full; nothing was queued). */
 DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_request_id *id, ds_error *err);
 
-/* Ends a request at the next step, whatever its state, with an event of type DS_EVENT_DONE and finish DS_FINISH_CANCELLED. Cancelling twice is fine.
+/* Queues a request that goes on from where another one stands: its prompt is the other's prompt and the tokens that it has by now, and text that the other
+ * holds back comes out in both. They share their pages; only the one that both would write is copied. Several answers to one prompt: submit it, and fork it
+ * as often as needed, each with a seed of its own, before the first step: the prompt is computed once.
+ *   id           of a request that waits or runs, and is not scored
+ *   parameters   of the new one; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags and tag are ignored: prompt, tag and cache are the other's
+ *   fork         receives the new request's id
+ * Status: as ds_engine_submit; DS_ERR_ARGUMENT (no such request, or it has ended, or it is scored). */
+DS_API ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters, ds_request_id *fork, ds_error *err);
+
+/* Ends a request at the next step, whatever its state, with an event of type DS_EVENT_DONE and finish DS_FINISH_CANCELLED. Cancelling twice is fine. A step
+ * that is under way stops between two operations when everything in it was cancelled, and hands out the events itself.
  * Status: DS_ERR_ARGUMENT (no such request, or it has ended). */
 DS_API ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err);
 
@@ -391,10 +430,11 @@ typedef enum ds_finish {
     DS_FINISH_NONE = 0,
     DS_FINISH_STOP = 1,         /* an end token or a stop text */
     DS_FINISH_LENGTH = 2,       /* max_new_tokens */
-    DS_FINISH_CONTEXT = 3,      /* the context is full */
+    DS_FINISH_CONTEXT = 3,      /* the context is full, or all of the page pool */
     DS_FINISH_CANCELLED = 4,
     DS_FINISH_ERROR = 5,        /* event.status says why: DS_ERR_NUMERIC */
-    DS_FINISH_SCORED = 6        /* all of the prompt was scored */
+    DS_FINISH_SCORED = 6,       /* all of the prompt was scored */
+    DS_FINISH_DEADLINE = 7      /* timeout_seconds have passed, while it waited or ran */
 } ds_finish;
 
 typedef struct ds_token_logprob { ds_token token; float logprob; } ds_token_logprob;
@@ -419,6 +459,8 @@ typedef struct ds_event {
     double queue_seconds, prompt_seconds, answer_seconds;     /* DONE: waiting; to the first token; from there */
     int injected;               /* TOKEN: not 0 when it was injected to close the thinking; it then has no logprob, top and logits */
     uint64_t injected_tokens;   /* so far */
+    uint64_t cached_tokens;     /* of the prompt, found in the prefix cache or shared with a fork's other */
+    uint64_t preemptions;       /* how often it made room for others */
 } ds_event;
 
 /* Does one step of work for all requests that run: pieces of prompts, one token each for answers.
@@ -434,10 +476,19 @@ typedef struct ds_engine_stats {
     uint64_t steps, prompt_tokens, new_tokens;      /* since the engine was made */
     uint32_t threads;
     char isa[32];
+    uint64_t pages_cached;                          /* of pages_free, those kept for what they contain */
+    uint64_t preemptions;                           /* since the engine was made */
+    uint64_t lookup_tokens, cached_tokens;          /* of prompts that have started; of these, found in the prefix cache or shared by forks: the hit rate */
+    double prompt_tokens_per_second, new_tokens_per_second;   /* over the last 10 seconds, 128 steps at most */
 } ds_engine_stats;
 
 /* Fills `stats`, whose struct_size the caller has set. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats, ds_error *err);
+
+/* Forgets what the prefix cache has, and gives free memory at the end of the page pool back to the system (none where the host's allocator gave it: that stays).
+ *   keep_tokens   what the cache may keep, the last used, in whole pages; 0: nothing
+ * Status: DS_ERR_STATE (another thread is in step). */
+DS_API ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_error *err);
 
 /* ---- The short way ------------------------------------------------------------------------------------------------------------------------ */
 

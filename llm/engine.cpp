@@ -1,6 +1,6 @@
-// A step: take what was submitted, drop what was cancelled, admit in order while pages for a whole request are free, compute, hand out events.
-// Invariant: every running request owns pages for all positions it may ever reach, so a step never runs out of memory; what it needs besides was
-// reserved at construction or at submit.
+// A step: take in what was submitted, end what was cancelled or is late, let the scheduler plan, copy pages, compute, hand out events.
+// Invariant: a step allocates nothing. What it needs was reserved at construction or at submit; only the page pool grows, and a step that finds no memory for
+// that loses nothing.
 #include "engine.h"
 
 #include <algorithm>
@@ -31,6 +31,8 @@ engine_options engine::resolve(const model &m, engine_options o) {
     return o;
 }
 
+static int64_t microseconds(double seconds) { return static_cast<int64_t>(seconds * 1e6); }
+
 static step_sizes sizes_of(const engine_options &o) {
     const int64_t pool_pages = pages_for(o.kv_positions);
     return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages), pool_pages};
@@ -42,23 +44,36 @@ memory_plan engine::measure(const model &m, const engine_options &o, const backe
     const size_t pages = pool_bytes(layout.page_bytes, s.pool_pages);
     const runner::bytes r = runner::measure(m, layout, s, b);
     return {m.weight_bytes, pages, layout.page_bytes, r.activations, r.work,
-            r.inputs + sampler::bytes(static_cast<size_t>(m.h.vocab))};
+            r.inputs + sampler::bytes(static_cast<size_t>(m.h.vocab)) + page_book::bytes(s.pool_pages)};
+}
+
+static size_t token_bytes_of(const tokenizer &v) {
+    size_t longest = 0;
+    for (size_t t = 0; t < v.size(); ++t) longest = std::max(longest, v.bytes(static_cast<token_id>(t), true).size());
+    return 3 * (longest + 4);    // every byte may become U+FFFD, and so may those held back
 }
 
 engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, backend_ptr b)
     : model_(std::move(m)), options_(o), pool_(o.host, make_page_layout(*model_->architecture, model_->h, o.kv_type).page_bytes, pages_for(o.kv_positions)),
+      scheduler_({o.max_requests, o.max_queue, o.step_rows, o.logit_rows, pool_.pages()},
+                 pool_.grows() ? page_source{this, [](void *e, int64_t pages) { return static_cast<engine *>(e)->more_pages(pages); }} : page_source{}),
       runner_(*model_, make_page_layout(*model_->architecture, model_->h, o.kv_type), sizes_of(o), std::move(b), o.host, pool_.data()),
       sampler_(static_cast<size_t>(model_->h.vocab)), tags_(find_think_tags(model_->vocabulary)),
-      no_beginning_(model_->vocabulary.end_tokens()) {
+      no_beginning_(model_->vocabulary.end_tokens()), token_bytes_(token_bytes_of(model_->vocabulary)) {
     if (tags_.open >= 0) no_beginning_.push_back(tags_.open);
-    const auto most = static_cast<size_t>(o.max_requests);
-    running_.reserve(2 * most);    // some may be done, and wait for their events to be read
-    wishes_.reserve(2 * most);
-    shares_.reserve(2 * most);
-    for (int64_t i = o.max_requests; i-- > 0;) free_sequences_.push_back(i);
-    events_.reserve(static_cast<size_t>(o.logit_rows) + 2 * most);
+    const size_t most = static_cast<size_t>(o.max_queue + 2 * o.max_requests);    // requests that live, some of them preempted
+    events_.reserve(most_events());
     top_.reserve(static_cast<size_t>(o.logit_rows) * max_top_logprobs);
-    stats_.pages_total = stats_.pages_free = static_cast<uint64_t>(pool_.pages());
+    pieces_.reserve(8);
+    for (std::vector<request *> *list : {&done_, &dropped_, &incoming_, &cancelled_}) list->reserve(most);
+    stats_.pages_total = static_cast<uint64_t>(pool_.pages());
+    publish();
+}
+
+// One a row with logits, and of each request its last; of each that runs what may be injected, and text of the other channel. Room that is never used is
+// never touched.
+size_t engine::most_events() const {
+    return static_cast<size_t>(options_.logit_rows + options_.max_queue + 2 * options_.max_requests) + static_cast<size_t>(options_.max_requests) * (max_ending + 6);
 }
 
 // ---- From any thread ------------------------------------------------------------------------------------------------------------------------------
@@ -79,50 +94,97 @@ void engine::check(const request_options &o) const {
     for (const auto &[token, bias] : o.sampling.bias)
         if (token < 0 || token >= model_->h.vocab || !(bias < std::numeric_limits<float>::infinity()))
             throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of %lld, or its bias is infinity or not a number", token, static_cast<long long>(model_->h.vocab)));
-    check_length(o.prompt.size(), o.score);
+    check_room(o.prompt.size(), o.max_new ? o.max_new + o.think_ending.size() : 0, o.score);
 }
 
-void engine::check_length(size_t prompt, bool score) const {
-    const auto fit = [&](const char *what, int64_t positions) {
-        const auto room = static_cast<size_t>(positions - (score ? 0 : 1));
-        if (prompt > room) throw error(status::too_long, format_text("prompt: has %zu tokens, the %s has room for %zu%s", prompt, what, room, score ? "" : " and an answer"));
-    };
-    fit("context", options_.context);
-    fit("page pool", pool_.pages() * page_positions);
+void engine::check_length(size_t prompt, bool score) const { check_room(prompt, 0, score); }
+
+// What a request can never get: positions beyond the context, for its prompt and one token; pages that the pool does not have, for all that it asks for.
+void engine::check_room(size_t prompt, uint64_t max_new, bool score) const {
+    const auto room = static_cast<size_t>(options_.context - (score ? 0 : 1));
+    if (prompt > room) throw error(status::too_long, format_text("prompt: has %zu tokens, the context has room for %zu%s", prompt, room, score ? "" : " and an answer"));
+    const uint64_t answer = score ? 0 : std::clamp<uint64_t>(max_new, 1, static_cast<uint64_t>(options_.context) - prompt);
+    const int64_t pages = pages_for(static_cast<int64_t>(prompt + answer));
+    if (pages > pool_.pages())
+        throw error(status::too_long, format_text("prompt: its %zu tokens and %llu of an answer need %llu bytes in the page pool, which has %llu", prompt, static_cast<unsigned long long>(answer),
+                                                  static_cast<unsigned long long>(pages) * pool_.page_bytes(), static_cast<unsigned long long>(pool_.pages()) * pool_.page_bytes()));
 }
 
-uint64_t engine::submit(request_options o) {
+void engine::check_queue() const {
+    const uint64_t waiting = stats_.queued + incoming_.size();
+    if (waiting >= static_cast<uint64_t>(options_.max_queue)) throw error(status::busy, format_text("the queue is full: %llu requests wait", static_cast<unsigned long long>(waiting)));
+}
+
+engine::request_ptr engine::make_request(request_options o) const {
     check(o);
     const int64_t most = max_positions(o);
     const bool count = o.sampling.penalises();
+    size_t step_bytes = 2 * token_bytes_;
+    for (const token_id t : o.think_ending) step_bytes += 3 * model_->vocabulary.bytes(t, true).size();
     channel_cutter channels(tags_, think_state_after(model_->vocabulary, o.prompt));
-    auto r = std::make_unique<request>(0, std::move(o), most, std::move(channels));
+    auto r = std::make_unique<request>(std::move(o), most, std::move(channels), token_bytes_, step_bytes);
     if (count) {
         r->counts.resize(static_cast<size_t>(model_->h.vocab));
         for (const token_id t : r->options.prompt) ++r->counts[static_cast<size_t>(t)];
     }
     r->submitted = os::seconds();
-    const std::lock_guard lock(mutex_);
-    if (stats_.queued >= static_cast<uint64_t>(options_.max_queue))
-        throw error(status::busy, format_text("the queue is full: %llu requests wait", static_cast<unsigned long long>(stats_.queued)));
+    if (r->options.timeout > 0) r->job.deadline = microseconds(r->submitted + r->options.timeout);
+    scheduler::prepare(r->job);
+    return r;
+}
+
+// Under the lock.
+uint64_t engine::enqueue(request_ptr r) {
+    check_queue();
     r->id = next_id_;
     request *const raw = r.get();
-    live_.emplace(next_id_, raw);
-    try {
-        incoming_.push_back(std::move(r));
-    } catch (...) {
-        live_.erase(next_id_);
-        throw;
-    }
-    ++stats_.queued;
+    live_.emplace(next_id_, std::move(r));
+    incoming_.push_back(raw);    // has room
     return next_id_++;
+}
+
+uint64_t engine::submit(request_options o) {
+    request_ptr r = make_request(std::move(o));
+    const std::lock_guard lock(mutex_);
+    return enqueue(std::move(r));
+}
+
+uint64_t engine::fork(uint64_t id, request_options o) {
+    struct { utf8_stream text; std::string held; std::optional<channel_cutter> channels; bool closed, fresh_answer; } state{};
+    const auto find = [this, id] {
+        const auto found = live_.find(id);
+        return found == live_.end() || found->second->state == request_state::done ? nullptr : found->second.get();
+    };
+    {
+        const std::lock_guard lock(mutex_);
+        check_queue();
+        const request *of = find();
+        if (!of) throw error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id)));
+        if (of->options.score) throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork", static_cast<unsigned long long>(id)));
+        o.prompt = of->tokens;
+        o.tag = of->options.tag;
+        o.use_cache = of->options.use_cache;
+        state = {of->text, of->stops.held(), of->channels, of->closed, of->fresh_answer};
+    }
+    request_ptr r = make_request(std::move(o));
+    r->text = state.text;
+    r->stops.hold(state.held);
+    r->channels.go_on(*state.channels);
+    r->closed = state.closed;
+    r->fresh_answer = state.fresh_answer;
+    const std::lock_guard lock(mutex_);
+    r->fork_of = find();    // it may have ended meanwhile
+    return enqueue(std::move(r));
 }
 
 void engine::cancel(uint64_t id) {
     const std::lock_guard lock(mutex_);
     const auto found = live_.find(id);
     if (found == live_.end() || found->second->state == request_state::done) throw error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id)));
-    found->second->cancelled = true;
+    request &r = *found->second;
+    if (r.cancelled.exchange(true)) return;
+    cancelled_.push_back(&r);    // has room
+    if (r.in_step && --in_step_ == 0) stop_ = true;    // nobody needs what is being computed
 }
 
 request_progress engine::progress(uint64_t id) const {
@@ -135,12 +197,20 @@ request_progress engine::progress(uint64_t id) const {
 
 bool engine::idle() const {
     const std::lock_guard lock(mutex_);
-    return stats_.running + stats_.queued == 0;
+    return stats_.running + stats_.queued + incoming_.size() == 0;
 }
 
 engine_stats engine::stats() const {
     const std::lock_guard lock(mutex_);
-    return stats_;
+    engine_stats s = stats_;
+    s.queued += incoming_.size();
+    const double now = os::seconds();
+    double since = now;
+    uint64_t prompt = 0, made = 0;
+    for (const sample &e : recent_)
+        if (e.ended > now - 10) since = std::min(since, e.begun), prompt += e.prompt, made += e.made;
+    if (now > since) s.prompt_rate = static_cast<double>(prompt) / (now - since), s.new_rate = static_cast<double>(made) / (now - since);
+    return s;
 }
 
 // ---- A step ---------------------------------------------------------------------------------------------------------------------------------------
@@ -151,23 +221,47 @@ engine::turn::turn(engine &e) : taken_(e.stepping_) {
 
 std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
+    const double begun = os::seconds();
+    if (std::exchange(unread_, false)) {    // a host's trace threw, and they were not read
+        handed_out_ = true;
+        return events_;
+    }
+    take_incoming();    // before requests go that it may name
     if (std::exchange(handed_out_, false)) retire();
-    take_incoming();
-    drop_cancelled(queue_);
-    drop_cancelled(running_);
-    admit();
-    if (const auto [rows, outputs] = fill(); rows > 0) {
-        reserve_events();
-        const float *logits = runner_.run(rows, outputs);
-        for (size_t i = 0; i < running_.size(); ++i) {
-            consume(*running_[i], shares_[i], logits);
-            logits += shares_[i].logits * model_->h.vocab;
-        }
-        const std::lock_guard lock(mutex_);
-        ++stats_.steps;
+    drop_cancelled();
+    drop_expired();
+    const step_plan &p = scheduler_.plan();
+    begin(p);
+    if (p.parts.empty() && p.starved) std::rethrow_exception(no_memory_);
+    double compute = 0;
+    bool computed = false;
+    if (!p.parts.empty()) {
+        fill(p);
+        enter_step(p);
+        const double before = os::seconds();
+        const float *logits = runner_.run(p.rows, p.logits, &stop_);
+        compute = os::seconds() - before;
+        leave_step();
+        computed = logits;
+        if (computed)
+            for (const step_part &part : p.parts) {
+                consume(part, logits);
+                logits += part.logits * model_->h.vocab;
+            }
+        else drop_cancelled();
+        unread_ = true;
+        report(p, computed, begun, compute);
+        unread_ = false;
     }
     handed_out_ = true;
     return events_;
+}
+
+void engine::take_incoming() {
+    const std::lock_guard lock(mutex_);
+    for (request *r : incoming_) scheduler_.submit(r->job, r->fork_of ? &r->fork_of->job : nullptr);
+    stats_.queued += incoming_.size();
+    incoming_.clear();
 }
 
 // Forgets what finished in the step before, whose events have now been read.
@@ -175,104 +269,159 @@ void engine::retire() {
     events_.clear();
     top_.clear();
     const std::lock_guard lock(mutex_);
-    const auto done = [this](const request_ptr &r) { return r->state == request_state::done && live_.erase(r->id) == 1; };
-    std::erase_if(queue_, done);
-    std::erase_if(running_, done);
+    for (const request *r : done_) live_.erase(r->id);
+    done_.clear();
 }
 
-void engine::take_incoming() {
-    const std::lock_guard lock(mutex_);
-    queue_.reserve(queue_.size() + incoming_.size());    // all or none
-    for (request_ptr &r : incoming_) queue_.push_back(std::move(r));
-    incoming_.clear();
+void engine::drop_cancelled() {
+    {
+        const std::lock_guard lock(mutex_);
+        dropped_.swap(cancelled_);
+    }
+    for (request *r : dropped_)
+        if (r->state != request_state::done) r->said.clear(), finish_with(*r, finish::cancelled, status::ok);
+    dropped_.clear();
 }
 
-void engine::drop_cancelled(std::span<const request_ptr> list) {
-    for (const request_ptr &r : list)
-        if (r->cancelled && r->state != request_state::done) finish_with(*r, finish::cancelled, status::ok);
-}
-
-// First come, first served: nobody overtakes a request that waits for pages.
-void engine::admit() {
-    struct closing {    // when a page's memory cannot be had, too
-        std::vector<request_ptr> &queue;
-        ~closing() { std::erase(queue, nullptr); }
-    } const gaps{queue_};
-    for (request_ptr &r : queue_) {
-        if (r->state == request_state::done) continue;    // cancelled just now; it stays until its event was read
-        if (free_sequences_.empty() || !pool_.take(pages_for(r->max_positions), r->pages)) break;
-        start(*r);
-        running_.push_back(std::move(r));
+void engine::drop_expired() {
+    const int64_t now = microseconds(os::seconds());
+    while (const job *j = scheduler_.expired(now)) {
+        request &r = *static_cast<request *>(j->owner);
+        r.said.clear();
+        finish_with(r, finish::deadline, status::ok);
     }
 }
 
-void engine::start(request &r) {
-    r.sequence = free_sequences_.back();
-    free_sequences_.pop_back();
-    std::copy(r.pages.begin(), r.pages.end(), runner_.table(r.sequence));
-    r.started = os::seconds();
-    r.state = request_state::prompt;
-    const std::lock_guard lock(mutex_);
-    --stats_.queued;
-    ++stats_.running;
-    stats_.pages_free = static_cast<uint64_t>(pool_.free_pages());
-    stats_.pages_committed = static_cast<uint64_t>(pool_.committed());
+// For the scheduler: memory for the first `pages` pages, if it can be had.
+int64_t engine::more_pages(int64_t pages) noexcept {
+    try {
+        pool_.commit(pages);
+    } catch (...) {
+        no_memory_ = std::current_exception();
+    }
+    return pool_.committed();
 }
 
-// Writes the step's rows, request after request; the rows that need logits are the last ones of each share.
-std::pair<int64_t, int64_t> engine::fill() {
-    wishes_.clear();
-    for (const request_ptr &r : running_)
-        wishes_.push_back({r->state == request_state::done ? 0 : static_cast<int64_t>(r->tokens.size()) - r->computed, r->options.score});
-    divide_step(wishes_, options_.step_rows, options_.logit_rows, shares_);
+// What the plan means to requests, and to pages.
+void engine::begin(const step_plan &p) {
+    for (const job *j : p.preempted) static_cast<request *>(j->owner)->state = request_state::queued;
+    for (const job *j : p.started) {
+        request &r = *static_cast<request *>(j->owner);
+        if (j->starts == 1) {
+            r.started = os::seconds();
+            r.prompt_done = static_cast<uint64_t>(j->found);
+        }
+        r.state = r.produced > 0 ? request_state::answer : request_state::prompt;
+    }
+    for (const page_copy &c : p.copies) pool_.copy(c.from, c.to);
+    publish();
+}
+
+// Writes the step's rows, part after part; the rows that need logits are the last ones of each.
+void engine::fill(const step_plan &p) {
     int64_t row = 0, output = 0;
-    for (size_t i = 0; i < running_.size(); ++i) {
-        const request &r = *running_[i];
-        for (int64_t k = 0; k < shares_[i].rows; ++k, ++row) {
-            const int64_t position = r.computed + k;
+    for (const step_part &part : p.parts) {
+        const request &r = *static_cast<const request *>(part.who->owner);
+        const std::vector<int32_t> &pages = r.job.pages;
+        std::copy(pages.begin(), pages.end(), runner_.table(r.job.slot));
+        for (int64_t k = 0; k < part.rows; ++k, ++row) {
+            const int64_t position = part.first + k;
             runner_.ids()[row] = r.tokens[static_cast<size_t>(position)];
             runner_.positions()[row] = static_cast<int32_t>(position);
-            runner_.sequence()[row] = static_cast<int32_t>(r.sequence);
-            runner_.slots()[row] = static_cast<int32_t>(r.pages[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
-            if (k >= shares_[i].rows - shares_[i].logits) runner_.outputs()[output++] = static_cast<int32_t>(row);
+            runner_.sequence()[row] = r.job.slot;
+            runner_.slots()[row] = static_cast<int32_t>(pages[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
+            if (k >= part.rows - part.logits) runner_.outputs()[output++] = static_cast<int32_t>(row);
         }
     }
-    return {row, output};
 }
 
-// An event a row with logits, of each request the last, and what may be injected.
-void engine::reserve_events() {
-    auto most = static_cast<size_t>(options_.logit_rows) + running_.size();
-    for (const request_ptr &r : running_) most += r->closed ? 0 : r->options.think_ending.size();
-    events_.reserve(events_.size() + most);
+// From here to leave_step the step is stopped when the last of its requests is cancelled.
+void engine::enter_step(const step_plan &p) {
+    const std::lock_guard lock(mutex_);
+    in_step_ = 0;
+    for (const step_part &part : p.parts) {
+        request &r = *static_cast<request *>(part.who->owner);
+        r.in_step = !r.cancelled;
+        in_step_ += r.in_step;
+    }
+    stop_ = in_step_ == 0;
+}
+
+void engine::leave_step() {
+    const std::lock_guard lock(mutex_);
+    for (const job *j : scheduler_.running()) static_cast<request *>(j->owner)->in_step = false;
+}
+
+// What others may see of the scheduler.
+void engine::publish() {
+    const page_book &book = scheduler_.pages();
+    const std::lock_guard lock(mutex_);
+    stats_.running = scheduler_.running().size();
+    stats_.queued = static_cast<uint64_t>(scheduler_.waiting());
+    stats_.pages_free = static_cast<uint64_t>(book.available());
+    stats_.pages_kept = static_cast<uint64_t>(book.kept());
+    stats_.pages_committed = static_cast<uint64_t>(pool_.committed());
+    stats_.looked_up = scheduler_.totals().looked_up;
+    stats_.found = scheduler_.totals().found;
+    stats_.preemptions = scheduler_.totals().preemptions;
+}
+
+void engine::report(const step_plan &p, bool computed, double begun, double compute) {
+    const double ended = os::seconds();
+    step_trace t{};
+    {
+        const std::lock_guard lock(mutex_);
+        t.step = ++stats_.steps;
+        recent_[t.step % recent_.size()] = {begun, ended, step_prompt_, step_new_};
+        t.running = stats_.running, t.queued = stats_.queued + incoming_.size();
+    }
+    t.rows = computed ? static_cast<uint64_t>(p.rows) : 0;
+    t.prompt_rows = std::exchange(step_prompt_, 0);
+    t.answer_rows = t.rows - std::min(t.rows, t.prompt_rows);
+    t.started = p.started.size(), t.preempted = p.preempted.size(), t.ended = std::exchange(step_ended_, 0);
+    t.found_positions = static_cast<uint64_t>(p.found), t.copied_pages = p.copies.size();
+    const page_book &book = scheduler_.pages();
+    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_kept = static_cast<uint64_t>(book.kept());
+    t.pages_held = static_cast<uint64_t>(book.pages() - book.available());
+    t.seconds = ended - begun, t.compute_seconds = compute;
+    step_new_ = 0;
+    if (options_.trace) options_.trace(t);
+}
+
+void engine::trim(const turn &, int64_t keep) {
+    scheduler_.pages().forget(keep);
+    pool_.uncommit(scheduler_.pages().shrink());
+    publish();
 }
 
 // ---- What a step's logits mean to a request -----------------------------------------------------------------------------------------------------
 
-void engine::consume(request &r, const step_share &share, const float *logits) {
-    if (share.rows == 0) return;
+void engine::consume(const step_part &p, const float *logits) {
+    request &r = *static_cast<request *>(p.who->owner);
     r.said.clear();
-    r.computed += share.rows;
-    const auto prompt_rows = static_cast<uint64_t>(std::max<int64_t>(0, std::min(r.computed, r.prompt_count()) - static_cast<int64_t>(r.prompt_done)));
-    r.prompt_done += prompt_rows;
-    {
+    scheduler_.computed(p);
+    const auto prompt_done = static_cast<uint64_t>(std::min(r.job.computed, r.prompt_count()));
+    if (prompt_done > r.prompt_done) {
+        step_prompt_ += prompt_done - r.prompt_done;
         const std::lock_guard lock(mutex_);
-        stats_.prompt_tokens += prompt_rows;
+        stats_.prompt_tokens += prompt_done - r.prompt_done;
+        r.prompt_done = prompt_done;
     }
     try {
-        if (r.options.score) consume_score(r, share, logits);
-        else if (share.logits) consume_token(r, logits);
+        if (r.options.score) consume_score(r, p, logits);
+        else if (p.logits) consume_token(r, logits);
     } catch (const error &e) {
         if (e.code != status::numeric) throw;
         finish_with(r, finish::error, e.code);
     }
 }
 
-// The logits of position p speak of the token at p + 1: its log-probability waits in the request for that position's event.
-void engine::consume_score(request &r, const step_share &share, const float *logits) {
+// The logits of position p speak of the token at p + 1: its log-probability waits in the request for that position's event. What was scored before the
+// request made room for others is not told again.
+void engine::consume_score(request &r, const step_part &part, const float *logits) {
     const auto vocab = static_cast<size_t>(model_->h.vocab);
-    for (int64_t k = 0; k < share.rows; ++k, logits += vocab) {
-        const int64_t p = r.computed - share.rows + k;
+    for (int64_t p = part.first; p < part.first + part.rows; ++p, logits += vocab) {
+        if (p < r.scored) continue;
         const double log_sum = sampler_.log_sum(logits);
         event e = make_event(r, event_type::score);
         e.position = static_cast<uint64_t>(p);
@@ -281,9 +430,10 @@ void engine::consume_score(request &r, const step_share &share, const float *log
         e.logits = r.options.logits ? logits : nullptr;
         e.top = top_of(r, logits, log_sum);
         events_.push_back(e);
+        r.scored = p + 1;
         if (p + 1 < r.prompt_count()) r.next_logprob = static_cast<float>(logits[r.tokens[static_cast<size_t>(p + 1)]] - log_sum);
     }
-    if (r.computed == r.prompt_count()) finish_with(r, finish::scored, status::ok);
+    if (r.job.computed == r.prompt_count()) finish_with(r, finish::scored, status::ok);
 }
 
 void engine::consume_token(request &r, const float *logits) {
@@ -300,24 +450,33 @@ void engine::consume_token(request &r, const float *logits) {
 }
 
 void engine::accept(request &r, token_id t, const float *logits) {
-    const bool stopped = say(r, t, logits);
+    bool stopped;
+    {
+        const std::lock_guard lock(mutex_);
+        stopped = say(r, t, logits);
+    }
+    scheduler_.charge(r.job, 1);
     const uint64_t produced = r.produced;
     if (stopped) finish_with(r, finish::stop, status::ok);
     else if (r.options.max_new && produced >= r.options.max_new) finish_with(r, finish::length, status::ok);
-    else if (static_cast<int64_t>(r.tokens.size()) >= r.max_positions) finish_with(r, finish::context, status::ok);
+    else if (static_cast<int64_t>(r.tokens.size()) >= r.job.max_length) finish_with(r, finish::context, status::ok);
     else if (r.thought_enough()) close_thinking(r);
 }
 
 // What is injected runs through the model like a piece of a prompt, before the next choice.
 void engine::close_thinking(request &r) {
     const std::vector<token_id> &ending = r.options.think_ending;
-    if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.max_positions) return finish_with(r, finish::context, status::ok);
-    r.closed = r.fresh_answer = true;
-    for (const token_id t : ending)
-        if (say(r, t, nullptr)) return finish_with(r, finish::stop, status::ok);
+    if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.job.max_length) return finish_with(r, finish::context, status::ok);
+    bool stopped = false;
+    {
+        const std::lock_guard lock(mutex_);
+        r.closed = r.fresh_answer = true;
+        for (size_t i = 0; i < ending.size() && !stopped; ++i) stopped = say(r, ending[i], nullptr);
+    }
+    if (stopped) finish_with(r, finish::stop, status::ok);
 }
 
-// The token becomes the request's next, chosen from `logits` or injected. True when a stop text is complete.
+// The token becomes the request's next, chosen from `logits` or injected. True when a stop text is complete. Under the lock: a fork takes all of this, or nothing.
 bool engine::say(request &r, token_id t, const float *logits) {
     const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
@@ -341,10 +500,8 @@ bool engine::say(request &r, token_id t, const float *logits) {
     }
     e.logits = r.options.logits ? logits : nullptr;
     hand_out(r, e);
-    if (!injected) {
-        const std::lock_guard lock(mutex_);
-        ++stats_.new_tokens;
-    }
+    stats_.new_tokens += !injected;
+    step_new_ += !injected;
     return stopped;
 }
 
@@ -361,7 +518,8 @@ void engine::hand_out(request &r, event e) {
         text.position = e.position;
         event &to = i == own ? e : text;
         to.thinking = pieces_[i].thinking;
-        to.text = r.said.emplace_back(std::move(pieces_[i].text));
+        to.text = {r.said.data() + r.said.size(), pieces_[i].text.size()};
+        r.said += pieces_[i].text;
         events_.push_back(to);
     }
     if (own == pieces_.size()) events_.push_back(e);
@@ -384,11 +542,13 @@ event engine::make_event(const request &r, event_type type) const {
     e.thinking_tokens = r.thinking_tokens;
     e.answer_tokens = r.answer_tokens;
     e.injected_tokens = r.injected_tokens;
+    e.cached_tokens = static_cast<uint64_t>(r.job.found);
+    e.preemptions = r.job.preemptions;
     return e;
 }
 
 void engine::finish_with(request &r, ds::finish f, ds::status s) {
-    const bool was_running = r.state != request_state::queued;
+    const bool was_running = r.job.starts > 0;
     r.decoded.clear();
     r.certain.clear();
     r.text.finish(r.decoded);
@@ -406,12 +566,14 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
     e.prompt_seconds = was_running ? first - started : 0;
     e.answer_seconds = now - first;
     hand_out(r, e);
-    pool_.give(r.pages);
-    if (was_running) free_sequences_.push_back(r.sequence);
-    r.state = request_state::done;
-    const std::lock_guard lock(mutex_);
-    --(was_running ? stats_.running : stats_.queued);
-    stats_.pages_free = static_cast<uint64_t>(pool_.free_pages());
+    done_.push_back(&r);
+    ++step_ended_;
+    scheduler_.end(r.job);
+    {
+        const std::lock_guard lock(mutex_);
+        r.state = request_state::done;
+    }
+    publish();
 }
 
 } // namespace ds

@@ -1,13 +1,24 @@
-// The engine: many requests on one paged cache. `step` belongs to one thread at a time; submit, cancel, status and stats to any.
+// The engine: many requests on one paged cache. `step` and `trim` belong to one thread at a time; everything else may be called from any.
 #pragma once
 
 #include "request.h"
 #include "runner.h"
-#include "scheduler.h"
 
+#include <array>
 #include <mutex>
 
 namespace ds {
+
+// What a step did.
+struct step_trace {
+    uint64_t step;
+    uint64_t rows, prompt_rows, answer_rows;            // computed; 0 when it was stopped
+    uint64_t started, preempted, ended;                 // requests
+    uint64_t found_positions, copied_pages;
+    uint64_t running, queued;                           // requests, after it
+    uint64_t pages_free, pages_kept, pages_held;        // likewise
+    double seconds, compute_seconds;                    // of all; of the model alone
+};
 
 struct engine_options {
     int64_t max_requests = 8, max_queue = 1024;
@@ -17,6 +28,7 @@ struct engine_options {
     int64_t kv_positions = 0;     // 0: max_requests * context
     format kv_type = format::f16;
     ds::host host;
+    std::function<void(const step_trace &)> trace;    // by the thread that steps; may be empty
 };
 
 struct memory_plan {
@@ -42,10 +54,13 @@ struct event {
     double queue_seconds, prompt_seconds, answer_seconds;
     bool injected;
     uint64_t injected_tokens;
+    uint64_t cached_tokens, preemptions;
 };
 
 struct engine_stats {
     uint64_t running, queued, pages_total, pages_free, pages_committed, steps, prompt_tokens, new_tokens;
+    uint64_t pages_kept, looked_up, found, preemptions;
+    double prompt_rate, new_rate;    // tokens a second, of late
 };
 
 struct request_progress {
@@ -75,26 +90,35 @@ public:
     const backend &device() const { return runner_.device(); }
 
     uint64_t submit(request_options o);                     // throws argument, too_long, busy
+    uint64_t fork(uint64_t id, request_options o);          // of a request's text so far; o's prompt, tag and use_cache are ignored. Throws the same
     void cancel(uint64_t id);                               // throws argument
     request_progress progress(uint64_t id) const;           // of an unknown id: done
     std::span<const event> step(const turn &);              // events live until the next step. One that throws loses none: the next hands them out
+    void trim(const turn &, int64_t keep);                  // forgets cached pages but the `keep` last used; free memory at the pool's end goes back
     void check_length(size_t prompt, bool score) const;     // throws too_long when such a request can never fit
     bool idle() const;                                      // no request is queued or running
     engine_stats stats() const;
+    size_t most_events() const;                             // of a step
 
 private:
     using request_ptr = std::unique_ptr<request>;
     void check(const request_options &o) const;
+    void check_room(size_t prompt, uint64_t max_new, bool score) const;
     int64_t max_positions(const request_options &o) const;
-    void retire();
+    request_ptr make_request(request_options o) const;
+    void check_queue() const;
+    uint64_t enqueue(request_ptr r);
+    int64_t more_pages(int64_t pages) noexcept;
     void take_incoming();
-    void drop_cancelled(std::span<const request_ptr> list);
-    void admit();
-    void start(request &r);
-    std::pair<int64_t, int64_t> fill();
-    void reserve_events();
-    void consume(request &r, const step_share &share, const float *logits);
-    void consume_score(request &r, const step_share &share, const float *logits);
+    void retire();
+    void drop_cancelled();
+    void drop_expired();
+    void begin(const step_plan &p);
+    void fill(const step_plan &p);
+    void enter_step(const step_plan &p);
+    void leave_step();
+    void consume(const step_part &p, const float *logits);
+    void consume_score(request &r, const step_part &p, const float *logits);
     void consume_token(request &r, const float *logits);
     void accept(request &r, token_id t, const float *logits);
     bool say(request &r, token_id t, const float *logits);
@@ -103,30 +127,36 @@ private:
     void finish_with(request &r, ds::finish f, ds::status s);
     event make_event(const request &r, event_type type) const;
     std::span<const token_logprob> top_of(const request &r, const float *logits, double log_sum);
+    void publish();
+    void report(const step_plan &p, bool computed, double begun, double compute);
 
     std::shared_ptr<const model> model_;
     engine_options options_;
     page_pool pool_;
+    scheduler scheduler_;
     runner runner_;
     sampler sampler_;
     think_tags tags_;
     std::vector<token_id> no_beginning_;          // what an answer after a closed thought does not begin with
+    size_t token_bytes_;                          // that one can add to a text, at most
 
-    std::atomic<bool> stepping_{false};
-    bool handed_out_ = true;                      // events_ were given to the caller
-    std::vector<request_ptr> queue_, running_;    // the stepping thread's; in order of submission
-    std::vector<int64_t> free_sequences_;
-    std::vector<step_wish> wishes_;
-    std::vector<step_share> shares_;
+    std::atomic<bool> stepping_{false}, stop_{false};
+    bool handed_out_ = true, unread_ = false;     // events_ were given to the caller; are complete, and were not
     std::vector<event> events_;
     std::vector<token_logprob> top_;
     std::vector<text_piece> pieces_;
+    std::vector<request *> done_, dropped_;       // the stepping thread's
+    std::exception_ptr no_memory_;                // why the pool did not grow
+    uint64_t step_prompt_ = 0, step_new_ = 0, step_ended_ = 0;
 
-    mutable std::mutex mutex_;                              // guards what follows
-    std::vector<request_ptr> incoming_;
-    std::unordered_map<uint64_t, request *> live_;
+    mutable std::mutex mutex_;                    // guards what follows, and the text of requests as far as fork reads it
+    std::unordered_map<uint64_t, request_ptr> live_;
+    std::vector<request *> incoming_, cancelled_;
+    int64_t in_step_ = 0;                         // requests with rows in the step that runs, but for those cancelled
     uint64_t next_id_ = 1;
     engine_stats stats_{};
+    struct sample { double begun, ended; uint64_t prompt, made; };
+    std::array<sample, 128> recent_{};            // steps, the last one at stats_.steps % 128
 };
 
 } // namespace ds

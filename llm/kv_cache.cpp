@@ -1,8 +1,7 @@
-// The page pool. Invariant: a page is in the free list or owned by exactly one request, and every page handed out lies in committed memory.
+// Where a layer's keys and values lie in a page, and the pool's memory.
 #include "kv_cache.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace ds {
 
@@ -26,8 +25,6 @@ size_t pool_bytes(size_t page_bytes, int64_t pages) {
 }
 
 page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : page_bytes_(page_bytes), pages_(pages) {
-    free_.resize(static_cast<size_t>(pages));
-    std::iota(free_.rbegin(), free_.rend(), 0);    // low numbers first, so that committed memory stays low
     if (host.alloc_fn) {
         block_ = block(host, pool_bytes(page_bytes, pages));
         committed_ = pages;
@@ -39,7 +36,7 @@ page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : p
 void *page_pool::data() const { return block_.data() ? block_.data() : reserved_.data(); }
 
 // Slabs of at least 32 MiB, so that growth is rare.
-void page_pool::grow(int64_t pages) {
+void page_pool::commit(int64_t pages) {
     if (pages <= committed_) return;
     const int64_t slab = std::max<int64_t>(1, static_cast<int64_t>((size_t{32} << 20) / page_bytes_));
     const int64_t want = std::min(pages_, (pages + slab - 1) / slab * slab);
@@ -47,18 +44,10 @@ void page_pool::grow(int64_t pages) {
     committed_ = want;
 }
 
-bool page_pool::take(int64_t n, std::vector<int32_t> &out) {
-    if (n > free_pages()) return false;
-    const auto first = free_.end() - n;
-    if (n > 0) grow(*std::max_element(first, free_.end()) + 1);
-    out.insert(out.end(), std::make_reverse_iterator(free_.end()), std::make_reverse_iterator(first));
-    free_.erase(first, free_.end());
-    return true;
-}
-
-void page_pool::give(std::vector<int32_t> &pages) {
-    free_.insert(free_.end(), pages.rbegin(), pages.rend());
-    pages.clear();
+void page_pool::uncommit(int64_t pages) {
+    if (!grows() || pages >= committed_) return;
+    reserved_.uncommit(static_cast<size_t>(pages) * page_bytes_);
+    committed_ = pages;
 }
 
 } // namespace ds

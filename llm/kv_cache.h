@@ -1,7 +1,9 @@
-// The paged cache of keys and values: one pool of pages for all requests of an engine. A page holds 64 positions of every layer.
+// The memory of the paged cache of keys and values: one pool of pages for all requests of an engine. A page holds 64 positions of every layer. Who has
+// which page is told in pages.h.
 #pragma once
 
 #include "arch.h"
+#include "pages.h"
 
 namespace ds {
 
@@ -14,29 +16,28 @@ page_layout make_page_layout(const arch &a, const hparams &h, format type);
 // Bytes of a pool; throws status::memory when they are more than can be addressed.
 size_t pool_bytes(size_t page_bytes, int64_t pages);
 
-// Pages by number. Address space for all of them is reserved at once; memory is taken in slabs as pages are first used, between steps only.
-// A host's allocator cannot grow memory in place, so with one the whole pool is taken at once.
+// Address space for all pages is reserved at once; memory is taken in slabs as pages are first used, and goes back when asked. A host's allocator cannot grow
+// memory in place, so with one the whole pool is taken at once, and kept.
 class page_pool {
 public:
     page_pool(const ds::host &host, size_t page_bytes, int64_t pages);
 
     int64_t pages() const { return pages_; }
-    int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
     int64_t committed() const { return committed_; }
+    bool grows() const { return !block_.data(); }
+    size_t page_bytes() const { return page_bytes_; }
     void *data() const;
+    char *page(int32_t i) const { return static_cast<char *>(data()) + static_cast<size_t>(i) * page_bytes_; }
 
-    bool take(int64_t n, std::vector<int32_t> &out);   // appends n pages, or none and false
-    void give(std::vector<int32_t> &pages);            // takes them back and empties the list
+    void commit(int64_t pages);                        // the first of them, and more. Throws status::memory
+    void uncommit(int64_t pages);                      // those behind the first `pages` are used no more
+    void copy(int32_t from, int32_t to) const { std::memcpy(page(to), page(from), page_bytes_); }
 
 private:
-    void grow(int64_t pages);
     size_t page_bytes_;
     int64_t pages_, committed_ = 0;
     os::reserved_memory reserved_;
     block block_;
-    std::vector<int32_t> free_;    // the next one to take is last
 };
-
-inline int64_t pages_for(int64_t positions) { return (positions + page_positions - 1) / page_positions; }
 
 } // namespace ds

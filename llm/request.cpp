@@ -5,14 +5,36 @@
 
 namespace ds {
 
-request::request(uint64_t id, request_options o, int64_t max_positions, channel_cutter channels)
-    : id(id), options(std::move(o)), max_positions(max_positions), stops(options.stop), channels(std::move(channels)) {
+static size_t longest(const std::vector<std::string> &list) {
+    size_t n = 0;
+    for (const std::string &s : list) n = std::max(n, s.size());
+    return n;
+}
+
+stop_matcher::stop_matcher(const std::vector<std::string> &stops, size_t held_bytes) : stops_(stops) { held_.reserve(held_bytes); }
+
+request::request(request_options o, int64_t max_positions, channel_cutter channels, size_t token_bytes, size_t step_bytes)
+    : options(std::move(o)), stops(options.stop, longest(options.stop) + token_bytes), channels(std::move(channels)) {
+    const size_t held = longest(options.stop) + 2 * think_open.size();    // by stops, by channels
     tokens.reserve(static_cast<size_t>(max_positions));
     tokens = options.prompt;
+    decoded.reserve(token_bytes);
+    certain.reserve(held + 2 * token_bytes);
+    this->channels.reserve(held + 2 * token_bytes);
+    said.reserve(held + step_bytes);
+    job.tag = options.tag;
+    job.priority = options.priority;
+    job.tokens = tokens.data();
+    job.length = prompt_count();
+    job.max_length = max_positions;
+    job.all_logits = options.score;
+    job.uses_cache = options.use_cache;
+    job.owner = this;
 }
 
 void request::append(token_id t) {
     tokens.push_back(t);
+    ++job.length;
     if (!counts.empty()) ++counts[static_cast<size_t>(t)];
     produced.store(thinking_tokens + answer_tokens, std::memory_order_relaxed);
 }

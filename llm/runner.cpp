@@ -40,7 +40,7 @@ runner::runner(const model &m, page_layout layout, const step_sizes &s, backend_
     work_ = block(host, plan_.work_bytes);
 }
 
-const float *runner::run(int64_t rows, int64_t outputs) {
+const float *runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
     if (outputs == 0) {    // the middle of a prompt: the graph still ends in one row of logits
         this->outputs()[0] = 0;
         outputs = 1;
@@ -52,8 +52,7 @@ const float *runner::run(int64_t rows, int64_t outputs) {
         built_rows_ = rows;
         built_outputs_ = outputs;
     }
-    backend_->fn->run(backend_.get(), graph_, work_.data(), nullptr);
-    return static_cast<const float *>(logits_->data);
+    return backend_->fn->run(backend_.get(), graph_, work_.data(), stop) ? static_cast<const float *>(logits_->data) : nullptr;
 }
 
 } // namespace ds

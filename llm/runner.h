@@ -29,8 +29,9 @@ public:
     std::span<int32_t> outputs() { return {inputs_ + 4 * sizes_.rows, static_cast<size_t>(sizes_.logits)}; }
     int32_t *table(int64_t sequence) { return inputs_ + 4 * sizes_.rows + sizes_.logits + sequence * sizes_.sequence_pages; }
 
-    // Logits [outputs, vocabulary] of the first `rows` rows and `outputs` outputs, in memory that the next run overwrites.
-    const float *run(int64_t rows, int64_t outputs);
+    // Logits [outputs, vocabulary] of the first `rows` rows and `outputs` outputs, in memory that the next run overwrites. Null when `*stop` became true on the
+    // way: what was computed is worth nothing then.
+    const float *run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);
     const backend &device() const { return *backend_; }
 
 private:

@@ -1,9 +1,14 @@
-// Two passes over the wishes in order of submission: single rows (answers), then longer ones (prompts).
+// Progress: the oldest job that runs is never preempted, and any job fits the pool alone, so it ends; then another is the oldest. A job starts only when pages
+// for all that it has, one more, and some for those that run are available; a prompt's pages are taken when it starts, an answer's as it grows.
 #include "scheduler.h"
 
 #include <algorithm>
+#include <cassert>
+#include <tuple>
 
 namespace ds {
+
+// ---- Dividing a step: two passes over the wishes, single rows (answers), then longer ones (prompts) --------------------------------------------------
 
 void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits, std::vector<step_share> &shares) {
     shares.assign(wishes.size(), {});
@@ -19,6 +24,311 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
             rows -= n;
             logits -= shares[i].logits;
         }
+}
+
+// ---- Order ------------------------------------------------------------------------------------------------------------------------------------------
+
+bool job_order::operator()(const job *a, const job *b) const {
+    return std::tuple(-int64_t{a->priority}, !a->made_room, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, !b->made_room, b->deadline, b->age);
+}
+
+bool deadline_order::operator()(const job *a, const job *b) const { return std::tie(a->deadline, a->age) < std::tie(b->deadline, b->age); }
+
+static bool runs_before(const job *a, const job *b) {
+    return std::tuple(-int64_t{a->priority}, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, b->deadline, b->age);
+}
+
+scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), book_(s.pages, source) {
+    const auto most = static_cast<size_t>(s.running);
+    running_.reserve(most);
+    for (int64_t i = s.running; i-- > 0;) slots_.push_back(static_cast<int32_t>(i));
+    plan_.copies.reserve(most);
+    plan_.parts.reserve(most);
+    plan_.started.reserve(most);
+    plan_.preempted.reserve(most);
+    wishes_.reserve(most);
+    shares_.reserve(most);
+}
+
+// ---- Waiting ----------------------------------------------------------------------------------------------------------------------------------------
+
+void scheduler::prepare(job &j) {
+    std::set<job *, job_order> waiting{&j};
+    j.waiting_node = waiting.extract(waiting.begin());
+    if (j.deadline != std::numeric_limits<int64_t>::max()) {
+        std::set<job *, deadline_order> deadlines{&j};
+        j.deadline_node = deadlines.extract(deadlines.begin());
+    }
+    std::map<uint64_t, account> accounts;
+    accounts.try_emplace(j.tag);
+    j.account_node = accounts.extract(accounts.begin());
+    j.pages.reserve(static_cast<size_t>(pages_for(j.max_length)));
+}
+
+void scheduler::submit(job &j, job *parent) {
+    assert(j.at == job::place::outside && pages_for(j.max_length) <= book_.pages() && j.length <= j.max_length);
+    j.age = next_age_++;
+    if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);    // if it is new; else the job keeps the node
+    j.payer = &accounts_.find(j.tag)->second;
+    if (j.payer->jobs++ == 0) lift(*j.payer);
+    if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
+    if (parent && parent->at != job::place::outside) {
+        assert(parent->tag == j.tag && parent->length >= j.length);
+        j.parent = parent;
+        ++parent->forks;
+    }
+    wait(j);
+}
+
+void scheduler::wait(job &j) {
+    j.at = job::place::waiting;
+    j.payer->waiting.insert(std::move(j.waiting_node));
+    ++waiting_;
+}
+
+void scheduler::unwait(job &j) {
+    j.waiting_node = j.payer->waiting.extract(&j);
+    j.at = job::place::outside;
+    --waiting_;
+}
+
+// Virtual token counters (arXiv 2401.00588): who comes back after a pause has no claim on what others used meanwhile.
+void scheduler::lift(account &a) {
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (const auto &[tag, other] : accounts_)
+        if (&other != &a && other.jobs > 0) least = std::min(least, other.service);
+    if (least != std::numeric_limits<int64_t>::max()) a.service = std::max(a.service, least);
+}
+
+// Forgets accounts that would begin where they are now.
+void scheduler::sweep_accounts() {
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (const auto &[tag, a] : accounts_)
+        if (a.jobs > 0) least = std::min(least, a.service);
+    std::erase_if(accounts_, [least](const auto &entry) { return entry.second.jobs == 0 && entry.second.service <= least; });
+}
+
+int64_t scheduler::service(uint64_t tag) const {
+    const auto found = accounts_.find(tag);
+    return found == accounts_.end() ? 0 : found->second.service;
+}
+
+job *scheduler::expired(int64_t now) const { return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin(); }
+
+void scheduler::end(job &j) {
+    if (j.at == job::place::outside) return;
+    if (j.at == job::place::waiting) unwait(j);
+    else stop_running(j);
+    forget_parent(j);
+    if (j.forks > 0)
+        for (job *child : j.payer->waiting)
+            if (child->parent == &j) forget_parent(*child);
+    if (j.deadline_node.empty() && j.deadline != std::numeric_limits<int64_t>::max()) j.deadline_node = deadlines_.extract(&j);
+    if (--j.payer->jobs == 0) sweep_accounts();
+}
+
+void scheduler::forget_parent(job &j) {
+    if (j.parent) --j.parent->forks;
+    j.parent = nullptr;
+}
+
+// ---- Starting ---------------------------------------------------------------------------------------------------------------------------------------
+
+// What it would share is being computed.
+bool scheduler::held(const job &j) const { return j.parent && j.parent->at == job::place::running && j.parent->computed < j.length - 1; }
+
+// The next to start: by priority, then those that made room, then by deadline, by what their clients had so far, and by age. Each account's first is its best.
+job *scheduler::best() const {
+    job *best = nullptr;
+    const auto key = [](const job *j) {
+        return std::tuple(-int64_t{j->priority}, !j->made_room, j->deadline, j->payer->service, j->age);
+    };
+    for (const auto &[tag, a] : accounts_)
+        for (job *j : a.waiting) {
+            if (held(*j)) continue;
+            if (!best || key(j) < key(best)) best = j;
+            break;
+        }
+    return best;
+}
+
+// Holds the full pages that j can share, appends them to its own, and gives the page that goes on with some of what follows, and how many positions there are
+// in all. One row at least is left to compute: its logits are needed.
+void scheduler::find_pages(job &j, page_copy &part, int64_t &positions) {
+    const int64_t most = j.length - 1;
+    const auto share = [&](int32_t page) {
+        book_.hold(page);
+        j.pages.push_back(page);
+    };
+    part.from = -1;
+    positions = 0;
+    if (j.parent && j.parent->at == job::place::running) {
+        positions = std::min(j.parent->computed, most);
+        for (int64_t i = 0; i < positions / page_positions; ++i) share(j.parent->pages[static_cast<size_t>(i)]);
+        if (positions % page_positions) part.from = j.parent->pages[static_cast<size_t>(positions / page_positions)];
+    } else if (j.uses_cache && !j.all_logits) {
+        int32_t last = -1;
+        for (; positions + page_positions <= most; positions += page_positions) {
+            const int32_t next = book_.find(j.tag, last, j.tokens + positions);
+            if (next < 0) break;
+            share(last = next);
+        }
+        const page_book::part next = book_.match(j.tag, last, {j.tokens + positions, static_cast<size_t>(std::min(page_positions, most - positions))});
+        part.from = next.page;
+        positions += next.count;
+    }
+}
+
+bool scheduler::start(job &j) {
+    page_copy part;
+    int64_t positions;
+    find_pages(j, part, positions);
+    const auto shared = static_cast<int64_t>(j.pages.size());
+    const int64_t missing = pages_for(j.length) - shared, growth = pages_for(std::min(j.length + page_positions, j.max_length)) - pages_for(j.length);
+    // Of those that run one in four may want a page soon: enough, under a load that fills the pool, that only one in a hundred makes room.
+    const auto reserve = static_cast<int64_t>((running_.size() + 3) / 4);
+    bool ok = book_.available() >= missing + growth + reserve;
+    for (int64_t i = 0; i < missing && ok; ++i) {
+        const int32_t page = book_.take();
+        ok = page >= 0;
+        if (ok) j.pages.push_back(page);
+        else plan_.starved = true;
+    }
+    if (!ok) {
+        book_.drop(j.pages);
+        j.pages.clear();
+        return false;
+    }
+    // The page to copy from may have been taken just now, by this job too: it is copied before anything is written.
+    part.to = part.from < 0 ? -1 : j.pages[static_cast<size_t>(shared)];
+    if (part.from != part.to) plan_.copies.push_back(part);
+    unwait(j);
+    forget_parent(j);
+    j.at = job::place::running;
+    j.computed = positions;
+    j.slot = slots_.back();
+    slots_.pop_back();
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), &j, runs_before), &j);
+    if (j.starts++ == 0) {
+        j.found = j.charged = positions;
+        plan_.found += positions;
+        totals_.found += static_cast<uint64_t>(positions);
+        totals_.looked_up += static_cast<uint64_t>(j.length);
+    }
+    plan_.started.push_back(&j);
+    return true;
+}
+
+// ---- Running ----------------------------------------------------------------------------------------------------------------------------------------
+
+// Pages for all that it has; false when there are none.
+bool scheduler::grow(job &j) {
+    while (static_cast<int64_t>(j.pages.size()) < pages_for(j.length)) {
+        const int32_t page = book_.take();
+        if (page < 0) return false;
+        j.pages.push_back(page);
+    }
+    return true;
+}
+
+// Of the lowest priority, who made room least often, then who loses least, then the youngest; but never the oldest of all. Null when it is alone.
+job *scheduler::victim() const {
+    const job *oldest = running_[0];
+    for (const job *j : running_)
+        if (j->age < oldest->age) oldest = j;
+    job *best = nullptr;
+    const auto key = [](const job *j) { return std::tuple(j->priority, j->preemptions, j->computed, -static_cast<int64_t>(j->age)); };
+    for (job *j : running_)
+        if (j != oldest && (!best || key(j) < key(best))) best = j;
+    return best;
+}
+
+void scheduler::preempt(job &j) {
+    stop_running(j);
+    j.made_room = true;
+    ++j.preemptions;
+    plan_.preempted.push_back(&j);
+    ++totals_.preemptions;
+    wait(j);
+}
+
+void scheduler::stop_running(job &j) {
+    leave_pages(j);
+    slots_.push_back(j.slot);
+    j.slot = -1;
+    j.computed = 0;
+    j.at = job::place::outside;
+    std::erase(running_, &j);
+}
+
+// What was computed stays to be found, its last page too.
+void scheduler::leave_pages(job &j) {
+    const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
+    if (j.uses_cache && rest)
+        book_.enter(j.pages[static_cast<size_t>(full)], j.tag, full ? j.pages[static_cast<size_t>(full - 1)] : -1, {j.tokens + full * page_positions, static_cast<size_t>(rest)});
+    book_.drop(j.pages);
+    j.pages.clear();
+}
+
+void scheduler::computed(const step_part &p) {
+    job &j = *p.who;
+    assert(j.at == job::place::running && j.computed == p.first);
+    j.computed += p.rows;
+    charge(j, std::max<int64_t>(0, j.computed - std::max(j.charged, p.first)));
+    j.charged = std::max(j.charged, j.computed);
+    if (!j.uses_cache) return;
+    for (int64_t i = p.first / page_positions; i < j.computed / page_positions; ++i) {
+        int32_t &page = j.pages[static_cast<size_t>(i)];
+        const int32_t known = book_.enter(page, j.tag, i ? j.pages[static_cast<size_t>(i - 1)] : -1, {j.tokens + i * page_positions, page_positions});
+        if (known == page) continue;
+        book_.hold(known);    // somebody computed the same: one is enough
+        book_.drop({&page, 1});
+        page = known;
+    }
+}
+
+void scheduler::charge(job &j, int64_t tokens) { j.payer->service += tokens; }
+
+void scheduler::divide() {
+    wishes_.clear();
+    for (const job *j : running_) {
+        const bool has_room = static_cast<int64_t>(j->pages.size()) >= pages_for(j->length);    // not when memory could not be had
+        wishes_.push_back({has_room ? j->length - j->computed : 0, j->all_logits});
+    }
+    divide_step(wishes_, sizes_.rows, sizes_.logits, shares_);
+    for (size_t i = 0; i < running_.size(); ++i)
+        if (const step_share &s = shares_[i]; s.rows > 0) {
+            plan_.parts.push_back({running_[i], running_[i]->computed, s.rows, s.logits});
+            plan_.rows += s.rows;
+            plan_.logits += s.logits;
+        }
+}
+
+const step_plan &scheduler::plan() {
+    plan_.copies.clear();
+    plan_.parts.clear();
+    plan_.started.clear();
+    plan_.preempted.clear();
+    plan_.rows = plan_.logits = plan_.found = 0;
+    plan_.starved = false;
+    for (size_t i = 0; i < running_.size();) {
+        if (grow(*running_[i])) {
+            ++i;
+        } else if (job *v = victim()) {
+            i -= std::find(running_.begin(), running_.end(), v) < running_.begin() + static_cast<ptrdiff_t>(i);
+            preempt(*v);
+        } else {
+            plan_.starved = true;
+            ++i;
+        }
+    }
+    if (plan_.preempted.empty())
+        while (!slots_.empty() && waiting_ > 0) {
+            job *j = best();
+            if (!j || !start(*j)) break;
+        }
+    divide();
+    return plan_;
 }
 
 } // namespace ds

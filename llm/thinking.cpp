@@ -123,18 +123,24 @@ void channel_cutter::finish(std::string_view text) {
 
 // ---- Cutting
 
+void channel_cutter::reserve(size_t bytes) {
+    undecided_.reserve(think_open.size());
+    tail_.reserve(think_close.size() + bytes);
+    uncut_.reserve(think_open.size() + bytes);
+    runs_.reserve(8);    // there is one thought, with text before and after
+}
+
 void channel_cutter::cut(std::string_view text, std::vector<text_piece> &out) {
+    uncut_.erase(0, std::exchange(cut_, 0));
     uncut_ += text;
-    size_t done = 0, runs = 0;
-    while (runs < runs_.size() && done < uncut_.size()) {
-        const size_t n = std::min(runs_[runs].bytes, uncut_.size() - done);
-        if (out.empty() || out.back().thinking != runs_[runs].thinking) out.push_back({runs_[runs].thinking, ""});
-        out.back().text.append(uncut_, done, n);
-        done += n;
+    size_t runs = 0;
+    while (runs < runs_.size() && cut_ < uncut_.size()) {
+        const size_t n = std::min(runs_[runs].bytes, uncut_.size() - cut_);
+        out.push_back({runs_[runs].thinking, std::string_view(uncut_).substr(cut_, n)});
+        cut_ += n;
         runs_[runs].bytes -= n;
         if (runs_[runs].bytes == 0) ++runs;
     }
-    uncut_.erase(0, done);
     runs_.erase(runs_.begin(), runs_.begin() + static_cast<ptrdiff_t>(runs));
 }
 

@@ -27,7 +27,7 @@ think_state think_state_after(const tokenizer &v, std::span<const token_id> prom
 
 struct text_piece {
     bool thinking;
-    std::string text;
+    std::string_view text;
 };
 
 // Gives text its channel. Text comes twice, both times in order: to be read, token by token; and to be cut into pieces, when it is certain that it is
@@ -43,8 +43,10 @@ public:
     // `text` became complete with token t, whose own bytes, where t is a whole tag, are the last `own` of it.
     seen push(token_id t, size_t own, std::string_view text);
     void finish(std::string_view text);    // the last text, of no token
-    // Appends the next pieces to `out`, neighbours being of different channels.
+    // Appends the next pieces to `out`, neighbours being of different channels. They live until the next call.
     void cut(std::string_view text, std::vector<text_piece> &out);
+    void go_on(const channel_cutter &o) { *this = o; }    // from where another one stands; what was reserved stays
+    void reserve(size_t bytes);            // of text that is read or cut at once: no other call allocates then
 
     bool thinking() const { return state_ == think_state::thinking; }
 
@@ -65,6 +67,7 @@ private:
     std::string tail_;           // in the thought: its last bytes, known to be thought, which may be the beginning of the closing tag
     std::vector<run> runs_;      // of text that was read and not yet cut
     std::string uncut_;
+    size_t cut_ = 0;             // bytes of uncut_ that the last call gave out
 };
 
 } // namespace ds

@@ -251,6 +251,14 @@ void reserved_memory::commit(size_t bytes) {
     committed_ = bytes;
 }
 
+void reserved_memory::uncommit(size_t bytes) {
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t first = (bytes + page - 1) / page * page;
+    if (first >= committed_) return;
+    void *const p = static_cast<char *>(data_) + first;
+    if (::madvise(p, committed_ - first, MADV_DONTNEED) == 0 && ::mprotect(p, committed_ - first, PROT_NONE) == 0) committed_ = first;
+}
+
 // ---- processor and clock ------------------------------------------------------------------------------------------------------------------------
 
 unsigned processor_count() {

@@ -75,6 +75,7 @@ public:
     reserved_memory &operator=(reserved_memory &&o) noexcept;
     ~reserved_memory();
     void commit(size_t bytes);                                  // the first `bytes` bytes become usable, zeroed
+    void uncommit(size_t bytes);                                // what lies behind the first `bytes` bytes goes back to the system, but for part of a page of its own
     void *data() const { return data_; }
     size_t size() const { return size_; }
     size_t committed() const { return committed_; }

@@ -238,8 +238,8 @@ TEST_CASE("api: ranges of a request") {
     for (const uint32_t v : {0u, 1u, 64u}) good([&] { r.top_logprobs = v; });
     for (const uint32_t v : {65u, UINT32_MAX}) bad("top_logprobs", [&] { r.top_logprobs = v; });
     for (const uint32_t v : {0u, 1u, 1000u, UINT32_MAX}) good([&] { r.top_k = v, r.temperature = 1; });
-    for (const uint32_t v : {64u, 0x80000000u}) bad("flags", [&] { r.flags = v; });
-    good([&] { r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET; });
+    for (const uint32_t v : {128u, 0x80000000u}) bad("flags", [&] { r.flags = v; });
+    good([&] { r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET | DS_REQUEST_NO_CACHE; });
     for (const uint32_t v : {1u, UINT32_MAX}) good([&] { r.max_think_tokens = v; });
     for (const int v : {-1, 3}) bad("thinking", [&] { set_number(r.thinking, v); });
 
@@ -331,7 +331,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
     int mark = 0;
     for (const uint32_t flags : {0u, DS_REQUEST_LOGITS, DS_REQUEST_LOGPROBS}) {
         ds_request r = request(prompt);
-        r.flags = flags | DS_REQUEST_IGNORE_END;
+        r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;    // each computes its prompt
         r.max_new_tokens = 3;
         r.top_logprobs = flags == DS_REQUEST_LOGPROBS ? 2 : 0;
         r.user = &mark;

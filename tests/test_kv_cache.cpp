@@ -1,12 +1,10 @@
-// The page pool: every page is free or owned by one taker, memory grows in slabs and only as pages are used; and where a layer's keys and values lie.
+// The page pool's memory: it grows in slabs and only as pages are used; and where a layer's keys and values lie.
 #include "../llm/kv_cache.h"
 
 #include <doctest/doctest.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <random>
-#include <set>
 
 using namespace ds;
 
@@ -41,67 +39,54 @@ status refusal(size_t page_bytes, int64_t pages) {
 
 } // namespace
 
-TEST_CASE("page pool: pages are conserved over random takes and gives") {
-    for (const bool own_memory : {false, true}) {
-        counted count;
-        page_pool pool(own_memory ? counting(count) : host{}, 4096, 100);
-        std::mt19937 random(1);
-        std::vector<std::vector<int32_t>> owners(8);
-        std::set<int32_t> taken;
-        for (int step = 0; step < 5000; ++step) {
-            std::vector<int32_t> &owner = owners[random() % owners.size()];
-            if (random() % 3 == 0) {
-                for (const int32_t p : owner) CHECK(taken.erase(p) == 1);
-                pool.give(owner);
-                CHECK(owner.empty());
-            } else {
-                const std::vector<int32_t> before = owner;
-                const int64_t n = random() % 20, room = pool.free_pages();
-                const bool got = pool.take(n, owner);
-                CHECK(got == (n <= room));
-                REQUIRE(owner.size() == before.size() + static_cast<size_t>(got ? n : 0));
-                CHECK(std::equal(before.begin(), before.end(), owner.begin()));    // what was there stays, in its order
-                for (size_t i = before.size(); i < owner.size(); ++i) {
-                    CHECK((owner[i] >= 0 && owner[i] < 100));
-                    CHECK(taken.insert(owner[i]).second);    // nobody else has it
-                    CHECK(owner[i] < pool.committed());
-                    std::memset(static_cast<char *>(pool.data()) + static_cast<size_t>(owner[i]) * 4096, 0x5a, 4096);    // its memory is there
-                }
-            }
-            CHECK(pool.free_pages() == 100 - static_cast<int64_t>(taken.size()));
-            CHECK(pool.pages() == 100);
-        }
-        CHECK(count.calls == (own_memory ? 1u : 0u));    // a host's memory is taken at once
-        CHECK(count.bytes == (own_memory ? 100u * 4096 : 0u));
-    }
-}
-
-TEST_CASE("page pool: memory is committed in slabs, as far as it is used") {
+TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and goes back when asked") {
     constexpr size_t page = size_t{1} << 20;
     page_pool pool(host{}, page, 100);    // slabs of 32 pages
+    CHECK((pool.committed() == 0 && pool.grows()));
+    pool.commit(0);
     CHECK(pool.committed() == 0);
-    std::vector<int32_t> a, b;
-    REQUIRE(pool.take(0, a));
-    CHECK(pool.committed() == 0);
-    REQUIRE(pool.take(1, a));
-    CHECK(a == std::vector<int32_t>{0});
+    pool.commit(1);
     CHECK(pool.committed() == 32);
-    REQUIRE(pool.take(32, b));
+    pool.commit(33);
     CHECK(pool.committed() == 64);
-    pool.give(b);
-    REQUIRE(pool.take(31, b));    // those given back come first: nothing grows
+    pool.commit(64);
     CHECK(pool.committed() == 64);
-    REQUIRE(pool.take(68, b));
+    pool.commit(100);
     CHECK(pool.committed() == 100);    // no more than there are pages
-    CHECK(pool.free_pages() == 0);
-    CHECK(!pool.take(1, a));
-    CHECK(a.size() == 1);
+    std::memset(pool.data(), 0x5a, 100 * page);
+    pool.copy(99, 3);
+    pool.uncommit(40);
+    CHECK(pool.committed() == 40);
+    CHECK(*pool.page(39) == 0x5a);
+    pool.uncommit(80);
+    CHECK(pool.committed() == 40);
+    pool.commit(41);
+    CHECK(pool.committed() == 64);
+    CHECK(*pool.page(40) == 0);        // what came back is new
+    CHECK(pool.page(1) - pool.page(0) == static_cast<ptrdiff_t>(page));
+    pool.page(40)[17] = 7;
+    pool.copy(40, 5);
+    CHECK((pool.page(5)[17] == 7 && pool.page(5)[16] == 0 && pool.page(6)[0] == 0x5a));
+}
+
+TEST_CASE("page pool: a host's memory is taken at once, and kept") {
+    counted count;
+    {
+        page_pool pool(counting(count), 4096, 100);
+        CHECK((pool.committed() == 100 && !pool.grows()));
+        pool.commit(100);
+        pool.uncommit(1);
+        CHECK(pool.committed() == 100);
+        std::memset(pool.data(), 0x5a, 100 * 4096);
+        CHECK(count.calls == 1);
+        CHECK(count.bytes == 100u * 4096);
+    }
+    CHECK(count.bytes == 0);
 }
 
 TEST_CASE("page pool: a page may be larger than a slab; a pool too large to address is refused") {
     page_pool big(host{}, size_t{40} << 20, 3);
-    std::vector<int32_t> a;
-    REQUIRE(big.take(2, a));
+    big.commit(2);
     CHECK(big.committed() == 2);
     CHECK(refusal(size_t{1} << 41, int64_t{1} << 25) == status::memory);
     CHECK(refusal(SIZE_MAX, 2) == status::memory);

@@ -32,8 +32,9 @@ meaning meaning_of(const std::string &text, think_state from) {
 }
 
 // Pieces, joined where they are of one channel.
+struct piece { bool thinking; std::string text; };
 struct joined {
-    std::vector<text_piece> list;
+    std::vector<piece> list;
     void add(bool thinking, std::string_view text) {
         if (text.empty()) return;
         if (list.empty() || list.back().thinking != thinking) list.push_back({thinking, ""});
@@ -91,7 +92,7 @@ TEST_CASE("thinking: text has its channel, however it is cut into tokens and rel
 
 TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no other text is") {
     const think_tags tags = {think_open, think_close};
-    struct { think_state from; std::vector<std::pair<ds_token, const char *>> tokens; std::vector<text_piece> expected; } const cases[] = {
+    struct { think_state from; std::vector<std::pair<ds_token, const char *>> tokens; std::vector<piece> expected; } const cases[] = {
         {think_state::start, {{think_open, "<think>"}, {1, "a</think>b"}, {think_close, "</think>"}, {2, "c"}}, {{true, "<think>a</think>b</think>"}, {false, "c"}}},
         {think_state::start, {{1, "<think>"}, {think_close, "</think>"}}, {{false, "<think></think>"}}},
         {think_state::start, {{1, "\n "}, {think_open, "<think>"}}, {{false, "\n "}, {true, "<think>"}}},

@@ -102,7 +102,7 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
     r.struct_size = sizeof r;
     r.prompt = ids.data();
     r.prompt_count = ids.size();
-    r.flags = DS_REQUEST_IGNORE_END;
+    r.flags = DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;
     r.max_new_tokens = answer;
     ds_error err;
     const double begin = ds::os::seconds();

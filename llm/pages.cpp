@@ -1,0 +1,215 @@
+// Whoever holds a page holds those before it, and drops them after it: so a page is never kept for longer than its predecessor, and the one unused for longest
+// is always one that no other kept page follows. All vectors get their room at construction, of which memory is used as pages become usable.
+#include "pages.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace ds {
+
+static constexpr size_t root_lists = 256;
+static constexpr int most_matched = 64;    // pages that `match` looks at
+
+static uint64_t mixed(uint64_t a, uint64_t b) {
+    const unsigned __int128 p = static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd1342543de82ef95ull);
+    return static_cast<uint64_t>(p) ^ static_cast<uint64_t>(p >> 64);
+}
+
+static size_t buckets_for(int64_t pages) {
+    size_t n = 64;
+    while (n < static_cast<size_t>(pages)) n *= 2;
+    return n;
+}
+
+size_t page_book::bytes(int64_t pages) {
+    const auto n = static_cast<size_t>(pages);
+    return n * (sizeof(state) + page_positions * sizeof(int32_t) + sizeof(int32_t)) + (buckets_for(pages) + root_lists) * sizeof(int32_t);
+}
+
+page_book::page_book(int64_t pages, page_source source) : source_(source), total_(pages), roots_(root_lists, -1) {
+    const auto n = static_cast<size_t>(pages);
+    pages_.reserve(n);
+    tokens_.reserve(n * page_positions);
+    free_.reserve(n);
+    buckets_.reserve(buckets_for(pages));
+    if (!source.more) extend(pages);
+}
+
+// ---- Free, held, kept -----------------------------------------------------------------------------------------------------------------------------
+
+void page_book::add_free(int32_t page) {
+    free_.push_back(page);
+    std::push_heap(free_.begin(), free_.end(), std::greater<>());
+}
+
+void page_book::extend(int64_t usable) {
+    const int64_t before = this->usable();
+    if (usable <= before) return;
+    pages_.resize(static_cast<size_t>(usable));
+    tokens_.resize(static_cast<size_t>(usable * page_positions));
+    for (int64_t p = before; p < usable; ++p) add_free(static_cast<int32_t>(p));
+    if (buckets_for(usable) > buckets_.size()) rehash();
+}
+
+int32_t page_book::take() {
+    if (free_.empty() && usable() < total_) extend(std::min(total_, source_.more(source_.user, usable() + 1)));
+    int32_t page = oldest_;
+    if (!free_.empty()) {
+        std::pop_heap(free_.begin(), free_.end(), std::greater<>());
+        page = free_.back();
+        free_.pop_back();
+    } else if (page < 0) {
+        return -1;
+    } else {
+        forget_page(page);
+    }
+    state &s = of(page);
+    s.holders = 1;
+    s.generation = ++taken_;
+    return page;
+}
+
+void page_book::hold(int32_t page) {
+    if (of(page).holders++ == 0) unkeep(page);
+}
+
+void page_book::drop(std::span<const int32_t> list) {
+    for (size_t i = list.size(); i-- > 0;) {
+        state &s = of(list[i]);
+        assert(s.holders > 0);
+        if (--s.holders > 0) continue;
+        if (s.count > 0) keep(list[i]);
+        else add_free(list[i]);
+    }
+}
+
+void page_book::keep(int32_t page) {
+    state &s = of(page);
+    s.older = newest_;
+    s.newer = -1;
+    (newest_ >= 0 ? of(newest_).newer : oldest_) = page;
+    newest_ = page;
+    ++kept_;
+}
+
+void page_book::unkeep(int32_t page) {
+    const state &s = of(page);
+    (s.older >= 0 ? of(s.older).newer : oldest_) = s.newer;
+    (s.newer >= 0 ? of(s.newer).older : newest_) = s.older;
+    --kept_;
+}
+
+int64_t page_book::forget(int64_t keep) {
+    int64_t n = 0;
+    for (; kept_ > keep; ++n) {
+        const int32_t page = oldest_;
+        forget_page(page);
+        add_free(page);
+    }
+    return n;
+}
+
+int64_t page_book::shrink() {
+    int64_t n = usable();
+    if (!source_.more) return n;
+    while (n > 0 && pages_[static_cast<size_t>(n - 1)].holders == 0 && pages_[static_cast<size_t>(n - 1)].count == 0) --n;
+    std::erase_if(free_, [n](int32_t p) { return p >= n; });
+    std::make_heap(free_.begin(), free_.end(), std::greater<>());
+    pages_.resize(static_cast<size_t>(n));
+    tokens_.resize(static_cast<size_t>(n * page_positions));
+    return n;
+}
+
+// ---- Contents -------------------------------------------------------------------------------------------------------------------------------------
+
+uint64_t page_book::hash_of(uint64_t tag, int32_t before, const int32_t *tokens) const {
+    uint64_t h = mixed(tag, before < 0 ? 1 : (static_cast<uint64_t>(of(before).generation) << 32) + static_cast<uint64_t>(before) + 2);
+    for (int64_t i = 0; i < page_positions; i += 2) h = mixed(h, static_cast<uint32_t>(tokens[i]) | static_cast<uint64_t>(static_cast<uint32_t>(tokens[i + 1])) << 32);
+    return h;
+}
+
+bool page_book::follows(int32_t page, uint64_t tag, int32_t before) const {
+    const state &s = of(page);
+    return s.tag == tag && s.before == before && (before < 0 || s.before_generation == of(before).generation);
+}
+
+int32_t &page_book::first_child(uint64_t tag, int32_t before) { return before < 0 ? roots_[mixed(tag, tag) % root_lists] : of(before).child; }
+
+int32_t page_book::find(uint64_t tag, int32_t before, const int32_t *tokens) const {
+    if (buckets_.empty()) return -1;
+    const uint64_t h = hash_of(tag, before, tokens);
+    for (int32_t p = buckets_[h & (buckets_.size() - 1)]; p >= 0; p = of(p).next_hash)
+        if (of(p).hash == h && follows(p, tag, before) && std::equal(tokens, tokens + page_positions, this->tokens(p))) return p;
+    return -1;
+}
+
+page_book::part page_book::match(uint64_t tag, int32_t before, std::span<const int32_t> tokens) {
+    part best = {-1, 0};
+    int looked = 0;
+    for (int32_t p = first_child(tag, before); p >= 0 && looked < most_matched; p = of(p).next_child, ++looked) {
+        if (!follows(p, tag, before)) continue;    // of another tag
+        const int64_t most = std::min<int64_t>(of(p).count, static_cast<int64_t>(tokens.size()));
+        const int64_t n = std::mismatch(tokens.begin(), tokens.begin() + most, this->tokens(p)).first - tokens.begin();
+        if (n > best.count) best = {p, n};
+    }
+    if (best.page >= 0 && of(best.page).holders == 0) {    // used just now
+        unkeep(best.page);
+        keep(best.page);
+    }
+    return best;
+}
+
+int32_t page_book::enter(int32_t page, uint64_t tag, int32_t before, std::span<const int32_t> tokens) {
+    const auto count = static_cast<int64_t>(tokens.size());
+    const bool full = count == page_positions;
+    if (full) {
+        if (const int32_t known = find(tag, before, tokens.data()); known >= 0) return known;
+    } else if (const part known = match(tag, before, tokens); known.count == count) {
+        return known.page;
+    }
+    state &s = of(page);
+    assert(s.count == 0 && s.holders > 0);
+    s.count = static_cast<int32_t>(count);
+    s.tag = tag;
+    s.before = before;
+    s.before_generation = before < 0 ? 0 : of(before).generation;
+    std::copy(tokens.begin(), tokens.end(), this->tokens(page));
+    int32_t &first = first_child(tag, before);
+    s.last_child = -1;
+    s.next_child = first;
+    if (first >= 0) of(first).last_child = page;
+    first = page;
+    s.child = -1;
+    if (!full) return page;
+    s.hash = hash_of(tag, before, tokens.data());
+    s.next_hash = bucket(s.hash);
+    bucket(s.hash) = page;
+    return page;
+}
+
+// Of a kept page that no entered page follows.
+void page_book::forget_page(int32_t page) {
+    unkeep(page);
+    state &s = of(page);
+    assert(s.child < 0);
+    (s.last_child >= 0 ? of(s.last_child).next_child : first_child(s.tag, s.before)) = s.next_child;
+    if (s.next_child >= 0) of(s.next_child).last_child = s.last_child;
+    if (s.count == page_positions) {
+        int32_t *link = &bucket(s.hash);
+        while (*link != page) link = &of(*link).next_hash;
+        *link = s.next_hash;
+    }
+    s.count = 0;
+}
+
+void page_book::rehash() {
+    buckets_.assign(buckets_for(usable()), -1);
+    for (int32_t p = 0; p < usable(); ++p) {
+        state &s = of(p);
+        if (s.count < page_positions) continue;
+        s.next_hash = bucket(s.hash);
+        bucket(s.hash) = p;
+    }
+}
+
+} // namespace ds
