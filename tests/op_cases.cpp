@@ -607,8 +607,8 @@ struct latent_pages {
     int64_t page_bytes() const { return 2 * l.k_offset; }
     // Byte offset of an element, and of the scale of its place: of the latents, or (`rope`) of the keys' turned part.
     int64_t element(bool rope, int64_t page, int64_t place, int64_t d) const {
-        const int64_t width = rope ? l.rope_size : l.head_size, e = l.type == format::i8 ? place * width + d : d * page_positions + place;
-        return page * page_bytes() + (rope ? l.v_offset : l.k_offset) + e * info(l.type).bytes;
+        if (l.type == format::i8) return page * page_bytes() + (rope ? l.v_offset + place * l.rope_size : l.k_offset + place * l.head_size) + d;
+        return page * page_bytes() + l.k_offset + (place * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
     }
     int64_t scale(bool rope, int64_t page, int64_t place) const {
         return page * page_bytes() + (rope ? l.v_offset : l.k_offset) + (rope ? l.rope_size : l.head_size) * page_positions + 4 * place;
