@@ -289,7 +289,7 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
     return c;
 }
 
-op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
     numbers r(13);
     array route = make_array(r, format::f32, {n, 2, used}, fill::plain, true);
     std::vector<int64_t> chosen;
@@ -299,7 +299,7 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
             std::memcpy(&route.bytes[static_cast<size_t>((2 * i * used) + k) * 4], &number, 4);
             chosen.push_back(e);
         }
-    op_case c = start(op::experts, {make_array(r, format::f32, {n, d}, f, true), route, make_array(r, type, {experts, ffn, d}, f), make_array(r, type, {experts, ffn, d}, f),
+    op_case c = start(op::experts, {make_array(r, format::f32, {n, d}, f, true), route, make_array(r, type, {experts, ffn, d}, f), make_array(r, up, {experts, ffn, d}, f),
                                     make_array(r, type, {experts, d, ffn}, f), {}}, f);
     if (shared) c.src[5] = make_array(r, format::f32, {n, d}, f, true);
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -312,7 +312,7 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
                 const double weight = value(s[1], (2 * i + 1) * used + k);
                 std::vector<bounded> hidden;
                 for (int64_t j = 0; j < ffn; ++j) {
-                    const bounded g = product(row_of(s[0], i, d), s[2], e * ffn + j, quantized), u = product(row_of(s[0], i, d), s[3], e * ffn + j, quantized);
+                    const bounded g = product(row_of(s[0], i, d), s[2], e * ffn + j, quantized), u = product(row_of(s[0], i, d), s[3], e * ffn + j, is_quantized(up));
                     const double silu = g.y / (1.0 + std::exp(-g.y));
                     hidden.push_back({silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off + std::fabs(silu * u.y) * 8e-7 + 1e-36});
                 }
@@ -327,6 +327,10 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
         }
     };
     return c;
+}
+
+op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+    return experts_case(type, type, n, experts, used, d, ffn, shared, f);
 }
 
 op_case add_case(std::vector<int64_t> ne, fill f) {
