@@ -146,7 +146,7 @@ DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 //   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e),  M' = max(M, s_t),  w_t = exp2(s_t - M'),  r = exp2(M - M')  (r = 0 for the first page)
 //   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions count 0)
 //   o_d = fma(o_d, r, P_d), P_d = sum over t ascending of fma(w_t, v_td, .) from 0
-// and at the end o_d / l. Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
+// and at the end o_d / l. Of latent pages the sum of s_t is dot_in_lanes of 16, over the latent and then the turned part. Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
 // A score that is NaN makes the row NaN: max is taken as (s > M || s != s) ? s : M.
 DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
 DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }

@@ -42,7 +42,8 @@ struct kv_layout {
     // each followed by its scales, f32 [kv_heads][64].
     int64_t k_offset, v_offset;
     // Latent pages (MLA, arXiv 2405.04434) have rope_size > 0 and one head: instead of K the latents, which are keys and values at once, of head_size; and
-    // right behind them, instead of V, the keys' turned part, of rope_size. Both lie as K does; latents of i8 are turned (hadamard) like keys.
+    // right behind them, instead of V, the keys' turned part, of rope_size. i8: both lie as K does, turned (hadamard) like keys. Floats: position by position,
+    // [64][head_size + rope_size], so that a page serves as keys and as values where it lies.
     int32_t rope_size = 0;
 
     size_t elements() const { return static_cast<size_t>(kv_heads) * static_cast<size_t>(head_size) * page_positions; }    // of K

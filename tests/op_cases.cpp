@@ -360,7 +360,7 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
     return c;
 }
 
-op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
     numbers r(13);
     array route = make_array(r, format::f32, {n, 2, used}, fill::plain, true);
     std::vector<int64_t> chosen;
@@ -370,7 +370,7 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
             std::memcpy(&route.bytes[static_cast<size_t>((2 * i * used) + k) * 4], &number, 4);
             chosen.push_back(e);
         }
-    op_case c = start(op::experts, {make_array(r, format::f32, {n, d}, f, true), route, make_array(r, type, {experts, ffn, d}, f), make_array(r, type, {experts, ffn, d}, f),
+    op_case c = start(op::experts, {make_array(r, format::f32, {n, d}, f, true), route, make_array(r, type, {experts, ffn, d}, f), make_array(r, up, {experts, ffn, d}, f),
                                     make_array(r, type, {experts, d, ffn}, f), {}}, f);
     if (shared) c.src[5] = make_array(r, format::f32, {n, d}, f, true);
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -384,7 +384,7 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
                 std::vector<bounded> hidden;
                 for (int64_t j = 0; j < ffn; ++j) {
                     const std::vector<bounded> x = row_of(s[0], i, d);
-                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized), product(x, s[3], e * ffn + j, quantized)));
+                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized), product(x, s[3], e * ffn + j, is_quantized(up))));
                 }
                 for (int64_t j = 0; j < d; ++j) {
                     const bounded out = product(hidden, s[4], e * d + j, quantized);
@@ -397,6 +397,10 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
         }
     };
     return c;
+}
+
+op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+    return experts_case(type, type, n, experts, used, d, ffn, shared, f);
 }
 
 op_case add_case(std::vector<int64_t> ne, fill f) {
@@ -658,8 +662,8 @@ struct latent_pages {
     int64_t page_bytes() const { return 2 * l.k_offset; }
     // Byte offset of an element, and of the scale of its place: of the latents, or (`rope`) of the keys' turned part.
     int64_t element(bool rope, int64_t page, int64_t place, int64_t d) const {
-        const int64_t width = rope ? l.rope_size : l.head_size, e = l.type == format::i8 ? place * width + d : d * page_positions + place;
-        return page * page_bytes() + (rope ? l.v_offset : l.k_offset) + e * info(l.type).bytes;
+        if (l.type == format::i8) return page * page_bytes() + (rope ? l.v_offset + place * l.rope_size : l.k_offset + place * l.head_size) + d;
+        return page * page_bytes() + l.k_offset + (place * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
     }
     int64_t scale(bool rope, int64_t page, int64_t place) const {
         return page * page_bytes() + (rope ? l.v_offset : l.k_offset) + (rope ? l.rope_size : l.head_size) * page_positions + 4 * place;

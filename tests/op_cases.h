@@ -65,6 +65,7 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
 op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f = fill::plain);
 op_case head_matmul_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f = fill::plain);
+op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
 op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);

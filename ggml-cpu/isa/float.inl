@@ -242,6 +242,7 @@ static float attend_softmax(const attend_args &a, size_t r) {
 // out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on, or `n` < 16 of them.
 template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep, const char *ahead) {
     const E *v = reinterpret_cast<const E *>(a.v) + d;
+    const size_t stride = a.key_size;      // of values too
     const float *w = a.weights + r0 * page_positions;
     const int32_t *seen = a.seen + r0;
     v16 sum[rows][vectors], vt[vectors];
@@ -249,15 +250,15 @@ template <int rows, int vectors, class E> DS_INLINE void attend_values(const att
         DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = v16(0.0f);
     int32_t t = 0;
     for (; t < seen[0]; ++t) {
-        if (ahead) fetch(ahead + t * a.head_size * sizeof(E), a.head_size * sizeof(E));
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * a.head_size + 16 * i, n) : load(v + t * a.head_size + 16 * i);
+        if (ahead) fetch(ahead + t * stride * sizeof(E), stride * sizeof(E));
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
         DS_UNROLL for (int r = 0; r < rows; ++r) {
             const v16 wt(w[r * page_positions + t]);
             DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
         }
     }
     for (; t < seen[rows - 1]; ++t) {    // positions that only the later rows see
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * a.head_size + 16 * i, n) : load(v + t * a.head_size + 16 * i);
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
         DS_UNROLL for (int r = 1; r < rows; ++r) {
             if (t >= seen[r]) continue;
             const v16 wt(w[r * page_positions + t]);
@@ -278,14 +279,25 @@ template <int rows, class E> static void attend_values_part(const attend_args &a
     attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep, nullptr);
 }
 
-template <int rows, class E> static void attend_tile(const attend_args &a, size_t r0, bool first) {
+// Scores of latents: products of rows of floats, which end as a page's others do.
+template <class E> static void attend_latent_scores(const attend_args &a, size_t r0) {
+    const size_t seen = static_cast<size_t>(a.seen[a.rows - 1]);
+    dot<E>({.w = a.k, .w_stride = a.key_size * sizeof(E), .x = a.q + r0 * a.key_size, .x_stride = a.key_size, .y = a.weights + r0 * page_positions,
+            .y_stride = page_positions, .bias = nullptr, .k = a.key_size, .weights = seen, .rows = a.rows - r0});
+    for (size_t r = r0; r < a.rows; ++r)
+        for (size_t t = 0; t < seen; t += 16) store(a.weights + r * page_positions + t, load(a.weights + r * page_positions + t) * v16(a.scale));
+}
+
+template <int rows, bool latents, class E> static void attend_tile(const attend_args &a, size_t r0, bool first) {
     constexpr int vectors = attend_vectors(rows);
     constexpr size_t wide = 16 * vectors;
     const size_t seen = static_cast<size_t>(a.seen[r0 + rows - 1]);
     const char *v = first ? a.v : nullptr, *k = first ? a.next_k : nullptr;
     size_t t = 0, d = 0;
-    for (; t + wide <= seen; t += wide, v = nullptr) attend_scores<rows, vectors, E>(a, r0, t, v);
-    for (; t < seen; t += 16, v = nullptr) attend_scores<rows, 1, E>(a, r0, t, v);
+    if constexpr (!latents) {
+        for (; t + wide <= seen; t += wide, v = nullptr) attend_scores<rows, vectors, E>(a, r0, t, v);
+        for (; t < seen; t += 16, v = nullptr) attend_scores<rows, 1, E>(a, r0, t, v);
+    }
     float keep[rows];
     for (int r = 0; r < rows; ++r) keep[r] = attend_softmax(a, r0 + r);
     for (; d + wide <= a.head_size; d += wide, k = nullptr) attend_values_full<rows, vectors, E>(a, r0, d, keep, k);
@@ -293,24 +305,26 @@ template <int rows, class E> static void attend_tile(const attend_args &a, size_
     if (d < a.head_size) attend_values_part<rows, E>(a, r0, d, keep);
 }
 
-template <int rows, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0, bool first) {
+template <int rows, bool latents, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0, bool first) {
     if constexpr (rows > 1) {
-        if (count < rows) return attend_tile_of<rows - 1, E>(a, count, r0, first);
+        if (count < rows) return attend_tile_of<rows - 1, latents, E>(a, count, r0, first);
     }
-    attend_tile<rows, E>(a, r0, first);
+    attend_tile<rows, latents, E>(a, r0, first);
 }
 
-template <class E> static void attend(const attend_args &a) {
+template <class E, bool latents = false> static void attend(const attend_args &a) {
     size_t r = 0;
     while (r < a.rows && a.seen[r] == 0) ++r;
+    if (latents && r < a.rows) attend_latent_scores<E>(a, r);
     const size_t start = r;
     // Tiles of like height: 7 rows are 4 and 3, not 6 and 1.
     for (size_t tiles = (a.rows - r + attend_rows - 1) / attend_rows; tiles > 0; --tiles) {
         const size_t count = (a.rows - r + tiles - 1) / tiles;
-        attend_tile_of<attend_rows, E>(a, count, r, r == start);
+        attend_tile_of<attend_rows, latents, E>(a, count, r, r == start);
         r += count;
     }
 }
 
 static constexpr float_kernels floats = {add,         gated,         divide,       add_times,  encode_f16, rms_norm,   rope_halves,
-                                         rope_adjacent, dot<float>, dot<half>, dot<brain>, attend<float>, attend<half>};
+                                         rope_adjacent, dot<float>, dot<half>, dot<brain>, attend<float>, attend<half>,
+                                         attend<float, true>, attend<half, true>};

@@ -47,14 +47,15 @@ struct i8_args {
 // One page's part in the attention of some query rows that share keys and values. Row r sees the page's first seen[r] positions, 0 to 64, never fewer
 // than the row before it.
 struct attend_args {
-    const float *q;           // [rows][head_size]
+    const float *q;           // [rows][key_size]
     float *out;               // [rows][head_size], sums so far
     float *max, *sum;         // [rows], so far
     float *weights;           // [rows][64], scratch
     const int32_t *seen;      // [rows]
-    const char *k, *v;        // [head_size][64], [64][head_size]
+    const char *k, *v;        // [head_size][64], [64][head_size]; of latents both are [64][key_size]
     const char *next_k;       // of the page that will be next, or null; a hint
     size_t rows, head_size;
+    size_t key_size;          // head_size, but of latents
     float scale;              // attention_scale
     bool first;               // the sequence's first page
 };
@@ -92,6 +93,8 @@ struct float_kernels {
     void (*dot_bf16)(const dot_args &);
     void (*attend_f32)(const attend_args &);
     void (*attend_f16)(const attend_args &);
+    void (*attend_latents_f32)(const attend_args &);
+    void (*attend_latents_f16)(const attend_args &);
 };
 
 struct packed_kernels {

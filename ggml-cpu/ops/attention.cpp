@@ -1,7 +1,7 @@
 // attention on the CPU. A tile is some consecutive rows of one sequence with the query heads that share a key head: what is read of a page serves all of
 // them. Tiles are shared out, the longest first; where there are fewer than threads, a key head's query heads are split.
 // Every row goes over its pages in order, so the cut changes no bit. Pages of i8 are gone over twice, the scores kept in between.
-// Latent pages lie as keys do; a tile transposes a page once more to have its values.
+// Latent pages of floats are keys and values as they lie; those of i8 lie as keys do, and a tile transposes a page once more to have its values.
 
 #include "../variants.h"
 
@@ -30,31 +30,46 @@ int64_t positions_of(const node &n, int64_t i) { return *i32_at(*n.src[4], i) + 
 
 // A worker's scratch; the tiles' starts stand before the first.
 struct scratch {
-    float *q, *out, *weights, *max, *sum, *values;
+    float *q, *out, *weights, *max, *sum;
     int32_t *seen;
 };
 size_t starts_bytes(const node &n) { return align64(static_cast<size_t>(n.src[0]->ne[0] + 1) * sizeof(int32_t)); }
 size_t scratch_rows(const node &n) { return static_cast<size_t>(rows_of_tile(n) * group_size(n)); }
-size_t scratch_bytes(const node &n) {
-    const size_t a_row = (2 * key_size(n) + page_positions + 3) * sizeof(float);
-    return align64(scratch_rows(n) * a_row) + (n.src[5] ? align64(key_size(n) * page_positions * sizeof(float)) : 0);
-}
+size_t value_size(const node &n) { return static_cast<size_t>(n.src[0]->ne[2]); }
+size_t scratch_bytes(const node &n) { return align64(scratch_rows(n) * (key_size(n) + value_size(n) + page_positions + 3) * sizeof(float)); }
 scratch scratch_at(const node &n, char *work, unsigned worker) {
-    const size_t rows = scratch_rows(n), d = key_size(n);
-    float *p = reinterpret_cast<float *>(work + starts_bytes(n) + worker * scratch_bytes(n));
-    float *out = p + rows * d, *weights = out + rows * d, *max = weights + rows * page_positions, *sum = max + rows;
-    float *values = p + align64(rows * (2 * d + page_positions + 3) * sizeof(float)) / sizeof(float);
-    return {p, out, weights, max, sum, values, reinterpret_cast<int32_t *>(sum + rows)};
+    const size_t rows = scratch_rows(n);
+    float *q = reinterpret_cast<float *>(work + starts_bytes(n) + worker * scratch_bytes(n));
+    float *out = q + rows * key_size(n), *weights = out + rows * value_size(n), *max = weights + rows * page_positions, *sum = max + rows;
+    return {q, out, weights, max, sum, reinterpret_cast<int32_t *>(sum + rows)};
 }
 size_t work_bytes(const cpu &c, const node &n) { return fits(c, n) ? starts_bytes(n) + c.pool.size() * scratch_bytes(n) : 0; }
 
-// Rows become columns, by squares that stay in the first-level cache.
-template <class T> void transpose(const T *x, size_t rows, size_t columns, T *y) {
-    constexpr size_t side = 16;
-    for (size_t r0 = 0; r0 < rows; r0 += side)
-        for (size_t c0 = 0; c0 < columns; c0 += side)
-            for (size_t r = r0; r < std::min(rows, r0 + side); ++r)
-                for (size_t c = c0; c < std::min(columns, c0 + side); ++c) y[c * rows + r] = x[r * columns + c];
+// Eight rows of eight bytes become columns: neighbours change places by one byte, by two, by four (H. S. Warren, Hacker's Delight, section 7-3).
+void transpose8(const int8_t *x, size_t x_stride, int8_t *y, size_t y_stride) {
+    uint64_t row[8];
+    for (size_t r = 0; r < 8; ++r) std::memcpy(&row[r], x + r * x_stride, 8);
+    const auto exchange = [&](size_t step, unsigned bits, uint64_t low) {
+        for (size_t r = 0; r < 8; ++r) {
+            if (r & step) continue;
+            const uint64_t t = (row[r] >> bits ^ row[r + step]) & low;
+            row[r + step] ^= t;
+            row[r] ^= t << bits;
+        }
+    };
+    exchange(1, 8, 0x00ff00ff00ff00ffu);
+    exchange(2, 16, 0x0000ffff0000ffffu);
+    exchange(4, 32, 0x00000000ffffffffu);
+    for (size_t r = 0; r < 8; ++r) std::memcpy(y + r * y_stride, &row[r], 8);
+}
+
+// A page's latents [64][columns] become values [columns][64].
+void transpose_page(const int8_t *x, size_t columns, int8_t *y) {
+    size_t c = 0;
+    for (; c + 8 <= columns; c += 8)
+        for (size_t t = 0; t < page_positions; t += 8) transpose8(x + t * columns + c, columns, y + c * page_positions + t, page_positions);
+    for (; c < columns; ++c)
+        for (size_t t = 0; t < page_positions; ++t) y[c * page_positions + t] = x[t * columns + c];
 }
 
 // Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, none sees fewer positions than the one before. Gives the number of tiles.
@@ -81,17 +96,26 @@ int64_t row_of(const tile &t, size_t r) { return t.begin + static_cast<int64_t>(
 int64_t head_of(const tile &t, size_t r) { return t.head + static_cast<int64_t>(r) % t.heads; }
 size_t rows_in(const tile &t) { return static_cast<size_t>((t.end - t.begin) * t.heads); }
 
+using attend_kernel = void (*)(const attend_args &);
+attend_kernel kernel_of(const cpu &c, const node &n) {
+    const float_kernels &f = *c.vec->floats;
+    const bool halves = n.as<attention_params>().kv.type == format::f16;
+    if (n.src[5]) return halves ? f.attend_latents_f16 : f.attend_latents_f32;
+    return halves ? f.attend_f16 : f.attend_f32;
+}
+
 void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
     const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], &sequence = *n.src[3];
     const attention_params &p = n.as<attention_params>();
-    const size_t d = key_size(n), value = static_cast<size_t>(q.ne[2]), rows = rows_in(t);
+    const size_t key = key_size(n), value = value_size(n), rows = rows_in(t);
     for (size_t r = 0; r < rows; ++r) {
-        std::memcpy(s.q + r * d, f32_at(q, row_of(t, r), head_of(t, r)), value * sizeof(float));
-        if (n.src[5]) std::memcpy(s.q + r * d + value, f32_at(*n.src[5], row_of(t, r), head_of(t, r)), (d - value) * sizeof(float));
-        std::fill_n(s.out + r * d, d, 0.0f);
+        std::memcpy(s.q + r * key, f32_at(q, row_of(t, r), head_of(t, r)), value * sizeof(float));
+        if (n.src[5]) std::memcpy(s.q + r * key + value, f32_at(*n.src[5], row_of(t, r), head_of(t, r)), (key - value) * sizeof(float));
+        std::fill_n(s.out + r * value, value, 0.0f);
         s.max[r] = -std::numeric_limits<float>::infinity();
         s.sum[r] = 0.0f;
     }
+    const attend_kernel kernel = kernel_of(c, n);
     const int64_t key_head = row_bytes(p.kv.type, static_cast<uint64_t>(t.head / group_size(n) * p.kv.head_size * page_positions));
     const int64_t positions = positions_of(n, t.end - 1);
     const auto keys = [&](int64_t first) { return at(pages, *i32_at(tables, *i32_at(sequence, t.begin), first / page_positions)) + p.kv.k_offset + key_head; };
@@ -99,18 +123,11 @@ void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
         for (size_t r = 0; r < rows; ++r)
             s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
         const char *k = keys(done), *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
-        const char *v = k + (p.kv.v_offset - p.kv.k_offset);
-        if (n.src[5]) {    // sums of the turned part come out too, and are left where they are
-            if (p.kv.type == format::f16) transpose(reinterpret_cast<const uint16_t *>(k), d, page_positions, reinterpret_cast<uint16_t *>(s.values));
-            else transpose(reinterpret_cast<const float *>(k), d, page_positions, s.values);
-            v = reinterpret_cast<const char *>(s.values);
-        }
-        const attend_args a = {.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
-                               .k = k, .v = v, .next_k = next,
-                               .rows = rows, .head_size = d, .scale = attention_scale(p.scale), .first = done == 0};
-        (p.kv.type == format::f16 ? c.vec->floats->attend_f16 : c.vec->floats->attend_f32)(a);
+        kernel({.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
+                .k = k, .v = n.src[5] ? k : k + (p.kv.v_offset - p.kv.k_offset), .next_k = next,
+                .rows = rows, .head_size = value, .key_size = key, .scale = attention_scale(p.scale), .first = done == 0});
     }
-    for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * d, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), value);
+    for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * value, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), value);
 }
 
 // f(tile, worker) for every tile of at most `most` rows, with a key head's query heads in at least `splits` parts.
@@ -256,7 +273,7 @@ void i8_pass(const cpu &c, const node &n, const tile &t, const i8_scratch &s, bo
         } else if (!values) {
             i8_latent_scores(c, a, a.v, static_cast<size_t>(l.rope_size), s);
         } else {
-            transpose(a.k, page_positions, static_cast<size_t>(l.head_size), s.values);
+            transpose_page(a.k, static_cast<size_t>(l.head_size), s.values);
             a.v = s.values;
             a.v_scale = a.k_scale;
             c.vec->i8->values(a);

@@ -1,5 +1,5 @@
 // kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by side;
-// in pages of i8 the other way round. Of latent pages, both parts are written as keys are.
+// in pages of i8 the other way round. Of latent pages, floats lie side by side, and both parts of i8 are written as keys are.
 
 #include "../variants.h"
 
@@ -23,8 +23,7 @@ static void put_key(const cpu &c, const kv_layout &l, const float *k, size_t d, 
     }
 }
 
-static void put_value(const cpu &c, const kv_layout &l, const float *v, char *to) {
-    const size_t d = static_cast<size_t>(l.head_size);
+static void put_row(const cpu &c, const kv_layout &l, const float *v, size_t d, char *to) {
     if (l.type == format::f32) std::memcpy(to, v, d * sizeof(float));
     else c.vec->floats->encode_f16(v, reinterpret_cast<uint16_t *>(to), d);
 }
@@ -38,10 +37,16 @@ static void run(cpu &c, const node &n, char *) {
             const int32_t slot = *i32_at(slots, i);
             char *page = at(pages, slot / page_positions);
             const int64_t place = slot % page_positions;
+            const size_t d = static_cast<size_t>(l.head_size);
+            if (l.rope_size) {
+                char *const row = page + l.k_offset + place * (l.head_size + l.rope_size) * element;
+                put_row(c, l, f32_at(k, i), d, row);
+                put_row(c, l, f32_at(v, i), static_cast<size_t>(l.rope_size), row + l.head_size * element);
+                continue;
+            }
             for (int64_t h = 0; h < l.kv_heads; ++h) {
-                put_key(c, l, f32_at(k, i, h), static_cast<size_t>(l.head_size), page + l.k_offset + (h * l.head_size * page_positions + place) * element);
-                if (l.rope_size) put_key(c, l, f32_at(v, i, h), static_cast<size_t>(l.rope_size), page + l.v_offset + place * element);
-                else put_value(c, l, f32_at(v, i, h), page + l.v_offset + (h * page_positions + place) * l.head_size * element);
+                put_key(c, l, f32_at(k, i, h), d, page + l.k_offset + (h * l.head_size * page_positions + place) * element);
+                put_row(c, l, f32_at(v, i, h), d, page + l.v_offset + (h * page_positions + place) * l.head_size * element);
             }
         }
     });

@@ -46,12 +46,23 @@ struct running {
 };
 }
 
+// q . k of the position at `place`: one element after the other, or, of latents, in the lanes of a dot product.
+static float score_of(const float *q, const char *k, const kv_layout &l, int64_t place) {
+    float s = 0.0f;
+    if (!l.rope_size) {
+        for (int64_t d = 0; d < l.head_size; ++d) s = fma_f32(q[d], page_value(l.type, k, d * page_positions + place), s);
+        return s;
+    }
+    const int64_t width = l.head_size + l.rope_size;
+    std::vector<float> key;
+    for (int64_t d = 0; d < width; ++d) key.push_back(page_value(l.type, k, place * width + d));
+    return dot_in_lanes<dot_lanes>(q, key.data(), key.size());
+}
+
 static void page_step(running &r, const float *q, const char *k, const char *v, const kv_layout &l, float scale, int64_t seen, bool first) {
     float w[page_positions] = {}, lane[dot_lanes] = {}, max = r.max;
     for (int64_t t = 0; t < seen; ++t) {
-        float s = 0.0f;
-        for (int64_t d = 0; d < l.head_size + l.rope_size; ++d) s = fma_f32(q[d], page_value(l.type, k, d * page_positions + t), s);
-        w[t] = s * scale;
+        w[t] = score_of(q, k, l, t) * scale;
         max = attention_max(max, w[t]);
     }
     for (int64_t t = 0; t < seen; ++t) w[t] = exp2_f32(w[t] - max);
@@ -61,7 +72,7 @@ static void page_step(running &r, const float *q, const char *k, const char *v, 
     r.max = max;
     for (int64_t d = 0; d < l.head_size; ++d) {
         float sum = 0.0f;
-        for (int64_t t = 0; t < seen; ++t) sum = fma_f32(w[t], page_value(l.type, v, l.rope_size ? d * page_positions + t : t * l.head_size + d), sum);
+        for (int64_t t = 0; t < seen; ++t) sum = fma_f32(w[t], page_value(l.type, v, t * (l.head_size + l.rope_size) + d), sum);
         r.out[d] = fma_f32(r.out[d], keep, sum);
     }
 }

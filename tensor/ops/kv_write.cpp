@@ -1,6 +1,6 @@
 // kv_write: puts the keys and values of n positions into their pages, in the page's format. Its result is the pages themselves, so that what reads
 // them afterwards stands after it in the graph. How they lie in a page depends on the format: see kv_layout. Keys of i8 pages are turned (hadamard) before they
-// are quantized. Of latent pages, k are the latents and v the turned part of the keys, of another width; both are written as keys are.
+// are quantized. Of latent pages, k are the latents and v the turned part of the keys, of another width.
 #include "../op.h"
 
 namespace ds {
@@ -49,17 +49,27 @@ static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
 static void write_floats(const node &n, int64_t i, char *page, int64_t place) {
     const kv_layout &l = n.as<kv_layout>();
     for (int64_t h = 0; h < l.kv_heads; ++h) {
-        for (int64_t d = 0; d < l.head_size; ++d) put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place, *f32_at(*n.src[0], i, h, d));
-        for (int64_t d = 0; d < n.src[1]->ne[2]; ++d)
-            put(l.type, page + l.v_offset, l.rope_size ? d * page_positions + place : (h * page_positions + place) * l.head_size + d, *f32_at(*n.src[1], i, h, d));
+        for (int64_t d = 0; d < l.head_size; ++d) {
+            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place, *f32_at(*n.src[0], i, h, d));
+            put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d, *f32_at(*n.src[1], i, h, d));
+        }
     }
 }
 
+static void write_latents(const node &n, int64_t i, char *page, int64_t place) {
+    const kv_layout &l = n.as<kv_layout>();
+    const int64_t row = place * (l.head_size + l.rope_size);
+    for (int64_t d = 0; d < l.head_size; ++d) put(l.type, page + l.k_offset, row + d, *f32_at(*n.src[0], i, 0, d));
+    for (int64_t d = 0; d < l.rope_size; ++d) put(l.type, page + l.k_offset, row + l.head_size + d, *f32_at(*n.src[1], i, 0, d));
+}
+
 void kv_write_forward(const node &n) {
+    const kv_layout &l = n.as<kv_layout>();
+    const auto write = l.type == format::i8 ? write_i8 : l.rope_size ? write_latents : write_floats;
     for (int64_t i = 0; i < n.src[0]->ne[0]; ++i) {
         const int32_t slot = *i32_at(*n.src[3], i);
         char *page = at(*n.src[2], slot / page_positions);
-        (n.as<kv_layout>().type == format::i8 ? write_i8 : write_floats)(n, i, page, slot % page_positions);
+        write(n, i, page, slot % page_positions);
     }
 }
 
