@@ -82,7 +82,7 @@ QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
 EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # The thread sanitizer is for what runs on several threads; an emulated processor is slow, and for what the instruction set decides.
-TESTS_thread := main test_engine% test_thread%
+TESTS_thread := main allocations test_engine% test_thread%
 TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))

@@ -33,7 +33,7 @@
  *             freeing the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
  *             how long they live.
  *  Threads    A ds_model is immutable: any number of threads may use it at once. An engine's step belongs to one thread at a time (a second one
- *             gets DS_ERR_STATE), and so does trim; submit, fork, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
+ *             gets DS_ERR_STATE), and so do trim and sessions; submit, fork, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
  *             Threads of the library's own sleep while no step runs.
  *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes unless said otherwise. Output is
  *             always well-formed, but for what comes from the file as it is: metadata, and the bytes of a token.
@@ -489,6 +489,40 @@ DS_API ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats, 
  *   keep_tokens   what the cache may keep, the last used, in whole pages; 0: nothing
  * Status: DS_ERR_STATE (another thread is in step). */
 DS_API ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_error *err);
+
+/* ---- Sessions ----------------------------------------------------------------------------------------------------------------------------- */
+
+/* A session is a sequence of tokens under a tag: the prompt and answer of a conversation so far. What was computed for it lies in the prefix cache in full pages of
+ * 64 positions, as long as nobody else needs the room. It can be written to a file, and read into an engine of the same model and kv_type, of any other
+ * configuration, in this process or another: who then submits a prompt that begins with these tokens under the tag goes on with the same bits, without
+ * computing those positions again. Save, then forget: an idle session has been spilled to the file, and its pages are for others; restore: it is back.
+ * These calls read and write the file before they return; no step can run meanwhile. */
+
+/* Writes the tokens, and those of their pages that are known from the first on, to a file, which is written beside `path` and renamed over it: on failure what was
+ * there before is still there.
+ *   tokens, count   from 1 to 2^30
+ *   path            UTF-8, NUL-terminated; a regular file, or none yet
+ *   positions       receives how many positions the file's pages hold; may be NULL. The others are computed again after restoring
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_STATE (another thread is in step). */
+DS_API ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, const char *path, size_t *positions, ds_error *err);
+
+/* Reads what ds_engine_save_session has written. The pages join the prefix cache under `tag`, which need not be the one that they had; those that are there already
+ * stay. When the pool has no room for all, the beginning is restored. All of the file is checked, by its checksums too, before anything of it is used; but
+ * checksums tell damage, not intent: who can forge a file can make the model say things.
+ *   tokens, capacity   receive the session's tokens; may be NULL and 0
+ *   count              receives their number; not NULL
+ *   positions          receives how many positions are in the cache now; may be NULL
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (damaged, names the field), DS_ERR_UNSUPPORTED (of another version of the file's form, byte order, model
+ * or kv_type), DS_ERR_BUFFER (nothing restored, count stored), DS_ERR_STATE (another thread is in step). After a failure nothing of the file is in the
+ * cache, which may have lost older pages to make room. */
+DS_API ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t tag, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err);
+
+/* Frees the pages that the prefix cache has of a session, but for those that a request holds or that another known sequence goes on from. (The memory goes back to
+ * the system with ds_engine_trim.)
+ *   tokens, count   from 1 to 2^30
+ *   pages           receives how many were freed; may be NULL
+ * Status: DS_ERR_ARGUMENT, DS_ERR_STATE (another thread is in step). */
+DS_API ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, size_t *pages, ds_error *err);
 
 /* ---- The short way ------------------------------------------------------------------------------------------------------------------------ */
 

@@ -86,11 +86,15 @@ int64_t engine::max_positions(const request_options &o) const {
     return o.max_new == 0 || wanted > static_cast<uint64_t>(most - prompt) ? most : prompt + static_cast<int64_t>(wanted);
 }
 
+void engine::check_tokens(const char *field, std::span<const token_id> tokens) const {
+    if (tokens.empty()) throw error(status::argument, std::string(field) + ": is empty, must have at least one token");
+    for (size_t i = 0; i < tokens.size(); ++i)
+        if (tokens[i] < 0 || tokens[i] >= model_->h.vocab)
+            throw error(status::argument, format_text("%s[%zu]: is %d, must be from 0 to %lld", field, i, tokens[i], static_cast<long long>(model_->h.vocab - 1)));
+}
+
 void engine::check(const request_options &o) const {
-    if (o.prompt.empty()) throw error(status::argument, "prompt: is empty, must have at least one token");
-    for (size_t i = 0; i < o.prompt.size(); ++i)
-        if (o.prompt[i] < 0 || o.prompt[i] >= model_->h.vocab)
-            throw error(status::argument, format_text("prompt[%zu]: is %d, must be from 0 to %lld", i, o.prompt[i], static_cast<long long>(model_->h.vocab - 1)));
+    check_tokens("prompt", o.prompt);
     for (const auto &[token, bias] : o.sampling.bias)
         if (token < 0 || token >= model_->h.vocab || !(bias < std::numeric_limits<float>::infinity()))
             throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of %lld, or its bias is infinity or not a number", token, static_cast<long long>(model_->h.vocab)));
@@ -392,6 +396,26 @@ void engine::trim(const turn &, int64_t keep) {
     scheduler_.pages().forget(keep);
     pool_.uncommit(scheduler_.pages().shrink());
     publish();
+}
+
+int64_t engine::save_session(const turn &, uint64_t tag, std::span<const token_id> tokens, const std::string &path) {
+    check_tokens("tokens", tokens);
+    return ds::save_session(session_place(), tag, tokens, path);
+}
+
+int64_t engine::restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens, size_t &count) {
+    struct publisher {    // a failure may have displaced kept pages, too
+        engine &e;
+        ~publisher() { e.publish(); }
+    } const publisher{*this};
+    return ds::restore_session(session_place(), tag, path, tokens, count);
+}
+
+int64_t engine::forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens) {
+    check_tokens("tokens", tokens);
+    const int64_t pages = scheduler_.pages().forget(tag, tokens);
+    publish();
+    return pages;
 }
 
 // ---- What a step's logits mean to a request -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-// The engine: many requests on one paged cache. `step` and `trim` belong to one thread at a time; everything else may be called from any.
+// The engine: many requests on one paged cache. What takes a turn belongs to one thread at a time; everything else may be called from any.
 #pragma once
 
 #include "request.h"
 #include "runner.h"
+#include "session.h"
 
 #include <array>
 #include <mutex>
@@ -70,7 +71,7 @@ struct request_progress {
 
 class engine {
 public:
-    // The right to step, and to read what the step gave; one thread at a time has it.
+    // The right to step, to read what the step gave, and to the pages; one thread at a time has it.
     class turn {
     public:
         explicit turn(engine &e);    // throws state when another thread has it
@@ -95,6 +96,10 @@ public:
     request_progress progress(uint64_t id) const;           // of an unknown id: done
     std::span<const event> step(const turn &);              // events live until the next step. One that throws loses none: the next hands them out
     void trim(const turn &, int64_t keep);                  // forgets cached pages but the `keep` last used; free memory at the pool's end goes back
+    // Of a sequence's pages that are known, see session.h: positions in the file; positions restored; pages freed that held nothing else and that nobody holds.
+    int64_t save_session(const turn &, uint64_t tag, std::span<const token_id> tokens, const std::string &path);
+    int64_t restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens, size_t &count);
+    int64_t forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens);
     void check_length(size_t prompt, bool score) const;     // throws too_long when such a request can never fit
     bool idle() const;                                      // no request is queued or running
     engine_stats stats() const;
@@ -103,6 +108,8 @@ public:
 private:
     using request_ptr = std::unique_ptr<request>;
     void check(const request_options &o) const;
+    void check_tokens(const char *field, std::span<const token_id> tokens) const;
+    session_pages session_place() { return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()}; }
     void check_room(size_t prompt, uint64_t max_new, bool score) const;
     int64_t max_positions(const request_options &o) const;
     request_ptr make_request(request_options o) const;

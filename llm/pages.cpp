@@ -109,6 +109,28 @@ int64_t page_book::forget(int64_t keep) {
     return n;
 }
 
+// Of the pages after `before`, those that are a beginning of `tokens` and that nothing follows.
+int64_t page_book::forget_beginnings(uint64_t tag, int32_t before, std::span<const int32_t> tokens) {
+    int64_t n = 0;
+    for (int32_t p = first_child(tag, before), next; p >= 0; p = next) {
+        const state &s = of(p);
+        next = s.next_child;
+        if (s.holders > 0 || s.child >= 0 || !follows(p, tag, before) || s.count > static_cast<int64_t>(tokens.size())) continue;
+        if (!std::equal(tokens.begin(), tokens.begin() + s.count, this->tokens(p))) continue;
+        forget_page(p);
+        add_free(p);
+        ++n;
+    }
+    return n;
+}
+
+int64_t page_book::forget(uint64_t tag, std::span<const int32_t> tokens) {
+    std::vector<int32_t> list = find_all(tag, tokens);
+    int64_t n = 0;
+    for (size_t i = list.size() + 1; i-- > 0;) n += forget_beginnings(tag, i ? list[i - 1] : -1, tokens.subspan(i * page_positions));
+    return n;
+}
+
 int64_t page_book::shrink() {
     int64_t n = usable();
     if (!source_.more) return n;
@@ -141,6 +163,16 @@ int32_t page_book::find(uint64_t tag, int32_t before, const int32_t *tokens) con
     for (int32_t p = buckets_[h & (buckets_.size() - 1)]; p >= 0; p = of(p).next_hash)
         if (of(p).hash == h && follows(p, tag, before) && std::equal(tokens, tokens + page_positions, this->tokens(p))) return p;
     return -1;
+}
+
+std::vector<int32_t> page_book::find_all(uint64_t tag, std::span<const int32_t> tokens) const {
+    std::vector<int32_t> list;
+    for (size_t i = 0; i + page_positions <= tokens.size(); i += page_positions) {
+        const int32_t page = find(tag, list.empty() ? -1 : list.back(), tokens.data() + i);
+        if (page < 0) break;
+        list.push_back(page);
+    }
+    return list;
 }
 
 page_book::part page_book::match(uint64_t tag, int32_t before, std::span<const int32_t> tokens) {

@@ -42,11 +42,15 @@ public:
     int32_t enter(int32_t page, uint64_t tag, int32_t before, std::span<const int32_t> tokens);
     // The page that contains exactly `tokens`, as many as fill it; -1 when none is known. Contents are compared, never hashes alone.
     int32_t find(uint64_t tag, int32_t before, const int32_t *tokens) const;
+    // The pages known of a sequence, from its first; as many as can be had without a gap.
+    std::vector<int32_t> find_all(uint64_t tag, std::span<const int32_t> tokens) const;
     // The page that begins with most of `tokens`, and how many of them; {-1, 0} when none does. `before` is held by the caller.
     struct part { int32_t page; int64_t count; };
     part match(uint64_t tag, int32_t before, std::span<const int32_t> tokens);
 
     int64_t forget(int64_t keep);                       // frees kept pages, least recently used first, until `keep` are left; gives how many it freed
+    // Frees what is kept of a sequence: pages that contain nothing but a piece of `tokens`, the last first, as far as no other entered page follows them.
+    int64_t forget(uint64_t tag, std::span<const int32_t> tokens);
     int64_t shrink();                                   // the highest usable pages, as far as they are free, become unusable; gives how many are left
 
     // For those who check.
@@ -72,6 +76,7 @@ private:
     bool follows(int32_t page, uint64_t tag, int32_t before) const;
     int32_t &bucket(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
     int32_t &first_child(uint64_t tag, int32_t before);
+    int64_t forget_beginnings(uint64_t tag, int32_t before, std::span<const int32_t> tokens);
     void extend(int64_t usable);
     void rehash();
     void keep(int32_t page);

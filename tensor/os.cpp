@@ -90,7 +90,19 @@ mapping mapping::read_file(const std::string &path, const host &h, const progres
     return read_fd(file.fd, path, h, progress);
 }
 
-// By pread from the file's start: the descriptor's own position is the caller's, and stays.
+// By pread: the descriptor's own position is the caller's, and stays. `size` is what the file should have.
+static void read_all(int fd, const std::string &name, uint64_t offset, void *to, size_t n, uint64_t size) {
+    for (auto *bytes = static_cast<uint8_t *>(to); n > 0;) {
+        const ssize_t got = ::pread(fd, bytes, n, static_cast<off_t>(offset));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) fail(name, "cannot read", errno);
+        if (got == 0) throw error(status::io, name + format_text(": ends after %llu of %llu bytes", static_cast<unsigned long long>(offset), static_cast<unsigned long long>(size)));
+        bytes += got;
+        offset += static_cast<uint64_t>(got);
+        n -= static_cast<size_t>(got);
+    }
+}
+
 mapping mapping::read_fd(int fd, const std::string &name, const host &h, const progress_fn &progress) {
     constexpr size_t step = size_t(8) << 20;   // between two calls of `progress`
     const size_t size = file_size(fd, name);
@@ -98,11 +110,9 @@ mapping mapping::read_fd(int fd, const std::string &name, const host &h, const p
     m.owned_ = block(h, size);
     auto *bytes = static_cast<uint8_t *>(m.owned_.data());
     for (size_t done = 0; done < size;) {
-        const ssize_t n = ::pread(fd, bytes + done, std::min(step, size - done), static_cast<off_t>(done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) fail(name, "cannot read", errno);
-        if (n == 0) throw error(status::io, name + format_text(": ends after %zu of %zu bytes", done, size));
-        done += static_cast<size_t>(n);
+        const size_t n = std::min(step, size - done);
+        read_all(fd, name, done, bytes + done, n, size);
+        done += n;
         if (progress && !progress(done, size)) throw error(status::cancelled, name + ": reading was cancelled");
     }
     m.data_ = bytes;
@@ -125,6 +135,21 @@ void mapping::forget(size_t offset, size_t n) const {
     const size_t first = (offset + page - 1) / page * page, last = (offset + n) / page * page;
     if (first < last) ::madvise(const_cast<uint8_t *>(data_) + first, last - first, MADV_DONTNEED);
 }
+
+// ---- input_file -------------------------------------------------------------------------------------------------------------------------------
+
+input_file::input_file(const std::string &path) : path_(path), fd_(open_file(path)) {
+    try {
+        size_ = file_size(fd_, path_);
+    } catch (...) {
+        ::close(fd_);
+        throw;
+    }
+}
+
+input_file::~input_file() { ::close(fd_); }
+
+void input_file::read(uint64_t offset, void *data, size_t n) const { read_all(fd_, path_, offset, data, n, size_); }
 
 // ---- output_file ------------------------------------------------------------------------------------------------------------------------------
 

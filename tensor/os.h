@@ -41,6 +41,21 @@ private:
     block owned_;
 };
 
+// A file to be read in pieces. Unlike a mapping it may shrink meanwhile: that is an error then, not a signal.
+class input_file {
+public:
+    explicit input_file(const std::string &path);               // a regular file
+    input_file(const input_file &) = delete;
+    ~input_file();
+    uint64_t size() const { return size_; }                     // when it was opened
+    void read(uint64_t offset, void *data, size_t n) const;     // all of them; throws status::io naming the path and the reason
+
+private:
+    std::string path_;
+    int fd_;
+    uint64_t size_ = 0;
+};
+
 // A file written beside its place and renamed over it when complete: `commit` writes out, syncs and renames, and until then
 // nothing is to be seen under `path`; destroyed without commit, it leaves nothing behind.
 class output_file {
