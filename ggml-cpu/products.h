@@ -8,8 +8,6 @@
 
 namespace ds {
 
-constexpr size_t packed_few_rows = 6;      // of activations: up to here, repacking weights costs more than it saves
-
 // Weights [.., m, k] of one format.
 struct product {
     const cpu &c;
@@ -65,7 +63,7 @@ private:
     }
     void run_packed(const tensor &w, const part &p, char *tile) const {
         const packed_kernels &kernels = *c.vec->packed(type);
-        const bool few = p.rows <= packed_few_rows;
+        const bool few = p.rows <= kernels.few_rows;
         by_tiles(p, few ? p.weights : kernels.tile_weights, [&](size_t i, size_t n) {
             const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)), .w_stride = stride_of(w), .x = p.x, .x_stride = p.x_stride,
                                    .y = p.y + i, .y_stride = p.y_stride, .bias = nullptr, .blocks = blocks(), .weights = n, .rows = p.rows};

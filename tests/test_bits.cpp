@@ -1,4 +1,4 @@
-// The bits that I8 models have on every machine. What tests compare elsewhere they compare on one machine; here the results' hashes are written down, from
+// The bits that I8 models and encoded blocks have on every machine. What tests compare elsewhere they compare on one machine; here the results' hashes are written down, from
 // the kernels without vectors on x86-64, so that every processor and compiler is held to the same ones.
 #include "golden.h"
 
@@ -75,6 +75,27 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
             c.step_tokens = 64;
             c.kv_type = DS_KV_INT8;
             CHECK(hash_of_logits(engine(model, c), d, expected.limit) == expected.logits);
+        }
+    }
+}
+
+TEST_CASE("bits: blocks are encoded to the same bytes everywhere") {
+    const struct { ds::format f; const char *even, *weighted; } expected[] = {
+        {ds::format::q8_0, "", ""}, {ds::format::q4_0, "", ""}, {ds::format::q4_1, "", ""}, {ds::format::q5_0, "", ""}, {ds::format::q5_1, "", ""}, {ds::format::iq4_nl, "", ""},
+        {ds::format::q2_k, "", ""}, {ds::format::q3_k, "", ""}, {ds::format::q4_k, "", ""}, {ds::format::q5_k, "", ""}, {ds::format::q6_k, "", ""},
+    };
+    std::vector<float> x(4096), importance(x.size());
+    uint32_t state = 1;
+    const auto uniform = [&] { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f; };
+    for (size_t i = 0; i < x.size(); ++i) x[i] = (uniform() + uniform() + uniform()) * (i % 61 ? 0.05f : 0.5f), importance[i] = uniform() + 0.6f;
+    for (const auto &e : expected) {
+        CAPTURE(std::string(ds::info(e.f).text));
+        std::vector<uint8_t> bytes(ds::row_bytes(e.f, x.size()));
+        for (const bool weighted : {false, true}) {
+            ds::encode_row(e.f, x.data(), bytes.data(), x.size(), weighted ? importance.data() : nullptr);
+            hash h;
+            h.add(bytes.data(), bytes.size());
+            CHECK(h.text() == (weighted ? e.weighted : e.even));
         }
     }
 }
