@@ -33,7 +33,6 @@ struct w16i {
 constexpr bool packed_unsigned = false;
 constexpr size_t packed_vectors = 1;
 constexpr int packed_tile_x = 4;
-constexpr size_t packed_few_rows32 = 4, packed_few_rows256 = 6;
 
 DS_INLINE v16 to_float(w16i x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
 // The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there are.

@@ -24,7 +24,6 @@ namespace {
 constexpr bool packed_unsigned = false;
 constexpr size_t packed_vectors = 2;
 constexpr int packed_tile_x = 6;
-constexpr size_t packed_few_rows32 = 4, packed_few_rows256 = 6;
 
 // The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there are.
 DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {

@@ -300,7 +300,7 @@ template <format f> struct packed256 {
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tiles::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x256_bytes, packed_few_rows256, packed_columns, part * tile_block, quantize256, packed_rows<packed256>, packed_tile<packed256>};
+    static constexpr packed_kernels kernels = {x256_bytes, block::parts == 16 ? few_rows_slowest : few_rows_slow, packed_columns, part * tile_block, quantize256, packed_rows<packed256>, packed_tile<packed256>};
 };
 
 template <format f> using packed_x86 = typename std::conditional_t<packed<f>::block == 32, std::type_identity<packed32<f>>, std::type_identity<packed256<f>>>::type;

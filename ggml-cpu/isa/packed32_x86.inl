@@ -130,7 +130,7 @@ template <format f> struct packed32 {
         DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x32_bytes) {
             const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
-            if (at % 64 < weight_bytes) DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at / 64 * 64 + ahead, 0, 2);
+            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + ahead, 0, 2);
             __m256i levels[8];
             DS_UNROLL for (int r = 0; r < 8; ++r) levels[r] = packed_unsigned ? block::levels(w[r] + at) : block::signed_levels(w[r] + at);
             DS_UNROLL for (int j = 0; j < rows; ++j) {
@@ -163,5 +163,5 @@ template <format f> struct packed32 {
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tile32<minima>::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x32_bytes, packed_few_rows32, packed_columns, part * tile_block, quantize32, packed_rows<packed32>, packed_tile<packed32>};
+    static constexpr packed_kernels kernels = {x32_bytes, f == format::q8_0 ? few_rows_slow : few_rows_quick, packed_columns, part * tile_block, quantize32, packed_rows<packed32>, packed_tile<packed32>};
 };

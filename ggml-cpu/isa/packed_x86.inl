@@ -1,8 +1,12 @@
 // Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by the including file: w16i (16 int32 lanes),
 // packed_unsigned (products take weights as unsigned bytes; else both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of
-// activations go through it together, in registers), packed_few_rows32 and packed_few_rows256 (isa.h), and the products: tile_step (four bytes or two words a lane), plane_step and
+// activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step and
 // dot_words (two words a lane), multiply_add (lane by lane), block_product (32 weights as bytes, unsigned or signed, by as many activations, summed in any of eight lanes).
 // All integer sums are exact; the order of the float sums is block_step's (tensor/blocks.h).
+
+// kernels' few_rows: of formats whose rows take long as they lie (nibbles, summed by 32), of others, and of those whose tiles take long (16 scales a block).
+// Where products take words, a tile is twice as large, and it is the same for all.
+constexpr size_t few_rows_quick = packed_unsigned ? 2 : 6, few_rows_slow = packed_unsigned ? 5 : 6, few_rows_slowest = packed_unsigned ? 8 : 6;
 
 constexpr size_t packed_element = packed_unsigned ? 1 : 2, packed_columns = 16 * packed_vectors;
 constexpr size_t packed_step = 64 * packed_vectors;      // bytes of a tile that meet 4 bytes of x: 4 or 2 elements of each column
@@ -151,32 +155,25 @@ DS_INLINE size_t rows_at(const packed_args &a, size_t w0, const char **w) {
     return valid;
 }
 
-// One part of a tile's weights packed; what is ahead of it fetched, if that is to be done here.
-template <class K> static void packed_pack(const packed_args &a, size_t begin, size_t end, char *tile, const char *next) {
+template <class K> static void packed_pack(const packed_args &a, size_t begin, size_t end, char *tile) {
     for (size_t g = 0; g < packed_columns; g += 8) {
         const char *w[8];
         rows_at(a, g, w);
-        for (size_t b = begin; b < end; ++b) {
-            K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
-            if (!next) continue;
-            for (size_t i = ((b - begin) * K::weight_bytes + 63) / 64 * 64; i < (b - begin + 1) * K::weight_bytes; i += 64)
-                for (size_t r = g; r < g + 8; ++r) __builtin_prefetch(next + r * a.w_stride + i, 0, 2);
-        }
+        for (size_t b = begin; b < end; ++b) K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
     }
 }
 
 // Every part of the weights packed, and gone through by all rows of activations. K gives: weight_bytes and part, blocks of a row and how many make a part;
 // tile_block, bytes of a block of a tile; pack8(eight rows of weights, offset, tile); product<rows>(args, tile, begin, end, x0, ahead).
 template <class K> static void packed_tile(const packed_args &a, char *tile) {
-    const size_t passes = (a.rows + packed_tile_x - 1) / packed_tile_x;
-    const bool short_passes = passes <= 3;      // then packing is what takes long enough for memory to answer
     for (size_t begin = 0; begin < a.blocks; begin += K::part) {
         const size_t end = std::min(begin + K::part, a.blocks);
+        packed_pack<K>(a, begin, end, tile);
         const char *next = a.w + (end < a.blocks ? end * K::weight_bytes : packed_columns * a.w_stride);
-        packed_pack<K>(a, begin, end, tile, short_passes ? next : nullptr);
+        const size_t passes = (a.rows + packed_tile_x - 1) / packed_tile_x;
         for (size_t p = 0; p < passes; ++p)
             by_rows<packed_tile_x>(a.rows - p * packed_tile_x, p * packed_tile_x, [&](auto rows, size_t x0) {
-                K::template product<rows.value>(a, tile, begin, end, x0, packed_ahead{next, short_passes ? packed_columns : p, passes});
+                K::template product<rows.value>(a, tile, begin, end, x0, packed_ahead{next, p, passes});
             });
     }
 }

@@ -7,7 +7,6 @@
 constexpr bool packed_unsigned = true;
 constexpr size_t packed_vectors = 2;
 constexpr int packed_tile_x = 6;
-constexpr size_t packed_few_rows32 = 4, packed_few_rows256 = 6;
 
 // The empty asm keeps GCC from holding sums in memory.
 DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
