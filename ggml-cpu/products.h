@@ -8,8 +8,6 @@
 
 namespace ds {
 
-constexpr size_t packed_few_rows = 6;      // of activations: up to here, repacking weights costs more than it saves
-
 // Weights [.., m, k] of one format.
 struct product {
     const cpu &c;
@@ -33,7 +31,7 @@ struct product {
     size_t tile_bytes() const { return align64(type == format::i8 ? c.vec->i8->tile_bytes : is_packed(type) ? c.vec->packed(type)->tile_bytes : 0); }
 
     // How weights are cut for so many rows of activations: taken as they lie, or in tiles of so many rows.
-    bool few(size_t rows) const { return type == format::i8 ? rows <= c.vec->i8->few_rows : is_packed(type) && rows <= packed_few_rows; }
+    bool few(size_t rows) const { return type == format::i8 ? rows <= c.vec->i8->few_rows : is_packed(type) && rows <= c.vec->packed(type)->few_rows; }
     size_t tile_weights() const { return type == format::i8 ? c.vec->i8->tile_weights : is_packed(type) ? c.vec->packed(type)->tile_weights : 32; }
 
     // Rows of weights from `first` on, `weights` of them, with some rows of activations.

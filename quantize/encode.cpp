@@ -1,10 +1,11 @@
-// Tensor encoding by rows. Memory: one chunk of encoded rows, and one decoded row a thread. A value that the target cannot hold is an error here,
+// Tensor encoding by rows. Memory: two chunks of encoded rows, and one decoded row a thread. A value that the target cannot hold is an error here,
 // because encode_row lets it fall as it may. I8 is the format whose scales lie apart: they come in by the job and go out as a result.
 
 #include "encode.h"
 
 #include <cassert>
 #include <cmath>
+#include <future>
 #include <thread>
 
 namespace ds {
@@ -102,14 +103,19 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
         return scales;
     }
     const auto rows_a_chunk = std::max<int64_t>(1, static_cast<int64_t>(chunk_bytes / std::max<uint64_t>(encoded, 1)));
-    std::vector<uint8_t> out;
-    for (int64_t first = 0; first < v.rows; first += rows_a_chunk) {
+    std::vector<uint8_t> out[2];      // one is encoded while the other is written
+    std::future<void> written;
+    for (int64_t first = 0, chunk = 0; first < v.rows; first += rows_a_chunk, ++chunk) {
         const int64_t n = std::min(rows_a_chunk, v.rows - first);
-        out.resize(static_cast<uint64_t>(n) * encoded);
+        std::vector<uint8_t> &bytes = out[chunk % 2];
+        bytes.resize(static_cast<uint64_t>(n) * encoded);
         parallel_ranges(n, threads, [&](int64_t a, int64_t b) {
-            encode_range(e, v, first + a, first + b, out.data() + static_cast<uint64_t>(a) * encoded, scales.data() + (scales.empty() ? 0 : first + a));
+            encode_range(e, v, first + a, first + b, bytes.data() + static_cast<uint64_t>(a) * encoded, scales.data() + (scales.empty() ? 0 : first + a));
         });
-        sink(out.data(), out.size());
+        if (written.valid()) written.get();
+        const auto write = [&sink, &bytes] { sink(bytes.data(), bytes.size()); };
+        if (first + n == v.rows) write();
+        else written = std::async(std::launch::async, write);
     }
     return scales;
 }

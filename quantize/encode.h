@@ -28,7 +28,7 @@ struct encode_job {
     bool has_scales() const { return to == format::i8 && (scales || !verbatim); }   // as a result
 };
 
-// Gives the encoded bytes to `sink` in order, a few megabytes at a time; memory is bounded by that. The bytes do not depend on `threads`.
+// Gives the encoded bytes to `sink` in order, a few megabytes at a time, on one thread or another; memory is bounded by that. The bytes do not depend on `threads`.
 // To I8: returns the rows' scales. Throws status::numeric, naming the element, for a value that is not finite or too large for the format.
 std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink);
 

@@ -1,4 +1,4 @@
-// The bits that I8 models have on every machine. What tests compare elsewhere they compare on one machine; here the results' hashes are written down, from
+// The bits that I8 models and encoded blocks have on every machine. What tests compare elsewhere they compare on one machine; here the results' hashes are written down, from
 // the kernels without vectors on x86-64, so that every processor and compiler is held to the same ones.
 #include "golden.h"
 
@@ -75,6 +75,40 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
             c.step_tokens = 64;
             c.kv_type = DS_KV_INT8;
             CHECK(hash_of_logits(engine(model, c), d, expected.limit) == expected.logits);
+        }
+    }
+}
+
+TEST_CASE("bits: blocks are encoded to the same bytes everywhere") {
+    const struct { ds::format f; const char *even, *weighted; } expected[] = {
+        {ds::format::q8_0, "298c7c611fb1f3d2", "298c7c611fb1f3d2"},
+        {ds::format::q4_0, "f2a8b770ce066f63", "57f91f33d15a7f4d"},
+        {ds::format::q4_1, "8e80469f68306f37", "3d66ab22d030afd7"},
+        {ds::format::q5_0, "db5c1916fccea03a", "9a6ae51ddc0ea294"},
+        {ds::format::q5_1, "fa362bbb9f3d1697", "12cff8b2a33f8f2b"},
+        {ds::format::iq4_nl, "c987f5f8c9ebd35b", "8e6b8f8e0ccf99f7"},
+        {ds::format::q2_k, "6018507858960236", "bc05822cd6eded2c"},
+        {ds::format::q3_k, "50e7186a9d04e0de", "336de4b60adf9c1b"},
+        {ds::format::q4_k, "eeb63c912f562bc5", "ce8b1151e86ad844"},
+        {ds::format::q5_k, "59bf4f4b5c9b2547", "c03f94c3af7bd31f"},
+        {ds::format::q6_k, "126352ec35f9f863", "786923931343ecf1"},
+    };
+    std::vector<float> x(4096), importance(x.size());
+    uint32_t state = 1;
+    const auto uniform = [&] { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f; };
+    for (size_t i = 0; i < x.size(); ++i) {
+        for (int k = 0; k < 3; ++k) x[i] += uniform();
+        x[i] *= i % 61 ? 0.05f : 0.5f;
+        importance[i] = uniform() + 0.6f;
+    }
+    for (const auto &e : expected) {
+        CAPTURE(std::string(ds::info(e.f).text));
+        std::vector<uint8_t> bytes(ds::row_bytes(e.f, x.size()));
+        for (const bool weighted : {false, true}) {
+            ds::encode_row(e.f, x.data(), bytes.data(), x.size(), weighted ? importance.data() : nullptr);
+            hash h;
+            h.add(bytes.data(), bytes.size());
+            CHECK(h.text() == (weighted ? e.weighted : e.even));
         }
     }
 }

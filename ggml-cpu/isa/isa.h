@@ -99,6 +99,7 @@ struct float_kernels {
 
 struct packed_kernels {
     size_t x_bytes;           // of a quantized block of activations, which has as many elements as one of weights
+    size_t few_rows;          // of activations: up to here `rows` is quicker than `tile`
     size_t tile_weights;      // rows of weights that a tile takes
     size_t tile_bytes;        // of a tile
     void (*quantize)(const float *x, char *y, size_t blocks);

@@ -109,7 +109,7 @@ template <> struct block256<format::iq4_xs> {
         return twice(_mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
     }
     static DS_INLINE __m256i minima(const char *) { return _mm256_setzero_si256(); }
-    template <size_t s> static DS_INLINE __m256i levels(const char *p) { return _mm256_xor_si256(iq4_bytes(nibbles16(p + 8 + 16 * s)), _mm256_set1_epi8(-128)); }
+    template <size_t s> static DS_INLINE __m256i levels(const char *p) { return iq4_bytes(nibbles16(p + 8 + 16 * s), 128); }
 };
 
 // Calls run(s as a constant) for s of 0 to 7.
@@ -212,6 +212,13 @@ template <format f> struct packed256 {
         const __m256i w = _mm256_xor_si256(levels, _mm256_set1_epi8(-128));
         return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(bytes32(x + 32 * s), w));
     }
+    // iq4's unsigned levels are too large for words.
+    static constexpr bool wide_sums = packed_unsigned && block::bias == 128;
+    template <size_t s> static DS_INLINE __m256i add_scaled(__m256i sum, __m256i levels, const char *x, __m256i scales) {
+        if constexpr (!wide_sums) return dot_words(sum, pair_sums<s>(levels, x), scale_of<s>(scales));
+        const __m256i scale = _mm256_permutevar8x32_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(scales)), _mm256_set1_epi32(static_cast<int>(s)));
+        return _mm256_add_epi32(sum, _mm256_mullo_epi32(block_product(levels, x + 32 * s), scale));
+    }
 
     struct row_sums { __m256i scaled, minima; };
     template <int rows> static DS_INLINE void one_row(const char *w, const char *x, size_t x_stride, row_sums *out) {
@@ -219,13 +226,13 @@ template <format f> struct packed256 {
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const __m256i sums = bytes32(x + j * x_stride + x256_sums16);
             out[j].scaled = _mm256_setzero_si256();
-            if constexpr (block::bias != 0 && block::bias != 128)
+            if constexpr (block::bias != 0 && (block::bias != 128 || wide_sums))
                 out[j].scaled = _mm256_madd_epi16(_mm256_mullo_epi16(scales, _mm256_set1_epi16(-block::bias)), sums);
             out[j].minima = minima ? _mm256_madd_epi16(min, sums) : out[j].scaled;
         }
         by_32([&](auto s) {
-            const __m256i levels = block::template levels<s.value>(w), scale = scale_of<s.value>(scales);
-            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled = dot_words(out[j].scaled, pair_sums<s.value>(levels, x + j * x_stride), scale);
+            const __m256i levels = block::template levels<s.value>(w);
+            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled = add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
         });
     }
 
@@ -290,11 +297,10 @@ template <format f> struct packed256 {
         return _mm256_mullo_epi16(w, half ? _mm256_permute2x128_si256(scale, scale, 0x11) : _mm256_permute2x128_si256(scale, scale, 0x00));
     }
 
-    static void pack(const packed_args &a, size_t begin, size_t end, char *tile) { packed_pack<packed256>(a, begin, end, tile); }
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tiles::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x256_bytes, packed_columns, part * tile_block, quantize256, packed_rows<packed256>, packed_tile<packed256>};
+    static constexpr packed_kernels kernels = {x256_bytes, block::parts == 16 ? few_rows_slowest : few_rows_slow, packed_columns, part * tile_block, quantize256, packed_rows<packed256>, packed_tile<packed256>};
 };
 
 template <format f> using packed_x86 = typename std::conditional_t<packed<f>::block == 32, std::type_identity<packed32<f>>, std::type_identity<packed256<f>>>::type;

@@ -19,11 +19,11 @@ static void quantize32(const float *x, char *y, size_t blocks) {
     }
 }
 
-// ---- The formats: where d and m lie (blocks.h), and a block's levels as signed bytes
+// ---- The formats: where m lies (blocks.h), how far levels are above what they stand for, and a block's levels as unsigned or as signed bytes
 
 DS_INLINE __m256i nibbles16(const char *p) {
-    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
-    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+    const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    return _mm256_and_si256(_mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
 }
 // Bytes that are all ones where the bit is not set.
 DS_INLINE __m256i clear_bits(const char *p) {
@@ -32,35 +32,44 @@ DS_INLINE __m256i clear_bits(const char *p) {
     const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(read<int32_t>(p)), places);
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), _mm256_setzero_si256());
 }
-DS_INLINE __m256i iq4_bytes(__m256i places) {
-    const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i *>(iq4_levels));
+DS_INLINE __m256i fifth_bits(const char *p) { return _mm256_andnot_si256(clear_bits(p), _mm256_set1_epi8(16)); }
+DS_INLINE __m256i plus(__m256i bytes, int n) { return _mm256_add_epi8(bytes, _mm256_set1_epi8(static_cast<char>(n))); }
+// The levels at some places, more by `bias`.
+DS_INLINE __m256i iq4_bytes(__m256i places, int bias) {
+    const __m128i table = _mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i *>(iq4_levels)), _mm_set1_epi8(static_cast<char>(bias)));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places);
 }
 
 template <format f> struct block32;
 template <> struct block32<format::q8_0> {
-    static constexpr size_t m = 0;
-    static DS_INLINE __m256i levels(const char *p) { return bytes32(p + 2); }
+    static constexpr int m = 0, bias = 128;
+    static DS_INLINE __m256i levels(const char *p) { return _mm256_xor_si256(bytes32(p + 2), _mm256_set1_epi8(-128)); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return bytes32(p + 2); }
 };
 template <> struct block32<format::q4_0> {
-    static constexpr size_t m = 0;
-    static DS_INLINE __m256i levels(const char *p) { return _mm256_sub_epi8(nibbles16(p + 2), _mm256_set1_epi8(8)); }
+    static constexpr int m = 0, bias = 8;
+    static DS_INLINE __m256i levels(const char *p) { return nibbles16(p + 2); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return plus(levels(p), -8); }
 };
 template <> struct block32<format::q4_1> {
-    static constexpr size_t m = 2;
+    static constexpr int m = 2, bias = 0;
     static DS_INLINE __m256i levels(const char *p) { return nibbles16(p + 4); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return levels(p); }
 };
 template <> struct block32<format::q5_0> {
-    static constexpr size_t m = 0;
-    static DS_INLINE __m256i levels(const char *p) { return _mm256_or_si256(nibbles16(p + 6), _mm256_and_si256(clear_bits(p + 2), _mm256_set1_epi8(-16))); }
+    static constexpr int m = 0, bias = 16;
+    static DS_INLINE __m256i levels(const char *p) { return _mm256_or_si256(nibbles16(p + 6), fifth_bits(p + 2)); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return _mm256_or_si256(nibbles16(p + 6), _mm256_and_si256(clear_bits(p + 2), _mm256_set1_epi8(-16))); }
 };
 template <> struct block32<format::q5_1> {
-    static constexpr size_t m = 2;
-    static DS_INLINE __m256i levels(const char *p) { return _mm256_or_si256(nibbles16(p + 8), _mm256_andnot_si256(clear_bits(p + 4), _mm256_set1_epi8(16))); }
+    static constexpr int m = 2, bias = 0;
+    static DS_INLINE __m256i levels(const char *p) { return _mm256_or_si256(nibbles16(p + 8), fifth_bits(p + 4)); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return levels(p); }
 };
 template <> struct block32<format::iq4_nl> {
-    static constexpr size_t m = 0;
-    static DS_INLINE __m256i levels(const char *p) { return iq4_bytes(nibbles16(p + 2)); }
+    static constexpr int m = 0, bias = 128;
+    static DS_INLINE __m256i levels(const char *p) { return iq4_bytes(nibbles16(p + 2), 128); }
+    static DS_INLINE __m256i signed_levels(const char *p) { return iq4_bytes(nibbles16(p + 2), 0); }
 };
 
 // ---- Products
@@ -108,6 +117,12 @@ template <format f> struct packed32 {
     static constexpr size_t weight_bytes = f == format::q8_0 ? 34 : f == format::q4_1 ? 20 : f == format::q5_0 ? 22 : f == format::q5_1 ? 24 : 18;
     static constexpr size_t part = packed_tile_width / 32, tile_block = tile32<minima>::tile_block;
 
+    // What is to be added for the levels' bias is a power of two's part of what makes up for 128.
+    static DS_INLINE __m256i unbiased(__m256i product, int32_t start) {
+        if constexpr (!packed_unsigned || block::bias == 0) return product;
+        return _mm256_add_epi32(product, _mm256_set1_epi32(start / (128 / (block::bias + !block::bias))));
+    }
+
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;
         const size_t valid = rows_at(a, w0, w), ahead = 8 * a.w_stride;
@@ -116,11 +131,13 @@ template <format f> struct packed32 {
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x32_bytes) {
             const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
             DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + ahead, 0, 2);
+            __m256i levels[8];
+            DS_UNROLL for (int r = 0; r < 8; ++r) levels[r] = packed_unsigned ? block::levels(w[r] + at) : block::signed_levels(w[r] + at);
             DS_UNROLL for (int j = 0; j < rows; ++j) {
                 const char *xb = x + j * a.x_stride;
                 __m256i p[8];
-                DS_UNROLL for (int r = 0; r < 8; ++r) p[r] = block_product(block::levels(w[r] + at), xb);
-                const __m256i product = _mm256_add_epi32(sum_of_each(p), _mm256_set1_epi32(read<int32_t>(xb + x32_start)));
+                DS_UNROLL for (int r = 0; r < 8; ++r) p[r] = block_product(levels[r], xb);
+                const __m256i product = unbiased(sum_of_each(p), read<int32_t>(xb + x32_start));
                 const __m256 scale = _mm256_set1_ps(read<float>(xb + x32_scale));
                 sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), _mm256_mul_ps(d, scale), sum[j]);
                 if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)), _mm256_mul_ps(m, scale), sum[j]);
@@ -137,16 +154,14 @@ template <format f> struct packed32 {
         for (size_t half = 0; half < packed_element; ++half, to += 8 * packed_step) {
             __m256i r[8];
             DS_UNROLL for (int i = 0; i < 8; ++i) {
-                const __m256i q = block::levels(w[i] + offset);
-                r[i] = packed_unsigned ? _mm256_xor_si256(q, _mm256_set1_epi8(-128)) : wide_half(q, half);
+                r[i] = packed_unsigned ? plus(block::levels(w[i] + offset), 128 - block::bias) : wide_half(block::signed_levels(w[i] + offset), half);
             }
             transpose8(r);
             DS_UNROLL for (int i = 0; i < 8; ++i) put32(to + i * packed_step, r[i]);
         }
     }
-    static void pack(const packed_args &a, size_t begin, size_t end, char *tile) { packed_pack<packed32>(a, begin, end, tile); }
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tile32<minima>::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x32_bytes, packed_columns, part * tile_block, quantize32, packed_rows<packed32>, packed_tile<packed32>};
+    static constexpr packed_kernels kernels = {x32_bytes, f == format::q8_0 ? few_rows_slow : few_rows_quick, packed_columns, part * tile_block, quantize32, packed_rows<packed32>, packed_tile<packed32>};
 };

@@ -1,8 +1,12 @@
 // Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by the including file: w16i (16 int32 lanes),
 // packed_unsigned (products take weights as unsigned bytes; else both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of
 // activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step and
-// dot_words (two words a lane), multiply_add (lane by lane), block_product (32 weights as bytes by as many activations, summed in any of eight lanes).
+// dot_words (two words a lane), multiply_add (lane by lane), block_product (32 weights as bytes, unsigned or signed, by as many activations, summed in any of eight lanes).
 // All integer sums are exact; the order of the float sums is block_step's (tensor/blocks.h).
+
+// kernels' few_rows: of formats whose rows take long as they lie (nibbles, summed by 32), of others, and of those whose tiles take long (16 scales a block).
+// Where products take words, a tile is twice as large, and it is the same for all.
+constexpr size_t few_rows_quick = packed_unsigned ? 2 : 6, few_rows_slow = packed_unsigned ? 5 : 6, few_rows_slowest = packed_unsigned ? 8 : 6;
 
 constexpr size_t packed_element = packed_unsigned ? 1 : 2, packed_columns = 16 * packed_vectors;
 constexpr size_t packed_step = 64 * packed_vectors;      // bytes of a tile that meet 4 bytes of x: 4 or 2 elements of each column
@@ -144,25 +148,6 @@ template <int most, class F> DS_INLINE void by_rows(size_t count, size_t x0, con
     run(std::integral_constant<int, most>{}, x0);
 }
 
-// Every part of the weights packed, and gone through by all rows of activations. K gives: weight_bytes and part, blocks of a row and how many make a part;
-// pack(args, begin, end, tile); product<rows>(args, tile, begin, end, x0, ahead).
-template <class K> static void packed_tile(const packed_args &a, char *tile) {
-    for (size_t begin = 0; begin < a.blocks; begin += K::part) {
-        const size_t end = std::min(begin + K::part, a.blocks);
-        K::pack(a, begin, end, tile);
-        const char *next = a.w + (end < a.blocks ? end * K::weight_bytes : packed_columns * a.w_stride);
-        const size_t passes = (a.rows + packed_tile_x - 1) / packed_tile_x;
-        for (size_t p = 0; p < passes; ++p)
-            by_rows<packed_tile_x>(a.rows - p * packed_tile_x, p * packed_tile_x, [&](auto rows, size_t x0) {
-                K::template product<rows.value>(a, tile, begin, end, x0, packed_ahead{next, p, passes});
-            });
-    }
-}
-template <class K> static void packed_rows(const packed_args &a) {
-    for (size_t w0 = 0; w0 < a.weights; w0 += 8)
-        for (size_t x0 = 0; x0 < a.rows; x0 += 4) by_rows<4>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
-}
-
 // The rows of weights of a group of eight; those beyond the last are the last again.
 DS_INLINE size_t rows_at(const packed_args &a, size_t w0, const char **w) {
     const size_t valid = a.weights > w0 ? std::min<size_t>(8, a.weights - w0) : 0;
@@ -176,4 +161,23 @@ template <class K> static void packed_pack(const packed_args &a, size_t begin, s
         rows_at(a, g, w);
         for (size_t b = begin; b < end; ++b) K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
     }
+}
+
+// Every part of the weights packed, and gone through by all rows of activations. K gives: weight_bytes and part, blocks of a row and how many make a part;
+// tile_block, bytes of a block of a tile; pack8(eight rows of weights, offset, tile); product<rows>(args, tile, begin, end, x0, ahead).
+template <class K> static void packed_tile(const packed_args &a, char *tile) {
+    for (size_t begin = 0; begin < a.blocks; begin += K::part) {
+        const size_t end = std::min(begin + K::part, a.blocks);
+        packed_pack<K>(a, begin, end, tile);
+        const char *next = a.w + (end < a.blocks ? end * K::weight_bytes : packed_columns * a.w_stride);
+        const size_t passes = (a.rows + packed_tile_x - 1) / packed_tile_x;
+        for (size_t p = 0; p < passes; ++p)
+            by_rows<packed_tile_x>(a.rows - p * packed_tile_x, p * packed_tile_x, [&](auto rows, size_t x0) {
+                K::template product<rows.value>(a, tile, begin, end, x0, packed_ahead{next, p, passes});
+            });
+    }
+}
+template <class K> static void packed_rows(const packed_args &a) {
+    for (size_t w0 = 0; w0 < a.weights; w0 += 8)
+        for (size_t x0 = 0; x0 < a.rows; x0 += 4) by_rows<4>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
 }

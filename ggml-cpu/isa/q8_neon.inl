@@ -145,4 +145,4 @@ static void q8_tile(const packed_args &a, char *tile) {
     }
 }
 
-static constexpr packed_kernels q8 = {sizeof(q8_x), q8_columns, q8_chunk * q8_tile_block, q8_quantize, q8_rows, q8_tile};
+static constexpr packed_kernels q8 = {sizeof(q8_x), 6, q8_columns, q8_chunk * q8_tile_block, q8_quantize, q8_rows, q8_tile};

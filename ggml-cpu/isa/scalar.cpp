@@ -52,7 +52,7 @@ template <format f> void packed_rows(const packed_args &a) {
 template <format f> void packed_tile(const packed_args &a, char *) { packed_rows<f>(a); }
 
 template <format f> struct packed_of {
-    static constexpr packed_kernels kernels = {sizeof(packed_x<packed<f>::block>), 32, 0, packed_quantize<f>, packed_rows<f>, packed_tile<f>};
+    static constexpr packed_kernels kernels = {sizeof(packed_x<packed<f>::block>), 6, 32, 0, packed_quantize<f>, packed_rows<f>, packed_tile<f>};
 };
 
 // ---- I8

@@ -55,7 +55,7 @@ void run_floats(cpu &c, const node &n, char *) {
 // ---- Packed weights
 
 bool packed_fits(const cpu &, const node &n) { return is_packed(n.src[1]->type); }
-bool packed_few_fit(const cpu &c, const node &n) { return packed_fits(c, n) && dim(*n.src[0], 0) <= packed_few_rows; }
+bool packed_few_fit(const cpu &c, const node &n) { return packed_fits(c, n) && dim(*n.src[0], 0) <= c.vec->packed(n.src[1]->type)->few_rows; }
 
 const packed_kernels &kernels_of(const cpu &c, const node &n) { return *c.vec->packed(n.src[1]->type); }
 size_t blocks_of(const node &n) { return dim(*n.src[0], 1) / info(n.src[1]->type).block; }
