@@ -26,7 +26,7 @@ size_t page_book::bytes(int64_t pages) {
     return n * (sizeof(state) + page_positions * sizeof(int32_t) + sizeof(int32_t)) + (buckets_for(pages) + root_lists) * sizeof(int32_t);
 }
 
-page_book::page_book(int64_t pages, page_source source) : source_(source), total_(pages), roots_(root_lists, -1) {
+page_book::page_book(int64_t pages, page_source source, uint64_t hash_mask) : source_(source), hash_mask_(hash_mask), total_(pages), roots_(root_lists, -1) {
     const auto n = static_cast<size_t>(pages);
     pages_.reserve(n);
     tokens_.reserve(n * page_positions);
@@ -147,7 +147,7 @@ int64_t page_book::shrink() {
 uint64_t page_book::hash_of(uint64_t tag, int32_t before, const int32_t *tokens) const {
     uint64_t h = mixed(tag, before < 0 ? 1 : (static_cast<uint64_t>(of(before).generation) << 32) + static_cast<uint64_t>(before) + 2);
     for (int64_t i = 0; i < page_positions; i += 2) h = mixed(h, static_cast<uint32_t>(tokens[i]) | static_cast<uint64_t>(static_cast<uint32_t>(tokens[i + 1])) << 32);
-    return h;
+    return h & hash_mask_;
 }
 
 bool page_book::follows(int32_t page, uint64_t tag, int32_t before) const {
@@ -155,7 +155,7 @@ bool page_book::follows(int32_t page, uint64_t tag, int32_t before) const {
     return s.tag == tag && s.before == before && (before < 0 || s.before_generation == of(before).generation);
 }
 
-int32_t &page_book::first_child(uint64_t tag, int32_t before) { return before < 0 ? roots_[mixed(tag, tag) % root_lists] : of(before).child; }
+int32_t &page_book::first_child(uint64_t tag, int32_t before) { return before < 0 ? roots_[(mixed(tag, tag) & hash_mask_) % root_lists] : of(before).child; }
 
 int32_t page_book::find(uint64_t tag, int32_t before, const int32_t *tokens) const {
     if (buckets_.empty()) return -1;

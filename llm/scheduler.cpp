@@ -38,7 +38,7 @@ static bool runs_before(const job *a, const job *b) {
     return std::tuple(-int64_t{a->priority}, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, b->deadline, b->age);
 }
 
-scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), book_(s.pages, source) {
+scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), book_(s.pages, source, s.hash_mask) {
     const auto most = static_cast<size_t>(s.running);
     running_.reserve(most);
     for (int64_t i = s.running; i-- > 0;) slots_.push_back(static_cast<int32_t>(i));

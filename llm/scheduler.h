@@ -93,6 +93,7 @@ struct scheduler_sizes {
     int64_t running = 1, waiting = 1;               // jobs at most
     int64_t rows = 1, logits = 1;                   // of a step
     int64_t pages = 1;
+    uint64_t hash_mask = ~uint64_t{0};              // see page_book
 };
 
 class scheduler {

@@ -160,6 +160,7 @@ public:
         sizes_.running = 1 + dice_.below(7);
         sizes_.rows = sizes_.running + dice_.below(dice_.one_in(2) ? 10 : 200);
         sizes_.logits = 1 + dice_.below(sizes_.rows);
+        if (dice_.one_in(4)) sizes_.hash_mask = dice_.one_in(2) ? 0 : 3;    // so many collisions that only contents tell pages apart
         memory_ = dice_.one_in(2) ? 0 : sizes_.pages;
         page_source source;
         if (memory_ == 0) source = {this, [](void *user, int64_t pages) { return static_cast<world *>(user)->more(pages); }};
