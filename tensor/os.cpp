@@ -210,8 +210,7 @@ void output_file::flush() {
     pending_.clear();
 }
 
-static void sync_directory(const std::string &path) {
-    const std::string directory = directory_of(path);
+static void sync_directory(const std::string &directory) {
     const descriptor d{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     if (d.fd < 0) return;   // a directory that may be written but not listed: the file is complete, only its name may be lost with power
     if (::fsync(d.fd) != 0 && errno != EINVAL && errno != ENOTSUP) fail(directory, "cannot sync", errno);
@@ -230,15 +229,17 @@ void output_file::rename() {
 }
 
 void output_file::commit() {
+    const std::string directory = directory_of(path_);    // after the rename nothing is to fail but the system
     finish();
     rename();
-    sync_directory(path_);
+    sync_directory(directory);
 }
 
 // The first comes last: whoever opens a set by its first file does not find it before all others are there.
 void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files) {
     for (const auto &f : files)
         if (f->fd_ >= 0) f->finish();
+    const std::string directory = files.empty() ? "" : directory_of(files[0]->path_);
     size_t left = files.size();
     try {
         for (; left > 0; --left) files[left - 1]->rename();
@@ -246,7 +247,7 @@ void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files
         for (size_t i = left; i < files.size(); ++i) ::unlink(files[i]->path_.c_str());
         throw;
     }
-    if (!files.empty()) sync_directory(files[0]->path_);
+    if (!files.empty()) sync_directory(directory);
 }
 
 // ---- reserved_memory --------------------------------------------------------------------------------------------------------------------------

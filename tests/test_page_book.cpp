@@ -123,9 +123,38 @@ TEST_CASE("page book: the least recently used page goes first, and never one tha
     CHECK(b.find(0, -1, tokens(0).data()) == -1);
 }
 
+TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no other goes on from it") {
+    page_book b(10, {});
+    std::vector<int32_t> all;
+    for (const int32_t start : {0, 100, 200}) {
+        const std::vector<int32_t> t = tokens(start);
+        all.insert(all.end(), t.begin(), t.end());
+    }
+    const std::vector<int32_t> one = enter_all(b, 7, {tokens(0), tokens(100), tokens(200)}), two = enter_all(b, 7, {tokens(0), tokens(500)});
+    const int32_t part = b.take();
+    b.enter(part, 7, one[2], tokens(400, 5));
+    CHECK(b.find_all(7, all) == one);
+    CHECK(b.find_all(7, std::span(all).first(191)).size() == 2);
+    CHECK(b.find_all(8, all).empty());
+    CHECK(b.forget(7, all) == 0);                // all is held
+    b.drop(one), b.drop(two), b.drop({&part, 1});
+    CHECK(b.kept() == 5);
+    CHECK(b.forget(8, all) == 0);
+    CHECK(b.forget(7, all) == 0);                // five more are known after it
+    for (const int32_t t : tokens(400, 5)) all.push_back(t);
+    CHECK(b.forget(7, std::span(all).first(196)) == 0);
+    CHECK(b.forget(7, all) == 3);                // the first page is the other's, too
+    CHECK((b.find_all(7, all).size() == 1 && b.find(7, two[0], tokens(500).data()) == two[1]));
+    all.resize(64);
+    for (const int32_t t : tokens(500)) all.push_back(t);
+    CHECK(b.forget(7, all) == 2);
+    CHECK((b.kept() == 0 && b.free() == 10));
+}
+
 // Against a map from whole contents to pages: what is found is right, and nothing is forgotten while there are free pages.
 TEST_CASE("page book: random sequences against a map of their contents") {
     std::mt19937 random(1);
+    int64_t forgotten = 0;
     for (int round = 0; round < 20; ++round) {
         const int64_t pages = 8 + static_cast<int64_t>(random() % 60);
         page_book b(pages, {});
@@ -161,6 +190,14 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                 }
                 if (!h.pages.empty()) live.push_back(h);
             }
+            if (random() % 16 == 0) {    // of what is held nothing goes
+                std::vector<int32_t> sequence;
+                for (int i = 0; i < 3; ++i)
+                    for (const int32_t t : tokens(static_cast<int32_t>(random() % 3) * 1000)) sequence.push_back(t);
+                const int64_t before = b.kept(), freed = b.forget(random() % 2, sequence);
+                CHECK(b.kept() + freed == before);
+                forgotten += freed;
+            }
             int64_t used = 0;
             std::map<int32_t, int32_t> owners;
             for (const held &h : live)
@@ -173,4 +210,5 @@ TEST_CASE("page book: random sequences against a map of their contents") {
         CHECK(b.forget(0) + b.free() >= pages);
         CHECK(b.free() == pages);
     }
+    CHECK(forgotten > 100);
 }
