@@ -123,32 +123,29 @@ rope_table_params rope_params_of(const hparams &h) {
     return p;
 }
 
-// x -> heads, [n, heads, head_size], normed per head and turned.
-static tensor *heads_of(const build_args &a, const tensor *x, const tensor *w, const tensor *bias, const tensor *norm, int64_t heads, const tensor *rope_t, rope_pairs pairs) {
-    tensor *y = a.g.reshape(matmul(a.g, x, w, bias), {x->ne[0], heads, a.h.head_size});
-    if (norm) y = rms_norm(a.g, y, norm, a.h.norm_eps);
-    return rope_t ? rope(a.g, y, rope_t, pairs) : y;
+// Heads normed one by one, where the layer has a norm for them, and turned.
+static const tensor *turned_heads(const build_args &a, const tensor *x, const tensor *norm, const tensor *rope_t, rope_pairs pairs) {
+    return rope(a.g, norm ? rms_norm(a.g, x, norm, a.h.norm_eps) : x, rope_t, pairs);
 }
 
 tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t, rope_pairs pairs) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const kv_layout &kv = a.kv[static_cast<size_t>(layer)];
-    const int64_t n = x->ne[0];
-    const tensor *y = rms_norm(a.g, x, w.attn_norm, a.h.norm_eps);
-    const tensor *q = heads_of(a, y, w.q, w.q_bias, w.q_norm, a.h.heads, rope_t, pairs);
-    const tensor *k = heads_of(a, y, w.k, w.k_bias, w.k_norm, a.h.kv_heads, rope_t, pairs);
-    const tensor *v = heads_of(a, y, w.v, w.v_bias, nullptr, a.h.kv_heads, nullptr, pairs);
-    const tensor *pages = kv_write(a.g, k, v, a.in.pages, a.in.slots, kv);
+    const int64_t n = x->ne[0], heads = a.h.heads, kv_heads = a.h.kv_heads;
+    const tensor *all = projections(a.g, x, w.attn_norm, a.h.norm_eps, {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
+    all = a.g.reshape(all, {n, heads + 2 * kv_heads, a.h.head_size});
+    const tensor *q = turned_heads(a, a.g.heads(all, 0, heads), w.q_norm, rope_t, pairs);
+    const tensor *k = turned_heads(a, a.g.heads(all, heads, kv_heads), w.k_norm, rope_t, pairs);
+    const tensor *pages = kv_write(a.g, k, a.g.heads(all, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
     const attention_params p{kv, static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.h.head_size)))};
     const tensor *o = attention(a.g, q, pages, a.in.tables, a.in.sequence, a.in.positions, p);
-    return add(a.g, x, matmul(a.g, a.g.reshape(o, {n, a.h.heads * a.h.head_size}), w.attn_output, w.attn_output_bias));
+    return matmul(a.g, a.g.reshape(o, {n, heads * a.h.head_size}), w.attn_output, w.attn_output_bias, x);
 }
 
 tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
-    const tensor *y = rms_norm(a.g, x, w.ffn_norm, a.h.norm_eps);
-    const tensor *hidden = gated(a.g, unary::silu, matmul(a.g, y, w.gate, nullptr), matmul(a.g, y, w.up, nullptr));
-    return add(a.g, x, matmul(a.g, hidden, w.down, nullptr));
+    const tensor *hidden = gated_projection(a.g, unary::silu, x, w.ffn_norm, a.h.norm_eps, w.gate, w.up);
+    return matmul(a.g, hidden, w.down, nullptr, x);
 }
 
 const tensor *output_block(const build_args &a, const tensor *x) {

@@ -5,7 +5,7 @@
 
 #include "forward.h"
 
-#include "../tensor/numerics.h"
+#include "../tensor/op.h"
 
 #include <algorithm>
 #include <cmath>
@@ -63,16 +63,31 @@ struct collector {
 
     void add(const graph &g, int64_t n_rows) {
         size_t next = 0;
-        const tensor *last = nullptr;
+        const tensor *last = nullptr, *last_norm = nullptr;
         for (const node &n : g.nodes()) {
-            if (n.kind != op::matmul) continue;
-            const tensor &x = *n.src[0];
-            next += last && last != &x;
-            measured_input &in = input(next, x, n.src[1]);
-            for (int64_t r = 0; r < n_rows && last != &x; ++r) add_row(in, f32_at(x, r), seen + static_cast<uint64_t>(r));
-            last = &x;
+            const products p = products_of(n);
+            if (p.weights.empty()) continue;
+            const bool known = last == p.x && last_norm == p.norm;
+            next += last && !known;
+            for (const tensor *const w : p.weights) input(next, *p.x, w);
+            if (!known) add_rows(inputs[next], p, n_rows);
+            last = p.x;
+            last_norm = p.norm;
         }
         seen += static_cast<uint64_t>(n_rows);
+    }
+
+    void add_rows(measured_input &in, const products &p, int64_t n_rows) {
+        std::vector<float> normed;
+        tensor x = *p.x;
+        if (p.norm) {
+            normed.resize(static_cast<size_t>(elements(x)));
+            tensor y = make_tensor(format::f32, {x.ne[0], x.ne[1]});
+            y.data = normed.data();
+            info(op::rms_norm).reference(norm_node(*p.x, *p.norm, p.eps, y));
+            x = y;
+        }
+        for (int64_t r = 0; r < n_rows; ++r) add_row(in, f32_at(x, r), seen + static_cast<uint64_t>(r));
     }
 
     std::vector<linear_input> result() {

@@ -42,8 +42,21 @@ const tensor *forward::build(int64_t rows) {
     const tensor *const logits = model_.architecture->build({graph_, model_.h, weights_, in, layout_.layer});
     if (options_.keep_inputs)
         for (const node &n : graph_.nodes())
-            if (n.kind == op::matmul) graph_.keep(n.src[0]);
+            if (!products_of(n).weights.empty()) graph_.keep(n.src[0]);
     return logits;
+}
+
+products products_of(const node &n) {
+    const tensor *const *const s = n.src;
+    const auto list = [&](int first, int last) {
+        std::vector<const tensor *> weights(s + first, s + last);
+        std::erase(weights, nullptr);
+        return weights;
+    };
+    if (n.kind == op::matmul) return {s[0], nullptr, 0, list(1, 2)};
+    if (n.kind == op::projections) return {s[0], s[1], n.as<rms_norm_params>().eps, list(2, 2 + most_projections)};
+    if (n.kind == op::gated_projection) return {s[0], s[1], n.as<gated_params>().eps, list(2, 4)};
+    return {};
 }
 
 uint64_t forward::steps(size_t ids) { return (ids + step_rows - 1) / step_rows; }

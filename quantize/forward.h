@@ -38,6 +38,14 @@ private:
     block pages_, arena_, work_;
 };
 
+// What a node multiplies with: x, normed where there is a norm, by each of the weights; none, if it is another operation.
+struct products {
+    const tensor *x = nullptr, *norm = nullptr;
+    float eps = 0;
+    std::vector<const tensor *> weights = {};
+};
+products products_of(const node &n);
+
 // The slot of a tensor row in `w`.
 const tensor *&slot_of(model_weights &w, const tensor_row &row);
 

@@ -55,18 +55,20 @@ tensor *graph::reshape(const tensor *t, std::initializer_list<int64_t> ne) {
     return &views_.emplace_back(v);
 }
 
-tensor *graph::slice(const tensor *t, int64_t first, int64_t count) {
+tensor *graph::part(const tensor *t, int dim, int64_t first, int64_t count, const char *what) {
     check_room(views_.size(), max_nodes_);
-    const int last = t->rank - 1;
-    if (t->type != format::f32 || first < 0 || count < 1 || first > t->ne[last] - count)
-        throw error(status::internal, format_text("slice: %lld elements from %lld on of ", static_cast<long long>(count), static_cast<long long>(first)) + shape_text(*t));
+    if (t->type != format::f32 || dim < 0 || first < 0 || count < 1 || first > t->ne[dim] - count)
+        throw error(status::internal, format_text("%s: %lld from %lld on of ", what, static_cast<long long>(count), static_cast<long long>(first)) + shape_text(*t));
     tensor v = *t;
-    v.ne[last] = count;
-    v.data = t->data ? static_cast<float *>(t->data) + first : nullptr;
+    const int64_t skipped = first * t->stride[dim];
+    v.ne[dim] = count;
+    v.data = t->data ? static_cast<float *>(t->data) + skipped : nullptr;
     v.base = t->base ? t->base : t;
-    v.offset = t->offset + static_cast<size_t>(first) * sizeof(float);
+    v.offset = t->offset + static_cast<size_t>(skipped) * sizeof(float);
     return &views_.emplace_back(v);
 }
+tensor *graph::slice(const tensor *t, int64_t first, int64_t count) { return part(t, t->rank - 1, first, count, "slice"); }
+tensor *graph::heads(const tensor *t, int64_t first, int64_t count) { return part(t, t->rank == 3 ? 1 : -1, first, count, "heads"); }
 
 node &graph::append(op k, std::initializer_list<const tensor *> src) {
     check_room(nodes_.size(), max_nodes_);

@@ -27,7 +27,7 @@ enum class op : uint8_t {
     count
 };
 
-constexpr int max_sources = 6;
+constexpr int max_sources = 8;
 constexpr size_t max_params_bytes = 64;
 
 struct node {
@@ -64,6 +64,8 @@ public:
     tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne);
     // Elements [first, first + count) of every row, where they lie.
     tensor *slice(const tensor *t, int64_t first, int64_t count);
+    // Heads [first, first + count) of t[n, heads, d], where they lie.
+    tensor *heads(const tensor *t, int64_t first, int64_t count);
     // Adds a node, applies the shape rule, and returns its result.
     template <class P> tensor *add(op k, std::initializer_list<const tensor *> src, const P &p) {
         node &n = append(k, src);
@@ -80,6 +82,7 @@ public:
 
 private:
     node &append(op k, std::initializer_list<const tensor *> src);
+    tensor *part(const tensor *t, int dim, int64_t first, int64_t count, const char *what);
     tensor *shaped(node &n);
     size_t max_nodes_;
     std::vector<node> nodes_;        // never grows past its reserve: addresses are stable until reset

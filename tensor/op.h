@@ -42,6 +42,18 @@ inline tensor head_of(const tensor &x, int64_t h) {
     return t;
 }
 
+// y = rms_norm(x[n,d]) * w[d], rms_norm's result, outside any graph; x must outlive it.
+inline node norm_node(const tensor &x, const tensor &w, float eps, const tensor &y) {
+    node n{};
+    n.kind = op::rms_norm;
+    n.out = y;
+    n.src[0] = &x;
+    n.src[1] = &w;
+    const rms_norm_params p{eps};
+    std::memcpy(n.params, &p, sizeof p);
+    return n;
+}
+
 // A matmul outside any graph, as a part of another operation; x and w must outlive it.
 inline node product_node(const tensor &x, const tensor &w, const tensor &y) {
     node n{};

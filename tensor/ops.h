@@ -11,8 +11,11 @@ enum class unary : int32_t {
 #undef DS_UNARY
 };
 
-struct gated_params { unary f; };
 struct rms_norm_params { float eps; };
+struct gated_params {
+    unary f;
+    float eps;              // of the norm
+};
 
 // Which elements of a head turn together: (2i, 2i + 1), or (i, i + r/2).
 enum class rope_pairs : int32_t { adjacent, halves };
@@ -68,9 +71,13 @@ struct router_params {
 
 // pages is a tensor i8 [n_pages, page_bytes]; slots[n] = page * 64 + place in the page; tables[s, max_pages] names the pages of sequence s in order.
 tensor *get_rows(graph &g, const tensor *table, const tensor *ids);
-tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /* or null */);
+tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /* or null */, const tensor *residual = nullptr);
+// A matrix, and its bias or null.
+struct projection { const tensor *w, *bias; };
+constexpr size_t most_projections = 3;
+tensor *projections(graph &g, const tensor *x, const tensor *norm /* or null */, float eps, std::initializer_list<projection> list);
+tensor *gated_projection(graph &g, unary f, const tensor *x, const tensor *norm /* or null */, float eps, const tensor *gate, const tensor *up);
 tensor *add(graph &g, const tensor *a, const tensor *b);
-tensor *gated(graph &g, unary f, const tensor *gate, const tensor *up);
 tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps);
 tensor *rope_table(graph &g, const tensor *positions, const tensor *factors /* or null */, const rope_table_params &p);
 tensor *rope(graph &g, const tensor *x, const tensor *table, rope_pairs pairs);

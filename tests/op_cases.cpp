@@ -175,15 +175,16 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
     return c;
 }
 
-op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f) {
+op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f, bool residual) {
     numbers r(2);
     const int64_t block = is_packed(type) ? info(type).block : k;        // of activations that share a scale
     const bool quantized = is_packed(type) || type == format::i8;
-    op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}}, f);
+    op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}, {}}, f);
     if (bias) c.src[2] = make_array(r, format::f32, {m});
+    if (residual) c.src[3] = make_array(r, format::f32, {n, m}, f, true);
     if (f == fill::vanishing)
         for (size_t i = 3; i < c.src[0].bytes.size(); i += 4) c.src[0].bytes[i] &= 0x7f;      // x above zero, so that products are below
-    c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2]](auto &wanted, auto &tolerance) {
+    c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2], before = c.src[3]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
             std::vector<double> step(static_cast<size_t>(k), 0.0);       // half a quantization step of the block that each activation is in
             for (int64_t b = 0; quantized && b < k; b += block) {
@@ -199,7 +200,7 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
                     size += std::fabs(a * v);
                     rounding += std::fabs(v) * step[l];
                 }
-                const double offset = bias ? value(b, j) : 0.0;
+                const double offset = (bias ? value(b, j) : 0.0) + (residual ? value(before, i * m + j) : 0.0);
                 wanted.push_back(sum + offset);
                 // Denormal products lose absolute, not relative, accuracy.
                 tolerance.push_back(rounding + (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
@@ -229,7 +230,77 @@ static std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
     for (int64_t l = 0; l < k; ++l) out.push_back({value(x, row * k + l), 0.0});
     return out;
 }
-static bool is_quantized(format type) { return type == format::q8_0 || type == format::i8; }
+static bool is_quantized(format type) { return is_packed(type) || type == format::i8; }
+
+// A row of x, normed where there is a norm.
+static std::vector<bounded> normed_row(const array &x, int64_t row, const array &norm, float eps) {
+    const int64_t k = x.ne.back();
+    std::vector<bounded> out = row_of(x, row, k);
+    if (norm.bytes.empty()) return out;
+    double sum = 0.0;
+    for (const bounded &v : out) sum += v.y * v.y;
+    for (int64_t l = 0; l < k; ++l) {
+        bounded &v = out[static_cast<size_t>(l)];
+        v.y = v.y / std::sqrt(sum / static_cast<double>(k) + eps) * value(norm, l);
+        v.off = std::fabs(v.y) * 2e-6;
+    }
+    return out;
+}
+static bounded gated(const bounded &g, const bounded &u) {
+    const double silu = g.y / (1.0 + std::exp(-g.y));
+    return {silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off + std::fabs(silu * u.y) * 8e-7 + 1e-36};
+}
+
+op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f) {
+    numbers r(14);
+    const float eps = 1e-5f;
+    std::vector<array> src(8);
+    src[0] = make_array(r, format::f32, {n, k}, f, true);
+    if (norm) src[1] = make_array(r, format::f32, {k});
+    for (size_t i = 0; i < list.size(); ++i) {
+        src[2 + i] = make_array(r, list[i].type, {list[i].m, k}, f);
+        if (list[i].bias) src[5 + i] = make_array(r, format::f32, {list[i].m});
+    }
+    op_case c = start(op::projections, src, f);
+    c.params = raw(rms_norm_params{eps});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i) {
+            const std::vector<bounded> x = normed_row(s[0], i, s[1], eps);
+            for (size_t p = 0; p < list.size(); ++p)
+                for (int64_t j = 0; j < list[p].m; ++j) {
+                    const bounded y = product(x, s[2 + p], j, is_quantized(list[p].type));
+                    const double bias = list[p].bias ? value(s[5 + p], j) : 0.0;
+                    wanted.push_back(y.y + bias);
+                    tolerance.push_back(y.off + (std::fabs(y.y) + std::fabs(bias)) * 0x1p-23);
+                }
+        }
+    };
+    return c;
+}
+
+// Gates are ten times as large, for silu's two sides.
+op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f) {
+    numbers r(15);
+    const float eps = 1e-5f;
+    op_case c = start(op::gated_projection, {make_array(r, format::f32, {n, k}, f, true), {}, make_array(r, gate, {m, k}, f), make_array(r, up, {m, k}, f)}, f);
+    if (norm) c.src[1] = make_array(r, format::f32, {k});
+    for (size_t i = 0; i + 4 <= c.src[1].bytes.size(); i += 4) {
+        const float large = read<float>(&c.src[1].bytes[i]) * 10.0f;
+        std::memcpy(&c.src[1].bytes[i], &large, 4);
+    }
+    c.params = raw(gated_params{unary::silu, eps});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i) {
+            const std::vector<bounded> x = normed_row(s[0], i, s[1], eps);
+            for (int64_t j = 0; j < m; ++j) {
+                const bounded y = gated(product(x, s[2], j, is_quantized(gate)), product(x, s[3], j, is_quantized(up)));
+                wanted.push_back(y.y);
+                tolerance.push_back(y.off);
+            }
+        }
+    };
+    return c;
+}
 
 op_case head_matmul_case(format type, int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
     numbers r(11);
@@ -312,9 +383,8 @@ op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int6
                 const double weight = value(s[1], (2 * i + 1) * used + k);
                 std::vector<bounded> hidden;
                 for (int64_t j = 0; j < ffn; ++j) {
-                    const bounded g = product(row_of(s[0], i, d), s[2], e * ffn + j, quantized), u = product(row_of(s[0], i, d), s[3], e * ffn + j, quantized);
-                    const double silu = g.y / (1.0 + std::exp(-g.y));
-                    hidden.push_back({silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off + std::fabs(silu * u.y) * 8e-7 + 1e-36});
+                    const std::vector<bounded> x = row_of(s[0], i, d);
+                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized), product(x, s[3], e * ffn + j, quantized)));
                 }
                 for (int64_t j = 0; j < d; ++j) {
                     const bounded out = product(hidden, s[4], e * d + j, quantized);
@@ -337,25 +407,6 @@ op_case add_case(std::vector<int64_t> ne, fill f) {
         for (int64_t i = 0; i < count(ne); ++i) {
             wanted.push_back(value(a, i) + value(b, i));
             tolerance.push_back(std::fabs(wanted.back()) * 0x1p-24);
-        }
-    };
-    return c;
-}
-
-op_case gated_case(std::vector<int64_t> ne, fill f) {
-    numbers r(4);
-    op_case c = start(op::gated, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
-    if (f == fill::plain)      // a wider range than [-1, 1]
-        for (int64_t i = 0; i < count(ne); ++i) {
-            const float wide = static_cast<float>(value(c.src[0], i)) * 110.0f;
-            std::memcpy(&c.src[0].bytes[4 * i], &wide, 4);
-        }
-    c.params = raw(gated_params{unary::silu});
-    c.exact = [=, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
-        for (int64_t i = 0; i < count(ne); ++i) {
-            const double x = value(a, i);
-            wanted.push_back(x / (1.0 + std::exp(-x)) * value(b, i));
-            tolerance.push_back(std::fabs(wanted.back()) * 8e-7 + 1e-36);
         }
     };
     return c;

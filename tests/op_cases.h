@@ -59,12 +59,14 @@ double value(const array &a, int64_t i);
 double value(format type, const char *p, int64_t i);
 
 op_case get_rows_case(format table, int64_t d, int64_t rows);
-op_case matmul_case(format w, int64_t n, int64_t m, int64_t k, bool bias, fill f = fill::plain);
+op_case matmul_case(format w, int64_t n, int64_t m, int64_t k, bool bias, fill f = fill::plain, bool residual = false);
+struct matrix_case { format type; int64_t m; bool bias; };
+op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f = fill::plain);
+op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f = fill::plain);
 op_case head_matmul_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f = fill::plain);
 op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
-op_case gated_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);

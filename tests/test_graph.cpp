@@ -124,7 +124,7 @@ void random_graph(graph &g, unsigned seed, int64_t rows, int nodes) {
         const tensor *t = nullptr;
         switch (random() % 4) {
         case 0: t = add(g, any(w), any(w)); break;
-        case 1: t = gated(g, unary::silu, any(w), any(w)); break;
+        case 1: t = gated_projection(g, unary::silu, any(k), nullptr, 0, g.input(format::f32, {w, k}, nullptr, "w"), g.input(format::f32, {w, k}, nullptr, "w")); break;
         case 2: t = rms_norm(g, any(w), g.input(format::f32, {w}, nullptr, "w"), 1e-5f); break;
         default: t = matmul(g, any(k), g.input(format::f32, {w, k}, nullptr, "w"), nullptr); break;
         }
@@ -288,8 +288,23 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { add(g, f32({3, 8}), f32({8, 3})); });
     bad([&] { add(g, f32({3, 8}), f32({3, 8, 1})); });
     bad([&] { add(g, f32({3, 8}), f16({3, 8})); });
-    bad([&] { gated(g, unary::silu, f32({3, 8}), f32({3, 9})); });
-    bad([&] { gated(g, unary::silu, f16({3, 8}), f32({3, 8})); });
+
+    good([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f32({3, 5})); });
+    bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f32({5})); });
+    bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f16({3, 5})); });
+
+    good([&] { CHECK(projections(g, f32({3, 8}), f32({8}), 1e-5f, {{f16({5, 8}), f32({5})}, {f32({2, 8}), nullptr}})->ne[1] == 7); });
+    good([&] { projections(g, f32({3, 8}), nullptr, 0, {{f16({5, 8}), nullptr}}); });
+    bad([&] { projections(g, f32({3, 8}), f32({5}), 1e-5f, {{f16({5, 8}), nullptr}}); });
+    bad([&] { projections(g, f32({3, 8}), nullptr, 0, {{f16({5, 8}), nullptr}, {f16({5, 9}), nullptr}}); });
+    bad([&] { projections(g, f32({3, 8}), nullptr, 0, {{f16({5, 8}), f32({4})}}); });
+    bad([&] { projections(g, f32({3, 8}), nullptr, 0, {{i8({5, 8}), nullptr}}); });
+    bad([&] { projections(g, f32({3, 8}), nullptr, 0, {{nullptr, nullptr}, {f16({5, 8}), nullptr}}); });
+
+    good([&] { gated_projection(g, unary::silu, f32({3, 8}), f32({8}), 1e-5f, f16({5, 8}), f32({5, 8})); });
+    bad([&] { gated_projection(g, unary::silu, f32({3, 8}), f32({5}), 1e-5f, f16({5, 8}), f32({5, 8})); });
+    bad([&] { gated_projection(g, unary::silu, f32({3, 8}), nullptr, 0, f16({5, 8}), f32({6, 8})); });
+    bad([&] { gated_projection(g, unary::silu, f16({3, 8}), nullptr, 0, f16({5, 8}), f32({5, 8})); });
 
     good([&] { rms_norm(g, f32({3, 2, 8}), f32({8}), 1e-5f); });
     bad([&] { rms_norm(g, f32({3, 2, 8}), f32({2}), 1e-5f); });

@@ -53,6 +53,7 @@ struct instance {
         case 4: g.add(c.kind, {src[0], src[1], src[2], src[3]}, c.params); break;
         case 5: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4]}, c.params); break;
         case 6: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4], src[5]}, c.params); break;
+        case 8: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4], src[5], src[6], src[7]}, c.params); break;
         default: FAIL("an operation with so many sources");
         }
         node &n = g.nodes()[0];

@@ -60,6 +60,7 @@ struct tile_args {
     const char *pair;
     size_t steps;                 // 64 deep each
     int32_t *sums;                // [2 * tile_rows][pair_columns]; the second tile of x has the rows from tile_rows
+    i8_fetch_rows next;           // weights, a line of each row at a step
 };
 
 DS_INLINE w16i sums_at(const int32_t *p) { return w16i(reinterpret_cast<const char *>(p)); }
@@ -72,7 +73,8 @@ template <bool two_x, bool two_w> static void tile_product(const tile_args &a) {
     if constexpr (two_x && two_w) tiles::zero<3>();
     const char *x = a.x, *next_x = a.next_x, *w = a.pair;
     const size_t x_stride = a.x_stride;
-    for (size_t s = a.steps; s > 0; --s, x += tile_bytes, next_x += tile_bytes, w += tile_rows * pair_stride) {
+    for (size_t s = 0; s < a.steps; ++s, x += tile_bytes, next_x += tile_bytes, w += tile_rows * pair_stride) {
+        i8_fetch(a.next, s * tile_bytes);
         tiles::load<4>(x, x_stride);
         tiles::load<6>(w, pair_stride);
         tiles::product<0, 4, 6>();
@@ -95,13 +97,14 @@ template <bool two_x, bool two_w> static void tile_product(const tile_args &a) {
 
 // ---- Many rows of activations
 
+// What will be packed next is fetched evenly between the products: a burst of it would stand before the tiles' own loads in the buffers for misses.
 // A tile is 64 rows of weights, so that activations, which may lie in the third-level cache, are fetched once for 64 of them; and as much of k as leaves
 // room in a second-level cache of 2 MB for the tile, the next one's weights and 32 rows of activations (9216 deep: 0.6, 0.6 and 0.3 MB). Most models' k
 // is not longer, so that their sums stay in the registers to the end.
 // Repacking 1 KB of weights takes 64 shuffles, with its loads and stores about 80 cycles, and a product of it with 16 rows another 16; VNNI takes it as it
 // lies, for 8 cycles a row (16 products, two a cycle). So tiles pay from about 12 rows.
 constexpr size_t tile_chunk = 9216, tile_few_rows = 12;
-static_assert(i8_columns == 2 * pair_columns, "i8_fetch_weights fetches i8_columns rows");
+static_assert(i8_columns == 2 * pair_columns);
 
 // Sums to results, of `rows` rows by the vectors from v of them. Between one chunk of k and the next, y holds the sums so far.
 static void tile_outputs(const i8_args &a, const int32_t *sums, size_t begin, size_t end, size_t x0, size_t rows, size_t v) {
@@ -126,17 +129,19 @@ static void tile_i8(const i8_args &a, char *pairs) {
     constexpr size_t most = 2 * tile_rows;
     alignas(64) int32_t sums[most * pair_columns];
     tile_shape shape;
-    const size_t passes = (a.rows + most - 1) / most;
+    const size_t passes = (a.rows + most - 1) / most, pairs_count = (a.weights + pair_columns - 1) / pair_columns;
     for (size_t begin = 0; begin < a.k; begin += tile_chunk) {
         const size_t end = std::min(begin + tile_chunk, a.k), steps = align64(end - begin) / tile_bytes;
+        const char *const next_weights = a.w + (end < a.k ? end : i8_columns * a.w_stride);
         pack_pairs(a.w + begin, a.w_stride, a.weights, end - begin, pairs);
         for (size_t p = 0, x0 = 0; p < passes; ++p, x0 += most) {
             const size_t rows = std::min(most, a.rows - x0), first = std::min(tile_rows, rows);
             const char *x = a.x + x0 * a.x_stride + i8_head_bytes + begin, *next_x = rows > first ? x + first * a.x_stride : x;
-            i8_fetch_weights(a, tile_chunk, end, p, passes);
             shape.set(first, rows - first);
             for (size_t c = 0; c < a.weights; c += pair_columns) {
-                const tile_args t = {x, next_x, a.x_stride, pairs + c / pair_columns * pair_bytes(end - begin), steps, sums};
+                const size_t product = p * pairs_count + c / pair_columns, products = passes * pairs_count;
+                const i8_fetch_rows next = {next_weights, a.w_stride, product * i8_columns / products, (product + 1) * i8_columns / products};
+                const tile_args t = {x, next_x, a.x_stride, pairs + c / pair_columns * pair_bytes(end - begin), steps, sums, next};
                 const bool two_w = a.weights - c > 16;
                 if (rows > first) two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
                 else two_w ? tile_product<false, true>(t) : tile_product<false, false>(t);
@@ -160,7 +165,7 @@ struct tile_pages {
         const char *high = a.x + i8_head_bytes, *pair = a.tile;
         shape.set(a.rows, a.rows);
         for (size_t c = 0; c < a.columns; c += pair_columns, pair += pair_bytes(a.depth)) {
-            const tile_args t = {high, high + i8_plane_bytes(a.depth), i8_row_bytes(1, a.depth, 2), pair, align64(a.depth) / tile_bytes, sums};
+            const tile_args t = {high, high + i8_plane_bytes(a.depth), i8_row_bytes(1, a.depth, 2), pair, align64(a.depth) / tile_bytes, sums, {}};
             const bool two_w = a.columns - c > 16;
             two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
             for (size_t r = 0; r < a.rows; ++r)

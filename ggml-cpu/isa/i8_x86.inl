@@ -118,6 +118,15 @@ template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const ch
     i8_tile_rows<rows>(a, tile, begin, end, x0);
 }
 
+// What is fetched from memory while products are made: rows [first, last) from `rows` on, a line of each at a time.
+struct i8_fetch_rows {
+    const char *rows;
+    size_t stride, first, last;
+};
+DS_INLINE void i8_fetch(const i8_fetch_rows &f, size_t at) {
+    for (size_t r = f.first; r < f.last; ++r) __builtin_prefetch(f.rows + r * f.stride + at, 0, 2);
+}
+
 // Before pass p of so many over a chunk, its share of the chunk that will be packed next is fetched.
 DS_INLINE void i8_fetch_weights(const i8_args &a, size_t chunk, size_t end, size_t p, size_t passes) {
     const char *next = a.w + (end < a.k ? end : i8_columns * a.w_stride);
@@ -145,12 +154,6 @@ constexpr size_t i8_group = 4;                 // rows of weights whose results 
 constexpr size_t i8_thin_x = i8_dot_x / 2;     // rows of activations that wait for memory, whatever is done with them
 constexpr size_t i8_ahead = 4096;              // bytes
 
-// What is fetched at each step: rows [first, last) from `rows` on.
-struct i8_fetch_rows {
-    const char *rows;
-    size_t stride, first, last;
-};
-
 template <size_t rows, size_t streams> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x, size_t x_stride, w16i (*sum)[streams]) {
     w16i wide[streams];
     DS_UNROLL for (size_t s = 0; s < streams; ++s) wide[s] = widened(w[s] + k);
@@ -167,7 +170,7 @@ template <size_t rows, size_t streams> static void i8_dot(const i8_args &a, cons
         DS_UNROLL for (size_t s = 0; s < streams; ++s) sum[j][s] = w16i(0);
     size_t k = 0;
     for (; k + i8_piece <= a.k; k += i8_piece, x += 64) {
-        for (size_t r = f.first; r < f.last; ++r) __builtin_prefetch(f.rows + r * f.stride + k, 0, 2);
+        i8_fetch(f, k);
         i8_dot_step<rows, streams>(w, k, x, a.x_stride, sum);
     }
     if (k < a.k) {

@@ -7,30 +7,22 @@ namespace ds {
 
 namespace {
 
-// How a product's output is cut: into panels of weight rows, and groups of activation rows.
-struct cut {
-    size_t panel, panels, group, groups;
-};
-
 size_t dim(const tensor &t, int i) { return static_cast<size_t>(t.ne[i]); }
 
-cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, unsigned threads) {
-    const size_t wanted = 4 * threads, panels = ceil_div(weights, panel);
-    if (panels >= wanted || threads == 1) return {panel, panels, rows, 1};
-    const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)), size = ceil_div(ceil_div(rows, groups), group) * group;
-    return {panel, panels, size, ceil_div(rows, size)};
+void add_residual(cpu &c, const node &n, size_t w0, size_t wn, size_t x0, size_t xn) {
+    for (size_t i = x0; i < x0 + xn; ++i) {
+        float *const y = f32_at(n.out, static_cast<int64_t>(i), static_cast<int64_t>(w0));
+        c.vec->floats->add(f32_at(*n.src[3], static_cast<int64_t>(i), static_cast<int64_t>(w0)), y, y, wn);
+    }
 }
 
-// Weight rows a task of a product with few rows: enough tasks to go round, none too short.
-size_t stream_panel(size_t weights, unsigned threads) {
-    return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, 64);
-}
-
-// f(first weight, weights, first row, rows, worker) for every piece.
-template <class F> void share_pieces(cpu &c, const cut &s, size_t weights, size_t rows, int64_t nanoseconds, const F &f) {
+// f(first weight, weights, first row, rows, worker) for every piece, which then gets its residual.
+template <class F> void share_pieces(cpu &c, const node &n, const cut &s, int64_t nanoseconds, const F &f) {
+    const size_t weights = dim(n.out, 1), rows = dim(n.out, 0);
     const auto piece = [&](size_t task, unsigned worker) {
-        const size_t w0 = task / s.groups * s.panel, x0 = task % s.groups * s.group;
-        f(w0, std::min(s.panel, weights - w0), x0, std::min(s.group, rows - x0), worker);
+        const size_t w0 = task / s.groups * s.panel, x0 = task % s.groups * s.group, wn = std::min(s.panel, weights - w0), xn = std::min(s.group, rows - x0);
+        f(w0, wn, x0, xn, worker);
+        if (n.src[3]) add_residual(c, n, w0, wn, x0, xn);
     };
     const size_t tasks = s.panels * s.groups;
     if (nanoseconds >= worth_sharing) return c.pool.run(tasks, piece);
@@ -52,7 +44,7 @@ void run_floats(cpu &c, const node &n, char *) {
     const float_kernels &f = *c.vec->floats;
     const auto dot = w.type == format::f32 ? f.dot_f32 : w.type == format::f16 ? f.dot_f16 : f.dot_bf16;
     const cut s = make_cut(weights, rows, 32, 48, c.pool.size());
-    share_pieces(c, s, weights, rows, static_cast<int64_t>(weights * k * (rows + 1) / 20), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+    share_pieces(c, n, s, static_cast<int64_t>(weights * k * (rows + 1) / 20), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
         dot({.w = at(w, static_cast<int64_t>(w0)), .w_stride = static_cast<size_t>(w.stride[0]) * element,
              .x = f32_at(x, static_cast<int64_t>(x0)), .x_stride = static_cast<size_t>(x.stride[0]),
              .y = f32_at(n.out, static_cast<int64_t>(x0)) + w0, .y_stride = static_cast<size_t>(n.out.stride[0]),
@@ -98,7 +90,7 @@ void run_packed_few(cpu &c, const node &n, char *work) {
     const packed_kernels &k = kernels_of(c, n);
     quantize(c, n, work);
     const cut s = {panel, ceil_div(weights, panel), rows, 1};
-    share_pieces(c, s, weights, rows, packed_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+    share_pieces(c, n, s, packed_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
         k.rows(packed_piece(c, n, work, w0, wn, x0, xn));
     });
 }
@@ -109,7 +101,7 @@ void run_packed_many(cpu &c, const node &n, char *work) {
     char *tiles = work + rows * x_row_bytes(c, n);
     quantize(c, n, work);
     const cut s = make_cut(weights, rows, k.tile_weights, 48, c.pool.size());
-    share_pieces(c, s, weights, rows, packed_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
+    share_pieces(c, n, s, packed_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
         k.tile(packed_piece(c, n, work, w0, wn, x0, xn), tiles + worker * align64(k.tile_bytes));
     });
 }
@@ -146,7 +138,7 @@ void run_i8_few(cpu &c, const node &n, char *work) {
     const size_t weights = dim(*n.src[1], 0), rows = dim(*n.src[0], 0), panel = stream_panel(weights, c.pool.size());
     quantize_i8(c, n, work);
     const cut s = {panel, ceil_div(weights, panel), rows, 1};
-    share_pieces(c, s, weights, rows, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
+    share_pieces(c, n, s, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned) {
         c.vec->i8->rows(i8_piece(c, n, work, w0, wn, x0, xn));
     });
 }
@@ -156,7 +148,7 @@ void run_i8_many(cpu &c, const node &n, char *work) {
     char *tiles = work + rows * i8_x_bytes(c, n);
     quantize_i8(c, n, work);
     const cut s = make_cut(weights, rows, c.vec->i8->tile_weights, 48, c.pool.size());
-    share_pieces(c, s, weights, rows, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
+    share_pieces(c, n, s, i8_nanoseconds(n), [&](size_t w0, size_t wn, size_t x0, size_t xn, unsigned worker) {
         c.vec->i8->tile(i8_piece(c, n, work, w0, wn, x0, xn), tiles + worker * tile_bytes);
     });
 }

@@ -154,7 +154,7 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
     const tensor *pages = kv_write(g, latent, k_rope, a.in.pages, a.in.slots, pages_of);
     const tensor *u = attention(g, q_latent, pages, a.in.tables, a.in.sequence, a.in.positions, {pages_of, score_scale(h)}, q_rope);
     const tensor *o = g.reshape(head_matmul(g, u, w.v_b), {n, h.heads * h.value_size});
-    return add(g, x, matmul(g, o, w.attn_output, nullptr));
+    return matmul(g, o, w.attn_output, nullptr, x);
 }
 
 static const tensor *expert_block(const build_args &a, int64_t layer, const tensor *x) {
@@ -165,7 +165,7 @@ static const tensor *expert_block(const build_args &a, int64_t layer, const tens
                           h.expert_sigmoid, h.expert_norm, h.expert_scale};
     const tensor *y = rms_norm(g, x, w.ffn_norm, h.norm_eps);
     const tensor *route = router(g, matmul(g, y, w.router, nullptr), w.router_bias, p), *shared = nullptr;
-    if (w.shared_gate) shared = matmul(g, gated(g, unary::silu, matmul(g, y, w.shared_gate, nullptr), matmul(g, y, w.shared_up, nullptr)), w.shared_down, nullptr);
+    if (w.shared_gate) shared = matmul(g, gated_projection(g, unary::silu, y, nullptr, 0, w.shared_gate, w.shared_up), w.shared_down, nullptr);
     return add(g, x, experts(g, y, route, w.expert_gate, w.expert_up, w.expert_down, shared));
 }
 

@@ -1,11 +1,11 @@
-// matmul: y[n,m] = x[n,k] w[m,k]^T + bias[m]. What is summed, and in which order, depends on the weights' format alone (numerics.h):
+// matmul: y[n,m] = residual[n,m] + (x[n,k] w[m,k]^T + bias[m]). What is summed, and in which order, depends on the weights' format alone (numerics.h):
 // floats by the dot pattern of 16 lanes, packed formats block by block against activations quantized in blocks of that size, I8 in integers over the whole row.
 #include "../blocks.h"
 #include "../op.h"
 
 namespace ds {
 
-tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias) { return g.add(op::matmul, {x, w, bias}, no_params{}); }
+tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias, const tensor *residual) { return g.add(op::matmul, {x, w, bias, residual}, no_params{}); }
 
 void matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
@@ -13,6 +13,7 @@ void matmul_shape(node &n) {
     expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32), n, "needs bias[m] of f32");
     expect((w.type == format::i8) == (w.scale != nullptr), n, "needs a scale with i8 weights, and with no others");
     set_out(n, format::f32, {{x.ne[0], w.ne[0]}});
+    expect(!n.src[3] || (same_shape(*n.src[3], n.out) && n.src[3]->type == format::f32), n, "needs residual[n,m] of f32");
 }
 
 template <format f> static void forward_packed(const node &n) {
@@ -66,9 +67,12 @@ void matmul_forward(const node &n) {
     const format w = n.src[1]->type;
     if (w == format::i8) forward_i8(n);
     else if (!with_packed(w, [&](auto tag) { forward_packed<tag.value>(n); })) forward_float(n);
-    if (!n.src[2]) return;
     for (int64_t i = 0; i < n.out.ne[0]; ++i)
-        for (int64_t j = 0; j < n.out.ne[1]; ++j) *f32_at(n.out, i, j) = *f32_at(n.out, i, j) + *f32_at(*n.src[2], j);
+        for (int64_t j = 0; j < n.out.ne[1]; ++j) {
+            float &y = *f32_at(n.out, i, j);
+            if (n.src[2]) y = y + *f32_at(*n.src[2], j);
+            if (n.src[3]) y = *f32_at(*n.src[3], i, j) + y;
+        }
 }
 
 } // namespace ds
