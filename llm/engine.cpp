@@ -289,7 +289,7 @@ void engine::drop_cancelled() {
 
 void engine::drop_expired() {
     const int64_t now = microseconds(os::seconds());
-    while (const job *j = scheduler_.expired(now)) {
+    while (const task *j = scheduler_.expired(now)) {
         request &r = *static_cast<request *>(j->owner);
         r.said.clear();
         finish_with(r, finish::deadline, status::ok);
@@ -308,8 +308,8 @@ int64_t engine::more_pages(int64_t pages) noexcept {
 
 // What the plan means to requests, and to pages.
 void engine::begin(const step_plan &p) {
-    for (const job *j : p.preempted) static_cast<request *>(j->owner)->state = request_state::queued;
-    for (const job *j : p.started) {
+    for (const task *j : p.preempted) static_cast<request *>(j->owner)->state = request_state::queued;
+    for (const task *j : p.started) {
         request &r = *static_cast<request *>(j->owner);
         if (j->starts == 1) {
             r.started = os::seconds();
@@ -353,7 +353,7 @@ void engine::enter_step(const step_plan &p) {
 
 void engine::leave_step() {
     const std::lock_guard lock(mutex_);
-    for (const job *j : scheduler_.running()) static_cast<request *>(j->owner)->in_step = false;
+    for (const task *j : scheduler_.running()) static_cast<request *>(j->owner)->in_step = false;
 }
 
 // What others may see of the scheduler.

@@ -56,7 +56,7 @@ struct request {
     uint64_t id = 0;
     const request_options options;
     std::vector<token_id> tokens;      // prompt and answer so far
-    ds::job job;                       // where it stands among the others; reads `tokens`
+    ds::task job;                       // where it stands among the others; reads `tokens`
     request *fork_of = nullptr;        // until the engine takes it in
     std::vector<int32_t> counts;       // occurrences a token, when penalties need them
 

@@ -1,4 +1,4 @@
-// Progress: the oldest job that runs is never preempted, and any job fits the pool alone, so it ends; then another is the oldest. A job starts only when pages
+// Progress: the oldest task that runs is never preempted, and any task fits the pool alone, so it ends; then another is the oldest. A task starts only when pages
 // for all that it has, one more, and some for those that run are available; a prompt's pages are taken when it starts, an answer's as it grows.
 #include "scheduler.h"
 
@@ -28,13 +28,13 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
 
 // ---- Order ------------------------------------------------------------------------------------------------------------------------------------------
 
-bool job_order::operator()(const job *a, const job *b) const {
+bool task_order::operator()(const task *a, const task *b) const {
     return std::tuple(-int64_t{a->priority}, !a->made_room, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, !b->made_room, b->deadline, b->age);
 }
 
-bool deadline_order::operator()(const job *a, const job *b) const { return std::tie(a->deadline, a->age) < std::tie(b->deadline, b->age); }
+bool deadline_order::operator()(const task *a, const task *b) const { return std::tie(a->deadline, a->age) < std::tie(b->deadline, b->age); }
 
-static bool runs_before(const job *a, const job *b) {
+static bool runs_before(const task *a, const task *b) {
     return std::tuple(-int64_t{a->priority}, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, b->deadline, b->age);
 }
 
@@ -52,11 +52,11 @@ scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), 
 
 // ---- Waiting ----------------------------------------------------------------------------------------------------------------------------------------
 
-void scheduler::prepare(job &j) {
-    std::set<job *, job_order> waiting{&j};
+void scheduler::prepare(task &j) {
+    std::set<task *, task_order> waiting{&j};
     j.waiting_node = waiting.extract(waiting.begin());
     if (j.deadline != std::numeric_limits<int64_t>::max()) {
-        std::set<job *, deadline_order> deadlines{&j};
+        std::set<task *, deadline_order> deadlines{&j};
         j.deadline_node = deadlines.extract(deadlines.begin());
     }
     std::map<uint64_t, account> accounts;
@@ -65,14 +65,14 @@ void scheduler::prepare(job &j) {
     j.pages.reserve(static_cast<size_t>(pages_for(j.max_length)));
 }
 
-void scheduler::submit(job &j, job *parent) {
-    assert(j.at == job::place::outside && pages_for(j.max_length) <= book_.pages() && j.length <= j.max_length);
+void scheduler::submit(task &j, task *parent) {
+    assert(j.at == task::place::outside && pages_for(j.max_length) <= book_.pages() && j.length <= j.max_length);
     j.age = next_age_++;
-    if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);    // if it is new; else the job keeps the node
+    if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);    // if it is new; else the task keeps the node
     j.payer = &accounts_.find(j.tag)->second;
     if (j.payer->jobs++ == 0) lift(*j.payer);
     if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
-    if (parent && parent->at != job::place::outside) {
+    if (parent && parent->at != task::place::outside) {
         assert(parent->tag == j.tag && parent->length >= j.length);
         j.parent = parent;
         ++parent->forks;
@@ -80,15 +80,15 @@ void scheduler::submit(job &j, job *parent) {
     wait(j);
 }
 
-void scheduler::wait(job &j) {
-    j.at = job::place::waiting;
+void scheduler::wait(task &j) {
+    j.at = task::place::waiting;
     j.payer->waiting.insert(std::move(j.waiting_node));
     ++waiting_;
 }
 
-void scheduler::unwait(job &j) {
+void scheduler::unwait(task &j) {
     j.waiting_node = j.payer->waiting.extract(&j);
-    j.at = job::place::outside;
+    j.at = task::place::outside;
     --waiting_;
 }
 
@@ -113,21 +113,21 @@ int64_t scheduler::service(uint64_t tag) const {
     return found == accounts_.end() ? 0 : found->second.service;
 }
 
-job *scheduler::expired(int64_t now) const { return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin(); }
+task *scheduler::expired(int64_t now) const { return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin(); }
 
-void scheduler::end(job &j) {
-    if (j.at == job::place::outside) return;
-    if (j.at == job::place::waiting) unwait(j);
+void scheduler::end(task &j) {
+    if (j.at == task::place::outside) return;
+    if (j.at == task::place::waiting) unwait(j);
     else stop_running(j);
     forget_parent(j);
     if (j.forks > 0)
-        for (job *child : j.payer->waiting)
+        for (task *child : j.payer->waiting)
             if (child->parent == &j) forget_parent(*child);
     if (j.deadline_node.empty() && j.deadline != std::numeric_limits<int64_t>::max()) j.deadline_node = deadlines_.extract(&j);
     if (--j.payer->jobs == 0) sweep_accounts();
 }
 
-void scheduler::forget_parent(job &j) {
+void scheduler::forget_parent(task &j) {
     if (j.parent) --j.parent->forks;
     j.parent = nullptr;
 }
@@ -135,16 +135,16 @@ void scheduler::forget_parent(job &j) {
 // ---- Starting ---------------------------------------------------------------------------------------------------------------------------------------
 
 // What it would share is being computed.
-bool scheduler::held(const job &j) const { return j.parent && j.parent->at == job::place::running && j.parent->computed < j.length - 1; }
+bool scheduler::held(const task &j) const { return j.parent && j.parent->at == task::place::running && j.parent->computed < j.length - 1; }
 
 // The next to start: by priority, then those that made room, then by deadline, by what their clients had so far, and by age. Each account's first is its best.
-job *scheduler::best() const {
-    job *best = nullptr;
-    const auto key = [](const job *j) {
+task *scheduler::best() const {
+    task *best = nullptr;
+    const auto key = [](const task *j) {
         return std::tuple(-int64_t{j->priority}, !j->made_room, j->deadline, j->payer->service, j->age);
     };
     for (const auto &[tag, a] : accounts_)
-        for (job *j : a.waiting) {
+        for (task *j : a.waiting) {
             if (held(*j)) continue;
             if (!best || key(j) < key(best)) best = j;
             break;
@@ -154,7 +154,7 @@ job *scheduler::best() const {
 
 // Holds the full pages that j can share, appends them to its own, and gives the page that goes on with some of what follows, and how many positions there are
 // in all. One row at least is left to compute: its logits are needed.
-void scheduler::find_pages(job &j, page_copy &part, int64_t &positions) {
+void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     const int64_t most = j.length - 1;
     const auto share = [&](int32_t page) {
         book_.hold(page);
@@ -162,7 +162,7 @@ void scheduler::find_pages(job &j, page_copy &part, int64_t &positions) {
     };
     part.from = -1;
     positions = 0;
-    if (j.parent && j.parent->at == job::place::running) {
+    if (j.parent && j.parent->at == task::place::running) {
         positions = std::min(j.parent->computed, most);
         for (int64_t i = 0; i < positions / page_positions; ++i) share(j.parent->pages[static_cast<size_t>(i)]);
         if (positions % page_positions) part.from = j.parent->pages[static_cast<size_t>(positions / page_positions)];
@@ -179,7 +179,7 @@ void scheduler::find_pages(job &j, page_copy &part, int64_t &positions) {
     }
 }
 
-bool scheduler::start(job &j) {
+bool scheduler::start(task &j) {
     page_copy part;
     int64_t positions;
     find_pages(j, part, positions);
@@ -199,12 +199,12 @@ bool scheduler::start(job &j) {
         j.pages.clear();
         return false;
     }
-    // The page to copy from may have been taken just now, by this job too: it is copied before anything is written.
+    // The page to copy from may have been taken just now, by this task too: it is copied before anything is written.
     part.to = part.from < 0 ? -1 : j.pages[static_cast<size_t>(shared)];
     if (part.from != part.to) plan_.copies.push_back(part);
     unwait(j);
     forget_parent(j);
-    j.at = job::place::running;
+    j.at = task::place::running;
     j.computed = positions;
     j.slot = slots_.back();
     slots_.pop_back();
@@ -222,7 +222,7 @@ bool scheduler::start(job &j) {
 // ---- Running ----------------------------------------------------------------------------------------------------------------------------------------
 
 // Pages for all that it has; false when there are none.
-bool scheduler::grow(job &j) {
+bool scheduler::grow(task &j) {
     while (static_cast<int64_t>(j.pages.size()) < pages_for(j.length)) {
         const int32_t page = book_.take();
         if (page < 0) return false;
@@ -232,18 +232,18 @@ bool scheduler::grow(job &j) {
 }
 
 // Of the lowest priority, who made room least often, then who loses least, then the youngest; but never the oldest of all. Null when it is alone.
-job *scheduler::victim() const {
-    const job *oldest = running_[0];
-    for (const job *j : running_)
+task *scheduler::victim() const {
+    const task *oldest = running_[0];
+    for (const task *j : running_)
         if (j->age < oldest->age) oldest = j;
-    job *best = nullptr;
-    const auto key = [](const job *j) { return std::tuple(j->priority, j->preemptions, j->computed, -static_cast<int64_t>(j->age)); };
-    for (job *j : running_)
+    task *best = nullptr;
+    const auto key = [](const task *j) { return std::tuple(j->priority, j->preemptions, j->computed, -static_cast<int64_t>(j->age)); };
+    for (task *j : running_)
         if (j != oldest && (!best || key(j) < key(best))) best = j;
     return best;
 }
 
-void scheduler::preempt(job &j) {
+void scheduler::preempt(task &j) {
     stop_running(j);
     j.made_room = true;
     ++j.preemptions;
@@ -252,17 +252,17 @@ void scheduler::preempt(job &j) {
     wait(j);
 }
 
-void scheduler::stop_running(job &j) {
+void scheduler::stop_running(task &j) {
     leave_pages(j);
     slots_.push_back(j.slot);
     j.slot = -1;
     j.computed = 0;
-    j.at = job::place::outside;
+    j.at = task::place::outside;
     std::erase(running_, &j);
 }
 
 // What was computed stays to be found, its last page too.
-void scheduler::leave_pages(job &j) {
+void scheduler::leave_pages(task &j) {
     const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
     if (j.uses_cache && rest)
         book_.enter(j.pages[static_cast<size_t>(full)], j.tag, full ? j.pages[static_cast<size_t>(full - 1)] : -1, {j.tokens + full * page_positions, static_cast<size_t>(rest)});
@@ -271,8 +271,8 @@ void scheduler::leave_pages(job &j) {
 }
 
 void scheduler::computed(const step_part &p) {
-    job &j = *p.who;
-    assert(j.at == job::place::running && j.computed == p.first);
+    task &j = *p.who;
+    assert(j.at == task::place::running && j.computed == p.first);
     j.computed += p.rows;
     charge(j, std::max<int64_t>(0, j.computed - std::max(j.charged, p.first)));
     j.charged = std::max(j.charged, j.computed);
@@ -287,11 +287,11 @@ void scheduler::computed(const step_part &p) {
     }
 }
 
-void scheduler::charge(job &j, int64_t tokens) { j.payer->service += tokens; }
+void scheduler::charge(task &j, int64_t tokens) { j.payer->service += tokens; }
 
 void scheduler::divide() {
     wishes_.clear();
-    for (const job *j : running_) {
+    for (const task *j : running_) {
         const bool has_room = static_cast<int64_t>(j->pages.size()) >= pages_for(j->length);    // not when memory could not be had
         wishes_.push_back({has_room ? j->length - j->computed : 0, j->all_logits});
     }
@@ -314,7 +314,7 @@ const step_plan &scheduler::plan() {
     for (size_t i = 0; i < running_.size();) {
         if (grow(*running_[i])) {
             ++i;
-        } else if (job *v = victim()) {
+        } else if (task *v = victim()) {
             i -= std::find(running_.begin(), running_.end(), v) < running_.begin() + static_cast<ptrdiff_t>(i);
             preempt(*v);
         } else {
@@ -324,7 +324,7 @@ const step_plan &scheduler::plan() {
     }
     if (plan_.preempted.empty())
         while (!slots_.empty() && waiting_ > 0) {
-            job *j = best();
+            task *j = best();
             if (!j || !start(*j)) break;
         }
     divide();

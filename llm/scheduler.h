@@ -24,22 +24,22 @@ struct step_share {
 // `shares` gets one share a wish. At most `rows` rows and `logits` rows with logits are given out; somebody gets something whenever somebody wishes something.
 void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits, std::vector<step_share> &shares);
 
-// ---- Jobs: what the scheduler knows of a request
+// ---- Tasks: what the scheduler knows of a request
 
-struct job;
-struct job_order {    // among those of one tag: by priority, then those that made room before, then by deadline, then by age
-    bool operator()(const job *a, const job *b) const;
+struct task;
+struct task_order {    // among those of one tag: by priority, then those that made room before, then by deadline, then by age
+    bool operator()(const task *a, const task *b) const;
 };
 struct deadline_order {
-    bool operator()(const job *a, const job *b) const;
+    bool operator()(const task *a, const task *b) const;
 };
 struct account {      // of one tag (a client's)
     int64_t service = 0;                            // rows computed and tokens made for it, less what it may not claim (see `lift`)
     int64_t jobs = 0;
-    std::set<job *, job_order> waiting;
+    std::set<task *, task_order> waiting;
 };
 
-struct job {
+struct task {
     enum class place : uint8_t { outside, waiting, running };
 
     // Set by its owner before it is prepared, and left alone after.
@@ -64,33 +64,33 @@ struct job {
 
 private:
     friend class scheduler;
-    friend struct job_order;
+    friend struct task_order;
     bool made_room = false;
     int64_t charged = 0;                            // positions its account has paid for
-    job *parent = nullptr;                          // a running or waiting job whose pages it may share, until it starts
+    task *parent = nullptr;                          // a running or waiting task whose pages it may share, until it starts
     int64_t forks = 0;                              // that have this parent
-    std::set<job *, job_order>::node_type waiting_node;
-    std::set<job *, deadline_order>::node_type deadline_node;
+    std::set<task *, task_order>::node_type waiting_node;
+    std::set<task *, deadline_order>::node_type deadline_node;
     std::map<uint64_t, account>::node_type account_node;
     account *payer = nullptr;                       // of its tag, from submit to end
 };
 
 struct page_copy { int32_t from, to; };
 struct step_part {
-    job *who;
+    task *who;
     int64_t first, rows, logits;                    // positions; of the rows, the last ones, whose logits are needed
 };
 struct step_plan {
     std::vector<page_copy> copies;                  // to be made in this order, before anything is computed
     std::vector<step_part> parts;                   // in order of priority and age, each with a row at least
-    std::vector<job *> started, preempted;
+    std::vector<task *> started, preempted;
     int64_t rows = 0, logits = 0;
     int64_t found = 0;                              // positions, by those that started for the first time
     bool starved = false;                           // somebody lacks pages because memory could not be had
 };
 
 struct scheduler_sizes {
-    int64_t running = 1, waiting = 1;               // jobs at most
+    int64_t running = 1, waiting = 1;               // tasks at most
     int64_t rows = 1, logits = 1;                   // of a step
     int64_t pages = 1;
     uint64_t hash_mask = ~uint64_t{0};              // see page_book
@@ -100,23 +100,23 @@ class scheduler {
 public:
     scheduler(const scheduler_sizes &s, page_source source);
 
-    // Takes what the job will need besides pages, so that nothing else here allocates. From any thread.
-    static void prepare(job &j);
+    // Takes what the task will need besides pages, so that nothing else here allocates. From any thread.
+    static void prepare(task &j);
 
-    // The job waits. It must be prepared, and max_length positions must fit the pool. A parent has the same tag, and its first tokens are all of j's: j shares its
+    // The task waits. It must be prepared, and max_length positions must fit the pool. A parent has the same tag, and its first tokens are all of j's: j shares its
     // pages as far as these are computed when j starts, and waits for them while the parent runs and computes them.
-    void submit(job &j, job *parent = nullptr);
-    void end(job &j);                               // in any place; idempotent. Its pages are dropped
-    job *expired(int64_t now) const;                // one whose deadline has passed; null when there is none
+    void submit(task &j, task *parent = nullptr);
+    void end(task &j);                               // in any place; idempotent. Its pages are dropped
+    task *expired(int64_t now) const;                // one whose deadline has passed; null when there is none
 
     // Decides on a step. What it says must be done, or not be done at all, before the next call but end(): copies always are made.
     const step_plan &plan();
     void computed(const step_part &p);              // its rows are
-    void charge(job &j, int64_t tokens);            // made for it
+    void charge(task &j, int64_t tokens);            // made for it
 
     const page_book &pages() const { return book_; }
     page_book &pages() { return book_; }
-    std::span<job *const> running() const { return running_; }
+    std::span<task *const> running() const { return running_; }
     int64_t waiting() const { return waiting_; }
     int64_t service(uint64_t tag) const;            // 0 for one unknown
 
@@ -124,28 +124,28 @@ public:
     const counts &totals() const { return totals_; }
 
 private:
-    void wait(job &j);
-    void unwait(job &j);
+    void wait(task &j);
+    void unwait(task &j);
     void lift(account &a);
     void sweep_accounts();
-    job *best() const;
-    bool held(const job &j) const;
-    void find_pages(job &j, page_copy &part, int64_t &positions);
-    bool start(job &j);
-    bool grow(job &j);
-    job *victim() const;
-    void preempt(job &j);
-    void leave_pages(job &j);
-    void stop_running(job &j);
-    void forget_parent(job &j);
+    task *best() const;
+    bool held(const task &j) const;
+    void find_pages(task &j, page_copy &part, int64_t &positions);
+    bool start(task &j);
+    bool grow(task &j);
+    task *victim() const;
+    void preempt(task &j);
+    void leave_pages(task &j);
+    void stop_running(task &j);
+    void forget_parent(task &j);
     void divide();
 
     scheduler_sizes sizes_;
     page_book book_;
-    std::vector<job *> running_;                    // in order of priority, deadline and age
+    std::vector<task *> running_;                    // in order of priority, deadline and age
     std::vector<int32_t> slots_;
     std::map<uint64_t, account> accounts_;
-    std::set<job *, deadline_order> deadlines_;     // of those that have one
+    std::set<task *, deadline_order> deadlines_;     // of those that have one
     int64_t waiting_ = 0;
     uint64_t next_age_ = 1;
     step_plan plan_;

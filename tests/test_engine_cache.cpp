@@ -119,7 +119,7 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
         check(170, 100, 100);          // up to there
         prompt[0] ^= 1;
         check(170, 0, 0);
-        CHECK(stats_of(e).cached_tokens > 800);
+        CHECK(stats_of(e).cached_tokens > 700);
         CHECK(stats_of(e).pages_cached > 0);
         CHECK(stats_of(fresh).pages_cached == 0);
 

@@ -186,7 +186,6 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
                 REQUIRE(k < 200);
                 const int64_t forks = with_failing(k, ever, [&] { status = ds_engine_fork(e.get(), one, &r, &two, nullptr); });
                 CHECK(status == (forks < k ? DS_OK : DS_ERR_MEMORY));
-                step(1);
                 forked = forks;
                 if (status == DS_OK) break;
                 CHECK(two == 0);
@@ -219,7 +218,7 @@ uint64_t resident_bytes() {
     return 0;
 }
 
-struct asked { size_t question; uint64_t seed; std::string so_far, text; bool cancelled; };
+struct asked { size_t question; uint64_t seed; uint32_t tokens; std::string so_far, text; bool cancelled; };    // tokens, text: so far
 
 } // namespace
 
@@ -238,7 +237,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     c.threads = 2;
     const engine_ptr alone = engine(m, c);
     c.max_requests = 6;
-    c.kv_tokens = 14 * 64;
+    c.kv_tokens = 7 * 64;
     c.max_queue = 12;
     const engine_ptr e = engine(m, c);
 
@@ -273,7 +272,6 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
 
     std::mt19937_64 random(1);
     std::map<ds_request_id, asked> live;
-    std::map<ds_request_id, uint32_t> said;           // tokens
     size_t submitted = 0, forked = 0, ended = 0, cancelled = 0, wrong = 0, idles = 0;
     uint64_t early = 0;
     while (submitted < total || !live.empty()) {
@@ -284,12 +282,12 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 auto at = live.begin();
                 std::advance(at, static_cast<ptrdiff_t>(random() % live.size()));
                 const asked of = at->second;
-                const uint32_t left = most_new - said[at->first];
-                ds_request f = make(of.question, said[at->first] || random() % 2 ? of.seed : random() % 4);
+                const uint32_t left = most_new - of.tokens;
+                ds_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);    // another one only before anything was drawn
                 f.max_new_tokens = left;
                 f.priority = static_cast<int32_t>(random() % 3);
                 if (left == 0 || ds_engine_fork(e.get(), at->first, &f, &id, nullptr) != DS_OK) break;
-                live[id] = {of.question, f.seed, of.so_far + of.text, "", false};
+                live[id] = {of.question, f.seed, of.tokens, of.so_far + of.text, "", false};
                 ++forked;
             } else {
                 const size_t q = random() % prompts.size();
@@ -297,7 +295,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 r.priority = static_cast<int32_t>(random() % 3);
                 r.flags = random() % 8 ? 0 : DS_REQUEST_NO_CACHE;
                 if (ds_engine_submit(e.get(), &r, &id, nullptr) != DS_OK) break;    // the queue is full
-                live[id] = {q, r.seed, "", "", false};
+                live[id] = {q, r.seed, 0, "", "", false};
             }
             ++submitted;
         }
@@ -314,14 +312,13 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 const ds_event &event = events[i];
                 asked &a = live.at(event.request);
                 a.text.append(event.text, event.text_size);
-                said[event.request] += event.type == DS_EVENT_TOKEN;
+                a.tokens += event.type == DS_EVENT_TOKEN;
                 if (event.type != DS_EVENT_DONE) continue;
                 ++ended;
                 cancelled += event.finish == DS_FINISH_CANCELLED;
                 if (event.finish == DS_FINISH_CANCELLED) wrong += !a.cancelled;
                 else wrong += a.so_far + a.text != expect(a.question, a.seed);
                 live.erase(event.request);
-                said.erase(event.request);
             }
         } while (pause && !live.empty());
         if (live.empty()) {
@@ -335,7 +332,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     const ds_engine_stats s = stats_of(e);
     CHECK(wrong == 0);
     CHECK(ended == submitted);
-    CHECK((idles > 0 && forked > total / 20 && cancelled > total / 50 && s.preemptions > 0 && s.cached_tokens > 0));
+    CHECK((idles > 0 && forked > total / 50 && cancelled > total / 50 && s.preemptions > 0 && s.cached_tokens > 0));
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     CHECK(late < early + (4u << 20));
 #endif

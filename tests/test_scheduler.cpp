@@ -135,7 +135,7 @@ struct dice {
 };
 
 struct simulated_request {
-    job j;
+    task j;
     std::vector<int32_t> tokens;
     std::vector<uint64_t> meaning;      // of each position: a hash of the tag and all tokens up to it
     int64_t left = 0;                   // tokens of the answer to come
@@ -238,7 +238,7 @@ private:
         start(std::move(r), &of.j);
     }
 
-    void start(std::unique_ptr<simulated_request> r, job *parent) {
+    void start(std::unique_ptr<simulated_request> r, task *parent) {
         r->j.tokens = r->tokens.data();
         scheduler::prepare(r->j);
         scheduler_->submit(r->j, parent);
@@ -249,13 +249,13 @@ private:
         simulated_request &r = *live_[static_cast<size_t>(i)];
         scheduler_->end(r.j);
         if (dice_.one_in(8)) scheduler_->end(r.j);    // idempotent
-        HOLDS(r.j.at == job::place::outside && r.j.pages.empty() && r.j.slot == -1);
+        HOLDS(r.j.at == task::place::outside && r.j.pages.empty() && r.j.slot == -1);
         HOLDS(r.tokens.data() == r.j.tokens && r.tokens.size() == static_cast<size_t>(r.j.length));
         std::swap(live_[static_cast<size_t>(i)], live_.back());
         live_.pop_back();
         ++ended;
     }
-    void end(const job &j) {
+    void end(const task &j) {
         for (size_t i = 0; i < live_.size(); ++i)
             if (&live_[i]->j == &j) return end(static_cast<int64_t>(i));
     }
@@ -269,19 +269,19 @@ private:
     }
 
     uint64_t &at(int32_t page, int64_t place) { return place_[static_cast<size_t>(page * page_positions + place)]; }
-    static simulated_request &of(job &j) { return *static_cast<simulated_request *>(j.owner); }
+    static simulated_request &of(task &j) { return *static_cast<simulated_request *>(j.owner); }
 
     void step() {
         ++now_;
-        while (job *j = scheduler_->expired(now_)) {
+        while (task *j = scheduler_->expired(now_)) {
             HOLDS(j->deadline <= now_);
             end(*j);
         }
-        job *oldest = nullptr;
-        for (job *j : scheduler_->running())
+        task *oldest = nullptr;
+        for (task *j : scheduler_->running())
             if (!oldest || j->age < oldest->age) oldest = j;
         const step_plan &p = scheduler_->plan();
-        HOLDS(!oldest || oldest->at == job::place::running);
+        HOLDS(!oldest || oldest->at == task::place::running);
         preempted += p.preempted.size();
         found += static_cast<uint64_t>(p.found);
         copies += p.copies.size();
@@ -301,9 +301,9 @@ private:
 
     // What the rows read is what they should, and nobody else holds what they write.
     void run(const step_part &part) {
-        job &j = *part.who;
+        task &j = *part.who;
         const std::vector<uint64_t> &meaning = of(j).meaning;
-        HOLDS(j.at == job::place::running && part.rows > 0 && part.first == j.computed && part.first + part.rows <= j.length);
+        HOLDS(j.at == task::place::running && part.rows > 0 && part.first == j.computed && part.first + part.rows <= j.length);
         HOLDS(static_cast<int64_t>(j.pages.size()) >= pages_for(part.first + part.rows) && static_cast<int64_t>(j.pages.size()) <= pages_for(j.max_length));
         const auto as_meant = [&](int64_t position) { return at(j.pages[static_cast<size_t>(position / page_positions)], position % page_positions) == meaning[static_cast<size_t>(position)]; };
         for (int64_t i = page_positions; i <= part.first; i += page_positions) HOLDS(as_meant(i - 1));
@@ -316,7 +316,7 @@ private:
     }
 
     void done(const step_part &part) {
-        job &j = *part.who;
+        task &j = *part.who;
         simulated_request &r = of(j);
         scheduler_->computed(part);
         HOLDS(j.computed == part.first + part.rows);
@@ -332,9 +332,9 @@ private:
         std::fill(mark_.begin(), mark_.end(), 0);
         int64_t waiting = 0, running = 0;
         for (const auto &r : live_) {
-            waiting += r->j.at == job::place::waiting;
-            running += r->j.at == job::place::running;
-            HOLDS((r->j.at == job::place::waiting) == r->j.pages.empty());
+            waiting += r->j.at == task::place::waiting;
+            running += r->j.at == task::place::running;
+            HOLDS((r->j.at == task::place::waiting) == r->j.pages.empty());
             for (const int32_t page : r->j.pages) ++mark_[static_cast<size_t>(page)];
         }
         HOLDS(waiting == scheduler_->waiting() && running == static_cast<int64_t>(scheduler_->running().size()));
@@ -410,7 +410,7 @@ struct bench_of_jobs {
         all.push_back(std::move(r));
         return all.size() - 1;
     }
-    job &operator[](size_t i) { return all[i]->j; }
+    task &operator[](size_t i) { return all[i]->j; }
 
     const step_plan &step() {
         std::vector<bool> was(all.size());
@@ -522,7 +522,7 @@ TEST_CASE("scheduler: by priority, then deadline, then what the client had, then
     c.add(130, 20);                       // three: must wait
     c.add(5, 2);                          // would fit
     c.step();
-    CHECK((c[1].at == job::place::waiting && c[2].at == job::place::waiting));
+    CHECK((c[1].at == task::place::waiting && c[2].at == task::place::waiting));
     while (c.ended < 3) c.step();
     CHECK(c.started == std::vector<uint64_t>{0, 1, 2});
 }
@@ -541,7 +541,7 @@ TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or ru
     b.s.end(b[0]);
     CHECK(b.s.expired(std::numeric_limits<int64_t>::max() - 1) == nullptr);
     b.step();
-    CHECK(b[2].at == job::place::running);
+    CHECK(b[2].at == task::place::running);
 }
 
 TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; who did comes back first, with all its pages, and finds most of them") {
@@ -552,7 +552,7 @@ TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; 
     const size_t late = b.add(10, 5, 0, 0);
     while (b[third].preemptions + b[second].preemptions + b[oldest].preemptions == 0) b.step();
     CHECK((b[oldest].preemptions == 0 && b[second].preemptions == 0 && b[third].preemptions == 1));
-    CHECK((b[third].at == job::place::waiting && b[third].pages.empty()));
+    CHECK((b[third].at == task::place::waiting && b[third].pages.empty()));
     const int64_t length = b[third].length;
     while (b[third].starts < 2) b.step();
     CHECK(b[third].length >= length);
@@ -611,12 +611,12 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     const size_t other = b.add(10, 2);
     for (int step = 0; step < 3; ++step) {
         b.step();
-        CHECK((b[one].at == job::place::waiting && b[two].at == job::place::waiting));
+        CHECK((b[one].at == task::place::waiting && b[two].at == task::place::waiting));
     }
     CHECK(b[other].starts == 1);          // it does not wait for those that wait for others
     b.step();                             // the last rows of the parent's prompt
     const step_plan &p = b.s.plan();
-    CHECK((b[one].at == job::place::running && b[two].at == job::place::running));
+    CHECK((b[one].at == task::place::running && b[two].at == task::place::running));
     CHECK((b[one].computed == 199 && b[two].computed == 199));
     REQUIRE(p.copies.size() == 2);
     for (const size_t i : {one, two}) {
@@ -629,7 +629,7 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     b.apply(p);
     const size_t third = fork(b[parent].length);    // of an answer on its way
     b.step();
-    CHECK((b[third].at == job::place::running && b[third].found == b[parent].length - 2));    // one was computed meanwhile
+    CHECK((b[third].at == task::place::running && b[third].found == b[parent].length - 2));    // one was computed meanwhile
     b.s.end(b[parent]);
     b.ended++;
     while (b.ended < 5) b.step();

@@ -1,6 +1,7 @@
 // bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the table and the JSON; nothing is measured here.
 #include "bandwidth.h"
 #include "peak.h"
+#include "prefix.h"
 #include "speed.h"
 #include "text.h"
 
@@ -21,6 +22,7 @@ struct options {
     std::string model;
     bench::speed_options speed;
     bool json = false, no_text = false, no_speed = false;
+    unsigned prefix = 0, suffix = 40;
 };
 
 std::string processor_name() {
@@ -104,6 +106,12 @@ void print_memory(const bench::memory &m) {
     std::printf("\nmemory      planned %.0f MiB, weights %.0f MiB of them; resident at most %.0f MiB\n", mebibytes(m.planned), mebibytes(m.weights), mebibytes(m.resident));
 }
 
+void print_prefix(const bench::prefix_speed &p) {
+    std::printf("\nprefix      %u tokens and %u of its own: first token after %.1f ms; with the prefix cached after %.1f ms, %.2f times a step over %u rows there (%.1f ms)\n", p.prefix, p.suffix,
+                1e3 * p.cold, 1e3 * p.warm, p.warm / p.step, p.suffix, 1e3 * p.step);
+    std::printf("steps       of %u answers behind it: %.2f ms, of which %.1f us outside the model\n", p.requests, 1e3 * p.decode, 1e6 * p.beside);
+}
+
 // ---- JSON
 
 using nlohmann::ordered_json;
@@ -124,6 +132,11 @@ ordered_json json_of(const bench::speed &s, double limit) {
     if (s.decode) out["bytes_per_second"] = s.bytes_per_second();
     if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
     return out;
+}
+
+ordered_json json_of(const bench::prefix_speed &p) {
+    return {{"prefix", p.prefix}, {"suffix", p.suffix}, {"requests", p.requests}, {"cold_seconds", p.cold}, {"warm_seconds", p.warm}, {"step_seconds", p.step},
+            {"decode_step_seconds", p.decode}, {"outside_model_seconds", p.beside}};
 }
 
 // ---- Flags
@@ -149,6 +162,8 @@ void add_flags(CLI::App &app, options &o) {
     app.add_option("--kv", o.speed.kv, "Number format of keys and values: f16, f32, int8 (of models of int8 only, and their default)")->transform(CLI::CheckedTransformer(kv).description(""))->type_name("TYPE");
     app.add_option("--isa", o.speed.isa, "Instruction set: scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best")->type_name("NAME");
     app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")->type_name("N");
+    app.add_option("--prefix", o.prefix, "Measure instead what a shared prefix of so many tokens saves")->type_name("N")->check(CLI::Range(64u, 1u << 20).description(""));
+    app.add_option("--suffix", o.suffix, "Tokens of each request's own after it")->type_name("N")->check(CLI::Range(1u, 512u).description(""))->capture_default_str();
     app.add_flag("--no-text", o.no_text, "Leave out the vocabulary and the tokenizer");
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
     app.add_flag("--json", o.json, "JSON instead of tables");
@@ -162,6 +177,12 @@ void add_flags(CLI::App &app, options &o) {
 }
 
 int run(options &o) {
+    if (o.prefix) {
+        const bench::prefix_speed p = bench::measure_prefix(o.model, o.speed, o.prefix, o.suffix);
+        if (o.json) std::printf("%s\n", json_of(p).dump(2).c_str());
+        else print_prefix(p);
+        return 0;
+    }
     const bool weights = !ds::gguf_file::open(o.model).tensors().empty() && !o.no_speed;
     std::map<unsigned, double> bandwidth;
     if (weights) bandwidth = bandwidths(o.speed.threads);
