@@ -439,10 +439,21 @@ bool tokenizer::adds_eos() const { return impl_->adds_eos; }
 const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->ends; }
 
 void utf8_stream::push(std::string_view bytes, std::string &out) {
-    std::string joined;
-    if (n_held_) {
-        joined.assign(held_.data(), n_held_).append(bytes);
-        bytes = joined;
+    if (n_held_ && !bytes.empty()) {    // what is held, and as much as may belong to it
+        char joined[8];
+        const size_t more = std::min<size_t>(bytes.size(), 4), size = n_held_ + more;
+        std::copy_n(held_.data(), n_held_, joined);
+        std::copy_n(bytes.data(), more, joined + n_held_);
+        uint32_t good;
+        const uint32_t n = utf8_sequence(joined, joined + size, &good);
+        if (!n && good == size) {       // still not complete
+            std::copy_n(joined, size, held_.data());
+            n_held_ = static_cast<unsigned>(size);
+            return;
+        }
+        if (n) out.append(joined, n);
+        else unicode::append_utf8(0xfffd, out);
+        bytes.remove_prefix((n ? n : good) - n_held_);    // what was held began a character, so it is used up
         n_held_ = 0;
     }
     const char *const end = bytes.data() + bytes.size();
