@@ -1,60 +1,16 @@
 // The engine and memory: a step allocates nothing; every allocation of submit, fork and cancel that fails leaves the engine as it was; and the soak, many small
-// requests on a tiny pool with everything that may happen to them. This program's operator new can be told to count and to fail.
+// requests on a tiny pool with everything that may happen to them.
+#include "allocations.h"
 #include "api.h"
 
 #include <atomic>
 #include <fstream>
 #include <map>
-#include <new>
 #include <random>
 #include <thread>
 
-namespace {
-
-std::atomic<bool> armed{false};            // count, and fail from `fail_at` on, or there only
-std::atomic<int64_t> calls{0}, fail_at{0};
-std::atomic<bool> for_ever{false};
-
-void *take(size_t bytes, size_t alignment) {
-    if (armed) {
-        const int64_t n = ++calls;
-        if (fail_at > 0 && (n == fail_at || (for_ever && n > fail_at))) return nullptr;
-    }
-    if (bytes == 0) bytes = 1;
-    return alignment <= alignof(std::max_align_t) ? std::malloc(bytes) : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
-void *take_or_throw(size_t bytes, size_t alignment) {
-    if (void *p = take(bytes, alignment)) return p;
-    throw std::bad_alloc();
-}
-
-// Allocations of `f`, of which the n-th fails (0: none), and all after it when `ever`.
-template <class F> int64_t with_failing(int64_t n, bool ever, F &&f) {
-    calls = 0, fail_at = n, for_ever = ever;
-    armed = true;
-    f();
-    armed = false;
-    return calls;
-}
-
-} // namespace
-
-void *operator new(size_t n) { return take_or_throw(n, 0); }
-void *operator new[](size_t n) { return take_or_throw(n, 0); }
-void *operator new(size_t n, std::align_val_t a) { return take_or_throw(n, static_cast<size_t>(a)); }
-void *operator new[](size_t n, std::align_val_t a) { return take_or_throw(n, static_cast<size_t>(a)); }
-void *operator new(size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
-void *operator new[](size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
-void operator delete(void *p) noexcept { std::free(p); }
-void operator delete[](void *p) noexcept { std::free(p); }
-void operator delete(void *p, size_t) noexcept { std::free(p); }
-void operator delete[](void *p, size_t) noexcept { std::free(p); }
-void operator delete(void *p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void *p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void *p, size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void *p, size_t, std::align_val_t) noexcept { std::free(p); }
-
 using namespace golden;
+using ds::test::with_failing;
 
 namespace {
 
