@@ -49,11 +49,11 @@ static size_t possible_stop(std::string_view text, const std::vector<std::string
 }
 
 bool stop_matcher::push(std::string_view piece, std::string &out) {
-    if (stops_.empty()) {
-        out += piece;
+    held_ += piece;
+    if (stops_.empty()) {    // something is held even so, where another one's text goes on
+        finish(out);
         return false;
     }
-    held_ += piece;
     size_t first = std::string::npos;
     for (const std::string &s : stops_) first = std::min(first, held_.find(s));
     stopped_ = first != std::string::npos;
