@@ -393,7 +393,7 @@ DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, 
 
 /* Queues a request that goes on from where another one stands: its prompt is the other's prompt and the tokens that it has by now, and text that the other
  * holds back comes out in both. They share their pages; only the one that both would write is copied. Several answers to one prompt: submit it, and fork it
- * as often as needed, each with a seed of its own, before the first step: the prompt is computed once.
+ * as often as needed, each with a seed of its own, before the first step: the prompt is computed once. Its limits and counters begin anew; a thought stays open.
  *   id           of a request that waits or runs, and is not scored
  *   parameters   of the new one; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags and tag are ignored: prompt, tag and cache are the other's
  *   fork         receives the new request's id

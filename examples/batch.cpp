@@ -114,8 +114,9 @@ json record_of(const prompt &p, const std::string &thinking, const std::string &
             {"thinking", bare(thinking, "<think>", "</think>")},
             {"answer", bare(answer, "", "")},
             {"finish", finish},
-            {"tokens", {{"prompt", done.prompt_tokens}, {"thinking", done.thinking_tokens}, {"injected", done.injected_tokens}, {"answer", done.answer_tokens}}},
-            {"seconds", {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}}};
+            {"tokens", {{"prompt", done.prompt_tokens}, {"cached", done.cached_tokens}, {"thinking", done.thinking_tokens}, {"injected", done.injected_tokens}, {"answer", done.answer_tokens}}},
+            {"seconds", {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}},
+            {"preemptions", done.preemptions}};
 }
 
 // Writes records as they come or, in order, when all before them are written.
@@ -307,7 +308,7 @@ void print_usage(const std::vector<cli::flag> &flags) {
                 "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
     for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
     std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, and without white space around them), finish (stop,\n"
-                "length or context), tokens {prompt, thinking, injected, answer} and seconds {queue, prompt, answer}; or of id, line and error.\n"
+                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, seconds {queue, prompt, answer} and preemptions; or of id, line and error.\n"
                 "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind.\n");
     cli::print_help(flags);
     std::printf("\nExamples:\n"

@@ -46,6 +46,11 @@ template <class T> T number_of(const json &v) {
     if constexpr (std::is_floating_point_v<T>) {
         if (!v.is_number()) throw cli::failure("must be a number");
         return v.get<T>();
+    } else if constexpr (std::is_signed_v<T>) {
+        using range = std::numeric_limits<T>;
+        if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t{range::max()}) || v.get<int64_t>() < range::min())
+            throw cli::failure("must be an integer from " + std::to_string(range::min()) + " to " + std::to_string(range::max()));
+        return v.get<T>();
     } else {
         if (!v.is_number_unsigned() || v.get<uint64_t>() > std::numeric_limits<T>::max())
             throw cli::failure("must be an integer from 0 to " + std::to_string(std::numeric_limits<T>::max()));
@@ -101,6 +106,7 @@ inline const std::vector<field> &fields() {
         {"thinking", "true or false, as --think", set_thinking},
         {"think_budget", "as --think-budget; null: no limit", set_think_budget},
         {"think_end", "as --think-end", [](prompt &p, const json &v) { p.think_end = text_of(v); }},
+        {"priority", "an integer: of the prompts that wait, higher ones go first; default 0", number(&ds_request::priority)},
         {"stop", "a text that ends the answer, or an array of them", set_stop},
     };
     return list;

@@ -50,7 +50,7 @@ static size_t possible_stop(std::string_view text, const std::vector<std::string
 
 bool stop_matcher::push(std::string_view piece, std::string &out) {
     held_ += piece;
-    if (stops_.empty()) {
+    if (stops_.empty()) {    // something is held even so, where another one's text goes on
         finish(out);
         return false;
     }

@@ -314,6 +314,92 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     }
 }
 
+TEST_CASE("thinking: budgets hold where requests make room for each other, and find their prompts again") {
+    const model_ptr m = bundled();
+    ds_engine_config c = engine_config();
+    c.max_requests = 8;
+    c.kv_tokens = 512;    // 8 pages, and most requests come to two
+    const engine_ptr roomy = engine(m, engine_config()), tight = engine(m, c);
+    std::vector<std::vector<ds_token>> prompts;
+    std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
+    for (std::string line; prompts.size() < 32 && std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
+    const std::string long_text = "\n" + std::string(60, '3') + "\n";    // so much is injected that it fills pages
+    std::vector<ds_request> requests;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        requests.push_back(limited(prompts[i], static_cast<uint32_t>(i * 7 % 40), i % 2 ? long_text.c_str() : nullptr));
+        requests[i].flags |= DS_REQUEST_IGNORE_END;
+        requests[i].max_new_tokens = 100;
+        requests[i].temperature = i % 4 ? 0 : 1;
+        requests[i].seed = i;
+    }
+    const std::vector<told> expected = tell_all(roomy, requests), got = tell_all(tight, requests), again = tell_all(tight, requests);
+    uint64_t preemptions = 0;
+    for (size_t i = 0; i < requests.size(); ++i) {
+        CAPTURE(i);
+        CHECK((got[i].tokens == expected[i].tokens && got[i].text == expected[i].text && got[i].thinking == expected[i].thinking));
+        CHECK((again[i].tokens == expected[i].tokens && again[i].thinking == expected[i].thinking));
+        CHECK((got[i].own_thinking <= requests[i].max_think_tokens && got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
+        preemptions += got[i].done.preemptions;
+    }
+    CHECK(preemptions > 0);
+    ds_request r = requests[1];    // whose prompt, thought and closing are a page together
+    r.max_new_tokens = 1;
+    const std::vector<ds_token> said(expected[1].tokens.begin(), expected[1].tokens.begin() + static_cast<ptrdiff_t>(7 + expected[1].injected));
+    std::vector<ds_token> prompt = prompts[1];
+    prompt.insert(prompt.end(), said.begin(), said.end());
+    REQUIRE(prompt.size() > 65);
+    tell(roomy, requests[1]);
+    r.prompt = prompt.data(), r.prompt_count = prompt.size();
+    const told next = tell(roomy, r);
+    CHECK(next.done.cached_tokens >= 64);
+    CHECK((next.tokens.size() == 1 && next.tokens[0] == expected[1].tokens[said.size()]));
+}
+
+TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, and says what was held back") {
+    const model_ptr m = bundled();
+    const engine_ptr e = engine(m, engine_config());
+    const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
+    const told whole = tell(e, request(prompt));
+    const std::string almost = whole.text.substr(0, 24) + "?";    // its beginning is held back
+    const char *const stop = almost.c_str();
+    struct fork_case { int64_t budget; size_t after; bool stops; } const cases[] = {{-1, 3, false}, {-1, 3, true}, {4, 3, false}, {0, 3, true}, {1, 1, false}};
+    for (const auto &f : cases) {
+        CAPTURE(f.budget);
+        CAPTURE(f.after);
+        ds_request r = request(prompt);
+        r.stop = &stop, r.stop_count = 1;
+        ds_request_id first = 0, second = 0;
+        MUST(ds_engine_submit(e.get(), &r, &first, &err));
+        told one, two;
+        const auto hear = [&](const ds_event &event) {
+            if (event.request == first) one.hear(event, prompt.size());
+            else two.hear(event, prompt.size() + f.after);
+        };
+        while (one.tokens.size() < f.after) {
+            const ds_event *events = nullptr;
+            size_t count = 0;
+            MUST(ds_engine_step(e.get(), &events, &count, &err));
+            for (size_t i = 0; i < count; ++i) hear(events[i]);
+        }
+        REQUIRE((one.tokens.size() == f.after && one.text.empty()));
+        ds_request p = limited({}, static_cast<uint32_t>(std::max<int64_t>(f.budget, 0)), "\nOh.\n");
+        if (f.budget < 0) p.flags = 0;
+        if (f.stops) p.stop = &stop, p.stop_count = 1;
+        MUST(ds_engine_fork(e.get(), first, &p, &second, &err));
+        run(e, hear);
+        CHECK((one.text == whole.text && one.thinking == whole.thinking && one.tokens == whole.tokens));
+        CHECK(two.text == two.thinking + two.answer);
+        if (f.budget < 0) {
+            CHECK((two.text == whole.text && two.thinking == whole.thinking && two.own_answer == whole.own_answer));
+            CHECK(std::equal(two.tokens.begin(), two.tokens.end(), whole.tokens.begin() + static_cast<ptrdiff_t>(f.after), whole.tokens.end()));
+        } else {
+            const told same = tell(e, limited(prompt, static_cast<uint32_t>(f.budget) + static_cast<uint32_t>(f.after), "\nOh.\n"));
+            CHECK((two.own_thinking == static_cast<uint64_t>(f.budget) && two.text == same.text && two.thinking == same.thinking));
+            CHECK(std::equal(two.tokens.begin(), two.tokens.end(), same.tokens.begin() + static_cast<ptrdiff_t>(f.after), same.tokens.end()));
+        }
+    }
+}
+
 TEST_CASE("thinking: a model that opens its thought itself is held to its budget") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
