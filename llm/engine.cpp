@@ -172,8 +172,7 @@ uint64_t engine::fork(uint64_t id, request_options o) {
     }
     request_ptr r = make_request(std::move(o));
     r->text = state.text;
-    r->stops.hold(state.held);
-    r->said.reserve(r->said.capacity() + state.held.size());    // events' texts may not move
+    r->hold(state.held);
     r->channels.go_on(*state.channels);
     r->closed = state.closed;
     r->fresh_answer = state.fresh_answer;

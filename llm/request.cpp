@@ -32,6 +32,13 @@ request::request(request_options o, int64_t max_positions, channel_cutter channe
     job.owner = this;
 }
 
+// Room is made for it, since it may come out at once.
+void request::hold(std::string_view text) {
+    stops.hold(text);
+    for (std::string *s : {&certain, &said}) s->reserve(s->capacity() + text.size());
+    channels.reserve(certain.capacity());
+}
+
 void request::append(token_id t) {
     tokens.push_back(t);
     ++job.length;
@@ -61,6 +68,11 @@ bool stop_matcher::push(std::string_view piece, std::string &out) {
     out.append(held_, 0, sure);
     held_.erase(0, stopped_ ? std::string::npos : sure);
     return stopped_;
+}
+
+void stop_matcher::hold(std::string_view text) {
+    held_.reserve(held_.capacity() + text.size());
+    held_ = text;
 }
 
 void stop_matcher::finish(std::string &out) {

@@ -40,7 +40,7 @@ public:
     void finish(std::string &out);     // the answer ended otherwise: what was held back is text after all
     bool stopped() const { return stopped_; }
     const std::string &held() const { return held_; }
-    void hold(std::string_view text) { held_ = text; }
+    void hold(std::string_view text);  // of another one's, from where this one goes on
 
 private:
     std::vector<std::string> stops_;
@@ -79,6 +79,7 @@ struct request {
 
     int64_t prompt_count() const { return static_cast<int64_t>(options.prompt.size()); }
     bool thought_enough() const { return options.think_budget && channels.thinking() && !closed && thinking_tokens >= *options.think_budget; }
+    void hold(std::string_view text);  // likewise
     void append(token_id t);
 };
 
