@@ -129,7 +129,7 @@ ordered_json json_of(const bench::vocabulary_speed &v) {
 ordered_json json_of(const bench::speed &s, double limit) {
     ordered_json out = {{"test", s.decode ? "decode" : "prompt"}, {"tokens", s.tokens}, {"depth", s.depth}, {"requests", s.requests}, {"threads", s.threads}, {"isa", s.isa},
                         {"tokens_per_second", s.median()}, {"tokens_per_second_best", s.best()}, {"repetitions", s.rates.size()}, {"ops_per_second", s.token_ops * s.best()}};
-    if (s.decode) out["bytes_per_second"] = s.bytes_per_second();
+    if (s.decode) out["bytes_per_second"] = s.bytes_per_second(), out["all_tokens_per_second_best"] = s.all_best;
     if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
     return out;
 }

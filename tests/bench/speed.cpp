@@ -184,16 +184,19 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
         s.struct_size = sizeof s;
         check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
         for (const unsigned n : cut(o.prompts, 1, b.context - 1))
-            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body, w.integers()});
+            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 0, 2 * w.body, w.integers()});
         for (const unsigned requests : o.requests)
             for (const unsigned depth : cut(o.depths, 1, b.context - 2))
                 for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
+                    double all_best = 0;
                     const auto rate = [&] {
                         const times t = run(b, requests, depth, n + 1);
+                        all_best = std::max(all_best, requests * (depth + n + 1) / (t.prompt + t.decode));
                         return static_cast<double>(t.decoded) / t.decode;
                     };
                     const double cache = static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
-                    each({true, s.threads, requests, depth, n, s.isa, repeat(o.repetitions, rate), w.step_bytes(requests) + cache, 2 * (w.body + w.head), w.integers()});
+                    const std::vector<double> rates = repeat(o.repetitions, rate);
+                    each({true, s.threads, requests, depth, n, s.isa, rates, all_best, w.step_bytes(requests) + cache, 2 * (w.body + w.head), w.integers()});
                 }
     }
     used.resident = peak_resident();

@@ -22,6 +22,7 @@ struct speed {
     unsigned threads, requests, depth, tokens;    // tokens: of the prompt, or new ones, of each request; depth: positions before them
     std::string isa;
     std::vector<double> rates;                    // tokens a second over all requests, one a repetition
+    double all_best;                              // tokens a second from the first prompt to the last answer, prompts' and new ones; decode only
     double step_bytes;                            // weights and cache that a step of the decode reads, on average
     double token_ops;                             // two for each weight that a token is multiplied with
     bool integers;                                // most of them are of a format that is multiplied in integers

@@ -11,6 +11,7 @@ const usage = `usage: tests/interop/run BIN-DIRECTORY --speed MODEL.gguf [flags]
   --threads N      of both; default: 1
   --prompt N       prompt length; default 512
   --new N          tokens decoded; default 64
+  --sequences N    instead: so many prompts at once, each with its answer; tokens of all, prompts' and new ones, over the time to the last
   --turns N        of each; default 3
   --json           JSON instead of a table`;
 
@@ -18,14 +19,14 @@ const [work, bench, ...rest] = process.argv.slice(2);
 const { values, positionals } = parseArgs({
     args: rest, allowPositionals: true,
     options: { ours: { type: "string" }, isa: { type: "string" }, threads: { type: "string", default: "1" }, prompt: { type: "string", default: "512" }, new: { type: "string", default: "64" },
-               turns: { type: "string", default: "3" }, json: { type: "boolean" }, help: { type: "boolean" } },
+               sequences: { type: "string", default: "1" }, turns: { type: "string", default: "3" }, json: { type: "boolean" }, help: { type: "boolean" } },
 });
 if (values.help || positionals.length !== 1) {
     console.log(usage);
     process.exit(values.help ? 0 : 2);
 }
 const model = positionals[0], ours = values.ours ?? model;
-const [threads, promptTokens, newTokens, turns] = [values.threads, values.prompt, values.new, values.turns].map(Number);
+const [threads, promptTokens, newTokens, sequences, turns] = [values.threads, values.prompt, values.new, values.sequences, values.turns].map(Number);
 
 async function seconds(work) {
     const begin = performance.now();
@@ -33,10 +34,11 @@ async function seconds(work) {
     return (performance.now() - begin) / 1000;
 }
 
+const promptIds = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % 256 + 3);
+
 async function theirTurn(peer) {
     await peer.reset();
-    const ids = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % 256 + 3);
-    const prompt = promptTokens / await seconds(() => peer.next(ids));
+    const prompt = promptTokens / await seconds(() => peer.next(promptIds));
     await peer.reset();
     let token = (await peer.next([3]))[0][0];
     const decode = newTokens / await seconds(async () => {
@@ -44,18 +46,45 @@ async function theirTurn(peer) {
     });
     return { prompt, decode };
 }
+async function theirSequences(peer) {
+    await peer.reset();
+    return sequences * (promptTokens + newTokens) / await seconds(() => Promise.all(Array.from({ length: sequences }, async (_, which) => {
+        let token = (await peer.next(promptIds, 1, which))[0][0];
+        for (let i = 1; i < newTokens; ++i) token = (await peer.next([token], 1, which))[0][0];
+    })));
+}
 
-function ourTurn() {
+function ourTests(...flags) {
     const isa = values.isa ? ["--isa", values.isa] : [];
-    const out = JSON.parse(execFileSync(bench, [ours, "-p", promptTokens, "-n", newTokens, "-t", threads, "-r", 1, "--no-text", "--json", ...isa].map(String), { encoding: "utf8" }));
-    const of = (test) => out.speed.find((s) => s.test === test);
+    return JSON.parse(execFileSync(bench, [ours, "-t", threads, "-r", 1, "--no-text", "--json", ...flags, ...isa].map(String), { encoding: "utf8" })).speed;
+}
+function ourTurn() {
+    const tests = ourTests("-p", promptTokens, "-n", newTokens), of = (test) => tests.find((s) => s.test === test);
     const [prompt, decode] = [of("prompt"), of("decode")];
     return { prompt: prompt.tokens_per_second_best, decode: decode.tokens_per_second_best, promptShare: prompt.share, decodeShare: decode.share, isa: prompt.isa };
+}
+function ourSequences() {    // the first new token comes with the prompt
+    return ourTests("-p", 1, "-d", promptTokens, "-n", newTokens - 1, "-b", sequences).find((s) => s.test === "decode").all_tokens_per_second_best;
 }
 
 const median = (list) => list.toSorted((a, b) => a - b)[list.length >> 1];
 
-const peer = await open(work, model, { threads, contextSize: Math.max(promptTokens, newTokens + 1) + 8 });
+const peer = await open(work, model, { threads, sequences, contextSize: promptTokens + newTokens + 8 });
+if (sequences > 1) {
+    await theirSequences(peer);
+    const [theirs, mine] = [[], []];
+    for (let i = 0; i < turns; ++i) {
+        theirs.push(await theirSequences(peer));
+        await setTimeout(200);
+        mine.push(ourSequences());
+    }
+    console.log(`llama.cpp ${peer.release}: ${peer.system}`);
+    console.log(`${model}${ours === model ? "" : ", ours " + ours}, ${threads} threads, ${sequences} sequences of ${promptTokens} + ${newTokens} tokens, ${turns} turns of each; all tokens a second, median (best)`);
+    for (const [name, list] of [["llama.cpp", theirs], ["deepseek", mine]]) console.log(`${name.padEnd(10)} ${median(list).toFixed(1)} (${Math.max(...list).toFixed(1)})`);
+    console.log(`${"ratio".padEnd(10)} ${(median(mine) / median(theirs)).toFixed(2)}`);
+    await peer.close();
+    process.exit(0);
+}
 await theirTurn(peer);
 const all = { "llama.cpp": [], deepseek: [] };
 for (let i = 0; i < turns; ++i) {
