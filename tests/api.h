@@ -19,6 +19,13 @@ inline model_ptr bundled(uint32_t flags = 0) {
     return model_ptr(m);
 }
 
+inline ds_engine_stats stats_of(const engine_ptr &e) {
+    ds_engine_stats s{};
+    s.struct_size = sizeof s;
+    MUST(ds_engine_get_stats(e.get(), &s, &err));
+    return s;
+}
+
 inline bool well_formed(std::string_view s) {
     for (const char *p = s.data(), *end = p + s.size(); p < end;) {
         const uint32_t n = ds::utf8_sequence(p, end);

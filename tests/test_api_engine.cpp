@@ -12,13 +12,6 @@ namespace {
 constexpr float inf = std::numeric_limits<float>::infinity();
 const float nan_f32 = std::numeric_limits<float>::quiet_NaN();
 
-ds_engine_stats stats_of(const engine_ptr &e) {
-    ds_engine_stats s{};
-    s.struct_size = sizeof s;
-    MUST(ds_engine_get_stats(e.get(), &s, &err));
-    return s;
-}
-
 ds_memory_plan plan_of(const model_ptr &m, const ds_engine_config &c) {
     ds_memory_plan p{};
     p.struct_size = sizeof p;

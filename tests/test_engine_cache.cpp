@@ -19,13 +19,6 @@ struct answer {
     uint64_t cached = 0, preemptions = 0, first_position = 0;
 };
 
-ds_engine_stats stats_of(const engine_ptr &e) {
-    ds_engine_stats s{};
-    s.struct_size = sizeof s;
-    MUST(ds_engine_get_stats(e.get(), &s, &err));
-    return s;
-}
-
 ds_request_id submit(const engine_ptr &e, const ds_request &r) {
     ds_request_id id = 0;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));

@@ -14,13 +14,6 @@ using ds::test::with_failing;
 
 namespace {
 
-ds_engine_stats stats_of(const engine_ptr &e) {
-    ds_engine_stats s{};
-    s.struct_size = sizeof s;
-    MUST(ds_engine_get_stats(e.get(), &s, &err));
-    return s;
-}
-
 std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question) {
     const ds_message ask = {"user", question.c_str()};
     std::vector<ds_token> prompt(512);

@@ -20,13 +20,6 @@ using ds::test::write_bytes;
 
 namespace {
 
-ds_engine_stats stats_of(const engine_ptr &e) {
-    ds_engine_stats s{};
-    s.struct_size = sizeof s;
-    MUST(ds_engine_get_stats(e.get(), &s, &err));
-    return s;
-}
-
 struct answer {
     std::vector<ds_token> tokens;
     std::vector<float> logits;

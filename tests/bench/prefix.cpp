@@ -1,24 +1,15 @@
 // The step to compare with is the last of a prompt that is read in steps of as many rows as the suffix has, at the same depth, with nothing cached.
 #include "prefix.h"
 
+#include "handles.h"
+
 #include "../../tensor/os.h"
 
 #include <algorithm>
-#include <memory>
-#include <stdexcept>
 
 namespace bench {
 
 namespace {
-
-void check(ds_status s, const ds_error &e) {
-    if (s != DS_OK) throw std::runtime_error(e.message);
-}
-struct deleter {
-    void operator()(ds_model *m) const { ds_model_free(m); }
-    void operator()(ds_engine *e) const { ds_engine_free(e); }
-};
-using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
 double median(std::vector<double> v) {
     std::nth_element(v.begin(), v.begin() + static_cast<ptrdiff_t>(v.size() / 2), v.end());
@@ -88,7 +79,7 @@ prefix_speed measure_prefix(const std::string &path, const speed_options &o, uns
     ds_error err;
     ds_model *handle = nullptr;
     check(ds_model_load(path.c_str(), nullptr, &handle, &err), err);
-    const std::unique_ptr<ds_model, deleter> m(handle);
+    const model_ptr m(handle);
     ds_model_info info{};
     info.struct_size = sizeof info;
     check(ds_model_get_info(m.get(), &info, &err), err);

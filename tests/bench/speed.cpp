@@ -2,30 +2,19 @@
 // first token. Each size runs once unmeasured, so that file pages are in memory and threads awake, then as often as asked and for half a second at least.
 #include "speed.h"
 
+#include "handles.h"
+
 #include "../../llm/model.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <fstream>
-#include <memory>
 #include <set>
-#include <stdexcept>
 
 namespace bench {
 
 namespace {
-
-void check(ds_status s, const ds_error &e) {
-    if (s != DS_OK) throw std::runtime_error(e.message);
-}
-
-struct deleter {
-    void operator()(ds_model *m) const { ds_model_free(m); }
-    void operator()(ds_engine *e) const { ds_engine_free(e); }
-};
-using model_ptr = std::unique_ptr<ds_model, deleter>;
-using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
 // What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it; of a prompt, only the last
 // token goes through the head. Of routed experts a token meets a share, and a step of several tokens reads those that any of them meets.
