@@ -40,6 +40,8 @@ void *operator new(size_t n, std::align_val_t a) { return take_or_throw(n, stati
 void *operator new[](size_t n, std::align_val_t a) { return take_or_throw(n, static_cast<size_t>(a)); }
 void *operator new(size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
 void *operator new[](size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
+void *operator new(size_t n, std::align_val_t a, const std::nothrow_t &) noexcept { return take(n, static_cast<size_t>(a)); }
+void *operator new[](size_t n, std::align_val_t a, const std::nothrow_t &) noexcept { return take(n, static_cast<size_t>(a)); }
 void operator delete(void *p) noexcept { std::free(p); }
 void operator delete[](void *p) noexcept { std::free(p); }
 void operator delete(void *p, size_t) noexcept { std::free(p); }
