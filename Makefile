@@ -71,8 +71,6 @@ LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
-# ASan's checks as calls: inlined into kernels they make the compiler three times as slow.
-$(OBJ)/ggml-cpu/isa/%.o: HERE := $(if $(filter sanitize,$(config)),$(if $(findstring g++,$(notdir $(CXX))),$(if $(findstring clang,$(CXX)),,--param asan-instrumentation-with-call-threshold=0)))
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
 $(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined)
 
