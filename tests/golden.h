@@ -18,6 +18,13 @@
 
 namespace golden {
 
+// Under a sanitizer everything takes many times as long: one model a family will do where the question is of bits.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+
 // What a test needs of a call that must succeed.
 inline void ok(ds_status s, const ds_error &e) {
     if (s != DS_OK) FAIL(e.message);
