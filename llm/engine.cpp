@@ -230,7 +230,7 @@ std::span<const event> engine::step(const turn &) {
         handed_out_ = true;
         return events_;
     }
-    take_incoming();    // before requests go that it may name
+    take_in();    // before requests go that it may name
     if (std::exchange(handed_out_, false)) retire();
     drop_cancelled();
     drop_expired();
@@ -252,7 +252,7 @@ std::span<const event> engine::step(const turn &) {
                 consume(part, logits);
                 logits += part.logits * model_->h.vocab;
             }
-        else drop_cancelled();
+        else take_in(), drop_cancelled();
         unread_ = true;
         report(p, computed, begun, compute);
         unread_ = false;
@@ -261,11 +261,14 @@ std::span<const event> engine::step(const turn &) {
     return events_;
 }
 
-void engine::take_incoming() {
+// Submissions and cancellations at one moment: what was cancelled is known to the scheduler. What ended before it was is left as it is, and may go.
+void engine::take_in() {
     const std::lock_guard lock(mutex_);
     for (request *r : incoming_) scheduler_.submit(r->job, r->fork_of ? &r->fork_of->job : nullptr);
     stats_.queued += incoming_.size();
     incoming_.clear();
+    dropped_.swap(cancelled_);
+    std::erase_if(dropped_, [](const request *r) { return r->state == request_state::done; });
 }
 
 // Forgets what finished in the step before, whose events have now been read.
@@ -278,12 +281,7 @@ void engine::retire() {
 }
 
 void engine::drop_cancelled() {
-    {
-        const std::lock_guard lock(mutex_);
-        dropped_.swap(cancelled_);
-    }
-    for (request *r : dropped_)
-        if (r->state != request_state::done) r->said.clear(), finish_with(*r, finish::cancelled, status::ok);
+    for (request *r : dropped_) r->said.clear(), finish_with(*r, finish::cancelled, status::ok);
     dropped_.clear();
 }
 

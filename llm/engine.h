@@ -116,7 +116,7 @@ private:
     void check_queue() const;
     uint64_t enqueue(request_ptr r);
     int64_t more_pages(int64_t pages) noexcept;
-    void take_incoming();
+    void take_in();
     void retire();
     void drop_cancelled();
     void drop_expired();

@@ -109,7 +109,7 @@ public:
     void end(task &j);                               // in any place; idempotent. Its pages are dropped
     task *expired(int64_t now) const;                // one whose deadline has passed; null when there is none
 
-    // Decides on a step. What it says must be done, or not be done at all, before the next call but end(): copies always are made.
+    // Decides on a step. What it says must be done, or not be done at all, before the next call but submit() and end(): copies always are made.
     const step_plan &plan();
     void computed(const step_part &p);              // its rows are
     void charge(task &j, int64_t tokens);            // made for it

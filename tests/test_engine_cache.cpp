@@ -489,4 +489,29 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
     while (!e.idle()) ended.merge(ends(e.step(turn)));
     CHECK((ended.size() == 2 && ended[parent] == ds::finish::length && ended.contains(child)));
     CHECK(e.stats().pages_free == e.stats().pages_total);
+
+    // Submitted and cancelled while one computes that is cancelled as well; forked from that one before.
+    const uint64_t running = e.submit(r);
+    uint64_t late = 0;
+    meanwhile = [&] {
+        child = e.fork(running, {}), late = e.submit(r);
+        for (const uint64_t id : {late, running, child}) e.cancel(id);
+        meanwhile = nullptr;
+    };
+    ended = ends(e.step(turn));
+    CHECK(ended == std::map<uint64_t, ds::finish>{{late, ds::finish::cancelled}, {running, ds::finish::cancelled}, {child, ds::finish::cancelled}});
+    CHECK((e.idle() && ends(e.step(turn)).empty() && e.stats().queued == 0));
+
+    // Cancelled in the step that ends it anyhow: it ended, once.
+    r.max_new = 1;
+    const uint64_t last = e.submit(r);
+    r.max_new = 4;
+    const uint64_t other = e.submit(r);
+    meanwhile = [&] { e.cancel(last), meanwhile = nullptr; };
+    CHECK(ends(e.step(turn)) == std::map<uint64_t, ds::finish>{{last, ds::finish::length}});
+    CHECK_THROWS_AS(e.cancel(last), ds::error);
+    ended.clear();
+    while (!e.idle()) ended.merge(ends(e.step(turn)));
+    CHECK(ended == std::map<uint64_t, ds::finish>{{other, ds::finish::length}});
+    CHECK(e.stats().pages_free == e.stats().pages_total);
 }
