@@ -152,7 +152,7 @@ static void i8_tile(const i8_args &a, char *tile) {
 
 constexpr size_t i8_group = 4;                 // rows of weights whose results are made together
 constexpr size_t i8_thin_x = i8_dot_x / 2;     // rows of activations that wait for memory, whatever is done with them
-constexpr size_t i8_ahead = 4096;              // bytes
+constexpr size_t i8_ahead = 1024;              // bytes
 
 template <size_t rows, size_t streams> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x, size_t x_stride, w16i (*sum)[streams]) {
     w16i wide[streams];

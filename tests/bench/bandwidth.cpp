@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <numeric>
 #include <sys/mman.h>
@@ -22,20 +23,13 @@ namespace bench {
 namespace {
 
 constexpr size_t unit = 16384;     // a thread's part is a multiple of it
-constexpr size_t passes = 18;
 
-struct buffer {
-    size_t size;
-    uint8_t *data;
-    explicit buffer(size_t n) : size(n) {
-        void *const p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) throw std::bad_alloc();
-        madvise(p, n, MADV_HUGEPAGE);
-        data = static_cast<uint8_t *>(p);
-    }
-    buffer(const buffer &) = delete;
-    ~buffer() { munmap(data, size); }
-};
+uint8_t *map_buffer(size_t n) {
+    void *const p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    madvise(p, n, MADV_HUGEPAGE);
+    return static_cast<uint8_t *>(p);
+}
 
 // Sums n bytes, read as `streams` streams side by side: which number is fastest depends on the prefetchers. Eight vectors a turn.
 using sum_fn = uint64_t (*)(const uint8_t *p, size_t n);
@@ -86,20 +80,40 @@ std::array<sum_fn, 3> widest_sums() {
 
 } // namespace
 
-size_t bandwidth_bytes() {
+size_t reader::bytes() {
     const long llc = sysconf(_SC_LEVEL3_CACHE_SIZE);
     return std::max(size_t{1} << 30, 4 * static_cast<size_t>(std::max(llc, 0L)));
 }
 
-double read_bandwidth(unsigned threads) {
-    const size_t part = bandwidth_bytes() / threads / unit * unit;
-    const buffer b(part * threads);
+void reader::unmap::operator()(uint8_t *p) const { munmap(p, size); }
+
+reader::reader(unsigned threads) : threads_(threads), part_(bytes() / threads / unit * unit), data_(map_buffer(part_ * threads), unmap{part_ * threads}) {
+    shortest_pass(threads_, 1, [&](unsigned t) { std::memset(data_.get() + t * part_, 1, part_); }, [](unsigned, size_t) {});
+}
+
+void reader::pass() {
     const std::array<sum_fn, 3> sums = widest_sums();
+    const size_t kind = passes_++ % sums.size();
     std::atomic<uint64_t> total = 0;       // keeps the sums from being dropped
-    const double seconds = shortest_pass(
-        threads, passes, [&](unsigned t) { std::memset(b.data + t * part, 1, part); },
-        [&](unsigned t, size_t pass) { total += sums[pass % sums.size()](b.data + t * part, part); });
-    return total == 0 ? 0 : static_cast<double>(b.size) / seconds;
+    seconds_[kind].push_back(shortest_pass(threads_, 1, [](unsigned) {}, [&](unsigned t, size_t) { total += sums[kind](data_.get() + t * part_, part_); }));
+    total_ += total;
+}
+
+double reader::best() const {
+    double least = std::numeric_limits<double>::infinity();
+    for (const std::vector<double> &s : seconds_)
+        for (const double t : s) least = std::min(least, t);
+    return total_ == 0 ? 0 : static_cast<double>(part_ * threads_) / least;
+}
+
+double reader::usual() const {
+    double least = std::numeric_limits<double>::infinity();
+    for (std::vector<double> s : seconds_) {
+        if (s.empty()) continue;
+        std::nth_element(s.begin(), s.begin() + static_cast<ptrdiff_t>(s.size() / 2), s.end());
+        least = std::min(least, s[s.size() / 2]);
+    }
+    return total_ == 0 ? 0 : static_cast<double>(part_ * threads_) / least;
 }
 
 } // namespace bench

@@ -34,7 +34,11 @@ std::string processor_name() {
 
 std::map<unsigned, double> bandwidths(const std::vector<unsigned> &threads) {
     std::map<unsigned, double> out;
-    for (const unsigned t : threads) out[t] = bench::read_bandwidth(t);
+    for (const unsigned t : threads) {
+        bench::reader r(t);
+        for (int pass = 0; pass < 18; ++pass) r.pass();
+        out[t] = r.best();
+    }
     return out;
 }
 
@@ -53,11 +57,10 @@ private:
 
 // The limit that a test runs into: bytes read a second for a decode, integer operations a second for a prompt; 0 where it is not known.
 struct limits {
-    const std::map<unsigned, double> &bandwidth;
     integer_peaks peaks = {};
-    double of(const bench::speed &s) { return s.decode ? bandwidth.at(s.threads) : peaks.of(s); }
+    double of(const bench::speed &s) { return s.decode ? s.read_per_second : peaks.of(s); }
 };
-double reached(const bench::speed &s) { return s.decode ? s.bytes_per_second() : s.token_ops * s.best(); }
+double reached(const bench::speed &s) { return s.decode ? s.bytes_per_second : s.token_ops * s.best(); }
 
 // ---- The table
 
@@ -66,7 +69,7 @@ void print_machine(const std::map<unsigned, double> &bandwidth) {
     for (const char *isa : ds::cpu_isas()) std::printf(" %s", isa);
     std::printf("\n");
     for (const auto &[threads, rate] : bandwidth)
-        std::printf("reads       %.1f GB/s with %u thread%s (a sum over %zu MiB)\n", rate / 1e9, threads, threads == 1 ? "" : "s", bench::bandwidth_bytes() >> 20);
+        std::printf("reads       %.1f GB/s with %u thread%s (a sum over %zu MiB, the best of 18)\n", rate / 1e9, threads, threads == 1 ? "" : "s", bench::reader::bytes() >> 20);
 }
 
 void print_text(const bench::vocabulary_speed &v) {
@@ -94,7 +97,7 @@ std::string test_name(const bench::speed &s) {
 
 void print_row(const bench::speed &s, double limit) {
     std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads, s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
-    if (s.decode) std::printf(" %6.1f |", s.bytes_per_second() / 1e9);
+    if (s.decode) std::printf(" %6.1f |", s.bytes_per_second / 1e9);
     else std::printf("        |");
     if (limit > 0) std::printf(" %6.1f | %4.0f %% |\n", limit / 1e9, 100 * reached(s) / limit);
     else std::printf("        |        |\n");
@@ -129,7 +132,7 @@ ordered_json json_of(const bench::vocabulary_speed &v) {
 ordered_json json_of(const bench::speed &s, double limit) {
     ordered_json out = {{"test", s.decode ? "decode" : "prompt"}, {"tokens", s.tokens}, {"depth", s.depth}, {"requests", s.requests}, {"threads", s.threads}, {"isa", s.isa},
                         {"tokens_per_second", s.median()}, {"tokens_per_second_best", s.best()}, {"repetitions", s.rates.size()}, {"ops_per_second", s.token_ops * s.best()}};
-    if (s.decode) out["bytes_per_second"] = s.bytes_per_second(), out["all_tokens_per_second_best"] = s.all_best;
+    if (s.decode) out["bytes_per_second"] = s.bytes_per_second, out["all_tokens_per_second_best"] = s.all_best;
     if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
     return out;
 }
@@ -168,10 +171,11 @@ void add_flags(CLI::App &app, options &o) {
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
     app.add_flag("--json", o.json, "JSON instead of tables");
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
-               "Gop/s count two operations for each weight that a token is multiplied with; GB/s are the weights and the part of the cache that a step of the\n"
-               "decode reads, of routed experts those that any of its tokens is expected to meet; both at the best rate. The limit of a decode is what as many threads read from memory in a plain sum (a cache that holds the model\n"
-               "gives more); that of a prompt, of formats that are multiplied in integers, is what the instruction set's integer product reaches on registers\n"
-               "alone, in Gop/s. Both are measured in the same run.\n"
+               "Gop/s count two operations for each weight that a token is multiplied with, at the best rate; GB/s are the weights and the part of the cache\n"
+               "that a step of the decode reads, of routed experts those that any of its tokens is expected to meet. The limit of a decode is what as many\n"
+               "threads read from memory in a plain sum (a cache that holds the model gives more). Memory's speed may change from second to second: both are\n"
+               "medians of a decode with such a sum after every step. The limit of a prompt, of formats that are multiplied in integers, is what the\n"
+               "instruction set's integer product reaches on registers alone, in Gop/s, measured in the same run.\n"
                "Texts that the vocabulary cannot spell are left out.\n\n"
                "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 --no-text\n");
 }
@@ -196,7 +200,7 @@ int run(options &o) {
     }
     if (weights) {
         if (!o.json) print_head();
-        limits limit{bandwidth};
+        limits limit;
         const bench::memory m = bench::measure(o.model, o.speed, [&](const bench::speed &s) {
             if (o.json) out["speed"].push_back(json_of(s, limit.of(s)));
             else print_row(s, limit.of(s));

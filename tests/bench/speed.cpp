@@ -2,6 +2,7 @@
 // first token. Each size runs once unmeasured, so that file pages are in memory and threads awake, then as often as asked and for half a second at least.
 #include "speed.h"
 
+#include "bandwidth.h"
 #include "handles.h"
 
 #include "../../llm/model.h"
@@ -52,6 +53,7 @@ struct bench_engine {
     engine_ptr engine;
     ds_memory_plan plan;
     uint32_t vocabulary, context;
+    unsigned threads;
 };
 
 bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned threads) {
@@ -74,7 +76,7 @@ bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned th
     check(ds_engine_plan(m.get(), &c, &plan, &err), err);
     ds_engine *e = nullptr;
     check(ds_engine_new(m.get(), &c, &e, &err), err);
-    return {engine_ptr(e), plan, info.vocabulary, c.context_length};
+    return {engine_ptr(e), plan, info.vocabulary, c.context_length, threads};
 }
 
 struct times {
@@ -82,8 +84,9 @@ struct times {
     uint64_t decoded;           // tokens in `decode`
 };
 
-// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the end.
-times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer) {
+// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the end. After every step of the decode comes
+// `between`, with the step's seconds; its own do not count.
+times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer, const std::function<void(double)> &between = {}) {
     std::vector<ds_token> ids(prompt);
     uint32_t random = 12345;
     for (ds_token &t : ids) random = random * 1664525u + 1013904223u, t = static_cast<ds_token>((random >> 8) % b.vocabulary);
@@ -94,7 +97,7 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
     r.flags = DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;
     r.max_new_tokens = answer;
     ds_error err;
-    const double begin = ds::os::seconds();
+    double begin = ds::os::seconds();
     for (unsigned i = 0; i < requests; ++i) {
         ds_request_id id;
         check(ds_engine_submit(b.engine.get(), &r, &id, &err), err);
@@ -116,6 +119,11 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
                 t.decoded += all_begun;
             }
         }
+        if (all_begun && between) {
+            const double before = ds::os::seconds();
+            between(now - t.prompt - t.decode);
+            begin += ds::os::seconds() - before;
+        }
         if (!all_begun) t.prompt = now;
         t.decode = now - t.prompt;
     }
@@ -131,12 +139,26 @@ uint64_t peak_resident() {
     return 0;
 }
 
+double middle(std::vector<double> r) {
+    std::sort(r.begin(), r.end());
+    return (r[r.size() / 2] + r[(r.size() - 1) / 2]) / 2;
+}
+
 // `rate` runs once and gives tokens a second.
 template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
     rate();
     std::vector<double> out;
     for (const double begin = ds::os::seconds(); out.size() < repetitions || (ds::os::seconds() - begin < 0.5 && out.size() < 1000);) out.push_back(rate());
     return out;
+}
+
+// A decode with a read of memory after every step: the usual step's seconds, and the usual read's bytes a second.
+struct beside { double step, read; };
+beside beside_reads(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer) {
+    reader memory(b.threads);
+    std::vector<double> steps;
+    run(b, requests, prompt, answer, [&](double seconds) { steps.push_back(seconds), memory.pass(); });
+    return {middle(steps), memory.usual()};
 }
 
 // Sizes that are there, cut to `max`, each once.
@@ -151,11 +173,7 @@ std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsi
 
 } // namespace
 
-double speed::median() const {
-    std::vector<double> r = rates;
-    std::sort(r.begin(), r.end());
-    return (r[r.size() / 2] + r[(r.size() - 1) / 2]) / 2;
-}
+double speed::median() const { return middle(rates); }
 double speed::best() const { return *std::max_element(rates.begin(), rates.end()); }
 
 memory measure(const std::string &path, const speed_options &o, const std::function<void(const speed &)> &each) {
@@ -173,7 +191,7 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
         s.struct_size = sizeof s;
         check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
         for (const unsigned n : cut(o.prompts, 1, b.context - 1))
-            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 0, 2 * w.body, w.integers()});
+            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body, w.integers(), 0, 0});
         for (const unsigned requests : o.requests)
             for (const unsigned depth : cut(o.depths, 1, b.context - 2))
                 for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
@@ -185,10 +203,13 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
                     };
                     const double cache = static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
                     const std::vector<double> rates = repeat(o.repetitions, rate);
-                    each({true, s.threads, requests, depth, n, s.isa, rates, all_best, w.step_bytes(requests) + cache, 2 * (w.body + w.head), w.integers()});
+                    used.resident = std::max(used.resident, peak_resident());
+                    const auto [step, read] = beside_reads(b, requests, depth, n + 1);
+                    forget_peak();
+                    each({true, s.threads, requests, depth, n, s.isa, rates, all_best, 2 * (w.body + w.head), w.integers(), (w.step_bytes(requests) + cache) / step, read});
                 }
     }
-    used.resident = peak_resident();
+    used.resident = std::max(used.resident, peak_resident());
     return used;
 }
 

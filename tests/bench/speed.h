@@ -23,13 +23,14 @@ struct speed {
     std::string isa;
     std::vector<double> rates;                    // tokens a second over all requests, one a repetition
     double all_best;                              // tokens a second from the first prompt to the last answer, prompts' and new ones; decode only
-    double step_bytes;                            // weights and cache that a step of the decode reads, on average
     double token_ops;                             // two for each weight that a token is multiplied with
     bool integers;                                // most of them are of a format that is multiplied in integers
 
     double median() const;
     double best() const;
-    double bytes_per_second() const { return step_bytes * best() / requests; }    // at the best rate; decode only
+    // Of a decode once more, with a read of memory after every step, since what a machine's memory gives may change from second to second: the usual
+    // (median) step's bytes a second, and the usual read's.
+    double bytes_per_second, read_per_second;
 };
 
 // What the largest engine was planned to take, weights included, and what this process had resident at most while the engines ran (0: not known).
