@@ -21,7 +21,7 @@ namespace {
 struct options {
     std::string model;
     bench::speed_options speed;
-    bool json = false, no_text = false, no_speed = false;
+    bool json = false, no_text = false, no_speed = false, no_limits = false;
     unsigned prefix = 0, suffix = 40;
 };
 
@@ -57,8 +57,9 @@ private:
 
 // The limit that a test runs into: bytes read a second for a decode, integer operations a second for a prompt; 0 where it is not known.
 struct limits {
+    bool known;
     integer_peaks peaks = {};
-    double of(const bench::speed &s) { return s.decode ? s.read_per_second : peaks.of(s); }
+    double of(const bench::speed &s) { return !known ? 0 : s.decode ? s.read_per_second : peaks.of(s); }
 };
 double reached(const bench::speed &s) { return s.decode ? s.bytes_per_second : s.token_ops * s.best(); }
 
@@ -97,7 +98,7 @@ std::string test_name(const bench::speed &s) {
 
 void print_row(const bench::speed &s, double limit) {
     std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads, s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
-    if (s.decode) std::printf(" %6.1f |", s.bytes_per_second / 1e9);
+    if (s.bytes_per_second > 0) std::printf(" %6.1f |", s.bytes_per_second / 1e9);
     else std::printf("        |");
     if (limit > 0) std::printf(" %6.1f | %4.0f %% |\n", limit / 1e9, 100 * reached(s) / limit);
     else std::printf("        |        |\n");
@@ -132,7 +133,8 @@ ordered_json json_of(const bench::vocabulary_speed &v) {
 ordered_json json_of(const bench::speed &s, double limit) {
     ordered_json out = {{"test", s.decode ? "decode" : "prompt"}, {"tokens", s.tokens}, {"depth", s.depth}, {"requests", s.requests}, {"threads", s.threads}, {"isa", s.isa},
                         {"tokens_per_second", s.median()}, {"tokens_per_second_best", s.best()}, {"repetitions", s.rates.size()}, {"ops_per_second", s.token_ops * s.best()}};
-    if (s.decode) out["bytes_per_second"] = s.bytes_per_second, out["all_tokens_per_second_best"] = s.all_best;
+    if (s.bytes_per_second > 0) out["bytes_per_second"] = s.bytes_per_second;
+    if (s.decode) out["all_tokens_per_second_best"] = s.all_best;
     if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
     return out;
 }
@@ -169,6 +171,7 @@ void add_flags(CLI::App &app, options &o) {
     app.add_option("--suffix", o.suffix, "Tokens of each request's own after it")->type_name("N")->check(CLI::Range(1u, 512u).description(""))->capture_default_str();
     app.add_flag("--no-text", o.no_text, "Leave out the vocabulary and the tokenizer");
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
+    app.add_flag("--no-limits", o.no_limits, "Leave out what this machine's memory and integer products give at most");
     app.add_flag("--json", o.json, "JSON instead of tables");
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
                "Gop/s count two operations for each weight that a token is multiplied with, at the best rate; GB/s are the weights and the part of the cache\n"
@@ -189,7 +192,8 @@ int run(options &o) {
     }
     const bool weights = !ds::gguf_file::open(o.model).tensors().empty() && !o.no_speed;
     std::map<unsigned, double> bandwidth;
-    if (weights) bandwidth = bandwidths(o.speed.threads);
+    if (weights && !o.no_limits) bandwidth = bandwidths(o.speed.threads);
+    o.speed.reads = !o.no_limits;
     ordered_json out = {{"model", o.model}, {"processor", processor_name()}, {"processors", ds::os::processor_count()}};
     for (const auto &[threads, rate] : bandwidth) out["read_bandwidth"].push_back({{"threads", threads}, {"bytes_per_second", rate}});
     if (!o.json) print_machine(bandwidth);
@@ -200,7 +204,7 @@ int run(options &o) {
     }
     if (weights) {
         if (!o.json) print_head();
-        limits limit;
+        limits limit{!o.no_limits};
         const bench::memory m = bench::measure(o.model, o.speed, [&](const bench::speed &s) {
             if (o.json) out["speed"].push_back(json_of(s, limit.of(s)));
             else print_row(s, limit.of(s));

@@ -203,10 +203,15 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
                     };
                     const double cache = static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
                     const std::vector<double> rates = repeat(o.repetitions, rate);
-                    used.resident = std::max(used.resident, peak_resident());
-                    const auto [step, read] = beside_reads(b, requests, depth, n + 1);
-                    forget_peak();
-                    each({true, s.threads, requests, depth, n, s.isa, rates, all_best, 2 * (w.body + w.head), w.integers(), (w.step_bytes(requests) + cache) / step, read});
+                    speed one{true, s.threads, requests, depth, n, s.isa, rates, all_best, 2 * (w.body + w.head), w.integers(), 0, 0};
+                    if (o.reads) {
+                        used.resident = std::max(used.resident, peak_resident());
+                        const auto [step, read] = beside_reads(b, requests, depth, n + 1);
+                        forget_peak();
+                        one.bytes_per_second = (w.step_bytes(requests) + cache) / step;
+                        one.read_per_second = read;
+                    }
+                    each(one);
                 }
     }
     used.resident = std::max(used.resident, peak_resident());

@@ -15,6 +15,7 @@ struct speed_options {
     ds_kv_type kv = DS_KV_DEFAULT;
     std::string isa;               // empty: the best
     uint32_t step_tokens = 0;      // 0: the engine's default
+    bool reads = true;             // decode once more beside reads of memory
 };
 
 struct speed {
@@ -29,7 +30,7 @@ struct speed {
     double median() const;
     double best() const;
     // Of a decode once more, with a read of memory after every step, since what a machine's memory gives may change from second to second: the usual
-    // (median) step's bytes a second, and the usual read's.
+    // (median) step's bytes a second, and the usual read's; 0 where that was left out.
     double bytes_per_second, read_per_second;
 };
 
