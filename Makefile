@@ -71,6 +71,8 @@ LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
+# Checks of long unrolled functions are calls: inline, they take the compiler twice as long.
+$(OBJ)/ggml-cpu/isa/%.o: HERE := $(if $(and $(filter sanitize,$(config)),$(filter g++,$(notdir $(CXX)))),--param asan-instrumentation-with-call-threshold=300)
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
 $(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined)
 

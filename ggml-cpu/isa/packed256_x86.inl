@@ -238,13 +238,13 @@ template <format f> struct packed256 {
 
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;
-        const size_t valid = rows_at(a, w0, w), ahead = 8 * a.w_stride;
+        rows_at(a, w0, packed_eighth(a), w);
         __m256 sum[rows];
         DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x256_bytes) {
             __m256i product[rows][8], min[rows][8];
             for (int r = 0; r < 8; ++r) {
-                for (size_t i = 0; i < weight_bytes; i += 64) __builtin_prefetch(w[r] + at + ahead + i, 0, 2);
+                for (size_t i = 0; i < weight_bytes; i += 64) __builtin_prefetch(w[r] + at + packed_rows_ahead + i, 0, 2);
                 row_sums sums[rows];
                 one_row<rows>(w[r] + at, x, a.x_stride, sums);
                 DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums[j].scaled, min[j][r] = sums[j].minima;
@@ -256,7 +256,7 @@ template <format f> struct packed256 {
                 if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(min[j])), _mm256_mul_ps(m, scale), sum[j]);
             }
         }
-        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0, valid);
+        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
     }
     static DS_INLINE __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
 

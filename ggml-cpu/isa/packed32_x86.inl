@@ -125,12 +125,12 @@ template <format f> struct packed32 {
 
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;
-        const size_t valid = rows_at(a, w0, w), ahead = 8 * a.w_stride;
+        rows_at(a, w0, packed_eighth(a), w);
         __m256 sum[rows];
         DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x32_bytes) {
             const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
-            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + ahead, 0, 2);
+            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + packed_rows_ahead, 0, 2);
             __m256i levels[8];
             DS_UNROLL for (int r = 0; r < 8; ++r) levels[r] = packed_unsigned ? block::levels(w[r] + at) : block::signed_levels(w[r] + at);
             DS_UNROLL for (int j = 0; j < rows; ++j) {
@@ -143,7 +143,7 @@ template <format f> struct packed32 {
                 if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)), _mm256_mul_ps(m, scale), sum[j]);
             }
         }
-        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0, valid);
+        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
     }
 
     // One block of eight rows.

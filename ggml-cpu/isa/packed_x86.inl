@@ -133,11 +133,16 @@ template <int rows> DS_INLINE void store_sums(const packed_args &a, size_t end, 
         }
 }
 
-DS_INLINE void store_rows8(const packed_args &a, __m256 sum, size_t row, size_t w0, size_t valid) {
+// Few rows of activations, with weights as they lie: eight rows of weights at once, one of each eighth of the panel, so that memory is read in straight lines,
+// and somewhat ahead, since its own prefetchers stop at every memory page.
+constexpr size_t packed_rows_ahead = 1024;    // bytes
+DS_INLINE size_t packed_eighth(const packed_args &a) { return (a.weights + 7) / 8; }
+DS_INLINE void store_rows8(const packed_args &a, __m256 sum, size_t row, size_t w0) {
     float out[8];
     _mm256_storeu_ps(out, sum);
-    float *y = a.y + row * a.y_stride + w0;
-    for (size_t r = 0; r < valid; ++r) y[r] = a.bias ? out[r] + a.bias[w0 + r] : out[r];
+    float *y = a.y + row * a.y_stride;
+    size_t at = w0;
+    for (size_t r = 0; r < 8 && at < a.weights; ++r, at += packed_eighth(a)) y[at] = a.bias ? out[r] + a.bias[at] : out[r];
 }
 
 // For rows of activations x0 on, groups of at most `most`: run(number of rows as a constant, x0).
@@ -148,17 +153,15 @@ template <int most, class F> DS_INLINE void by_rows(size_t count, size_t x0, con
     run(std::integral_constant<int, most>{}, x0);
 }
 
-// The rows of weights of a group of eight; those beyond the last are the last again.
-DS_INLINE size_t rows_at(const packed_args &a, size_t w0, const char **w) {
-    const size_t valid = a.weights > w0 ? std::min<size_t>(8, a.weights - w0) : 0;
-    for (size_t r = 0; r < 8; ++r) w[r] = a.w + std::min(w0 + r, a.weights - 1) * a.w_stride;
-    return valid;
+// Every step-th row of weights, eight from w0 on; those beyond the last are the last again.
+DS_INLINE void rows_at(const packed_args &a, size_t w0, size_t step, const char **w) {
+    for (size_t r = 0; r < 8; ++r) w[r] = a.w + std::min(w0 + r * step, a.weights - 1) * a.w_stride;
 }
 
 template <class K> static void packed_pack(const packed_args &a, size_t begin, size_t end, char *tile) {
     for (size_t g = 0; g < packed_columns; g += 8) {
         const char *w[8];
-        rows_at(a, g, w);
+        rows_at(a, g, 1, w);
         for (size_t b = begin; b < end; ++b) K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
     }
 }
@@ -178,6 +181,6 @@ template <class K> static void packed_tile(const packed_args &a, char *tile) {
     }
 }
 template <class K> static void packed_rows(const packed_args &a) {
-    for (size_t w0 = 0; w0 < a.weights; w0 += 8)
+    for (size_t w0 = 0; w0 < packed_eighth(a); ++w0)
         for (size_t x0 = 0; x0 < a.rows; x0 += 4) by_rows<4>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
 }
