@@ -83,10 +83,10 @@ private:
     }
 };
 
-// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, none so short that memory is read in crumbs.
-constexpr size_t most_product_panel = 64;
+// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, and where there are enough, long stretches of memory.
+constexpr size_t most_panel = 256;
 inline size_t product_panel(size_t products, size_t weights, unsigned threads) {
-    return std::clamp<size_t>(ceil_div(ceil_div(products * weights, 16 * threads), 16) * 16, 16, most_product_panel);
+    return std::clamp<size_t>(ceil_div(ceil_div(products * weights, 16 * threads), 16) * 16, 16, most_panel);
 }
 
 // How a product's output is cut: into panels of weight rows, and groups of activation rows.
@@ -99,10 +99,9 @@ inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, uns
     const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)), size = ceil_div(ceil_div(rows, groups), group) * group;
     return {panel, panels, size, ceil_div(rows, size)};
 }
-// Weight rows a task of a product with few rows: enough tasks to go round, and where there are enough, long stretches of memory.
-constexpr size_t most_stream_panel = 256;
+// Likewise of a product with few rows of activations.
 inline size_t stream_panel(size_t weights, unsigned threads) {
-    return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_stream_panel);
+    return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_panel);
 }
 inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
     if (!p.few(rows)) return make_cut(weights, rows, p.tile_weights(), 48, threads);

@@ -46,7 +46,7 @@ struct scratch {
         ready = take_bytes(rows * p.down.row_bytes());
         y = take<float>(pairs * d);
         tile_bytes = std::max({p.gate.tile_bytes(), p.up.tile_bytes(), p.down.tile_bytes()});
-        panel_bytes = align64(static_cast<size_t>(tokens) * most_product_panel * sizeof(float));
+        panel_bytes = align64(static_cast<size_t>(tokens) * most_panel * sizeof(float));
         tiles = take_bytes(c.pool.size() * tile_bytes);
         panels = take_bytes(c.pool.size() * panel_bytes);
     }

@@ -16,7 +16,7 @@ struct own_scratch {
     size_t panel, tile;
     own_scratch(const cpu &c, const node &n) {
         const product gate(c, *n.src[2]), up(c, *n.src[3]);
-        panel = align64(static_cast<size_t>(n.src[0]->ne[0]) * std::max(most_stream_panel, gate.tile_weights()) * sizeof(float));
+        panel = align64(static_cast<size_t>(n.src[0]->ne[0]) * std::max(most_panel, gate.tile_weights()) * sizeof(float));
         tile = std::max(gate.tile_bytes(), up.tile_bytes());
     }
     size_t bytes() const { return panel + tile; }
