@@ -1,0 +1,18 @@
+// The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece. Called through ggml-cuda/launch.h.
+#include "cuda_emulation.h"
+
+#include "../ggml-cuda/gemm/config.cpp"
+#include "../ggml-cuda/gemm/launch.cu"
+#include "../ggml-cuda/gemm/plain.cu"
+#include "../ggml-cuda/gemm/quantize.cu"
+#include "../ggml-cuda/gemm/rows.cu"
+#include "../ggml-cuda/gemm/tiles.cu"
+
+#include "cuda_kernels.h"
+
+namespace ds::test {
+
+bool kernels_run() { return DS_CUDA_EMULATED; }
+void run_backwards(bool on) { emulation::backwards = on; }
+
+} // namespace ds::test
