@@ -74,10 +74,10 @@ const char *variant(const backend *b, const node &n) {
 
 } // namespace
 
-backend_ptr fake_device(const fake_options &o) {
+backend_ptr fake_device(const fake_options &o, backend_ptr inner) {
     auto f = std::make_unique<fake>();
     f->options = o;
-    f->inner = cpu_backend({.threads = o.threads});
+    f->inner = inner ? std::move(inner) : cpu_backend({.threads = o.threads});
     f->functions = {.name = "fake",
                     .host_memory = false,
                     .free = [](backend *b) { delete &self(b); },
