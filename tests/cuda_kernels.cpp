@@ -1,6 +1,11 @@
 // The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece. Called through ggml-cuda/launch.h.
 #include "cuda_emulation.h"
 
+#include "../ggml-cuda/attn/config.cpp"
+#include "../ggml-cuda/attn/floats.cu"
+#include "../ggml-cuda/attn/integers.cu"
+#include "../ggml-cuda/attn/launch.cu"
+#include "../ggml-cuda/attn/plain.cu"
 #include "../ggml-cuda/gemm/config.cpp"
 #include "../ggml-cuda/gemm/launch.cu"
 #include "../ggml-cuda/gemm/plain.cu"
