@@ -2,6 +2,7 @@
 // same kernels when tests/cuda_emulation.h, which says what these mean, was included before.
 #pragma once
 
+#include "../tensor/formats.h"
 #include "../tensor/numerics.h"
 
 #ifdef __CUDACC__
@@ -17,6 +18,13 @@
 namespace ds::cuda {
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Of an f16, exactly.
+__device__ __forceinline__ float half_value(uint16_t h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
 
 // Sixteen bytes of what is read once: past the first cache.
 __device__ __forceinline__ uint4 load_once(const void *p) {

@@ -21,7 +21,7 @@ struct device_facts {
 };
 
 // Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory.
-int prepare_kernels();
+int prepare_kernels(const device_facts &);
 
 // ---- Rows of activations made ready for products ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@
 #define DS_CUDA_EMULATED 0
 #endif
 
+#include "../tensor/formats.h"
 #include "../tensor/numerics.h"
 
 #include <cstdio>
@@ -245,6 +246,13 @@ inline uint32_t __ballot_sync(uint32_t mask, bool x) {
 }
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 0;
 inline int cudaFuncSetAttribute(const void *, int, int) { return 0; }
+inline int cudaMemsetAsync(void *p, int value, size_t bytes, void *) { return std::memset(p, value, bytes), 0; }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned select) {
+    const uint64_t both = static_cast<uint64_t>(y) << 32 | x;
+    unsigned z = 0;
+    for (int i = 0; i < 4; ++i) z |= static_cast<unsigned>(both >> (select >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return z;
+}
 template <class T> T atomicAdd(T *p, T x) { const T old = *p; *p = old + x; return old; }
 template <class T> T atomicMax(T *p, T x) { const T old = *p; *p = x > old ? x : old; return old; }
 template <class T> T __ldg(const T *p) { return *p; }
@@ -255,6 +263,7 @@ inline int __dp4a(int a, int b, int c) {
 
 namespace ds::cuda {
 
+inline float half_value(uint16_t h) { return f16_to_f32(h); }
 inline uint4 load_once(const void *p) {
     emulation::want(emulation::aligned(p, 16), "a load of 16 bytes that are not aligned");
     uint4 v;

@@ -2,6 +2,11 @@
 #include "cuda_emulation.h"
 
 #include "../ggml-cuda/add.cu"
+#include "../ggml-cuda/attn/config.cpp"
+#include "../ggml-cuda/attn/floats.cu"
+#include "../ggml-cuda/attn/integers.cu"
+#include "../ggml-cuda/attn/launch.cu"
+#include "../ggml-cuda/attn/plain.cu"
 #include "../ggml-cuda/gemm/config.cpp"
 #include "../ggml-cuda/gemm/launch.cu"
 #include "../ggml-cuda/gemm/plain.cu"

@@ -207,3 +207,53 @@ TEST_CASE("CUDA kernels: products with I8 weights give the reference's bits") {
     }
     for (const char *name : {"plain", "rows", "tiles"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
 }
+
+namespace {
+
+cuda::attention_launch_params attention_of(const node &n) {
+    const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], *rope = n.src[5];
+    cuda::attention_launch_params a{};
+    a.q = f32_at(q, 0), a.q_stride = q.stride[0], a.q_head_stride = q.stride[1];
+    if (rope) a.q_rope = f32_at(*rope, 0), a.rope_stride = rope->stride[0], a.rope_head_stride = rope->stride[1];
+    a.pages = static_cast<const char *>(pages.data), a.page_bytes = pages.stride[0];
+    a.tables = i32_at(tables, 0), a.table_stride = tables.stride[0], a.max_pages = dim(tables, 1);
+    a.sequence = i32_at(*n.src[3], 0), a.position = i32_at(*n.src[4], 0);
+    a.y = f32_at(n.out, 0), a.y_stride = n.out.stride[0], a.y_head_stride = n.out.stride[1];
+    a.n = dim(q, 0), a.heads = dim(q, 1);
+    a.p = n.as<attention_params>();
+    return a;
+}
+
+} // namespace
+
+TEST_CASE("CUDA kernels: attention gives the reference's bits") {
+    if (!kernels_run()) return;
+    std::set<std::string> used;
+    std::vector<op_case> cases = all_cases();
+    cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));      // tiles of many rows, sequences that meet in one
+    cases.push_back(attention_case(format::i8, 1, 7, 64, 80, {79}));
+    cases.push_back(latent_attention_case(format::i8, 20, 256, 64, 3, {200}));
+    for (const op_case &c : cases) {
+        if (c.kind != op::attention) continue;
+        one_node one(c);
+        const std::vector<float> wanted = one.reference();
+        cuda::attention_launch_params a = attention_of(one.only());
+        for (int w = 0; w < static_cast<int>(cuda::attention_way::count); ++w)
+            for (int processors : {1, 132})
+                for (bool backwards : {false, true}) {
+                    const auto way = static_cast<cuda::attention_way>(w);
+                    cuda::device_facts f = facts;
+                    f.processors = processors;
+                    if (!cuda::fits(way, a, f)) continue;
+                    used.insert(cuda::name_of(way));
+                    run_backwards(backwards);
+                    std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+                    const memory work(cuda::attention_work_bytes(a, f));
+                    a.work = work.data;
+                    CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
+                    const int64_t where = first_difference(wanted, one.result());
+                    CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
+                }
+    }
+    for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
+}
