@@ -46,14 +46,17 @@ static products_params quantized_params(const products &p, std::span<const part>
 }
 
 bool way_fits(const context &c, const products &p, int way) {
-    const auto part_fits = [&](size_t i) {
-        if (is_float(p.parts[i].w->type)) return way == chosen_way || way == static_cast<int>(product_way::plain);
+    bool all = true, some = false;
+    for (size_t i = 0; i < p.parts.size(); ++i) {
+        if (is_float(p.parts[i].w->type)) {
+            some |= way == static_cast<int>(product_way::plain);
+            continue;
+        }
         const products_params q = quantized_params(p, run_of(p, i), nullptr);
-        return fits(way == chosen_way ? choose(q, c.facts) : static_cast<product_way>(way), q, c.facts);
-    };
-    size_t count = 0;
-    for (size_t i = 0; i < p.parts.size(); ++i) count += part_fits(i);
-    return way == chosen_way ? count == p.parts.size() : count > 0;
+        all &= fits(choose(q, c.facts), q, c.facts);
+        some |= way != chosen_way && fits(static_cast<product_way>(way), q, c.facts);
+    }
+    return all && (some || way == chosen_way);
 }
 
 static void run_quantized(const context &c, const products &p, std::span<const part> parts, int way, const node &n, char *ready) {

@@ -1,6 +1,7 @@
 // The CUDA backend's way from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
 #include "../ggml-cuda/context.cpp"
 #include "../ggml-cuda/products.cpp"
+#include "../ggml-cuda/run_attention.cpp"
 #include "../ggml-cuda/run_products.cpp"
 #include "../ggml-cuda/run_small.cpp"
 
