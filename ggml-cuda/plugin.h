@@ -42,8 +42,8 @@ constexpr uint64_t plugin_layout() {
 struct cuda_plugin {
     bool (*count)(int32_t *devices, cuda_failure *);
     bool (*describe)(int32_t device, cuda_device *, cuda_failure *);
-    // `forced`: names of operations and variants by turns, ending with null.
-    bool (*open)(int32_t device, const char *const *forced, void **self, cuda_failure *);
+    // `forced`: names of operations and variants by turns, ending with null. `record`: graphs with an identity may be recorded.
+    bool (*open)(int32_t device, const char *const *forced, bool record, void **self, cuda_failure *);
     void (*close)(void *self);
     bool (*alloc)(void *self, size_t bytes, void **p, cuda_failure *);
     void (*release)(void *self, void *p);
@@ -52,10 +52,12 @@ struct cuda_plugin {
     bool (*upload)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*download)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*copy)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
+    bool (*wait)(void *self, cuda_failure *);
     bool (*run)(void *self, const graph *, void *work, cuda_failure *);
     size_t (*work_bytes)(const void *self, const node *);
     const char *(*variant)(const void *self, const node *);
     const char *(*variant_name)(op, size_t i);      // of the list, best first; null behind its end
+    size_t (*recorded)(const void *self);           // graphs
 };
 
 // The one function that the shared object exports, ds_cuda_plugin: null when it was made for another layout.

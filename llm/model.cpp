@@ -226,6 +226,7 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
             if (progress && !progress(p.to + done + n, placed_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
         }
     }
+    place->fn->wait(place.get());      // engines have streams of their own
     for (tensor *t : list) {
         const piece &p = whole[piece_of(t->data)];
         t->data = base + p.to + (static_cast<const char *>(t->data) - p.from);

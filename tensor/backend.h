@@ -23,6 +23,7 @@ struct backend_fns {
     // Memory of the host, from and to which copies go at full speed.
     void *(*alloc_host)(backend *, size_t bytes);                   // throws status::memory
     void (*release_host)(backend *, void *p, size_t bytes);
+    void (*wait)(backend *);                                        // returns when everything that was begun is done. Throws status::device
     // Scratch for the node at its present shape, in bytes; grows with every dimension of the shapes.
     size_t (*work_bytes)(const backend *, const node &);
     // Runs the nodes in order; every tensor has its data, `work` holds the largest work_bytes. Allocates nothing. Returns false when `stop` became

@@ -48,6 +48,7 @@ constexpr backend_fns emulated_fns = {
     .copy = host_copy,
     .alloc_host = host_alloc,
     .release_host = host_release,
+    .wait = [](backend *) {},
     .work_bytes = [](const backend *b, const node &n) { return cuda::most_work_bytes(emulated::self(b).context, n); },
     .run =
         [](backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {

@@ -88,6 +88,7 @@ backend_ptr fake_device(const fake_options &o, backend_ptr inner) {
                     .copy = copy,
                     .alloc_host = [](backend *b, size_t n) { return self(b).inner->fn->alloc(self(b).inner.get(), n); },
                     .release_host = [](backend *b, void *p, size_t n) { self(b).inner->fn->release(self(b).inner.get(), p, n); },
+                    .wait = [](backend *b) { self(b).check(); },
                     .work_bytes = [](const backend *b, const node &n) { return self(b).inner->fn->work_bytes(self(b).inner.get(), n); },
                     .run = run,
                     .variant = variant};

@@ -88,6 +88,7 @@ constexpr backend_fns functions = {
     .copy = [](backend *b, void *dst, const void *src, size_t bytes) { call(self(b).plugin.copy, self(b).self, dst, src, bytes); },
     .alloc_host = alloc_host,
     .release_host = [](backend *b, void *p, size_t) { self(b).plugin.release_host(self(b).self, p); },
+    .wait = [](backend *b) { call(self(b).plugin.wait, self(b).self); },
     .work_bytes = [](const backend *b, const node &n) { return self(b).plugin.work_bytes(self(b).self, &n); },
     .run =
         [](backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {
@@ -120,12 +121,14 @@ backend_ptr cuda_backend(const cuda_options &o) {
     for (const auto &[name, variant] : o.force) forced.insert(forced.end(), {name.c_str(), variant.c_str()});
     forced.push_back(nullptr);
     call(plugin.describe, o.device, &b->device);
-    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), &b->self);
+    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), o.record, &b->self);
     return backend_ptr(b.release());
 }
 
 bool is_cuda(const backend &b) { return b.fn == &functions; }
 const cuda_device &cuda_device_of(const backend &b) { return self(&b).device; }
+
+size_t cuda_recorded(const backend &b) { return self(&b).plugin.recorded(self(&b).self); }
 
 std::vector<std::string> cuda_variants(const backend &b, op k) {
     std::vector<std::string> names;

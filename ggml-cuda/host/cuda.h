@@ -8,6 +8,7 @@ namespace ds {
 struct cuda_options {
     int32_t device = 0;
     std::vector<std::pair<std::string, std::string>> force;   // operation and variant, by name
+    bool record = true;     // steps that come again are recorded, and replayed as CUDA graphs
     std::string library;    // the path of libdeepseek-cuda.so; empty: beside this code, in ../lib from there, then where the system looks
 };
 
@@ -19,5 +20,6 @@ backend_ptr cuda_backend(const cuda_options &o);
 bool is_cuda(const backend &b);
 const cuda_device &cuda_device_of(const backend &b);    // as it was when the backend was made
 std::vector<std::string> cuda_variants(const backend &b, op k);      // best first; none: the operation does not run
+size_t cuda_recorded(const backend &b);                              // graphs that it has recorded
 
 } // namespace ds
