@@ -8,6 +8,7 @@
 #include "../ggml-cuda/attn/plain.cu"
 #include "../ggml-cuda/gemm/config.cpp"
 #include "../ggml-cuda/gemm/launch.cu"
+#include "../ggml-cuda/gemm/packed.cu"
 #include "../ggml-cuda/gemm/plain.cu"
 #include "../ggml-cuda/gemm/quantize.cu"
 #include "../ggml-cuda/gemm/rows.cu"
