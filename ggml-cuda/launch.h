@@ -202,6 +202,7 @@ struct experts_launch_params {
     int32_t n, used, experts, d, ffn;
     void *work;
 };
+bool experts_fit(const experts_launch_params &);     // at most 1,024 experts, and 65,535 rows
 size_t experts_work_bytes(const experts_launch_params &);
 int launch_experts(const experts_launch_params &, const device_facts &, stream);
 
