@@ -26,6 +26,13 @@ __device__ __forceinline__ float half_value(uint16_t h) {
     return f;
 }
 
+// The nearest f16, half to even.
+__device__ __forceinline__ uint16_t half_of(float f) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+
 // Sixteen bytes of what is read once: past the first cache.
 __device__ __forceinline__ uint4 load_once(const void *p) {
     uint4 v;

@@ -73,7 +73,7 @@ struct products_params {
     const float *residual;         // [n, m] for the one matrix, or null
     int64_t residual_stride;
 };
-// y[n, m] = f(q gate^T) * (q up^T), both of one format
+// y[n, m] = f(q gate^T) * (q up^T), both of I8. Of other formats: two products, and launch_gate
 struct gated_launch_params {
     format type;
     const int8_t *q;
@@ -88,8 +88,8 @@ struct gated_launch_params {
 };
 
 enum class product_way : int32_t {
-    plain,         // any shape; slow
-    rows,          // few rows: bandwidth bound, 16-byte loads, dp4a
+    plain,         // I8 of any shape; slow
+    rows,          // I8: up to 32 rows, bandwidth bound, 16-byte loads. Packed formats: any number of rows
     tiles,         // mma.sync on int8 tensor cores
     wgmma,         // sm_90a: wgmma on int8
     count
@@ -202,6 +202,7 @@ struct experts_launch_params {
     int32_t n, used, experts, d, ffn;
     void *work;
 };
+bool experts_fit(const experts_launch_params &);     // at most 1,024 experts, and 65,535 rows
 size_t experts_work_bytes(const experts_launch_params &);
 int launch_experts(const experts_launch_params &, const device_facts &, stream);
 

@@ -264,6 +264,7 @@ inline int __dp4a(int a, int b, int c) {
 namespace ds::cuda {
 
 inline float half_value(uint16_t h) { return f16_to_f32(h); }
+inline uint16_t half_of(float f) { return f32_to_f16(f); }
 inline uint4 load_once(const void *p) {
     emulation::want(emulation::aligned(p, 16), "a load of 16 bytes that are not aligned");
     uint4 v;

@@ -9,6 +9,7 @@
 #include "../ggml-cuda/attn/plain.cu"
 #include "../ggml-cuda/gemm/config.cpp"
 #include "../ggml-cuda/gemm/launch.cu"
+#include "../ggml-cuda/gemm/packed.cu"
 #include "../ggml-cuda/gemm/plain.cu"
 #include "../ggml-cuda/gemm/quantize.cu"
 #include "../ggml-cuda/gemm/rows.cu"
@@ -18,6 +19,10 @@
 #include "../ggml-cuda/lanes.cu"
 #include "../ggml-cuda/norm.cu"
 #include "../ggml-cuda/rope.cu"
+#include "../ggml-cuda/moe/config.cpp"
+#include "../ggml-cuda/moe/experts.cu"
+#include "../ggml-cuda/moe/router.cu"
+#include "../ggml-cuda/prepare.cu"
 
 #include "cuda_kernels.h"
 

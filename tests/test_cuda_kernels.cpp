@@ -100,7 +100,7 @@ struct way_list {
     std::set<std::string> used;
     template <class P> bool take(cuda::product_way w, const P &p) {
         if (!cuda::fits(w, p, facts)) return false;
-        used.insert(cuda::name_of(w));
+        used.insert(p.type == format::i8 ? cuda::name_of(w) : info(p.type).text);
         return true;
     }
 };
@@ -150,7 +150,7 @@ bool run_head_matmul(const node &n, cuda::product_way way, way_list &list) {
 
 bool run_gated(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];
-    if (gate.type != up.type) return false;
+    if (gate.type != up.type || gate.type != format::i8) return false;
     const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<gated_params>().eps, dim(x, 0), dim(x, 1), gate.type);
     cuda::gated_launch_params p{};
     p.type = gate.type;
@@ -187,13 +187,14 @@ bool is_product(op k) { return k == op::matmul || k == op::projections || k == o
 
 } // namespace
 
-TEST_CASE("CUDA kernels: products with I8 weights give the reference's bits") {
+TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference's bits") {
     if (!kernels_run()) { MESSAGE("not run here: the emulation wants x86-64 and no sanitizer"); return; }
     way_list list;
     for (const op_case &c : all_cases()) {
         if (!is_product(c.kind)) continue;
         one_node one(c);
-        if (weights_of(one.only()).type != format::i8) continue;
+        const format type = weights_of(one.only()).type;
+        if (type != format::i8 && !is_packed(type)) continue;
         const std::vector<float> wanted = one.reference();
         for (int w = 0; w < static_cast<int>(cuda::product_way::count); ++w)
             for (bool backwards : {false, true}) {
@@ -206,6 +207,8 @@ TEST_CASE("CUDA kernels: products with I8 weights give the reference's bits") {
             }
     }
     for (const char *name : {"plain", "rows", "tiles"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
+    for (int f = 0; f < static_cast<int>(format::count); ++f)
+        if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
 }
 
 namespace {
@@ -256,4 +259,40 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
                 }
     }
     for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
+}
+
+TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
+    if (!kernels_run()) return;
+    std::vector<op_case> cases = all_cases();
+    cases.push_back(experts_case(format::i8, 70, 2, 1, 64, 96, true));       // tiles: more than 24 rows an expert
+    cases.push_back(experts_case(format::i8, 130, 2, 2, 96, 80, false));     // large ones, more than one an expert
+    cases.push_back(experts_case(format::i8, 40, 8, 2, 64, 64, true));
+    for (const op_case &c : cases) {
+        if (c.kind != op::router && c.kind != op::experts) continue;
+        one_node one(c);
+        const node &n = one.only();
+        const std::vector<float> wanted = one.reference();
+        for (bool backwards : {false, true}) {
+            run_backwards(backwards);
+            std::memset(n.out.data, 0x5a, tensor_bytes(n.out));
+            if (c.kind == op::router) {
+                const tensor &l = *n.src[0];
+                const cuda::router_launch_params p = {f32_at(l, 0), l.stride[0], floats(n.src[1]), dim(l, 0), dim(l, 1), n.as<router_params>(), f32_at(n.out, 0), n.out.stride[0]};
+                REQUIRE(cuda::router_fits(p));
+                CHECK(cuda::launch_router(p, nullptr) == 0);
+            } else {
+                const tensor &x = *n.src[0], &route = *n.src[1];
+                const auto weights = [&](int i) { return cuda::expert_matrices{n.src[i]->type, n.src[i]->data, floats(n.src[i]->scale)}; };
+                cuda::experts_launch_params p = {f32_at(x, 0), x.stride[0], f32_at(route, 0), route.stride[0], weights(2), weights(3), weights(4), floats(n.src[5]),
+                                                 n.src[5] ? n.src[5]->stride[0] : 0, f32_at(n.out, 0), n.out.stride[0], dim(x, 0), dim(route, 2), dim(*n.src[2], 0),
+                                                 dim(x, 1), dim(*n.src[2], 1), nullptr};
+                REQUIRE(cuda::experts_fit(p));
+                const memory work(cuda::experts_work_bytes(p));
+                p.work = work.data;
+                CHECK(cuda::launch_experts(p, facts, nullptr) == 0);
+            }
+            const int64_t where = first_difference(wanted, one.result());
+            CHECK_MESSAGE(where == -1, c.text, backwards ? " backwards" : "", " element ", where);
+        }
+    }
 }

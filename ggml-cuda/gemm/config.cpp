@@ -1,6 +1,8 @@
 // Which kernel makes a product, and with which sizes.
 #include "config.h"
 
+#include "../../tensor/blocks.h"
+
 #include <algorithm>
 #include <cstring>
 
@@ -39,8 +41,7 @@ const char *name_of(product_way w) {
 
 static bool at_16(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-static bool fits(product_way way, format type, bool aligned, int32_t n, int32_t k, const device_facts &d, int32_t heads) {
-    if (type != format::i8) return false;
+static bool fits(product_way way, bool aligned, int32_t n, int32_t k, const device_facts &d, int32_t heads) {
     switch (way) {
     case product_way::plain: return n <= 65535 && heads <= 65535;
     case product_way::rows: return aligned && n <= most_few_rows && k % 16 == 0 && d.major >= 8;
@@ -48,13 +49,15 @@ static bool fits(product_way way, format type, bool aligned, int32_t n, int32_t 
     default: return false;
     }
 }
+static bool aligned_rows(const products_params &p) { return at_16(p.q) && p.q_stride % 16 == 0 && (p.batch <= 1 || p.q_step % 16 == 0); }
 bool fits(product_way way, const products_params &p, const device_facts &d) {
-    bool aligned = at_16(p.q) && p.q_stride % 16 == 0 && (p.batch <= 1 || (p.q_step % 16 == 0 && p.w_step % 16 == 0));
+    bool aligned = aligned_rows(p) && (p.batch <= 1 || p.w_step % 16 == 0);
     for (int32_t i = 0; i < p.count; ++i) aligned = aligned && at_16(p.w[i].w);
-    return fits(way, p.type, aligned, p.n, p.k, d, p.batch);
+    if (p.type != format::i8) return way == product_way::rows && is_packed(p.type) && aligned_rows(p) && p.n <= 8 * 65535 && p.batch <= 65535;
+    return fits(way, aligned, p.n, p.k, d, p.batch);
 }
 bool fits(product_way way, const gated_launch_params &p, const device_facts &d) {
-    return fits(way, p.type, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
+    return p.type == format::i8 && fits(way, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
 }
 template <class P> static product_way best(const P &p, const device_facts &d) {
     for (product_way w : {product_way::rows, product_way::tiles})

@@ -101,6 +101,7 @@ product_args args_of(const gated_launch_params &p);
 int launch_rows(const product_args &, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads, const device_facts &, stream);
 int launch_tiles(const product_args &, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads, stream);
 int launch_plain(const product_args &, bool gated, int32_t row_groups, int32_t heads, stream);
+int launch_packed(format, const product_args &, int32_t most_rows, int32_t row_groups, int32_t heads, stream);
 int prepare_tiles();
 
 } // namespace ds::cuda
