@@ -18,10 +18,11 @@ struct device_facts {
     int32_t major, minor;          // compute capability
     int32_t processors;            // multiprocessors
     int32_t shared_bytes;          // the most dynamic shared memory that a block may ask for
+    bool wgmma;                    // sm_90a's code is there and runs: prepare_kernels says so
 };
 
-// Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory.
-int prepare_kernels(const device_facts &);
+// Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory, and sees which there are.
+int prepare_kernels(device_facts &);
 
 // ---- Rows of activations made ready for products ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@
 #include "../ggml-cuda/gemm/quantize.cu"
 #include "../ggml-cuda/gemm/rows.cu"
 #include "../ggml-cuda/gemm/tiles.cu"
+#include "../ggml-cuda/gemm/wgmma.cu"
 #include "../ggml-cuda/moe/config.cpp"
 #include "../ggml-cuda/moe/experts.cu"
 #include "../ggml-cuda/moe/router.cu"

@@ -12,7 +12,7 @@ using namespace ds::test;
 
 namespace {
 
-constexpr cuda::device_facts facts = {9, 0, 132, 232448};
+constexpr cuda::device_facts facts = {9, 0, 132, 232448, true};
 
 // Bytes at a multiple of 256, with rubbish behind them.
 struct memory {
@@ -206,7 +206,7 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
                 CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), backwards ? " backwards" : "", " element ", where);
             }
     }
-    for (const char *name : {"plain", "rows", "tiles"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
+    for (const char *name : {"plain", "rows", "tiles", "wgmma"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
     for (int f = 0; f < static_cast<int>(format::count); ++f)
         if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
 }
