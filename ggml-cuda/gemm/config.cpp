@@ -68,7 +68,7 @@ bool fits(product_way way, const gated_launch_params &p, const device_facts &d) 
     return p.type == format::i8 && fits(way, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
 }
 template <class P> static product_way best(const P &p, const device_facts &d) {
-    if (p.n > 64 && fits(product_way::wgmma, p, d) && !(fits(product_way::rows, p, d))) return product_way::wgmma;
+    if (p.type == format::i8 && p.n > 64 && fits(product_way::wgmma, p, d)) return product_way::wgmma;
     for (product_way w : {product_way::rows, product_way::tiles})
         if (fits(w, p, d)) return w;
     return product_way::plain;

@@ -83,7 +83,8 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
         if (i < steps) t.copy(memory + i * tile::stage_bytes, i * wgmma_depth);
         close_copies();
     }
-    for (int32_t step = 0; step < steps; ++step) {
+    int32_t step = 0;
+    do {      // one at least: where the compiler sees that, it leaves the products of two steps under way together
         wait_copies<ahead - 1>();
         show_written();
         __syncthreads();
@@ -92,7 +93,7 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
         close_copies();
         t.multiply(memory + step % wgmma_stages * tile::stage_bytes);
         wait_products<1>();
-    }
+    } while (++step < steps);
     wait_products<0>();
     t.store();
 #endif
