@@ -1,6 +1,7 @@
 // The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece. Called through ggml-cuda/launch.h.
 #include "cuda_emulation.h"
 
+#include "../ggml-cuda/add.cu"
 #include "../ggml-cuda/attn/config.cpp"
 #include "../ggml-cuda/attn/floats.cu"
 #include "../ggml-cuda/attn/integers.cu"
@@ -14,10 +15,15 @@
 #include "../ggml-cuda/gemm/rows.cu"
 #include "../ggml-cuda/gemm/tiles.cu"
 #include "../ggml-cuda/gemm/wgmma.cu"
+#include "../ggml-cuda/get_rows.cu"
+#include "../ggml-cuda/kv_write.cu"
+#include "../ggml-cuda/lanes.cu"
 #include "../ggml-cuda/moe/config.cpp"
 #include "../ggml-cuda/moe/experts.cu"
 #include "../ggml-cuda/moe/router.cu"
+#include "../ggml-cuda/norm.cu"
 #include "../ggml-cuda/prepare.cu"
+#include "../ggml-cuda/rope.cu"
 
 #include "cuda_kernels.h"
 
