@@ -128,6 +128,11 @@ struct scale_sums_params {
 };
 int launch_scale_sums(const scale_sums_params &, stream);
 
+// The same products by cuBLASLt (I8). `handle` is a cublasLtHandle_t, or the cublasHandle_t that passes for one; m: the largest matrix's.
+bool lt_fits(const products_params &);
+size_t lt_bytes(int64_t n, int64_t m);
+int lt_products(void *handle, const products_params &, void *work, stream);
+
 // A matrix of a format that is no float one, as f16 or f32 [m, k]: for products by a library. From a packed format; of I8, times the scales.
 struct expand_params {
     format type;
@@ -189,6 +194,7 @@ struct expert_matrices {
     format type;                   // any that runs
     const void *w;                 // [experts, rows, columns]
     const float *scale;            // I8: [experts, rows]
+    int64_t step = 0, scale_step = 0;    // elements from expert to expert; 0: one follows the other
 };
 struct experts_launch_params {
     const float *x;                // [n, d]

@@ -320,19 +320,18 @@ inline int8_t b_at(const char *all, unsigned column, unsigned k) {
     const auto f = emulation::shown<fragments>(all, column * 4 + k % 16 / 4);
     return byte_of(f.b[k / 16], k % 4);
 }
-inline void multiply(int32_t (&c)[4], const fragments &mine, unsigned depth) {
+inline void multiply(int32_t (&c)[4], const fragments &mine) {
     const char *all = emulation::show(mine, 0xffffffffu);
     const unsigned l = emulation::lane();
     for (unsigned i = 0; i < 4; ++i)
-        for (unsigned k = 0; k < depth; ++k)
+        for (unsigned k = 0; k < 32; ++k)
             c[i] = static_cast<int32_t>(static_cast<uint32_t>(c[i]) + static_cast<uint32_t>(a_at(all, l / 4 + i / 2 * 8, k) * b_at(all, l % 4 * 2 + i % 2, k)));
 }
 } // namespace emulated
 
 inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}}, 32);
+    emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
-inline void multiply_i8_16(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) { emulated::multiply(c, {{a0, a1, 0, 0}, {b0, 0}}, 16); }
 
 // A warpgroup's products. They are made when they are waited for, so that a stage which was written again too early shows. A matrix is described by where it
 // lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address are changed by bits 7 to 9.
