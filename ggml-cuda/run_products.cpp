@@ -45,9 +45,9 @@ template <int way> static bool projections_fits(const context &c, const node &n)
 template <int way> static void run_projections(const context &c, const node &n, char *work) { run_products(c, projection_parts(n).p, way, n, work); }
 static size_t projections_bytes(const context &, const node &n) { return bytes_for({n.src[2], n.src[3], n.src[4]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
 
-// ---- gated_projection: both at once where the format is one that is quantized; else gate's products go to y and up's to scratch
+// ---- gated_projection: both at once where they are I8; else gate's products go to y and up's to scratch
 
-static bool fused(const node &n) { return n.src[2]->type == n.src[3]->type && !is_float(n.src[2]->type); }
+static bool fused(const node &n) { return n.src[2]->type == format::i8 && n.src[3]->type == format::i8; }
 static size_t up_bytes(const node &n) { return align256(static_cast<size_t>(n.out.ne[0] * n.out.ne[1]) * sizeof(float)); }
 static size_t gated_bytes(const context &, const node &n) { return (fused(n) ? 0 : up_bytes(n)) + bytes_for({n.src[2], n.src[3]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
 
@@ -55,7 +55,7 @@ static gated_launch_params gated_params_of(const node &n, char *ready) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];
     const int32_t rows = dim(x, 0), k = dim(x, 1);
     return {.type = gate.type, .q = quantized_rows(ready), .q_stride = i8_stride(k), .q_scale = quantized_scales(ready, rows, k),
-            .scale_stride = gate.type == format::i8 ? 1 : k / static_cast<int32_t>(info(gate.type).block), .gate = {gate.data, floats_of(gate.scale), nullptr, dim(gate, 0), 0},
+            .scale_stride = 1, .gate = {gate.data, floats_of(gate.scale), nullptr, dim(gate, 0), 0},
             .up = {up.data, floats_of(up.scale), nullptr, dim(up, 0), 0}, .n = rows, .k = k, .f = n.as<gated_params>().f, .y = f32_at(n.out, 0), .y_stride = n.out.stride[0]};
 }
 static products one_part(const node &n, const part &one) {
@@ -74,8 +74,7 @@ template <int way> static void run_gated(const context &c, const node &n, char *
     const float eps = n.as<gated_params>().eps;
     if (fused(n)) {
         const gated_launch_params p = gated_params_of(n, work);
-        const int32_t block = p.type == format::i8 ? 0 : static_cast<int32_t>(info(p.type).block);
-        check_launch(c, launch_quantize({f32_at(x, 0), x.stride[0], floats_of(n.src[1]), eps, nullptr, 0, quantized_rows(work), p.q_stride, quantized_scales(work, p.n, p.k), block, p.n, p.k},
+        check_launch(c, launch_quantize({f32_at(x, 0), x.stride[0], floats_of(n.src[1]), eps, nullptr, 0, quantized_rows(work), p.q_stride, quantized_scales(work, p.n, p.k), 0, p.n, p.k},
                                         c.queue), n);
         check_launch(c, launch_gated(way == chosen_way ? choose(p, c.facts) : static_cast<product_way>(way), p, c.facts, c.queue), n);
         return;

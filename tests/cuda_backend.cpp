@@ -2,6 +2,7 @@
 #include "../ggml-cuda/context.cpp"
 #include "../ggml-cuda/products.cpp"
 #include "../ggml-cuda/run_attention.cpp"
+#include "../ggml-cuda/run_experts.cpp"
 #include "../ggml-cuda/run_products.cpp"
 #include "../ggml-cuda/run_small.cpp"
 

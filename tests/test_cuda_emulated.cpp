@@ -82,7 +82,7 @@ std::map<uint64_t, request_result> answers(std::shared_ptr<const model> m, std::
 TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
     if (!kernels_run()) return;
     const struct { const char *name; format type, kv; } models[] = {
-        {"micro/qwen2", format::i8, format::i8}, {"micro/qwen3", format::i8, format::i8}, {"micro/llama", format::i8, format::i8}, {"micro/llama", format::bf16, format::f16}};
+        {"micro/qwen2", format::i8, format::i8}, {"micro/qwen3", format::i8, format::i8}, {"micro/llama", format::i8, format::i8}, {"micro/deepseek-r1", format::i8, format::i8}, {"micro/llama", format::bf16, format::f16}, {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
     for (const auto &of : models) {
         CAPTURE(of.name);
         const golden::data d = golden::load(of.name);
