@@ -2,6 +2,8 @@
 // same kernels when tests/cuda_emulation.h, which says what these mean, was included before.
 #pragma once
 
+#include "swizzle.h"
+
 #include "../tensor/formats.h"
 #include "../tensor/numerics.h"
 
@@ -64,11 +66,6 @@ __device__ __forceinline__ void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-// The same over 16 bytes: a: rows g and g + 8, bytes 4t …; b: row g, bytes 4t ….
-__device__ __forceinline__ void multiply_i8_16(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
-}
 
 } // namespace ds::cuda
 
@@ -80,12 +77,5 @@ namespace ds::cuda {
 
 constexpr int warp_lanes = 32;
 constexpr uint32_t all_lanes = 0xffffffffu;
-
-// Where the 16-byte piece `piece` of row `row` lies in shared memory, in rows of `pieces` such: so moved about within a row that eight rows' pieces of one
-// number, which ldmatrix reads together, lie in different banks.
-DS_HD int swizzled(int row, int piece, int pieces) {
-    const int moved = pieces % 8 == 0 ? row & 7 : pieces % 4 == 0 ? (row >> 1) & 3 : pieces % 2 == 0 ? (row >> 2) & 1 : 0;
-    return (row * pieces + (piece ^ moved)) * 16;
-}
 
 } // namespace ds::cuda

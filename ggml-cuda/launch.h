@@ -18,10 +18,11 @@ struct device_facts {
     int32_t major, minor;          // compute capability
     int32_t processors;            // multiprocessors
     int32_t shared_bytes;          // the most dynamic shared memory that a block may ask for
+    bool wgmma;                    // sm_90a's code is there and runs: prepare_kernels says so
 };
 
-// Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory.
-int prepare_kernels(const device_facts &);
+// Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory, and sees which there are.
+int prepare_kernels(device_facts &);
 
 // ---- Rows of activations made ready for products ---------------------------------------------------------------------------------------------------
 
@@ -127,6 +128,11 @@ struct scale_sums_params {
 };
 int launch_scale_sums(const scale_sums_params &, stream);
 
+// The same products by cuBLASLt (I8). `handle` is a cublasLtHandle_t, or the cublasHandle_t that passes for one; m: the largest matrix's.
+bool lt_fits(const products_params &);
+size_t lt_bytes(int64_t n, int64_t m);
+int lt_products(void *handle, const products_params &, void *work, stream);
+
 // A matrix of a format that is no float one, as f16 or f32 [m, k]: for products by a library. From a packed format; of I8, times the scales.
 struct expand_params {
     format type;
@@ -188,6 +194,7 @@ struct expert_matrices {
     format type;                   // any that runs
     const void *w;                 // [experts, rows, columns]
     const float *scale;            // I8: [experts, rows]
+    int64_t step = 0, scale_step = 0;    // elements from expert to expert; 0: one follows the other
 };
 struct experts_launch_params {
     const float *x;                // [n, d]

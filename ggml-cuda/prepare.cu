@@ -4,9 +4,10 @@
 
 namespace ds::cuda {
 
-int prepare_kernels(const device_facts &d) {
-    const int bad = prepare_tiles();
-    return bad ? bad : prepare_integers(d);
+int prepare_kernels(device_facts &d) {
+    if (const int bad = prepare_tiles()) return bad;
+    if (const int bad = prepare_integers(d)) return bad;
+    return prepare_wgmma(d);
 }
 
 } // namespace ds::cuda

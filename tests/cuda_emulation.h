@@ -1,6 +1,6 @@
 // Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU is: the kernels' own source is compiled by the
-// ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others. Blocks run one
-// after the other. What it holds kernels to: shared memory begins as rubbish; what is copied asynchronously arrives when it is waited for and not before; a
+// ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others, a
+// warp as far as it gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; what is copied asynchronously arrives when it is waited for and not before; a
 // vector's address must be aligned; threads run in rising or falling order (`backwards`), so that a missing barrier shows in one of them.
 // Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and little about memory order.
 #pragma once
@@ -15,6 +15,7 @@
 #include "../tensor/formats.h"
 #include "../tensor/numerics.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -86,6 +87,7 @@ struct fiber {
     uint32_t mask = 0;                           // of the lanes that it waits for
     unsigned turn = 0;                           // of its warp's exchanges, so that two buffers are enough
     std::vector<std::vector<copy>> copies;       // groups that were closed, and the open one
+    std::vector<std::vector<std::function<void()>>> products;      // the same of a warpgroup's
 };
 struct machine {
     std::vector<fiber> fibers;
@@ -129,23 +131,36 @@ inline void make_ready(fiber &f) {
     f.state = fiber::runs;
     f.turn = 0;
     f.copies.assign(1, {});
+    f.products.assign(1, {});
 }
 
-// A warp goes on when all lanes that a lane waits for have come; a block when all threads that have not ended have.
-inline bool release() {
+// A warp goes on when all lanes that a lane waits for have come.
+inline bool release_warp(unsigned w) {
     machine &m = the_machine();
-    bool any = false;
-    for (unsigned w = 0; w < m.warps; ++w) {
-        uint32_t come = 0, wanted = 0;
-        for (unsigned l = 0; l < 32 && w * 32 + l < m.fibers.size(); ++l) {
-            const fiber &f = m.fibers[w * 32 + l];
-            if (f.state == fiber::in_warp) come |= 1u << l, wanted |= f.mask;
-        }
-        if (!come || (wanted & ~come)) continue;
-        for (unsigned l = 0; l < 32; ++l)
-            if (come >> l & 1) m.fibers[w * 32 + l].state = fiber::runs, any = true;
+    uint32_t come = 0, wanted = 0;
+    for (unsigned l = 0; l < 32 && w * 32 + l < m.fibers.size(); ++l) {
+        const fiber &f = m.fibers[w * 32 + l];
+        if (f.state == fiber::in_warp) come |= 1u << l, wanted |= f.mask;
     }
-    if (any) return true;
+    if (!come || (wanted & ~come)) return false;
+    for (unsigned l = 0; l < 32; ++l)
+        if (come >> l & 1) m.fibers[w * 32 + l].state = fiber::runs;
+    return true;
+}
+// As far as it can without other warps, so that warps are as far apart as barriers let them be.
+inline void run_warp(unsigned w) {
+    machine &m = the_machine();
+    const unsigned lanes = static_cast<unsigned>(std::min<size_t>(32, m.fibers.size() - w * 32));
+    do {
+        for (unsigned l = 0; l < lanes; ++l) {
+            fiber &f = m.fibers[w * 32 + (backwards ? lanes - 1 - l : l)];
+            if (f.state == fiber::runs) resume(f);
+        }
+    } while (release_warp(w));
+}
+// A block goes on when all threads that have not ended have come.
+inline bool release_block() {
+    machine &m = the_machine();
     size_t waiting = 0, ended = 0;
     for (const fiber &f : m.fibers) waiting += f.state == fiber::in_block, ended += f.state == fiber::ended;
     if (!waiting || waiting + ended < m.fibers.size()) return false;
@@ -161,13 +176,9 @@ inline void run_block() {
         m.fibers[i].index = dim3(static_cast<unsigned>(i) % blockDim.x, static_cast<unsigned>(i) / blockDim.x % blockDim.y, static_cast<unsigned>(i) / blockDim.x / blockDim.y);
         make_ready(m.fibers[i]);
     }
-    const size_t n = m.fibers.size();
-    do {
-        for (size_t i = 0; i < n; ++i) {
-            fiber &f = m.fibers[backwards ? n - 1 - i : i];
-            if (f.state == fiber::runs) resume(f);
-        }
-    } while (release());
+    do
+        for (unsigned w = 0; w < m.warps; ++w) run_warp(backwards ? m.warps - 1 - w : w);
+    while (release_block());
     for (const fiber &f : m.fibers)
         if (f.state != fiber::ended) throw std::runtime_error("kernel: threads wait for others that will not come");
 }
@@ -244,6 +255,8 @@ inline uint32_t __ballot_sync(uint32_t mask, bool x) {
         if (mask >> l & 1 && ds::emulation::shown<bool>(all, l)) bits |= 1u << l;
     return bits;
 }
+struct cudaFuncAttributes { int numRegs; };
+inline int cudaFuncGetAttributes(cudaFuncAttributes *a, const void *) { return a->numRegs = 200, 0; }
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 0;
 inline int cudaFuncSetAttribute(const void *, int, int) { return 0; }
 inline int cudaMemsetAsync(void *p, int value, size_t bytes, void *) { return std::memset(p, value, bytes), 0; }
@@ -307,18 +320,45 @@ inline int8_t b_at(const char *all, unsigned column, unsigned k) {
     const auto f = emulation::shown<fragments>(all, column * 4 + k % 16 / 4);
     return byte_of(f.b[k / 16], k % 4);
 }
-inline void multiply(int32_t (&c)[4], const fragments &mine, unsigned depth) {
+inline void multiply(int32_t (&c)[4], const fragments &mine) {
     const char *all = emulation::show(mine, 0xffffffffu);
     const unsigned l = emulation::lane();
     for (unsigned i = 0; i < 4; ++i)
-        for (unsigned k = 0; k < depth; ++k)
+        for (unsigned k = 0; k < 32; ++k)
             c[i] = static_cast<int32_t>(static_cast<uint32_t>(c[i]) + static_cast<uint32_t>(a_at(all, l / 4 + i / 2 * 8, k) * b_at(all, l % 4 * 2 + i % 2, k)));
 }
 } // namespace emulated
 
 inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}}, 32);
+    emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
-inline void multiply_i8_16(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) { emulated::multiply(c, {{a0, a1, 0, 0}, {b0, 0}}, 16); }
+
+// A warpgroup's products. They are made when they are waited for, so that a stage which was written again too early shows. A matrix is described by where it
+// lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address are changed by bits 7 to 9.
+inline uint64_t describe(const void *p) {
+    emulation::want(emulation::aligned(p, 1024), "a matrix for wgmma that is not at a multiple of 1,024");
+    return static_cast<uint64_t>(static_cast<const char *>(p) - emulation::shared_memory()) >> 4;
+}
+inline int8_t described(uint64_t matrix, unsigned row, unsigned k) {
+    const uint64_t at = (matrix << 4) + row / 8 * 1024 + row % 8 * 128 + k;
+    return static_cast<int8_t>(emulation::shared_memory()[at ^ (at >> 7 & 7) << 4]);
+}
+inline void show_written() {}
+inline void open_products() {}
+template <int n> void multiply_async(int32_t (&d)[n / 2], uint64_t a, uint64_t b) {
+    const unsigned t = static_cast<unsigned>(emulation::thread_number() % 128);
+    emulation::the_machine().now->products.back().push_back([&d, a, b, t] {
+        for (unsigned i = 0; i < n / 2; ++i)
+            for (unsigned k = 0; k < 32; ++k) d[i] += described(a, 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2), k) * described(b, 8 * (i / 4) + 2 * (t % 4) + i % 2, k);
+    });
+}
+inline void close_products() { emulation::the_machine().now->products.push_back({}); }
+template <int groups> void wait_products() {
+    auto &p = emulation::the_machine().now->products;
+    while (p.size() > static_cast<size_t>(groups) + 1) {
+        for (const auto &one : p.front()) one();
+        p.erase(p.begin());
+    }
+}
 
 } // namespace ds::cuda

@@ -14,15 +14,16 @@
 #include "../ggml-cuda/gemm/quantize.cu"
 #include "../ggml-cuda/gemm/rows.cu"
 #include "../ggml-cuda/gemm/tiles.cu"
+#include "../ggml-cuda/gemm/wgmma.cu"
 #include "../ggml-cuda/get_rows.cu"
 #include "../ggml-cuda/kv_write.cu"
 #include "../ggml-cuda/lanes.cu"
-#include "../ggml-cuda/norm.cu"
-#include "../ggml-cuda/rope.cu"
 #include "../ggml-cuda/moe/config.cpp"
 #include "../ggml-cuda/moe/experts.cu"
 #include "../ggml-cuda/moe/router.cu"
+#include "../ggml-cuda/norm.cu"
 #include "../ggml-cuda/prepare.cu"
+#include "../ggml-cuda/rope.cu"
 
 #include "cuda_kernels.h"
 

@@ -12,7 +12,7 @@ using namespace ds::test;
 
 namespace {
 
-constexpr cuda::device_facts facts = {9, 0, 132, 232448};
+constexpr cuda::device_facts facts = {9, 0, 132, 232448, true};
 
 // Bytes at a multiple of 256, with rubbish behind them.
 struct memory {
@@ -206,7 +206,7 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
                 CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), backwards ? " backwards" : "", " element ", where);
             }
     }
-    for (const char *name : {"plain", "rows", "tiles"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
+    for (const char *name : {"plain", "rows", "tiles", "wgmma"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
     for (int f = 0; f < static_cast<int>(format::count); ++f)
         if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
 }
@@ -261,6 +261,32 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
 }
 
+namespace {
+
+// [experts, 2, ffn, d]: gate's rows, then up's.
+struct halves {
+    std::unique_ptr<memory> bytes, scales;
+    cuda::expert_matrices gate, up;
+    explicit halves(const cuda::experts_launch_params &p) : gate(p.gate), up(p.up) {
+        if (gate.type != up.type) return;
+        const size_t rows = static_cast<size_t>(p.ffn), one = rows * row_bytes(gate.type, static_cast<uint64_t>(p.d)), experts = static_cast<size_t>(p.experts);
+        bytes = std::make_unique<memory>(2 * one * experts);
+        scales = std::make_unique<memory>(2 * rows * experts * sizeof(float));
+        for (size_t e = 0; e < experts; ++e) {
+            std::memcpy(bytes->data + 2 * e * one, static_cast<const char *>(gate.w) + e * one, one);
+            std::memcpy(bytes->data + (2 * e + 1) * one, static_cast<const char *>(up.w) + e * one, one);
+            if (!gate.scale) continue;
+            std::memcpy(scales->data + 2 * e * rows * sizeof(float), gate.scale + e * rows, rows * sizeof(float));
+            std::memcpy(scales->data + (2 * e + 1) * rows * sizeof(float), up.scale + e * rows, rows * sizeof(float));
+        }
+        gate.w = bytes->data, up.w = bytes->data + one;
+        if (gate.scale) gate.scale = reinterpret_cast<float *>(scales->data), up.scale = gate.scale + rows;
+        gate.step = up.step = int64_t{2} * p.ffn * p.d, gate.scale_step = up.scale_step = int64_t{2} * p.ffn;
+    }
+};
+
+} // namespace
+
 TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
     if (!kernels_run()) return;
     std::vector<op_case> cases = all_cases();
@@ -287,6 +313,8 @@ TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
                                                  n.src[5] ? n.src[5]->stride[0] : 0, f32_at(n.out, 0), n.out.stride[0], dim(x, 0), dim(route, 2), dim(*n.src[2], 0),
                                                  dim(x, 1), dim(*n.src[2], 1), nullptr};
                 REQUIRE(cuda::experts_fit(p));
+                const halves both(p);      // gate and up of an expert beside each other, as some files have them
+                if (backwards && p.gate.type == p.up.type) p.gate = both.gate, p.up = both.up;
                 const memory work(cuda::experts_work_bytes(p));
                 p.work = work.data;
                 CHECK(cuda::launch_experts(p, facts, nullptr) == 0);

@@ -32,6 +32,13 @@ int32_t tile_rows_for(int32_t n, int32_t across, int32_t processors) {
 }
 size_t tile_bytes(int32_t tile_rows) { return static_cast<size_t>(tile_rows + tile_weights) * tile_depth * tile_stages; }
 
+// Both kinds of tile keep a processor to themselves. A wave of large ones takes twice as long as a wave of small ones, and reads less for each product.
+int32_t wgmma_weights_for(int32_t n, int32_t weights, int32_t processors) {
+    const int64_t rows = parts(n, wgmma_rows), large = parts(rows * parts(weights, 256), processors), small = parts(rows * parts(weights, 128), processors);
+    return 2 * large <= small + small / 8 ? 256 : 128;
+}
+size_t wgmma_bytes(int32_t weights) { return static_cast<size_t>(wgmma_rows + weights) * wgmma_depth * wgmma_stages; }
+
 const char *name_of(product_way w) {
     constexpr const char *names[] = {"plain", "rows", "tiles", "wgmma"};
     return names[static_cast<size_t>(w)];
@@ -46,6 +53,7 @@ static bool fits(product_way way, bool aligned, int32_t n, int32_t k, const devi
     case product_way::plain: return n <= 65535 && heads <= 65535;
     case product_way::rows: return aligned && n <= most_few_rows && k % 16 == 0 && d.major >= 8;
     case product_way::tiles: return aligned && k % 16 == 0 && d.major >= 8 && static_cast<size_t>(d.shared_bytes) >= tile_bytes(128);
+    case product_way::wgmma: return aligned && k % 16 == 0 && d.wgmma;
     default: return false;
     }
 }
@@ -60,6 +68,7 @@ bool fits(product_way way, const gated_launch_params &p, const device_facts &d) 
     return p.type == format::i8 && fits(way, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
 }
 template <class P> static product_way best(const P &p, const device_facts &d) {
+    if (p.type == format::i8 && p.n > 64 && fits(product_way::wgmma, p, d)) return product_way::wgmma;
     for (product_way w : {product_way::rows, product_way::tiles})
         if (fits(w, p, d)) return w;
     return product_way::plain;

@@ -34,6 +34,11 @@ static int launch_i8(product_way way, const product_args &a, bool gated, int32_t
         const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? tile_weights / 2 : tile_weights) * heads;
         return launch_tiles(a, gated, tile_rows_for(a.n, across, d.processors), 0, heads, s);
     }
+    case product_way::wgmma: {
+        int32_t weights = 0;
+        for (int32_t i = 0; i < (gated ? 2 : a.count); ++i) weights += a.w[i].m;
+        return launch_wgmma(a, gated, wgmma_weights_for(a.n, weights * heads, d.processors), 0, heads, s);
+    }
     default: return launch_plain(a, gated, 0, heads, s);
     }
 }

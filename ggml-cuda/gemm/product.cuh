@@ -102,6 +102,8 @@ int launch_rows(const product_args &, bool gated, int32_t most_rows, int32_t row
 int launch_tiles(const product_args &, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads, stream);
 int launch_plain(const product_args &, bool gated, int32_t row_groups, int32_t heads, stream);
 int launch_packed(format, const product_args &, int32_t most_rows, int32_t row_groups, int32_t heads, stream);
+int launch_wgmma(const product_args &, bool gated, int32_t wide, int32_t row_groups, int32_t heads, stream);
 int prepare_tiles();
+int prepare_wgmma(device_facts &);
 
 } // namespace ds::cuda

@@ -14,6 +14,10 @@ experts_cut cut_of(const experts_launch_params &p) {
     return {rows, group_bound(pairs, p.experts, rows)};
 }
 
+bool gate_and_up_together(const experts_launch_params &p) {
+    return p.gate.type == format::i8 && p.up.type == format::i8 && p.gate.step == p.up.step && p.gate.scale_step == p.up.scale_step;
+}
+
 namespace {
 struct taker {
     size_t bytes = 0;
@@ -34,7 +38,7 @@ static size_t ready_bytes(format f, int64_t rows, int64_t k) {
 experts_work work_of(const experts_launch_params &p) {
     const auto pairs = static_cast<size_t>(int64_t{p.n} * p.used);
     const auto ffn = static_cast<size_t>(p.ffn), d = static_cast<size_t>(p.d);
-    const bool fused = p.gate.type == format::i8 && p.up.type == format::i8;
+    const bool fused = gate_and_up_together(p);
     taker take;
     experts_work w;
     w.place = take(pairs * sizeof(int32_t));

@@ -15,6 +15,8 @@ struct experts_cut {
 int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows);
 experts_cut cut_of(const experts_launch_params &);
 
+bool gate_and_up_together(const experts_launch_params &);      // by one kernel
+
 // Offsets in scratch, each at a multiple of 256, of [pairs]: a row and one of its experts. A pair's place is where it stands when pairs are sorted by expert.
 struct experts_work {
     size_t place;                // [pairs]

@@ -67,6 +67,7 @@ struct float_product_args {
     const float *x;
     int64_t x_stride;
     const void *w;                // [experts, m, k]
+    int64_t w_step;               // elements from expert to expert
     int32_t m, k;
     float *y;                     // [pairs, m]
     const row_group *groups;
@@ -80,7 +81,7 @@ template <class W, class T> __global__ void float_product_kernel(float_product_a
     const row_group g = a.groups[blockIdx.y];
     const int lane = static_cast<int>(threadIdx.x) % dot_lanes;
     const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 + static_cast<int32_t>(threadIdx.x) / dot_lanes, w_column = column < a.m ? column : a.m - 1;
-    const W w = {static_cast<const T *>(a.w) + (static_cast<int64_t>(g.expert) * a.m + w_column) * a.k};
+    const W w = {static_cast<const T *>(a.w) + g.expert * a.w_step + static_cast<int64_t>(w_column) * a.k};
     for (int32_t i = 0; i < g.rows; ++i) {
         const float *const x = a.x + (a.row_of ? a.row_of[g.first + i] : g.first + i) * a.x_stride;
         float sum = 0.0f;
@@ -128,21 +129,23 @@ int make_ready(const rows_in &in, format f, stream s) {
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
     return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready), i8_stride(in.k), quantized_scales(in.ready, in.n, in.k), block, in.n, in.k}, s);
 }
+int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) { return w.step ? w.step : static_cast<int64_t>(m) * k; }
 product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, float *y, const row_group *groups) {
     product_args a{};
     a.q = quantized_rows(in.ready), a.q_stride = i8_stride(in.k);
     a.q_scale = quantized_scales(in.ready, in.n, in.k), a.scale_stride = w.type == format::i8 ? 1 : in.k / static_cast<int32_t>(info(w.type).block);
     a.w[0] = {w.w, w.scale, nullptr, m, 0};
     a.count = 1, a.n = in.n, a.k = in.k;
-    a.w_step = static_cast<int64_t>(m) * in.k, a.w_scale_step = m;
+    a.w_step = step_of(w, m, in.k), a.w_scale_step = w.scale_step ? w.scale_step : m;
     a.y = y, a.y_stride = m;
     a.groups = groups, a.row_of = in.row_of;
     return a;
 }
 int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, const device_facts &d, stream s) {
     const auto at_16 = [](const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-    const bool pieces = a.k % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
+    const bool pieces = a.k % 16 == 0 && a.w_step % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
     if (!pieces) return launch_plain(a, gated, cut.groups, 1, s);
+    if (d.wgmma && cut.group_rows == wgmma_rows) return launch_wgmma(a, gated, 128, cut.groups, 1, s);
     if (cut.group_rows > most_few_rows) return launch_tiles(a, gated, cut.group_rows, cut.groups, 1, s);
     return launch_rows(a, gated, cut.group_rows, cut.groups, 1, d, s);
 }
@@ -151,7 +154,7 @@ template <class W, class T> int launch_float_groups(const float_product_args &a,
     return DS_LAUNCH(kernel, dim3(static_cast<unsigned>(parts(a.m, 2 * float_warps)), static_cast<unsigned>(groups)), dim3(float_warps * warp_lanes), 0, s, a);
 }
 int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y, const row_group *groups, const experts_cut &cut, const device_facts &d, stream s) {
-    const float_product_args f = {in.x, in.x_stride, w.w, m, in.k, y, groups, in.row_of};
+    const float_product_args f = {in.x, in.x_stride, w.w, step_of(w, m, in.k), m, in.k, y, groups, in.row_of};
     switch (w.type) {
     case format::f32: return launch_float_groups<f32_at_place, float>(f, cut.groups, s);
     case format::f16: return launch_float_groups<f16_at_place, uint16_t>(f, cut.groups, s);
@@ -166,7 +169,7 @@ int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
 int launch_experts(const experts_launch_params &p, const device_facts &d, stream s) {
     if (p.n == 0) return 0;
     experts_cut cut = cut_of(p);
-    const bool fused = p.gate.type == format::i8 && p.up.type == format::i8, integers = fused && p.down.type == format::i8;
+    const bool fused = gate_and_up_together(p), integers = fused && p.down.type == format::i8;
     if (!integers && cut.group_rows != 8) {      // what is not I8 takes eight rows at a time
         cut.group_rows = 8;
         cut.groups = group_bound(static_cast<int64_t>(p.n) * p.used, p.experts, 8);
