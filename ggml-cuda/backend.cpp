@@ -158,6 +158,7 @@ void device_backend::open() {
     check(static_cast<cudaError_t>(prepare_kernels(c.facts)), "loading the kernels");
     c.library = open_library_of_products(stream);
     c.multiply = multiply_by_library;
+    c.integers_fit = lt_fits, c.integers_bytes = lt_bytes, c.multiply_integers = lt_products;
     recordings.reserve(most_recordings);
 }
 
