@@ -47,6 +47,11 @@ BIN := $(B)/bin
 LIB := $(B)/lib
 STATIC := $(LIB)/libdeepseek.a
 SHARED := $(LIB)/libdeepseek.so.$(basename $(VERSION))
+# The CUDA backend, which the library opens when a device is asked for: CUDA=1, as where nvcc is found, or CUDA=0. CUDA_ARCH: what machine code is made for.
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
+CUDA ?= $(if $(and $(CUDA_HOME),$(filter release debug,$(config))),1,0)
+CUDA_ARCH ?= sm_80 sm_86 sm_89 sm_90a
+CUDA_SHARED := $(if $(filter 1,$(CUDA)),$(LIB)/libdeepseek-cuda.so)
 
 # ---- Flags
 
@@ -68,6 +73,11 @@ COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,g++)
 COMPILE_C = $(CC) $(FIRST) $(CPPFLAGS) $(CFLAGS) -std=c11 $(LAST)
 COMPILE_CXX = $(CXX) $(FIRST) $(CPPFLAGS) $(CXXFLAGS) -std=c++20 -fvisibility-inlines-hidden $(LAST)
 LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
+# For chips that come later, the PTX of the last kind is there too, without what only that kind has.
+gencode = $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$a)
+ptx = $(patsubst sm_%,compute_%,$(patsubst %a,%,$(lastword $(CUDA_ARCH))))
+COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode arch=$(ptx),code=$(ptx) $(NVCCFLAGS) \
+    -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
@@ -79,7 +89,9 @@ $(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$
 # ---- Sources
 
 objects = $(patsubst %,$(OBJ)/%.o,$(basename $1))
-LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find tensor ggml-cpu llm -name '*.cpp')))
+LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find tensor ggml-cpu ggml-cuda/host llm -name '*.cpp')))
+CUDA_O := $(call objects,$(sort $(shell find ggml-cuda -path ggml-cuda/host -prune -o -name '*.cu' -print -o -name '*.cpp' -print)))
+TENSOR_O := $(filter $(OBJ)/tensor/%,$(LIB_O))
 QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
 EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
@@ -93,8 +105,10 @@ OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.
 
 # ---- What to ask for
 
-#   make [lib]     the library: static and shared
-lib: $(STATIC) $(LIB)/libdeepseek.so
+#   make [lib]     the library: static and shared; and the CUDA backend, where nvcc is found and CUDA=0 is not said
+lib: $(STATIC) $(LIB)/libdeepseek.so $(CUDA_SHARED)
+#   make cuda      the CUDA backend alone, for CUDA_ARCH='sm_80 sm_86 …'
+cuda: $(LIB)/libdeepseek-cuda.so
 
 #   make chat      the library and the chat example, and a chat with the bundled model (or with MODEL=file.gguf)
 MODEL ?= models/tiny-r1.gguf
@@ -140,7 +154,7 @@ help:
 	@echo 'config=release|debug|sanitize|thread|scalar|aarch64   another build, in build/<config>; V=1 shows the commands'
 	@echo 'config=aarch64 compiles for 64-bit Arm, and runs the tests that matter there under qemu-aarch64 on another machine'
 
-.PHONY: lib chat test tools examples bench bench-peer bench-convert interop deps install clean help compiler packages FORCE
+.PHONY: lib cuda chat test tools examples bench bench-peer bench-convert interop deps install clean help compiler packages FORCE
 .DEFAULT_GOAL := lib
 
 # ---- How things are made
@@ -151,7 +165,8 @@ say = $(if $(V),,@printf '  %-5s %s\n' $1 $@)
 # Rewritten only when the text changes, so that what depends on them is made anew exactly then.
 $(OBJ)/settings: text = $(COMPILE_C) | $(COMPILE_CXX) | $(LINK) | $(CURDIR) | $(VERSION)
 $(OBJ)/sources: text = $(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O)
-$(OBJ)/settings $(OBJ)/sources: FORCE | $(OBJ)
+$(OBJ)/settings-cuda: text = $(COMPILE_CUDA) | $(CUDA_O) | $(LINK)
+$(OBJ)/settings $(OBJ)/settings-cuda $(OBJ)/sources: FORCE | $(OBJ)
 	@$(file >$@.new,$(text))if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 $(OBJ) $(BIN) $(LIB):
 	@mkdir -p $@
@@ -171,7 +186,13 @@ $(OBJ)/%.o: %.c $(OBJ)/settings | compiler
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE_C) $(HERE) -MMD -MP -c -o $@ $<
--include $(patsubst %.o,%.d,$(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O) $(OTHER_O))
+# Host code of the CUDA backend is compiled like all other; kernels by nvcc.
+$(CUDA_O): HERE := -isystem $(CUDA_HOME)/include
+$(OBJ)/%.o: %.cu $(OBJ)/settings-cuda | compiler
+	$(call say,NVCC)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE_CUDA) -MMD -MP -c -o $@ $<
+-include $(patsubst %.o,%.d,$(LIB_O) $(CUDA_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O) $(OTHER_O))
 
 $(STATIC): $(LIB_O) $(OBJ)/settings $(OBJ)/sources | $(LIB)
 	$(call say,AR)
@@ -184,10 +205,16 @@ $(OBJ)/exports: Makefile | $(OBJ)
 	@echo '{ global: ds_*; local: *; };' >$@
 $(SHARED): $(LIB_O) $(OBJ)/settings $(OBJ)/sources $(OBJ)/exports | $(LIB)
 	$(call say,LINK)
-	$(Q)$(LINK) -shared -Wl,-Bsymbolic,-soname,$(SONAME) -Wl,--version-script,$(OBJ)/exports -o $@ $(LIB_O) $(LDLIBS)
+	$(Q)$(LINK) -shared -Wl,-Bsymbolic,-soname,$(SONAME) -Wl,--version-script,$(OBJ)/exports -o $@ $(LIB_O) -ldl $(LDLIBS)
 $(LIB)/libdeepseek.so: $(SHARED)
 	@ln -sf $(<F) $(LIB)/$(SONAME)
 	@ln -sf $(SONAME) $@
+
+# The runtime of CUDA goes in; cuBLAS and the driver are found when it is opened. It is opened by its name, and has no version: it tells itself whether it fits.
+$(LIB)/libdeepseek-cuda.so: $(CUDA_O) $(TENSOR_O) $(OBJ)/settings $(OBJ)/settings-cuda $(OBJ)/exports | $(LIB)
+	$(call say,LINK)
+	$(Q)$(LINK) -shared -Wl,-Bsymbolic,--version-script,$(OBJ)/exports -o $@ $(CUDA_O) $(TENSOR_O) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 \
+	    -lcudart_static -lcublas -lcublasLt -ldl -lrt $(LDLIBS)
 
 PROGRAMS := $(addprefix $(BIN)/,$(EXAMPLES) quantize bench deepseek-tests)
 $(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
@@ -196,7 +223,7 @@ $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) $(LDLIBS)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) -ldl $(LDLIBS)
 # It opens the shared library itself, twice, and is linked to nothing.
 $(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
 	$(call say,LINK)
@@ -213,7 +240,7 @@ Name: deepseek
 Description: Runs language models of the DeepSeek-R1 family from GGUF files
 Version: $(VERSION)
 Libs: -L$${libdir} -ldeepseek
-Libs.private: -lstdc++ -lm -pthread
+Libs.private: -lstdc++ -lm -ldl -pthread
 Cflags: -I$${includedir}
 endef
 
@@ -228,7 +255,7 @@ if(NOT TARGET deepseek::deepseek)
   set_target_properties(deepseek::shared PROPERTIES IMPORTED_SONAME $(SONAME)
     IMPORTED_LOCATION "$${deepseek_lib}/$(notdir $(SHARED))" INTERFACE_INCLUDE_DIRECTORIES "$${deepseek_include}")
   add_library(deepseek::static STATIC IMPORTED)
-  set_target_properties(deepseek::static PROPERTIES IMPORTED_LINK_INTERFACE_LANGUAGES CXX INTERFACE_LINK_LIBRARIES Threads::Threads
+  set_target_properties(deepseek::static PROPERTIES IMPORTED_LINK_INTERFACE_LANGUAGES CXX INTERFACE_LINK_LIBRARIES "Threads::Threads;$${CMAKE_DL_LIBS}"
     IMPORTED_LOCATION "$${deepseek_lib}/libdeepseek.a" INTERFACE_INCLUDE_DIRECTORIES "$${deepseek_include}")
   add_library(deepseek::deepseek INTERFACE IMPORTED)
   target_link_libraries(deepseek::deepseek INTERFACE deepseek::shared)
@@ -254,7 +281,7 @@ install: export cmake_version := $(cmake_version)
 install: lib
 	install -d "$(DESTDIR)$(INCLUDEDIR)" "$(D)/pkgconfig" "$(D)/cmake/deepseek"
 	install -m 644 deepseek.h "$(DESTDIR)$(INCLUDEDIR)"
-	install -m 644 $(STATIC) $(SHARED) "$(D)"
+	install -m 644 $(STATIC) $(SHARED) $(CUDA_SHARED) "$(D)"
 	ln -sf $(notdir $(SHARED)) "$(D)/$(SONAME)"
 	ln -sf $(SONAME) "$(D)/libdeepseek.so"
 	printf '%s\n' "$$pkg_config_file" >"$(D)/pkgconfig/deepseek.pc"

@@ -3,6 +3,7 @@
 #include "deepseek.h"
 
 #include "ggml-cpu/cpu.h"
+#include "ggml-cuda/host/cuda.h"
 #include "llm/engine.h"
 #include "tensor/utf8.h"
 
@@ -12,6 +13,7 @@ using namespace ds;
 
 struct ds_model {
     std::shared_ptr<const model> m;
+    uint32_t device;                    // that it is on, from 1; 0: the host
     std::vector<std::string> keys;      // NUL-terminated, for ds_model_metadata_key
 };
 
@@ -32,7 +34,7 @@ struct ds_engine {
 static_assert(DS_OK == int(status::ok) && DS_ERR_ARGUMENT == int(status::argument) && DS_ERR_IO == int(status::io) && DS_ERR_FORMAT == int(status::format));
 static_assert(DS_ERR_UNSUPPORTED == int(status::unsupported) && DS_ERR_MEMORY == int(status::memory) && DS_ERR_CANCELLED == int(status::cancelled));
 static_assert(DS_ERR_BUFFER == int(status::buffer) && DS_ERR_TOO_LONG == int(status::too_long) && DS_ERR_NUMERIC == int(status::numeric));
-static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) && DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal));
+static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) && DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal) && DS_ERR_NO_DEVICE == int(status::no_device));
 static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) && DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
 static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) && DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
 static_assert(DS_FINISH_DEADLINE == int(finish::deadline) && DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
@@ -153,9 +155,45 @@ uint32_t ds_abi_version(void) { return DS_ABI_VERSION; }
 
 const char *ds_status_name(ds_status s) {
     static const char *const names[] = {"DS_OK", "DS_ERR_ARGUMENT", "DS_ERR_IO", "DS_ERR_FORMAT", "DS_ERR_UNSUPPORTED", "DS_ERR_MEMORY", "DS_ERR_CANCELLED",
-                                        "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC", "DS_ERR_STATE", "DS_ERR_BUSY", "DS_ERR_DEVICE", "DS_ERR_INTERNAL"};
+                                        "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC", "DS_ERR_STATE", "DS_ERR_BUSY", "DS_ERR_DEVICE", "DS_ERR_INTERNAL", "DS_ERR_NO_DEVICE"};
     const auto i = static_cast<size_t>(number_of(s));
     return i < std::size(names) ? names[i] : "unknown";
+}
+
+// ---- Devices ------------------------------------------------------------------------------------------------------------------------------------
+
+static int32_t device_number(uint32_t device) {
+    require(device >= 1 && device <= 1u << 16, "device: must be from 1 to the number of devices");
+    return static_cast<int32_t>(device - 1);
+}
+
+static backend_ptr open_device(uint32_t device) {
+    cuda_options o;
+    o.device = device_number(device);
+    return cuda_backend(o);
+}
+
+ds_status ds_device_count(uint32_t *count, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(count);
+        *count = 0;
+        *count = static_cast<uint32_t>(cuda_device_count());
+    });
+}
+
+ds_status ds_device_get_info(uint32_t device, ds_device_info *info_out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(info_out);
+        const cuda_device d = describe_cuda_device(device_number(device));
+        ds_device_info i{};
+        copy_text(i.name, d.name);
+        i.memory_total = d.memory_total;
+        i.memory_free = d.memory_free;
+        i.capability_major = static_cast<uint32_t>(d.major);
+        i.capability_minor = static_cast<uint32_t>(d.minor);
+        i.processors = static_cast<uint32_t>(d.processors);
+        write_info(info_out, i, "info");
+    });
 }
 
 // ---- Models -------------------------------------------------------------------------------------------------------------------------------------
@@ -197,8 +235,10 @@ template <class Open> static ds_status load(const ds_model_config *config, ds_mo
         REQUIRE_POINTER(out);
         const os::default_float_mode float_mode;
         const ds_model_config c = read_config(config, "config");
-        const model_options o = model_options_of(c);
+        model_options o = model_options_of(c);
+        if (c.device && !o.vocab_only) o.place = open_device(c.device);
         auto handle = std::make_unique<ds_model>();
+        handle->device = o.vocab_only ? 0 : c.device;
         handle->m = std::make_shared<const model>(open(c, o), o);
         for (size_t i = 0; i < handle->m->file.key_count(); ++i) handle->keys.emplace_back(handle->m->file.key(i));
         *out = handle.release();
@@ -472,7 +512,8 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     return engine::resolve(m, o);
 }
 
-static backend_ptr make_backend(const ds_engine_config &c, const engine_options &o) {
+static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, const engine_options &o) {
+    if (m.device) return open_device(m.device);
     cpu_options cpu;
     cpu.threads = c.threads;
     cpu.isa = c.isa;
@@ -486,7 +527,7 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
         REQUIRE_POINTER(plan_out);
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
-        const memory_plan p = engine::measure(*model->m, o, *make_backend(c, o));
+        const memory_plan p = engine::measure(*model->m, o, *make_backend(*model, c, o));
         ds_memory_plan out{};
         out.weights = p.weights;
         out.pages = p.pages;
@@ -507,7 +548,7 @@ ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, d
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
         auto handle = std::make_unique<ds_engine>();
-        handle->e = std::make_unique<engine>(model->m, o, make_backend(c, o));
+        handle->e = std::make_unique<engine>(model->m, o, make_backend(*model, c, o));
         handle->events.reserve(handle->e->most_events());
         *out = handle.release();
     });
@@ -685,8 +726,9 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
         s.steps = e.steps;
         s.prompt_tokens = e.prompt_tokens;
         s.new_tokens = e.new_tokens;
-        s.threads = cpu_threads(engine->e->device());
-        copy_text(s.isa, cpu_isa(engine->e->device()));
+        const backend &b = engine->e->device();
+        s.threads = is_cuda(b) ? 1 : cpu_threads(b);
+        copy_text(s.isa, is_cuda(b) ? format_text("sm_%d%d", cuda_device_of(b).major, cuda_device_of(b).minor) : cpu_isa(b));
         s.pages_cached = e.pages_kept;
         s.preemptions = e.preemptions;
         s.lookup_tokens = e.looked_up;

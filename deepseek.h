@@ -89,8 +89,9 @@ typedef enum ds_status {
     DS_ERR_NUMERIC = 9,       /* the model produced NaN or infinity */
     DS_ERR_STATE = 10,        /* not legal now */
     DS_ERR_BUSY = 11,         /* the queue is full: step, then try again */
-    DS_ERR_DEVICE = 12,       /* the device failed */
-    DS_ERR_INTERNAL = 13      /* a mistake of the library */
+    DS_ERR_DEVICE = 12,       /* the device failed or is lost: objects on it give this from then on, and can only be freed */
+    DS_ERR_INTERNAL = 13,     /* a mistake of the library */
+    DS_ERR_NO_DEVICE = 14     /* there is no such device, or what it needs is missing: the message says which driver or library */
 } ds_status;
 
 typedef struct ds_error {
@@ -125,6 +126,30 @@ typedef struct ds_host {
     void *alloc_user;
 } ds_host;
 
+/* ---- Devices ------------------------------------------------------------------------------------------------------------------------------ */
+
+/* Devices are numbered from 1; 0 is the host's own processors, which need no entry. What is needed for them is in a shared object of its own,
+ * libdeepseek-cuda.so, which is looked for beside this library (or the program that holds it), in ../lib from there, and where the system looks, when one of these
+ * functions or a model for a device asks for it: a program that never does so needs none of CUDA. It stays in the process from then on. */
+
+/* How many devices there are.
+ *   count   receives the number, at least 1; 0 on failure
+ * Status: DS_ERR_NO_DEVICE (there is none, or the shared object, the driver or a library of CUDA is missing: the message says which). */
+DS_API ds_status ds_device_count(uint32_t *count, ds_error *err);
+
+typedef struct ds_device_info {
+    size_t struct_size;
+    char name[256];
+    uint64_t memory_total, memory_free;                      /* bytes; free at the moment, for all processes */
+    uint32_t capability_major, capability_minor;             /* of CUDA: 9 and 0 */
+    uint32_t processors;                                     /* streaming multiprocessors */
+} ds_device_info;
+
+/* Fills `info`, whose struct_size the caller has set.
+ *   device   from 1 to the count
+ * Status: DS_ERR_ARGUMENT, DS_ERR_NO_DEVICE (also when there is no such device), DS_ERR_DEVICE. */
+DS_API ds_status ds_device_get_info(uint32_t device, ds_device_info *info, ds_error *err);
+
 /* ---- Models ------------------------------------------------------------------------------------------------------------------------------- */
 
 typedef int32_t ds_token;
@@ -148,16 +173,18 @@ typedef struct ds_model_config {
     uint32_t rope_original_context;    /* positions before scaling, for YaRN, up to 2^30; 0: the file's */
     double rope_factor;                /* from 1 to 10^6; needed with DS_ROPE_LINEAR and DS_ROPE_YARN, else ignored */
     const char *chat_template;         /* a name of ds_chat_templates; NULL: recognised from the file */
-    ds_progress_fn progress;           /* of reading (DS_LOAD_READ; file by file), then of checking tensors; may be NULL */
+    ds_progress_fn progress;           /* of reading (DS_LOAD_READ; file by file), then of checking tensors, then, for a device, of moving them there; may be NULL */
     void *progress_user;
     ds_host host;
+    uint32_t device;                   /* where the weights go and engines compute: 0: the host's processors; else a device, from 1 on, see ds_device_count. Ignored with DS_LOAD_VOCAB_ONLY */
 } ds_model_config;
 
 /* Loads a GGUF file (version 2 or 3), or a model in several files by the first of them, PREFIX-00001-of-00003.gguf: the others are found beside it.
  *   path    UTF-8, NUL-terminated. The file is mapped (unless DS_LOAD_READ) and must not be truncated while the model lives
  *   config  NULL for defaults
  *   out     receives the model
- * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (names the field), DS_ERR_UNSUPPORTED (architecture, number format, tokenizer), DS_ERR_CANCELLED. */
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (names the field), DS_ERR_UNSUPPORTED (architecture, number format, tokenizer), DS_ERR_CANCELLED; for a device
+ * DS_ERR_NO_DEVICE and DS_ERR_DEVICE, and DS_ERR_MEMORY when it has no room. */
 DS_API ds_status ds_model_load(const char *path, const ds_model_config *config, ds_model **out, ds_error *err);
 
 /* The same from an open descriptor of a regular file, which stays the caller's and may be closed afterwards. One file only: a part of a model in several
@@ -288,7 +315,7 @@ typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2, DS_KV
 
 typedef struct ds_engine_config {
     size_t struct_size;
-    uint32_t threads;          /* that compute, the caller of step among them; 1: only that one; 0: one a processor; at most 1024 */
+    uint32_t threads;          /* that compute, the caller of step among them; 1: only that one; 0: one a processor; at most 1024. Ignored on a device */
     uint32_t max_requests;     /* that run at once; default 8, at most 4096 */
     uint32_t max_queue;        /* that wait; default 1024, at most 2^20 */
     uint32_t context_length;   /* positions a request may have; default: the model's, at most 4096; at most the model's */
@@ -299,17 +326,18 @@ typedef struct ds_engine_config {
     const char *isa;           /* "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; NULL: the best that the machine has. With NULL or "amx", where there is
                                   AMX, the system is asked to let this process use its tile registers (Linux: ARCH_REQ_XCOMP_PERM; from then on
                                   alternate signal stacks need room for them, and where one is too small it refuses). "avx512_vnni" is the best
-                                  without AMX, and asks for nothing. Results are the same with each */
+                                  without AMX, and asks for nothing. Results are the same with each. Ignored on a device */
     ds_host host;
     ds_trace_fn trace;         /* may be NULL */
     void *trace_user;
 } ds_engine_config;
 
-/* Bytes, before anything is allocated. */
+/* Bytes, before anything is allocated. Of a model on a device all are of the device's memory but for the tables, which are mostly the host's; what the driver takes for
+ * itself is not among them. */
 typedef struct ds_memory_plan {
     size_t struct_size;
     uint64_t weights;          /* the model's tensors, shared by all its engines */
-    uint64_t pages;            /* the page pool when full; it grows as it is used */
+    uint64_t pages;            /* the page pool when full; it grows as it is used, but on a device, where it is taken at once */
     uint64_t page_bytes;       /* one page: 64 positions of all layers */
     uint64_t activations;      /* results of a step, logits among them */
     uint64_t work;             /* scratch of the kernels */
@@ -321,7 +349,8 @@ typedef struct ds_memory_plan {
 DS_API ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan, ds_error *err);
 
 /* Makes an engine. Status: DS_ERR_ARGUMENT (a field out of range, an isa that is unknown or that the machine does not have), DS_ERR_STATE (a
- * vocabulary-only model), DS_ERR_IO (the system starts no thread). */
+ * vocabulary-only model), DS_ERR_IO (the system starts no thread). On a device: DS_ERR_UNSUPPORTED (an operation or number format that does not run there, by
+ * name), DS_ERR_NO_DEVICE, DS_ERR_DEVICE. */
 DS_API ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out, ds_error *err);
 
 /* Unfinished requests end without an event. Not while another thread is inside a call with this engine. */
@@ -475,7 +504,7 @@ typedef struct ds_engine_stats {
     uint64_t pages_total, pages_free, pages_committed;
     uint64_t steps, prompt_tokens, new_tokens;      /* since the engine was made */
     uint32_t threads;
-    char isa[32];
+    char isa[32];                                   /* on a device, its kind: "sm_90" */
     uint64_t pages_cached;                          /* of pages_free, those kept for what they contain */
     uint64_t preemptions;                           /* since the engine was made */
     uint64_t lookup_tokens, cached_tokens;          /* of prompts that have started; of these, found in the prefix cache or shared by forks: the hit rate */

@@ -73,8 +73,10 @@ static bool cpu_run(backend *b, const graph &g, void *work, const std::atomic<bo
 
 static const char *cpu_variant(const backend *b, const node &n) { return choose_variant(self(b), n).name; }
 
-static constexpr backend_fns functions = {"cpu",    true,           cpu_free, cpu_alloc,  cpu_release, cpu_copy,
-                                          cpu_copy, cpu_work_bytes, cpu_run,  cpu_variant};
+static void cpu_wait(backend *) {}
+
+static constexpr backend_fns functions = {"cpu",    true,      cpu_free,    cpu_alloc, cpu_release,    cpu_copy, cpu_copy,
+                                          cpu_copy, cpu_alloc, cpu_release, cpu_wait,  cpu_work_bytes, cpu_run,  cpu_variant};
 
 // ---- Options
 

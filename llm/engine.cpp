@@ -43,7 +43,7 @@ memory_plan engine::measure(const model &m, const engine_options &o, const backe
     const step_sizes s = sizes_of(o);
     const size_t pages = pool_bytes(layout.page_bytes, s.pool_pages);
     const runner::bytes r = runner::measure(m, layout, s, b);
-    return {m.weight_bytes, pages, layout.page_bytes, r.activations, r.work,
+    return {m.placed_bytes ? m.placed_bytes : m.weight_bytes, pages, layout.page_bytes, r.activations, r.work,
             r.inputs + sampler::bytes(static_cast<size_t>(m.h.vocab)) + page_book::bytes(s.pool_pages)};
 }
 
@@ -53,8 +53,8 @@ static size_t token_bytes_of(const tokenizer &v) {
     return 3 * (longest + 4);    // every byte may become U+FFFD, and so may those held back
 }
 
-engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, backend_ptr b)
-    : model_(std::move(m)), options_(o), pool_(o.host, make_page_layout(*model_->architecture, model_->h, o.kv_type).page_bytes, pages_for(o.kv_positions)),
+engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, std::shared_ptr<backend> b)
+    : model_(std::move(m)), options_(o), pool_(o.host, make_page_layout(*model_->architecture, model_->h, o.kv_type).page_bytes, pages_for(o.kv_positions), b),
       scheduler_({o.max_requests, o.max_queue, o.step_rows, o.logit_rows, pool_.pages()},
                  pool_.grows() ? page_source{this, [](void *e, int64_t pages) { return static_cast<engine *>(e)->more_pages(pages); }} : page_source{}),
       runner_(*model_, make_page_layout(*model_->architecture, model_->h, o.kv_type), sizes_of(o), std::move(b), o.host, pool_.data()),
@@ -237,15 +237,13 @@ std::span<const event> engine::step(const turn &) {
     const step_plan &p = scheduler_.plan();
     begin(p);
     if (p.parts.empty() && p.starved) std::rethrow_exception(no_memory_);
-    double compute = 0;
+    double seconds = 0;
     bool computed = false;
     if (!p.parts.empty()) {
         fill(p);
-        enter_step(p);
         const double before = os::seconds();
-        const float *logits = runner_.run(p.rows, p.logits, &stop_);
-        compute = os::seconds() - before;
-        leave_step();
+        const float *logits = compute(p);
+        seconds = os::seconds() - before;
         computed = logits;
         if (computed)
             for (const step_part &part : p.parts) {
@@ -254,7 +252,7 @@ std::span<const event> engine::step(const turn &) {
             }
         else take_in(), drop_cancelled();
         unread_ = true;
-        report(p, computed, begun, compute);
+        report(p, computed, begun, seconds);
         unread_ = false;
     }
     handed_out_ = true;
@@ -347,6 +345,17 @@ void engine::enter_step(const step_plan &p) {
         in_step_ += r.in_step;
     }
     stop_ = in_step_ == 0;
+}
+
+// A device may fail meanwhile: its rows are then as good as never planned.
+const float *engine::compute(const step_plan &p) {
+    struct in_step {
+        engine &e;
+        ~in_step() { e.leave_step(); }
+    };
+    enter_step(p);
+    const in_step guard{*this};
+    return runner_.run(p.rows, p.logits, &stop_);
 }
 
 void engine::leave_step() {

@@ -86,7 +86,8 @@ public:
     static engine_options resolve(const model &m, engine_options o);
     static memory_plan measure(const model &m, const engine_options &o, const backend &b);    // of resolved options
 
-    engine(std::shared_ptr<const model> m, const engine_options &resolved, backend_ptr b);
+    // The backend's memory is where the model's weights are.
+    engine(std::shared_ptr<const model> m, const engine_options &resolved, std::shared_ptr<backend> b);
     const model &loaded() const { return *model_; }
     const backend &device() const { return runner_.device(); }
 
@@ -122,6 +123,7 @@ private:
     void drop_expired();
     void begin(const step_plan &p);
     void fill(const step_plan &p);
+    const float *compute(const step_plan &p);
     void enter_step(const step_plan &p);
     void leave_step();
     void consume(const step_part &p, const float *logits);

@@ -24,8 +24,12 @@ size_t pool_bytes(size_t page_bytes, int64_t pages) {
     return bytes;
 }
 
-page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : page_bytes_(page_bytes), pages_(pages) {
-    if (host.alloc_fn) {
+page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std::shared_ptr<backend> place) : page_bytes_(page_bytes), pages_(pages) {
+    if (place && !place->fn->host_memory) {
+        place_ = std::move(place);
+        far_ = backend_memory(place_, pool_bytes(page_bytes, pages));
+        committed_ = pages;
+    } else if (host.alloc_fn) {
         block_ = block(host, pool_bytes(page_bytes, pages));
         committed_ = pages;
     } else {
@@ -33,7 +37,24 @@ page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages) : p
     }
 }
 
-void *page_pool::data() const { return block_.data() ? block_.data() : reserved_.data(); }
+void *page_pool::data() const { return far_.data() ? far_.data() : block_.data() ? block_.data() : reserved_.data(); }
+
+const void *page_pool::read(int32_t i, void *scratch) const {
+    if (!far()) return page(i);
+    place_->fn->download(place_.get(), scratch, page(i), page_bytes_);
+    return scratch;
+}
+
+void page_pool::written(int32_t i, const void *from) const {
+    if (from == page(i)) return;
+    if (far()) place_->fn->upload(place_.get(), page(i), from, page_bytes_);
+    else std::memcpy(page(i), from, page_bytes_);
+}
+
+void page_pool::copy(int32_t from, int32_t to) const {
+    if (far()) place_->fn->copy(place_.get(), page(to), page(from), page_bytes_);
+    else std::memcpy(page(to), page(from), page_bytes_);
+}
 
 // Slabs of at least 32 MiB, so that growth is rare.
 void page_pool::commit(int64_t pages) {

@@ -40,6 +40,7 @@ model::model(gguf_file f, const model_options &o)
     check_rope_divisors();
     if (o.override_rope) override_rope(o);
     if (o.context) h.context = o.context;
+    if (o.place && !o.place->fn->host_memory) move_to(o.place, o.progress);
 }
 
 void model::override_rope(const model_options &o) {
@@ -167,6 +168,71 @@ void model::check_rope_divisors() const {
     const auto *v = static_cast<const float *>(weights.rope_divisors->data);
     for (int64_t i = 0; i < elements(*weights.rope_divisors); ++i)
         if (!(v[i] >= 0.5f && finite_f32(v[i]))) file.fail("rope_freqs.weight", "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
+}
+
+// ---- Placing ----------------------------------------------------------------------------------------------------------------------------------------
+
+// The tensors that the layers that run read, scales among them; each once.
+std::vector<tensor *> model::tensors_run() {
+    std::unordered_set<const tensor *> wanted;
+    const auto want = [&](const tensor *t) {
+        if (!t) return;
+        wanted.insert(t);
+        if (t->scale) wanted.insert(t->scale);
+    };
+    for (const tensor_row &row : architecture->tensors(h))
+        if (row.layer < h.layers) want(row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top);
+    std::vector<tensor *> list;
+    for (tensor &t : tensors_)
+        if (wanted.count(&t)) list.push_back(&t);
+    return list;
+}
+
+namespace {
+// Bytes of the host that go to one place.
+struct piece {
+    const char *from;
+    uint64_t bytes, to;
+};
+}
+
+// What several tensors are parts of goes there once, and keeps its rows where they are relative to each other.
+void model::move_to(const std::shared_ptr<backend> &place, const std::function<bool(uint64_t, uint64_t)> &progress) {
+    constexpr uint64_t alignment = 256, step = uint64_t{64} << 20;
+    std::vector<piece> whole;      // what tensors lie in: the file's tensors, and what was decoded; by address
+    for (const gguf_tensor &t : file.tensors()) whole.push_back({reinterpret_cast<const char *>(t.data), t.bytes, 0});
+    for (const std::vector<float> &v : decoded_) whole.push_back({reinterpret_cast<const char *>(v.data()), v.size() * sizeof(float), 0});
+    std::erase_if(whole, [](const piece &p) { return p.bytes == 0; });
+    std::sort(whole.begin(), whole.end(), [](const piece &a, const piece &b) { return a.from < b.from; });
+    const auto piece_of = [&](const void *p) {
+        const auto after = std::upper_bound(whole.begin(), whole.end(), static_cast<const char *>(p), [](const char *x, const piece &b) { return x < b.from; });
+        return static_cast<size_t>(after - whole.begin()) - 1;
+    };
+    const std::vector<tensor *> list = tensors_run();
+    std::vector<bool> used(whole.size(), false);
+    for (const tensor *t : list) used[piece_of(t->data)] = true;
+    for (size_t i = 0; i < whole.size(); ++i) {
+        if (!used[i]) continue;
+        whole[i].to = placed_bytes;
+        placed_bytes += (whole[i].bytes + alignment - 1) / alignment * alignment;
+    }
+    placed_ = backend_memory(place, placed_bytes);
+    char *const base = static_cast<char *>(placed_.data());
+    for (size_t i = 0; i < whole.size(); ++i) {
+        const piece &p = whole[i];
+        for (uint64_t done = 0; used[i] && done < p.bytes; done += step) {
+            const uint64_t n = std::min(step, p.bytes - done);
+            place->fn->upload(place.get(), base + p.to + done, p.from + done, n);
+            if (progress && !progress(p.to + done + n, placed_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
+        }
+    }
+    place->fn->wait(place.get());      // engines have streams of their own
+    for (tensor *t : list) {
+        const piece &p = whole[piece_of(t->data)];
+        t->data = base + p.to + (static_cast<const char *>(t->data) - p.from);
+    }
+    for (const gguf_tensor &t : file.tensors()) file.forget(t);
+    decoded_.clear();
 }
 
 } // namespace ds

@@ -1,6 +1,7 @@
-// A loaded model: the file, its vocabulary, and its weights where they lie in the file. Immutable after loading.
+// A loaded model: the file, its vocabulary, and its weights where they lie in the file, or in a device's memory. Immutable after loading.
 #pragma once
 
+#include "../tensor/backend.h"
 #include "arch.h"
 #include "chat.h"
 
@@ -18,7 +19,8 @@ struct model_options {
     int64_t rope_original_context = 0;          // 0: the file's
     std::string chat_template;                  // a name; empty: recognised from the file's text
     ds::host host;
-    std::function<bool(uint64_t done, uint64_t total)> progress;   // of tensors bound, in bytes; may be empty
+    std::function<bool(uint64_t done, uint64_t total)> progress;   // of tensors bound, in bytes, then of tensors placed; may be empty
+    std::shared_ptr<backend> place;             // whose memory the weights go to; null: they stay in the file
 };
 
 struct model {
@@ -33,6 +35,7 @@ struct model {
     hparams h;
     model_weights weights;
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
+    uint64_t placed_bytes = 0;                  // of a backend's memory that the weights take; 0: they are in the host's
     format main_format = format::f32;           // that holds most bytes
 
 private:
@@ -44,9 +47,12 @@ private:
     tensor bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const;
     const tensor *bind_scale(const std::string &name, std::span<const int64_t> ne);
     void check_rope_divisors() const;
+    std::vector<tensor *> tensors_run();
+    void move_to(const std::shared_ptr<backend> &place, const std::function<bool(uint64_t, uint64_t)> &progress);
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     std::deque<std::vector<float>> decoded_;    // norms and biases that the file holds in another format than f32
+    backend_memory placed_;
 };
 
 // The architecture that the file names. Throws status::unsupported, listing those known.

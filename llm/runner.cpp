@@ -23,21 +23,43 @@ static const tensor *build(graph &g, const model &m, const page_layout &layout, 
     return m.architecture->build({g, m.h, m.weights, in, layout.layer});
 }
 
+// What the backend cannot run is refused before anything is taken for it.
+static void check_supported(const graph &g, const backend &b) {
+    for (const node &n : g.nodes()) {
+        if (b.fn->variant(&b, n)) continue;
+        std::string sources;
+        for (const tensor *t : n.src)
+            if (t) sources += (sources.empty() ? "" : ", ") + shape_text(*t);
+        throw error(status::unsupported, format_text("%s cannot compute %s of ", b.fn->name, info(n.kind).name) + sources);
+    }
+}
+
+static size_t near_logits_bytes(const model &m, const step_sizes &s, const backend &b) {
+    return b.fn->host_memory ? 0 : static_cast<size_t>(s.logits * m.h.vocab) * sizeof(float);
+}
+
 runner::bytes runner::measure(const model &m, const page_layout &layout, const step_sizes &s, const backend &b) {
     graph g(max_nodes(m.h));
     build(g, m, layout, s, s.rows, s.logits, nullptr, nullptr);
+    check_supported(g, b);
     const plan p = make_plan(g, b);
-    return {p.arena_bytes, p.work_bytes, input_count(s) * sizeof(int32_t)};
+    return {p.arena_bytes, p.work_bytes, input_count(s) * sizeof(int32_t) * (b.fn->host_memory ? 1 : 2) + near_logits_bytes(m, s, b)};
 }
 
-runner::runner(const model &m, page_layout layout, const step_sizes &s, backend_ptr b, const ds::host &host, void *pages)
+runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b, const ds::host &host, void *pages)
     : model_(m), layout_(std::move(layout)), sizes_(s), backend_(std::move(b)), graph_(max_nodes(m.h)),
-      input_block_(host, input_count(s) * sizeof(int32_t)), inputs_(static_cast<int32_t *>(input_block_.data())), pages_(pages) {
+      input_block_(host, input_count(s) * sizeof(int32_t)), inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
     std::memset(inputs_, 0, input_block_.size());
-    build(graph_, model_, layout_, sizes_, s.rows, s.logits, inputs_, pages_);
+    if (!backend_->fn->host_memory) {
+        far_inputs_ = backend_memory(backend_, input_block_.size());
+        near_logits_ = backend_memory(backend_, near_logits_bytes(m, s, *backend_), backend_memory::for_copies);
+        read_inputs_ = static_cast<int32_t *>(far_inputs_.data());
+    }
+    build(graph_, model_, layout_, sizes_, s.rows, s.logits, read_inputs_, pages_);
+    check_supported(graph_, *backend_);
     plan_ = make_plan(graph_, *backend_);
-    arena_ = block(host, plan_.arena_bytes);
-    work_ = block(host, plan_.work_bytes);
+    arena_ = backend_memory(backend_, plan_.arena_bytes);
+    work_ = backend_memory(backend_, plan_.work_bytes);
 }
 
 const float *runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
@@ -47,12 +69,18 @@ const float *runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> 
     }
     if (rows != built_rows_ || outputs != built_outputs_) {
         built_rows_ = 0;
-        logits_ = build(graph_, model_, layout_, sizes_, rows, outputs, inputs_, pages_);
+        logits_ = build(graph_, model_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
         place(graph_, plan_, arena_.data());
+        graph_.identity = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(outputs);
         built_rows_ = rows;
         built_outputs_ = outputs;
     }
-    return backend_->fn->run(backend_.get(), graph_, work_.data(), stop) ? static_cast<const float *>(logits_->data) : nullptr;
+    const backend_fns &fn = *backend_->fn;
+    if (fn.host_memory) return fn.run(backend_.get(), graph_, work_.data(), stop) ? static_cast<const float *>(logits_->data) : nullptr;
+    fn.upload(backend_.get(), read_inputs_, inputs_, input_block_.size());
+    if (!fn.run(backend_.get(), graph_, work_.data(), stop)) return nullptr;
+    fn.download(backend_.get(), near_logits_.data(), logits_->data, tensor_bytes(*logits_));
+    return static_cast<const float *>(near_logits_.data());
 }
 
 } // namespace ds

@@ -19,7 +19,8 @@ public:
     struct bytes { size_t activations, work, inputs; };
     static bytes measure(const model &m, const page_layout &layout, const step_sizes &s, const backend &b);
 
-    runner(const model &m, page_layout layout, const step_sizes &s, backend_ptr b, const ds::host &host, void *pages);
+    // `pages` are in the backend's memory, as the model's weights are. Throws status::unsupported when the backend has no kernel for one of the operations.
+    runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b, const ds::host &host, void *pages);
 
     // Inputs of the next step, filled by the caller: one entry a row, and the pages of each sequence.
     std::span<int32_t> ids() { return array(0); }
@@ -31,7 +32,7 @@ public:
 
     // Logits [outputs, vocabulary] of the first `rows` rows and `outputs` outputs, in memory that the next run overwrites. Null when `*stop` became true on the
     // way: what was computed is worth nothing then.
-    const float *run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);
+    const float *run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);    // throws status::device
     const backend &device() const { return *backend_; }
 
 private:
@@ -39,11 +40,13 @@ private:
     const model &model_;
     page_layout layout_;
     step_sizes sizes_;
-    backend_ptr backend_;
+    std::shared_ptr<backend> backend_;
     graph graph_;
     plan plan_;
-    block input_block_, arena_, work_;
-    int32_t *inputs_;
+    block input_block_;
+    backend_memory arena_, work_;
+    backend_memory far_inputs_, near_logits_;       // where the backend's memory is not the host's: the inputs there, the logits here
+    int32_t *inputs_, *read_inputs_;                // filled by the caller; read by the graph
     void *pages_;
     int64_t built_rows_ = 0, built_outputs_ = 0;    // what graph_ now stands for
     const tensor *logits_ = nullptr;

@@ -97,9 +97,11 @@ int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token
     out.write(&h, sizeof h);
     out.write(tokens.data(), tokens.size_bytes());
     uint64_t sum = h.header_sum;
+    const block scratch(p.host, p.pool.far() ? p.pool.page_bytes() : 0);
     for (const int32_t page : pages) {
-        sum = page_sum(p.pool.page(page), p.pool.page_bytes(), sum);
-        out.write(p.pool.page(page), p.pool.page_bytes());
+        const void *const bytes = p.pool.read(page, scratch.data());
+        sum = page_sum(bytes, p.pool.page_bytes(), sum);
+        out.write(bytes, p.pool.page_bytes());
         out.write(&sum, sizeof sum);
     }
     out.commit();
@@ -204,7 +206,9 @@ int64_t restore_session(const session_pages &p, uint64_t tag, const std::string 
     for (uint64_t i = 0; i < file.h.pages; ++i) {
         const int32_t page = i < known.size() || held.list.size() < i ? -1 : p.book.take();
         if (page >= 0) held.list.push_back(page);
-        sum = file.read_page(i, sum, page < 0 ? scratch.data() : p.pool.page(page));
+        void *const to = page < 0 || p.pool.far() ? scratch.data() : p.pool.page(page);
+        sum = file.read_page(i, sum, to);
+        if (page >= 0) p.pool.written(page, to);
     }
     for (size_t i = known.size(); i < held.list.size(); ++i)
         p.book.enter(held.list[i], tag, i ? held.list[i - 1] : -1, std::span(tokens).subspan(i * page_positions, page_positions));

@@ -29,6 +29,7 @@ enum class status : int {
     busy = 11,         // the queue is full; try again after a step
     device = 12,       // the device failed or is lost
     internal = 13,     // a mistake of ours
+    no_device = 14,    // there is no such device, or a driver or library that it needs is missing
 };
 
 struct error : std::exception {

@@ -26,6 +26,7 @@ graph::graph(size_t max_nodes) : max_nodes_(max_nodes) {
 }
 
 void graph::reset() {
+    identity = 0;
     nodes_.clear();
     views_.clear();
     kept_.clear();

@@ -58,6 +58,10 @@ public:
     graph(const graph &) = delete;
     void reset();                               // forgets everything, keeps the storage
 
+    // Not 0: whoever runs a graph of this identity again on the same backend runs the very same nodes over the same memory, so that a backend may keep what it has
+    // made of it. What the memory contains may be other.
+    uint64_t identity = 0;
+
     // A tensor whose bytes the caller places (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
     // The same bytes in another shape; `t` must be contiguous.

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -284,6 +285,26 @@ void reserved_memory::uncommit(size_t bytes) {
     void *const p = static_cast<char *>(data_) + first;
     if (::madvise(p, committed_ - first, MADV_DONTNEED) == 0 && ::mprotect(p, committed_ - first, PROT_NONE) == 0) committed_ = first;
 }
+
+// ---- shared objects -----------------------------------------------------------------------------------------------------------------------------
+
+void *open_library(const std::string &path) {
+    void *const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (library) return library;
+    const char *const why = ::dlerror();
+    throw error(status::io, why ? why : path + ": cannot open");
+}
+
+void *find_symbol(void *library, const char *name) { return ::dlsym(library, name); }
+
+std::string code_directory() {
+    Dl_info where;
+    if (::dladdr(reinterpret_cast<void *>(&code_directory), &where) == 0 || !where.dli_fname) return "";
+    const std::string path = where.dli_fname;
+    return directory_of(path);
+}
+
+bool file_exists(const std::string &path) { return ::access(path.c_str(), F_OK) == 0; }
 
 // ---- processor and clock ------------------------------------------------------------------------------------------------------------------------
 

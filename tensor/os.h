@@ -1,4 +1,4 @@
-// Every call to the operating system that the library makes: files, mappings, time, threads. os.cpp is the one file to write again
+// Every call to the operating system that the library makes: files, mappings, shared objects, time, threads. os.cpp is the one file to write again
 // for another system.
 #pragma once
 
@@ -99,6 +99,12 @@ private:
     void *data_ = nullptr;
     size_t size_ = 0, committed_ = 0;
 };
+
+// Shared objects opened at run time, which stay in the process. open_library throws status::io with the system's reason; find_symbol gives null.
+void *open_library(const std::string &path);      // a name without a slash: where the system looks
+void *find_symbol(void *library, const char *name);
+std::string code_directory();                     // of the file that this code was loaded from; empty when unknown
+bool file_exists(const std::string &path);
 
 unsigned processor_count();   // processors this process may run on, at least 1
 double seconds();             // a monotonic clock

@@ -69,7 +69,8 @@ TEST_CASE("api: version and names of statuses") {
     CHECK(std::string(ds_status_name(DS_ERR_ARGUMENT)) == "DS_ERR_ARGUMENT");
     CHECK(std::string(ds_status_name(DS_ERR_BUSY)) == "DS_ERR_BUSY");
     CHECK(std::string(ds_status_name(DS_ERR_INTERNAL)) == "DS_ERR_INTERNAL");
-    for (const int bad : {-1, 14, 15}) CHECK(std::string(ds_status_name(static_cast<ds_status>(bad))) == "unknown");
+    CHECK(std::string(ds_status_name(DS_ERR_NO_DEVICE)) == "DS_ERR_NO_DEVICE");
+    for (const int bad : {-1, 15, 16}) CHECK(std::string(ds_status_name(static_cast<ds_status>(bad))) == "unknown");
 }
 
 TEST_CASE("api: NULL where it is not allowed, and where it is") {

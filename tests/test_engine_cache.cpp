@@ -436,6 +436,9 @@ ds::backend_ptr hook(ds::backend_ptr inner, std::function<void()> *meanwhile) {
     auto *h = new hooked{{}, std::move(inner), {}, meanwhile};
     h->fn = *h->inner->fn;
     h->fn.free = [](ds::backend *b) { delete &self(b); };
+    h->fn.alloc = [](ds::backend *b, size_t n) { return self(b).inner->fn->alloc(self(b).inner.get(), n); };
+    h->fn.release = [](ds::backend *b, void *p, size_t n) { self(b).inner->fn->release(self(b).inner.get(), p, n); };
+    h->fn.variant = [](const ds::backend *b, const ds::node &n) { return self(b).inner->fn->variant(self(b).inner.get(), n); };
     h->fn.work_bytes = [](const ds::backend *b, const ds::node &n) { return self(b).inner->fn->work_bytes(self(b).inner.get(), n); };
     h->fn.run = [](ds::backend *b, const ds::graph &g, void *work, const std::atomic<bool> *stop) {
         if (*self(b).meanwhile) (*self(b).meanwhile)();

@@ -1,0 +1,106 @@
+// The router: a warp a row, every step of route_row (tensor/ops/router.cpp) by the warp. Choosing is by comparison alone, so that a tie goes to the lowest
+// number; what is summed is integers, or stands in the order of the ranks.
+#include "../device.cuh"
+#include "config.h"
+
+namespace ds::cuda {
+
+namespace {
+
+struct choice { float value; int32_t at; };
+__device__ bool before(choice a, choice b) { return a.value > b.value || (a.value == b.value && a.at < b.at); }
+
+__device__ float never() { return float_of(0xff800000u); }
+
+// The first of the largest of x[0 … n); every lane gets it.
+__device__ choice best_of_warp(const float *x, int32_t n) {
+    const int lane = static_cast<int>(threadIdx.x);
+    choice best = {never(), most_experts};
+    for (int32_t i = lane; i < n; i += warp_lanes)
+        if (before({x[i], i}, best)) best = {x[i], i};
+    for (int s = warp_lanes / 2; s > 0; s /= 2) {
+        const choice other = {__shfl_xor_sync(all_lanes, best.value, s), __shfl_xor_sync(all_lanes, best.at, s)};
+        if (before(other, best)) best = other;
+    }
+    return best;
+}
+
+// A lane alone: what a group is worth.
+__device__ float group_worth(const float *rank, int32_t n, bool two) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; ++i)
+        if (rank[i] > rank[best]) best = i;
+    if (!two || n < 2) return rank[best];
+    float second = never();
+    for (int32_t i = 0; i < n; ++i)
+        if (i != best && rank[i] > second) second = rank[i];
+    return rank[best] + second;
+}
+
+__device__ void scores_of_row(const float *logits, int32_t n, bool sigmoid, float *score) {
+    const int lane = static_cast<int>(threadIdx.x);
+    if (sigmoid) {
+        for (int32_t i = lane; i < n; i += warp_lanes) score[i] = sigmoid_f32(logits[i]);
+    } else {
+        const float max = best_of_warp(logits, n).value;
+        int64_t sum = 0;
+        for (int32_t i = lane; i < n; i += warp_lanes) {
+            score[i] = exp_f32(logits[i] - max);
+            sum += attention_share(score[i]);
+        }
+        for (int s = warp_lanes / 2; s > 0; s /= 2) sum += __shfl_xor_sync(all_lanes, sum, s);
+        const float whole = static_cast<float>(sum) * 9.31322574615478515625e-10f;
+        for (int32_t i = lane; i < n; i += warp_lanes) score[i] = score[i] / whole;
+    }
+    __syncwarp();
+}
+
+__device__ void drop_worst_groups(float *rank, int32_t n, const router_params &p, float *worth) {
+    const int lane = static_cast<int>(threadIdx.x);
+    const int32_t size = n / p.groups;
+    for (int32_t g = lane; g < p.groups; g += warp_lanes) worth[g] = group_worth(rank + g * size, size, p.sigmoid);
+    __syncwarp();
+    for (int32_t i = lane; i < n; i += warp_lanes) {
+        const int32_t g = i / size;
+        int32_t better = 0;
+        for (int32_t o = 0; o < p.groups; ++o) better += worth[o] > worth[g] || (worth[o] == worth[g] && o < g);
+        if (better >= p.groups_used) rank[i] = never();
+    }
+    __syncwarp();
+}
+
+__global__ void router_kernel(router_launch_params p) {
+    __shared__ float score[most_experts], rank[most_experts], worth[most_experts];
+    const int lane = static_cast<int>(threadIdx.x);
+    const float *const logits = p.logits + blockIdx.x * p.logits_stride;
+    float *const number = p.y + blockIdx.x * p.y_stride, *const weight = number + p.p.used;
+    bool finite = true;
+    for (int32_t i = lane; i < p.experts; i += warp_lanes) finite = finite && finite_f32(logits[i]);
+    if (__ballot_sync(all_lanes, finite) != all_lanes) {
+        for (int32_t i = lane; i < p.p.used; i += warp_lanes) number[i] = static_cast<float>(i), weight[i] = float_of(0x7fc00000u);
+        return;
+    }
+    scores_of_row(logits, p.experts, p.p.sigmoid, score);
+    for (int32_t i = lane; i < p.experts; i += warp_lanes) rank[i] = p.bias ? score[i] + p.bias[i] : score[i];
+    __syncwarp();
+    if (p.p.groups_used < p.p.groups) drop_worst_groups(rank, p.experts, p.p, worth);
+    float sum = 0.0f;
+    for (int32_t i = 0; i < p.p.used; ++i) {
+        const choice best = best_of_warp(rank, p.experts);
+        const int32_t e = best.at < p.experts ? best.at : 0;
+        sum = sum + score[e];
+        __syncwarp();
+        if (lane == 0) rank[e] = never(), number[i] = static_cast<float>(e), weight[i] = score[e];
+        __syncwarp();
+    }
+    for (int32_t i = lane; i < p.p.used; i += warp_lanes) weight[i] = (p.p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.p.scale;
+}
+
+} // namespace
+
+int launch_router(const router_launch_params &p, stream s) {
+    if (p.n == 0) return 0;
+    return DS_LAUNCH(router_kernel, dim3(static_cast<unsigned>(p.n)), dim3(warp_lanes), 0, s, p);
+}
+
+} // namespace ds::cuda

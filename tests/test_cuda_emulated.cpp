@@ -1,0 +1,103 @@
+// The CUDA backend's way from a node to its kernels, with these run on the host (cuda_emulation.h) and behind memory that the host cannot touch (fake_device.h):
+// every case of every operation in every variant, and whole engines.
+#include "cuda_kernels.h"
+#include "device_case.h"
+#include "fake_device.h"
+#include "golden.h"
+
+#include "../ggml-cpu/cpu.h"
+#include "../llm/engine.h"
+
+#include <set>
+
+using namespace ds;
+using namespace ds::test;
+
+TEST_CASE("CUDA, emulated: every variant of every operation against the reference") {
+    if (!kernels_run()) { MESSAGE("not run here: the emulation wants x86-64 and no sanitizer"); return; }
+    const std::vector<op_case> cases = all_cases();
+    std::map<std::string, std::vector<char>> references;
+    for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
+        const op kind = static_cast<op>(k);
+        CHECK(emulated_variants(kind).empty() == !info(kind).cuda);
+        for (const char *name : emulated_variants(kind)) {
+            bool used = false;
+            for (const bool library : {false, true}) {
+                if (library && (std::string(name) != "chosen" || kind == op::attention || kind == op::head_matmul)) continue;
+                const std::shared_ptr<backend> b = fake_device({}, emulated_cuda({.library = library, .kind = kind, .variant = name}));
+                for (const op_case &c : cases) {
+                    if (c.kind != kind) continue;
+                    CAPTURE(c.text);
+                    device_case one(c, b);
+                    if (!one.variant() || std::string(one.variant()) != name) continue;
+                    used = true;
+                    std::vector<char> &reference = references[c.text];
+                    if (reference.empty()) reference = reference_result(c);
+                    const std::string wrong = compare(c, reference, one.run(), bits_defined(c, library), 2.0);
+                    CHECK_MESSAGE(wrong.empty(), c.text, " ", std::string(name), library ? " with a library: " : ": ", wrong);
+                }
+            }
+            if (std::string(name) != "library") CHECK_MESSAGE(used, std::string(info(kind).name), ": no case for ", std::string(name));
+        }
+    }
+}
+
+namespace {
+
+struct request_result {
+    std::vector<int32_t> tokens;
+    std::vector<float> logits;
+};
+
+// One prompt in chunks beside another, and some tokens of each.
+std::map<uint64_t, request_result> answers(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv) {
+    engine_options o;
+    o.max_requests = 2;
+    o.context = 128;
+    o.step_rows = 24;
+    o.logit_rows = 2;
+    o.kv_type = kv;
+    engine e(m, engine::resolve(*m, o), std::move(b));
+    for (const int first : {0, 9}) {
+        request_options r;
+        r.prompt.assign(d.ids.begin() + first, d.ids.begin() + first + 70 - 5 * first);
+        r.max_new = 3;
+        r.logits = r.ignore_end = true;
+        e.submit(r);
+    }
+    std::map<uint64_t, request_result> out;
+    while (!e.idle()) {
+        const engine::turn turn(e);
+        for (const event &ev : e.step(turn)) {
+            request_result &a = out[ev.request];
+            if (ev.type == event_type::token) a.tokens.push_back(ev.token);
+            if (ev.logits) a.logits.insert(a.logits.end(), ev.logits, ev.logits + d.vocab);
+        }
+    }
+    return out;
+}
+
+} // namespace
+
+TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
+    if (!kernels_run()) return;
+    const struct { const char *name; format type, kv; } models[] = {
+        {"micro/qwen2", format::i8, format::i8}, {"micro/qwen3", format::i8, format::i8}, {"micro/llama", format::i8, format::i8}, {"micro/deepseek-r1", format::i8, format::i8}, {"micro/llama", format::bf16, format::f16}, {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
+    for (const auto &of : models) {
+        CAPTURE(of.name);
+        const golden::data d = golden::load(of.name);
+        const golden::temp_file file;
+        convert(golden::data_dir(of.name), file.path, {.type = of.type, .vocab_only = false, .name = ""}, {});
+        const std::shared_ptr<backend> device = fake_device({}, emulated_cuda());
+        model_options there;
+        there.place = device;
+        const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), model_options{});
+        const auto far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), there);
+        const auto wanted = answers(near, cpu_backend({.threads = 2}), d, of.kv), got = answers(far, device, d, of.kv);
+        REQUIRE(wanted.size() == got.size());
+        for (const auto &[id, a] : wanted) {
+            CHECK(a.tokens == got.at(id).tokens);
+            CHECK(golden::same_bits(a.logits, got.at(id).logits));
+        }
+    }
+}
