@@ -344,6 +344,7 @@ inline int8_t described(uint64_t matrix, unsigned row, unsigned k) {
     return static_cast<int8_t>(emulation::shared_memory()[at ^ (at >> 7 & 7) << 4]);
 }
 inline void show_written() {}
+template <int n> void settle(int32_t (&)[n]) {}
 inline void open_products() {}
 template <int n> void multiply_async(int32_t (&d)[n / 2], uint64_t a, uint64_t b) {
     const unsigned t = static_cast<unsigned>(emulation::thread_number() % 128);

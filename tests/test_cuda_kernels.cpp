@@ -261,6 +261,26 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
 }
 
+// Rows of more than 1,024 positions are cut into parts, which are put together in another order than the CPU's; a short row beside them keeps its bits.
+TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing for short ones") {
+    if (!kernels_run()) return;
+    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}), attention_case(format::f32, 2, 1, 8, 1, {1030, 63}), latent_attention_case(format::f16, 3, 16, 8, 1, {1500, 64})}) {
+        one_node one(c);
+        const std::vector<float> reference = one.reference();
+        cuda::attention_launch_params a = attention_of(one.only());
+        REQUIRE(cuda::fits(cuda::attention_way::floats, a, facts));
+        const memory work(cuda::attention_work_bytes(a, facts));
+        a.work = work.data;
+        run_backwards(false);
+        CHECK(cuda::launch_attention(cuda::attention_way::floats, a, facts, nullptr) == 0);
+        const std::vector<float> got = one.result();
+        std::vector<double> wanted, tolerance;
+        c.exact(wanted, tolerance);
+        for (size_t i = 0; i < got.size(); ++i) CHECK_MESSAGE(std::fabs(got[i] - wanted[i]) <= tolerance[i], c.text, " element ", i, ": ", got[i], " instead of ", wanted[i]);
+        for (size_t i = got.size() / 2; i < got.size(); ++i) CHECK(bits_of(got[i]) == bits_of(reference[i]));
+    }
+}
+
 namespace {
 
 // [experts, 2, ffn, d]: gate's rows, then up's.
