@@ -3,6 +3,8 @@
 #include "cuda_kernels.h"
 #include "op_cases.h"
 
+#include "../ggml-cuda/attn/config.h"
+
 #include <cmath>
 #include <doctest/doctest.h>
 #include <set>
@@ -199,6 +201,7 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
         for (int w = 0; w < static_cast<int>(cuda::product_way::count); ++w)
             for (bool backwards : {false, true}) {
                 const auto way = static_cast<cuda::product_way>(w);
+                if (way == cuda::product_way::plain && backwards) continue;      // no thread of it waits for another
                 run_backwards(backwards);
                 std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
                 if (!run_product(one.only(), way, list)) continue;
@@ -242,23 +245,46 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
         const std::vector<float> wanted = one.reference();
         cuda::attention_launch_params a = attention_of(one.only());
         for (int w = 0; w < static_cast<int>(cuda::attention_way::count); ++w)
-            for (int processors : {1, 132})
-                for (bool backwards : {false, true}) {
-                    const auto way = static_cast<cuda::attention_way>(w);
-                    cuda::device_facts f = facts;
-                    f.processors = processors;
-                    if (!cuda::fits(way, a, f)) continue;
-                    used.insert(cuda::name_of(way));
-                    run_backwards(backwards);
-                    std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
-                    const memory work(cuda::attention_work_bytes(a, f));
-                    a.work = work.data;
-                    CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
-                    const int64_t where = first_difference(wanted, one.result());
-                    CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
-                }
+            for (bool backwards : {false, true}) {
+                const int processors = backwards ? 132 : 1;      // blocks share a row, or do not
+                const auto way = static_cast<cuda::attention_way>(w);
+                cuda::device_facts f = facts;
+                f.processors = processors;
+                if (!cuda::fits(way, a, f)) continue;
+                used.insert(cuda::name_of(way));
+                run_backwards(backwards);
+                std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+                const memory work(cuda::attention_work_bytes(a, f));
+                a.work = work.data;
+                CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
+                const int64_t where = first_difference(wanted, one.result());
+                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
+            }
     }
     for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
+}
+
+// The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever the number of blocks that share a row.
+TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
+    if (!kernels_run()) return;
+    for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}), latent_attention_case(format::i8, 18, 64, 32, 2, {200}), attention_case(format::i8, 1, 5, 96, 66, {130})}) {
+        one_node one(c);
+        const std::vector<float> wanted = one.reference();
+        cuda::attention_launch_params a = attention_of(one.only());
+        for (int stages : {1, 2})
+            for (int splits : {1, 3, 5}) {
+                cuda::attention_cut cut = cuda::cut_of(a, facts);
+                if (cut.prefill && splits > 1) continue;
+                cut.stages = stages, cut.splits = splits, cut.keeps_scores = !cut.prefill && stages == 2;
+                run_backwards(splits == 3);
+                std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+                const memory work(cuda::work_of(a, cut).bytes);
+                a.work = work.data;
+                CHECK(cuda::launch_integers(a, cut, nullptr) == 0);
+                const int64_t where = first_difference(wanted, one.result());
+                CHECK_MESSAGE(where == -1, c.text, " stages ", stages, " splits ", splits, " element ", where);
+            }
+    }
 }
 
 // Rows of more than 1,024 positions are cut into parts, which are put together in another order than the CPU's; a short row beside them keeps its bits.

@@ -88,7 +88,7 @@ DS_HD attention_memory memory_of(int32_t places, int32_t head_size, int32_t rope
     return m;
 }
 
-int launch_integers(const attention_launch_params &, const device_facts &, stream);
+int launch_integers(const attention_launch_params &, const attention_cut &, stream);
 int launch_plain_attention(const attention_launch_params &, stream);
 int launch_floats(const attention_launch_params &, stream);
 int prepare_integers(const device_facts &);

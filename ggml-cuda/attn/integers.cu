@@ -433,8 +433,7 @@ constexpr int narrow = 2, medium = 8;      // tiles of 8 elements a warp: of hea
 
 } // namespace
 
-int launch_integers(const attention_launch_params &a, const device_facts &d, stream s) {
-    const attention_cut cut = cut_of(a, d);
+int launch_integers(const attention_launch_params &a, const attention_cut &cut, stream s) {
     const attention_work w = work_of(a, cut);
     char *const work = static_cast<char *>(a.work);
     const size_t pairs = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
