@@ -238,6 +238,10 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     std::vector<op_case> cases = all_cases();
     cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));      // tiles of many rows, sequences that meet in one
     cases.push_back(attention_case(format::i8, 1, 7, 64, 80, {79}));
+    cases.push_back(attention_case(format::i8, 1, 2, 32, 60, {0, 130, 0, 0, 75}));      // lone rows among others
+    std::vector<int32_t> lone;
+    for (int32_t i = 0; i < 66; ++i) lone.push_back(i * 37 % 150);
+    cases.push_back(attention_case(format::i8, 1, 3, 32, 1, lone));
     cases.push_back(latent_attention_case(format::i8, 20, 256, 64, 3, {200}));
     for (const op_case &c : cases) {
         if (c.kind != op::attention) continue;
