@@ -32,7 +32,9 @@ void check(cudaError_t e, const char *doing) {
 template <class F> bool guarded(cuda_failure *failure, F &&f) noexcept {
     const auto fail = [&](status code, const char *text) {
         failure->code = code;
-        std::strncpy(failure->text, text, sizeof failure->text - 1);
+        const size_t n = std::min(std::strlen(text), sizeof failure->text - 1);
+        std::memcpy(failure->text, text, n);
+        failure->text[n] = 0;
         return false;
     };
     try {
@@ -99,7 +101,7 @@ cuda_device describe(int device) {
     size_t free_bytes = 0, total = 0;
     check(cudaMemGetInfo(&free_bytes, &total), "asking for a device's memory");
     cuda_device d{};
-    std::strncpy(d.name, p.name, sizeof d.name - 1);
+    std::memcpy(d.name, p.name, std::min(std::strlen(p.name), sizeof d.name - 1));
     d.memory_total = total;
     d.memory_free = free_bytes;
     d.major = p.major, d.minor = p.minor;
@@ -156,6 +158,7 @@ void device_backend::open() {
     check(static_cast<cudaError_t>(prepare_kernels(c.facts)), "loading the kernels");
     c.library = open_library_of_products(stream);
     c.multiply = multiply_by_library;
+    c.integers_fit = lt_fits, c.integers_bytes = lt_bytes, c.multiply_integers = lt_products;
     recordings.reserve(most_recordings);
 }
 

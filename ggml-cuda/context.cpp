@@ -25,18 +25,24 @@ variants variants_of(op k) {
     return list ? *list : variants{};
 }
 
-const variant *choose_variant(const context &c, const node &n) {
-    const variant *const forced = c.forced[static_cast<size_t>(n.kind)];
-    if (forced && forced->fits(c, n)) return forced;
+static const variant *first_that_fits(const context &c, const node &n) {
     for (const variant &v : variants_of(n.kind))
         if (v.fits(c, n)) return &v;
     return nullptr;
 }
 
+const variant *choose_variant(const context &c, const node &n) {
+    const variant *const forced = c.forced[static_cast<size_t>(n.kind)];
+    return forced && forced->fits(c, n) ? forced : first_that_fits(c, n);
+}
+
 size_t most_work_bytes(const context &c, const node &n) {
     size_t most = 0;
-    for (const variant &v : variants_of(n.kind))
-        if (v.work_bytes) most = std::max(most, v.work_bytes(c, n));
+    const auto take = [&](const variant *v) {
+        if (v && v->work_bytes && v->fits(c, n)) most = std::max(most, v->work_bytes(c, n));
+    };
+    take(c.forced[static_cast<size_t>(n.kind)]);
+    take(first_that_fits(c, n));
     return most;
 }
 

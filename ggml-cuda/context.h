@@ -32,6 +32,10 @@ struct context {
     stream queue = nullptr;
     void *library = nullptr;
     int (*multiply)(void *library, const library_product &, void *scratch) = nullptr;     // null: there is none
+    // The same for I8 weights, all three or none (launch.h, lt_…).
+    bool (*integers_fit)(const products_params &) = nullptr;
+    size_t (*integers_bytes)(int64_t n, int64_t m) = nullptr;
+    int (*multiply_integers)(void *library, const products_params &, void *scratch, stream) = nullptr;
     const char *(*error_text)(int code) = nullptr;
     const variant *forced[static_cast<size_t>(op::count)] = {};
 };
@@ -46,7 +50,7 @@ using variants = std::span<const variant>;
 
 variants variants_of(op k);                                    // none: it does not run
 const variant *choose_variant(const context &, const node &);  // null: none fits
-// The most that any variant would take: a plan made for the largest shape must hold for smaller ones, which other variants may run.
+// The most that the variants take which may be chosen: the forced one, and the first that fits, which then fits smaller shapes, too.
 size_t most_work_bytes(const context &, const node &);
 void force_variant(context &, const std::string &op_name, const std::string &variant_name);     // throws status::argument, naming those known
 void run_nodes(const context &, const graph &, void *work);

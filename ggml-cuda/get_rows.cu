@@ -20,13 +20,13 @@ __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) 
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block) y[i] = static_cast<float>(from[i]) * scale;
 }
 
-template <format type> __global__ void __launch_bounds__(small_block) get_blocks_kernel(get_rows_params p, int32_t block_bytes) {
+template <format type> __global__ void __launch_bounds__(small_block) get_blocks_kernel(get_rows_params p) {
     using reader = packed_reader<type>;
     constexpr int32_t pieces = reader::block / 32;
     constexpr bool minima = reader::header.m >= 0;
     const uint8_t *from = static_cast<const uint8_t *>(p.table) + p.ids[blockIdx.x] * p.row_bytes;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d / 32; i += small_block) {
-        const uint8_t *const at = from + static_cast<int64_t>(i / pieces) * block_bytes;
+        const uint8_t *const at = from + static_cast<int64_t>(i / pieces) * bytes_of<type>::a_block;
         const packed_piece piece = reader::read(at, i % pieces);
         const float d = float_of_half(static_cast<uint16_t>(two_bytes(at + reader::header.d)));
         float m = 0.0f;
@@ -50,10 +50,10 @@ int launch_get_rows(const get_rows_params &p, stream s) {
     case format::i8: return DS_LAUNCH(get_i8_kernel, rows, small_block, 0, s, p);
     default: break;
     }
-    int code = 1;      // cudaErrorInvalidValue
-    const int32_t bytes = static_cast<int32_t>(info(p.type).bytes);
-    with_packed(p.type, [&](auto tag) { code = DS_LAUNCH(get_blocks_kernel<tag.value>, rows, small_block, 0, s, p, bytes); });
-    return code;
+    return with_packed_format(p.type, [&](auto tag) {
+        const auto kernel = get_blocks_kernel<tag.value>;
+        return DS_LAUNCH(kernel, rows, small_block, 0, s, p);
+    });
 }
 
 } // namespace ds::cuda

@@ -12,13 +12,16 @@ static constexpr int32_t library_rows = 17;
 static size_t normed_bytes(int64_t n, int64_t k) { return align256(static_cast<size_t>(n * k) * sizeof(float)); }
 static size_t split_bytes(int64_t n, int64_t k) { return 2 * align256(static_cast<size_t>(n * k) * sizeof(uint16_t)) + align256(static_cast<size_t>(n) * sizeof(float)); }
 
-size_t products_bytes(std::span<const format> types, int64_t n, int64_t k) {
+static size_t ready_bytes(format f, int64_t n, int64_t k) { return align256(quantized_bytes(n, k, block_of(f))); }
+
+size_t products_bytes(const context &c, std::span<const tensor *const> weights, int64_t n, int64_t k, int way) {
     size_t normed = 0, ready = 0;
-    for (const format f : types) {
-        if (is_float(f)) {
+    for (const tensor *w : weights) {
+        if (!w) continue;
+        if (is_float(w->type)) {
             normed = normed_bytes(n, k);
-            ready = std::max(ready, split_bytes(n, k) + library_bytes);
-        } else ready = std::max(ready, align256(quantized_bytes(n, k, block_of(f))));
+            ready = std::max(ready, split_bytes(n, k) + (c.multiply ? library_bytes : 0));
+        } else ready = std::max(ready, ready_bytes(w->type, n, k) + (way == library_way && c.integers_bytes ? c.integers_bytes(n, w->ne[0]) : 0));
     }
     return normed + ready;
 }
@@ -54,14 +57,16 @@ bool way_fits(const context &c, const products &p, int way) {
         }
         const products_params q = quantized_params(p, run_of(p, i), nullptr);
         all &= fits(choose(q, c.facts), q, c.facts);
-        some |= way != chosen_way && fits(static_cast<product_way>(way), q, c.facts);
+        some |= way == library_way ? c.integers_fit && c.integers_fit(q) : way != chosen_way && fits(static_cast<product_way>(way), q, c.facts);
     }
     return all && (some || way == chosen_way);
 }
 
 static void run_quantized(const context &c, const products &p, std::span<const part> parts, int way, const node &n, char *ready) {
     const products_params q = quantized_params(p, parts, ready);
-    const bool can = way != chosen_way && fits(static_cast<product_way>(way), q, c.facts);
+    if (way == library_way && c.integers_fit && c.integers_fit(q))
+        return check_launch(c, c.multiply_integers(c.library, q, ready + ready_bytes(q.type, p.n, p.k), c.queue), n);
+    const bool can = way < chosen_way && fits(static_cast<product_way>(way), q, c.facts);
     check_launch(c, launch_products(can ? static_cast<product_way>(way) : choose(q, c.facts), q, c.facts, c.queue), n);
 }
 

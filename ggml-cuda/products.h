@@ -7,7 +7,7 @@
 namespace ds::cuda {
 
 // How quantized weights are multiplied; `chosen` is the best that fits, and where another one does not fit, too.
-constexpr int chosen_way = static_cast<int>(product_way::count);
+constexpr int chosen_way = static_cast<int>(product_way::count), library_way = chosen_way + 1;
 
 // One of the matrices that x is multiplied with.
 struct part {
@@ -29,7 +29,7 @@ struct products {
 };
 
 // Scratch grows with n and k.
-size_t products_bytes(std::span<const format> types, int64_t n, int64_t k);
+size_t products_bytes(const context &, std::span<const tensor *const> weights, int64_t n, int64_t k, int way);      // those that are null do not count
 void run_products(const context &, const products &, int way, const node &, char *work);
 // Of a way: some part's weights can be multiplied so (float ones: `plain`, which is our own kernel and no library's). Of chosen_way: all can in some way.
 bool way_fits(const context &, const products &, int way);

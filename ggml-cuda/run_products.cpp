@@ -4,11 +4,8 @@
 
 namespace ds::cuda {
 
-static size_t bytes_for(std::initializer_list<const tensor *> weights, int64_t n, int64_t k) {
-    std::vector<format> types;
-    for (const tensor *w : weights)
-        if (w) types.push_back(w->type);
-    return products_bytes(types, n, k);
+template <int way> static size_t bytes_for(const context &c, std::initializer_list<const tensor *> weights, int64_t n, int64_t k) {
+    return products_bytes(c, {weights.begin(), weights.size()}, n, k, way);
 }
 
 // ---- matmul
@@ -22,7 +19,7 @@ struct matmul_parts {
 };
 template <int way> static bool matmul_fits(const context &c, const node &n) { return way_fits(c, matmul_parts(n).p, way); }
 template <int way> static void run_matmul(const context &c, const node &n, char *work) { run_products(c, matmul_parts(n).p, way, n, work); }
-static size_t matmul_bytes(const context &, const node &n) { return bytes_for({n.src[1]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
+template <int way> static size_t matmul_bytes(const context &c, const node &n) { return bytes_for<way>(c, {n.src[1]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
 
 // ---- projections
 
@@ -43,13 +40,15 @@ struct projection_parts {
 };
 template <int way> static bool projections_fits(const context &c, const node &n) { return way_fits(c, projection_parts(n).p, way); }
 template <int way> static void run_projections(const context &c, const node &n, char *work) { run_products(c, projection_parts(n).p, way, n, work); }
-static size_t projections_bytes(const context &, const node &n) { return bytes_for({n.src[2], n.src[3], n.src[4]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
+template <int way> static size_t projections_bytes(const context &c, const node &n) { return bytes_for<way>(c, {n.src[2], n.src[3], n.src[4]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
 
 // ---- gated_projection: both at once where they are I8; else gate's products go to y and up's to scratch
 
 static bool fused(const node &n) { return n.src[2]->type == format::i8 && n.src[3]->type == format::i8; }
 static size_t up_bytes(const node &n) { return align256(static_cast<size_t>(n.out.ne[0] * n.out.ne[1]) * sizeof(float)); }
-static size_t gated_bytes(const context &, const node &n) { return (fused(n) ? 0 : up_bytes(n)) + bytes_for({n.src[2], n.src[3]}, n.src[0]->ne[0], n.src[0]->ne[1]); }
+template <int way> static size_t gated_bytes(const context &c, const node &n) {
+    return (fused(n) && way != library_way ? 0 : up_bytes(n)) + bytes_for<way>(c, {n.src[2], n.src[3]}, n.src[0]->ne[0], n.src[0]->ne[1]);
+}
 
 static gated_launch_params gated_params_of(const node &n, char *ready) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];
@@ -62,7 +61,7 @@ static products one_part(const node &n, const part &one) {
     return {f32_at(*n.src[0], 0), n.src[0]->stride[0], n.src[1], n.as<gated_params>().eps, dim(*n.src[0], 0), dim(*n.src[0], 1), {&one, 1}, f32_at(n.out, 0), n.out.stride[0], nullptr};
 }
 template <int way> static bool gated_fits(const context &c, const node &n) {
-    if (!fused(n)) {
+    if (!fused(n) || way == library_way) {
         const part gate{n.src[2], nullptr, 0}, up{n.src[3], nullptr, 0};
         return way_fits(c, one_part(n, gate), way) && way_fits(c, one_part(n, up), way);
     }
@@ -72,7 +71,7 @@ template <int way> static bool gated_fits(const context &c, const node &n) {
 template <int way> static void run_gated(const context &c, const node &n, char *work) {
     const tensor &x = *n.src[0];
     const float eps = n.as<gated_params>().eps;
-    if (fused(n)) {
+    if (fused(n) && way != library_way) {
         const gated_launch_params p = gated_params_of(n, work);
         check_launch(c, launch_quantize({f32_at(x, 0), x.stride[0], floats_of(n.src[1]), eps, nullptr, 0, quantized_rows(work), p.q_stride, quantized_scales(work, p.n, p.k), 0, p.n, p.k},
                                         c.queue), n);
@@ -108,12 +107,13 @@ static products_params heads_params(const node &n, char *ready) {
 // Heads that were cut out of wider rows are first copied together, as floats.
 static bool together(const tensor &x) { return x.stride[0] == x.ne[1] * x.stride[1]; }
 static size_t heads_copy_bytes(const tensor &x) { return align256(static_cast<size_t>(elements(x)) * sizeof(float)); }
-static size_t heads_bytes(const context &, const node &n) {
+template <int way> static size_t heads_bytes(const context &, const node &n) {
     const tensor &x = *n.src[0];
     return is_float(n.src[1]->type) ? 0 : heads_copy_bytes(x) + align256(quantized_bytes(x.ne[0] * x.ne[1], x.ne[2], n.src[1]->type == format::i8 ? 0 : static_cast<int32_t>(info(n.src[1]->type).block)));
 }
 template <int way> static bool heads_fits(const context &c, const node &n) {
     if (is_float(n.src[1]->type)) return way == chosen_way || way == static_cast<int>(product_way::plain);
+    if (way == library_way) return false;
     const products_params p = heads_params(n, nullptr);
     return fits(way == chosen_way ? choose(p, c.facts) : static_cast<product_way>(way), p, c.facts);
 }
@@ -141,12 +141,11 @@ template <int way> static void run_heads(const context &c, const node &n, char *
 
 // ---- The lists
 
+#define DS_WAY(name, way, fits, bytes, run) {name, fits<way>, bytes<way>, run<way>}
 #define DS_WAYS(op, fits, bytes, run)                                                                                                                     \
-    static constexpr variant op##_list[] = {{"chosen", fits<chosen_way>, bytes, run<chosen_way>},                                                          \
-                                            {"wgmma", fits<int(product_way::wgmma)>, bytes, run<int(product_way::wgmma)>},                                 \
-                                            {"tiles", fits<int(product_way::tiles)>, bytes, run<int(product_way::tiles)>},                                 \
-                                            {"rows", fits<int(product_way::rows)>, bytes, run<int(product_way::rows)>},                                    \
-                                            {"plain", fits<int(product_way::plain)>, bytes, run<int(product_way::plain)>}};                                \
+    static constexpr variant op##_list[] = {DS_WAY("chosen", chosen_way, fits, bytes, run), DS_WAY("wgmma", int(product_way::wgmma), fits, bytes, run),     \
+                                            DS_WAY("tiles", int(product_way::tiles), fits, bytes, run), DS_WAY("rows", int(product_way::rows), fits, bytes, run), \
+                                            DS_WAY("plain", int(product_way::plain), fits, bytes, run), DS_WAY("library", library_way, fits, bytes, run)};  \
     extern const variants op##_variants;                                                                                                                   \
     constexpr variants op##_variants = op##_list;
 DS_WAYS(matmul, matmul_fits, matmul_bytes, run_matmul)
@@ -154,5 +153,6 @@ DS_WAYS(projections, projections_fits, projections_bytes, run_projections)
 DS_WAYS(gated_projection, gated_fits, gated_bytes, run_gated)
 DS_WAYS(head_matmul, heads_fits, heads_bytes, run_heads)
 #undef DS_WAYS
+#undef DS_WAY
 
 } // namespace ds::cuda

@@ -11,7 +11,6 @@ void run_backwards(bool);            // a block's threads in falling order
 
 // A backend that is the CUDA backend but for its memory, streams and library: every operation goes the way that it goes there.
 struct emulated_options {
-    int sm = 90;
     bool library = false;            // there is a library of matrix products
     op kind = op::add;               // whose
     const char *variant = nullptr;   // is to be this one
