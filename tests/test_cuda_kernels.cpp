@@ -252,6 +252,7 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
             for (bool backwards : {false, true}) {
                 const int processors = backwards ? 132 : 1;      // blocks share a row, or do not
                 const auto way = static_cast<cuda::attention_way>(w);
+                if (way == cuda::attention_way::plain && backwards) continue;      // one warp, and nothing under way
                 cuda::device_facts f = facts;
                 f.processors = processors;
                 if (!cuda::fits(way, a, f)) continue;
