@@ -2,6 +2,8 @@
 // size only shrinks with the step, so that plan fits every step.
 #include "runner.h"
 
+#include <algorithm>
+
 namespace ds {
 
 static size_t max_nodes(const hparams &h) { return static_cast<size_t>(16 + 24 * h.layers); }
@@ -77,7 +79,9 @@ const float *runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> 
     }
     const backend_fns &fn = *backend_->fn;
     if (fn.host_memory) return fn.run(backend_.get(), graph_, work_.data(), stop) ? static_cast<const float *>(logits_->data) : nullptr;
-    fn.upload(backend_.get(), read_inputs_, inputs_, input_block_.size());
+    // As far as the tables of this step's sequences.
+    const int64_t last = *std::max_element(sequence().begin(), sequence().begin() + rows), used = 4 * sizes_.rows + sizes_.logits + (last + 1) * sizes_.sequence_pages;
+    fn.upload(backend_.get(), read_inputs_, inputs_, static_cast<size_t>(used) * sizeof(int32_t));
     if (!fn.run(backend_.get(), graph_, work_.data(), stop)) return nullptr;
     fn.download(backend_.get(), near_logits_.data(), logits_->data, tensor_bytes(*logits_));
     return static_cast<const float *>(near_logits_.data());

@@ -1,5 +1,6 @@
 // bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the table and the JSON; nothing is measured here.
 #include "bandwidth.h"
+#include "device.h"
 #include "peak.h"
 #include "prefix.h"
 #include "speed.h"
@@ -23,6 +24,8 @@ struct options {
     bench::speed_options speed;
     bool json = false, no_text = false, no_speed = false;
     unsigned prefix = 0, suffix = 40;
+    unsigned device = 0;
+    bench::device_options on_device;
 };
 
 std::string processor_name() {
@@ -151,7 +154,7 @@ void add_flags(CLI::App &app, options &o) {
     const auto list = [&](const char *name, std::vector<unsigned> &to, const char *help, unsigned max) {
         app.add_option(name, to, help)->delimiter(',')->allow_extra_args(false)->type_name("N,N,…")->check(CLI::Range(1u, max).description(""))->capture_default_str();
     };
-    app.add_option("MODEL", o.model, "GGUF file; of one without weights only the vocabulary is measured")->required()->type_name("");
+    app.add_option("MODEL", o.model, "GGUF file; of one without weights only the vocabulary is measured. Not with --device")->type_name("");
     list("-p,--prompt", o.speed.prompts, "Prompt lengths", 1u << 20);
     list("-n,--new", o.speed.answers, "Answer lengths", 1u << 20);
     list("-d,--depth", o.speed.depths, "Positions before the answer", 1u << 20);
@@ -166,6 +169,9 @@ void add_flags(CLI::App &app, options &o) {
     app.add_option("--suffix", o.suffix, "Tokens of each request's own after it")->type_name("N")->check(CLI::Range(1u, 512u).description(""))->capture_default_str();
     app.add_flag("--no-text", o.no_text, "Leave out the vocabulary and the tokenizer");
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
+    app.add_option("--device", o.device, "Measure instead a CUDA device, from 1 on: published shapes with random weights of int8; prints JSON, and a table to stderr")->type_name("N")->check(CLI::Range(1u, 1024u).description(""));
+    app.add_option("--shape", o.on_device.shape, "Of a device, one shape alone: r1-1.5b, r1-8b, r1-14b, 13b, deepseek-v2-lite")->type_name("NAME");
+    app.add_flag("--quick", o.on_device.quick, "Of a device, r1-8b alone");
     app.add_flag("--json", o.json, "JSON instead of tables");
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
                "Gop/s count two operations for each weight that a token is multiplied with; GB/s are the weights and the part of the cache that a step of the\n"
@@ -216,7 +222,9 @@ int main(int argc, char **argv) {
     add_flags(app, o);
     try {
         app.parse(argc, argv);
-        return run(o);
+        if (o.model.empty() == (o.device == 0)) throw CLI::ValidationError("needs MODEL or --device");
+        o.on_device.device = static_cast<int>(o.device) - 1;
+        return o.device ? bench::measure_device(o.on_device) : run(o);
     } catch (const CLI::ParseError &e) {
         return app.exit(e) ? 2 : 0;
     } catch (const std::exception &e) {
