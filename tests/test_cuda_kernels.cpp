@@ -214,6 +214,29 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
         if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
 }
 
+TEST_CASE("CUDA kernels: sums of 100,000 extreme products do not overflow") {
+    if (!kernels_run()) return;
+    constexpr int32_t k = 100000, m = 3, n = 2;
+    const int64_t stride = cuda::i8_stride(k);
+    memory w(size_t{m} * k), q(static_cast<size_t>(n * stride)), y(n * m * sizeof(float));
+    std::memset(w.data, -128, size_t{m} * k);
+    std::memset(q.data, 0, static_cast<size_t>(n * stride));
+    for (int32_t i = 0; i < n; ++i) std::memset(q.data + i * stride, i ? -127 : 127, k);
+    const float ones[m] = {1, 1, 1};
+    cuda::products_params p{};
+    p.type = format::i8;
+    p.q = reinterpret_cast<const int8_t *>(q.data), p.q_stride = stride, p.q_scale = ones, p.scale_stride = 1;
+    p.w[0] = {w.data, ones, nullptr, m, 0};
+    p.count = 1, p.n = n, p.k = k, p.batch = 1;
+    p.y = reinterpret_cast<float *>(y.data), p.y_stride = m;
+    for (cuda::product_way way : {cuda::product_way::plain, cuda::product_way::rows, cuda::product_way::tiles}) {
+        REQUIRE(cuda::fits(way, p, facts));
+        std::memset(y.data, 0, n * m * sizeof(float));
+        CHECK(cuda::launch_products(way, p, facts, nullptr) == 0);
+        for (int32_t i = 0; i < n * m; ++i) CHECK(p.y[i] == (i < m ? -1 : 1) * 128.0f * 127.0f * 100000.0f);
+    }
+}
+
 namespace {
 
 cuda::attention_launch_params attention_of(const node &n) {
@@ -272,7 +295,8 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
 // The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever the number of blocks that share a row.
 TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
     if (!kernels_run()) return;
-    for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}), latent_attention_case(format::i8, 18, 64, 32, 2, {200}), attention_case(format::i8, 1, 5, 96, 66, {130})}) {
+    for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}),
+                             latent_attention_case(format::i8, 18, 64, 32, 2, {200}), attention_case(format::i8, 1, 5, 96, 66, {130})}) {
         one_node one(c);
         const std::vector<float> wanted = one.reference();
         cuda::attention_launch_params a = attention_of(one.only());
@@ -295,7 +319,8 @@ TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
 // Rows of more than 1,024 positions are cut into parts, which are put together in another order than the CPU's; a short row beside them keeps its bits.
 TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing for short ones") {
     if (!kernels_run()) return;
-    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}), attention_case(format::f32, 2, 1, 8, 1, {1030, 63}), latent_attention_case(format::f16, 3, 16, 8, 1, {1500, 64})}) {
+    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}), attention_case(format::f32, 2, 1, 8, 1, {1030, 63}),
+                             latent_attention_case(format::f16, 3, 16, 8, 1, {1500, 64})}) {
         one_node one(c);
         const std::vector<float> reference = one.reference();
         cuda::attention_launch_params a = attention_of(one.only());
