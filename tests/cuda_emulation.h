@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU is: the kernels' own source is compiled by the
 // ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others, a warp as far as it
 // gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; a vector's address must be aligned; threads
-// run in rising order and what is under way (copies, products of wgmma) is done as late as waiting for it allows, or, `backwards`, in falling order and at once:
-// a barrier or a wait that is missing shows in one of the two. Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and
+// run in rising order, copies come as late as waiting for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
+// and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and
 // little about memory order.
 #pragma once
 
@@ -341,7 +341,7 @@ inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, 
     emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
 
-// A warpgroup's products. They are made when they are waited for, so that a stage which was written again too early shows. A matrix is described by where it
+// A warpgroup's products. A matrix is described by where it
 // lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address are changed by bits 7 to 9.
 inline uint64_t describe(const void *p) {
     emulation::want(emulation::aligned(p, 1024), "a matrix for wgmma that is not at a multiple of 1,024");
@@ -360,7 +360,7 @@ template <int n> void multiply_async(int32_t (&d)[n / 2], uint64_t a, uint64_t b
         for (unsigned i = 0; i < n / 2; ++i)
             for (unsigned k = 0; k < 32; ++k) d[i] += described(a, 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2), k) * described(b, 8 * (i / 4) + 2 * (t % 4) + i % 2, k);
     };
-    if (emulation::backwards) one();
+    if (!emulation::backwards) one();
     else emulation::the_machine().now->products.back().push_back(one);
 }
 inline void close_products() { emulation::the_machine().now->products.push_back({}); }

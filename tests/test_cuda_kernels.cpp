@@ -229,7 +229,7 @@ TEST_CASE("CUDA kernels: sums of 100,000 extreme products do not overflow") {
     p.w[0] = {w.data, ones, nullptr, m, 0};
     p.count = 1, p.n = n, p.k = k, p.batch = 1;
     p.y = reinterpret_cast<float *>(y.data), p.y_stride = m;
-    for (cuda::product_way way : {cuda::product_way::plain, cuda::product_way::rows, cuda::product_way::tiles}) {
+    for (cuda::product_way way : {cuda::product_way::plain, cuda::product_way::rows}) {
         REQUIRE(cuda::fits(way, p, facts));
         std::memset(y.data, 0, n * m * sizeof(float));
         CHECK(cuda::launch_products(way, p, facts, nullptr) == 0);
