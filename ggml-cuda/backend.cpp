@@ -71,8 +71,14 @@ private:
 };
 
 int count_devices() {
-    int n = 0;
-    check(cudaGetDeviceCount(&n), "looking for devices");
+    int n = 0, driver = 0, needed = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&needed) == cudaSuccess) {
+        cudaGetLastError();
+        const auto version = [](int v) { return format_text("%d.%d", v / 1000, v % 1000 / 10); };
+        throw error(status::no_device, driver == 0 ? "CUDA: there is no NVIDIA driver (libcuda.so.1)" : "CUDA: the driver is for " + version(driver) + ", needed is " + version(needed) + " or later");
+    }
+    check(e, "looking for devices");
     if (n == 0) throw error(status::no_device, "CUDA: there is no device");
     return n;
 }
