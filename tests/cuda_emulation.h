@@ -1,8 +1,9 @@
 // Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU is: the kernels' own source is compiled by the
-// ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others, a
-// warp as far as it gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; what is copied asynchronously arrives when it is waited for and not before; a
-// vector's address must be aligned; threads run in rising or falling order (`backwards`), so that a missing barrier shows in one of them.
-// Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and little about memory order.
+// ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others, a warp as far as it
+// gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; a vector's address must be aligned; threads
+// run in rising order, copies come as late as waiting for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
+// and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and
+// little about memory order.
 #pragma once
 
 #define DS_CUDA_EMULATION
@@ -78,7 +79,15 @@ inline void ds_emulation_switch(void **, void *) { std::abort(); }
 inline bool backwards = false;
 
 constexpr size_t stack_bytes = 64 << 10;
-struct copy { void *to; const void *from; bool there; };
+struct copy {
+    void *to;
+    const void *from;
+    bool there;
+    void make() const {
+        if (there) std::memcpy(to, from, 16);
+        else std::memset(to, 0, 16);
+    }
+};
 struct fiber {
     void *sp = nullptr;
     std::vector<char> stack;
@@ -287,16 +296,15 @@ inline uint4 load_once(const void *p) {
 inline uint4 load_16(const void *p) { return load_once(p); }
 inline void copy_async(void *to, const void *from, bool there) {
     emulation::want(emulation::aligned(to, 16) && (!there || emulation::aligned(from, 16)), "an asynchronous copy of 16 bytes that are not aligned");
-    emulation::the_machine().now->copies.back().push_back({to, from, there});
+    const emulation::copy one = {to, from, there};
+    if (emulation::backwards) one.make();
+    else emulation::the_machine().now->copies.back().push_back(one);
 }
 inline void close_copies() { emulation::the_machine().now->copies.push_back({}); }
 template <int groups> void wait_copies() {
     auto &c = emulation::the_machine().now->copies;
     while (c.size() > static_cast<size_t>(groups) + 1) {
-        for (const emulation::copy &one : c.front()) {
-            if (one.there) std::memcpy(one.to, one.from, 16);
-            else std::memset(one.to, 0, 16);
-        }
+        for (const emulation::copy &one : c.front()) one.make();
         c.erase(c.begin());
     }
 }
@@ -333,7 +341,7 @@ inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, 
     emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
 
-// A warpgroup's products. They are made when they are waited for, so that a stage which was written again too early shows. A matrix is described by where it
+// A warpgroup's products. A matrix is described by where it
 // lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address are changed by bits 7 to 9.
 inline uint64_t describe(const void *p) {
     emulation::want(emulation::aligned(p, 1024), "a matrix for wgmma that is not at a multiple of 1,024");
@@ -344,13 +352,16 @@ inline int8_t described(uint64_t matrix, unsigned row, unsigned k) {
     return static_cast<int8_t>(emulation::shared_memory()[at ^ (at >> 7 & 7) << 4]);
 }
 inline void show_written() {}
+template <int n> void settle(int32_t (&)[n]) {}
 inline void open_products() {}
 template <int n> void multiply_async(int32_t (&d)[n / 2], uint64_t a, uint64_t b) {
     const unsigned t = static_cast<unsigned>(emulation::thread_number() % 128);
-    emulation::the_machine().now->products.back().push_back([&d, a, b, t] {
+    const std::function<void()> one = [&d, a, b, t] {
         for (unsigned i = 0; i < n / 2; ++i)
             for (unsigned k = 0; k < 32; ++k) d[i] += described(a, 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2), k) * described(b, 8 * (i / 4) + 2 * (t % 4) + i % 2, k);
-    });
+    };
+    if (!emulation::backwards) one();
+    else emulation::the_machine().now->products.back().push_back(one);
 }
 inline void close_products() { emulation::the_machine().now->products.push_back({}); }
 template <int groups> void wait_products() {

@@ -581,10 +581,15 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
     return c;
 }
 
+// Four, or as many as the longest sequence needs.
+static int32_t pages_a_table(const std::vector<int32_t> &last) {
+    return std::max<int32_t>(4, (*std::max_element(last.begin(), last.end()) + static_cast<int32_t>(page_positions)) / static_cast<int32_t>(page_positions));
+}
+
 op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f) {
     numbers r(9);
     const kv_layout l = layout(type, kv_heads, d);
-    const int32_t heads = kv_heads * group, per_table = 4;
+    const int32_t heads = kv_heads * group, per_table = pages_a_table(last);
     const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;      // scores spread enough to make weights differ
     std::vector<int32_t> tables, sequence, position;
     for (size_t s = 0; s < last.size(); ++s) {
@@ -724,7 +729,7 @@ op_case latent_write_case(format type, int64_t n, int32_t d, int32_t rope, fill 
 
 op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rope, int rows, std::vector<int32_t> last, fill f) {
     numbers r(15);
-    constexpr int32_t per_table = 4;
+    const int32_t per_table = pages_a_table(last);
     const float scale = 4.0f / std::sqrt(static_cast<float>(d + rope));
     std::vector<int32_t> tables, sequence, position;
     for (size_t s = 0; s < last.size(); ++s) {

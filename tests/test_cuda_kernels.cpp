@@ -3,6 +3,8 @@
 #include "cuda_kernels.h"
 #include "op_cases.h"
 
+#include "../ggml-cuda/attn/config.h"
+
 #include <cmath>
 #include <doctest/doctest.h>
 #include <set>
@@ -199,6 +201,7 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
         for (int w = 0; w < static_cast<int>(cuda::product_way::count); ++w)
             for (bool backwards : {false, true}) {
                 const auto way = static_cast<cuda::product_way>(w);
+                if (way == cuda::product_way::plain && backwards) continue;      // no thread of it waits for another
                 run_backwards(backwards);
                 std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
                 if (!run_product(one.only(), way, list)) continue;
@@ -209,6 +212,29 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
     for (const char *name : {"plain", "rows", "tiles", "wgmma"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
     for (int f = 0; f < static_cast<int>(format::count); ++f)
         if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
+}
+
+TEST_CASE("CUDA kernels: sums of 100,000 extreme products do not overflow") {
+    if (!kernels_run()) return;
+    constexpr int32_t k = 100000, m = 3, n = 2;
+    const int64_t stride = cuda::i8_stride(k);
+    memory w(size_t{m} * k), q(static_cast<size_t>(n * stride)), y(n * m * sizeof(float));
+    std::memset(w.data, -128, size_t{m} * k);
+    std::memset(q.data, 0, static_cast<size_t>(n * stride));
+    for (int32_t i = 0; i < n; ++i) std::memset(q.data + i * stride, i ? -127 : 127, k);
+    const float ones[m] = {1, 1, 1};
+    cuda::products_params p{};
+    p.type = format::i8;
+    p.q = reinterpret_cast<const int8_t *>(q.data), p.q_stride = stride, p.q_scale = ones, p.scale_stride = 1;
+    p.w[0] = {w.data, ones, nullptr, m, 0};
+    p.count = 1, p.n = n, p.k = k, p.batch = 1;
+    p.y = reinterpret_cast<float *>(y.data), p.y_stride = m;
+    for (cuda::product_way way : {cuda::product_way::plain, cuda::product_way::rows}) {
+        REQUIRE(cuda::fits(way, p, facts));
+        std::memset(y.data, 0, n * m * sizeof(float));
+        CHECK(cuda::launch_products(way, p, facts, nullptr) == 0);
+        for (int32_t i = 0; i < n * m; ++i) CHECK(p.y[i] == (i < m ? -1 : 1) * 128.0f * 127.0f * 100000.0f);
+    }
 }
 
 namespace {
@@ -235,6 +261,10 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     std::vector<op_case> cases = all_cases();
     cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));      // tiles of many rows, sequences that meet in one
     cases.push_back(attention_case(format::i8, 1, 7, 64, 80, {79}));
+    cases.push_back(attention_case(format::i8, 1, 2, 32, 60, {0, 130, 0, 0, 75}));      // lone rows among others
+    std::vector<int32_t> lone;
+    for (int32_t i = 0; i < 66; ++i) lone.push_back(i * 37 % 150);
+    cases.push_back(attention_case(format::i8, 1, 3, 32, 1, lone));
     cases.push_back(latent_attention_case(format::i8, 20, 256, 64, 3, {200}));
     for (const op_case &c : cases) {
         if (c.kind != op::attention) continue;
@@ -242,23 +272,69 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
         const std::vector<float> wanted = one.reference();
         cuda::attention_launch_params a = attention_of(one.only());
         for (int w = 0; w < static_cast<int>(cuda::attention_way::count); ++w)
-            for (int processors : {1, 132})
-                for (bool backwards : {false, true}) {
-                    const auto way = static_cast<cuda::attention_way>(w);
-                    cuda::device_facts f = facts;
-                    f.processors = processors;
-                    if (!cuda::fits(way, a, f)) continue;
-                    used.insert(cuda::name_of(way));
-                    run_backwards(backwards);
-                    std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
-                    const memory work(cuda::attention_work_bytes(a, f));
-                    a.work = work.data;
-                    CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
-                    const int64_t where = first_difference(wanted, one.result());
-                    CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
-                }
+            for (bool backwards : {false, true}) {
+                const int processors = backwards ? 132 : 1;      // blocks share a row, or do not
+                const auto way = static_cast<cuda::attention_way>(w);
+                if (way == cuda::attention_way::plain && backwards) continue;      // one warp, and nothing under way
+                cuda::device_facts f = facts;
+                f.processors = processors;
+                if (!cuda::fits(way, a, f)) continue;
+                used.insert(cuda::name_of(way));
+                run_backwards(backwards);
+                std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+                const memory work(cuda::attention_work_bytes(a, f));
+                a.work = work.data;
+                CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
+                const int64_t where = first_difference(wanted, one.result());
+                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
+            }
     }
     for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
+}
+
+// The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever the number of blocks that share a row.
+TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
+    if (!kernels_run()) return;
+    for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}),
+                             latent_attention_case(format::i8, 18, 64, 32, 2, {200}), attention_case(format::i8, 1, 5, 96, 66, {130})}) {
+        one_node one(c);
+        const std::vector<float> wanted = one.reference();
+        cuda::attention_launch_params a = attention_of(one.only());
+        for (int stages : {1, 2})
+            for (int splits : {1, 3, 5}) {
+                cuda::attention_cut cut = cuda::cut_of(a, facts);
+                if (cut.prefill && splits > 1) continue;
+                cut.stages = stages, cut.splits = splits, cut.keeps_scores = !cut.prefill && stages == 2;
+                run_backwards(splits == 3);
+                std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+                const memory work(cuda::work_of(a, cut).bytes);
+                a.work = work.data;
+                CHECK(cuda::launch_integers(a, cut, nullptr) == 0);
+                const int64_t where = first_difference(wanted, one.result());
+                CHECK_MESSAGE(where == -1, c.text, " stages ", stages, " splits ", splits, " element ", where);
+            }
+    }
+}
+
+// Rows of more than 1,024 positions are cut into parts, which are put together in another order than the CPU's; a short row beside them keeps its bits.
+TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing for short ones") {
+    if (!kernels_run()) return;
+    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}), attention_case(format::f32, 2, 1, 8, 1, {1030, 63}),
+                             latent_attention_case(format::f16, 3, 16, 8, 1, {1500, 64})}) {
+        one_node one(c);
+        const std::vector<float> reference = one.reference();
+        cuda::attention_launch_params a = attention_of(one.only());
+        REQUIRE(cuda::fits(cuda::attention_way::floats, a, facts));
+        const memory work(cuda::attention_work_bytes(a, facts));
+        a.work = work.data;
+        run_backwards(false);
+        CHECK(cuda::launch_attention(cuda::attention_way::floats, a, facts, nullptr) == 0);
+        const std::vector<float> got = one.result();
+        std::vector<double> wanted, tolerance;
+        c.exact(wanted, tolerance);
+        for (size_t i = 0; i < got.size(); ++i) CHECK_MESSAGE(std::fabs(got[i] - wanted[i]) <= tolerance[i], c.text, " element ", i, ": ", got[i], " instead of ", wanted[i]);
+        for (size_t i = got.size() / 2; i < got.size(); ++i) CHECK(bits_of(got[i]) == bits_of(reference[i]));
+    }
 }
 
 namespace {

@@ -40,6 +40,13 @@ attention_cut cut_of(const attention_launch_params &a, const device_facts &d) {
     return c;
 }
 
+attention_cut one_row_of(attention_cut c, int32_t group) {
+    c.tiles = 1, c.rows = 1;
+    c.head_parts = parts_of(group, 16);
+    c.heads = parts_of(group, c.head_parts);
+    return c;
+}
+
 // The totals are needed where blocks share a row: then rows times heads are few.
 attention_work work_of(const attention_launch_params &a, const attention_cut &c) {
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);

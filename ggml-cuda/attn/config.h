@@ -25,6 +25,8 @@ struct attention_cut {
     int32_t stages;              // of pages in shared memory
 };
 attention_cut cut_of(const attention_launch_params &, const device_facts &);
+// The same for rows that share their tile with no other; group: query heads of a key head.
+attention_cut one_row_of(attention_cut, int32_t group);
 
 // Bytes of the parts of `work`, each at a multiple of 256.
 struct attention_work {
@@ -88,7 +90,7 @@ DS_HD attention_memory memory_of(int32_t places, int32_t head_size, int32_t rope
     return m;
 }
 
-int launch_integers(const attention_launch_params &, const device_facts &, stream);
+int launch_integers(const attention_launch_params &, const attention_cut &, stream);
 int launch_plain_attention(const attention_launch_params &, stream);
 int launch_floats(const attention_launch_params &, stream);
 int prepare_integers(const device_facts &);

@@ -2,7 +2,8 @@
 // additions of integers, maxima by atomic maxima. A tile's places (rows of the batch times query heads of one key head) are the 16 rows of mma.m16n8k32: of
 // queries against a page's keys, of weights against its values, two planes each. Eight warps, `tiles` of them down and the others across a page's positions,
 // then across the head's elements.
-// Prefill: one kernel goes over all pages of its rows twice. Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
+// Prefill: one kernel goes over all pages of its rows twice; rows whose neighbours are of other sequences, as decode's are beside a prompt's, would make a tile
+// work them off one by one, and have blocks of their own. Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -365,14 +366,21 @@ template <int tiles, int wide, pass which> struct attend {
 
 __device__ int32_t pages_of(int32_t positions) { return (positions + page_places - 1) / page_places; }
 
-// Prefill: consecutive rows of one sequence at a time.
+// Its neighbours are of other sequences.
+__device__ bool is_lone(const attention_launch_params &a, int32_t row) {
+    return (row == 0 || a.sequence[row - 1] != a.sequence[row]) && (row + 1 == a.n || a.sequence[row + 1] != a.sequence[row]);
+}
+
+// Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them out.
 template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads) attend_rows_kernel(integer_args g) {
     DS_SHARED(memory);
     attend<tiles, wide, pass::both> t(g, memory);
+    if (tiles == 1 && !is_lone(g.a, t.first_row)) return;
     t.make_queries();
     const int32_t last = t.first_row + t.rows;
     for (int32_t begin = t.first_row, end; begin < last; begin = end) {
         for (end = begin + 1; end < last && g.a.sequence[end] == g.a.sequence[begin];) ++end;
+        if (tiles > 1 && is_lone(g.a, begin)) continue;
         const int32_t pages = pages_of(t.see(begin, end));
         t.maxima(0, pages);
         t.values(0, pages);
@@ -416,6 +424,12 @@ __global__ void finish_kernel(integer_args g) {
     if (latent) store_turned_back(x, size, y);
 }
 
+template <int tiles, int wide> int launch_prefill(const integer_args &g, stream s) {
+    const kv_layout &l = g.a.p.kv;
+    const dim3 grid(static_cast<unsigned>((g.a.n + g.cut.rows - 1) / g.cut.rows), static_cast<unsigned>(l.kv_heads * g.cut.head_parts));
+    const auto kernel = attend_rows_kernel<tiles, wide>;
+    return DS_LAUNCH(kernel, grid, dim3(attention_threads), static_cast<size_t>(memory_of(16 * tiles, l.head_size, 0, true, true, g.cut.stages).bytes), s, g);
+}
 template <int wide> int launch_decode(const integer_args &g, stream s) {
     const kv_layout &l = g.a.p.kv;
     const dim3 grid(static_cast<unsigned>(g.cut.splits), static_cast<unsigned>(l.kv_heads * g.cut.head_parts), static_cast<unsigned>(g.a.n)), block(attention_threads);
@@ -433,17 +447,15 @@ constexpr int narrow = 2, medium = 8;      // tiles of 8 elements a warp: of hea
 
 } // namespace
 
-int launch_integers(const attention_launch_params &a, const device_facts &d, stream s) {
-    const attention_cut cut = cut_of(a, d);
+int launch_integers(const attention_launch_params &a, const attention_cut &cut, stream s) {
     const attention_work w = work_of(a, cut);
     char *const work = static_cast<char *>(a.work);
     const size_t pairs = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
     integer_args g = {a, cut, reinterpret_cast<uint32_t *>(work), reinterpret_cast<uint32_t *>(work) + pairs, nullptr, nullptr, nullptr};
     if (cut.prefill) {
-        const kv_layout &l = a.p.kv;
-        const dim3 grid(static_cast<unsigned>((a.n + cut.rows - 1) / cut.rows), static_cast<unsigned>(l.kv_heads * cut.head_parts));
-        const auto kernel = attend_rows_kernel<4, medium>;
-        return DS_LAUNCH(kernel, grid, dim3(attention_threads), static_cast<size_t>(memory_of(64, l.head_size, 0, true, true, cut.stages).bytes), s, g);
+        if (const int bad = launch_prefill<4, medium>(g, s)) return bad;
+        g.cut = one_row_of(cut, a.heads / a.p.kv.kv_heads);
+        return launch_prefill<1, narrow>(g, s);
     }
     if (cut.splits > 1) {
         g.denominators = reinterpret_cast<unsigned long long *>(work + w.totals);
@@ -460,6 +472,7 @@ int prepare_integers(const device_facts &d) {
         if (!bad) bad = static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes));
     };
     allow(reinterpret_cast<const void *>(attend_rows_kernel<4, medium>));
+    allow(reinterpret_cast<const void *>(attend_rows_kernel<1, narrow>));
     allow(reinterpret_cast<const void *>(attend_row_kernel<narrow, pass::maxima>));
     allow(reinterpret_cast<const void *>(attend_row_kernel<narrow, pass::values>));
     allow(reinterpret_cast<const void *>(attend_row_kernel<medium, pass::maxima>));

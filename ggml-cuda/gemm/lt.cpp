@@ -17,7 +17,10 @@ static int32_t largest_matrix(const products_params &p) {
     return m;
 }
 // Rows of sums that go together.
-static int32_t lt_rows(int32_t n, int32_t m) { return static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(most_sums_bytes / sizeof(int32_t)) / std::max(m, 1), 1, std::max(n, 1))); }
+static int32_t lt_rows(int32_t n, int32_t m) {
+    const auto most = static_cast<int64_t>(most_sums_bytes / sizeof(int32_t));
+    return static_cast<int32_t>(std::clamp<int64_t>(most / std::max(m, 1), 1, std::max(n, 1)));
+}
 
 size_t lt_bytes(int64_t n, int64_t m) {
     const size_t sums = static_cast<size_t>(n) * static_cast<size_t>(m) * sizeof(int32_t), row = static_cast<size_t>(m) * sizeof(int32_t);

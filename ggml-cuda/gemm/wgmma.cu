@@ -95,6 +95,7 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
         wait_products<1>();
     } while (++step < steps);
     wait_products<0>();
+    settle(t.d);
     t.store();
 #endif
 }

@@ -20,6 +20,12 @@ __device__ __forceinline__ void open_products() { asm volatile("wgmma.fence.sync
 __device__ __forceinline__ void close_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int groups> __device__ __forceinline__ void wait_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory"); }
 
+// No sum is looked at before the wait that stands above this.
+template <int n> __device__ __forceinline__ void settle(int32_t (&d)[n]) {
+    DS_UNROLL
+    for (int i = 0; i < n; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
+
 #define DS_R4(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
 #define DS_R16(i) DS_R4(i), DS_R4(i + 4), DS_R4(i + 8), DS_R4(i + 12)
 
