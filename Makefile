@@ -81,8 +81,6 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
-# Checks of long unrolled functions are calls: inline, they take the compiler twice as long.
-$(OBJ)/ggml-cpu/isa/%.o: HERE := $(if $(and $(filter sanitize,$(config)),$(filter g++,$(notdir $(CXX)))),--param asan-instrumentation-with-call-threshold=300)
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
 $(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined)
 
@@ -112,7 +110,7 @@ cuda: $(LIB)/libdeepseek-cuda.so
 
 #   make chat      the library and the chat example, and a chat with the bundled model (or with MODEL=file.gguf)
 MODEL ?= models/tiny-r1.gguf
-chat: lib $(BIN)/chat
+chat: $(STATIC) $(LIB)/libdeepseek.so $(BIN)/chat
 	@$(BIN)/chat $(MODEL)
 
 #   make test      builds and runs every test; then config=aarch64's, where its compiler and qemu-aarch64 are found and AARCH64=no is not said
