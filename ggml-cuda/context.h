@@ -23,7 +23,6 @@ struct library_product {
     int32_t n, m, k;
     bool add;
 };
-constexpr size_t library_bytes = size_t{32} << 20;     // of scratch that it gets, as its documentation advises for Hopper
 
 struct variant;
 

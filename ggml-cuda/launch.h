@@ -128,6 +128,8 @@ struct scale_sums_params {
 };
 int launch_scale_sums(const scale_sums_params &, stream);
 
+constexpr size_t library_bytes = size_t{32} << 20;     // of scratch that a library gets, as cuBLAS' documentation advises for Hopper
+
 // The same products by cuBLASLt (I8). `handle` is a cublasLtHandle_t, or the cublasHandle_t that passes for one; m: the largest matrix's.
 bool lt_fits(const products_params &);
 size_t lt_bytes(int64_t n, int64_t m);

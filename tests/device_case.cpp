@@ -10,14 +10,7 @@ device_case::device_case(const op_case &c, std::shared_ptr<backend> b) : b_(std:
     const tensor *s[max_sources] = {};
     for (size_t i = 0; i < c.src.size(); ++i)
         if (!c.src[i].bytes.empty()) s[i] = source(c.src[i]);
-    switch (info(c.kind).sources) {
-    case 2: g_.add(c.kind, {s[0], s[1]}, c.params); break;
-    case 4: g_.add(c.kind, {s[0], s[1], s[2], s[3]}, c.params); break;
-    case 6: g_.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5]}, c.params); break;
-    case 8: g_.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}, c.params); break;
-    default: throw error(status::internal, "an operation with so many sources");
-    }
-    node &n = g_.nodes()[0];
+    node &n = add_operation(g_, c, s);
     out_bytes_ = tensor_bytes(n.out);
     if (!n.out.base) out_ = backend_memory(b_, out_bytes_);
     n.out.data = n.out.base ? n.out.base->data : out_.data();
@@ -33,11 +26,7 @@ void *device_case::fresh(size_t bytes, const void *from) {
 
 tensor *device_case::source(const array &a) {
     void *const p = fresh(a.bytes.size(), a.bytes.data());
-    tensor *t = a.ne.size() == 1 ? g_.input(a.type, {a.ne[0]}, p, "") : a.ne.size() == 2 ? g_.input(a.type, {a.ne[0], a.ne[1]}, p, "") : g_.input(a.type, {a.ne[0], a.ne[1], a.ne[2]}, p, "");
-    if (a.scale.empty()) return t;
-    void *const scales = fresh(a.scale.size() * sizeof(float), a.scale.data());
-    t->scale = a.ne.size() == 2 ? g_.input(format::f32, {a.ne[0]}, scales, "") : g_.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
-    return t;
+    return add_source(g_, a, a.ne, p, a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
 }
 
 void device_case::prepare() {

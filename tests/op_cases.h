@@ -33,6 +33,24 @@ struct op_case {
     std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
 };
 
+// A case in a graph, over memory of the caller's. A source in the shape `ne`; `scales`: of I8 weights, else null.
+inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &ne, void *data, void *scales) {
+    tensor *t = ne.size() == 1 ? g.input(a.type, {ne[0]}, data, "") : ne.size() == 2 ? g.input(a.type, {ne[0], ne[1]}, data, "") : g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
+    if (scales) t->scale = a.ne.size() == 2 ? g.input(format::f32, {a.ne[0]}, scales, "") : g.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
+    return t;
+}
+// The operation; sources that are absent are null.
+inline node &add_operation(graph &g, const op_case &c, const tensor *const *s) {
+    switch (info(c.kind).sources) {
+    case 2: g.add(c.kind, {s[0], s[1]}, c.params); break;
+    case 4: g.add(c.kind, {s[0], s[1], s[2], s[3]}, c.params); break;
+    case 6: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5]}, c.params); break;
+    case 8: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}, c.params); break;
+    default: throw error(status::internal, "an operation with so many sources");
+    }
+    return g.nodes().back();
+}
+
 // What sources are filled with.
 enum class fill {
     plain,        // about 1

@@ -1,11 +1,10 @@
 // The CUDA backend on a device, where there is one: every variant of every operation against the reference, engines against the CPU's bits with recorded graphs and
 // without, and what goes wrong as a status. Without a device it says what it skips; what can be told without one is in test_cuda_emulated.cpp and test_device.cpp.
+#include "answers.h"
 #include "device_case.h"
-#include "golden.h"
 
 #include "../ggml-cpu/cpu.h"
 #include "../ggml-cuda/host/cuda.h"
-#include "../llm/engine.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -46,13 +45,8 @@ struct model_pair {
     }
 };
 
-struct answer {
-    std::vector<int32_t> tokens;
-    std::vector<float> logits;
-};
-
 // `requests` prompts at once, in chunks of `rows`.
-std::map<uint64_t, answer> answers(const std::shared_ptr<const model> &m, std::shared_ptr<backend> b, const golden::data &d, format kv, int requests, int64_t rows) {
+answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backend> b, const golden::data &d, format kv, int requests, int64_t rows) {
     engine_options o;
     o.max_requests = requests;
     o.context = 256;
@@ -67,23 +61,7 @@ std::map<uint64_t, answer> answers(const std::shared_ptr<const model> &m, std::s
         r.logits = r.ignore_end = true;
         e.submit(r);
     }
-    std::map<uint64_t, answer> out;
-    while (!e.idle()) {
-        const engine::turn turn(e);
-        for (const event &ev : e.step(turn)) {
-            answer &a = out[ev.request];
-            if (ev.type == event_type::token) a.tokens.push_back(ev.token);
-            if (ev.logits) a.logits.insert(a.logits.end(), ev.logits, ev.logits + d.vocab);
-        }
-    }
-    return out;
-}
-
-bool equal(const std::map<uint64_t, answer> &a, const std::map<uint64_t, answer> &b) {
-    if (a.size() != b.size()) return false;
-    for (const auto &[id, x] : a)
-        if (!b.count(id) || b.at(id).tokens != x.tokens || !golden::same_bits(b.at(id).logits, x.logits)) return false;
-    return true;
+    return run_all(e, d.vocab);
 }
 
 } // namespace
@@ -129,13 +107,13 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
         const std::shared_ptr<backend> place = device();
         const model_pair m(name, format::i8, place);
         for (const int requests : {1, 8}) {
-            const auto wanted = answers(m.near, cpu_backend({}), d, format::i8, requests, 64);
+            const auto wanted = answers_of(m.near, cpu_backend({}), d, format::i8, requests, 64);
             for (const int64_t rows : {int64_t{8}, int64_t{64}, int64_t{512}})
                 for (const bool record : {true, false}) {
                     if (few && (rows == 8 || requests == 1)) continue;
                     const std::shared_ptr<backend> b = device(record);
-                    const auto got = answers(m.far, b, d, format::i8, requests, rows);
-                    CHECK_MESSAGE(equal(wanted, got), "requests ", requests, ", chunks of ", rows, record ? ", recorded" : "");
+                    const auto got = answers_of(m.far, b, d, format::i8, requests, rows);
+                    CHECK_MESSAGE(wanted == got, "requests ", requests, ", chunks of ", rows, record ? ", recorded" : "");
                     CHECK((cuda_recorded(*b) > 0) == record);
                 }
         }
@@ -152,8 +130,8 @@ TEST_CASE("CUDA: other formats give the same bits again, and logits near the CPU
         const golden::data d = golden::load(of.name);
         const std::shared_ptr<backend> place = device();
         const model_pair m(of.name, of.type, place);
-        const auto wanted = answers(m.near, cpu_backend({}), d, of.kv, 1, 64), got = answers(m.far, device(), d, of.kv, 1, 64), again = answers(m.far, device(), d, of.kv, 1, 64);
-        CHECK(equal(got, again));
+        const auto wanted = answers_of(m.near, cpu_backend({}), d, of.kv, 1, 64), got = answers_of(m.far, device(), d, of.kv, 1, 64), again = answers_of(m.far, device(), d, of.kv, 1, 64);
+        CHECK(got == again);
         const std::vector<float> &x = wanted.begin()->second.logits, &y = got.begin()->second.logits;
         double off = 0, size = 0;      // of the first token: later ones may follow another choice
         for (size_t i = 0; i < d.vocab; ++i) off += (x[i] - y[i]) * static_cast<double>(x[i] - y[i]), size += x[i] * static_cast<double>(x[i]);

@@ -1,12 +1,11 @@
 // The CUDA backend's way from a node to its kernels, with these run on the host (cuda_emulation.h) and behind memory that the host cannot touch (fake_device.h):
 // every case of every operation in every variant, and whole engines.
+#include "answers.h"
 #include "cuda_kernels.h"
 #include "device_case.h"
 #include "fake_device.h"
-#include "golden.h"
 
 #include "../ggml-cpu/cpu.h"
-#include "../llm/engine.h"
 
 #include <set>
 
@@ -50,13 +49,8 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
 
 namespace {
 
-struct request_result {
-    std::vector<int32_t> tokens;
-    std::vector<float> logits;
-};
-
 // One prompt in chunks beside another, and some tokens of each.
-std::map<uint64_t, request_result> answers(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv) {
+answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv) {
     engine_options o;
     o.max_requests = 2;
     o.context = 128;
@@ -71,16 +65,7 @@ std::map<uint64_t, request_result> answers(std::shared_ptr<const model> m, std::
         r.logits = r.ignore_end = true;
         e.submit(r);
     }
-    std::map<uint64_t, request_result> out;
-    while (!e.idle()) {
-        const engine::turn turn(e);
-        for (const event &ev : e.step(turn)) {
-            request_result &a = out[ev.request];
-            if (ev.type == event_type::token) a.tokens.push_back(ev.token);
-            if (ev.logits) a.logits.insert(a.logits.end(), ev.logits, ev.logits + d.vocab);
-        }
-    }
-    return out;
+    return run_all(e, d.vocab);
 }
 
 } // namespace
@@ -99,11 +84,7 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
         there.place = device;
         const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), model_options{});
         const auto far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), there);
-        const auto wanted = answers(near, cpu_backend({.threads = 2}), d, of.kv), got = answers(far, device, d, of.kv);
-        REQUIRE(wanted.size() == got.size());
-        for (const auto &[id, a] : wanted) {
-            CHECK(a.tokens == got.at(id).tokens);
-            CHECK(golden::same_bits(a.logits, got.at(id).logits));
-        }
+        const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv), got = answers_of(far, device, d, of.kv);
+        CHECK(wanted == got);
     }
 }

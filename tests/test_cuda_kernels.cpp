@@ -32,27 +32,16 @@ struct one_node {
         const tensor *s[max_sources] = {};
         for (size_t i = 0; i < c.src.size(); ++i)
             if (!c.src[i].bytes.empty()) s[i] = source(c.src[i]);
-        switch (info(c.kind).sources) {
-        case 2: g.add(c.kind, {s[0], s[1]}, c.params); break;
-        case 4: g.add(c.kind, {s[0], s[1], s[2], s[3]}, c.params); break;
-        case 6: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5]}, c.params); break;
-        default: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}, c.params); break;
-        }
-        node &n = g.nodes()[0];
+        node &n = add_operation(g, c, s);
         n.out.data = n.out.base ? n.out.base->data : fresh(tensor_bytes(n.out));
     }
-    void *fresh(size_t bytes) { return kept.emplace_back(std::make_unique<memory>(bytes))->data; }
+    void *fresh(size_t bytes, const void *from = nullptr) {
+        void *const p = kept.emplace_back(std::make_unique<memory>(bytes))->data;
+        return from ? std::memcpy(p, from, bytes) : p;
+    }
     tensor *source(const array &a) {
-        char *data = static_cast<char *>(fresh(a.bytes.size()));
-        std::memcpy(data, a.bytes.data(), a.bytes.size());
-        tensor *t = a.ne.size() == 1   ? g.input(a.type, {a.ne[0]}, data, "")
-                    : a.ne.size() == 2 ? g.input(a.type, {a.ne[0], a.ne[1]}, data, "")
-                                       : g.input(a.type, {a.ne[0], a.ne[1], a.ne[2]}, data, "");
-        if (a.scale.empty()) return t;
-        void *scales = fresh(a.scale.size() * sizeof(float));
-        std::memcpy(scales, a.scale.data(), a.scale.size() * sizeof(float));
-        t->scale = a.ne.size() == 2 ? g.input(format::f32, {a.ne[0]}, scales, "") : g.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
-        return t;
+        void *const data = fresh(a.bytes.size(), a.bytes.data());
+        return add_source(g, a, a.ne, data, a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
     }
     const node &only() { return g.nodes()[0]; }
     std::vector<float> result() {

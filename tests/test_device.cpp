@@ -1,15 +1,15 @@
 // An engine on a device whose memory is not the host's, here a fake one (fake_device.h): the same bits as on the CPU, whatever moves between the two; and what is
 // wrong with a device is a status. CUDA itself is tested in test_cuda.cpp.
+#include "answers.h"
 #include "fake_device.h"
-#include "golden.h"
 
 #include "../ggml-cpu/cpu.h"
 #include "../ggml-cuda/host/cuda.h"
-#include "../llm/engine.h"
 
 #include <set>
 
 using namespace golden;
+using namespace ds::test;
 using ds::test::fake_device, ds::test::fake_options;
 
 namespace {
@@ -24,11 +24,6 @@ struct files {
         o.place = std::move(place);
         return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(file.path), "test"), o);
     }
-};
-
-struct answer {
-    std::vector<int32_t> tokens;
-    std::vector<float> logits;
 };
 
 ds::engine_options small(ds::format kv) {
@@ -50,42 +45,18 @@ ds::request_options request_for(std::vector<int32_t> prompt, uint32_t n) {
     return r;
 }
 
-// Takes so many steps, or as many as there are; answers by request.
-void steps(ds::engine &e, size_t vocab, int most, std::map<uint64_t, answer> &out) {
-    for (int i = 0; i < most && !e.idle(); ++i) {
-        const ds::engine::turn turn(e);
-        for (const ds::event &event : e.step(turn)) {
-            answer &a = out[event.request];
-            if (event.type == ds::event_type::token) a.tokens.push_back(event.token);
-            if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
-        }
-    }
-}
-std::map<uint64_t, answer> run_all(ds::engine &e, size_t vocab) {
-    std::map<uint64_t, answer> out;
-    steps(e, vocab, INT32_MAX, out);
-    return out;
-}
-
 // A prompt of several chunks, three requests at once, and a fork, whose pages are copied.
-std::map<uint64_t, answer> talk(ds::engine &e, const data &d) {
+answers talk(ds::engine &e, const data &d) {
     std::vector<int32_t> ids(d.ids.begin(), d.ids.begin() + 150);
     e.submit(request_for(ids, 6));
     e.submit(request_for({ids.begin() + 3, ids.begin() + 30}, 9));
     const uint64_t id = e.submit(request_for({ids.begin(), ids.begin() + 70}, 12));
-    std::map<uint64_t, answer> out;
+    answers out;
     steps(e, d.vocab, 10, out);
     e.fork(id, request_for({}, 5));
     e.submit(request_for(ids, 4));      // from the prefix cache
-    steps(e, d.vocab, INT32_MAX, out);
+    steps(e, d.vocab, INT_MAX, out);
     return out;
-}
-
-bool equal(const std::map<uint64_t, answer> &a, const std::map<uint64_t, answer> &b) {
-    if (a.size() != b.size()) return false;
-    for (const auto &[id, x] : a)
-        if (!b.count(id) || b.at(id).tokens != x.tokens || !same_bits(b.at(id).logits, x.logits)) return false;
-    return true;
 }
 
 template <class F> ds::error failure(F &&f) {
@@ -119,7 +90,7 @@ TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's 
         ds::engine device(far, ds::engine::resolve(*far, small(c.kv)), place);
         const auto expected = talk(cpu, d), got = talk(device, d);
         CHECK(expected.size() == 5);
-        CHECK(equal(expected, got));
+        CHECK(expected == got);
         CHECK(ds::test::counts_of(*place).downloaded > 0);
     }
 }
@@ -175,7 +146,7 @@ TEST_CASE("device: sessions go to a file and come back") {
         e.submit(request_for(prompt, 4));
         return run_all(e, d.vocab);
     };
-    CHECK(equal(go_on(near, ds::cpu_backend({.threads = 1}), ""), go_on(far, place, saved_near.path)));
+    CHECK(go_on(near, ds::cpu_backend({.threads = 1}), "") == go_on(far, place, saved_near.path));
 }
 
 TEST_CASE("device: what it cannot compute, hold or go on with is a status") {

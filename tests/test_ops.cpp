@@ -47,16 +47,7 @@ struct instance {
         const tensor *src[max_sources] = {};
         for (size_t s = 0; s < c.src.size(); ++s)
             if (!c.src[s].bytes.empty()) src[s] = source(c.src[s], at_end, c.src[s].by_row ? row : -1);
-        switch (info(c.kind).sources) {
-        case 2: g.add(c.kind, {src[0], src[1]}, c.params); break;
-        case 3: g.add(c.kind, {src[0], src[1], src[2]}, c.params); break;
-        case 4: g.add(c.kind, {src[0], src[1], src[2], src[3]}, c.params); break;
-        case 5: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4]}, c.params); break;
-        case 6: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4], src[5]}, c.params); break;
-        case 8: g.add(c.kind, {src[0], src[1], src[2], src[3], src[4], src[5], src[6], src[7]}, c.params); break;
-        default: FAIL("an operation with so many sources");
-        }
-        node &n = g.nodes()[0];
+        node &n = add_operation(g, c, src);
         out_bytes = tensor_bytes(n.out);
         if (n.out.base) n.out.data = n.out.base->data;
         else n.out.data = memory.emplace_back(std::make_unique<guarded>(out_bytes, at_end))->data;
@@ -72,18 +63,13 @@ struct instance {
         }
         char *data = memory.emplace_back(std::make_unique<guarded>(bytes, at_end))->data;
         initial.emplace_back(a.bytes.begin() + static_cast<ptrdiff_t>(skipped), a.bytes.begin() + static_cast<ptrdiff_t>(skipped + bytes));
-        tensor *t = ne.size() == 1   ? g.input(a.type, {ne[0]}, data, "")
-                    : ne.size() == 2 ? g.input(a.type, {ne[0], ne[1]}, data, "")
-                                     : g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
-        if (!a.scale.empty()) t->scale = scales(a, at_end);
-        return t;
+        return add_source(g, a, ne, data, a.scale.empty() ? nullptr : scales(a, at_end));
     }
-    tensor *scales(const array &a, bool at_end) {
+    char *scales(const array &a, bool at_end) {
         const std::vector<float> &s = a.scale;
         const char *bytes = reinterpret_cast<const char *>(s.data());
-        char *data = memory.emplace_back(std::make_unique<guarded>(s.size() * sizeof(float), at_end))->data;
         initial.emplace_back(bytes, bytes + s.size() * sizeof(float));
-        return a.ne.size() == 2 ? g.input(format::f32, {a.ne[0]}, data, "") : g.input(format::f32, {a.ne[0], a.ne[1]}, data, "");
+        return memory.emplace_back(std::make_unique<guarded>(s.size() * sizeof(float), at_end))->data;
     }
 
     void prepare() {

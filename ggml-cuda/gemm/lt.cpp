@@ -9,7 +9,7 @@
 
 namespace ds::cuda {
 
-static constexpr size_t most_sums_bytes = 64 << 20, lt_scratch_bytes = 32 << 20;
+static constexpr size_t most_sums_bytes = 64 << 20;
 
 static int32_t largest_matrix(const products_params &p) {
     int32_t m = 0;
@@ -24,7 +24,7 @@ static int32_t lt_rows(int32_t n, int32_t m) {
 
 size_t lt_bytes(int64_t n, int64_t m) {
     const size_t sums = static_cast<size_t>(n) * static_cast<size_t>(m) * sizeof(int32_t), row = static_cast<size_t>(m) * sizeof(int32_t);
-    return std::max(row, std::min(sums, most_sums_bytes)) + 256 + lt_scratch_bytes;
+    return std::max(row, std::min(sums, most_sums_bytes)) + 256 + library_bytes;
 }
 
 bool lt_fits(const products_params &p) {
@@ -57,7 +57,7 @@ struct lt_call {
     }
     lt_call(int32_t m, int32_t n, int32_t k, int64_t q_stride) {
         const cublasOperation_t turned = CUBLAS_OP_T;
-        const size_t scratch = lt_scratch_bytes;
+        const size_t scratch = library_bytes;
         const auto size = [](int64_t x) { return static_cast<uint64_t>(x); };
         must(cublasLtMatmulDescInit(&product, CUBLAS_COMPUTE_32I, CUDA_R_32I));
         must(cublasLtMatmulDescSetAttribute(&product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned));
@@ -74,7 +74,7 @@ struct lt_call {
         if (bad == CUBLAS_STATUS_SUCCESS) must(cublasLtMatmulAlgoGetHeuristic(handle, &product, &w, &q, &sums, &sums, &wish, 1, &best, &found));
         if (bad == CUBLAS_STATUS_SUCCESS && found == 0) must(CUBLAS_STATUS_NOT_SUPPORTED);
         if (bad == CUBLAS_STATUS_SUCCESS)
-            must(cublasLtMatmul(handle, &product, &one, w_data, &w, q_data, &q, &zero, to, &sums, to, &sums, &best.algo, scratch, lt_scratch_bytes, s));
+            must(cublasLtMatmul(handle, &product, &one, w_data, &w, q_data, &q, &zero, to, &sums, to, &sums, &best.algo, scratch, library_bytes, s));
         return bad;
     }
 };
@@ -84,7 +84,7 @@ int lt_products(void *handle, const products_params &p, void *work, stream s) {
     if (p.n == 0) return cudaSuccess;
     const int32_t rows = lt_rows(p.n, largest_matrix(p));
     void *const scratch = static_cast<char *>(work);
-    int32_t *const sums = reinterpret_cast<int32_t *>(static_cast<char *>(work) + lt_scratch_bytes);
+    int32_t *const sums = reinterpret_cast<int32_t *>(static_cast<char *>(work) + library_bytes);
     for (int32_t i = 0; i < p.count; ++i)
         for (int32_t first = 0; first < p.n; first += rows) {
             const int32_t n = std::min(rows, p.n - first), m = p.w[i].m;

@@ -1,6 +1,7 @@
 // A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread touches its own part first, so that on a
 // machine with several memory nodes the part lies near it; huge pages keep address translation out of the figure.
 #include "bandwidth.h"
+#include "median.h"
 #include "together.h"
 
 #include <algorithm>
@@ -108,11 +109,8 @@ double reader::best() const {
 
 double reader::usual() const {
     double least = std::numeric_limits<double>::infinity();
-    for (std::vector<double> s : seconds_) {
-        if (s.empty()) continue;
-        std::nth_element(s.begin(), s.begin() + static_cast<ptrdiff_t>(s.size() / 2), s.end());
-        least = std::min(least, s[s.size() / 2]);
-    }
+    for (const std::vector<double> &s : seconds_)
+        if (!s.empty()) least = std::min(least, median(s));
     return total_ == 0 ? 0 : static_cast<double>(part_ * threads_) / least;
 }
 

@@ -2,6 +2,7 @@
 #include "prefix.h"
 
 #include "handles.h"
+#include "median.h"
 
 #include "../../tensor/os.h"
 
@@ -10,11 +11,6 @@
 namespace bench {
 
 namespace {
-
-double median(std::vector<double> v) {
-    std::nth_element(v.begin(), v.begin() + static_cast<ptrdiff_t>(v.size() / 2), v.end());
-    return v[v.size() / 2];
-}
 
 struct steps { std::vector<double> all, beside; };    // seconds
 

@@ -4,6 +4,7 @@
 
 #include "bandwidth.h"
 #include "handles.h"
+#include "median.h"
 
 #include "../../llm/model.h"
 
@@ -139,11 +140,6 @@ uint64_t peak_resident() {
     return 0;
 }
 
-double middle(std::vector<double> r) {
-    std::sort(r.begin(), r.end());
-    return (r[r.size() / 2] + r[(r.size() - 1) / 2]) / 2;
-}
-
 // `rate` runs once and gives tokens a second.
 template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
     rate();
@@ -158,7 +154,7 @@ beside beside_reads(const bench_engine &b, unsigned requests, unsigned prompt, u
     reader memory(b.threads);
     std::vector<double> steps;
     run(b, requests, prompt, answer, [&](double seconds) { steps.push_back(seconds), memory.pass(); });
-    return {middle(steps), memory.usual()};
+    return {median(steps), memory.usual()};
 }
 
 // Sizes that are there, cut to `max`, each once.
@@ -173,7 +169,7 @@ std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsi
 
 } // namespace
 
-double speed::median() const { return middle(rates); }
+double speed::median() const { return bench::median(rates); }
 double speed::best() const { return *std::max_element(rates.begin(), rates.end()); }
 
 memory measure(const std::string &path, const speed_options &o, const std::function<void(const speed &)> &each) {
