@@ -179,15 +179,21 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     }
 }
 
+// Pages left free for those that run. One in four may want one soon: enough, under a load that fills the pool, that only one in a hundred makes room. But no more
+// than they can ever want: a pool with room for all to the end starts all.
+int64_t scheduler::reserve() const {
+    int64_t wanted = 0;
+    for (const task *j : running_) wanted += pages_for(j->max_length) - static_cast<int64_t>(j->pages.size());
+    return std::min(wanted, static_cast<int64_t>((running_.size() + 3) / 4));
+}
+
 bool scheduler::start(task &j) {
     page_copy part;
     int64_t positions;
     find_pages(j, part, positions);
     const auto shared = static_cast<int64_t>(j.pages.size());
     const int64_t missing = pages_for(j.length) - shared, growth = pages_for(std::min(j.length + page_positions, j.max_length)) - pages_for(j.length);
-    // Of those that run one in four may want a page soon: enough, under a load that fills the pool, that only one in a hundred makes room.
-    const auto reserve = static_cast<int64_t>((running_.size() + 3) / 4);
-    bool ok = book_.available() >= missing + growth + reserve;
+    bool ok = book_.available() >= missing + growth + reserve();
     for (int64_t i = 0; i < missing && ok; ++i) {
         const int32_t page = book_.take();
         ok = page >= 0;

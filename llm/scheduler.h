@@ -131,6 +131,7 @@ private:
     task *best() const;
     bool held(const task &j) const;
     void find_pages(task &j, page_copy &part, int64_t &positions);
+    int64_t reserve() const;
     bool start(task &j);
     bool grow(task &j);
     task *victim() const;

@@ -527,6 +527,17 @@ TEST_CASE("scheduler: by priority, then deadline, then what the client had, then
     CHECK(c.started == std::vector<uint64_t>{0, 1, 2});
 }
 
+TEST_CASE("scheduler: a pool that holds all requests to their end runs all of them at once") {
+    for (const auto &[prompt, answer] : {std::pair(1, 41), {60, 60}, {64, 64}, {200, 2}}) {
+        bench_of_jobs b({16, 100, 4096, 16, 16 * pages_for(prompt + answer)});
+        for (int i = 0; i < 16; ++i) b.add(prompt, answer);
+        b.step();
+        CHECK(b.s.running().size() == 16);
+        while (b.ended < 16) b.step();
+        for (size_t i = 0; i < 16; ++i) CHECK(b[i].preemptions == 0);
+    }
+}
+
 TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or runs") {
     bench_of_jobs b({1, 100, 64, 1, 40});
     b.add(10, 50, 0, 0, 100);
