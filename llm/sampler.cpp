@@ -31,14 +31,23 @@ sampler::sampler(size_t vocab) : vocab_(vocab), adjusted_(vocab) { candidates_.r
 
 size_t sampler::bytes(size_t vocab) { return vocab * (sizeof(float) + sizeof(candidate)); }
 
+// In lanes, which a compiler makes vectors of.
 float sampler::largest(const float *logits) const {
-    float max = -std::numeric_limits<float>::infinity();
-    bool numbers = true;
-    for (size_t i = 0; i < vocab_; ++i) {
-        numbers &= logits[i] < std::numeric_limits<float>::infinity();    // false for NaN, too
-        max = logits[i] > max ? logits[i] : max;
-    }
-    if (!numbers || !finite_f32(max)) throw error(status::numeric, "the model's logits are not finite");
+    constexpr size_t lanes = 16;
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    float most[lanes];
+    int32_t wrong[lanes] = {};
+    std::fill_n(most, lanes, -infinity);
+    const auto take = [&](size_t lane, float x) {
+        wrong[lane] |= !(x < infinity);    // NaN, too
+        most[lane] = x > most[lane] ? x : most[lane];
+    };
+    size_t i = 0;
+    for (; i + lanes <= vocab_; i += lanes)
+        for (size_t j = 0; j < lanes; ++j) take(j, logits[i + j]);
+    for (; i < vocab_; ++i) take(0, logits[i]);
+    const float max = *std::max_element(most, most + lanes);
+    if (std::any_of(wrong, wrong + lanes, [](int32_t w) { return w != 0; }) || !finite_f32(max)) throw error(status::numeric, "the model's logits are not finite");
     return max;
 }
 
@@ -71,7 +80,10 @@ static void penalise(std::vector<float> &logits, const sampling &s, const int32_
 
 // The logits that the choice is made from: bias, then penalties, then what may not be chosen. Gives the largest.
 float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts, std::span<const token_id> not_these) {
-    largest(logits);    // refuses what is not a number before anything else touches it
+    const float max = largest(logits);    // refuses what is not a number before anything else touches it
+    from_ = logits;
+    if (s.bias.empty() && !s.penalises() && not_these.empty()) return max;
+    from_ = adjusted_.data();
     std::copy_n(logits, vocab_, adjusted_.begin());
     for (const auto &[token, bias] : s.bias) adjusted_[static_cast<size_t>(token)] += bias;
     if (s.penalises()) penalise(adjusted_, s, counts);
@@ -85,9 +97,9 @@ int64_t sampler::collect(float max, float inverse_temperature) {
     int64_t total = 0;
     candidates_.clear();
     for (size_t i = 0; i < vocab_; ++i) {
-        const int64_t w = weight_of(adjusted_[i], max, inverse_temperature);
+        const int64_t w = weight_of(from_[i], max, inverse_temperature);
         total += w;
-        if (w > 0) candidates_.push_back({adjusted_[i], static_cast<token_id>(i), w});
+        if (w > 0) candidates_.push_back({from_[i], static_cast<token_id>(i), w});
     }
     std::make_heap(candidates_.begin(), candidates_.end(), less_likely);
     return total;
@@ -121,7 +133,7 @@ sampler::cut sampler::keep(const sampling &s, int64_t total) {
 
 token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position, std::span<const token_id> not_these) {
     const float max = adjust(logits, s, counts, not_these), inverse = 1.0f / s.temperature;
-    if (!finite_f32(inverse)) return static_cast<token_id>(std::find(adjusted_.begin(), adjusted_.end(), max) - adjusted_.begin());    // 0, or as good as that
+    if (!finite_f32(inverse)) return static_cast<token_id>(std::find(from_, from_ + vocab_, max) - from_);    // 0, or as good as that
     const int64_t total = collect(max, inverse);
     const bool all = !s.top_k && !(s.top_p > 0 && s.top_p < 1) && !(s.min_p > 0);
     const cut kept = all ? cut{candidates_.size(), total} : keep(s, total);

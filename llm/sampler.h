@@ -56,6 +56,7 @@ private:
     cut keep(const sampling &s, int64_t total);
     size_t vocab_;
     std::vector<float> adjusted_;
+    const float *from_ = nullptr;    // what the choice is made from: the logits, or adjusted_
     std::vector<candidate> candidates_;
 };
 

@@ -227,7 +227,8 @@ template <size_t rows> static void i8_thin_rows(const i8_args &a) {
     }
 }
 
-// The weights' rows i to i + 3 by `rows` of activations, pass p of so many over these weights: the sums fill the registers.
+// The weights' rows i to i + 3 by `rows` of activations, pass p of so many over these weights: the sums fill the registers. What is fetched is needed two groups
+// on; the earlier passes fetch more of it than the later ones.
 template <size_t rows> static void i8_group_rows(const i8_args &a, size_t i, size_t x0, size_t p, size_t passes) {
     const size_t n = std::min(i8_group, a.weights - i);
     const char *const first = a.w + i * a.w_stride;
@@ -235,7 +236,7 @@ template <size_t rows> static void i8_group_rows(const i8_args &a, size_t i, siz
     for (size_t s = 0; s < i8_group; s += i8_streams, ++p) {
         const char *w[i8_streams];
         for (size_t r = 0; r < i8_streams; ++r) w[r] = first + std::min(s + r, n - 1) * a.w_stride;
-        const i8_fetch_rows next = {first + i8_group * a.w_stride, a.w_stride, p * i8_group / passes, (p + 1) * i8_group / passes};
+        const i8_fetch_rows next = {first + 2 * i8_group * a.w_stride, a.w_stride, (p * i8_group + passes - 1) / passes, ((p + 1) * i8_group + passes - 1) / passes};
         i8_dot<rows, i8_streams>(a, w, a.x + x0 * a.x_stride + i8_head_bytes, next, part + s, i8_group, 1);
     }
     i8_outputs<rows>(a, i, n, x0, part, i8_group);
