@@ -492,6 +492,7 @@ static ds_step_trace trace_of(const step_trace &t) {
 
 static engine_options engine_options_of(const model &m, const ds_engine_config &c) {
     check_enum("kv_type", c.kv_type, DS_KV_INT8);
+    check_enum("mla_form", c.mla_form, DS_MLA_ABSORBED);
     require(c.threads <= 1024, "threads: must be at most 1024");
     require(c.kv_tokens <= (uint64_t{1} << 31), "kv_tokens: must be at most 2^31");
     engine_options o;
@@ -503,6 +504,7 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.kv_positions = static_cast<int64_t>(c.kv_tokens);
     o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
     if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
+    if (c.mla_form == DS_MLA_ABSORBED) o.mla = mla_form::absorbed;
     o.host = host_of(c.host);
     if (c.trace)
         o.trace = [fn = c.trace, user = c.trace_user](const step_trace &t) {

@@ -313,6 +313,11 @@ typedef void (*ds_trace_fn)(void *user, const ds_step_trace *trace);
 
 typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2, DS_KV_INT8 = 3 } ds_kv_type;   /* default: INT8 for I8 models, else F16 */
 
+/* How models with latent attention (deepseek2) read a long prompt. Auto: runs of many new positions make keys and values of the latents first, where that is faster,
+ * all others attend to the latents themselves; which it was shows in the last bits, so they may depend on how a prompt was cut into steps and on what the prefix cache had
+ * of it. Absorbed: all attend to the latents, and the last bits depend on nothing else. With integers (I8 models, INT8 keys and values) and on a device it is always this. */
+typedef enum ds_mla_form { DS_MLA_AUTO = 0, DS_MLA_ABSORBED = 1 } ds_mla_form;
+
 typedef struct ds_engine_config {
     size_t struct_size;
     uint32_t threads;          /* that compute, the caller of step among them; 1: only that one; 0: one a processor; at most 1024. Ignored on a device */
@@ -330,6 +335,7 @@ typedef struct ds_engine_config {
     ds_host host;
     ds_trace_fn trace;         /* may be NULL */
     void *trace_user;
+    ds_mla_form mla_form;
 } ds_engine_config;
 
 /* Bytes, before anything is allocated. Of a model on a device all are of the device's memory but for the tables, which are mostly the host's; what the driver takes for

@@ -81,12 +81,17 @@ struct step_inputs {
     const tensor *pages = nullptr;     // i8 [pool pages, page bytes]
     const tensor *outputs = nullptr;   // i32 [m], rows of the step
 };
+// How layers with latents and without integers attend (see mla_attention): every row by one form, or each run of rows by that which is less work. With integers, in
+// pages or weights, it is always absorbed.
+enum class mla_form : uint8_t { absorbed, expanded, automatic };
+
 struct build_args {
     graph &g;
     const hparams &h;
     const model_weights &w;
     const step_inputs &in;
     std::span<const kv_layout> kv;     // one a layer
+    mla_form mla = mla_form::absorbed;
 };
 
 struct arch {

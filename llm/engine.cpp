@@ -35,7 +35,7 @@ static int64_t microseconds(double seconds) { return static_cast<int64_t>(second
 
 static step_sizes sizes_of(const engine_options &o) {
     const int64_t pool_pages = pages_for(o.kv_positions);
-    return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages), pool_pages};
+    return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages), pool_pages, o.mla};
 }
 
 memory_plan engine::measure(const model &m, const engine_options &o, const backend &b) {

@@ -22,28 +22,40 @@ static const tensor *build(graph &g, const model &m, const page_layout &layout, 
     in.outputs = g.input(format::i32, {outputs}, of(4 * s.rows), "outputs");
     in.tables = g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
-    return m.architecture->build({g, m.h, m.weights, in, layout.layer});
+    return m.architecture->build({g, m.h, m.weights, in, layout.layer, s.mla});
 }
 
-// What the backend cannot run is refused before anything is taken for it.
-static void check_supported(const graph &g, const backend &b) {
-    for (const node &n : g.nodes()) {
-        if (b.fn->variant(&b, n)) continue;
-        std::string sources;
-        for (const tensor *t : n.src)
-            if (t) sources += (sources.empty() ? "" : ", ") + shape_text(*t);
-        throw error(status::unsupported, format_text("%s cannot compute %s of ", b.fn->name, info(n.kind).name) + sources);
+// The first that the backend cannot run, or null.
+static const node *unsupported(const graph &g, const backend &b) {
+    for (const node &n : g.nodes())
+        if (!b.fn->variant(&b, n)) return &n;
+    return nullptr;
+}
+
+// The graph of the largest step. A backend that cannot choose between MLA's forms gets the one that is made of other operations; what it cannot run
+// then is refused before anything is taken for it.
+static void build_largest(graph &g, const model &m, const page_layout &layout, step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
+    build(g, m, layout, s, s.rows, s.logits, inputs, pages);
+    const node *n = unsupported(g, b);
+    if (n && s.mla == mla_form::automatic) {
+        s.mla = mla_form::absorbed;
+        build(g, m, layout, s, s.rows, s.logits, inputs, pages);
+        n = unsupported(g, b);
     }
+    if (!n) return;
+    std::string sources;
+    for (const tensor *t : n->src)
+        if (t) sources += (sources.empty() ? "" : ", ") + shape_text(*t);
+    throw error(status::unsupported, format_text("%s cannot compute %s of ", b.fn->name, info(n->kind).name) + sources);
 }
 
 static size_t near_logits_bytes(const model &m, const step_sizes &s, const backend &b) {
     return b.fn->host_memory ? 0 : static_cast<size_t>(s.logits * m.h.vocab) * sizeof(float);
 }
 
-runner::bytes runner::measure(const model &m, const page_layout &layout, const step_sizes &s, const backend &b) {
+runner::bytes runner::measure(const model &m, const page_layout &layout, step_sizes s, const backend &b) {
     graph g(max_nodes(m.h));
-    build(g, m, layout, s, s.rows, s.logits, nullptr, nullptr);
-    check_supported(g, b);
+    build_largest(g, m, layout, s, b, nullptr, nullptr);
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, input_count(s) * sizeof(int32_t) * (b.fn->host_memory ? 1 : 2) + near_logits_bytes(m, s, b)};
 }
@@ -57,8 +69,7 @@ runner::runner(const model &m, page_layout layout, const step_sizes &s, std::sha
         near_logits_ = backend_memory(backend_, near_logits_bytes(m, s, *backend_), backend_memory::for_copies);
         read_inputs_ = static_cast<int32_t *>(far_inputs_.data());
     }
-    build(graph_, model_, layout_, sizes_, s.rows, s.logits, read_inputs_, pages_);
-    check_supported(graph_, *backend_);
+    build_largest(graph_, model_, layout_, sizes_, *backend_, read_inputs_, pages_);
     plan_ = make_plan(graph_, *backend_);
     arena_ = backend_memory(backend_, plan_.arena_bytes);
     work_ = backend_memory(backend_, plan_.work_bytes);

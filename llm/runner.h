@@ -11,13 +11,14 @@ struct step_sizes {
     int64_t rows = 0, logits = 0;            // of a step, at most
     int64_t sequences = 0, sequence_pages = 0;
     int64_t pool_pages = 0;
+    mla_form mla = mla_form::absorbed;
 };
 
 class runner {
 public:
     // The graph's bytes for these sizes, without taking any.
     struct bytes { size_t activations, work, inputs; };
-    static bytes measure(const model &m, const page_layout &layout, const step_sizes &s, const backend &b);
+    static bytes measure(const model &m, const page_layout &layout, step_sizes s, const backend &b);
 
     // `pages` are in the backend's memory, as the model's weights are. Throws status::unsupported when the backend has no kernel for one of the operations.
     runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b, const ds::host &host, void *pages);

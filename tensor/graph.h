@@ -18,6 +18,7 @@ struct rope_table_params;
 struct rope_params;
 struct kv_layout;
 struct attention_params;
+struct mla_params;
 struct router_params;
 
 enum class op : uint8_t {

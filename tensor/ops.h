@@ -61,6 +61,12 @@ struct attention_params {
     float scale;            // of q.k, usually 1/sqrt(head_size)
 };
 
+struct mla_params {
+    kv_layout kv;           // latent pages of floats
+    float scale;            // of scores
+    int32_t expand_all;     // 0 or 1: every row goes through the expanded form, not only those of runs for which it is less work
+};
+
 // How experts are chosen from logits (DeepSeek-V2, arXiv 2405.04434, section 2.2; V3, arXiv 2412.19437, section 2.1). Scores are softmax or sigmoid of the
 // logits; experts are ranked by score + bias, ties by the lowest number. Of `groups` equal groups only the best `groups_used` take part: a group is worth its
 // best expert (softmax), or the sum of its two best (sigmoid). Weights are the scores, of sum 1 if `normalise`, times `scale`.
@@ -86,6 +92,8 @@ tensor *head_matmul(graph &g, const tensor *x, const tensor *w);
 const tensor *kv_write(graph &g, const tensor *k, const tensor *v, const tensor *pages, const tensor *slots, const kv_layout &l);
 tensor *attention(graph &g, const tensor *q, const tensor *pages, const tensor *tables, const tensor *sequence, const tensor *position,
                   const attention_params &p, const tensor *q_rope = nullptr /* for latent pages */);
+tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b, const tensor *pages, const tensor *tables,
+                      const tensor *sequence, const tensor *position, const mla_params &p);
 tensor *router(graph &g, const tensor *logits, const tensor *bias /* or null */, const router_params &p);
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up, const tensor *down, const tensor *shared /* or null */);
 

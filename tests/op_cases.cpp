@@ -792,6 +792,64 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
     return c;
 }
 
+// In float64 the two forms are the same, so one of them is enough: the absorbed one, which has the rounding of activations where weights are packed.
+op_case mla_attention_case(format type, format k_type, format v_type, mla_case m, int rows, std::vector<int32_t> last, bool expand_all, fill f) {
+    numbers r(16);
+    const int32_t per_table = pages_a_table(last);
+    const float scale = 2.0f / std::sqrt(static_cast<float>(m.nope + m.rope));
+    std::vector<int32_t> tables, sequence, position;
+    for (size_t s = 0; s < last.size(); ++s) {
+        for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
+        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
+            sequence.push_back(static_cast<int32_t>(s));
+            position.push_back(i);
+        }
+    }
+    const int64_t n = static_cast<int64_t>(position.size());
+    array table = make_ints(tables);
+    table.ne = {static_cast<int64_t>(last.size()), per_table};
+    const latent_pages p = make_latent_pages(r, type, m.latent, m.rope, static_cast<int64_t>(tables.size()), f == fill::wild ? fill::plain : f);
+    op_case c = start(op::mla_attention, {make_array(r, format::f32, {n, m.heads, m.nope}, f, true), make_array(r, format::f32, {n, m.heads, m.rope}, f, true),
+                                          make_array(r, k_type, {m.heads, m.latent, m.nope}), make_array(r, v_type, {m.heads, m.value, m.latent}), p.pages, table,
+                                          make_ints(sequence, true), make_ints(position, true)}, f);
+    c.params = raw(mla_params{p.l, scale, expand_all});
+    c.rows = expand_all;      // else the form depends on the rows beside
+    c.exact = [=, q = c.src[0], q_rope = c.src[1], k = c.src[2], v = c.src[3]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n * m.heads; ++i) {
+            const size_t row = static_cast<size_t>(i / m.heads);
+            const int64_t h = i % m.heads;
+            std::vector<bounded> latent, u(static_cast<size_t>(m.latent), bounded{0.0, 0.0});
+            for (int64_t e = 0; e < m.latent; ++e) latent.push_back(product(row_of(q, i, m.nope), k, h * m.latent + e, !expand_all && is_quantized(k_type)));
+            std::vector<double> weight;
+            double most = -1e300, sum = 0.0, reach = 0.0, off = 0.0;
+            const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)]; };
+            for (int64_t t = 0; t <= position[row]; ++t) {
+                double s = 0.0, wrong = 0.0;
+                for (int32_t e = 0; e < m.rope; ++e) s += value(q_rope, i * m.rope + e) * p.at(true, page(t), t % 64, e);
+                for (int32_t e = 0; e < m.latent; ++e) {
+                    const double x = p.at(false, page(t), t % 64, e);
+                    s += latent[static_cast<size_t>(e)].y * x;
+                    wrong += latent[static_cast<size_t>(e)].off * std::fabs(x);
+                    reach = std::max(reach, std::fabs(x));
+                }
+                weight.push_back(s * static_cast<double>(scale));
+                off = std::max(off, wrong * static_cast<double>(scale));
+                most = std::max(most, weight.back());
+            }
+            for (double &w : weight) sum += w = std::exp(w - most);
+            for (int64_t t = 0; t <= position[row]; ++t)
+                for (int32_t e = 0; e < m.latent; ++e) u[static_cast<size_t>(e)].y += weight[static_cast<size_t>(t)] / sum * p.at(false, page(t), t % 64, e);
+            for (bounded &x : u) x.off = reach * (1e-5 + std::expm1(2.0 * off));
+            for (int64_t e = 0; e < m.value; ++e) {
+                const bounded y = product(u, v, h * m.value + e, !expand_all && is_quantized(v_type));
+                wanted.push_back(y.y);
+                tolerance.push_back(y.off);
+            }
+        }
+    };
+    return c;
+}
+
 std::vector<op_case> all_cases() {
     std::vector<op_case> all;
 #define DS_CASE(name, ...)                            \

@@ -96,6 +96,10 @@ op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d,
 op_case latent_write_case(format pages, int64_t n, int32_t d, int32_t rope, fill f = fill::plain);
 op_case latent_attention_case(format pages, int32_t heads, int32_t d, int32_t rope, int rows, std::vector<int32_t> last, fill f = fill::plain);
 
+// The same from the heads' queries to their results. expand_all: see mla_params.
+struct mla_case { int32_t heads, nope, rope, value, latent; };
+op_case mla_attention_case(format pages, format k_b, format v_b, mla_case s, int rows, std::vector<int32_t> last, bool expand_all, fill f = fill::plain);
+
 std::vector<op_case> all_cases();      // cases.def
 
 } // namespace ds::test

@@ -129,6 +129,8 @@ TEST_CASE("api: ranges of an engine's configuration") {
         CHECK(plan.pages == (v + 63) / 64 * plan.page_bytes);
     }
     for (const int v : {-1, 4, INT32_MAX}) bad("kv_type", [&] { set_number(c.kv_type, v); });
+    for (const int v : {-1, 2, INT32_MAX}) bad("mla_form", [&] { set_number(c.mla_form, v); });
+    for (const ds_mla_form v : {DS_MLA_AUTO, DS_MLA_ABSORBED}) good([&] { c.mla_form = v; });
     for (const char *isa : {"", "AVX2", "mmx"}) bad("scalar", [&] { c.isa = isa; });
     bad("alloc", [&] { c.host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; }; });
 

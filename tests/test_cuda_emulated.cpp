@@ -50,13 +50,14 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
 namespace {
 
 // One prompt in chunks beside another, and some tokens of each.
-answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv) {
+answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv, mla_form mla) {
     engine_options o;
     o.max_requests = 2;
     o.context = 128;
     o.step_rows = 24;
     o.logit_rows = 2;
     o.kv_type = kv;
+    o.mla = mla;
     engine e(m, engine::resolve(*m, o), std::move(b));
     for (const int first : {0, 9}) {
         request_options r;
@@ -84,7 +85,7 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
         there.place = device;
         const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), model_options{});
         const auto far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), there);
-        const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv), got = answers_of(far, device, d, of.kv);
+        const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv, mla_form::absorbed), got = answers_of(far, device, d, of.kv, mla_form::automatic);
         CHECK(wanted == got);
     }
 }

@@ -101,6 +101,7 @@ TEST_CASE("engine: the same bits with 1 and 2 threads, alone and among others, i
                         c.step_tokens = chunk;
                         c.max_requests = 1;
                         c.kv_type = kv;
+                        c.mla_form = DS_MLA_ABSORBED;
                         const std::vector<float> alone = run_one(engine(m, c), r, d.vocab).logits;
                         REQUIRE(alone.size() == 4 * d.vocab);
                         if (expected.empty()) expected = alone;

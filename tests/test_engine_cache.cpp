@@ -87,6 +87,7 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
         const model_ptr m = model(k.model, k.weights);
         ds_engine_config c = engine_config();
         c.kv_type = k.kv;
+        c.mla_form = DS_MLA_ABSORBED;
         c.threads = 2;
         c.step_tokens = 48;
         const engine_ptr e = engine(m, c), fresh = engine(m, c);
@@ -154,6 +155,7 @@ TEST_CASE("engine: requests that make room for others go on with the same bits, 
         const model_ptr m = model(k.model, k.weights);
         ds_engine_config c = engine_config();
         c.kv_type = k.kv;
+        c.mla_form = DS_MLA_ABSORBED;
         c.threads = 2;
         const engine_ptr alone = engine(m, c);
         c.max_requests = 5;
@@ -221,6 +223,7 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
         const model_ptr m = model(k.model, k.weights);
         ds_engine_config c = engine_config();
         c.kv_type = k.kv;
+        c.mla_form = DS_MLA_ABSORBED;
         c.step_tokens = 50;
         const engine_ptr e = engine(m, c), alone = engine(m, c);
         ds_request r = request(d.ids);

@@ -366,6 +366,20 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { head_matmul(g, f32({3, 2, 8}), f16({2, 8, 5})); });
     bad([&] { head_matmul(g, f32({3, 2, 8}), i8({2, 5, 8})); });
 
+    latent.v_offset -= 64;
+    const auto of_heads = [&](const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b, kv_layout l) {
+        mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}), {l, 1, 0});
+    };
+    good([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 5, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 5}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 5, 8}), f32({6, 7, 8}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 8, 7}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), i8({6, 8, 5}), f32({6, 7, 8}), latent); });
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), l); });
+    latent.type = format::i8;
+    bad([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
+
     good([&] { router(g, f32({3, 8}), f32({8}), {3, 4, 2, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), f32({7}), {3, 4, 2, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), nullptr, {5, 4, 2, 1, 1, 1.0f}); });     // more than two groups of two

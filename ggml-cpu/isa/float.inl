@@ -198,16 +198,16 @@ DS_INLINE void fetch(const char *p, size_t bytes) {
 // weights[r][t] = (q_r . k_t) * scale for `vectors` times 16 positions from t on.
 template <int rows, int vectors, class E> static void attend_scores(const attend_args &a, size_t r0, size_t t, const char *ahead) {
     const E *k = reinterpret_cast<const E *>(a.k) + t;
-    const float *q = a.q + r0 * a.head_size;
+    const float *q = a.q + r0 * a.key_size;
     v16 sum[rows][vectors];
     DS_UNROLL for (int r = 0; r < rows; ++r)
         DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = v16(0.0f);
-    for (size_t d = 0; d < a.head_size; ++d) {
+    for (size_t d = 0; d < a.key_size; ++d) {
         v16 kd[vectors];
         if (ahead) fetch(ahead + d * page_positions * sizeof(E), page_positions * sizeof(E));
         DS_UNROLL for (int v = 0; v < vectors; ++v) kd[v] = load(k + d * page_positions + 16 * v);
         DS_UNROLL for (int r = 0; r < rows; ++r) {
-            const v16 qd(q[r * a.head_size + d]);
+            const v16 qd(q[r * a.key_size + d]);
             DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = fma_f32(qd, kd[v], sum[r][v]);
         }
     }
@@ -242,7 +242,7 @@ static float attend_softmax(const attend_args &a, size_t r) {
 // out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on, or `n` < 16 of them.
 template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep, const char *ahead) {
     const E *v = reinterpret_cast<const E *>(a.v) + d;
-    const size_t stride = a.key_size;      // of values too
+    const size_t stride = a.value_stride;
     const float *w = a.weights + r0 * page_positions;
     const int32_t *seen = a.seen + r0;
     v16 sum[rows][vectors], vt[vectors];

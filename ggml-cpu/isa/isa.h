@@ -52,10 +52,11 @@ struct attend_args {
     float *max, *sum;         // [rows], so far
     float *weights;           // [rows][64], scratch
     const int32_t *seen;      // [rows]
-    const char *k, *v;        // [head_size][64], [64][head_size]; of latents both are [64][key_size]
+    const char *k, *v;        // [key_size][64], [64][value_stride], of which head_size; of latents both are [64][key_size]
     const char *next_k;       // of the page that will be next, or null; a hint
     size_t rows, head_size;
-    size_t key_size;          // head_size, but of latents
+    size_t key_size;          // head_size, but where keys are made of latents, or are these
+    size_t value_stride;      // elements
     float scale;              // attention_scale
     bool first;               // the sequence's first page
 };

@@ -125,7 +125,7 @@ void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
         const char *k = keys(done), *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
         kernel({.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
                 .k = k, .v = n.src[5] ? k : k + (p.kv.v_offset - p.kv.k_offset), .next_k = next,
-                .rows = rows, .head_size = value, .key_size = key, .scale = attention_scale(p.scale), .first = done == 0});
+                .rows = rows, .head_size = value, .key_size = key, .value_stride = key, .scale = attention_scale(p.scale), .first = done == 0});
     }
     for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * value, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), value);
 }

@@ -1,8 +1,9 @@
 // DeepSeek V2, V2-Lite, V3 and R1 (arXiv 2405.04434, 2412.19437): attention over latents (MLA) and mixtures of experts. GGUF keys and tensors as
 // llama.cpp's gguf-py/gguf/constants.py names them.
 //
-// Attention is absorbed: what a position keeps is its latent and one turned key for all heads, W_UK goes over to the query and W_UV to what comes out, so that
-// all heads attend to the same keys and values. Rope's magnitude is 1 here whatever the file says of it: YaRN's factor goes into the scores.
+// What a position keeps is its latent and one turned key for all heads. Attention is absorbed, W_UK goes over to the query and W_UV to what comes out, so that all
+// heads attend to the latents; or, in floats, it is expanded where that is less work (mla_attention). Rope's magnitude is 1 here whatever the file says of it:
+// YaRN's factor goes into the scores.
 #include "../blocks.h"
 
 #include "../../tensor/numerics.h"
@@ -137,23 +138,32 @@ static float score_scale(const hparams &h) {
     return static_cast<float>(magnitude * magnitude / std::sqrt(static_cast<double>(h.head_size)));
 }
 
+// The heads' results, of their queries: [n,h,v].
+static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *q, const tensor *q_rope, const tensor *pages) {
+    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const kv_layout &l = a.kv[static_cast<size_t>(layer)];
+    const step_inputs &in = a.in;
+    const bool integers = l.type == format::i8 || w.k_b->type == format::i8 || w.v_b->type == format::i8;
+    if (!integers && a.mla != mla_form::absorbed)
+        return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h), a.mla == mla_form::expanded});
+    const tensor *q_latent = head_matmul(a.g, q, w.k_b);
+    return head_matmul(a.g, attention(a.g, q_latent, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h)}, q_rope), w.v_b);
+}
+
 static const tensor *attend(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const hparams &h = a.h;
     graph &g = a.g;
-    const kv_layout &pages_of = a.kv[static_cast<size_t>(layer)];
     const int64_t n = x->ne[0];
     const tensor *y = rms_norm(g, x, w.attn_norm, h.norm_eps);
     const tensor *q = w.q ? matmul(g, y, w.q, nullptr) : matmul(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps), w.q_b, nullptr);
     q = g.reshape(q, {n, h.heads, h.head_size});
-    const tensor *q_latent = head_matmul(g, g.slice(q, 0, h.nope_size), w.k_b);
     const tensor *q_rope = rope(g, g.slice(q, h.nope_size, h.rotated), rope_t, rope_pairs::adjacent);
     const tensor *kv = g.reshape(matmul(g, y, w.kv_a, nullptr), {n, 1, h.kv_rank + h.rotated});
     const tensor *latent = rms_norm(g, g.slice(kv, 0, h.kv_rank), w.kv_a_norm, h.norm_eps);
     const tensor *k_rope = rope(g, g.slice(kv, h.kv_rank, h.rotated), rope_t, rope_pairs::adjacent);
-    const tensor *pages = kv_write(g, latent, k_rope, a.in.pages, a.in.slots, pages_of);
-    const tensor *u = attention(g, q_latent, pages, a.in.tables, a.in.sequence, a.in.positions, {pages_of, score_scale(h)}, q_rope);
-    const tensor *o = g.reshape(head_matmul(g, u, w.v_b), {n, h.heads * h.value_size});
+    const tensor *pages = kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
+    const tensor *o = g.reshape(heads_of(a, layer, g.slice(q, 0, h.nope_size), q_rope, pages), {n, h.heads * h.value_size});
     return matmul(g, o, w.attn_output, nullptr, x);
 }
 

@@ -71,6 +71,7 @@ bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned th
     c.context_length = std::min(info.context_length, std::max(prompt, std::max(depth, 1u) + answer) + 1);
     c.step_tokens = o.step_tokens;
     c.kv_type = o.kv;
+    c.mla_form = o.mla;
     c.isa = o.isa.empty() ? nullptr : o.isa.c_str();
     ds_memory_plan plan{};
     plan.struct_size = sizeof plan;

@@ -15,6 +15,7 @@ struct speed_options {
     ds_kv_type kv = DS_KV_DEFAULT;
     std::string isa;               // empty: the best
     uint32_t step_tokens = 0;      // 0: the engine's default
+    ds_mla_form mla = DS_MLA_AUTO;
     bool reads = true;             // decode once more beside reads of memory
 };
 
