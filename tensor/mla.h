@@ -1,6 +1,7 @@
 // How mla_attention divides a step's rows between its two forms, for whoever runs it.
 #pragma once
 
+#include "blocks.h"
 #include "op.h"
 
 namespace ds {
@@ -8,17 +9,21 @@ namespace ds {
 // Of a head: elements of a latent, of a key's two parts, and of a value.
 struct mla_sizes {
     int64_t heads, latent, nope, rope, value;
+    bool packed;      // weights
 
-    explicit mla_sizes(const node &n) : heads(n.src[0]->ne[1]), latent(n.src[2]->ne[1]), nope(n.src[0]->ne[2]), rope(n.src[1]->ne[2]), value(n.src[3]->ne[1]) {}
+    explicit mla_sizes(const node &n)
+        : heads(n.src[0]->ne[1]), latent(n.src[2]->ne[1]), nope(n.src[0]->ne[2]), rope(n.src[1]->ne[2]), value(n.src[3]->ne[1]), packed(is_packed(n.src[2]->type)) {}
     int64_t key() const { return nope + rope; }
-    // What the expanded form multiplies for a row and one of its positions, and once for a position.
-    int64_t expanded_pair() const { return key() + value; }
-    int64_t expansion() const { return latent * (nope + value); }
 };
 
 inline int64_t mla_positions(const node &n, int64_t row) { return *i32_at(*n.src[7], row) + 1; }
-// Of rows and positions that they see.
-int64_t mla_pairs(const node &n, int64_t begin, int64_t end);
+
+// How much work a head is in each form for some rows of one sequence, which see `positions`, and are `pairs` with one of these: in products of floats. The
+// constants beside the shapes were measured.
+struct mla_rows { int64_t rows, positions, pairs; };
+mla_rows mla_rows_of(const node &n, int64_t begin, int64_t end);
+int64_t mla_absorbed_work(const mla_sizes &s, const mla_rows &r);
+int64_t mla_expanded_work(const mla_sizes &s, const mla_rows &r);
 
 // Rows [begin, end): a run of one sequence's positions, one after the other, that is expanded; or rows of any sequences that are not.
 struct mla_stretch {

@@ -134,14 +134,14 @@ void attend(const cpu &c, const node &n, const task &t, const scratch &s) {
     for (size_t r = 0; r < t.rows(); ++r) c.vec->floats->divide(s.out + r * value, s.sum[r], f32_at(n.out, t.begin + static_cast<int64_t>(r), t.head), value);
 }
 
-// Parts of a run's rows a head: every one makes all keys and values anew, and without them the last threads may have little to do.
+// Parts of a run's rows a head: every one makes all keys and values anew, and with few the last threads may have little to do.
 int64_t parts_of(const cpu &c, const node &n, int64_t begin, int64_t end) {
     const mla_sizes s(n);
-    const int64_t threads = c.pool.size(), least = (end - begin + most_rows - 1) / most_rows;
-    const double pairs = static_cast<double>(mla_pairs(n, begin, end) * s.expanded_pair()), expansion = static_cast<double>(mla_positions(n, end - 1) * s.expansion());
-    const auto time = [&](int64_t parts) { return static_cast<double>((s.heads * parts + threads - 1) / threads) * (pairs / static_cast<double>(parts) + expansion); };
+    const mla_rows all = mla_rows_of(n, begin, end);
+    const int64_t threads = c.pool.size(), least = (all.rows + most_rows - 1) / most_rows;
+    const auto time = [&](int64_t parts) { return (s.heads * parts + threads - 1) / threads * mla_expanded_work(s, {all.rows / parts, all.positions, all.pairs / parts}); };
     int64_t best = least;
-    for (int64_t parts = least + 1; parts <= std::min(end - begin, least + threads); ++parts)
+    for (int64_t parts = least + 1; parts <= std::min(all.rows, least + threads); ++parts)
         if (time(parts) < time(best)) best = parts;
     return best;
 }

@@ -27,10 +27,21 @@ void mla_attention_shape(node &n) {
 
 // ---- Which form
 
-int64_t mla_pairs(const node &n, int64_t begin, int64_t end) {
-    int64_t pairs = 0;
-    for (int64_t i = begin; i < end; ++i) pairs += mla_positions(n, i);
-    return pairs;
+mla_rows mla_rows_of(const node &n, int64_t begin, int64_t end) {
+    mla_rows r{end - begin, mla_positions(n, end - 1), 0};
+    for (int64_t i = begin; i < end; ++i) r.pairs += mla_positions(n, i);
+    return r;
+}
+
+// A row goes through both matrices; packed ones are multiplied with in integers, though with keys' short rows that saves no more than a quarter.
+int64_t mla_absorbed_work(const mla_sizes &s, const mla_rows &r) {
+    const int64_t row = s.latent * (s.nope + s.value);
+    return r.pairs * (2 * s.latent + s.rope) + r.rows * (s.packed ? row * 3 / 4 : row);
+}
+
+// A position does, in floats. To have the matrices as such takes as long as so many positions more.
+int64_t mla_expanded_work(const mla_sizes &s, const mla_rows &r) {
+    return r.pairs * (s.key() + s.value) + (r.positions + (s.packed ? 90 : 30)) * s.latent * (s.nope + s.value);
 }
 
 static int64_t run_end(const node &n, int64_t begin) {
@@ -39,17 +50,13 @@ static int64_t run_end(const node &n, int64_t begin) {
     return i;
 }
 
-// Products of a head, all of the same worth: absorbed, 2 c + r for a row and one of its positions, and c (d + v) for a row; expanded, see mla_sizes.
-static bool less_expanded(const node &n, int64_t begin, int64_t end) {
-    const mla_sizes s(n);
-    const int64_t pairs = mla_pairs(n, begin, end);
-    return pairs * s.expanded_pair() + mla_positions(n, end - 1) * s.expansion() < pairs * (2 * s.latent + s.rope) + (end - begin) * s.expansion();
-}
-
 mla_stretch mla_stretch_at(const node &n, int64_t begin) {
+    const mla_sizes s(n);
     for (int64_t i = begin, end; i < n.out.ne[0]; i = end) {
         end = run_end(n, i);
-        if (!n.as<mla_params>().expand_all && !less_expanded(n, i, end)) continue;
+        const mla_rows r = mla_rows_of(n, i, end);
+        const bool less = mla_expanded_work(s, r) < mla_absorbed_work(s, r) / 10 * 9;      // not for a gain that is within the estimate's error
+        if (!n.as<mla_params>().expand_all && !less) continue;
         return i > begin ? mla_stretch{begin, i, false} : mla_stretch{begin, end, true};
     }
     return {begin, n.out.ne[0], false};
