@@ -43,7 +43,8 @@
  *             header, is fine as long as what this version does not know is zero.
  *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, the
  *             instruction set, what else runs in the engine, how the prompt was cut into steps, what of it was found in the prefix cache, or whether it had
- *             to make room for others on the way. The bits are the same.
+ *             to make room for others on the way. The bits are the same. (A model with latent attention in other formats than I8 needs DS_MLA_ABSORBED for that;
+ *             see ds_mla_form.)
  *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when programs must be compiled anew; while it is 0, before
  *             version 1.0, so they must with every version.
  */
@@ -313,9 +314,10 @@ typedef void (*ds_trace_fn)(void *user, const ds_step_trace *trace);
 
 typedef enum ds_kv_type { DS_KV_DEFAULT = 0, DS_KV_F32 = 1, DS_KV_F16 = 2, DS_KV_INT8 = 3 } ds_kv_type;   /* default: INT8 for I8 models, else F16 */
 
-/* How models with latent attention (deepseek2) read a long prompt. Auto: runs of many new positions make keys and values of the latents first, where that is faster,
- * all others attend to the latents themselves; which it was shows in the last bits, so they may depend on how a prompt was cut into steps and on what the prefix cache had
- * of it. Absorbed: all attend to the latents, and the last bits depend on nothing else. With integers (I8 models, INT8 keys and values) and on a device it is always this. */
+/* How a model with latent attention (deepseek2) reads a prompt. Auto: a step's rows of one request, where they are so many that it is faster, make keys and values of the
+ * latents (the expanded form); all others attend to the latents themselves (the absorbed form). The two differ in rounding, so the last bits of logits then depend on how the prompt was
+ * cut into steps, and on what of it was in the prefix cache; still not on threads. Absorbed: that form throughout, and the same bits however the work was cut. It is always that
+ * with integers (I8 models, INT8 keys and values), and on a device. */
 typedef enum ds_mla_form { DS_MLA_AUTO = 0, DS_MLA_ABSORBED = 1 } ds_mla_form;
 
 typedef struct ds_engine_config {

@@ -34,7 +34,7 @@ struct mla_stretch {
 mla_stretch mla_stretch_at(const node &n, int64_t begin);
 
 // The absorbed form of rows [begin, end): three operations outside any graph, to be run in this order; n must outlive them. What lies between them is in
-// `scratch`, of `bytes`.
+// `scratch`, of `bytes`; null where only shapes are asked for.
 struct mla_absorbed {
     tensor q, q_rope, sequence, position;
     node ops[3];

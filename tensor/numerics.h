@@ -147,6 +147,7 @@ DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 //   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions count 0)
 //   o_d = fma(o_d, r, P_d), P_d = sum over t ascending of fma(w_t, v_td, .) from 0
 // and at the end o_d / l. Of latent pages the sum of s_t is dot_in_lanes of 16, over the latent and then the turned part. Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
+// Where keys and values are made of latents (mla_attention), k_td and v_td are dot_in_lanes of 16 of the latent and a row of weights as f32, and the turned part as it is.
 // A score that is NaN makes the row NaN: max is taken as (s > M || s != s) ? s : M.
 DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
 DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }

@@ -89,7 +89,7 @@ mla_absorbed::mla_absorbed(const node &n, int64_t begin, int64_t end, char *scra
     const attention_params attention{p.kv, p.scale};
     std::memcpy(ops[1].params, &attention, sizeof attention);
     set(ops[0], op::head_matmul, {&q, n.src[2]}, scratch);
-    set(ops[1], op::attention, {&ops[0].out, n.src[4], n.src[5], &sequence, &position, &q_rope}, scratch + latents_bytes(n, end - begin));
+    set(ops[1], op::attention, {&ops[0].out, n.src[4], n.src[5], &sequence, &position, &q_rope}, scratch ? scratch + latents_bytes(n, end - begin) : nullptr);
     set(ops[2], op::head_matmul, {&ops[1].out, n.src[3]}, at(n.out, begin));
 }
 
