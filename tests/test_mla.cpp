@@ -26,10 +26,10 @@ model_of_ds micro(const char *name, format type, std::shared_ptr<backend> place 
     convert(golden::data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
     return open(file.path, std::move(place));
 }
-model_of_ds long_prompts(format type) {
+model_of_ds long_prompts(format type, std::shared_ptr<backend> place = nullptr) {
     const golden::temp_file file;
     synthesize(file.path, {.shape = "tiny-deepseek2", .type = type}, {});
-    return open(file.path);
+    return open(file.path, std::move(place));
 }
 
 struct setting {
@@ -208,6 +208,29 @@ TEST_CASE("mla: integers in weights or in pages are always absorbed") {
         const request_options r = asking(ids_of(*m, 400), 2);
         const answer expected = one(m, {.mla = mla_form::absorbed, .kv = kv}, r);
         for (const mla_form form : {mla_form::automatic, mla_form::expanded}) CHECK(one(m, {.mla = form, .kv = kv}, r) == expected);
+    }
+}
+
+TEST_CASE("mla: what a plan says is what an engine takes, and is enough") {
+    const model_of_ds near = long_prompts(format::q8_0);
+    for (const mla_form form : {mla_form::automatic, mla_form::absorbed, mla_form::expanded}) {
+        const std::shared_ptr<backend> place = fake_device({.threads = 3});      // what is behind its memory cannot be touched
+        const model_of_ds far = long_prompts(format::q8_0, place);
+        engine_options o;
+        o.max_requests = 1;
+        o.context = o.step_rows = 512;
+        o.kv_type = format::f16;
+        o.mla = form;
+        o = engine::resolve(*far, o);
+        const memory_plan p = engine::measure(*far, o, *place);
+        const size_t before = counts_of(*place).allocated;
+        engine e(far, o, place);
+        const size_t took = counts_of(*place).allocated - before, planned = static_cast<size_t>(p.pages + p.activations + p.work);
+        CHECK(took >= planned);
+        CHECK(took - planned <= p.tables);
+        const request_options r = asking(ids_of(*near, 500), 2);
+        e.submit(r);
+        CHECK(run_all(e, static_cast<size_t>(near->h.vocab)).begin()->second == one(near, {.mla = form, .kv = format::f16}, r));
     }
 }
 
