@@ -2,6 +2,7 @@
 // every row forced through it; that neither neighbours nor threads change a bit, on a model whose prompts are long enough for the engine to choose it.
 #include "answers.h"
 #include "fake_device.h"
+#include "op_cases.h"
 
 #include "../ggml-cpu/cpu.h"
 #include "../quantize/synth.h"
@@ -130,6 +131,21 @@ TEST_CASE("mla: a step's rows are divided by runs of one sequence") {
     step_of_rows wide;
     wide.add(0, 0, 2000);
     CHECK(stretches(wide.of(4, 32, 32, 32, 32)) == list{{0, 2000, 0}});
+}
+
+TEST_CASE("mla: cases in which the form is chosen have both") {
+    int chosen = 0;
+    for (op_case &c : all_cases()) {
+        if (c.kind != op::mla_attention || c.rows) continue;
+        graph g(16);
+        const tensor *src[max_sources];
+        for (size_t i = 0; i < c.src.size(); ++i) src[i] = add_source(g, c.src[i], c.src[i].ne, c.src[i].bytes.data(), nullptr);
+        const auto all = stretches(add_operation(g, c, src));
+        CAPTURE(c.text);
+        for (const int64_t expanded : {0, 1}) CHECK(std::count_if(all.begin(), all.end(), [&](const auto &s) { return s[2] == expanded; }) > 0);
+        ++chosen;
+    }
+    CHECK(chosen > 0);
 }
 
 TEST_CASE("mla: expanded, golden logits of every position and the greedy continuation") {
