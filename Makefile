@@ -98,8 +98,8 @@ TESTS_thread := main allocations test_engine% test_thread%
 TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
-TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(B)/bin/batch)
-OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c)
+TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(B)/bin/batch) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
+OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c tests/device/plugin.cpp)
 
 # ---- What to ask for
 
@@ -213,6 +213,14 @@ $(LIB)/libdeepseek-cuda.so: $(CUDA_O) $(TENSOR_O) $(OBJ)/settings $(OBJ)/setting
 	$(call say,LINK)
 	$(Q)$(LINK) -shared -Wl,-Bsymbolic,--version-script,$(OBJ)/exports -o $@ $(CUDA_O) $(TENSOR_O) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 \
 	    -lcudart_static -lcublas -lcublasLt -ldl -lrt $(LDLIBS)
+
+# Tests on a device that needs no graphics card (tests/device/plugin.cpp), which is found first because it lies beside them.
+$(B)/device/libdeepseek-cuda.so: $(OBJ)/tests/device/plugin.o $(OBJ)/tests/fake_device.o $(filter $(OBJ)/tensor/% $(OBJ)/ggml-cpu/%,$(LIB_O)) $(OBJ)/exports
+	$(call say,LINK)
+	@mkdir -p $(@D)
+	$(Q)$(LINK) -shared -Wl,-Bsymbolic,--version-script,$(OBJ)/exports -o $@ $(filter %.o,$^) -ldl $(LDLIBS)
+$(B)/device/deepseek-tests: $(BIN)/deepseek-tests $(B)/device/libdeepseek-cuda.so
+	@cp -f $< $@
 
 PROGRAMS := $(addprefix $(BIN)/,$(EXAMPLES) quantize bench deepseek-tests)
 $(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o

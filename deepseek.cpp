@@ -529,7 +529,8 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
         REQUIRE_POINTER(plan_out);
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
-        const memory_plan p = engine::measure(*model->m, o, *make_backend(*model, c, o));
+        const std::shared_ptr<backend> &place = model->m->place;      // of a device: no other is opened only to ask it
+        const memory_plan p = engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o));
         ds_memory_plan out{};
         out.weights = p.weights;
         out.pages = p.pages;

@@ -4,6 +4,7 @@
 #include "context.h"
 #include "library.h"
 #include "plugin.h"
+#include "read.h"
 
 #include <cstring>
 #include <cuda_runtime_api.h>
@@ -143,6 +144,7 @@ struct device_backend {
     bool record = true;
     std::vector<recording> recordings;
     uint64_t clock = 0;
+    cudaEvent_t pieces[2] = {};          // of a long step: the one that was queued last, and the one before it
 
     explicit device_backend(int device) : device(device) {}
     device_backend(const device_backend &) = delete;
@@ -161,6 +163,7 @@ void device_backend::open() {
         check(cudaHostAlloc(&s.memory, stage_bytes, cudaHostAllocDefault), "taking memory of the host for copies");
         check(cudaEventCreateWithFlags(&s.read, cudaEventDisableTiming), "making an event");
     }
+    for (cudaEvent_t &e : pieces) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event");
     check(static_cast<cudaError_t>(prepare_kernels(c.facts)), "loading the kernels");
     c.library = open_library_of_products(stream);
     c.multiply = multiply_by_library;
@@ -176,6 +179,8 @@ device_backend::~device_backend() {
     for (const recording &r : recordings)
         if (r.exec) cudaGraphExecDestroy(r.exec);
     close_library_of_products(c.library);
+    for (const cudaEvent_t e : pieces)
+        if (e) cudaEventDestroy(e);
     for (const stage &s : stages) {
         if (s.read) cudaEventDestroy(s.read);
         if (s.memory) cudaFreeHost(s.memory);
@@ -257,8 +262,17 @@ recording &recording_of(device_backend &b, uint64_t identity, const void *work) 
     return oldest = recording{.identity = identity, .work = work};
 }
 
-void run(device_backend &b, const graph &g, void *work) {
-    const current_device now(b.device);
+// Not recorded, for *stop is looked at between pieces. The device has two pieces before it, so that it never waits for the next.
+bool run_long(device_backend &b, const graph &g, void *work, const std::atomic<bool> &stop) {
+    size_t piece = 0;
+    return run_pieces(b.c, g, work, [&] {
+        check(cudaEventRecord(b.pieces[piece % 2], b.stream), "queueing a long step");
+        if (piece++ > 0) check(cudaEventSynchronize(b.pieces[piece % 2]), "running a long step");
+        return !stop.load(std::memory_order_relaxed);
+    });
+}
+
+void run_short(device_backend &b, const graph &g, void *work) {
     if (!g.identity || !b.record) return run_nodes(b.c, g, work);
     recording &r = recording_of(b, g.identity, work);
     const bool first = r.used == 0;
@@ -269,6 +283,48 @@ void run(device_backend &b, const graph &g, void *work) {
     }
     if (r.exec) check(cudaGraphLaunch(r.exec, b.stream), "running a recorded graph");
     else run_nodes(b.c, g, work);      // the first time: kernels are loaded when they are first used, which must not be while one records
+}
+
+bool run(device_backend &b, const graph &g, void *work, const std::atomic<bool> *stop) {
+    const current_device now(b.device);
+    if (stop && takes_long(g)) return run_long(b, g, work, *stop);
+    return run_short(b, g, work), true;
+}
+
+// ---- The limit of reading
+
+double read_rate(device_backend &b, size_t &bytes) {
+    const current_device now(b.device);
+    void *from = nullptr;
+    for (; cudaMalloc(&from, bytes + 256) != cudaSuccess; bytes /= 2) {
+        cudaGetLastError();
+        if (bytes < size_t{1} << 20) throw error(status::memory, format_text("CUDA: device %d has no room to measure its memory", b.device + 1));
+    }
+    struct kept {
+        void *p;
+        cudaEvent_t begun = nullptr, ended = nullptr;
+        ~kept() {
+            cudaFree(p);
+            if (begun) cudaEventDestroy(begun);
+            if (ended) cudaEventDestroy(ended);
+        }
+    } k{from};
+    check(cudaEventCreate(&k.begun), "making an event");
+    check(cudaEventCreate(&k.ended), "making an event");
+    read_params p{static_cast<char *>(from) + 256, static_cast<int64_t>(bytes / 16), static_cast<uint32_t *>(from), b.c.facts.processors * 4};
+    check(cudaMemsetAsync(from, 0, 256, b.stream), "clearing memory");
+    check(static_cast<cudaError_t>(launch_fill(p, b.stream)), "filling memory");
+    float best = 0;      // milliseconds
+    for (int i = 0; i < 8; ++i) {
+        float took = 0;
+        check(cudaEventRecord(k.begun, b.stream), "measuring");
+        check(static_cast<cudaError_t>(launch_read(p, b.stream)), "reading memory");
+        check(cudaEventRecord(k.ended, b.stream), "measuring");
+        check(cudaEventSynchronize(k.ended), "reading memory");
+        check(cudaEventElapsedTime(&took, k.begun, k.ended), "measuring");
+        if (i > 0 && (best == 0 || took < best)) best = took;
+    }
+    return static_cast<double>(bytes) / (static_cast<double>(best) * 1e-3);
 }
 
 // ---- The line
@@ -326,7 +382,10 @@ constexpr cuda_plugin functions = {
                 wait(self(b));
             });
         },
-    .run = [](void *b, const graph *g, void *work, cuda_failure *f) { return guarded(f, [&] { run(self(b), *g, work); }); },
+    .run =
+        [](void *b, const graph *g, void *work, const std::atomic<bool> *stop, bool *finished, cuda_failure *f) {
+            return guarded(f, [&] { *finished = run(self(b), *g, work, stop); });
+        },
     .work_bytes = [](const void *b, const node *n) { return most_work_bytes(self(b).c, *n); },
     .variant =
         [](const void *b, const node *n) -> const char * {
@@ -339,6 +398,13 @@ constexpr cuda_plugin functions = {
             size_t n = 0;
             for (const recording &r : self(b).recordings) n += r.exec != nullptr;
             return n;
+        },
+    .read_rate =
+        [](void *b, size_t bytes, size_t *read, double *rate, cuda_failure *f) {
+            return guarded(f, [&] {
+                *read = bytes / 16 * 16;
+                *rate = read_rate(self(b), *read);
+            });
         },
 };
 

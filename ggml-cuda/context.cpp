@@ -67,12 +67,25 @@ void check_launch(const context &c, int code, const node &n) {
     throw error(status::device, format_text("CUDA: %s: %s", info(n.kind).name, c.error_text ? c.error_text(code) : std::to_string(code).c_str()));
 }
 
+static void run_node(const context &c, const node &n, void *work) {
+    const variant *const v = choose_variant(c, n);
+    if (!v) throw error(status::unsupported, std::string("cuda cannot compute ") + info(n.kind).name);
+    v->run(c, n, static_cast<char *>(work));
+}
 void run_nodes(const context &c, const graph &g, void *work) {
+    for (const node &n : g.nodes()) run_node(c, n, work);
+}
+
+// Rows that a decode has at most, with some room: what takes longer than reading all weights does.
+bool takes_long(const graph &g) { return g.nodes().size() > piece_nodes && g.nodes()[0].out.ne[0] > 128; }
+
+bool run_pieces(const context &c, const graph &g, void *work, const std::function<bool()> &go_on) {
+    size_t queued = 0;
     for (const node &n : g.nodes()) {
-        const variant *const v = choose_variant(c, n);
-        if (!v) throw error(status::unsupported, std::string("cuda cannot compute ") + info(n.kind).name);
-        v->run(c, n, static_cast<char *>(work));
+        run_node(c, n, work);
+        if (++queued % piece_nodes == 0 && queued < g.nodes().size() && !go_on()) return false;
     }
+    return true;
 }
 
 } // namespace ds::cuda

@@ -8,6 +8,7 @@
 #include "../tensor/backend.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace ds::cuda {
 
@@ -53,6 +54,11 @@ const variant *choose_variant(const context &, const node &);  // null: none fit
 size_t most_work_bytes(const context &, const node &);
 void force_variant(context &, const std::string &op_name, const std::string &variant_name);     // throws status::argument, naming those known
 void run_nodes(const context &, const graph &, void *work);
+
+// A step of many rows takes long: it is queued in pieces of about a layer. After each of them go_on() says whether the next one is wanted; false when it was not.
+constexpr size_t piece_nodes = 12;
+bool takes_long(const graph &);
+bool run_pieces(const context &, const graph &, void *work, const std::function<bool()> &go_on);
 
 // For the code of a launch.
 void check_launch(const context &, int code, const node &);

@@ -18,6 +18,9 @@ struct cuda_device {
     int32_t processors;         // streaming multiprocessors
 };
 
+// Raised with every change of the functions below.
+constexpr uint64_t plugin_version = 2;
+
 // Numbers that change with anything that crosses the line.
 constexpr uint64_t plugin_layout() {
     constexpr const char *names[] = {
@@ -33,7 +36,7 @@ constexpr uint64_t plugin_layout() {
     for (const char *name : names)
         for (; *name; ++name) add(static_cast<unsigned char>(*name));
     for (const uint64_t size : {sizeof(tensor), sizeof(node), offsetof(node, out), offsetof(node, src), offsetof(node, params), offsetof(tensor, data), sizeof(graph), sizeof(cuda_device),
-                                sizeof(cuda_failure)})
+                                sizeof(cuda_failure), plugin_version})
         add(size);
     return sum;
 }
@@ -53,11 +56,14 @@ struct cuda_plugin {
     bool (*download)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*copy)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*wait)(void *self, cuda_failure *);
-    bool (*run)(void *self, const graph *, void *work, cuda_failure *);
+    // `stop`, or null: when it becomes true, a step of many rows ends within about a layer, not finished.
+    bool (*run)(void *self, const graph *, void *work, const std::atomic<bool> *stop, bool *finished, cuda_failure *);
     size_t (*work_bytes)(const void *self, const node *);
     const char *(*variant)(const void *self, const node *);
     const char *(*variant_name)(op, size_t i);      // of the list, best first; null behind its end
     size_t (*recorded)(const void *self);           // graphs
+    // Bytes a second that a sum over `bytes` reads, or over as much as there is room for; `read` says how much that was.
+    bool (*read_rate)(void *self, size_t bytes, size_t *read, double *rate, cuda_failure *);
 };
 
 // The one function that the shared object exports, ds_cuda_plugin: null when it was made for another layout.

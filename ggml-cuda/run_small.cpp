@@ -1,4 +1,5 @@
 // Small operations, from a node to a launch.
+#include "candidates.h"
 #include "context.h"
 
 namespace ds::cuda {
@@ -72,5 +73,18 @@ static void run_kv_write(const context &c, const node &n, char *) {
 static constexpr variant kv_write_list[] = {{"positions", always, nullptr, run_kv_write}};
 extern const variants kv_write_variants;
 constexpr variants kv_write_variants = kv_write_list;
+
+// ---- candidates
+
+static candidates_launch_params candidates_of(const node &n, char *work) {
+    const tensor &l = *n.src[0];
+    return {f32_at(l, 0), l.stride[0], f32_at(*n.src[1], 0), i32_at(n.out, 0), n.out.stride[0], dim(l, 0), dim(l, 1), n.as<candidates_params>().count, work};
+}
+static bool candidates_node_fits(const context &, const node &n) { return n.src[0]->ne[1] <= most_logits && candidates_fit(candidates_of(n, nullptr)); }
+static size_t candidates_bytes(const context &, const node &n) { return candidates_work_bytes(candidates_of(n, nullptr)); }
+static void run_candidates(const context &c, const node &n, char *work) { check_launch(c, launch_candidates(candidates_of(n, work), c.queue), n); }
+static constexpr variant candidates_list[] = {{"blocks", candidates_node_fits, candidates_bytes, run_candidates}};
+extern const variants candidates_variants;
+constexpr variants candidates_variants = candidates_list;
 
 } // namespace ds::cuda

@@ -65,6 +65,7 @@ engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, std:
     events_.reserve(most_events());
     top_.reserve(static_cast<size_t>(o.logit_rows) * max_top_logprobs);
     pieces_.reserve(8);
+    outcomes_.reserve(static_cast<size_t>(o.max_requests));
     for (std::vector<request *> *list : {&done_, &dropped_, &incoming_, &cancelled_}) list->reserve(most);
     stats_.pages_total = static_cast<uint64_t>(pool_.pages());
     publish();
@@ -242,15 +243,12 @@ std::span<const event> engine::step(const turn &) {
     if (!p.parts.empty()) {
         fill(p);
         const double before = os::seconds();
-        const float *logits = compute(p);
+        computed = compute(p);
         seconds = os::seconds() - before;
-        computed = logits;
-        if (computed)
-            for (const step_part &part : p.parts) {
-                consume(part, logits);
-                logits += part.logits * model_->h.vocab;
-            }
-        else take_in(), drop_cancelled();
+        if (computed) {
+            choose(p);
+            for (size_t i = 0; i < p.parts.size(); ++i) consume(p.parts[i], outcomes_[i]);
+        } else take_in(), drop_cancelled();
         unread_ = true;
         report(p, computed, begun, seconds);
         unread_ = false;
@@ -330,7 +328,9 @@ void engine::fill(const step_plan &p) {
             runner_.positions()[row] = static_cast<int32_t>(position);
             runner_.sequence()[row] = r.job.slot;
             runner_.slots()[row] = static_cast<int32_t>(pages[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
-            if (k >= part.rows - part.logits) runner_.outputs()[output++] = static_cast<int32_t>(row);
+            if (k < part.rows - part.logits) continue;
+            runner_.factors()[output] = r.options.score ? 0.0f : r.options.sampling.factor();
+            runner_.outputs()[output++] = static_cast<int32_t>(row);
         }
     }
 }
@@ -348,7 +348,7 @@ void engine::enter_step(const step_plan &p) {
 }
 
 // A device may fail meanwhile: its rows are then as good as never planned.
-const float *engine::compute(const step_plan &p) {
+bool engine::compute(const step_plan &p) {
     struct in_step {
         engine &e;
         ~in_step() { e.leave_step(); }
@@ -427,7 +427,36 @@ int64_t engine::forget_session(const turn &, uint64_t tag, std::span<const token
 
 // ---- What a step's logits mean to a request -----------------------------------------------------------------------------------------------------
 
-void engine::consume(const step_part &p, const float *logits) {
+// All that is read of logits, before anything is made of it: a device that fails now has changed nothing. A request whose thought ends here chooses nothing.
+void engine::choose(const step_plan &p) {
+    int64_t output = 0;
+    outcomes_.clear();
+    for (const step_part &part : p.parts) {
+        request &r = *static_cast<request *>(part.who->owner);
+        const request_options &o = r.options;
+        outcome &out = outcomes_.emplace_back(outcome{-1, nullptr, status::ok});
+        const int64_t first = std::exchange(output, output + part.logits);
+        if (part.logits == 0 || (!o.score && r.thought_enough())) continue;
+        if (o.score || o.logits || o.logprobs || o.top_logprobs) out.logits = runner_.logits(first, part.logits);
+        try {
+            if (!o.score) out.token = choose_one(r, first, out.logits);
+        } catch (const error &e) {
+            if (e.code != status::numeric) throw;
+            out.status = e.code;
+        }
+    }
+}
+
+// From all logits, or from the leading ones where these are enough.
+token_id engine::choose_one(request &r, int64_t output, const float *logits) {
+    const sampling &s = r.options.sampling;
+    const std::span<const token_id> not_these = r.fresh_answer ? no_beginning_ : std::span<const token_id>();
+    if (!logits && runner_.leads())
+        if (const std::optional<token_id> t = sampler_.choose(runner_.leading(output), s, r.counts.data(), r.tokens.size(), not_these)) return *t;
+    return sampler_.choose(logits ? logits : runner_.logits(output), s, r.counts.data(), r.tokens.size(), not_these);
+}
+
+void engine::consume(const step_part &p, const outcome &o) {
     request &r = *static_cast<request *>(p.who->owner);
     r.said.clear();
     scheduler_.computed(p);
@@ -439,8 +468,8 @@ void engine::consume(const step_part &p, const float *logits) {
         r.prompt_done = prompt_done;
     }
     try {
-        if (r.options.score) consume_score(r, p, logits);
-        else if (p.logits) consume_token(r, logits);
+        if (r.options.score) consume_score(r, p, o.logits);
+        else if (p.logits) consume_token(r, o);
     } catch (const error &e) {
         if (e.code != status::numeric) throw;
         finish_with(r, finish::error, e.code);
@@ -467,24 +496,24 @@ void engine::consume_score(request &r, const step_part &part, const float *logit
     if (r.job.computed == r.prompt_count()) finish_with(r, finish::scored, status::ok);
 }
 
-void engine::consume_token(request &r, const float *logits) {
+void engine::consume_token(request &r, const outcome &o) {
     if (r.state == request_state::prompt) {
         r.first = os::seconds();
         r.state = request_state::answer;
     }
     if (r.thought_enough()) return close_thinking(r);    // with a budget of 0, of a thought that the prompt has opened
-    const std::span<const token_id> not_these = std::exchange(r.fresh_answer, false) ? no_beginning_ : std::span<const token_id>();
-    const token_id t = sampler_.choose(logits, r.options.sampling, r.counts.data(), r.tokens.size(), not_these);
+    if (o.status != status::ok) return finish_with(r, finish::error, o.status);
+    r.fresh_answer = false;
     const std::vector<token_id> &ends = model_->vocabulary.end_tokens();
-    if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), t)) return finish_with(r, finish::stop, status::ok);
-    accept(r, t, logits);
+    if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), o.token)) return finish_with(r, finish::stop, status::ok);
+    accept(r, o);
 }
 
-void engine::accept(request &r, token_id t, const float *logits) {
+void engine::accept(request &r, const outcome &o) {
     bool stopped;
     {
         const std::lock_guard lock(mutex_);
-        stopped = say(r, t, logits);
+        stopped = say(r, o.token, &o);
     }
     scheduler_.charge(r.job, 1);
     const uint64_t produced = r.produced;
@@ -507,16 +536,17 @@ void engine::close_thinking(request &r) {
     if (stopped) finish_with(r, finish::stop, status::ok);
 }
 
-// The token becomes the request's next, chosen from `logits` or injected. True when a stop text is complete. Under the lock: a fork takes all of this, or nothing.
-bool engine::say(request &r, token_id t, const float *logits) {
+// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is complete. Under the lock: a fork takes all of this, or nothing.
+bool engine::say(request &r, token_id t, const outcome *o) {
     const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
     r.certain.clear();
     r.text.push(bytes, r.decoded);
     const channel_cutter::seen seen = r.channels.push(t, bytes.size(), r.decoded);
     const bool stopped = r.stops.push(r.decoded, r.certain);
-    if (seen.opened && r.options.think_budget == 0) logits = nullptr;    // not even a tag is within a budget of 0
-    const bool injected = !logits;
+    if (seen.opened && r.options.think_budget == 0) o = nullptr;    // not even a tag is within a budget of 0
+    const bool injected = !o;
+    const float *const logits = o ? o->logits : nullptr;
     ++(injected ? r.injected_tokens : seen.thinking ? r.thinking_tokens : r.answer_tokens);
     r.append(t);
     event e = make_event(r, event_type::token);

@@ -70,6 +70,13 @@ struct request_progress {
     uint64_t prompt_tokens, prompt_done, produced;
 };
 
+// What a step's logits say to a request: the token that follows, and the logits if the request's events need them all (of a scored one, of all its rows).
+struct outcome {
+    token_id token;
+    const float *logits;          // or null
+    ds::status status;            // numeric: they are no numbers, and there is no token
+};
+
 class engine {
 public:
     // The right to step, to read what the step gave, and to the pages; one thread at a time has it.
@@ -124,14 +131,16 @@ private:
     void drop_expired();
     void begin(const step_plan &p);
     void fill(const step_plan &p);
-    const float *compute(const step_plan &p);
+    bool compute(const step_plan &p);
+    void choose(const step_plan &p);
+    token_id choose_one(request &r, int64_t output, const float *logits);
     void enter_step(const step_plan &p);
     void leave_step();
-    void consume(const step_part &p, const float *logits);
+    void consume(const step_part &p, const outcome &o);
     void consume_score(request &r, const step_part &p, const float *logits);
-    void consume_token(request &r, const float *logits);
-    void accept(request &r, token_id t, const float *logits);
-    bool say(request &r, token_id t, const float *logits);
+    void consume_token(request &r, const outcome &o);
+    void accept(request &r, const outcome &o);
+    bool say(request &r, token_id t, const outcome *o);
     void close_thinking(request &r);
     void hand_out(request &r, event e);
     void finish_with(request &r, ds::finish f, ds::status s);
@@ -155,6 +164,7 @@ private:
     std::vector<event> events_;
     std::vector<token_logprob> top_;
     std::vector<text_piece> pieces_;
+    std::vector<outcome> outcomes_;               // of the step's parts
     std::vector<request *> done_, dropped_;       // the stepping thread's
     std::exception_ptr no_memory_;                // why the pool did not grow
     uint64_t step_prompt_ = 0, step_new_ = 0, step_ended_ = 0;

@@ -216,6 +216,7 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
         whole[i].to = placed_bytes;
         placed_bytes += (whole[i].bytes + alignment - 1) / alignment * alignment;
     }
+    this->place = place;
     placed_ = backend_memory(place, placed_bytes);
     char *const base = static_cast<char *>(placed_.data());
     for (size_t i = 0; i < whole.size(); ++i) {

@@ -34,6 +34,7 @@ struct model {
     const arch *architecture = nullptr;         // null: vocabulary only
     hparams h;
     model_weights weights;
+    std::shared_ptr<backend> place;             // whose memory the weights are in; null: the host's
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
     uint64_t placed_bytes = 0;                  // of a backend's memory that the weights take; 0: they are in the host's
     format main_format = format::f32;           // that holds most bytes

@@ -4,6 +4,7 @@
 #include "../tensor/plan.h"
 #include "kv_cache.h"
 #include "model.h"
+#include "sampler.h"
 
 namespace ds {
 
@@ -29,11 +30,17 @@ public:
     std::span<int32_t> sequence() { return array(2); }
     std::span<int32_t> slots() { return array(3); }
     std::span<int32_t> outputs() { return {inputs_ + 4 * sizes_.rows, static_cast<size_t>(sizes_.logits)}; }
-    int32_t *table(int64_t sequence) { return inputs_ + 4 * sizes_.rows + sizes_.logits + sequence * sizes_.sequence_pages; }
+    // By which factor an output's weights are summed (leading_logits); 0: not at all.
+    std::span<float> factors() { return {reinterpret_cast<float *>(inputs_ + 4 * sizes_.rows + sizes_.logits), static_cast<size_t>(sizes_.logits)}; }
+    int32_t *table(int64_t sequence) { return inputs_ + 4 * sizes_.rows + 2 * sizes_.logits + sequence * sizes_.sequence_pages; }
 
-    // Logits [outputs, vocabulary] of the first `rows` rows and `outputs` outputs, in memory that the next run overwrites. Null when `*stop` became true on the
-    // way: what was computed is worth nothing then.
-    const float *run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);    // throws status::device
+    // Computes the first `rows` rows and `outputs` outputs. False when `*stop` became true on the way: what was computed is worth nothing then.
+    bool run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);    // throws status::device
+    // Of the last run, until the next one: logits [outputs, vocabulary], of which the first `outputs` from `first` on are there. From a device they come now.
+    const float *logits(int64_t first, int64_t outputs = 1);    // throws status::device
+    // Of the last run on a device; on the host nobody needs it, for the logits are there.
+    bool leads() const { return !backend_->fn->host_memory; }
+    leading_logits leading(int64_t output) const;
     const backend &device() const { return *backend_; }
 
 private:
@@ -46,11 +53,11 @@ private:
     plan plan_;
     block input_block_;
     backend_memory arena_, work_;
-    backend_memory far_inputs_, near_logits_;       // where the backend's memory is not the host's: the inputs there, the logits here
+    backend_memory far_inputs_, near_logits_, near_leading_;    // where the backend's memory is not the host's: the inputs there, results here
     int32_t *inputs_, *read_inputs_;                // filled by the caller; read by the graph
     void *pages_;
     int64_t built_rows_ = 0, built_outputs_ = 0;    // what graph_ now stands for
-    const tensor *logits_ = nullptr;
+    const tensor *logits_ = nullptr, *leading_ = nullptr;
 };
 
 } // namespace ds

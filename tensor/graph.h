@@ -20,6 +20,7 @@ struct kv_layout;
 struct attention_params;
 struct mla_params;
 struct router_params;
+struct candidates_params;
 
 enum class op : uint8_t {
 #define DS_OP(name, ...) name,

@@ -140,6 +140,11 @@ DS_HD float exp_f32(float x) {
 }
 DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 
+// Sampling: a logit's weight against the largest one, times 2^40, so that 2^22 of them can be summed in int64. factor = 1 / temperature. A logit that weighs nothing
+// has none below it that weighs something.
+constexpr float sampling_one = 1099511627776.0f;
+DS_HD int64_t sampling_weight(float logit, float largest, float factor) { return static_cast<int64_t>(__builtin_rintf(exp_f32((logit - largest) * factor) * sampling_one)); }
+
 // ---- Attention over float pages -----------------------------------------------------------------------------------------------------------------
 
 // For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page visible (the last page's rest is not):

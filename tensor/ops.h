@@ -76,6 +76,16 @@ struct router_params {
     float scale;
 };
 
+// What a choice by logits can mostly be made from without all of them. A row of the result begins with this, then `count` places of the largest logits, best
+// first, ties by the lowest place; then the bits of these logits (minus zero as zero). Behind the last there is place -1, and minus infinity.
+// A row with NaN or infinity, or of nothing but minus infinity, has numbers = 0 and no places.
+struct candidates_params { int32_t count; };
+struct candidates_head {
+    int32_t numbers, unused;        // 0 or 1; 0
+    int64_t total;                  // of sampling_weight (numerics.h) of all logits, by the row's factor; 0 where the factor is 0
+};
+constexpr int64_t candidates_head_ints = sizeof(candidates_head) / sizeof(int32_t);
+
 // pages is a tensor i8 [n_pages, page_bytes]; slots[n] = page * 64 + place in the page; tables[s, max_pages] names the pages of sequence s in order.
 tensor *get_rows(graph &g, const tensor *table, const tensor *ids);
 tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /* or null */, const tensor *residual = nullptr);
@@ -96,6 +106,7 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
                       const tensor *sequence, const tensor *position, const mla_params &p);
 tensor *router(graph &g, const tensor *logits, const tensor *bias /* or null */, const router_params &p);
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up, const tensor *down, const tensor *shared /* or null */);
+tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` numbers, then as many weights. scratch: [3 * n] floats. Logits that are not all finite give weights that are no numbers.
 void route_row(const float *logits, const float *bias /* or null */, int64_t n, const router_params &p, float *scratch, float *y);

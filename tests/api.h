@@ -1,4 +1,4 @@
-// What the tests of deepseek.h share: the bundled model, and calls that must fail.
+// What the tests of deepseek.h share: calls that must fail.
 #pragma once
 
 #include "model_file.h"
@@ -8,16 +8,6 @@
 #include <functional>
 
 namespace golden {
-
-inline const char *const bundled_path = DS_SOURCE_DIR "/models/tiny-r1.gguf";
-
-inline model_ptr bundled(uint32_t flags = 0) {
-    ds_model_config c = model_config();
-    c.flags = flags;
-    ds_model *m = nullptr;
-    MUST(ds_model_load(bundled_path, &c, &m, &err));
-    return model_ptr(m);
-}
 
 inline ds_engine_stats stats_of(const engine_ptr &e) {
     ds_engine_stats s{};

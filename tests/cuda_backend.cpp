@@ -14,6 +14,7 @@ namespace {
 
 struct emulated : backend {
     cuda::context context;
+    std::function<void()> between;
     static emulated &self(backend *b) { return *static_cast<emulated *>(b); }
     static const emulated &self(const backend *b) { return *static_cast<const emulated *>(b); }
 };
@@ -54,8 +55,13 @@ constexpr backend_fns emulated_fns = {
     .run =
         [](backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {
             if (stop && stop->load()) return false;
-            cuda::run_nodes(emulated::self(b).context, g, work);
-            return true;
+            const emulated &e = emulated::self(b);
+            const auto go_on = [&] {
+                if (e.between) e.between();
+                return !stop->load();
+            };
+            if (stop && cuda::takes_long(g)) return cuda::run_pieces(e.context, g, work, go_on);
+            return cuda::run_nodes(e.context, g, work), true;
         },
     .variant =
         [](const backend *b, const node &n) {
@@ -70,6 +76,7 @@ backend_ptr emulated_cuda(const emulated_options &o) {
     auto b = std::make_unique<emulated>();
     b->fn = &emulated_fns;
     b->context.facts = {9, 0, 132, 232448, true};
+    b->between = o.between;
     if (o.library) b->context.multiply = multiply;
     if (o.variant) cuda::force_variant(b->context, info(o.kind).name, o.variant);
     return backend_ptr(b.release());

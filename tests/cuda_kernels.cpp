@@ -7,6 +7,7 @@
 #include "../ggml-cuda/attn/integers.cu"
 #include "../ggml-cuda/attn/launch.cu"
 #include "../ggml-cuda/attn/plain.cu"
+#include "../ggml-cuda/candidates.cu"
 #include "../ggml-cuda/gemm/config.cpp"
 #include "../ggml-cuda/gemm/launch.cu"
 #include "../ggml-cuda/gemm/packed.cu"
@@ -23,6 +24,7 @@
 #include "../ggml-cuda/moe/router.cu"
 #include "../ggml-cuda/norm.cu"
 #include "../ggml-cuda/prepare.cu"
+#include "../ggml-cuda/read.cu"
 #include "../ggml-cuda/rope.cu"
 
 #include "cuda_kernels.h"

@@ -4,6 +4,8 @@
 #include "../ggml-cuda/launch.h"
 #include "../tensor/backend.h"
 
+#include <functional>
+
 namespace ds::test {
 
 bool kernels_run();                  // this machine and build can
@@ -14,6 +16,7 @@ struct emulated_options {
     bool library = false;            // there is a library of matrix products
     op kind = op::add;               // whose
     const char *variant = nullptr;   // is to be this one
+    std::function<void()> between;   // called between the pieces of a long step
 };
 backend_ptr emulated_cuda(const emulated_options &o = {});
 std::vector<const char *> emulated_variants(op k);      // best first; none where the operation does not run

@@ -52,6 +52,7 @@ std::vector<char> device_case::run_again(uint64_t identity) {
 std::vector<char> reference_result(const op_case &c) { return device_case(c, cpu_backend({.threads = 1, .isa = nullptr, .force = {{info(c.kind).name, "reference"}}})).run(); }
 
 format result_format(const op_case &c) {
+    if (c.kind == op::candidates) return format::i32;
     if (c.kind != op::kv_write) return format::f32;
     kv_layout l;
     std::memcpy(&l, c.params.bytes, sizeof l);

@@ -52,14 +52,28 @@ using engine_ptr = std::unique_ptr<ds_engine, engine_free>;
 inline bool same_bits(const std::vector<float> &a, const std::vector<float> &b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
 inline std::string data_dir(const std::string &name) { return std::string(DS_SOURCE_DIR "/tests/data/") + name; }
 
-// `name` is a folder of tests/data, "micro/llama".
-inline model_ptr model(const std::string &name, ds::format type) {
-    const temp_file file;
-    ds::convert(data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
+// DS_TEST_DEVICE=N: the models of tests are on device N (0: the host), and they and their pages of I8, whatever a test asks for, for its bits are the same everywhere.
+inline const char *device_asked() { return std::getenv("DS_TEST_DEVICE"); }
+
+inline model_ptr load_file(const char *path, uint32_t flags = 0) {
+    ds_model_config c{};
+    c.struct_size = sizeof c;
+    c.flags = flags;
+    c.device = device_asked() ? static_cast<uint32_t>(std::atoi(device_asked())) : 0;
     ds_model *m = nullptr;
-    MUST(ds_model_load(file.path.c_str(), nullptr, &m, &err));
+    MUST(ds_model_load(path, &c, &m, &err));
     return model_ptr(m);
 }
+
+// `name` is a folder of tests/data, "micro/llama".
+inline model_ptr model(const std::string &name, ds::format type, uint32_t flags = 0) {
+    const temp_file file;
+    ds::convert(data_dir(name), file.path, {.type = device_asked() ? ds::format::i8 : type, .vocab_only = false, .name = ""}, {});
+    return load_file(file.path.c_str(), flags);
+}
+
+inline const char *const bundled_path = DS_SOURCE_DIR "/models/tiny-r1.gguf";
+inline model_ptr bundled(uint32_t flags = 0) { return device_asked() ? model("tiny-r1", ds::format::i8, flags) : load_file(bundled_path, flags); }
 
 inline ds_engine_config engine_config() {
     ds_engine_config c{};
@@ -68,7 +82,8 @@ inline ds_engine_config engine_config() {
     c.kv_type = DS_KV_F32;
     return c;
 }
-inline engine_ptr engine(const model_ptr &m, const ds_engine_config &c) {
+inline engine_ptr engine(const model_ptr &m, ds_engine_config c) {
+    if (device_asked()) c.kv_type = DS_KV_INT8;
     ds_engine *e = nullptr;
     MUST(ds_engine_new(m.get(), &c, &e, &err));
     return engine_ptr(e);

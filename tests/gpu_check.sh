@@ -1,21 +1,42 @@
 #!/bin/sh
-# Everything that needs a CUDA device, in one go: builds for its kind, runs the operations and engines on it, compute-sanitizer where it is found, then the speeds, and
-# closes with a table of what was wanted and what was found. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
+# Everything that needs a CUDA device, in one go and under eight minutes: builds for its kind, runs the operations and engines on it, the speeds, compute-sanitizer where it
+# is found, and closes with a table of what was wanted and what was found. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
+# Every part has a time of its own and says what came of it in table.txt as soon as it is known, so that one that fails or hangs hides no other.
 # Where the machine with the device cannot build all of it (it has no doctest, say), build elsewhere, for its kind, at any path, and bring build/bin/{deepseek-tests,bench} and
 # build/lib/libdeepseek-cuda.so along: DS_GPU_BUILT=1 takes them as they are.
-# DS_GPU_JOBS: compilers at once (all processors). DS_GPU_PARTS: some of "tests sanitizer speed"; all when unset.
+# DS_GPU_JOBS: compilers at once (all processors). DS_GPU_SECONDS: for all (470). DS_GPU_PARTS: some of "tests speed engine sanitizer", in that order; all when unset.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=${1:-${OUT:-build/gpu}}
 mkdir -p "$out"
-parts=${DS_GPU_PARTS:-tests sanitizer speed}
+parts=${DS_GPU_PARTS:-tests speed engine sanitizer}
 jobs=${DS_GPU_JOBS:-$(nproc)}
 table="$out/table.txt"
 : >"$table"
 started=$(date +%s)
-row() { printf '%-58s %-14s %s\n' "$1" "$2" "$3" | tee -a "$table"; }
+until=$((started + ${DS_GPU_SECONDS:-470}))
+failed=0
+row() { printf '%-66s %-18s %s\n' "$1" "$2" "$3" | tee -a "$table"; }
 wants() { case " $parts " in *" $1 "*) ;; *) return 1 ;; esac; }
 since() { echo "$(($(date +%s) - started)) s"; }
+# limited SECONDS LOG COMMAND…: under its own limit and what is left of all; 125: there was nothing left.
+limited() {
+    limit=$1 log=$2
+    shift 2
+    left=$((until - $(date +%s)))
+    [ "$left" -lt "$limit" ] && limit=$left
+    if [ "$limit" -lt 3 ]; then echo 'no time was left' >"$log"; return 125; fi
+    timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
+}
+# verdict NAME CODE LOG: a row for what came of it.
+verdict() {
+    case $2 in
+        0) row "$1" ok "$(since)" ;;
+        124|137) row "$1" 'TIMED OUT' "see $3"; failed=1 ;;
+        125) row "$1" 'not run' 'no time was left'; failed=1 ;;
+        *) row "$1" FAILED "exit status $2, see $3"; grep -m 12 -E 'ERROR|FATAL|terminate|Segmentation' "$3"; failed=1 ;;
+    esac
+}
 
 nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 if [ -z "$nvcc" ] && [ -z "${DS_GPU_BUILT-}" ]; then
@@ -25,7 +46,7 @@ fi
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '. ')
 arch=sm_${capability:-90}
 [ "$arch" = sm_90 ] && arch=sm_90a
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | tee "$out/device.txt"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm --format=csv,noheader 2>/dev/null | tee "$out/device.txt"
 
 if [ -n "${DS_GPU_BUILT-}" ]; then
     # The tests look for their files where they were built.
@@ -45,51 +66,60 @@ if ldd build/lib/libdeepseek-cuda.so | grep -q 'libcublas.*not found'; then
     found=$(find / -name 'libcublas.so.*' -not -path '/proc/*' 2>/dev/null | head -n 1)
     LD_LIBRARY_PATH="$(dirname "${found:-/}"):${LD_LIBRARY_PATH-}"
     export LD_LIBRARY_PATH
+    row 'cuBLAS' "${found:-not found}" ''
 fi
 
-# doctest's test cases by name, one row each.
-failed=0
+# cases NAME PATTERN LOG SECONDS: doctest's test cases, one row for all of a pattern.
 cases() {
-    build/bin/deepseek-tests -tc="$2" >"$out/$3.log" 2>&1
+    limited "$4" "$out/$3.log" build/bin/deepseek-tests -tc="$2"
     code=$?
     if grep -q 'MESSAGE: skipped' "$out/$3.log"; then
         row "$1" SKIPPED "$(grep -m 1 'MESSAGE: skipped' "$out/$3.log" | sed 's/.*MESSAGE: //' | cut -c1-100)"
         failed=1
-    elif [ $code = 0 ]; then row "$1" ok "$(since)"
-    else
-        row "$1" FAILED "see $out/$3.log"
-        grep -m 12 -E 'ERROR|FATAL' "$out/$3.log"
-        failed=1
+    else verdict "$1" $code "$out/$3.log"
     fi
 }
+# speed PART SECONDS [FLAG]: its rows, those before a failure too.
+speed() {
+    # shellcheck disable=SC2016,SC2086  # for the inner shell; a word or none
+    limited "$2" "$out/speed-$1.log" sh -c 'out=$1; shift; build/bin/bench --device 1 "$@" >"$out"' bench "$out/speed-$1.json" --part "$1" ${3-}
+    code=$?
+    sed -n 's/^#row //p' "$out/speed-$1.log" | tee -a "$table"
+    [ $code = 0 ] || { verdict "bench --device 1 --part $1" $code "$out/speed-$1.log"; tail -n 3 "$out/speed-$1.log"; }
+}
 if wants tests; then
-    cases 'API: devices' 'device: the API without one' api
-    cases 'every variant of every operation' 'CUDA: every variant*' operations
-    cases 'I8 models: the CPU'"'"'s bits, batch 1 and 8, graphs on and off' 'CUDA: I8 models*' integers
-    cases 'other formats: the same bits again' 'CUDA: other formats*' formats
-    cases 'refusals are statuses' 'CUDA: a device has no room*' refusals
+    cases 'API: devices' 'device: the API without one' api 20
+    cases 'I8 models: the CPU'"'"'s bits, batch 1 and 8, graphs on and off' 'CUDA: I8 models*' integers 60
+    cases 'every variant of every operation' 'CUDA: every variant*' operations 90
+    cases 'other formats: the same bits again' 'CUDA: other formats*' formats 30
+    cases 'refusals are statuses' 'CUDA: a device has no room*' refusals 20
+    cases 'a long step can be stopped' 'CUDA: a long step*' stopped 20
+fi
+if wants speed; then
+    speed limits 20
+    speed r1-8b 70 --quick
+    speed r1-1.5b 30 --quick
+    speed attention 30
+    speed products 40
+    speed memory 40
+fi
+if wants engine; then
+    limited 90 "$out/engine.log" tests/on_device build/bin/deepseek-tests 85
+    code=$?
+    verdict "engines on the device: $(tail -n 1 "$out/engine.log")" $code "$out/engine.log"
+    grep -E '^(FAILED|not run)' "$out/engine.log" | sed 's/^/  /' | tee -a "$table"
 fi
 if wants sanitizer; then
-    sanitizer=$(command -v compute-sanitizer || ls "$(dirname "$nvcc")/compute-sanitizer" 2>/dev/null)
+    sanitizer=$(command -v compute-sanitizer || ls "$(dirname "${nvcc:-/}")/compute-sanitizer" 2>/dev/null)
     if [ -z "$sanitizer" ]; then row 'compute-sanitizer' 'not found' ''
     else
         for tool in memcheck racecheck initcheck; do
-            DS_CUDA_FEW=1 timeout 60 "$sanitizer" --tool $tool --error-exitcode 9 build/bin/deepseek-tests -tc='CUDA: I8 models*' >"$out/$tool.log" 2>&1
+            limited 40 "$out/$tool.log" env DS_CUDA_FEW=1 "$sanitizer" --tool $tool --error-exitcode 9 build/bin/deepseek-tests -tc='CUDA: I8 models*'
             code=$?
-            case $code in
-                0) row "compute-sanitizer $tool" ok "$(since)" ;;
-                124) row "compute-sanitizer $tool" 'not finished' 'in 60 s; nothing found until then' ;;
-                *) row "compute-sanitizer $tool" FAILED "see $out/$tool.log"; failed=1 ;;
-            esac
+            if [ $code = 124 ]; then row "compute-sanitizer $tool" 'not finished' 'in its time; nothing found until then'
+            else verdict "compute-sanitizer $tool" $code "$out/$tool.log"
+            fi
         done
-    fi
-fi
-if wants speed; then
-    if timeout 240 build/bin/bench --device 1 >"$out/speed.json" 2>"$out/speed.log"; then sed -n 's/^#row //p' "$out/speed.log" | tee -a "$table"
-    else
-        row 'bench --device' FAILED "see $out/speed.log"
-        tail -n 5 "$out/speed.log"
-        failed=1
     fi
 fi
 row 'in all' '' "$(since)"

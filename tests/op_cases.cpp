@@ -360,6 +360,39 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
     return c;
 }
 
+// Ranks by sorting, weights by the C library. Every fourth row has no factor; with `tiny` numbers many are equal.
+op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f) {
+    numbers r(15);
+    array logits = make_array(r, format::f32, {n, width}, f, true), factors = make_array(r, format::f32, {n}, fill::plain, true);
+    const auto set = [](array &a, int64_t i, double x) {
+        const auto y = static_cast<float>(x);
+        std::memcpy(&a.bytes[static_cast<size_t>(i) * 4], &y, 4);
+    };
+    for (int64_t i = 0; i < n; ++i) set(factors, i, i % 4 == 3 ? 0.0 : 0.3 + std::fabs(value(factors, i)));
+    if (f != fill::wild)
+        for (int64_t i = 0; i < n * width; ++i) set(logits, i, f == fill::tiny ? r.below(7) - 3 : 20.0 * value(logits, i));
+    op_case c = start(op::candidates, {logits, factors}, f);
+    c.params = raw(candidates_params{count});
+    c.exact = [=](auto &wanted, auto &tolerance) {
+        const auto give = [&](double x, double off) { wanted.push_back(x), tolerance.push_back(off); };
+        for (int64_t i = 0; i < n; ++i) {
+            std::vector<std::pair<double, int32_t>> order;
+            for (int64_t j = 0; j < width; ++j) order.emplace_back(-value(logits, i * width + j), static_cast<int32_t>(j));
+            std::sort(order.begin(), order.end());
+            const double factor = value(factors, i);
+            double total = 0;
+            for (const auto &[x, place] : order) total += factor == 0 ? 0.0 : std::exp((order[0].first - x) * factor);
+            give(1, 0), give(0, 0);
+            give(0, 0x1p31);      // of the sum, in units of 2^-40, the low half says nothing
+            give(total * 0x1p8, total * 0x1p8 * 1e-5 + 1);
+            for (int32_t k = 0; k < count; ++k) give(k < width ? order[static_cast<size_t>(k)].second : -1, 0);
+            for (int32_t k = 0; k < count; ++k)
+                give(static_cast<int32_t>(bits_of(k < width ? static_cast<float>(0.0 - order[static_cast<size_t>(k)].first) : -std::numeric_limits<float>::infinity())), 0);
+        }
+    };
+    return c;
+}
+
 op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
     numbers r(13);
     array route = make_array(r, format::f32, {n, 2, used}, fill::plain, true);

@@ -85,6 +85,7 @@ op_case head_matmul_case(format w, int64_t n, int64_t heads, int64_t m, int64_t 
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f = fill::plain);
 op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
 op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
+op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);

@@ -6,8 +6,11 @@
 #include "../ggml-cpu/cpu.h"
 #include "../ggml-cuda/host/cuda.h"
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <random>
+#include <thread>
 
 using namespace ds;
 using namespace ds::test;
@@ -24,7 +27,7 @@ bool device_here(const char *skipped) {
     try {
         return cuda_device_count(library()) > 0;
     } catch (const error &e) {
-        MESSAGE("skipped: ", skipped, ": ", e.text);
+        MESSAGE("skipped: ", std::string(skipped), ": ", e.text);
         return false;
     }
 }
@@ -159,4 +162,47 @@ TEST_CASE("CUDA: a device has no room, or there is no such device: a status, and
     const cuda_device before = describe_cuda_device(0, library());
     { const backend_memory held(b, size_t{64} << 20); }
     CHECK(describe_cuda_device(0, library()).memory_free + (size_t{8} << 20) >= before.memory_free);
+}
+
+TEST_CASE("CUDA: a long step can be stopped on the way, and what comes after it is right") {
+    if (!device_here("stopping a step on a CUDA device")) return;
+    const std::shared_ptr<backend> b = device();
+    constexpr int64_t rows = 4096, width = 4096, nodes = 600;      // tens of milliseconds
+    std::mt19937 random(1);
+    std::vector<float> x(rows * width), scale(width, 0.01f);
+    for (float &v : x) v = static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31f;
+    std::vector<uint32_t> w(width * width / 4);
+    for (uint32_t &v : w) v = static_cast<uint32_t>(random());
+    const backend_memory xs(b, x.size() * 4), ws(b, w.size() * 4), ss(b, scale.size() * 4), ys(b, x.size() * 4);
+    b->fn->upload(b.get(), xs.data(), x.data(), xs.size());
+    b->fn->upload(b.get(), ws.data(), w.data(), ws.size());
+    b->fn->upload(b.get(), ss.data(), scale.data(), ss.size());
+    graph g(nodes);
+    tensor *const weights = g.input(format::i8, {width, width}, ws.data(), ""), *const from = g.input(format::f32, {rows, width}, xs.data(), "");
+    weights->scale = g.input(format::f32, {width}, ss.data(), "");
+    for (int64_t i = 0; i < nodes; ++i) matmul(g, from, weights, nullptr);
+    for (node &n : g.nodes()) n.out.data = ys.data();
+    const backend_memory work(b, b->fn->work_bytes(b.get(), g.nodes()[0]));
+    const auto result = [&] {
+        std::vector<float> y(x.size());
+        b->fn->download(b.get(), y.data(), ys.data(), ys.size());
+        return y;
+    };
+    std::atomic<bool> stop{false};
+    CHECK(b->fn->run(b.get(), g, work.data(), &stop));
+    const std::vector<float> wanted = result();
+    double asked = 0;
+    std::thread other([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        asked = os::seconds();
+        stop = true;
+    });
+    CHECK_FALSE(b->fn->run(b.get(), g, work.data(), &stop));
+    b->fn->wait(b.get());
+    const double ended = os::seconds();
+    other.join();
+    MESSAGE("idle ", 1e3 * (ended - asked), " ms after it was asked to stop");
+    stop = false;
+    CHECK(b->fn->run(b.get(), g, work.data(), &stop));
+    CHECK(golden::same_bits(result(), wanted));
 }

@@ -66,6 +66,12 @@ answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, c
         r.logits = r.ignore_end = true;
         e.submit(r);
     }
+    request_options r;      // chosen on the way from logits that stay where they are
+    r.prompt.assign(d.ids.begin() + 30, d.ids.begin() + 50);
+    r.max_new = 4;
+    r.ignore_end = true;
+    r.sampling.temperature = 0.6f, r.sampling.top_p = 0.95f;
+    e.submit(r);
     return run_all(e, d.vocab);
 }
 
@@ -88,4 +94,46 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
         const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv, mla_form::absorbed), got = answers_of(far, device, d, of.kv, mla_form::automatic);
         CHECK(wanted == got);
     }
+}
+
+TEST_CASE("CUDA, emulated: a long step that nobody needs any more ends between two layers") {
+    if (!kernels_run()) return;
+    const golden::data d = golden::load("micro/llama");
+    const golden::temp_file file;
+    convert(golden::data_dir("micro/llama"), file.path, {.type = format::i8, .vocab_only = false, .name = ""}, {});
+    size_t pieces = 0, stop_at = SIZE_MAX;
+    engine *running = nullptr;
+    uint64_t id = 0;
+    const auto between = [&] {
+        if (++pieces == stop_at) running->cancel(id);
+    };
+    const std::shared_ptr<backend> b = emulated_cuda({.between = between});
+    const auto m = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "test"), model_options{});
+    engine_options o;
+    o.max_requests = 1;
+    o.context = 256;
+    o.step_rows = 140;
+    o.kv_type = format::i8;
+    engine e(m, engine::resolve(*m, o), b);
+    running = &e;
+    const auto ask = [&](int rows) {
+        request_options r;
+        r.prompt.assign(d.ids.begin(), d.ids.begin() + rows);
+        r.max_new = 1;
+        r.use_cache = false;
+        id = e.submit(r);
+        const engine::turn turn(e);
+        const auto events = e.step(turn);
+        return events.empty() ? finish::none : events.back().finish;
+    };
+    CHECK(ask(100) == finish::length);
+    CHECK(pieces == 0);      // not long
+    CHECK(ask(140) == finish::length);
+    const size_t all = pieces;
+    CHECK(all >= 2);
+    pieces = 0, stop_at = 1;
+    CHECK(ask(139) == finish::cancelled);
+    CHECK(pieces == 1);
+    stop_at = SIZE_MAX;
+    CHECK(ask(138) == finish::length);
 }

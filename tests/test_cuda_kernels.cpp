@@ -4,6 +4,7 @@
 #include "op_cases.h"
 
 #include "../ggml-cuda/attn/config.h"
+#include "../ggml-cuda/read.h"
 
 #include <cmath>
 #include <doctest/doctest.h>
@@ -387,5 +388,22 @@ TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
             const int64_t where = first_difference(wanted, one.result());
             CHECK_MESSAGE(where == -1, c.text, backwards ? " backwards" : "", " element ", where);
         }
+    }
+}
+
+TEST_CASE("CUDA, emulated: the sum that a device's reads are measured by meets every word once") {
+    if (!kernels_run()) return;
+    for (const int64_t count : {1, 511, 513, 5000}) {
+        memory m(static_cast<size_t>(count) * 16);
+        uint32_t sum = 7;
+        const cuda::read_params p = {m.data, count, &sum, 2};
+        REQUIRE(cuda::launch_fill(p, nullptr) == 0);
+        std::vector<uint32_t> words(static_cast<size_t>(count) * 4);
+        std::memcpy(words.data(), m.data, words.size() * 4);
+        CHECK(std::set<uint32_t>(words.begin(), words.end()).size() == words.size());
+        REQUIRE(cuda::launch_read(p, nullptr) == 0);
+        uint32_t wanted = 7;
+        for (const uint32_t w : words) wanted += w;
+        CHECK(sum == wanted);
     }
 }

@@ -6,7 +6,9 @@
 #include "../ggml-cpu/cpu.h"
 #include "../ggml-cuda/host/cuda.h"
 
+#include <functional>
 #include <set>
+#include <tuple>
 
 using namespace golden;
 using namespace ds::test;
@@ -95,6 +97,48 @@ TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's 
     }
 }
 
+TEST_CASE("device: tokens are chosen from leading logits where these are enough, and are the CPU's") {
+    const data d = load("tiny-r1");
+    const files file("tiny-r1", ds::format::i8);
+    const std::shared_ptr<ds::backend> place = fake_device();
+    const model_of_ds near = file.load(nullptr), far = file.load(place);
+    const struct { const char *what; bool few; std::function<void(ds::request_options &)> set; } cases[] = {
+        {"greedy", true, [](ds::request_options &) {}},
+        {"top_k", true, [](ds::request_options &r) { r.sampling.temperature = 1, r.sampling.top_k = 20; }},
+        {"R1's own", true, [](ds::request_options &r) { r.sampling.temperature = 0.6f, r.sampling.top_p = 0.95f; }},
+        {"a penalty", true, [](ds::request_options &r) { r.sampling.repetition_penalty = 1.2f; }},
+        {"a bias that raises", false, [](ds::request_options &r) { r.sampling.bias = {{5, 3.0f}}; }},
+        {"hot", false, [](ds::request_options &r) { r.sampling.temperature = 50, r.sampling.seed = 9; }},
+        {"log-probabilities", false, [](ds::request_options &r) { r.logprobs = true, r.top_logprobs = 3; }},
+        {"scored", false, [](ds::request_options &r) { r.score = true; }}};
+    for (const auto &c : cases) {
+        CAPTURE(c.what);
+        const auto told = [&](const model_of_ds &m, std::shared_ptr<ds::backend> b) {
+            ds::engine e(m, ds::engine::resolve(*m, small(ds::format::i8)), std::move(b));
+            for (const int first : {0, 20}) {
+                ds::request_options r = request_for({d.ids.begin() + first, d.ids.begin() + first + 30}, 10);
+                r.logits = false;
+                c.set(r);
+                e.submit(r);
+            }
+            std::vector<std::tuple<uint64_t, int32_t, float, size_t>> out;
+            while (!e.idle()) {
+                const ds::engine::turn turn(e);
+                for (const ds::event &event : e.step(turn)) out.emplace_back(event.request, event.token, event.logprob, event.top.size());
+            }
+            return out;
+        };
+        const size_t before = ds::test::counts_of(*place).downloaded, runs = ds::test::counts_of(*place).runs;
+        const auto got = told(far, place);
+        const size_t rows = got.size(), bytes = ds::test::counts_of(*place).downloaded - before, steps = ds::test::counts_of(*place).runs - runs;
+        CHECK(got == told(near, ds::cpu_backend({.threads = 1})));
+        CHECK(rows > 20);
+        // Two rows a step at most, each of at most 128 places and logits; a whole one has as many logits as the vocabulary.
+        if (c.few) CHECK(bytes <= steps * 2 * 4 * (4 + 2 * 128));
+        else CHECK(bytes > steps * 4 * d.vocab);
+    }
+}
+
 TEST_CASE("device: what a plan says is what an engine takes") {
     const files file("micro/qwen3", ds::format::i8);
     const std::shared_ptr<ds::backend> place = fake_device();
@@ -102,6 +146,7 @@ TEST_CASE("device: what a plan says is what an engine takes") {
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
     const ds::memory_plan p = ds::engine::measure(*m, o, *place);
     CHECK(p.weights == m->placed_bytes);
+    CHECK(m->place == place);      // whom a plan asks
     const size_t before = ds::test::counts_of(*place).allocated;
     const ds::engine e(m, o, place);
     const size_t took = ds::test::counts_of(*place).allocated - before;

@@ -22,15 +22,6 @@ struct answer {
     uint64_t thinking_tokens = 0, answer_tokens = 0;
 };
 
-model_ptr bundled(uint32_t flags = 0) {
-    ds_model_config c{};
-    c.struct_size = sizeof c;
-    c.flags = flags;
-    ds_model *m = nullptr;
-    MUST(ds_model_load(DS_SOURCE_DIR "/models/tiny-r1.gguf", &c, &m, &err));
-    return model_ptr(m);
-}
-
 std::vector<ds_token> chat_prompt(const model_ptr &m, const char *question) {
     const ds_message ask = {"user", question};
     std::vector<ds_token> prompt(512);

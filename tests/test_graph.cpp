@@ -387,6 +387,11 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { router(g, f32({3, 8}), nullptr, {3, 4, 5, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), nullptr, {0, 4, 2, 1, 1, 1.0f}); });
 
+    good([&] { candidates(g, f32({3, 8}), f32({3}), 20); });
+    bad([&] { candidates(g, f32({3, 8}), f32({8}), 5); });
+    bad([&] { candidates(g, f32({3, 8}), f32({3}), 0); });
+    bad([&] { candidates(g, f16({3, 8}), f32({3}), 5); });
+
     good([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), f32({3, 8})); });
     bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 6, 8}), f16({4, 8, 5}), nullptr); });
     bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 5, 8}), nullptr); });

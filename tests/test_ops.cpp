@@ -105,6 +105,7 @@ backend_ptr make_backend(const char *isa, unsigned threads, op k, const char *va
 }
 
 format result_type(const op_case &c) {
+    if (c.kind == op::candidates) return format::i32;
     if (c.kind != op::kv_write) return format::f32;
     kv_layout l;
     std::memcpy(&l, c.params.bytes, sizeof l);
@@ -117,6 +118,7 @@ int64_t first_difference(const op_case &c, const char *a, const char *b, size_t 
     const size_t width = info(type).bytes;
     for (size_t i = 0; i < bytes; i += width) {
         if (std::memcmp(a + i, b + i, width) == 0) continue;
+        if (type == format::i32) return static_cast<int64_t>(i / width);
         float x, y;
         decode_row(type, a + i, &x, 1);
         decode_row(type, b + i, &y, 1);

@@ -37,7 +37,8 @@ struct paged {
             steps.outputs()[row] = static_cast<int32_t>(i);
         }
         std::copy(table.begin(), table.end(), steps.table(0));
-        const float *const out = steps.run(n, n);
+        REQUIRE(steps.run(n, n));
+        const float *const out = steps.logits(0, n);
         logits.insert(logits.end(), out, out + n * m.h.vocab);
     }
 

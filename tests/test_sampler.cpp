@@ -1,6 +1,7 @@
 // The sampler against double arithmetic that shares no code with it: which tokens are left after each filter, how often each is drawn, what penalties
 // and biases make of a logit, and what is refused.
 #include "../llm/sampler.h"
+#include "../tensor/numerics.h"
 
 #include <doctest/doctest.h>
 
@@ -238,4 +239,111 @@ TEST_CASE("sampler: the same again, in any order, by another sampler") {
     int same = 0;
     for (uint64_t i = 0; i < 300; ++i) same += forward[i] == a.choose(logits.data(), with([](sampling &x) { x.seed = 43, x.top_p = 0.98f; }), nullptr, i);
     CHECK(same < 60);    // another seed is another draw
+}
+
+// ---- The leading logits alone
+
+namespace {
+
+// What a device says of a row: sorted by another way than the sampler's.
+struct leading_row {
+    std::vector<float> logits;
+    std::vector<token_id> tokens;
+    leading_logits view;
+    leading_row(const std::vector<float> &row, size_t count, const sampling &s) {
+        std::vector<std::pair<double, token_id>> order;
+        for (size_t i = 0; i < row.size(); ++i) order.emplace_back(-row[i], static_cast<token_id>(i));
+        std::sort(order.begin(), order.end());
+        order.resize(std::min(count, row.size()));
+        for (const auto &[l, t] : order) logits.push_back(static_cast<float>(-l)), tokens.push_back(t);
+        int64_t total = 0;
+        for (const float l : row) total += s.factor() == 0 ? 0 : sampling_weight(l, logits[0], s.factor());
+        view = {true, logits, tokens, row.size(), total};
+    }
+};
+
+} // namespace
+
+TEST_CASE("sampler: the leading logits choose what all logits choose, or say that they do not know") {
+    std::mt19937 random(5);
+    const auto pick = [&](auto list) { return *(list.begin() + random() % list.size()); };
+    size_t known = 0, unknown = 0;
+    for (unsigned round = 0; round < 4000; ++round) {
+        const size_t vocab = pick(std::initializer_list<size_t>{30, 200, 900}), count = pick(std::initializer_list<size_t>{1, 5, 32, 64});
+        std::vector<float> logits = random_logits(vocab, round, pick(std::initializer_list<float>{0.3f, 2, 8}));
+        if (round % 5 == 0)      // many ties
+            for (float &l : logits) l = std::round(l);
+        if (round % 7 == 0) logits[random() % vocab] = -inf;
+        sampling s;
+        s.temperature = pick(std::initializer_list<float>{0, 1e-3f, 0.1f, 0.6f, 1, 3});
+        s.top_k = pick(std::initializer_list<uint32_t>{0, 0, 1, 5, 20, 500});
+        s.top_p = pick(std::initializer_list<float>{0, 0, 0.3f, 0.95f, 1});
+        s.min_p = pick(std::initializer_list<float>{0, 0, 0.01f, 0.2f});
+        s.repetition_penalty = pick(std::initializer_list<float>{0, 0, 1, 1.3f, 0.8f});
+        s.presence_penalty = pick(std::initializer_list<float>{0, 0, 0.5f, -0.5f});
+        s.frequency_penalty = pick(std::initializer_list<float>{0, 0, 0.2f});
+        s.seed = random();
+        for (unsigned i = random() % 4; i > 1; --i) s.bias.emplace_back(static_cast<token_id>(random() % vocab), pick(std::initializer_list<float>{-1, -inf, 0, 2}));
+        std::vector<int32_t> counts(vocab);
+        for (unsigned i = 0; i < 10; ++i) ++counts[random() % vocab];
+        std::vector<token_id> not_these;
+        if (round % 3 == 0) not_these.push_back(static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+        sampler one(vocab);
+        const token_id wanted = one.choose(logits.data(), s, counts.data(), round, not_these);
+        const leading_row row(logits, count, s);
+        const std::optional<token_id> got = one.choose(row.view, s, counts.data(), round, not_these);
+        ++(got ? known : unknown);
+        if (!got) continue;
+        CAPTURE(round);
+        CHECK(*got == wanted);
+    }
+    CHECK(known > 1000);
+    CHECK(unknown > 500);
+}
+
+TEST_CASE("sampler: which settings the leading logits are enough for") {
+    const std::vector<float> logits = random_logits(20000, 3, 3);
+    sampler one(logits.size());
+    const auto known = [&](std::function<void(sampling &)> set, std::span<const token_id> not_these = {}) {
+        const sampling s = with(std::move(set));
+        const leading_row row(logits, 128, s);
+        const std::vector<int32_t> counts(logits.size(), 1);
+        int n = 0;
+        for (uint64_t i = 0; i < 100; ++i) n += one.choose(row.view, s, counts.data(), i, not_these).has_value();
+        return n;
+    };
+    CHECK(known([](sampling &s) { s.temperature = 0; }) == 100);
+    CHECK(known([](sampling &s) { s.temperature = 0, s.repetition_penalty = 1.1f; }) == 100);
+    CHECK(known([](sampling &s) { s.top_k = 40; }) == 100);
+    CHECK(known([](sampling &s) { s.top_k = 40, s.top_p = 0.9f, s.min_p = 0.01f; }) == 100);
+    CHECK(known([](sampling &s) { s.temperature = 0.5f, s.top_p = 0.7f; }) == 100);
+    CHECK(known([](sampling &s) { s.min_p = 0.1f; }) == 100);
+    CHECK(known([](sampling &s) { s.min_p = 0.1f, s.presence_penalty = 0.1f; }) == 100);
+    CHECK(known([](sampling &s) { s.temperature = 0.3f; }) > 90);                        // as often as the draw falls on one of them
+    CHECK(known([](sampling &s) { s.temperature = 0.02f, s.frequency_penalty = 0.1f; }) == 100);      // what is not known weighs nothing
+    // The whole row: what may raise a logit; more tokens than there are; a share of a sum that is not known.
+    CHECK(known([](sampling &s) { s.temperature = 0, s.bias = {{7, 0.5f}}; }) == 0);
+    CHECK(known([](sampling &s) { s.temperature = 0, s.repetition_penalty = 0.9f; }) == 0);
+    CHECK(known([](sampling &s) { s.temperature = 0, s.presence_penalty = -0.1f; }) == 0);
+    CHECK(known([](sampling &s) { s.top_k = 129; }) == 0);
+    CHECK(known([](sampling &s) { s.temperature = 3, s.top_p = 0.99f; }) == 0);
+    CHECK(known([](sampling &s) { s.top_p = 0.9f, s.presence_penalty = 0.1f; }) == 0);
+    const leading_row row(logits, 128, {});
+    CHECK(known([](sampling &s) { s.top_p = 0.9f; }, {&row.tokens[0], 1}) == 0);
+    CHECK(known([](sampling &s) { s.temperature = 0; }, row.tokens) == 0);
+    leading_logits none = row.view;
+    none.numbers = false;
+    CHECK(refusal([&] { one.choose(none, {}, nullptr, 0); }) == status::numeric);
+}
+
+TEST_CASE("sampler: a logit that weighs nothing has none below it that weighs something") {
+    // Weights end at exp(x) = 2^-41; every float around that, from where all weigh something to where none does.
+    int64_t before = 1;
+    for (uint32_t u = bits_of(-28.3f); u <= bits_of(-28.6f); ++u) {
+        const int64_t w = sampling_weight(float_of(u), 0.0f, 1.0f);
+        REQUIRE(w <= before);
+        before = w;
+    }
+    CHECK(before == 0);
+    for (uint32_t u = bits_of(-28.6f); u < bits_of(-std::numeric_limits<float>::infinity()); u += 9973) REQUIRE(sampling_weight(float_of(u), 0.0f, 1.0f) == 0);
 }

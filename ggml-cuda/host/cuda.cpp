@@ -93,8 +93,9 @@ constexpr backend_fns functions = {
     .run =
         [](backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {
             if (stop && stop->load(std::memory_order_relaxed)) return false;
-            call(self(b).plugin.run, self(b).self, &g, work);
-            return true;
+            bool finished = false;
+            call(self(b).plugin.run, self(b).self, &g, work, stop, &finished);
+            return finished;
         },
     .variant = [](const backend *b, const node &n) { return self(b).plugin.variant(self(b).self, &n); },
 };
@@ -129,6 +130,12 @@ bool is_cuda(const backend &b) { return b.fn == &functions; }
 const cuda_device &cuda_device_of(const backend &b) { return self(&b).device; }
 
 size_t cuda_recorded(const backend &b) { return self(&b).plugin.recorded(self(&b).self); }
+
+double cuda_read_rate(backend &b, size_t &bytes) {
+    double rate = 0;
+    call(self(&b).plugin.read_rate, self(&b).self, bytes, &bytes, &rate);
+    return rate;
+}
 
 std::vector<std::string> cuda_variants(const backend &b, op k) {
     std::vector<std::string> names;

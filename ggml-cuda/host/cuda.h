@@ -20,6 +20,7 @@ backend_ptr cuda_backend(const cuda_options &o);
 bool is_cuda(const backend &b);
 const cuda_device &cuda_device_of(const backend &b);    // as it was when the backend was made
 std::vector<std::string> cuda_variants(const backend &b, op k);      // best first; none: the operation does not run
+double cuda_read_rate(backend &b, size_t &bytes);                    // bytes a second that a sum over `bytes` reads, or over what there is room for. Throws
 size_t cuda_recorded(const backend &b);                              // graphs that it has recorded
 
 } // namespace ds

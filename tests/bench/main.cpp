@@ -178,8 +178,10 @@ void add_flags(CLI::App &app, options &o) {
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
     app.add_flag("--no-limits", o.no_limits, "Leave out what this machine's memory and integer products give at most");
     app.add_option("--device", o.device, "Measure instead a CUDA device, from 1 on: published shapes with random weights of int8; prints JSON, and a table to stderr")->type_name("N")->check(CLI::Range(1u, 1024u).description(""));
-    app.add_option("--shape", o.on_device.shape, "Of a device, one shape alone: r1-1.5b, r1-8b, r1-14b, 13b, deepseek-v2-lite")->type_name("NAME");
-    app.add_flag("--quick", o.on_device.quick, "Of a device, r1-8b alone");
+    std::string parts;
+    for (const std::string &name : bench::device_parts()) parts += (parts.empty() ? "" : ", ") + name;
+    app.add_option("--part", o.on_device.part, "Of a device, one part alone: " + parts)->type_name("NAME")->check(CLI::IsMember(bench::device_parts()).description(""));
+    app.add_flag("--quick", o.on_device.quick, "Of a device's shapes, less");
     app.add_flag("--json", o.json, "JSON instead of tables");
     app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
                "Gop/s count two operations for each weight that a token is multiplied with, at the best rate; GB/s are the weights and the part of the cache\n"
