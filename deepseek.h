@@ -438,7 +438,7 @@ DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, 
 DS_API ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters, ds_request_id *fork, ds_error *err);
 
 /* Ends a request at the next step, whatever its state, with an event of type DS_EVENT_DONE and finish DS_FINISH_CANCELLED. Cancelling twice is fine. A step
- * that is under way stops between two operations when everything in it was cancelled, and hands out the events itself.
+ * that is under way stops between two operations when everything in it was cancelled (on a device one of more than 128 rows, within about a layer), and hands out the events itself.
  * Status: DS_ERR_ARGUMENT (no such request, or it has ended). */
 DS_API ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err);
 

@@ -141,7 +141,7 @@ struct device_backend {
     cudaStream_t stream = nullptr;
     stage stages[2];
     size_t next_stage = 0;
-    bool record = true;
+    bool record = true, overlap = false;
     std::vector<recording> recordings;
     uint64_t clock = 0;
     cudaEvent_t pieces[2] = {};          // of a long step: the one that was queued last, and the one before it
@@ -157,7 +157,7 @@ void device_backend::open() {
     c.facts = facts_of(device);
     if (c.facts.major < 8) throw error(status::no_device, format_text("device %d has compute capability %d.%d, needed is 8.0 or more", device + 1, c.facts.major, c.facts.minor));
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-    c.queue = stream;
+    c.queue = {stream, overlap && c.facts.major >= 9};
     c.error_text = [](int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); };
     for (stage &s : stages) {
         check(cudaHostAlloc(&s.memory, stage_bytes, cudaHostAllocDefault), "taking memory of the host for copies");
@@ -333,11 +333,11 @@ constexpr cuda_plugin functions = {
     .count = [](int32_t *n, cuda_failure *f) { return guarded(f, [&] { *n = count_devices(); }); },
     .describe = [](int32_t device, cuda_device *d, cuda_failure *f) { return guarded(f, [&] { *d = describe(device); }); },
     .open =
-        [](int32_t device, const char *const *forced, bool record, void **out, cuda_failure *f) {
+        [](int32_t device, const char *const *forced, bool record, bool overlap, void **out, cuda_failure *f) {
             return guarded(f, [&] {
                 check_device(device);
                 auto b = std::make_unique<device_backend>(device);
-                b->record = record;
+                b->record = record, b->overlap = overlap;
                 for (; forced[0]; forced += 2) force_variant(b->c, forced[0], forced[1]);
                 b->open();
                 *out = b.release();

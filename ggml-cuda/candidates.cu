@@ -69,6 +69,7 @@ __device__ void write_row(int32_t *y, const uint64_t *best, int32_t taken, int32
 }
 
 __global__ void __launch_bounds__(select_threads) select_kernel(select_params p) {
+    former_results();
     __shared__ uint64_t best[most_candidates], largest;
     __shared__ int32_t of_warp[2][select_warps], taken;
     const int32_t me = static_cast<int32_t>(threadIdx.x), first = static_cast<int32_t>(blockIdx.x) * candidates_block;
@@ -100,6 +101,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
 }
 
 __global__ void __launch_bounds__(select_threads) weigh_kernel(candidates_launch_params p) {
+    former_results();
     int32_t *const y = p.y + blockIdx.y * p.y_stride;
     const float factor = p.factors[blockIdx.y], largest = float_of(static_cast<uint32_t>(y[candidates_head_ints + p.count]));
     if (factor == 0.0f || y[0] == 0) return;

@@ -9,15 +9,37 @@
 
 #ifdef __CUDACC__
 
+#include "launch.h"
+
 #include <cuda_runtime.h>
+#include <type_traits>
 
 // Gives the launch's cudaError_t.
-#define DS_LAUNCH(kernel, grid, block, bytes, stream, ...) (kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__), static_cast<int>(cudaGetLastError()))
+#define DS_LAUNCH(kernel, grid, block, bytes, stream, ...) ds::cuda::start(kernel, grid, block, bytes, stream, __VA_ARGS__)
 // A block's dynamic shared memory.
 #define DS_SHARED(name) extern __shared__ __align__(1024) char name[]
 #define DS_UNROLL _Pragma("unroll")
 
 namespace ds::cuda {
+
+template <class P> int start(void (*kernel)(P), dim3 grid, dim3 block, size_t bytes, stream s, const std::type_identity_t<P> &params) {
+    cudaLaunchAttribute early{};      // programmatic dependent launch, CUDA Programming Guide
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t c{};
+    c.gridDim = grid, c.blockDim = block, c.dynamicSmemBytes = bytes, c.stream = s.handle;
+    c.attrs = &early, c.numAttrs = s.overlaps ? 1 : 0;
+    return static_cast<int>(cudaLaunchKernelEx(&c, kernel, params));
+}
+
+// Every thread of every kernel calls it before it reads or writes anything but its parameters and weights: returns when all that was queued before is done and can be
+// seen. The next kernel may then begin, as far as its own call.
+__device__ __forceinline__ void former_results() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
@@ -35,15 +57,15 @@ __device__ __forceinline__ uint16_t half_of(float f) {
     return h;
 }
 
-// Sixteen bytes of what is read once: past the first cache.
+// Sixteen bytes of weights, which are read once: past the first cache.
 __device__ __forceinline__ uint4 load_once(const void *p) {
     uint4 v;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 
-// Sixteen bytes that others read too.
-__device__ __forceinline__ uint4 load_16(const void *p) { return __ldg(static_cast<const uint4 *>(p)); }
+// Sixteen bytes that a kernel before this one made: not by the path for what never changes, for that one may still have been running when this one began.
+__device__ __forceinline__ uint4 load_16(const void *p) { return *static_cast<const uint4 *>(p); }
 
 // Sixteen bytes to shared memory, or zeros if not `there`; done when waited for.
 __device__ __forceinline__ void copy_async(void *to, const void *from, bool there) {

@@ -11,6 +11,7 @@ template <format type> __device__ void store_float(char *array, int64_t i, float
 }
 
 template <format type> __global__ void __launch_bounds__(small_block) write_floats_kernel(kv_write_params p) {
+    former_results();
     const kv_layout &l = p.layout;
     const int32_t width = l.head_size + (l.rope_size ? l.rope_size : l.head_size);      // of a head, keys and then values
     const int64_t t = thread_index(), head = t / width;
@@ -70,6 +71,7 @@ __device__ void write_i8_head(const float *x, int32_t size, bool turn, float *ro
 }
 
 __global__ void __launch_bounds__(write_block) write_i8_kernel(kv_write_params p) {
+    former_results();
     DS_SHARED(write_i8_shared);
     float *const row = reinterpret_cast<float *>(write_i8_shared);
     const kv_layout &l = p.layout;

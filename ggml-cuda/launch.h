@@ -12,7 +12,13 @@ struct CUstream_st;
 
 namespace ds::cuda {
 
-using stream = CUstream_st *;      // cudaStream_t
+// A cudaStream_t. With `overlaps` a kernel may begin before the one in front of it has ended; it waits where it needs what that made (former_results, device.cuh).
+struct stream {
+    CUstream_st *handle;
+    bool overlaps;
+    stream(CUstream_st *handle = nullptr, bool overlaps = false) : handle(handle), overlaps(overlaps) {}
+    operator CUstream_st *() const { return handle; }
+};
 
 struct device_facts {
     int32_t major, minor;          // compute capability

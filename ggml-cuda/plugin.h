@@ -45,8 +45,8 @@ constexpr uint64_t plugin_layout() {
 struct cuda_plugin {
     bool (*count)(int32_t *devices, cuda_failure *);
     bool (*describe)(int32_t device, cuda_device *, cuda_failure *);
-    // `forced`: names of operations and variants by turns, ending with null. `record`: graphs with an identity may be recorded.
-    bool (*open)(int32_t device, const char *const *forced, bool record, void **self, cuda_failure *);
+    // `forced`: names of operations and variants by turns, ending with null. `record`: graphs with an identity may be recorded. `overlap`: kernels may begin early.
+    bool (*open)(int32_t device, const char *const *forced, bool record, bool overlap, void **self, cuda_failure *);
     void (*close)(void *self);
     bool (*alloc)(void *self, size_t bytes, void **p, cuda_failure *);
     void (*release)(void *self, void *p);

@@ -3,7 +3,7 @@
 // gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; a vector's address must be aligned; threads
 // run in rising order, copies come as late as waiting for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
 // and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and
-// little about memory order.
+// little about memory order; that every thread waits for former results (device.cuh) is checked, not what it does before.
 #pragma once
 
 #define DS_CUDA_EMULATION
@@ -94,6 +94,7 @@ struct fiber {
     dim3 index;
     enum { runs, in_block, in_warp, ended } state = ended;
     uint32_t mask = 0;                           // of the lanes that it waits for
+    bool waited = false;                         // for what was queued before
     unsigned turn = 0;                           // of its warp's exchanges, so that two buffers are enough
     std::vector<std::vector<copy>> copies;       // groups that were closed, and the open one
     std::vector<std::vector<std::function<void()>>> products;      // the same of a warpgroup's
@@ -120,6 +121,7 @@ inline size_t thread_number() { return static_cast<size_t>(the_machine().now - t
 inline void wait() { ds_emulation_switch(&the_machine().now->sp, the_machine().sp); }
 inline void enter() {
     the_machine().body();
+    if (!the_machine().now->waited) std::fprintf(stderr, "kernel: a thread has not waited for former results\n"), std::abort();
     the_machine().now->state = fiber::ended;
     wait();
     std::abort();
@@ -139,6 +141,7 @@ inline void make_ready(fiber &f) {
     f.sp = top;
     f.state = fiber::runs;
     f.turn = 0;
+    f.waited = false;
     f.copies.assign(1, {});
     f.products.assign(1, {});
 }
@@ -284,6 +287,8 @@ inline int __dp4a(int a, int b, int c) {
 }
 
 namespace ds::cuda {
+
+inline void former_results() { emulation::the_machine().now->waited = true; }
 
 inline float half_value(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t half_of(float f) { return f32_to_f16(f); }

@@ -32,8 +32,8 @@ bool device_here(const char *skipped) {
     }
 }
 
-std::shared_ptr<backend> device(bool record = true, std::vector<std::pair<std::string, std::string>> force = {}) {
-    return cuda_backend({.device = 0, .force = std::move(force), .record = record, .library = library()});
+std::shared_ptr<backend> device(bool record = true, std::vector<std::pair<std::string, std::string>> force = {}, bool overlap = false) {
+    return cuda_backend({.device = 0, .force = std::move(force), .record = record, .overlap = overlap, .library = library()});
 }
 
 struct model_pair {
@@ -112,13 +112,14 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
         for (const int requests : {1, 8}) {
             const auto wanted = answers_of(m.near, cpu_backend({}), d, format::i8, requests, 64);
             for (const int64_t rows : {int64_t{8}, int64_t{64}, int64_t{512}})
-                for (const bool record : {true, false}) {
-                    if (few && (rows == 8 || requests == 1)) continue;
-                    const std::shared_ptr<backend> b = device(record);
-                    const auto got = answers_of(m.far, b, d, format::i8, requests, rows);
-                    CHECK_MESSAGE(wanted == got, "requests ", requests, ", chunks of ", rows, record ? ", recorded" : "");
-                    CHECK((cuda_recorded(*b) > 0) == record);
-                }
+                for (const bool record : {true, false})
+                    for (const bool overlap : {false, true}) {
+                        if (few && (rows == 8 || requests == 1 || overlap)) continue;
+                        const std::shared_ptr<backend> b = device(record, {}, overlap);
+                        const auto got = answers_of(m.far, b, d, format::i8, requests, rows);
+                        CHECK_MESSAGE(wanted == got, "requests ", requests, ", chunks of ", rows, record ? ", recorded" : "", overlap ? ", overlapping" : "");
+                        CHECK((cuda_recorded(*b) > 0) == record);
+                    }
         }
     }
 }

@@ -42,6 +42,7 @@ template <class T> __device__ float latent_score(const float *q, const T *k, int
 }
 
 template <class T> __global__ void __launch_bounds__(float_threads) float_attention_kernel(float_args g) {
+    former_results();
     DS_SHARED(memory);
     const attention_launch_params &a = g.a;
     const kv_layout &l = a.p.kv;
@@ -120,6 +121,7 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
 
 // The parts of a row and head, in order: as page after page.
 __global__ void join_parts_kernel(float_args g) {
+    former_results();
     const attention_launch_params &a = g.a;
     const int32_t size = a.p.kv.head_size, row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y);
     const int32_t count = (a.position[row] + part_pages * page_places) / (part_pages * page_places);

@@ -373,6 +373,7 @@ __device__ bool is_lone(const attention_launch_params &a, int32_t row) {
 
 // Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them out.
 template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads) attend_rows_kernel(integer_args g) {
+    former_results();
     DS_SHARED(memory);
     attend<tiles, wide, pass::both> t(g, memory);
     if (tiles == 1 && !is_lone(g.a, t.first_row)) return;
@@ -390,6 +391,7 @@ template <int tiles, int wide> __global__ void __launch_bounds__(attention_threa
 
 // Decode: one row, of whose pages this block takes its part.
 template <int wide, pass which> __global__ void __launch_bounds__(attention_threads) attend_row_kernel(integer_args g) {
+    former_results();
     DS_SHARED(memory);
     attend<1, wide, which> t(g, memory);
     if (which == pass::maxima || !t.keeps()) t.make_queries();
@@ -411,6 +413,7 @@ template <int wide, pass which> __global__ void __launch_bounds__(attention_thre
 
 constexpr int finish_warps = 4;
 __global__ void finish_kernel(integer_args g) {
+    former_results();
     DS_SHARED(memory);
     const int32_t size = g.a.p.kv.head_size;
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * finish_warps + warp_number();

@@ -60,6 +60,7 @@ template <class T> __device__ T larger_of_warp(T x) {
 }
 
 __global__ void plain_attention_kernel(attention_launch_params a) {
+    former_results();
     DS_SHARED(memory);
     const plain_memory m = plain_memory_of(a.p.kv.head_size, a.p.kv.rope_size);
     const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), lane = lane_number(), size = a.p.kv.head_size;

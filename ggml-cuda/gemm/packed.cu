@@ -23,6 +23,7 @@ template <format f, int rows> struct block_sums_of {
 };
 
 template <format f, int rows> __global__ void __launch_bounds__(packed_warps * warp_lanes) packed_kernel(product_args a) {
+    former_results();
     using reader = packed_reader<f>;
     using sums_of = block_sums_of<f, rows>;
     constexpr int block = reader::block, bytes = bytes_of<f>::a_block, weights = sums_of::weights, lanes_a_block = block / 32;
@@ -110,6 +111,7 @@ template <format f, int rows> int launch_packed_rows(product_args a, int32_t row
 
 constexpr int expand_threads = 128;
 template <format f> __global__ void expand_packed_kernel(expand_params p) {
+    former_results();
     using reader = packed_reader<f>;
     constexpr int pieces = reader::block / 32;
     const int64_t i = static_cast<int64_t>(blockIdx.x) * expand_threads + threadIdx.x, b = i / pieces;
@@ -129,6 +131,7 @@ template <format f> __global__ void expand_packed_kernel(expand_params p) {
     }
 }
 __global__ void expand_i8_kernel(expand_params p) {
+    former_results();
     const int64_t i = static_cast<int64_t>(blockIdx.x) * expand_threads + threadIdx.x;
     if (i >= p.m * p.k) return;
     const float x = static_cast<float>(static_cast<const int8_t *>(p.w)[i]) * p.scale[i / p.k];

@@ -32,20 +32,31 @@ __device__ __forceinline__ void multiply_piece(int32_t (&c)[4], const uint4 &low
 
 template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_kernel(product_args a) {
     constexpr int pieces = gated ? 2 : 4, matrices = gated ? 2 : 1;
+    // Which weights a block takes depends on nothing before it, unless they are an expert's: the first of them are on their way before anything else is waited for.
+    const bool early = !a.groups;
+    if (!early) former_results();
     DS_SHARED(memory);
     int32_t *const sums = reinterpret_cast<int32_t *>(memory);      // [warps][matrices][tiles * 8 rows][16 weights]
     const share s = share_of<gated>(a, rows_weights, tiles * 8);
     const int warps = static_cast<int>(blockDim.x) / warp_lanes, warp = static_cast<int>(threadIdx.x) / warp_lanes, lane = static_cast<int>(threadIdx.x) % warp_lanes;
     const int g = lane / 4, t = lane % 4;
+    pieces_of<pieces> w[matrices];
+    int32_t at = warp * pieces * piece;
+    const auto load = [&] {
+        w[0].load(s.w, a.k, s.first, s.m, at);
+        if (gated) w[matrices - 1].load(s.up, a.k, s.first, s.m, at);
+    };
+    if (early) {
+        load();
+        former_results();
+    }
     if (s.rows <= 0) return;
+    if (!early) load();
     const int8_t *x[tiles];
     DS_UNROLL
     for (int j = 0; j < tiles; ++j) x[j] = 8 * j + g < s.rows ? s.q + source_row(a, s, 8 * j + g) * a.q_stride + t * 16 : nullptr;
     int32_t c[matrices][tiles][4] = {};
-    for (int32_t at = warp * pieces * piece; at < a.k; at += warps * pieces * piece) {
-        pieces_of<pieces> w[matrices];
-        w[0].load(s.w, a.k, s.first, s.m, at);
-        if (gated) w[matrices - 1].load(s.up, a.k, s.first, s.m, at);
+    for (; at < a.k;) {
         DS_UNROLL
         for (int u = 0; u < pieces; ++u)
             DS_UNROLL
@@ -55,6 +66,8 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
                 DS_UNROLL
                 for (int m = 0; m < matrices; ++m) multiply_piece(c[m][j], w[m].low[u], w[m].high[u], row);
             }
+        at += warps * pieces * piece;
+        if (at < a.k) load();
     }
     DS_UNROLL
     for (int m = 0; m < matrices; ++m)

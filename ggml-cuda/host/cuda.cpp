@@ -122,7 +122,7 @@ backend_ptr cuda_backend(const cuda_options &o) {
     for (const auto &[name, variant] : o.force) forced.insert(forced.end(), {name.c_str(), variant.c_str()});
     forced.push_back(nullptr);
     call(plugin.describe, o.device, &b->device);
-    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), o.record, &b->self);
+    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), o.record, o.overlap, &b->self);
     return backend_ptr(b.release());
 }
 

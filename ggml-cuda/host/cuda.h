@@ -9,6 +9,7 @@ struct cuda_options {
     int32_t device = 0;
     std::vector<std::pair<std::string, std::string>> force;   // operation and variant, by name
     bool record = true;     // steps that come again are recorded, and replayed as CUDA graphs
+    bool overlap = false;   // from sm_90 on a kernel may begin before the one in front of it has ended (programmatic dependent launch)
     std::string library;    // the path of libdeepseek-cuda.so; empty: beside this code, in ../lib from there, then where the system looks
 };
 

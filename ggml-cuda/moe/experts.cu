@@ -32,6 +32,7 @@ __device__ void sum_up(int32_t *x) {
 }
 
 __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
+    former_results();
     __shared__ int32_t count[sort_threads], next[sort_threads], group[sort_threads];
     const int32_t i = static_cast<int32_t>(threadIdx.x), pairs = a.n * a.used;
     count[i] = 0;
@@ -78,6 +79,7 @@ struct f16_at_place { const uint16_t *p; __device__ float operator()(int64_t i) 
 struct bf16_at_place { const uint16_t *p; __device__ float operator()(int64_t i) const { return float_of(static_cast<uint32_t>(p[i]) << 16); } };
 
 template <class W, class T> __global__ void float_product_kernel(float_product_args a) {
+    former_results();
     const row_group g = a.groups[blockIdx.y];
     const int lane = static_cast<int>(threadIdx.x) % dot_lanes;
     const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 + static_cast<int32_t>(threadIdx.x) / dot_lanes, w_column = column < a.m ? column : a.m - 1;
@@ -104,6 +106,7 @@ struct combine_args {
 };
 constexpr int combine_threads = 256;
 __global__ void combine_kernel(combine_args a) {
+    former_results();
     const int32_t row = static_cast<int32_t>(blockIdx.y), c = static_cast<int32_t>(blockIdx.x) * combine_threads + static_cast<int32_t>(threadIdx.x);
     if (c >= a.d) return;
     float y = a.shared ? a.shared[row * a.shared_stride + c] : 0.0f;

@@ -49,7 +49,7 @@ constexpr cuda_plugin functions = {
                 *d = {.name = "none", .memory_total = uint64_t{1} << 34, .memory_free = uint64_t{1} << 34, .major = 9, .minor = 0, .processors = 1};
             });
         },
-    .open = [](int32_t number, const char *const *, bool, void **self, cuda_failure *f) { return guarded(f, [&](backend *, const backend_fns &) { check(number), *self = &device(); }); },
+    .open = [](int32_t number, const char *const *, bool, bool, void **self, cuda_failure *f) { return guarded(f, [&](backend *, const backend_fns &) { check(number), *self = &device(); }); },
     .close = [](void *) {},
     .alloc = [](void *, size_t n, void **p, cuda_failure *f) { return guarded(f, [&](backend *b, const backend_fns &fn) { *p = fn.alloc(b, n), device().bytes[*p] = n; }); },
     .release =
