@@ -1,14 +1,17 @@
 #!/bin/sh
 # Everything that needs a CUDA device, in one go and under eight minutes: builds for its kind, runs the operations and engines on it, the speeds, compute-sanitizer where it
 # is found, and closes with a table of what was wanted and what was found. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
-# Every part has a time of its own and says what came of it in table.txt as soon as it is known, so that one that fails or hangs hides no other.
+# Every part has a time of its own and says what came of it in table.txt as soon as it is known, so that one that fails or hangs hides no other. What each part said, and the
+# speeds as JSON, are in build/gpu-logs, and at the end in logs.tar.gz beside the table.
 # Where the machine with the device cannot build all of it (it has no doctest, say), build elsewhere, for its kind, at any path, and bring build/bin/{deepseek-tests,bench} and
 # build/lib/libdeepseek-cuda.so along: DS_GPU_BUILT=1 takes them as they are.
 # DS_GPU_JOBS: compilers at once (all processors). DS_GPU_SECONDS: for all (470). DS_GPU_PARTS: some of "tests speed engine sanitizer", in that order; all when unset.
 set -u
 cd "$(dirname "$0")/.." || exit 2
-out=${1:-${OUT:-build/gpu}}
-mkdir -p "$out"
+out=${1:-${OUT:-build/gpu}} logs=build/gpu-logs
+rm -rf "$logs"
+mkdir -p "$out" "$logs"
+trap 'tar -C "$logs" -czf "$out/logs.tar.gz" .' EXIT
 parts=${DS_GPU_PARTS:-tests speed engine sanitizer}
 jobs=${DS_GPU_JOBS:-$(nproc)}
 table="$out/table.txt"
@@ -54,11 +57,11 @@ if [ -n "${DS_GPU_BUILT-}" ]; then
     there=${there%/models/tiny-r1.gguf}
     if [ -n "$there" ] && [ ! -e "$there/models" ]; then mkdir -p "$(dirname "$there")" && ln -sfn "$PWD" "$there"; fi
     row 'built elsewhere' ok ''
-elif make -j"$jobs" CUDA=1 CUDA_ARCH="$arch" cuda build/bin/deepseek-tests build/bin/bench >"$out/build.log" 2>&1; then
+elif make -j"$jobs" CUDA=1 CUDA_ARCH="$arch" cuda build/bin/deepseek-tests build/bin/bench >"$logs/build.log" 2>&1; then
     row "built for $arch" ok "$(since)"
 else
-    tail -n 40 "$out/build.log"
-    row "built for $arch" FAILED "see $out/build.log"
+    tail -n 40 "$logs/build.log"
+    row "built for $arch" FAILED "see $logs/build.log"
     exit 1
 fi
 # cuBLAS may lie where nothing looks for it.
@@ -71,21 +74,21 @@ fi
 
 # cases NAME PATTERN LOG SECONDS: doctest's test cases, one row for all of a pattern.
 cases() {
-    limited "$4" "$out/$3.log" build/bin/deepseek-tests -tc="$2"
+    limited "$4" "$logs/$3.log" build/bin/deepseek-tests -tc="$2"
     code=$?
-    if grep -q 'MESSAGE: skipped' "$out/$3.log"; then
-        row "$1" SKIPPED "$(grep -m 1 'MESSAGE: skipped' "$out/$3.log" | sed 's/.*MESSAGE: //' | cut -c1-100)"
+    if grep -q 'MESSAGE: skipped' "$logs/$3.log"; then
+        row "$1" SKIPPED "$(grep -m 1 'MESSAGE: skipped' "$logs/$3.log" | sed 's/.*MESSAGE: //' | cut -c1-100)"
         failed=1
-    else verdict "$1" $code "$out/$3.log"
+    else verdict "$1" $code "$logs/$3.log"
     fi
 }
 # speed PART SECONDS [FLAG]: its rows, those before a failure too.
 speed() {
     # shellcheck disable=SC2016,SC2086  # for the inner shell; a word or none
-    limited "$2" "$out/speed-$1.log" sh -c 'out=$1; shift; build/bin/bench --device 1 "$@" >"$out"' bench "$out/speed-$1.json" --part "$1" ${3-}
+    limited "$2" "$logs/speed-$1.log" sh -c 'out=$1; shift; build/bin/bench --device 1 "$@" >"$out"' bench "$logs/speed-$1.json" --part "$1" ${3-}
     code=$?
-    sed -n 's/^#row //p' "$out/speed-$1.log" | tee -a "$table"
-    [ $code = 0 ] || { verdict "bench --device 1 --part $1" $code "$out/speed-$1.log"; tail -n 3 "$out/speed-$1.log"; }
+    sed -n 's/^#row //p' "$logs/speed-$1.log" | tee -a "$table"
+    [ $code = 0 ] || { verdict "bench --device 1 --part $1" $code "$logs/speed-$1.log"; tail -n 3 "$logs/speed-$1.log"; }
 }
 if wants tests; then
     cases 'API: devices' 'device: the API without one' api 20
@@ -104,20 +107,24 @@ if wants speed; then
     speed memory 40
 fi
 if wants engine; then
-    limited 90 "$out/engine.log" tests/on_device build/bin/deepseek-tests 85
+    limited 90 "$logs/engine.log" tests/on_device build/bin/deepseek-tests 85
     code=$?
-    verdict "engines on the device: $(tail -n 1 "$out/engine.log")" $code "$out/engine.log"
-    grep -E '^(FAILED|not run)' "$out/engine.log" | sed 's/^/  /' | tee -a "$table"
+    if grep -q '^SKIPPED' "$logs/engine.log"; then
+        row 'engines on the device' SKIPPED "$(sed -n 's/^SKIPPED: //p' "$logs/engine.log" | cut -c1-100)"
+        failed=1
+    else verdict "engines on the device: $(tail -n 1 "$logs/engine.log")" $code "$logs/engine.log"
+    fi
+    grep -E '^(FAILED|not run)' "$logs/engine.log" | sed 's/^/  /' | tee -a "$table"
 fi
 if wants sanitizer; then
     sanitizer=$(command -v compute-sanitizer || ls "$(dirname "${nvcc:-/}")/compute-sanitizer" 2>/dev/null)
     if [ -z "$sanitizer" ]; then row 'compute-sanitizer' 'not found' ''
     else
         for tool in memcheck racecheck initcheck; do
-            limited 40 "$out/$tool.log" env DS_CUDA_FEW=1 "$sanitizer" --tool $tool --error-exitcode 9 build/bin/deepseek-tests -tc='CUDA: I8 models*'
+            limited 40 "$logs/$tool.log" env DS_CUDA_FEW=1 "$sanitizer" --tool $tool --error-exitcode 9 build/bin/deepseek-tests -tc='CUDA: I8 models*'
             code=$?
             if [ $code = 124 ]; then row "compute-sanitizer $tool" 'not finished' 'in its time; nothing found until then'
-            else verdict "compute-sanitizer $tool" $code "$out/$tool.log"
+            else verdict "compute-sanitizer $tool" $code "$logs/$tool.log"
             fi
         done
     fi
