@@ -92,7 +92,7 @@ speed() {
 }
 if wants tests; then
     cases 'API: devices' 'device: the API without one' api 20
-    cases 'I8 models: the CPU'"'"'s bits, batch 1 and 8, graphs on and off' 'CUDA: I8 models*' integers 60
+    cases 'I8 models: the CPU'"'"'s bits, batch 1 and 8, graphs on and off' 'CUDA: I8 models*' integers 100
     cases 'every variant of every operation' 'CUDA: every variant*' operations 90
     cases 'other formats: the same bits again' 'CUDA: other formats*' formats 30
     cases 'refusals are statuses' 'CUDA: a device has no room*' refusals 20
@@ -103,7 +103,7 @@ if wants speed; then
     speed r1-8b 70 --quick
     speed r1-1.5b 30 --quick
     speed attention 30
-    speed products 40
+    speed products 60
     speed memory 40
 fi
 if wants engine; then
