@@ -55,6 +55,7 @@ DS_INLINE __m256i block_product(__m256i w, const char *x) {
 #include "packed_x86.inl"
 #include "packed32_x86.inl"
 #include "packed256_x86.inl"
+#include "packed_rows_x86.inl"
 
 constexpr size_t i8_vectors = 1, i8_dot_x = 2, i8_streams = 2, i8_few_rows = 8;
 DS_INLINE w16i widened(const char *w) {

@@ -41,6 +41,7 @@ DS_INLINE __m256i block_product(__m256i w, const char *x) {
 #include "packed_x86.inl"
 #include "packed32_x86.inl"
 #include "packed256_x86.inl"
+#include "packed_rows_x86.inl"
 
 constexpr size_t i8_vectors = 4, i8_dot_x = 6, i8_streams = 4, i8_few_rows = 20;
 DS_INLINE w16i widened(const char *w) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w))); }

@@ -19,6 +19,7 @@ namespace {
 #include "vnni_avx512.inl"
 #include "packed32_x86.inl"
 #include "packed256_x86.inl"
+#include "packed_rows_vnni.inl"
 
 } // namespace
 } // namespace avx512_vnni

@@ -35,7 +35,6 @@ DS_INLINE __m256i only(__m256i x, int bits) { return _mm256_and_si256(x, _mm256_
 DS_INLINE __m256i twice(__m128i x) { return _mm256_broadcastsi128_si256(x); }
 // Sixteen bytes, one for each 16 elements, as words in the order of scales.
 DS_INLINE __m128i in_order(__m128i x) { return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)); }
-DS_INLINE __m128i bytes16(const char *p) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)); }
 
 struct six_bits {       // scales and minima of q4_k and q5_k
     static DS_INLINE __m256i widened_bytes(uint32_t low, uint32_t high) {
@@ -113,7 +112,7 @@ template <> struct block256<format::iq4_xs> {
 };
 
 // Calls run(s as a constant) for s of 0 to 7.
-template <class F> DS_INLINE void by_32(const F &run) {
+template <class F> DS_INLINE void by_8(const F &run) {
     const auto all = [&]<size_t... s>(std::index_sequence<s...>) { (run(std::integral_constant<size_t, s>{}), ...); };
     all(std::make_index_sequence<8>{});
 }
@@ -206,60 +205,6 @@ template <format f> struct packed256 {
     // In every word of the low half the scale of the first 16 of the s-th 32 elements, of the high half that of the second.
     template <size_t s> static DS_INLINE __m256i scale_of(__m256i scales) { return _mm256_shuffle_epi8(scales, _mm256_set1_epi16(0x0100 + 0x0202 * static_cast<int>(s))); }
 
-    // The pairs' sums of the s-th 32 products, as words: levels up to 63 cannot overflow them, nor can iq4's signed levels up to 127.
-    template <size_t s> static DS_INLINE __m256i pair_sums(__m256i levels, const char *x) {
-        if constexpr (block::bias != 128) return _mm256_maddubs_epi16(levels, bytes32(x + 32 * s));
-        const __m256i w = _mm256_xor_si256(levels, _mm256_set1_epi8(-128));
-        return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(bytes32(x + 32 * s), w));
-    }
-    // iq4's unsigned levels are too large for words.
-    static constexpr bool wide_sums = packed_unsigned && block::bias == 128;
-    template <size_t s> static DS_INLINE __m256i add_scaled(__m256i sum, __m256i levels, const char *x, __m256i scales) {
-        if constexpr (!wide_sums) return dot_words(sum, pair_sums<s>(levels, x), scale_of<s>(scales));
-        const __m256i scale = _mm256_permutevar8x32_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(scales)), _mm256_set1_epi32(static_cast<int>(s)));
-        return _mm256_add_epi32(sum, _mm256_mullo_epi32(block_product(levels, x + 32 * s), scale));
-    }
-
-    struct row_sums { __m256i scaled, minima; };
-    template <int rows> static DS_INLINE void one_row(const char *w, const char *x, size_t x_stride, row_sums *out) {
-        const __m256i scales = block::scales(w), min = block::minima(w);
-        DS_UNROLL for (int j = 0; j < rows; ++j) {
-            const __m256i sums = bytes32(x + j * x_stride + x256_sums16);
-            out[j].scaled = _mm256_setzero_si256();
-            if constexpr (block::bias != 0 && (block::bias != 128 || wide_sums))
-                out[j].scaled = _mm256_madd_epi16(_mm256_mullo_epi16(scales, _mm256_set1_epi16(-block::bias)), sums);
-            out[j].minima = minima ? _mm256_madd_epi16(min, sums) : out[j].scaled;
-        }
-        by_32([&](auto s) {
-            const __m256i levels = block::template levels<s.value>(w);
-            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled = add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
-        });
-    }
-
-    template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
-        const char *w[8], *x = a.x + x0 * a.x_stride;
-        rows_at(a, w0, packed_eighth(a), w);
-        __m256 sum[rows];
-        DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
-        for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x256_bytes) {
-            __m256i product[rows][8], min[rows][8];
-            for (int r = 0; r < 8; ++r) {
-                for (size_t i = 0; i < weight_bytes; i += 64) __builtin_prefetch(w[r] + at + packed_rows_ahead + i, 0, 2);
-                row_sums sums[rows];
-                one_row<rows>(w[r] + at, x, a.x_stride, sums);
-                DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums[j].scaled, min[j][r] = sums[j].minima;
-            }
-            const __m256 d = scales8(w, at + block::d), m = minima ? negated(scales8(w, at + block::m)) : d;
-            DS_UNROLL for (int j = 0; j < rows; ++j) {
-                const __m256 scale = _mm256_set1_ps(read<float>(x + j * a.x_stride + x256_scale));
-                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(product[j])), _mm256_mul_ps(d, scale), sum[j]);
-                if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(min[j])), _mm256_mul_ps(m, scale), sum[j]);
-            }
-        }
-        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
-    }
-    static DS_INLINE __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
-
     static DS_INLINE void put_columns(__m256i *r, char *to, size_t n, size_t step) {
         transpose8(r);
         for (size_t i = 0; i < n; ++i) put32(to + i * step, r[i]);
@@ -281,7 +226,7 @@ template <format f> struct packed256 {
                 put_columns(r, tile + tiles::scales + half * packed_step, 8, halves * packed_step);
             }
         }
-        by_32([&](auto s) {
+        by_8([&](auto s) {
             char *const to = tile + tiles::levels + 8 * packed_element * packed_step * s.value;
             for (size_t half = 0; half < packed_element; ++half) {
                 for (int i = 0; i < 8; ++i) {
@@ -300,7 +245,7 @@ template <format f> struct packed256 {
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tiles::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x256_bytes, block::parts == 16 ? few_rows_slowest : few_rows_slow, packed_columns, part * tile_block, quantize256, packed_rows<packed256>, packed_tile<packed256>};
+    static constexpr packed_kernels kernels = {x256_bytes, few_rows256, packed_columns, part * tile_block, quantize256, packed_rows<rows_of<f>>, packed_tile<packed256>};
 };
 
 template <format f> using packed_x86 = typename std::conditional_t<packed<f>::block == 32, std::type_identity<packed32<f>>, std::type_identity<packed256<f>>>::type;

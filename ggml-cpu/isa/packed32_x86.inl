@@ -117,35 +117,6 @@ template <format f> struct packed32 {
     static constexpr size_t weight_bytes = f == format::q8_0 ? 34 : f == format::q4_1 ? 20 : f == format::q5_0 ? 22 : f == format::q5_1 ? 24 : 18;
     static constexpr size_t part = packed_tile_width / 32, tile_block = tile32<minima>::tile_block;
 
-    // What is to be added for the levels' bias is a power of two's part of what makes up for 128.
-    static DS_INLINE __m256i unbiased(__m256i product, int32_t start) {
-        if constexpr (!packed_unsigned || block::bias == 0) return product;
-        return _mm256_add_epi32(product, _mm256_set1_epi32(start / (128 / (block::bias + !block::bias))));
-    }
-
-    template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
-        const char *w[8], *x = a.x + x0 * a.x_stride;
-        rows_at(a, w0, packed_eighth(a), w);
-        __m256 sum[rows];
-        DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
-        for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x32_bytes) {
-            const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
-            DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + packed_rows_ahead, 0, 2);
-            __m256i levels[8];
-            DS_UNROLL for (int r = 0; r < 8; ++r) levels[r] = packed_unsigned ? block::levels(w[r] + at) : block::signed_levels(w[r] + at);
-            DS_UNROLL for (int j = 0; j < rows; ++j) {
-                const char *xb = x + j * a.x_stride;
-                __m256i p[8];
-                DS_UNROLL for (int r = 0; r < 8; ++r) p[r] = block_product(levels[r], xb);
-                const __m256i product = unbiased(sum_of_each(p), read<int32_t>(xb + x32_start));
-                const __m256 scale = _mm256_set1_ps(read<float>(xb + x32_scale));
-                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), _mm256_mul_ps(d, scale), sum[j]);
-                if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)), _mm256_mul_ps(m, scale), sum[j]);
-            }
-        }
-        for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
-    }
-
     // One block of eight rows.
     static DS_INLINE void pack8(const char *const *w, size_t offset, char *tile) {
         _mm256_storeu_ps(reinterpret_cast<float *>(tile), scales8(w, offset));
@@ -163,5 +134,5 @@ template <format f> struct packed32 {
     template <int rows> static void product(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0, packed_ahead ahead) {
         tile32<minima>::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x32_bytes, f == format::q8_0 ? few_rows_slow : few_rows_quick, packed_columns, part * tile_block, quantize32, packed_rows<packed32>, packed_tile<packed32>};
+    static constexpr packed_kernels kernels = {x32_bytes, few_rows32, packed_columns, part * tile_block, quantize32, packed_rows<rows_of<f>>, packed_tile<packed32>};
 };

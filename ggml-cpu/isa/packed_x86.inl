@@ -1,12 +1,12 @@
 // Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by the including file: w16i (16 int32 lanes),
 // packed_unsigned (products take weights as unsigned bytes; else both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of
-// activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step and
-// dot_words (two words a lane), multiply_add (lane by lane), block_product (32 weights as bytes, unsigned or signed, by as many activations, summed in any of eight lanes).
+// activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step (two words a lane) and
+// multiply_add (lane by lane). Where products take words, for packed_rows_x86.inl: dot_words (two words a lane), block_product (32 weights as signed bytes, by as
+// many activations, summed in any of eight lanes).
 // All integer sums are exact; the order of the float sums is block_step's (tensor/blocks.h).
 
-// kernels' few_rows: of formats whose rows take long as they lie (nibbles, summed by 32), of others, and of those whose tiles take long (16 scales a block).
-// Where products take words, a tile is twice as large, and it is the same for all.
-constexpr size_t few_rows_quick = packed_unsigned ? 2 : 6, few_rows_slow = packed_unsigned ? 5 : 6, few_rows_slowest = packed_unsigned ? 8 : 6;
+// kernels' few_rows: tiles of blocks of 256 take long. Where products take words, a tile is twice as large, and it is the same for all.
+constexpr size_t few_rows32 = packed_unsigned ? 3 : 6, few_rows256 = packed_unsigned ? 8 : 6;
 
 constexpr size_t packed_element = packed_unsigned ? 1 : 2, packed_columns = 16 * packed_vectors;
 constexpr size_t packed_step = 64 * packed_vectors;      // bytes of a tile that meet 4 bytes of x: 4 or 2 elements of each column
@@ -16,6 +16,8 @@ template <class T> DS_INLINE T read(const void *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
+DS_INLINE __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+DS_INLINE __m128i bytes16(const char *p) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)); }
 DS_INLINE __m256i bytes32(const char *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
 DS_INLINE void put32(char *p, __m256i x) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), x); }
 
@@ -180,7 +182,8 @@ template <class K> static void packed_tile(const packed_args &a, char *tile) {
             });
     }
 }
+template <format f> struct rows_of;      // packed_rows_*.inl: rows8<rows of activations>(args, first row of weights, of activations), for up to `together`
 template <class K> static void packed_rows(const packed_args &a) {
     for (size_t w0 = 0; w0 < packed_eighth(a); ++w0)
-        for (size_t x0 = 0; x0 < a.rows; x0 += 4) by_rows<4>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
+        for (size_t x0 = 0; x0 < a.rows; x0 += K::together) by_rows<K::together>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
 }

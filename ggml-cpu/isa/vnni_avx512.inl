@@ -15,10 +15,6 @@ DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
     return next;
 }
 DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) { return _mm512_dpwssd_epi32(sum.r, w.r, x.r); }
-DS_INLINE __m256i dot_words(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
-DS_INLINE __m256i block_product(__m256i w, const char *x) {
-    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
-}
 
 #include "packed_x86.inl"
 
