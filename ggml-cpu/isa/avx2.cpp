@@ -45,12 +45,6 @@ DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) { return tile_step(sum, w, x
 [[maybe_unused]] DS_INLINE w16i multiply_add(w16i a, w16i b, w16i c) {
     return {_mm256_add_epi32(_mm256_mullo_epi32(a.lo, b.lo), c.lo), _mm256_add_epi32(_mm256_mullo_epi32(a.hi, b.hi), c.hi)};
 }
-DS_INLINE __m256i dot_words(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
-DS_INLINE __m256i block_product(__m256i w, const char *x) {
-    const __m256i *xv = reinterpret_cast<const __m256i *>(x);
-    return _mm256_add_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(w)), _mm256_loadu_si256(xv)),
-                            _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1)), _mm256_loadu_si256(xv + 1)));
-}
 
 #include "packed_x86.inl"
 #include "packed32_x86.inl"

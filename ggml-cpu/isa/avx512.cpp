@@ -32,11 +32,6 @@ DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
     return next;
 }
 DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) { return tile_step(sum, w, x); }
-DS_INLINE __m256i dot_words(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
-DS_INLINE __m256i block_product(__m256i w, const char *x) {
-    const __m512i p = _mm512_madd_epi16(_mm512_cvtepi8_epi16(w), _mm512_loadu_si512(x));
-    return _mm256_add_epi32(_mm512_castsi512_si256(p), _mm512_extracti64x4_epi64(p, 1));
-}
 
 #include "packed_x86.inl"
 #include "packed32_x86.inl"

@@ -5,22 +5,40 @@ template <format f> struct rows32 {
     static constexpr bool minima = packed<f>::minima;
     static constexpr size_t weight_bytes = packed32<f>::weight_bytes;
 
+    // Levels of at most five bits are multiplied as they are: four sums of pairs fit a word, and the bias is made up for at the end. Of others the sign goes
+    // to the activations, and a pair's sum still fits a word.
+    static constexpr bool small = block::bias != 128;
+    static DS_INLINE __m256i sums(__m256i w, __m256i x) {
+        if constexpr (small) return _mm256_maddubs_epi16(w, x);
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1));
+    }
+    static DS_INLINE __m256i unbiased(__m256i product, const char *x) {
+        if constexpr (!small || block::bias == 0) return product;
+        return _mm256_sub_epi32(product, _mm256_set1_epi32(block::bias * static_cast<int32_t>(read<float>(x + x32_sum))));
+    }
+
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;
         rows_at(a, w0, packed_eighth(a), w);
         __m256 sum[rows];
         DS_UNROLL for (int j = 0; j < rows; ++j) sum[j] = _mm256_setzero_ps();
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x32_bytes) {
-            const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
             DS_UNROLL for (int r = 0; r < 8; ++r) __builtin_prefetch(w[r] + at + packed_rows_ahead, 0, 2);
-            __m256i levels[8];
-            DS_UNROLL for (int r = 0; r < 8; ++r) levels[r] = block::signed_levels(w[r] + at);
+            __m256i xs[rows], p[rows][8];
             DS_UNROLL for (int j = 0; j < rows; ++j) {
-                const char *xb = x + j * a.x_stride;
-                __m256i p[8];
-                DS_UNROLL for (int r = 0; r < 8; ++r) p[r] = block_product(levels[r], xb);
+                const char *const xb = x + j * a.x_stride;
+                xs[j] = _mm256_permute4x64_epi64(_mm256_packs_epi16(bytes32(xb), bytes32(xb + 32)), 0xd8);
+            }
+            DS_UNROLL for (int r = 0; r < 8; ++r) {
+                const __m256i levels = small ? block::levels(w[r] + at) : block::signed_levels(w[r] + at);
+                DS_UNROLL for (int j = 0; j < rows; ++j) p[j][r] = sums(levels, xs[j]);
+            }
+            const __m256 d = scales8(w, at), m = minima ? scales8(w, at + block::m) : d;
+            DS_UNROLL for (int j = 0; j < rows; ++j) {
+                const char *const xb = x + j * a.x_stride;
+                const __m256i product = unbiased(sum_of_each<small>(p[j]), xb);
                 const __m256 scale = _mm256_set1_ps(read<float>(xb + x32_scale));
-                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(p)), _mm256_mul_ps(d, scale), sum[j]);
+                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), _mm256_mul_ps(d, scale), sum[j]);
                 if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)), _mm256_mul_ps(m, scale), sum[j]);
             }
         }
@@ -40,7 +58,7 @@ template <format f> struct rows256 {
         return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(bytes32(x + 32 * s), w));
     }
     template <size_t s> static DS_INLINE __m256i add_scaled(__m256i sum, __m256i levels, const char *x, __m256i scales) {
-        return dot_words(sum, pair_sums<s>(levels, x), packed256<f>::template scale_of<s>(scales));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pair_sums<s>(levels, x), packed256<f>::template scale_of<s>(scales)));
     }
 
     struct row_sums { __m256i scaled, minima; };

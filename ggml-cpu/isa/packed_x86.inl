@@ -1,8 +1,7 @@
 // Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by the including file: w16i (16 int32 lanes),
 // packed_unsigned (products take weights as unsigned bytes; else both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of
 // activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step (two words a lane) and
-// multiply_add (lane by lane). Where products take words, for packed_rows_x86.inl: dot_words (two words a lane), block_product (32 weights as signed bytes, by as
-// many activations, summed in any of eight lanes).
+// multiply_add (lane by lane).
 // All integer sums are exact; the order of the float sums is block_step's (tensor/blocks.h).
 
 // kernels' few_rows: tiles of blocks of 256 take long. Where products take words, a tile is twice as large, and it is the same for all.
@@ -68,13 +67,15 @@ DS_INLINE __m256 scales8(const char *const *w, size_t offset) {
     return _mm256_cvtph_ps(h);
 }
 
-// Lane r of the result is the sum of p[r]'s lanes.
-DS_INLINE __m256i sum_of_each(const __m256i *p) {
+// Lane r of the result is the sum of p[r]'s lanes; or of its words, of which any four fit a word.
+template <bool words> DS_INLINE __m256i added(__m256i a, __m256i b) { return words ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b); }
+template <bool words = false> DS_INLINE __m256i sum_of_each(const __m256i *p) {
     __m256i s[4];
     DS_UNROLL for (int i = 0; i < 4; ++i)     // lanes of p[i], p[i + 4]: a0+a2 b0+b2 a1+a3 b1+b3, in each half
-        s[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(p[i], p[i + 4]), _mm256_unpackhi_epi32(p[i], p[i + 4]));
-    const __m256i t = _mm256_add_epi32(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));     // 0 4 1 5
-    const __m256i u = _mm256_add_epi32(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));     // 2 6 3 7
+        s[i] = added<words>(_mm256_unpacklo_epi32(p[i], p[i + 4]), _mm256_unpackhi_epi32(p[i], p[i + 4]));
+    __m256i t = added<words>(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));     // 0 4 1 5
+    __m256i u = added<words>(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));     // 2 6 3 7
+    if constexpr (words) t = _mm256_madd_epi16(t, _mm256_set1_epi16(1)), u = _mm256_madd_epi16(u, _mm256_set1_epi16(1));
     const __m256i all = _mm256_add_epi32(_mm256_permute2x128_si256(t, u, 0x20), _mm256_permute2x128_si256(t, u, 0x31));
     return _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
 }
