@@ -133,7 +133,7 @@ LLAMA := $(B)/interop/node_modules/@node-llama-cpp/$(LLAMA)/bins/$(LLAMA)
 interop: lib $(BIN)/quantize $(BIN)/side_by_side
 	@tests/interop/run $(BIN)
 	@if [ -d $(LLAMA) ]; then DS_LLAMA_DIR=$(LLAMA) $(BIN)/side_by_side $(SHARED) models/tiny-r1.gguf $(OBJ) && echo "side_by_side with llama.cpp: passed"; fi
-bench-peer: $(BIN)/bench
+bench-peer: lib $(BIN)/bench
 	@tests/interop/run $(BIN) --speed $(MODEL) $(ARGS)
 bench-convert: lib $(BIN)/quantize
 	@tests/interop/run $(BIN) --convert $(ARGS)

@@ -1,9 +1,11 @@
 // llama.cpp's speed beside ours on the same file, in turns, so that whatever else the machine does meets both.
-// Both process the prompt in steps of at most 512 tokens and decode from one token on; a turn of each goes unmeasured.
-import { execFileSync } from "node:child_process";
+// Both process the prompt in steps of at most 512 tokens and decode from one token on; a turn of theirs goes unmeasured. Theirs is timed in a program of its own,
+// through the library's C interface: node-llama-cpp's takes some milliseconds a token.
+import { execFileSync, spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { setTimeout } from "node:timers/promises";
-import { open } from "./peer.mjs";
 
 const usage = `usage: tests/interop/run BIN-DIRECTORY --speed MODEL.gguf [flags]
   --ours FILE      a file of ours in a format that llama.cpp has not (int8, say), of the same shape; default: MODEL
@@ -15,7 +17,7 @@ const usage = `usage: tests/interop/run BIN-DIRECTORY --speed MODEL.gguf [flags]
   --turns N        of each; default 3
   --json           JSON instead of a table`;
 
-const [work, bench, ...rest] = process.argv.slice(2);
+const [libraries, program, bench, ...rest] = process.argv.slice(2);
 const { values, positionals } = parseArgs({
     args: rest, allowPositionals: true,
     options: { ours: { type: "string" }, isa: { type: "string" }, threads: { type: "string", default: "1" }, prompt: { type: "string", default: "512" }, new: { type: "string", default: "64" },
@@ -28,30 +30,20 @@ if (values.help || positionals.length !== 1) {
 const model = positionals[0], ours = values.ours ?? model;
 const [threads, promptTokens, newTokens, sequences, turns] = [values.threads, values.prompt, values.new, values.sequences, values.turns].map(Number);
 
-async function seconds(work) {
-    const begin = performance.now();
-    await work();
-    return (performance.now() - begin) / 1000;
+const library = (pattern) => readdirSync(libraries).find((name) => pattern.test(name));
+const peer = spawn(program, [libraries, library(/^libggml\.(v.*)?so/), library(/^libllama\.(v.*)?so/), model, threads, promptTokens, newTokens, sequences].map(String), { stdio: ["pipe", "pipe", "inherit"] });
+const lines = createInterface({ input: peer.stdout })[Symbol.asyncIterator]();
+async function line() {
+    const { value, done } = await lines.next();
+    if (done) process.exit(1);     // it has said why
+    return value;
 }
-
-const promptIds = Array.from({ length: promptTokens }, (_, i) => (i * 7919) % 256 + 3);
-
-async function theirTurn(peer) {
-    await peer.reset();
-    const prompt = promptTokens / await seconds(() => peer.next(promptIds));
-    await peer.reset();
-    let token = (await peer.next([3]))[0][0];
-    const decode = newTokens / await seconds(async () => {
-        for (let i = 0; i < newTokens; ++i) token = (await peer.next([token]))[0][0];
-    });
-    return { prompt, decode };
-}
-async function theirSequences(peer) {
-    await peer.reset();
-    return sequences * (promptTokens + newTokens) / await seconds(() => Promise.all(Array.from({ length: sequences }, async (_, which) => {
-        let token = (await peer.next(promptIds, 1, which))[0][0];
-        for (let i = 1; i < newTokens; ++i) token = (await peer.next([token], 1, which))[0][0];
-    })));
+const system = (await line()).trim(), release = /libllama\.(v?[\d.]*\d)?/.exec(library(/^libllama\.(v.*)?so/))[1] ?? "";
+async function theirTurn() {
+    peer.stdin.write("turn\n");
+    const turn = JSON.parse(await line());
+    await setTimeout(200);     // their threads go to sleep
+    return turn;
 }
 
 function ourTests(...flags) {
@@ -69,27 +61,23 @@ function ourSequences() {    // the first new token comes with the prompt
 
 const median = (list) => list.toSorted((a, b) => a - b)[list.length >> 1];
 
-const peer = await open(work, model, { threads, sequences, contextSize: promptTokens + newTokens + 8 });
+await theirTurn();
 if (sequences > 1) {
-    await theirSequences(peer);
     const [theirs, mine] = [[], []];
     for (let i = 0; i < turns; ++i) {
-        theirs.push(await theirSequences(peer));
-        await setTimeout(200);
+        theirs.push((await theirTurn()).all);
         mine.push(ourSequences());
     }
-    console.log(`llama.cpp ${peer.release}: ${peer.system}`);
+    console.log(`llama.cpp ${release}: ${system}`);
     console.log(`${model}${ours === model ? "" : ", ours " + ours}, ${threads} threads, ${sequences} sequences of ${promptTokens} + ${newTokens} tokens, ${turns} turns of each; all tokens a second, median (best)`);
     for (const [name, list] of [["llama.cpp", theirs], ["deepseek", mine]]) console.log(`${name.padEnd(10)} ${median(list).toFixed(1)} (${Math.max(...list).toFixed(1)})`);
     console.log(`${"ratio".padEnd(10)} ${(median(mine) / median(theirs)).toFixed(2)}`);
-    await peer.close();
+    peer.stdin.end();
     process.exit(0);
 }
-await theirTurn(peer);
 const all = { "llama.cpp": [], deepseek: [] };
 for (let i = 0; i < turns; ++i) {
-    all["llama.cpp"].push(await theirTurn(peer));
-    await setTimeout(200);     // their threads go to sleep
+    all["llama.cpp"].push(await theirTurn());
     all.deepseek.push(ourTurn());
 }
 const best = (list, key) => Math.max(...list.map((t) => t[key] ?? NaN));
@@ -99,9 +87,9 @@ const table = Object.entries(all).map(([name, list]) => ({
     prompt: median(list.map((t) => t.prompt)), promptBest: Math.max(...list.map((t) => t.prompt)),
     decode: median(list.map((t) => t.decode)), decodeBest: Math.max(...list.map((t) => t.decode)),
 }));
-if (values.json) console.log(JSON.stringify({ model, ours, isa: all.deepseek[0].isa, shares, promptTokens, newTokens, turns, release: peer.release, system: peer.system, table }, null, 2));
+if (values.json) console.log(JSON.stringify({ model, ours, isa: all.deepseek[0].isa, shares, promptTokens, newTokens, turns, release, system, table }, null, 2));
 else {
-    console.log(`llama.cpp ${peer.release}: ${peer.system}`);
+    console.log(`llama.cpp ${release}: ${system}`);
     console.log(`${model}, ${threads} thread${threads === 1 ? "" : "s"}, ${turns} turns of each; tokens a second, median (best)`);
     for (const t of table)
         console.log(`${t.name.padEnd(10)} prompt ${promptTokens}: ${t.prompt.toFixed(1)} (${t.promptBest.toFixed(1)})   decode ${newTokens}: ${t.decode.toFixed(2)} (${t.decodeBest.toFixed(2)})`);
@@ -109,4 +97,4 @@ else {
     console.log(`deepseek   ${ours === model ? "" : ours + ", "}${all.deepseek[0].isa}; of the integer peak ${percent(shares.prompt)}, of the read bandwidth ${percent(shares.decode)}`);
     console.log(`${"ratio".padEnd(10)} prompt ${(table[1].prompt / table[0].prompt).toFixed(2)}   decode ${(table[1].decode / table[0].decode).toFixed(2)}`);
 }
-await peer.close();
+peer.stdin.end();
