@@ -619,39 +619,55 @@ static int32_t pages_a_table(const std::vector<int32_t> &last) {
     return std::max<int32_t>(4, (*std::max_element(last.begin(), last.end()) + static_cast<int32_t>(page_positions)) / static_cast<int32_t>(page_positions));
 }
 
+// The last `rows` positions of some sequences, and the pages that each has; mixed: every second sequence goes backwards.
+struct paged_rows {
+    int32_t per_table;
+    std::vector<int32_t> tables, sequence, position;
+
+    int64_t count() const { return static_cast<int64_t>(position.size()); }
+    int32_t page(size_t row, int64_t t) const { return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)]; }
+    array table() const {
+        array a = make_ints(tables);
+        a.ne = {static_cast<int64_t>(tables.size()) / per_table, per_table};
+        return a;
+    }
+};
+static paged_rows make_paged_rows(int rows, const std::vector<int32_t> &last, bool mixed = false) {
+    paged_rows l{pages_a_table(last), {}, {}, {}};
+    for (size_t s = 0; s < last.size(); ++s) {
+        for (int32_t p = 0; p < l.per_table; ++p) l.tables.push_back(static_cast<int32_t>((s * l.per_table + p) * 7 % (last.size() * l.per_table)));
+        const size_t first = l.position.size();
+        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
+            l.sequence.push_back(static_cast<int32_t>(s));
+            l.position.push_back(i);
+        }
+        if (mixed && s % 2 == 1) std::reverse(l.position.begin() + static_cast<ptrdiff_t>(first), l.position.end());
+    }
+    return l;
+}
+
 op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f) {
     numbers r(9);
     const kv_layout l = layout(type, kv_heads, d);
-    const int32_t heads = kv_heads * group, per_table = pages_a_table(last);
+    const int32_t heads = kv_heads * group;
     const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;      // scores spread enough to make weights differ
-    std::vector<int32_t> tables, sequence, position;
-    for (size_t s = 0; s < last.size(); ++s) {
-        for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
-        const size_t first = position.size();
-        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
-            sequence.push_back(static_cast<int32_t>(s));
-            position.push_back(i);
-        }
-        if (s % 2 == 1) std::reverse(position.begin() + static_cast<ptrdiff_t>(first), position.end());
-    }
-    const int64_t n = static_cast<int64_t>(position.size());
-    array table = make_ints(tables);
-    table.ne = {static_cast<int64_t>(last.size()), per_table};
-    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), make_pages(r, l, static_cast<int64_t>(tables.size()), f == fill::wild ? fill::plain : f), table,
-                                      make_ints(sequence, true), make_ints(position, true)}, f);
+    const paged_rows at = make_paged_rows(rows, last, true);
+    const int64_t n = at.count();
+    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), make_pages(r, l, static_cast<int64_t>(at.tables.size()), f == fill::wild ? fill::plain : f), at.table(),
+                                      make_ints(at.sequence, true), make_ints(at.position, true)}, f);
     if (f == fill::wild) {      // a lone NaN among the scores of plain queries, and wild queries
         const float nan = std::numeric_limits<float>::quiet_NaN();
-        if (type == format::i8) std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, tables[0], 0, 3)], &nan, sizeof nan);
-        else encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, tables[0], 0, 3, 0)) * info(type).bytes], 1);
+        if (type == format::i8) std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, at.tables[0], 0, 3)], &nan, sizeof nan);
+        else encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, at.tables[0], 0, 3, 0)) * info(type).bytes], 1);
     }
     c.params = raw(attention_params{l, scale});
     if (type == format::i8)      // what no row sees is never looked at
         for (size_t s = 0; s < last.size(); ++s)
-            for (int64_t t = last[s] + 1; t < per_table * page_positions; ++t)
+            for (int64_t t = last[s] + 1; t < at.per_table * page_positions; ++t)
                 for (int64_t h = 0; h < kv_heads; ++h)
                     for (int64_t offset : {l.k_offset, l.v_offset}) {
                         const float nan = std::numeric_limits<float>::quiet_NaN();
-                        std::memcpy(&c.src[1].bytes[scale_at(l, offset, tables[s * per_table + t / 64], h, t % 64)], &nan, 4);
+                        std::memcpy(&c.src[1].bytes[scale_at(l, offset, at.tables[s * at.per_table + t / 64], h, t % 64)], &nan, 4);
                     }
     c.exact = [=, q = c.src[0], pages = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)
@@ -663,8 +679,8 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 const double block = type == format::i8 ? static_cast<double>(d & -d) : 1.0;
                 double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;     // off: what rounding the query to 15 bits may do to a score
                 for (double x : query) size = std::max(size, std::fabs(x));
-                const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[i] * per_table + t / 64)]; };
-                for (int64_t t = 0; t <= position[i]; ++t) {
+                const auto page = [&](int64_t t) { return at.page(static_cast<size_t>(i), t); };
+                for (int64_t t = 0; t <= at.position[i]; ++t) {
                     double s = 0.0;
                     double keys = 0.0;
                     for (int64_t e = 0; e < d; ++e) {
@@ -679,7 +695,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 for (double &w : weight) sum += w = std::exp(w - most);
                 for (int64_t e = 0; e < d; ++e) {
                     double y = 0.0;
-                    for (int64_t t = 0; t <= position[i]; ++t) {
+                    for (int64_t t = 0; t <= at.position[i]; ++t) {
                         const double v = page_value(l, pages, l.v_offset, page(t), h / group, t % 64, e);
                         y += weight[static_cast<size_t>(t)] * v;
                         reach = std::max(reach, std::fabs(v));
@@ -762,21 +778,11 @@ op_case latent_write_case(format type, int64_t n, int32_t d, int32_t rope, fill 
 
 op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rope, int rows, std::vector<int32_t> last, fill f) {
     numbers r(15);
-    const int32_t per_table = pages_a_table(last);
     const float scale = 4.0f / std::sqrt(static_cast<float>(d + rope));
-    std::vector<int32_t> tables, sequence, position;
-    for (size_t s = 0; s < last.size(); ++s) {
-        for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
-        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
-            sequence.push_back(static_cast<int32_t>(s));
-            position.push_back(i);
-        }
-    }
-    const int64_t n = static_cast<int64_t>(position.size());
-    array table = make_ints(tables);
-    table.ne = {static_cast<int64_t>(last.size()), per_table};
-    const latent_pages p = make_latent_pages(r, type, d, rope, static_cast<int64_t>(tables.size()), f == fill::wild ? fill::plain : f);
-    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), p.pages, table, make_ints(sequence, true), make_ints(position, true),
+    const paged_rows l = make_paged_rows(rows, last);
+    const int64_t n = l.count();
+    const latent_pages p = make_latent_pages(r, type, d, rope, static_cast<int64_t>(l.tables.size()), f == fill::wild ? fill::plain : f);
+    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), p.pages, l.table(), make_ints(l.sequence, true), make_ints(l.position, true),
                                       make_array(r, format::f32, {n, heads, rope}, f, true)}, f);
     c.params = raw(attention_params{p.l, scale});
     c.exact = [=, q = c.src[0], q_rope = c.src[5]](auto &wanted, auto &tolerance) {
@@ -791,14 +797,13 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
                 if (integers) query[part] = turned(query[part]);
                 for (double x : query[part]) size[part] = std::max(size[part], std::fabs(x));
             }
-            const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)]; };
-            for (int64_t t = 0; t <= position[row]; ++t) {
+            for (int64_t t = 0; t <= l.position[row]; ++t) {
                 double s = 0.0, wrong = 0.0;
                 for (int part = 0; part < 2; ++part) {
                     const int32_t width = part ? rope : d;
                     const double factor = static_cast<double>(scale) / (integers ? width & -width : 1);
                     for (int32_t e = 0; e < width; ++e) {
-                        const double x = p.at(part, page(t), t % 64, e);
+                        const double x = p.at(part, l.page(row, t), t % 64, e);
                         s += query[part][static_cast<size_t>(e)] * x * factor;
                         wrong += std::fabs(x) * size[part] / 32000.0 * factor;
                     }
@@ -808,9 +813,9 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
                 most = std::max(most, s);
             }
             for (double &w : weight) sum += w = std::exp(w - most);
-            for (int64_t t = 0; t <= position[row]; ++t)
+            for (int64_t t = 0; t <= l.position[row]; ++t)
                 for (int32_t e = 0; e < d; ++e) {
-                    const double v = p.at(false, page(t), t % 64, e);
+                    const double v = p.at(false, l.page(row, t), t % 64, e);
                     y[static_cast<size_t>(e)] += weight[static_cast<size_t>(t)] * v / sum;
                     reach = std::max(reach, std::fabs(v));
                 }
@@ -828,23 +833,13 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
 // In float64 the two forms are the same, so one of them is enough: the absorbed one, which has the rounding of activations where weights are packed.
 op_case mla_attention_case(format type, format k_type, format v_type, mla_case m, int rows, std::vector<int32_t> last, bool expand_all, fill f) {
     numbers r(16);
-    const int32_t per_table = pages_a_table(last);
     const float scale = 2.0f / std::sqrt(static_cast<float>(m.nope + m.rope));
-    std::vector<int32_t> tables, sequence, position;
-    for (size_t s = 0; s < last.size(); ++s) {
-        for (int32_t p = 0; p < per_table; ++p) tables.push_back(static_cast<int32_t>((s * per_table + p) * 7 % (last.size() * per_table)));
-        for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
-            sequence.push_back(static_cast<int32_t>(s));
-            position.push_back(i);
-        }
-    }
-    const int64_t n = static_cast<int64_t>(position.size());
-    array table = make_ints(tables);
-    table.ne = {static_cast<int64_t>(last.size()), per_table};
-    const latent_pages p = make_latent_pages(r, type, m.latent, m.rope, static_cast<int64_t>(tables.size()), f == fill::wild ? fill::plain : f);
+    const paged_rows l = make_paged_rows(rows, last);
+    const int64_t n = l.count();
+    const latent_pages p = make_latent_pages(r, type, m.latent, m.rope, static_cast<int64_t>(l.tables.size()), f == fill::wild ? fill::plain : f);
     op_case c = start(op::mla_attention, {make_array(r, format::f32, {n, m.heads, m.nope}, f, true), make_array(r, format::f32, {n, m.heads, m.rope}, f, true),
-                                          make_array(r, k_type, {m.heads, m.latent, m.nope}), make_array(r, v_type, {m.heads, m.value, m.latent}), p.pages, table,
-                                          make_ints(sequence, true), make_ints(position, true)}, f);
+                                          make_array(r, k_type, {m.heads, m.latent, m.nope}), make_array(r, v_type, {m.heads, m.value, m.latent}), p.pages, l.table(),
+                                          make_ints(l.sequence, true), make_ints(l.position, true)}, f);
     c.params = raw(mla_params{p.l, scale, expand_all});
     c.rows = expand_all;      // else the form depends on the rows beside
     c.exact = [=, q = c.src[0], q_rope = c.src[1], k = c.src[2], v = c.src[3]](auto &wanted, auto &tolerance) {
@@ -855,12 +850,11 @@ op_case mla_attention_case(format type, format k_type, format v_type, mla_case m
             for (int64_t e = 0; e < m.latent; ++e) latent.push_back(product(row_of(q, i, m.nope), k, h * m.latent + e, !expand_all && is_quantized(k_type)));
             std::vector<double> weight;
             double most = -1e300, sum = 0.0, reach = 0.0, off = 0.0;
-            const auto page = [&](int64_t t) { return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)]; };
-            for (int64_t t = 0; t <= position[row]; ++t) {
+            for (int64_t t = 0; t <= l.position[row]; ++t) {
                 double s = 0.0, wrong = 0.0;
-                for (int32_t e = 0; e < m.rope; ++e) s += value(q_rope, i * m.rope + e) * p.at(true, page(t), t % 64, e);
+                for (int32_t e = 0; e < m.rope; ++e) s += value(q_rope, i * m.rope + e) * p.at(true, l.page(row, t), t % 64, e);
                 for (int32_t e = 0; e < m.latent; ++e) {
-                    const double x = p.at(false, page(t), t % 64, e);
+                    const double x = p.at(false, l.page(row, t), t % 64, e);
                     s += latent[static_cast<size_t>(e)].y * x;
                     wrong += latent[static_cast<size_t>(e)].off * std::fabs(x);
                     reach = std::max(reach, std::fabs(x));
@@ -870,8 +864,8 @@ op_case mla_attention_case(format type, format k_type, format v_type, mla_case m
                 most = std::max(most, weight.back());
             }
             for (double &w : weight) sum += w = std::exp(w - most);
-            for (int64_t t = 0; t <= position[row]; ++t)
-                for (int32_t e = 0; e < m.latent; ++e) u[static_cast<size_t>(e)].y += weight[static_cast<size_t>(t)] / sum * p.at(false, page(t), t % 64, e);
+            for (int64_t t = 0; t <= l.position[row]; ++t)
+                for (int32_t e = 0; e < m.latent; ++e) u[static_cast<size_t>(e)].y += weight[static_cast<size_t>(t)] / sum * p.at(false, l.page(row, t), t % 64, e);
             for (bounded &x : u) x.off = reach * (1e-5 + std::expm1(2.0 * off));
             for (int64_t e = 0; e < m.value; ++e) {
                 const bounded y = product(u, v, h * m.value + e, !expand_all && is_quantized(v_type));
