@@ -27,6 +27,7 @@ void install_interrupt() {
 struct options {
     std::string model, in, out, system, chat_template;
     cli::engine_flags engine;
+    cli::rope_flags rope;
     prompt defaults;
     bool keep_going = false, in_order = false, quiet = false, help = false;
 };
@@ -38,7 +39,7 @@ public:
     progress(bool quiet, size_t total, size_t before) : quiet_(quiet), terminal_(isatty(STDERR_FILENO)), total_(total), before_(before), done_(before) {}
 
     void count_token() { ++tokens_; }
-    void count_prompt() { ++done_; }
+    void count_prompt(bool wrong) { ++done_, errors_ += wrong; }
 
     // On a terminal a bar, drawn anew at most ten times a second; else a line every ten seconds.
     void show() {
@@ -55,7 +56,7 @@ public:
     void sum() const {
         if (quiet_) return;
         const double now = seconds();
-        std::fprintf(stderr, "batch: %zu of %zu answered", done_, total_);
+        std::fprintf(stderr, "batch: %zu of %zu answered", done_ - errors_, total_);
         if (before_) std::fprintf(stderr, ", %zu of them before", before_);
         std::fprintf(stderr, "; %llu tokens in %.1f s, %.0f/s\n", static_cast<unsigned long long>(tokens_), now, static_cast<double>(tokens_) / now);
     }
@@ -83,7 +84,7 @@ private:
     }
 
     bool quiet_, terminal_;
-    size_t total_, before_, done_;
+    size_t total_, before_, done_, errors_ = 0;
     uint64_t tokens_ = 0;
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
     double shown_ = 0;
@@ -116,7 +117,8 @@ json record_of(const prompt &p, const std::string &thinking, const std::string &
             {"finish", finish},
             {"tokens", {{"prompt", done.prompt_tokens}, {"cached", done.cached_tokens}, {"thinking", done.thinking_tokens}, {"injected", done.injected_tokens}, {"answer", done.answer_tokens}}},
             {"seconds", {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}},
-            {"preemptions", done.preemptions}};
+            {"preemptions", done.preemptions},
+            {"line_hash", p.hash}};
 }
 
 // Writes records as they come or, in order, when all before them are written.
@@ -124,12 +126,12 @@ class writer {
 public:
     writer(jsonl::answers &to, bool in_order) : to_(to), in_order_(in_order) {}
 
-    // `number` counts the prompts that are to be answered, from 0.
-    void put(size_t number, json record) {
-        if (!in_order_) return to_.append(record);
-        waiting_.emplace(number, std::move(record));
+    // `number` counts the prompts that are to be answered, from 0; lines of PROMPTS rank the answers.
+    void put(size_t number, size_t line, json record) {
+        if (!in_order_) return to_.append(record, line);
+        waiting_.emplace(number, std::pair(line, std::move(record)));
         for (; !waiting_.empty() && waiting_.begin()->first == next_; ++next_) {
-            to_.append(waiting_.begin()->second);
+            to_.append(waiting_.begin()->second.second, waiting_.begin()->second.first);
             waiting_.erase(waiting_.begin());
         }
     }
@@ -138,7 +140,7 @@ private:
     jsonl::answers &to_;
     bool in_order_;
     size_t next_ = 0;
-    std::map<size_t, json> waiting_;
+    std::map<size_t, std::pair<size_t, json>> waiting_;
 };
 
 // ---- The work
@@ -205,8 +207,8 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
     const auto end = [&](const job &j, const json &record, bool wrong) {
         if (wrong && !b.o.keep_going) throw cli::failure(jsonl::place(b.o.in, j.p->line) + ": " + record["error"].get<std::string>());
         b.errors += wrong;
-        out.put(j.number, record);
-        bar.count_prompt();
+        out.put(j.number, j.p->line, record);
+        bar.count_prompt(wrong);
         b.jobs.erase(j.number);
     };
     for (size_t begun = 0; (begun < prompts.size() || !b.jobs.empty()) && !interrupted;) {
@@ -233,32 +235,111 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
     }
 }
 
-// Those without an answer yet. Answers to other prompts than these would be of another run.
-std::vector<const prompt *> unanswered(const std::vector<prompt> &prompts, const jsonl::answers &out, const std::string &path) {
-    std::map<std::string, size_t> known = out.finished();
-    std::vector<const prompt *> left;
-    for (const prompt &p : prompts)
-        if (known.erase(p.id.dump()) == 0) left.push_back(&p);
-    if (!known.empty()) throw cli::failure(jsonl::place(path, known.begin()->second) + ": id " + known.begin()->first + " is none of the prompts': these are answers of another run");
-    return left;
+// ---- What an earlier run has left
+
+// Names and kinds of a value's parts, in their order.
+std::string form_of(const json &v) {
+    if (v.is_string()) return "text";
+    if (v.is_number()) return "number";
+    if (!v.is_object()) return "another";
+    std::string out = "{";
+    for (const auto &[name, value] : v.items()) out += name + ": " + (name == "id" ? "id" : form_of(value)) + ", ";
+    return out + "}";
 }
+
+// Finds the prompts without an answer, and holds every line of an older file of answers against what this program would write for these very prompts: what
+// is not that is somebody else's, and stays as it is. Records of errors are taken out: their prompts are asked again.
+class older_answers {
+public:
+    older_answers(const options &o, const std::vector<prompt> &prompts) : o_(o), prompts_(prompts), answered_(prompts.size()) {
+        for (size_t i = 0; i < prompts.size(); ++i) {
+            lines_.emplace(prompts[i].line, i);
+            if (prompts[i].error.empty()) ids_.emplace(jsonl::text_line(prompts[i].id), i);
+        }
+    }
+
+    // Whether the line is to be kept; its rank is the prompt's line.
+    bool accept(const jsonl::answers::record &r, size_t &rank) {
+        if (!r.whole) return is_beginning(r) ? false : refuse(r, "is no line of answers");
+        json v;
+        try {
+            v = jsonl::parse_line(r.text);
+        } catch (const cli::failure &) {
+            refuse(r, "is no line of answers");
+        }
+        const std::string form = form_of(v);
+        const bool error = form == form_of(record_of(prompt{}, ""));
+        if (!error && form != form_of(record_of(prompt{}, "", "", ds_event{}))) refuse(r, "is no line of answers, or one of an earlier version");
+        const auto found = ids_.find(jsonl::text_line(v["id"]));
+        if (found == ids_.end() && !(error && is_of_a_line(v))) refuse(r, "id " + v["id"].dump() + " is none of the prompts': these are answers of another run");
+        if (error) return false;
+        const prompt &p = prompts_[found->second];
+        if (v["line_hash"] != p.hash) refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) + " has");
+        if (answered_[found->second]) refuse(r, "id " + v["id"].dump() + " was answered before");
+        answered_[found->second] = true;
+        rank = p.line;
+        return true;
+    }
+
+    std::vector<const prompt *> left() const {
+        std::vector<const prompt *> out;
+        for (size_t i = 0; i < prompts_.size(); ++i)
+            if (!answered_[i]) out.push_back(&prompts_[i]);
+        return out;
+    }
+
+private:
+    [[noreturn]] bool refuse(const jsonl::answers::record &r, const std::string &why) const {
+        throw cli::failure(jsonl::place(o_.out, r.line) + ": " + why + "; this file is left as it is");
+    }
+
+    // A line that was no prompt when it was read has its number for an id.
+    bool is_of_a_line(const json &v) const {
+        return v["id"] == v["line"] && v["line"].is_number_unsigned() && lines_.count(v["line"].get<uint64_t>());
+    }
+
+    // Half a record of one of the prompts. A file that has nothing but its first bytes proves nothing.
+    bool is_beginning(const jsonl::answers::record &r) const {
+        const auto begins = [&](const std::string &mark) {
+            const size_t n = std::min(mark.size(), r.text.size());
+            return r.text.compare(0, n, mark, 0, n) == 0 && (n == mark.size() || !r.first);
+        };
+        for (const prompt &p : prompts_) {
+            const std::string line = std::to_string(p.line);
+            for (const std::string &id : {p.id.dump(), line})
+                if (begins("{\"id\":" + id + ",\"thinking\":\"") || begins("{\"id\":" + id + ",\"line\":" + line + ",\"error\":\"")) return true;
+        }
+        return false;
+    }
+
+    const options &o_;
+    const std::vector<prompt> &prompts_;
+    std::vector<bool> answered_;
+    std::map<std::string, size_t> ids_;
+    std::map<uint64_t, size_t> lines_;
+};
 
 int run_batch(options options) {
     batch b;
     b.o = std::move(options);
     const std::vector<prompt> prompts = jsonl::read_prompts(b.o.in, b.o.defaults, b.o.keep_going);
-    jsonl::answers out(b.o.out);
-    const std::vector<const prompt *> left = unanswered(prompts, out, b.o.out);
+    jsonl::answers out(b.o.out, {{b.o.in, "prompts"}, {b.o.model, "the model"}});
+    older_answers older(b.o, prompts);
+    out.read([&](const jsonl::answers::record &r, size_t &rank) { return older.accept(r, rank); });
+    const std::vector<const prompt *> left = older.left();
 
     auto config = cli::make<ds_model_config>();
     if (!b.o.chat_template.empty()) config.chat_template = b.o.chat_template.c_str();
+    b.o.rope.set(config, b.o.engine.config.context_length);
     b.model = cli::load(b.o.model, config);
+    if (!b.o.quiet) b.o.rope.remark("batch", b.model, config.context_length);
     ds_engine_config c = b.o.engine.get();
     c.max_queue = c.max_requests;    // always somebody who waits, and no more prompts in memory than that
     b.engine = cli::start(b.model, c);
 
     tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});    // whether there is a template
 
+    out.clean();
     install_interrupt();
     progress bar(b.o.quiet, prompts.size(), prompts.size() - left.size());
     writer to(out, b.o.in_order);
@@ -271,8 +352,9 @@ int run_batch(options options) {
     }
     bar.clear();
     bar.sum();
+    if (b.o.in_order) out.sort();
     out.sync();
-    if (b.errors) std::fprintf(stderr, "batch: %zu prompts have an error for an answer\n", b.errors);
+    if (b.errors) std::fprintf(stderr, "batch: %zu prompts have an error for an answer; the same command asks them again\n", b.errors);
     if (interrupted) return std::fputs("batch: stopped; the same command goes on from here\n", stderr), 130;
     return b.errors ? 1 : 0;
 }
@@ -294,9 +376,10 @@ std::vector<cli::flag> flags_of(options &o) {
         {"--think-end", "TEXT", "what is put into the model's mouth before its thought is closed for it; default: nothing", cli::text(o.defaults.think_end)},
         {"", "", "The engine:", {}},
         {"-b, --at-once", "N", "prompts that are answered at once; default 16", cli::number(o.engine.config.max_requests, 1u, 4096u)},
-        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u)},
+        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
         {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once", cli::number(o.engine.config.kv_tokens, uint64_t{0})},
     });
+    o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
     return f;
@@ -308,8 +391,10 @@ void print_usage(const std::vector<cli::flag> &flags) {
                 "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
     for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
     std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, and without white space around them), finish (stop,\n"
-                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, seconds {queue, prompt, answer} and preemptions; or of id, line and error.\n"
-                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind.\n");
+                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, seconds {queue, prompt, answer}, preemptions and\n"
+                "line_hash (of the prompt's line); or of id, line and error.\n"
+                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind, and\n"
+                "asks again what has an error. A file that is not of this form, or whose answers are of other prompts, is left as it is.\n");
     cli::print_help(flags);
     std::printf("\nExamples:\n"
                 "  echo '{\"prompt\": \"What is 37 + 85?\"}' | batch models/tiny-r1.gguf - -\n"

@@ -78,6 +78,16 @@ template <class T, class F> std::vector<T> collect(F &&fill) {
     return out;
 }
 
+// A value of the file's metadata, "" where it has none.
+inline std::string metadata(const model_ptr &m, const std::string &key) {
+    size_t n = 0;
+    if (ds_model_metadata(m.get(), key.c_str(), nullptr, 0, &n, nullptr) == DS_ERR_ARGUMENT) return "";
+    const auto text = collect<char>([&](char *buffer, size_t capacity, size_t *size, ds_error *err) {
+        return ds_model_metadata(m.get(), key.c_str(), buffer, capacity, size, err);
+    });
+    return std::string(text.begin(), text.end());
+}
+
 // ---- Flags
 
 struct flag {
@@ -93,8 +103,15 @@ template <class T> std::function<void(const std::string &)> number(T &to, T min,
         T v{};
         const char *const end = text.data() + text.size();
         const auto [p, ec] = std::from_chars(text.data(), end, v);
-        if (ec != std::errc() || p != end || !(v >= min && v <= max)) throw usage_error("is no number in the range: " + text);
-        to = v;
+        if (ec == std::errc() && p == end && v >= min && v <= max) return void(to = v);
+        char range[100];
+        if constexpr (std::is_integral_v<T>)
+            std::snprintf(range, sizeof range, "%llu to %llu", static_cast<unsigned long long>(min), static_cast<unsigned long long>(max));
+        else std::snprintf(range, sizeof range, "%g to %g", static_cast<double>(min), static_cast<double>(max));
+        double any = 0;    // a number at all
+        const auto [q, bad] = std::from_chars(text.data(), end, any);
+        const bool is_number = bad == std::errc() && q == end && !(std::is_integral_v<T> && text.find_first_not_of("-0123456789") != std::string::npos);
+        throw usage_error("is " + text + ", must be " + (is_number ? "" : std::is_integral_v<T> ? "an integer " : "a number ") + "from " + range);
     };
 }
 inline std::function<void(const std::string &)> text(std::string &to) {
@@ -104,12 +121,18 @@ inline std::function<void(const std::string &)> on(bool &to) {
     return [&to](const std::string &) { to = true; };
 }
 
-// One of a few words, each standing for a value.
+inline std::string in_small_letters(std::string s) {
+    for (char &c : s)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return s;
+}
+
+// One of a few words, in letters of any case, each standing for a value.
 template <class T> std::function<void(const std::string &)> choice(T &to, std::vector<std::pair<const char *, T>> words) {
     return [&to, words](const std::string &v) {
         std::string known;
         for (const auto &[word, value] : words) {
-            if (v == word) return void(to = value);
+            if (in_small_letters(v) == word) return void(to = value);
             known += (known.empty() ? "" : ", ") + std::string(word);
         }
         throw usage_error("is " + v + ", must be one of " + known);
@@ -177,7 +200,43 @@ struct engine_flags {
         flags.push_back({"-t, --threads", "N", "threads that compute; default: one a processor", number(config.threads, 0u, 1024u)});
         flags.push_back({"--kv", "TYPE", "number format of keys and values: f16 (default), f32",
                          choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
-        flags.push_back({"--isa", "NAME", "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has", text(isa)});
+        flags.push_back({"--isa", "NAME", "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has",
+                         [this](const std::string &v) { isa = in_small_letters(v); }});
+    }
+};
+
+// What is said of positions in place of what the file says. The engine's --context is the model's, too: more than the file has is what is asked for.
+struct rope_flags {
+    ds_rope_scaling scaling = DS_ROPE_FROM_FILE;
+    double factor = 0;
+    uint32_t original = 0;
+
+    void add_to(std::vector<flag> &flags) {
+        flags.push_back({"--rope-scaling", "KIND", "for a longer context: none, linear, yarn; default: as the file says",
+                         choice<ds_rope_scaling>(scaling, {{"none", DS_ROPE_NONE}, {"linear", DS_ROPE_LINEAR}, {"yarn", DS_ROPE_YARN}})});
+        flags.push_back({"--rope-factor", "X", "how much longer, for linear and yarn", number(factor, 1.0, 1e6)});
+        flags.push_back({"--rope-original", "N", "positions before scaling, for yarn; default: the file's", number(original, 1u, 1u << 30)});
+    }
+
+    void set(ds_model_config &c, uint32_t context) const {
+        const bool scaled = scaling == DS_ROPE_LINEAR || scaling == DS_ROPE_YARN;
+        if (factor != 0 && !scaled) throw usage_error("--rope-factor: is for --rope-scaling linear and yarn");
+        if (factor == 0 && scaled) throw usage_error("--rope-scaling: linear and yarn need --rope-factor");
+        if (original != 0 && scaling != DS_ROPE_YARN) throw usage_error("--rope-original: is for --rope-scaling yarn");
+        c.context_length = context;
+        c.rope_scaling = scaling;
+        c.rope_factor = factor;
+        c.rope_original_context = original;
+    }
+
+    // A model that is only told to go on beyond what it was trained for does so badly; nothing else would say it.
+    void remark(const char *program, const model_ptr &m, uint32_t context) const {
+        if (!context || scaling != DS_ROPE_FROM_FILE) return;
+        const std::string trained = metadata(m, metadata(m, "general.architecture") + ".context_length");
+        uint32_t positions = 0;
+        std::from_chars(trained.data(), trained.data() + trained.size(), positions);
+        if (context > positions)
+            std::fprintf(stderr, "%s: note: --context is longer than the %u positions that the file speaks of; --rope-scaling yarn may help beyond them\n", program, positions);
     }
 };
 
@@ -228,10 +287,20 @@ inline std::string json_string(const std::string &s) {
     return out + '"';
 }
 
+// Whatever was printed and did not arrive, on a full disk say, is an error. (A closed pipe ends the program by its signal.)
+struct output_failure : std::runtime_error {
+    output_failure() : std::runtime_error("standard output: could not be written") {}
+};
+inline void flush_output() {
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw output_failure();
+}
+
 // main's frame: what is thrown becomes a line on standard error and an exit status.
 template <class F> int run(const char *program, F &&body) {
     try {
-        return body();
+        const int status = body();
+        flush_output();
+        return status;
     } catch (const usage_error &e) {
         std::fprintf(stderr, "%s: %s\n", program, e.what());
         return 2;

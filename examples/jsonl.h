@@ -5,10 +5,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <fcntl.h>
 #include <map>
+#include <set>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,6 +27,7 @@ struct prompt {
     ds_request how{};                                             // its pointers are made when it is submitted
     std::vector<std::string> stop;
     std::string think_end, error;                                 // error: why the line is none
+    std::string hash;                                             // of the line's text, which its answer repeats
 };
 
 // ---- A line of prompts
@@ -44,11 +47,14 @@ inline const std::string &text_of(const json &v) {
 
 template <class T> T number_of(const json &v) {
     if constexpr (std::is_floating_point_v<T>) {
-        if (!v.is_number()) throw cli::failure("must be a number");
+        using range = std::numeric_limits<T>;
+        if (!v.is_number() || !(v.get<double>() >= range::lowest() && v.get<double>() <= range::max()))
+            throw cli::failure("must be a number that fits 32 bits");
         return v.get<T>();
     } else if constexpr (std::is_signed_v<T>) {
         using range = std::numeric_limits<T>;
-        if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t{range::max()}) || v.get<int64_t>() < range::min())
+        if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t{range::max()})
+            || v.get<int64_t>() < range::min())
             throw cli::failure("must be an integer from " + std::to_string(range::min()) + " to " + std::to_string(range::max()));
         return v.get<T>();
     } else {
@@ -112,14 +118,70 @@ inline const std::vector<field> &fields() {
     return list;
 }
 
+// What one line may be, found out without building anything: JSON of modest depth, no name twice in an object, no number beyond double's.
+class line_check : public nlohmann::json_sax<json> {
+public:
+    std::string fault;    // the rest of a sentence
+
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(number_integer_t) override { return true; }
+    bool number_unsigned(number_unsigned_t) override { return true; }
+    bool number_float(number_float_t, const string_t &) override { return true; }
+    bool string(string_t &) override { return true; }
+    bool binary(binary_t &) override { return true; }
+    bool start_object(std::size_t) override { return enter(); }
+    bool start_array(std::size_t) override { return enter(); }
+    bool end_object() override { return leave(); }
+    bool end_array() override { return leave(); }
+    bool key(string_t &name) override {
+        constexpr size_t most_names = 100;    // no line of ours has so many, and searching them is quadratic
+        if (!names_.back().insert(name).second) return wrong("has " + shown(name) + " twice");
+        return names_.back().size() <= most_names || wrong("has an object of more than " + std::to_string(most_names) + " fields");
+    }
+    bool parse_error(std::size_t at, const std::string &, const nlohmann::detail::exception &e) override {
+        const bool overflow = dynamic_cast<const json::out_of_range *>(&e) != nullptr;
+        return wrong((overflow ? "has a number out of range, at byte " : "is no JSON, at byte ") + std::to_string(at));
+    }
+
+private:
+    static std::string shown(const std::string &name) { return name.size() <= 60 ? name : name.substr(0, 60) + "…"; }
+    bool wrong(const std::string &why) { return fault = why, false; }
+    bool enter() {
+        constexpr size_t most_levels = 100;
+        names_.emplace_back();
+        return names_.size() <= most_levels || wrong("is deeper than " + std::to_string(most_levels) + " levels");
+    }
+    bool leave() { return names_.pop_back(), true; }
+
+    std::vector<std::set<std::string>> names_;    // of the objects and arrays that are open
+};
+
+// One line's value. Whatever the parser can throw is a fault of this line.
+inline json parse_line(const std::string &text) {
+    line_check check;
+    try {
+        if (json::sax_parse(text, &check)) return json::parse(text);
+    } catch (const json::exception &e) {
+        throw cli::failure(std::string("is no JSON: ") + e.what());
+    }
+    throw cli::failure(check.fault);
+}
+
+inline std::string text_line(const json &record) { return record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
+
+// FNV-1a, as 16 digits.
+inline std::string hash_of(const std::string &text) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    char out[17];
+    std::snprintf(out, sizeof out, "%016llx", static_cast<unsigned long long>(hash));
+    return out;
+}
+
 // `p` has the defaults. Throws a sentence about what is wrong.
 inline void read_prompt(const std::string &text, prompt &p) {
-    json object;
-    try {
-        object = json::parse(text);
-    } catch (const json::parse_error &e) {
-        throw cli::failure("is no JSON, at byte " + std::to_string(e.byte));
-    }
+    const json object = parse_line(text);
     if (!object.is_object()) throw cli::failure("is no JSON object");
     if (object.contains("prompt") == object.contains("messages")) throw cli::failure("needs prompt or messages, and not both");
     for (const auto &[name, value] : object.items()) {
@@ -153,7 +215,7 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
 }
 
 // All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are kept, becomes a prompt that has an error,
-// with the line's number for its id. The same id twice throws in any case.
+// with the line's number for its id. The same id twice is a fault of the later line.
 inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults, bool keep_errors) {
     const std::unique_ptr<FILE, int (*)(FILE *)> in(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), [](FILE *f) { return f == stdin ? 0 : std::fclose(f); });
     if (!in) throw cli::failure(path + ": " + std::strerror(errno));
@@ -165,15 +227,16 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
         prompt p = defaults;
         p.line = line;
         p.id = line;
+        p.hash = hash_of(text.substr(0, last + 1));
         try {
             read_prompt(text.substr(0, last + 1), p);
+            const auto [other, added] = seen.emplace(text_line(p.id), line);
+            if (!added) throw cli::failure("id: " + p.id.dump() + " is the id of line " + std::to_string(other->second));
         } catch (const cli::failure &e) {
             if (!keep_errors) throw cli::failure(place(path, line) + ": " + e.what());
             p.error = e.what();
             p.id = line;
         }
-        const auto [other, added] = seen.emplace(p.id.dump(), line);
-        if (!added) throw cli::failure(place(path, line) + ": id: " + p.id.dump() + " is the id of line " + std::to_string(other->second));
         out.push_back(std::move(p));
     });
     return out;
@@ -181,27 +244,64 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
 
 // ---- The file of answers
 
-// Lines are appended whole or not at all. Opened again, it knows what it has; half a line at its end, of a machine that stopped, is dropped.
+// The same regular file, by whatever names. `path` may be "-": then it is the descriptor `standard`.
+inline bool same_file(int fd, const std::string &path, int standard) {
+    struct stat a, b;
+    const bool known = fstat(fd, &a) == 0 && (path == "-" ? fstat(standard, &b) : stat(path.c_str(), &b)) == 0;
+    return known && S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+// Lines are appended whole or not at all. What a file has when it is opened is read() first, and nothing of it changes before all of it was accepted.
 class answers {
 public:
-    explicit answers(const std::string &path) : path_(path), fd_(path == "-" ? STDOUT_FILENO : ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+    // `inputs`: what the file may not be, with what to call it.
+    answers(const std::string &path, const std::vector<std::pair<std::string, const char *>> &inputs)
+        : path_(path), fd_(path == "-" ? STDOUT_FILENO : ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
         if (fd_ < 0) fail("could not be opened");
         struct stat s;
         regular_ = path != "-" && fstat(fd_, &s) == 0 && S_ISREG(s.st_mode);
         try {
-            if (regular_) resume();
+            for (const auto &[input, what] : inputs)
+                if (same_file(fd_, input, STDIN_FILENO))
+                    throw cli::failure((path_ == "-" ? "standard output" : path_) + ": is the file of " + what + ", which answers would destroy; it is left as it is");
+            if (regular_ && flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
         } catch (...) {
-            ::close(fd_);
+            close_all();
             throw;
         }
     }
     answers(const answers &) = delete;
-    ~answers() { if (path_ != "-") ::close(fd_); }
+    ~answers() { close_all(); }
 
-    const std::map<std::string, size_t> &finished() const { return finished_; }    // ids, and their lines
+    struct record {
+        size_t line;            // in the file, from 1
+        std::string text;       // with its line feed, but for the last one of a machine that stopped
+        bool first, whole;
+    };
+    // Calls accept(record, rank) for each line that is there, which throws if it is none of ours, or gives whether to keep it, and sets its rank among the answers.
+    template <class F> void read(F &&accept) {
+        if (!regular_) return;
+        FILE *const in = fdopen(dup(fd_), "rb");
+        if (!in) fail("could not be read");
+        const std::unique_ptr<FILE, int (*)(FILE *)> owner(in, std::fclose);
+        each_line(in, path_, [&](size_t line, const std::string &text, uint64_t offset) {
+            size_t rank = 0;
+            const bool whole = text.back() == '\n';
+            const bool keep = accept(record{line, text, line == 1, whole}, rank) && whole;
+            if (keep) lines_.push_back({rank, offset, text.size()}), size_ = offset + text.size();
+            else (whole ? dropped_ : torn_) = true;
+        });
+    }
 
-    void append(const json &record) {
-        const std::string line = record.dump() + "\n";
+    // Takes out what is not kept, in one step: who looks finds the old file or the new one.
+    void clean() {
+        if (dropped_) rewrite();
+        else if (torn_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0) fail("could not be shortened to its last whole line");
+        dropped_ = torn_ = false;
+    }
+
+    void append(const json &record, size_t rank) {
+        const std::string line = text_line(record);
         for (size_t done = 0; done < line.size();) {
             const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
             if (n < 0 && errno == EINTR) continue;
@@ -213,7 +313,16 @@ public:
             }
             done += static_cast<size_t>(n);
         }
+        if (regular_) lines_.push_back({rank, size_, line.size()});
         size_ += line.size();
+    }
+
+    // Answers of an earlier run may stand before those that belong in front of them.
+    void sort() {
+        const auto before = [](const piece &a, const piece &b) { return a.rank < b.rank; };
+        if (!regular_ || std::is_sorted(lines_.begin(), lines_.end(), before)) return;
+        std::stable_sort(lines_.begin(), lines_.end(), before);
+        rewrite();
     }
 
     // Some systems say only now that the disk is full.
@@ -222,33 +331,53 @@ public:
     }
 
 private:
+    struct piece { size_t rank; uint64_t offset; size_t size; };
+
     [[noreturn]] void fail(const char *what) const { throw cli::failure(path_ + ": " + what + ": " + std::strerror(errno)); }
 
-    void resume() {
-        if (flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
-        FILE *const in = fdopen(dup(fd_), "rb");
-        if (!in) fail("could not be read");
-        const std::unique_ptr<FILE, int (*)(FILE *)> owner(in, std::fclose);
-        each_line(in, path_, [&](size_t line, const std::string &text, uint64_t offset) {
-            if (text.back() != '\n') {
-                const std::string begin = "{\"id\":";
-                if (text.compare(0, begin.size(), begin, 0, text.size()) != 0) throw cli::failure(place(path_, line) + ": is no line of answers; this file is left as it is");
-                if (ftruncate(fd_, static_cast<off_t>(offset)) != 0) fail("could not be shortened to its last whole line");
-                return;
-            }
-            const json object = json::parse(text, nullptr, false);
-            const auto id = object.is_object() ? object.find("id") : object.end();
-            if (id == object.end()) throw cli::failure(place(path_, line) + ": is no line of answers, which has an id; this file is left as it is");
-            if (!finished_.emplace(id->dump(), line).second) throw cli::failure(place(path_, line) + ": id " + id->dump() + " was answered before");
-            size_ = offset + text.size();
-        });
+    void close_all() {
+        for (const int fd : replaced_) ::close(fd);
+        if (path_ != "-") ::close(fd_);
+    }
+
+    // The lines that are known, in their order, in a file beside this one that then takes its place: where that is a link, the place that it points to.
+    void rewrite() {
+        const std::unique_ptr<char, void (*)(void *)> real(realpath(path_.c_str(), nullptr), std::free);
+        struct stat s;
+        if (!real || fstat(fd_, &s) != 0) fail("could not be written anew");
+        std::string beside = std::string(real.get()) + ".part-XXXXXX";
+        const int to = mkostemp(beside.data(), O_APPEND | O_CLOEXEC);
+        if (to < 0) fail("could not be written anew");
+        std::vector<piece> moved;
+        uint64_t size = 0;
+        bool good = fchmod(to, s.st_mode & 07777) == 0 && flock(to, LOCK_EX | LOCK_NB) == 0;
+        std::string text;
+        for (size_t i = 0; good && i < lines_.size(); ++i) {
+            text.resize(lines_[i].size);
+            good = pread(fd_, text.data(), text.size(), static_cast<off_t>(lines_[i].offset)) == static_cast<ssize_t>(text.size())
+                && ::write(to, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+            moved.push_back({lines_[i].rank, size, text.size()});
+            size += text.size();
+        }
+        if (!good || fsync(to) != 0 || rename(beside.c_str(), real.get()) != 0) {
+            const int why = errno;
+            ::unlink(beside.c_str());
+            ::close(to);
+            errno = why;
+            fail("could not be written anew");
+        }
+        replaced_.push_back(fd_);    // stays locked: who has opened it meanwhile is not to write to a file without a name
+        fd_ = to;
+        lines_ = std::move(moved);
+        size_ = size;
     }
 
     std::string path_;
     int fd_;
-    bool regular_ = false;
+    bool regular_ = false, dropped_ = false, torn_ = false;
     uint64_t size_ = 0;
-    std::map<std::string, size_t> finished_;
+    std::vector<piece> lines_;
+    std::vector<int> replaced_;
 };
 
 } // namespace jsonl

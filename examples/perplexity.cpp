@@ -14,6 +14,7 @@ namespace {
 struct options {
     std::string model, text;
     cli::engine_flags engine;
+    cli::rope_flags rope;
     uint32_t stride = 0;
     bool json = false, quiet = false, help = false;
 };
@@ -98,7 +99,10 @@ struct result {
 uint32_t logit_rows(const ds_model_info &i) { return std::clamp(uint32_t{64 << 20} / (4 * i.vocabulary), 32u, 512u); }
 
 result measure(options &o) {
-    const cli::model_ptr m = cli::load(o.model, cli::make<ds_model_config>());
+    auto config = cli::make<ds_model_config>();
+    o.rope.set(config, o.engine.config.context_length);
+    const cli::model_ptr m = cli::load(o.model, config);
+    if (!o.quiet) o.rope.remark("perplexity", m, config.context_length);
     const ds_model_info info = cli::info(m);
     const std::string text = read_text(o.text);
     const std::vector<ds_token> tokens = tokenize(m, text, 0);
@@ -151,11 +155,12 @@ void print(const options &o, const result &r) {
 std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "Windows:", {}},
-        {"-c, --context", "N", "tokens of a window, BOS included; default: the model's, at most 2048", cli::number(o.engine.config.context_length, 0u)},
+        {"-c, --context", "N", "tokens of a window, BOS included; default: the model's, at most 2048", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
         {"-s, --stride", "N", "tokens from one window to the next; default: half a window. Equal to the\n"
                               "                            window: fastest, and each window begins without knowing what went before", cli::number(o.stride, 0u)},
         {"", "", "The engine:", {}},
     };
+    o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"", "", "Output:", {}});
     f.push_back({"--json", "", "one line of JSON", cli::on(o.json)});
