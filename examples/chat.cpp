@@ -25,6 +25,7 @@ void install_interrupt() {
 struct options {
     std::string model, prompt, system, chat_template;
     cli::engine_flags engine;
+    cli::rope_flags rope;
     ds_request how = cli::recommended();
     bool one_prompt = false, no_history = false, verbose = false, help = false;
 };
@@ -105,18 +106,40 @@ void show_plan(const chat &c) {
 
 // ---- One answer
 
-std::vector<ds_token> prompt_of(const chat &c) {
+std::vector<ds_message> messages_of(const chat &c) {
     std::vector<ds_message> messages;
     if (!c.o.system.empty()) messages.push_back({"system", c.o.system.c_str()});
     for (const turn &t : c.turns) {
         messages.push_back({"user", t.question.c_str()});
         if (&t != &c.turns.back()) messages.push_back({"assistant", t.answer.c_str()});
     }
+    return messages;
+}
+
+ds_chat_config how_to_render(const chat &c) {
     auto config = cli::make<ds_chat_config>();
     config.thinking = c.o.how.thinking;
+    return config;
+}
+
+std::vector<ds_token> prompt_of(const chat &c) {
+    const std::vector<ds_message> messages = messages_of(c);
+    const ds_chat_config config = how_to_render(c);
     return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
         return ds_chat_tokenize(c.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
     });
+}
+
+// "<think>\n" where the prompt ends in it: the model goes on from there, so that the answer's text has the closing tag alone.
+std::string opening_of(const chat &c) {
+    const std::vector<ds_message> messages = messages_of(c);
+    const ds_chat_config config = how_to_render(c);
+    const auto prompt = cli::collect<char>([&](char *text, size_t capacity, size_t *size, ds_error *err) {
+        return ds_chat_render(c.model.get(), messages.data(), messages.size(), &config, text, capacity, size, err);
+    });
+    const std::string text(prompt.begin(), prompt.end()), tag = "<think>";
+    const size_t at = text.rfind(tag);
+    return at == std::string::npos || text.find_first_not_of(" \t\r\n", at + tag.size()) != std::string::npos ? "" : text.substr(at);
 }
 
 // Submits the conversation. Half of the context is the answer's: the oldest turns are forgotten until the rest fits into the other half.
@@ -150,8 +173,8 @@ public:
         channel_ = channel;
         if (n == 0) return;
         std::fwrite(text, 1, n, stdout);
-        std::fflush(stdout);
         last_ = text[n - 1];
+        cli::flush_output();
     }
 
 private:
@@ -160,10 +183,12 @@ private:
     char last_ = '\n';
 };
 
-// Runs the request to its end, printing as it goes; the text is added to `answer`.
+// Runs the request to its end, printing as it goes; the text, with the tag that the prompt opened the thought with, becomes `answer`.
 ds_event stream(chat &c, ds_request_id id, std::string &answer) {
     printer out(c.terminal_out);
     ds_error err;
+    answer = opening_of(c);
+    out.show(DS_CHANNEL_THINKING, answer.data(), answer.size());
     for (bool cancelled = false;;) {
         if (interrupted && !cancelled) {
             cancelled = true;
@@ -207,6 +232,11 @@ void tell_finish(const ds_event &done) {
 
 // A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished thought would be taken for an answer.
 void ask(chat &c, const std::string &question) {
+    const size_t nul = question.find('\0');
+    if (nul != std::string::npos) {
+        c.exit_status = 1;
+        return say(stderr, "chat: the question has a character U+0000, at byte %zu, which a message cannot have: it is not asked", nul + 1);
+    }
     if (c.o.no_history) c.turns.clear();
     c.turns.push_back({question, ""});
     interrupted = 0;
@@ -278,6 +308,7 @@ bool read_line(const chat &c, std::string &line) {
             say(stderr, "\n(/quit leaves)");
             return line.clear(), true;
         }
+        if (n < 0 && std::ferror(stdin)) throw cli::failure(std::string("standard input: could not be read: ") + std::strerror(errno));
         if (n < 0) return !line.empty();
         if (line.empty() || line.back() != '\\') return true;
         line.back() = '\n';
@@ -291,7 +322,7 @@ void converse(chat &c) {
     while (read_line(c, line)) {
         interrupted = 0;
         if (line.find_first_not_of(" \t") == std::string::npos) continue;
-        if (line[0] == '/') {
+        if (line[0] == '/' && c.terminal_in) {    // in a pipe it is a question like any other
             if (!command(c, line)) return;
             continue;
         }
@@ -315,8 +346,9 @@ std::vector<cli::flag> flags_of(options &o) {
     cli::add_answer_flags(f, o.how);
     f.insert(f.end(), {
         {"", "", "The engine:", {}},
-        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u)},
+        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
     });
+    o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error", cli::on(o.verbose)});
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
@@ -327,9 +359,9 @@ void print_usage(const std::vector<cli::flag> &flags) {
     std::printf("Chats with a model of the DeepSeek-R1 family.\n"
                 "usage: chat [flags] MODEL.gguf\n\n"
                 "Questions are read from standard input, one a line. On a terminal the model's thinking is dimmed and speeds are shown after each answer;\n"
-                "in a pipe the output is the answers' text, thinking and its tags included.\n");
+                "in a pipe the output is the answers' text, thinking and its tags included, and a line that begins with / is a question, too.\n");
     cli::print_help(flags);
-    std::printf("\nCommands, as lines:\n%s\n\n"
+    std::printf("\nCommands, as lines on a terminal:\n%s\n\n"
                 "Examples:\n"
                 "  chat models/tiny-r1.gguf\n"
                 "  echo 'What is 37 + 85?' | chat models/tiny-r1.gguf\n"
@@ -346,7 +378,9 @@ chat open(options o) {
     auto config = cli::make<ds_model_config>();
     if (!c.o.chat_template.empty()) config.chat_template = c.o.chat_template.c_str();
     if (c.o.verbose) config.host.log = log_line;
+    c.o.rope.set(config, c.o.engine.config.context_length);
     c.model = cli::load(c.o.model, config);
+    c.o.rope.remark("chat", c.model, config.context_length);
     c.o.engine.config.max_requests = 1;
     if (!c.o.engine.config.context_length) c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
     c.o.engine.config.host = config.host;
