@@ -3,6 +3,7 @@
 
 #include "config.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ds {
@@ -28,22 +29,10 @@ void refuse_unsupported(const json_node &config) {
     if (config.flag("use_sliding_window", false)) config.at("use_sliding_window").fail(status::unsupported, "attention in a sliding window is not known");
     if (config.flag("mlp_bias", false)) config.at("mlp_bias").fail(status::unsupported, "biases of the feed-forward layers are not known");
     if (config.whole("moe_layer_freq", max_count, 1) != 1) config.at("moe_layer_freq").fail(status::unsupported, "only 1 is known");
-    if (config.number("partial_rotary_factor", 1) != 1) config.at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
     if (!config.has("layer_types")) return;
     const json_node types = config.at("layer_types").array();
     for (size_t i = 0; i < types.size(); ++i)
         if (types.at(i).text() != "full_attention") types.at(i).fail(status::unsupported, ds::quoted(types.at(i).text()) + " is not known; known: full_attention");
-}
-
-// transformers 4 has rope_theta and rope_scaling, 5 has both in rope_parameters.
-json_node rope_place(const json_node &config) { return config.has("rope_parameters") ? config.at("rope_parameters").object() : config; }
-bool has_scaling(const json_node &config) { return config.has("rope_parameters") || config.has("rope_scaling"); }
-json_node scaling_place(const json_node &config) { return config.at(config.has("rope_parameters") ? "rope_parameters" : "rope_scaling").object(); }
-
-std::string scaling_type(const json_node &config) {
-    if (!has_scaling(config)) return "default";
-    const json_node s = scaling_place(config);
-    return s.text("rope_type", s.text("type", "default"));
 }
 
 double positive(const json_node &n) {
@@ -53,12 +42,108 @@ double positive(const json_node &n) {
 
 bool is_latent(const json_node &config) { return config.has("kv_lora_rank"); }
 
+// ---- Rope ---------------------------------------------------------------------------------------------------------------
+
+// Rope's parameters are in rope_theta and rope_scaling (transformers 4), or together in rope_parameters (5). They are read as transformers 5
+// reads both: rope_scaling where it is not empty, else rope_parameters; then whatever that lacks and the configuration itself has.
+
+bool has_members(const json_node &config, const char *field) { return config.has(field) && config.at(field).object().size() > 0; }
+
+// One set of parameters for each type of layer. Qwen's classes make layer_types where the file has none; the only type that is known is full_attention.
+json_node of_layer_type(const json_node &place, const json_node &config) {
+    const bool by_type = config.has("layer_types") || std::string_view(checkpoint_arch(config).name).starts_with("qwen");
+    return by_type && place.size() == 1 && place.has("full_attention") ? place.at("full_attention").object() : place;
+}
+
+std::optional<json_node> rope_place(const json_node &config) {
+    for (const char *const field : {"rope_scaling", "rope_parameters"})
+        if (has_members(config, field)) return of_layer_type(config.at(field), config);
+    return {};
+}
+
+// rope_parameters where rope_scaling is taken: what it says must not be lost.
+std::optional<json_node> other_rope_place(const json_node &config) {
+    if (!has_members(config, "rope_scaling") || !has_members(config, "rope_parameters")) return {};
+    return of_layer_type(config.at("rope_parameters"), config);
+}
+
+std::string type_in(const json_node &place) { return place.text("rope_type", place.text("type", "default")); }
+std::string scaling_type(const json_node &config) {
+    const std::optional<json_node> place = rope_place(config);
+    return place ? type_in(*place) : "default";
+}
+
+// The value of a field that may be in several places: the first that has it counts. Others that say something else are remarked upon.
+std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &places, const char *field, const job &j) {
+    std::optional<json_node> found;
+    for (const std::optional<json_node> &p : places) {
+        if (!p || !p->has(field)) continue;
+        const json_node n = p->at(field);
+        if (!found) found = n;
+        else if (!n.same_as(*found)) j.remark(found->file() + ": " + ds::quoted(n.field()) + " differs from " + ds::quoted(found->field()) + ", which counts");
+    }
+    return found;
+}
+
+double rope_theta(const json_node &config, const job &j) {
+    const std::optional<json_node> n = first_of({rope_place(config), config, other_rope_place(config)}, "rope_theta", j);
+    return n ? positive(*n) : 10000.0;
+}
+
+// The positions that a scaled model was made for before; the configuration's own field counts before the one inside.
+uint64_t original_context(const json_node &config, const job &j) {
+    const std::optional<json_node> n = first_of({config, rope_place(config)}, "original_max_position_embeddings", j);
+    const json_node found = n ? *n : config.at("max_position_embeddings");
+    if (found.whole(max_count) == 0) found.fail(status::format, "not positive");
+    return found.whole(max_count);
+}
+
+// Fields that a type of scaling has; of those that another has transformers makes nothing, and no more do we, but it is said.
+struct rope_field { const char *name, *types; };
+constexpr rope_field rope_fields[] = {
+    {"rope_type", "default linear llama3 yarn"}, {"type", "default linear llama3 yarn"}, {"rope_theta", "default linear llama3 yarn"},
+    {"partial_rotary_factor", "default linear llama3 yarn"}, {"factor", "linear llama3 yarn"}, {"original_max_position_embeddings", "llama3 yarn"},
+    {"low_freq_factor", "llama3"}, {"high_freq_factor", "llama3"}, {"beta_fast", "yarn"}, {"beta_slow", "yarn"}, {"attention_factor", "yarn"},
+    {"attn_factor", "yarn"}, {"mscale", "yarn"}, {"mscale_all_dim", "yarn"}, {"truncate", "yarn"},
+};
+
+void check_rope_fields(const json_node &place, const job &j) {
+    const std::string type = type_in(place);
+    if (type != "default" && type != "linear" && type != "llama3" && type != "yarn")
+        place.fail(status::unsupported, "rope scaling " + ds::quoted(type) + " is not known; known: default, linear, llama3, yarn");
+    if (place.has("type") && place.at("type").text() != type) j.remark(place.file() + ": " + ds::quoted(place.at("type").field()) + " differs from rope_type, which counts");
+    for (const std::string &name : place.names()) {
+        const auto row = std::find_if(std::begin(rope_fields), std::end(rope_fields), [&](const rope_field &f) { return name == f.name; });
+        if (!place.has(name)) continue;
+        if (row == std::end(rope_fields)) place.at(name).fail(status::unsupported, "is not known");
+        if (std::string_view(row->types).find(type) == std::string_view::npos)
+            j.remark(place.file() + ": " + ds::quoted(place.at(name).field()) + " has no meaning with rope scaling " + ds::quoted(type));
+    }
+}
+
+// rope_parameters beside the rope_scaling that counts may repeat it, and have rope_theta.
+void check_other_place(const json_node &place, const json_node &other) {
+    for (const std::string &name : other.names()) {
+        if (name == "rope_theta" || !other.has(name)) continue;
+        if ((name == "rope_type" || name == "type") && other.at(name).text() == "default") continue;
+        if (!place.has(name) || !place.at(name).same_as(other.at(name))) other.at(name).fail(status::unsupported, "rope_scaling, which counts, does not say the same");
+    }
+}
+
+void check_rope(const json_node &config, const job &j) {
+    if (config.has("rope_interleave") && !config.at("rope_interleave").flag() && is_latent(config)) config.at("rope_interleave").fail(status::unsupported, "only true is known");
+    for (const std::optional<json_node> &place : {std::optional(config), rope_place(config), other_rope_place(config)})
+        if (place && place->number("partial_rotary_factor", 1) != 1) place->at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
+    if (const std::optional<json_node> place = rope_place(config)) check_rope_fields(*place, j);
+    if (const std::optional<json_node> other = other_rope_place(config)) check_other_place(*rope_place(config), *other);
+}
+
 // What YaRN multiplies its usual magnitude 0.1 ln(factor) + 1 by. A checkpoint gives the whole magnitude (attention_factor), or the two mscale
 // exponents whose quotient it is, or (Qwen) the multiplier itself, attn_factor.
 double yarn_multiplier(const json_node &s, double factor) {
     const auto magnitude = [&](double m) { return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1.0; };
     if (s.has("attention_factor")) return positive(s.at("attention_factor")) / magnitude(1);
-    if (s.has("mscale") && s.has("mscale_all_dim")) return magnitude(positive(s.at("mscale"))) / magnitude(positive(s.at("mscale_all_dim"))) / magnitude(1);
+    if (s.number("mscale", 0) != 0 && s.number("mscale_all_dim", 0) != 0) return magnitude(positive(s.at("mscale"))) / magnitude(positive(s.at("mscale_all_dim"))) / magnitude(1);
     return s.has("attn_factor") ? positive(s.at("attn_factor")) : 1.0;
 }
 
@@ -69,26 +154,34 @@ double latent_exponent(const json_node &s) {
     return all;
 }
 
-void set_yarn_keys(const json_node &s, bool latent, const std::string &prefix, gguf_writer &w) {
+void set_yarn_keys(const json_node &s, bool latent, uint64_t original, const std::string &prefix, gguf_writer &w) {
     const double factor = positive(s.at("factor")), multiplier = latent ? 1 : yarn_multiplier(s, factor);
     if (latent) w.set_f32(prefix + "yarn_log_multiplier", static_cast<float>(0.1 * latent_exponent(s)));
     if (!s.flag("truncate", true)) s.at("truncate").fail(status::unsupported, "only true is known");
     w.set_string(prefix + "type", "yarn");
     w.set_f32(prefix + "factor", static_cast<float>(factor));
-    w.set_u32(prefix + "original_context_length", static_cast<uint32_t>(s.at("original_max_position_embeddings").whole(max_count)));
+    w.set_u32(prefix + "original_context_length", static_cast<uint32_t>(original));
     if (multiplier != 1) w.set_f32(prefix + "attn_factor", static_cast<float>(multiplier));
     if (s.has("beta_fast")) w.set_f32(prefix + "yarn_beta_fast", static_cast<float>(positive(s.at("beta_fast"))));
     if (s.has("beta_slow")) w.set_f32(prefix + "yarn_beta_slow", static_cast<float>(positive(s.at("beta_slow"))));
 }
 
-void set_scaling_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
+void set_scaling_keys(const json_node &config, const std::string &prefix, gguf_writer &w, const job &j) {
     const std::string type = scaling_type(config);
     if (type == "default" || type == "llama3") return;          // llama3 is told by the tensor rope_freqs alone
-    const json_node s = scaling_place(config);
-    if (type == "yarn") return set_yarn_keys(s, is_latent(config), prefix, w);
-    if (type != "linear") s.fail(status::unsupported, "rope scaling " + ds::quoted(type) + " is not known; known: default, linear, llama3, yarn");
+    const json_node s = *rope_place(config);
+    if (type == "yarn") return set_yarn_keys(s, is_latent(config), original_context(config, j), prefix, w);
     w.set_string(prefix + "type", "linear");
     w.set_f32(prefix + "factor", static_cast<float>(positive(s.at("factor"))));
+}
+
+// The positions that the model is made for. Qwen 2.5's card has YaRN added to a configuration whose max_position_embeddings stays as it was: vLLM
+// derives the product, and a file that says less would not let the scaling be used.
+uint64_t context_length(const json_node &config) {
+    const uint64_t given = config.at("max_position_embeddings").whole(max_count);
+    if (scaling_type(config) != "yarn") return given;
+    const double product = static_cast<double>(original_context(config, {})) * positive(rope_place(config)->at("factor"));
+    return std::max(given, static_cast<uint64_t>(std::min(product, static_cast<double>(max_count))));
 }
 
 // Latent attention as llama.cpp has it since 2025: one head of latent and turned part, and with the suffix _mla what a head has before it is absorbed.
@@ -127,19 +220,28 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
 
 } // namespace
 
+static std::string classes_known() {
+    std::string out;
+    for (const arch *const a : architectures()) out += (out.empty() ? "" : " ") + std::string(a->checkpoint_class);
+    for (size_t at = 0; (at = out.find(' ', at)) != std::string::npos; at += 2) out.replace(at, 1, ", ");
+    return out;
+}
+
 const arch &checkpoint_arch(const json_node &config) {
     const json_node classes = config.at("architectures").array();
     if (classes.size() != 1) classes.fail(status::format, "not one name");
     const arch *const a = arch_by_checkpoint_class(classes.at(size_t(0)).text());
-    if (!a) classes.fail(status::unsupported, ds::quoted(classes.at(size_t(0)).text()) + " is not known; known: " + architectures_known());
+    if (!a) classes.fail(status::unsupported, ds::quoted(classes.at(size_t(0)).text()) + " is not known; known: " + classes_known());
     return *a;
 }
 
-void set_architecture_keys(const json_node &config, gguf_writer &w) {
+void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j) {
     const std::string prefix = std::string(checkpoint_arch(config).name) + ".";
     refuse_unsupported(config);
     w.set_string("general.architecture", checkpoint_arch(config).name);
+    check_rope(config, j);
     for (const count_row &c : counts) w.set_u32(prefix + c.key, static_cast<uint32_t>(config.at(c.field).whole(max_count)));
+    w.set_u32(prefix + "context_length", static_cast<uint32_t>(context_length(config)));
     if (const uint64_t nextn = config.whole("num_nextn_predict_layers", max_count, 0)) {      // GGUF counts them among the blocks
         w.set_u32(prefix + "block_count", static_cast<uint32_t>(config.at("num_hidden_layers").whole(max_count) + nextn));
         w.set_u32(prefix + "nextn_predict_layers", static_cast<uint32_t>(nextn));
@@ -161,17 +263,16 @@ void set_architecture_keys(const json_node &config, gguf_writer &w) {
     }
     w.set_f32(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(positive(config.at("rms_norm_eps"))));
     w.set_u32(prefix + "rope.dimension_count", is_latent(config) ? static_cast<uint32_t>(config.at("qk_rope_head_dim").whole(max_count)) : head_size);
-    const json_node rope = rope_place(config);
-    w.set_f32(prefix + "rope.freq_base", rope.has("rope_theta") ? static_cast<float>(positive(rope.at("rope_theta"))) : 10000.0f);
-    set_scaling_keys(config, prefix + "rope.scaling.", w);
+    w.set_f32(prefix + "rope.freq_base", static_cast<float>(rope_theta(config, j)));
+    set_scaling_keys(config, prefix + "rope.scaling.", w, j);
 }
 
 bool has_llama3_scaling(const json_node &config) { return scaling_type(config) == "llama3"; }
 
 llama3_scaling read_llama3_scaling(const json_node &config) {
-    const json_node s = scaling_place(config);
+    const json_node s = *rope_place(config);
     const llama3_scaling out{positive(s.at("factor")), positive(s.at("low_freq_factor")), positive(s.at("high_freq_factor")),
-                             positive(s.at("original_max_position_embeddings"))};
+                             static_cast<double>(original_context(config, {}))};
     if (!(out.high > out.low)) s.at("high_freq_factor").fail(status::format, "not above low_freq_factor");
     return out;
 }

@@ -20,7 +20,7 @@ const arch &checkpoint_arch(const json_node &config);
 
 // Sets general.architecture and the architecture's keys; refuses what the forward pass would get wrong (another activation, a sliding window,
 // weights quantized otherwise than as FP8 blocks, an unknown rope scaling).
-void set_architecture_keys(const json_node &config, gguf_writer &w);
+void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j = {});
 
 bool has_llama3_scaling(const json_node &config);
 llama3_scaling read_llama3_scaling(const json_node &config);

@@ -34,7 +34,7 @@ void read_config(const std::string &directory, bool needed, config_file &out) {
 
 void set_metadata(const std::string &directory, const convert_options &o, const config_file &config, const job &j, gguf_writer &w) {
     // A vocabulary needs no architecture, but readers ask for the key.
-    if (config.node) set_architecture_keys(*config.node, w);
+    if (config.node) set_architecture_keys(*config.node, w, j);
     else w.set_string("general.architecture", "llama");
     w.set_string("general.type", "model");
     w.set_string("general.name", o.name.empty() ? directory_name(directory) : o.name);

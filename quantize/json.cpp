@@ -24,6 +24,12 @@ json_node json_node::at(std::string_view member) const {
 
 json_node json_node::at(size_t i) const { return json_node((*array().v_)[i], file_, field_ + "[" + std::to_string(i) + "]"); }
 
+std::vector<std::string> json_node::names() const {
+    std::vector<std::string> out;
+    for (const auto &[name, ignored] : object().v_->items()) out.push_back(name);
+    return out;
+}
+
 uint64_t json_node::whole(uint64_t max) const {
     const bool negative = v_->is_number_integer() && !v_->is_number_unsigned() && v_->get<int64_t>() < 0;
     if (!v_->is_number_integer() || negative || v_->get<uint64_t>() > max) not_a(("a whole number up to " + std::to_string(max)).c_str());

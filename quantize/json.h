@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include <string_view>
+#include <vector>
 
 namespace ds {
 
@@ -21,6 +22,9 @@ public:
     size_t size() const { return v_->size(); }
     const nlohmann::json &value() const { return *v_; }
     const std::string &file() const { return file_; }
+    const std::string &field() const { return field_; }
+    std::vector<std::string> names() const;             // of an object's members
+    bool same_as(const json_node &other) const { return *v_ == *other.v_; }
 
     bool is_object() const { return v_->is_object(); }
     bool is_array() const { return v_->is_array(); }

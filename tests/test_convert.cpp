@@ -428,3 +428,116 @@ TEST_CASE("config: transformers 5 keeps rope in one place") {
     set_architecture_keys(json_node(c.config, "config.json"), five);
     CHECK(four.header() == five.header());
 }
+
+// The keys that a changed micro checkpoint's config.json becomes, and what is remarked.
+struct config_keys {
+    std::string bytes;
+    std::vector<std::string> remarks;
+    gguf_file file;
+    config_keys(const char *name, const std::function<void(nlohmann::json &)> &change) {
+        nlohmann::json config = checkpoint_files(name).config;
+        change(config);
+        gguf_writer w;
+        set_architecture_keys(json_node(config, "config.json"), w, {.note = [&](const std::string &text) { remarks.push_back(text); }});
+        bytes = w.header();
+        file = gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "m");
+    }
+    bool remarked(const std::string &part) const {
+        return std::any_of(remarks.begin(), remarks.end(), [&](const std::string &r) { return contains(r, part); });
+    }
+};
+
+TEST_CASE("config: rope's parameters in two places are read as transformers 5 reads them") {
+    const auto qwen2 = [](const nlohmann::json &fields) {
+        return config_keys("micro/qwen2", [&](nlohmann::json &config) {
+            for (const char *const field : {"rope_theta", "rope_scaling", "rope_parameters"}) config.erase(field);
+            config.update(fields);
+        });
+    };
+    const auto base = [](const config_keys &k) { return k.file.get_float("qwen2.rope.freq_base"); };
+    const auto type = [](const config_keys &k) { return std::string(k.file.get_string("qwen2.rope.scaling.type", "none")); };
+    const nlohmann::json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 1024}};
+
+    CHECK(base(qwen2(nlohmann::json::object())) == 1e4f);
+    CHECK(base(qwen2({{"rope_theta", 1e6}, {"rope_parameters", {{"rope_type", "default"}}}})) == 1e6f);
+    CHECK(base(qwen2({{"rope_theta", 1e6}, {"rope_parameters", nlohmann::json::object()}})) == 1e6f);
+    CHECK(base(qwen2({{"rope_theta", 1e6}, {"rope_scaling", nullptr}, {"rope_parameters", nullptr}})) == 1e6f);
+    CHECK(qwen2({{"rope_theta", 1e6}, {"rope_parameters", {{"rope_type", "default"}}}}).remarks.empty());
+
+    const config_keys inner = qwen2({{"rope_theta", 1e6}, {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}}});
+    CHECK(base(inner) == 5e5f);
+    CHECK(inner.remarked("'rope_theta' differs from 'rope_parameters.rope_theta'"));
+    CHECK(qwen2({{"rope_theta", 5e5}, {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}}}).remarks.empty());
+
+    const config_keys beside = qwen2({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e6}}}, {"rope_scaling", yarn}});
+    CHECK(base(beside) == 1e6f);
+    CHECK(type(beside) == "yarn");
+    CHECK(beside.file.get_float("qwen2.rope.scaling.factor") == 4);
+    CHECK(beside.file.get_uint("qwen2.rope.scaling.original_context_length", 1 << 20) == 1024);
+    CHECK(type(qwen2({{"rope_scaling", nlohmann::json::object()}, {"rope_parameters", yarn}})) == "yarn");
+    CHECK(type(qwen2({{"rope_scaling", yarn}, {"rope_parameters", yarn}})) == "yarn");
+    nlohmann::json other = yarn;
+    other["factor"] = 2.0;
+    CHECK(contains(failure_of([&] { qwen2({{"rope_scaling", yarn}, {"rope_parameters", other}}); }).text, "'rope_parameters.factor'"));
+    CHECK(contains(failure_of([&] { qwen2({{"rope_scaling", {{"rope_theta", 1e6}}}, {"rope_parameters", yarn}}); }).text, "rope_parameters."));
+
+    // One set for each type of layer.
+    const nlohmann::json nested = {{"full_attention", yarn}};
+    CHECK(type(qwen2({{"rope_parameters", nested}, {"rope_theta", 1e6}})) == "yarn");
+    CHECK(base(qwen2({{"rope_parameters", nested}, {"rope_theta", 1e6}})) == 1e6f);
+    const error two = failure_of([&] { qwen2({{"rope_parameters", {{"full_attention", yarn}, {"sliding_attention", yarn}}}}); });
+    CHECK(two.code == status::unsupported);
+    CHECK(contains(two.text, "'rope_parameters.full_attention'"));
+    CHECK(contains(failure_of([&] { qwen2({{"rope_parameters", {{"sliding_attention", yarn}}}}); }).text, "'rope_parameters.sliding_attention'"));
+    CHECK(contains(failure_of([&] { config_keys("micro/llama", [&](nlohmann::json &c) { c["rope_parameters"] = nested; }); }).text, "full_attention"));
+    config_keys("micro/llama", [&](nlohmann::json &c) { c["rope_parameters"] = nested, c["layer_types"] = {"full_attention", "full_attention", "full_attention"}; });
+
+    // What is not understood, wherever it is.
+    const auto refused = [&](const nlohmann::json &fields, const char *field) {
+        const error e = failure_of([&] { qwen2(fields); });
+        CAPTURE(e.text);
+        CHECK(e.code == status::unsupported);
+        CHECK(contains(e.text, field));
+    };
+    refused({{"partial_rotary_factor", 0.5}}, "'partial_rotary_factor'");
+    refused({{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}}}, "'rope_parameters.partial_rotary_factor'");
+    refused({{"rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}}}}, "'rope_parameters.full_attention.partial_rotary_factor'");
+    refused({{"rope_scaling", yarn}, {"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "'rope_parameters.partial_rotary_factor'");
+    refused({{"rope_scaling", {{"rope_type", "default"}, {"mrope_section", {1, 1}}}}}, "'rope_scaling.mrope_section'");
+    refused({{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}}, "dynamic");
+    refused({{"rope_parameters", {{"rope_type", "longrope"}}}}, "longrope");
+    CHECK(qwen2({{"rope_parameters", {{"rope_type", "default"}, {"factor", 2.0}}}}).remarked("'rope_parameters.factor' has no meaning"));
+    CHECK(qwen2({{"rope_scaling", {{"rope_type", "default"}, {"type", "linear"}}}}).remarked("'rope_scaling.type'"));
+    CHECK(contains(failure_of([&] { qwen2({{"rope_parameters", 1}}); }).text, "not an object"));
+}
+
+TEST_CASE("config: where the original context is, and the context that YaRN makes of it") {
+    const auto keys = [](double factor, const nlohmann::json &fields, const nlohmann::json &inner) {
+        return config_keys("micro/qwen2", [&](nlohmann::json &config) {
+            config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", factor}};
+            config["rope_scaling"].update(inner);
+            config.update(fields);
+        });
+    };
+    const auto original = [](const config_keys &k) { return k.file.get_uint("qwen2.rope.scaling.original_context_length", UINT64_MAX); };
+    const auto context = [](const config_keys &k) { return k.file.get_uint("qwen2.context_length", UINT64_MAX); };
+    const nlohmann::json inside = {{"original_max_position_embeddings", 1024}}, none = nlohmann::json::object();
+    const config_keys card = keys(4, {{"max_position_embeddings", 1024}}, inside);      // as Qwen 2.5's card has it added
+    CHECK(original(card) == 1024);
+    CHECK(context(card) == 4096);
+    CHECK(context(keys(40, {{"max_position_embeddings", 40960}}, inside)) == 40960);
+    CHECK(context(keys(2, {{"max_position_embeddings", 4096}}, inside)) == 4096);       // never less than the file says
+    CHECK(context(keys(2.5, {{"max_position_embeddings", 1001}}, none)) == 2502);
+    CHECK(original(keys(4, {{"max_position_embeddings", 2048}}, none)) == 2048);
+    const config_keys outside = keys(4, {{"max_position_embeddings", 1024}, {"original_max_position_embeddings", 512}}, inside);
+    CHECK(original(outside) == 512);
+    CHECK(outside.remarked("'rope_scaling.original_max_position_embeddings' differs"));
+    CHECK(context(keys(1e6, {{"max_position_embeddings", 1 << 30}}, none)) == 1 << 30);
+    CHECK(contains(failure_of([&] { keys(4, none, {{"original_max_position_embeddings", 0}}); }).text, "original_max_position_embeddings"));
+}
+
+TEST_CASE("config: an unknown class is answered with those that are known") {
+    const error e = failure_of([] { config_keys("micro/qwen2", [](nlohmann::json &config) { config["architectures"] = {"MistralForCausalLM"}; }); });
+    CHECK(e.code == status::unsupported);
+    CHECK(contains(e.text, "'MistralForCausalLM' is not known; known: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, DeepseekV2ForCausalLM, DeepseekV3ForCausalLM"));
+}
