@@ -98,7 +98,7 @@ TESTS_thread := main allocations test_engine% test_thread%
 TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
-TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(B)/bin/batch) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
+TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(addprefix $(B)/bin/,batch chat minimal_chat perplexity quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
 OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c tests/device/plugin.cpp)
 
 # ---- What to ask for

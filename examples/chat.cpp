@@ -232,11 +232,6 @@ void tell_finish(const ds_event &done) {
 
 // A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished thought would be taken for an answer.
 void ask(chat &c, const std::string &question) {
-    const size_t nul = question.find('\0');
-    if (nul != std::string::npos) {
-        c.exit_status = 1;
-        return say(stderr, "chat: the question has a character U+0000, at byte %zu, which a message cannot have: it is not asked", nul + 1);
-    }
     if (c.o.no_history) c.turns.clear();
     c.turns.push_back({question, ""});
     interrupted = 0;
@@ -324,6 +319,11 @@ void converse(chat &c) {
         if (line.find_first_not_of(" \t") == std::string::npos) continue;
         if (line[0] == '/' && c.terminal_in) {    // in a pipe it is a question like any other
             if (!command(c, line)) return;
+            continue;
+        }
+        if (const size_t nul = line.find('\0'); nul != std::string::npos) {
+            c.exit_status = 1;
+            say(stderr, "chat: the question has a character U+0000, at byte %zu, which a message cannot have: it is not asked", nul + 1);
             continue;
         }
         if (!first && !c.terminal_in) std::fputc('\n', stdout);

@@ -79,11 +79,16 @@ void add_splitting(CLI::App *c, flags &f) {
 
 bool wants_parts(const CLI::App &c) { return c.count(split_bytes) > 0 || c.count(split_tensors) > 0; }
 
+std::string not_negative(const std::string &text) {
+    double value = 0;
+    return CLI::detail::lexical_cast(text, value) && value >= 0 ? "" : "is " + text + ", must be a number from 0 on";
+}
+
 void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     std::string known;
     for (const std::string &t : types(measured)) known += (known.empty() ? "" : ", ") + t;
     CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + known)->type_name("TYPE");
-    type->check(CLI::IsMember(types(measured)).description(""));
+    type->transform(CLI::IsMember(types(measured), CLI::ignore_case).description(""));
     if (type_needed) type->required();
     else type->capture_default_str();
     add_running(c, f);
@@ -91,7 +96,7 @@ void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     if (!measured) return;
     c->add_option("--calibration", f.calibration, "Statistics of `quantize calibrate`, for int8, mixed and types of less than 8 bits")->type_name("STATS");
     c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT");
-    c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(CLI::NonNegativeNumber.description(""))->type_name("X");
+    c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(not_negative)->type_name("X");
     c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->type_name("N");
 }
 
@@ -160,7 +165,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
 CLI::App *add_synth(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("synth", "Write a GGUF file of a named shape with random weights");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
-    c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->check(CLI::IsMember(ds::synth_shapes()).description(""))->type_name("NAME");
+    c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->transform(CLI::IsMember(ds::synth_shapes(), CLI::ignore_case).description(""))->type_name("NAME");
     c->add_option("--layers", f.layers, "Layers, instead of the shape's")->check(CLI::Range(1, 1000).description(""))->type_name("N");
     c->add_option("--vocabulary", f.vocabulary, "Tokens of the vocabulary, instead of the shape's")->check(CLI::Range(static_cast<int>(ds::fewest_synthetic_tokens), 1 << 20).description(""))->type_name("N");
     c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->type_name("N")->capture_default_str();
@@ -238,11 +243,36 @@ CLI::App *add_inspect(CLI::App &app, flags &f) {
     return c;
 }
 
+// The files of a model, by its first one.
+std::vector<std::string> files_of(const std::string &path) {
+    const ds::gguf_file f = ds::gguf_file::open(path);
+    std::vector<std::string> out;
+    for (size_t i = 0; i < f.part_count(); ++i) out.push_back(f.part_name(i));
+    return out;
+}
+
+// What a command reads and OUT may not replace. Requantizing a file in its place is fine, but not one part of several.
+std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
+    std::vector<std::string> out = f.texts;
+    out.insert(out.end(), f.mixed.texts.begin(), f.mixed.texts.end());
+    if (!f.calibration.empty()) out.push_back(f.calibration);
+    if (command == "convert") {
+        const std::vector<std::string> checkpoint = ds::checkpoint_inputs(f.in);
+        out.insert(out.end(), checkpoint.begin(), checkpoint.end());
+    } else if (command != "synth") {
+        const std::vector<std::string> model = files_of(f.in);
+        if (command != "requantize" || model.size() > 1) out.insert(out.end(), model.begin(), model.end());
+    }
+    return out;
+}
+
 // Runs an operation that writes, with the progress bar and remarks that the flags ask for.
-void with_job(const flags &f, bool in_parts, const std::function<void(const ds::job &)> &run) {
+void with_job(const flags &f, const CLI::App &command, bool in_parts, const std::function<void(const ds::job &)> &run) {
     ds::progress_bar bar(!f.quiet && isatty(STDERR_FILENO));
     ds::job j;
     j.threads = f.threads;
+    j.inputs = inputs_of(f, command.get_name());
+    if (!in_parts) ds::refuse_inputs(f.out, j.inputs);    // now, not after hours of work
     if (in_parts) j.split = f.split;
     j.progress = [&](uint64_t done, uint64_t total) {
         bar.update(done, total);
@@ -279,6 +309,23 @@ void inspect(const flags &f) {
     if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) throw ds::error(ds::status::io, "standard output: cannot be written");
 }
 
+// A full disk, say: what was asked for has not arrived.
+bool output_arrived() { return std::cout.flush().good() && fflush(stdout) == 0 && !ferror(stdout); }
+
+// CLI11 says only that a command is missing. Before one there is no option but --help.
+void check_command(const CLI::App &app, int argc, char **argv) {
+    const std::string word = argc < 2 ? "" : argv[1];
+    if (word == "-h" || word == "--help") return;
+    std::string known;
+    for (const CLI::App *const c : app.get_subcommands([](const CLI::App *) { return true; })) {
+        if (c->get_name() == word) return;
+        known += (known.empty() ? "" : ", ") + c->get_name();
+    }
+    if (word.empty()) throw CLI::ValidationError("needs a command; there are: " + known);
+    if (word[0] == '-') throw CLI::ValidationError(word, "comes after the command; there are: " + known);
+    throw CLI::ValidationError(word, "there is no such command; there are: " + known);
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -289,20 +336,24 @@ int main(int argc, char **argv) {
     add_inspect(app, f);
     app.footer(exit_help);
     try {
+        check_command(app, argc, argv);
         app.parse(argc, argv);
         for (const CLI::App *const c : {to_convert, to_requantize})
             if (c->parsed()) check_together(f, *c);
         if (to_split->parsed() && !wants_parts(*to_split)) throw CLI::ValidationError("split", std::string("needs ") + split_bytes + " or " + split_tensors + ", or both");
     } catch (const CLI::ParseError &e) {
-        return app.exit(e) == 0 ? 0 : 2;
+        if (app.exit(e) != 0) return 2;
+        if (output_arrived()) return 0;
+        fputs("quantize: standard output: cannot be written\n", stderr);
+        return 1;
     }
     install_signals();
     try {
-        if (to_convert->parsed()) with_job(f, wants_parts(*to_convert), [&](const ds::job &j) { convert(f, j); });
-        else if (to_synth->parsed()) with_job(f, wants_parts(*to_synth), [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed, f.layers, f.vocabulary}, j); });
-        else if (to_requantize->parsed()) with_job(f, wants_parts(*to_requantize), [&](const ds::job &j) { requantize(f, f.in, j); });
-        else if (to_split->parsed() || to_merge->parsed()) with_job(f, to_split->parsed(), [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
-        else if (to_calibrate->parsed()) with_job(f, false, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
+        if (to_convert->parsed()) with_job(f, *to_convert, wants_parts(*to_convert), [&](const ds::job &j) { convert(f, j); });
+        else if (to_synth->parsed()) with_job(f, *to_synth, wants_parts(*to_synth), [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed, f.layers, f.vocabulary}, j); });
+        else if (to_requantize->parsed()) with_job(f, *to_requantize, wants_parts(*to_requantize), [&](const ds::job &j) { requantize(f, f.in, j); });
+        else if (to_split->parsed() || to_merge->parsed()) with_job(f, to_split->parsed() ? *to_split : *to_merge, to_split->parsed(), [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
+        else if (to_calibrate->parsed()) with_job(f, *to_calibrate, false, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
         else inspect(f);
     } catch (const std::exception &e) {
         fprintf(stderr, "quantize: %s\n", e.what());

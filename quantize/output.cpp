@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <unistd.h>
 
 namespace ds {
@@ -28,11 +30,33 @@ const target &target_of(format f) {
 constexpr size_t piece_bytes = 8u << 20;    // written between two looks at whether to stop
 } // namespace
 
+void refuse_inputs(const std::string &path, const std::vector<std::string> &inputs) {
+    for (const std::string &input : inputs) {
+        std::error_code none;    // one of them is not there: then they are two
+        if (std::filesystem::equivalent(path, input, none))
+            throw error(status::argument, path + ": is the same file as the input " + input + ", which the output would replace");
+    }
+}
+
+std::vector<std::string> checkpoint_inputs(const std::string &directory) {
+    std::vector<std::string> out;
+    std::error_code none;    // what cannot be listed cannot be read, and whoever reads it says so
+    for (const auto &entry : std::filesystem::directory_iterator(directory, none)) {
+        if (!entry.is_regular_file(none)) continue;
+        char magic[4] = {};
+        std::ifstream(entry.path(), std::ios::binary).read(magic, sizeof magic);
+        if (std::memcmp(magic, "GGUF", sizeof magic) != 0) out.push_back(entry.path().string());
+    }
+    return out;
+}
+
 void write_gguf(const std::string &path, const gguf_writer &w, const job &j, const std::function<void(size_t i, const byte_sink &sink)> &produce) {
     const std::vector<gguf_writer> parts = j.split ? w.split(*j.split) : std::vector<gguf_writer>{w};
     const std::string prefix = path.ends_with(".gguf") ? path.substr(0, path.size() - 5) : path;
     uint64_t done = 0, total = 0;
     for (const gguf_writer &p : parts) total += p.file_bytes();
+    const auto part_path = [&](size_t i) { return j.split ? gguf_part_path(prefix, i, parts.size()) : path; };
+    for (size_t i = 0; i < parts.size(); ++i) refuse_inputs(part_path(i), j.inputs);
     std::vector<std::unique_ptr<os::output_file>> files;
     const auto put = [&](const void *data, size_t n) {
         for (size_t at = 0, piece; at < n; at += piece) {
@@ -44,7 +68,7 @@ void write_gguf(const std::string &path, const gguf_writer &w, const job &j, con
     };
     size_t tensor = 0;      // of all parts
     for (const gguf_writer &p : parts) {
-        files.push_back(std::make_unique<os::output_file>(j.split ? gguf_part_path(prefix, files.size(), parts.size()) : path));
+        files.push_back(std::make_unique<os::output_file>(part_path(files.size())));
         const std::string header = p.header();
         put(header.data(), header.size());
         for (size_t i = 0; i < p.tensor_count(); ++i) {

@@ -14,6 +14,7 @@ struct job {
     std::function<void(const std::string &)> note = {};                  // a remark for the user
     unsigned threads = 1;
     std::optional<gguf_split_limits> split = {};                         // what is written becomes parts, PREFIX-00001-of-00003.gguf
+    std::vector<std::string> inputs = {};                                // files that what is written may not replace: refuse_inputs
 
     void remark(const std::string &text) const { if (note) note(text); }
 };
@@ -29,6 +30,12 @@ public:
 private:
     std::string path_;
 };
+
+// Throws status::argument when the file `path` is one of `inputs`, under whatever name or link: writing it would destroy what the user has.
+void refuse_inputs(const std::string &path, const std::vector<std::string> &inputs);
+
+// What a checkpoint's directory has that an output may not replace: all its files but GGUF files, which are outputs of earlier.
+std::vector<std::string> checkpoint_inputs(const std::string &directory);
 
 using byte_sink = std::function<void(const void *data, size_t n)>;
 

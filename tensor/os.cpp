@@ -170,13 +170,28 @@ static void write_all(int fd, const std::string &path, uint64_t offset, const ch
     }
 }
 
-output_file::output_file(const std::string &path) : path_(path) {
+// Where links lead, maybe to a file that is not there yet.
+static std::string end_of_links(const std::string &path) {
+    constexpr int most_links = 40;      // as many as Linux follows
+    std::string at = path;
+    for (int i = 0; i <= most_links; ++i) {
+        char to[4096];
+        const ssize_t n = ::readlink(at.c_str(), to, sizeof to);
+        if (n < 0) return at;           // it is no link
+        if (static_cast<size_t>(n) == sizeof to) fail(path, "cannot create", ENAMETOOLONG);
+        const std::string target(to, static_cast<size_t>(n));
+        at = target.starts_with('/') ? target : directory_of(at) + "/" + target;
+    }
+    fail(path, "cannot create", ELOOP);
+}
+
+output_file::output_file(const std::string &path) : path_(path), target_(end_of_links(path)) {
     // The rename at the end would replace a device or fail on a directory: say so now, not after hours of work.
     struct stat s;
     if (::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
     constexpr int attempts = 100;
     for (int i = 0; i < attempts; ++i) {
-        std::string name = path + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
+        std::string name = target_ + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
         fd_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (fd_ < 0 && errno == EEXIST) continue;
         if (fd_ < 0) fail(path, "cannot create", errno);
@@ -225,12 +240,12 @@ void output_file::finish() {
 }
 
 void output_file::rename() {
-    if (::rename(temp_.c_str(), path_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
+    if (::rename(temp_.c_str(), target_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
     temp_.clear();
 }
 
 void output_file::commit() {
-    const std::string directory = directory_of(path_);    // after the rename nothing is to fail but the system
+    const std::string directory = directory_of(target_);    // after the rename nothing is to fail but the system
     finish();
     rename();
     sync_directory(directory);
@@ -240,12 +255,12 @@ void output_file::commit() {
 void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files) {
     for (const auto &f : files)
         if (f->fd_ >= 0) f->finish();
-    const std::string directory = files.empty() ? "" : directory_of(files[0]->path_);
+    const std::string directory = files.empty() ? "" : directory_of(files[0]->target_);
     size_t left = files.size();
     try {
         for (; left > 0; --left) files[left - 1]->rename();
     } catch (...) {
-        for (size_t i = left; i < files.size(); ++i) ::unlink(files[i]->path_.c_str());
+        for (size_t i = left; i < files.size(); ++i) ::unlink(files[i]->target_.c_str());
         throw;
     }
     if (!files.empty()) sync_directory(directory);

@@ -57,7 +57,8 @@ private:
 };
 
 // A file written beside its place and renamed over it when complete: `commit` writes out, syncs and renames, and until then
-// nothing is to be seen under `path`; destroyed without commit, it leaves nothing behind.
+// nothing is to be seen under `path`; destroyed without commit, it leaves nothing behind. Where `path` is a link, all this is of
+// what it points to, and it stays a link.
 class output_file {
 public:
     explicit output_file(const std::string &path);
@@ -75,7 +76,7 @@ public:
 private:
     void flush();
     void rename();
-    std::string path_, temp_;
+    std::string path_, target_, temp_;      // target: where path leads, if it is a link
     int fd_ = -1;
     uint64_t size_ = 0;
     std::string pending_;

@@ -294,6 +294,43 @@ TEST_CASE("os: places where no file can be written") {
     check_throws(status::io, {d / "folder/out", "cannot rename"}, [&] { f.commit(); });
 }
 
+TEST_CASE("os: a link is written through, and stays one") {
+    const folder d;
+    fs::create_directory(d / "a");
+    fs::create_directory(d / "b");
+    put(d / "a/file", "old");
+    fs::create_symlink("../a/file", d / "b/near");              // relative to where it lies
+    fs::create_symlink(d / "b/near", d / "far");
+    fs::create_symlink("a/none yet", d / "new");
+    const auto write = [](const std::string &path, const std::string &text) {
+        os::output_file f(path);
+        f.write(text.data(), text.size());
+        f.commit();
+    };
+    write(d / "far", "one");
+    CHECK(get(d / "a/file") == "one");
+    { os::output_file f(d / "far"); }
+    CHECK(get(d / "a/file") == "one");
+    write(d / "new", "two");
+    CHECK(get(d / "a/none yet") == "two");
+    std::vector<std::unique_ptr<os::output_file>> both;
+    for (const char *const name : {"b/near", "new"}) {
+        both.push_back(std::make_unique<os::output_file>(d / name));
+        both.back()->write(name, 3);
+    }
+    os::output_file::commit_all(both);
+    CHECK(get(d / "a/file") == "b/n");
+    CHECK(get(d / "a/none yet") == "new");
+    for (const char *const name : {"b/near", "far", "new"}) CHECK(fs::is_symlink(d / name));
+    CHECK(d.entries() == 4);
+    fs::create_symlink("loop", d / "loop");
+    check_throws(status::io, {d / "loop", "cannot create", strerror(ELOOP)}, [&] { write(d / "loop", "x"); });
+    // Another name of the same file keeps what it had.
+    fs::create_hard_link(d / "a/file", d / "a/hard");
+    write(d / "a/file", "three");
+    CHECK(get(d / "a/hard") == "b/n");
+}
+
 TEST_CASE("os: a path without a directory is the current one") {
     const folder d;
     const fs::path before = fs::current_path();

@@ -15,6 +15,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <iostream>
 #include <map>
 
 namespace {
@@ -226,6 +227,11 @@ int run(options &o) {
     return 0;
 }
 
+// A full disk, say.
+void check_output() {
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw std::runtime_error("standard output: could not be written");
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -236,9 +242,14 @@ int main(int argc, char **argv) {
         app.parse(argc, argv);
         if (o.model.empty() == (o.device == 0)) throw CLI::ValidationError("needs MODEL or --device");
         o.on_device.device = static_cast<int>(o.device) - 1;
-        return o.device ? bench::measure_device(o.on_device) : run(o);
+        const int status = o.device ? bench::measure_device(o.on_device) : run(o);
+        if (!status) check_output();
+        return status;
     } catch (const CLI::ParseError &e) {
-        return app.exit(e) ? 2 : 0;
+        if (app.exit(e)) return 2;
+        if (std::cout.flush()) return 0;
+        std::fputs("bench: standard output: could not be written\n", stderr);
+        return 1;
     } catch (const std::exception &e) {
         std::fprintf(stderr, "bench: %s\n", e.what());
         return 1;
