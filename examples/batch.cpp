@@ -376,7 +376,7 @@ std::vector<cli::flag> flags_of(options &o) {
         {"--think-end", "TEXT", "what is put into the model's mouth before its thought is closed for it; default: nothing", cli::text(o.defaults.think_end)},
         {"", "", "The engine:", {}},
         {"-b, --at-once", "N", "prompts that are answered at once; default 16", cli::number(o.engine.config.max_requests, 1u, 4096u)},
-        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
         {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once", cli::number(o.engine.config.kv_tokens, uint64_t{0})},
     });
     o.rope.add_to(f);

@@ -346,7 +346,7 @@ std::vector<cli::flag> flags_of(options &o) {
     cli::add_answer_flags(f, o.how);
     f.insert(f.end(), {
         {"", "", "The engine:", {}},
-        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
     });
     o.rope.add_to(f);
     o.engine.add_to(f);

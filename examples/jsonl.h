@@ -118,6 +118,14 @@ inline const std::vector<field> &fields() {
     return list;
 }
 
+// For a message, cut at a character.
+inline std::string short_name(const std::string &name) {
+    size_t n = 60;
+    if (name.size() <= n) return name;
+    while ((name[n] & 0xc0) == 0x80) --n;
+    return name.substr(0, n) + "…";
+}
+
 // What one line may be, found out without building anything: JSON of modest depth, no name twice in an object, no number beyond double's.
 class line_check : public nlohmann::json_sax<json> {
 public:
@@ -136,7 +144,7 @@ public:
     bool end_array() override { return leave(); }
     bool key(string_t &name) override {
         constexpr size_t most_names = 100;    // no line of ours has so many, and searching them is quadratic
-        if (!names_.back().insert(name).second) return wrong("has " + shown(name) + " twice");
+        if (!names_.back().insert(name).second) return wrong("has " + short_name(name) + " twice");
         return names_.back().size() <= most_names || wrong("has an object of more than " + std::to_string(most_names) + " fields");
     }
     bool parse_error(std::size_t at, const std::string &, const nlohmann::detail::exception &e) override {
@@ -145,7 +153,6 @@ public:
     }
 
 private:
-    static std::string shown(const std::string &name) { return name.size() <= 60 ? name : name.substr(0, 60) + "…"; }
     bool wrong(const std::string &why) { return fault = why, false; }
     bool enter() {
         constexpr size_t most_levels = 100;
@@ -188,7 +195,7 @@ inline void read_prompt(const std::string &text, prompt &p) {
         const field *found = nullptr;
         for (const field &f : fields())
             if (name == f.name) found = &f;
-        if (!found) throw cli::failure(name + ": there is no such field; --help lists them");
+        if (!found) throw cli::failure(short_name(name) + ": there is no such field; --help lists them");
         try {
             found->set(p, value);
         } catch (const cli::failure &e) {

@@ -155,7 +155,7 @@ void print(const options &o, const result &r) {
 std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "Windows:", {}},
-        {"-c, --context", "N", "tokens of a window, BOS included; default: the model's, at most 2048", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+        {"-c, --context", "N", "tokens of a window, BOS included; default: the model's, at most 2048; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
         {"-s, --stride", "N", "tokens from one window to the next; default: half a window. Equal to the\n"
                               "                            window: fastest, and each window begins without knowing what went before", cli::number(o.stride, 0u)},
         {"", "", "The engine:", {}},

@@ -13,6 +13,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
@@ -84,6 +85,14 @@ std::string not_negative(const std::string &text) {
     return CLI::detail::lexical_cast(text, value) && value >= 0 ? "" : "is " + text + ", must be a number from 0 on";
 }
 
+// CLI11 takes -1 for the largest number, and the largest for one that is larger.
+std::string whole_number(const std::string &text) {
+    uint64_t value = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool good = code == std::errc() && end == text.data() + text.size();
+    return good ? "" : "is " + text + ", must be an integer from 0 to " + std::to_string(UINT64_MAX);
+}
+
 void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     std::string known;
     for (const std::string &t : types(measured)) known += (known.empty() ? "" : ", ") + t;
@@ -97,7 +106,7 @@ void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     c->add_option("--calibration", f.calibration, "Statistics of `quantize calibrate`, for int8, mixed and types of less than 8 bits")->type_name("STATS");
     c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT");
     c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(not_negative)->type_name("X");
-    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->type_name("N");
+    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->check(whole_number)->type_name("N");
 }
 
 // What CLI11's rules cannot say of the options together.
@@ -168,7 +177,7 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
     c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->transform(CLI::IsMember(ds::synth_shapes(), CLI::ignore_case).description(""))->type_name("NAME");
     c->add_option("--layers", f.layers, "Layers, instead of the shape's")->check(CLI::Range(1, 1000).description(""))->type_name("N");
     c->add_option("--vocabulary", f.vocabulary, "Tokens of the vocabulary, instead of the shape's")->check(CLI::Range(static_cast<int>(ds::fewest_synthetic_tokens), 1 << 20).description(""))->type_name("N");
-    c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->type_name("N")->capture_default_str();
+    c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->check(whole_number)->type_name("N")->capture_default_str();
     add_writing(c, f, false, false);
     std::string shapes = "Shapes:\n";
     for (const std::string &s : ds::synth_shapes()) shapes += "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
@@ -235,7 +244,7 @@ CLI::App *add_inspect(CLI::App &app, flags &f) {
     c->add_option("FILE", f.in, "GGUF file")->required()->type_name("");
     c->add_flag("--json", f.json, "One JSON object: file, version, metadata, tensors, totals");
     c->add_flag("--no-tensors", f.no_tensors, "Leave out the list of tensors");
-    c->add_option("--elements", f.elements, "Elements shown of an array")->type_name("N")->capture_default_str();
+    c->add_option("--elements", f.elements, "Elements shown of an array")->check(whole_number)->type_name("N")->capture_default_str();
     c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build cannot run are measured as well; bits a weight count scales and offsets.\n"
               "The JSON's metadata is a list of {key, type, array, count, value}, value as text; its tensors are {name, type, shape, bytes, offset},\n"
               "and of a model in several files {…, part}, an index in the list parts.\n\n"

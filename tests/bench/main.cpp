@@ -168,9 +168,9 @@ void add_flags(CLI::App &app, options &o) {
     list("-t,--threads", o.speed.threads, "Threads", 1024);
     app.add_option("-r,--repetitions", o.speed.repetitions, "Of each test, at least; it also runs for half a second at least")->type_name("N")->check(CLI::Range(1u, 1000u).description(""))->capture_default_str();
     const std::map<std::string, ds_kv_type> kv = {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}, {"int8", DS_KV_INT8}};
-    app.add_option("--kv", o.speed.kv, "Number format of keys and values: f16, f32, int8 (of models of int8 only, and their default)")->transform(CLI::CheckedTransformer(kv).description(""))->type_name("TYPE");
+    app.add_option("--kv", o.speed.kv, "Number format of keys and values: f16, f32, int8 (of models of int8 only, and their default)")->transform(CLI::CheckedTransformer(kv, CLI::ignore_case).description(""))->type_name("TYPE");
     const std::map<std::string, ds_mla_form> mla = {{"auto", DS_MLA_AUTO}, {"absorbed", DS_MLA_ABSORBED}};
-    app.add_option("--mla", o.speed.mla, "How latents are attended to: auto, absorbed")->transform(CLI::CheckedTransformer(mla).description(""))->type_name("FORM");
+    app.add_option("--mla", o.speed.mla, "How latents are attended to: auto, absorbed")->transform(CLI::CheckedTransformer(mla, CLI::ignore_case).description(""))->type_name("FORM");
     app.add_option("--isa", o.speed.isa, "Instruction set: scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best")->type_name("NAME");
     app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")->type_name("N");
     app.add_option("--prefix", o.prefix, "Measure instead what a shared prefix of so many tokens saves")->type_name("N")->check(CLI::Range(64u, 1u << 20).description(""));
