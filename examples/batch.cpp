@@ -274,7 +274,7 @@ public:
         if (found == ids_.end() && !(error && is_of_a_line(v))) refuse(r, "id " + v["id"].dump() + " is none of the prompts': these are answers of another run");
         if (error) return false;
         const prompt &p = prompts_[found->second];
-        if (v["line_hash"] != p.hash) refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) + " has");
+        if (v["line_hash"] != p.hash) refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) + " has, or another --system");
         if (answered_[found->second]) refuse(r, "id " + v["id"].dump() + " was answered before");
         answered_[found->second] = true;
         rank = p.line;
@@ -322,7 +322,7 @@ private:
 int run_batch(options options) {
     batch b;
     b.o = std::move(options);
-    const std::vector<prompt> prompts = jsonl::read_prompts(b.o.in, b.o.defaults, b.o.keep_going);
+    const std::vector<prompt> prompts = jsonl::read_prompts(b.o.in, b.o.defaults, b.o.system, b.o.keep_going);
     jsonl::answers out(b.o.out, {{b.o.in, "prompts"}, {b.o.model, "the model"}});
     older_answers older(b.o, prompts);
     out.read([&](const jsonl::answers::record &r, size_t &rank) { return older.accept(r, rank); });
@@ -392,7 +392,7 @@ void print_usage(const std::vector<cli::flag> &flags) {
     for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
     std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, and without white space around them), finish (stop,\n"
                 "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, seconds {queue, prompt, answer}, preemptions and\n"
-                "line_hash (of the prompt's line); or of id, line and error.\n"
+                "line_hash (of the prompt's line and the system message); or of id, line and error.\n"
                 "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind, and\n"
                 "asks again what has an error. A file that is not of this form, or whose answers are of other prompts, is left as it is.\n");
     cli::print_help(flags);

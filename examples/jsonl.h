@@ -27,7 +27,7 @@ struct prompt {
     ds_request how{};                                             // its pointers are made when it is submitted
     std::vector<std::string> stop;
     std::string think_end, error;                                 // error: why the line is none
-    std::string hash;                                             // of the line's text, which its answer repeats
+    std::string hash;                                             // of the system message and the line's text; its answer repeats it
 };
 
 // ---- A line of prompts
@@ -223,7 +223,7 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
 
 // All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are kept, becomes a prompt that has an error,
 // with the line's number for its id. The same id twice is a fault of the later line.
-inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults, bool keep_errors) {
+inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults, const std::string &system, bool keep_errors) {
     const std::unique_ptr<FILE, int (*)(FILE *)> in(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), [](FILE *f) { return f == stdin ? 0 : std::fclose(f); });
     if (!in) throw cli::failure(path + ": " + std::strerror(errno));
     std::vector<prompt> out;
@@ -234,7 +234,7 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
         prompt p = defaults;
         p.line = line;
         p.id = line;
-        p.hash = hash_of(text.substr(0, last + 1));
+        p.hash = hash_of(system + '\0' + text.substr(0, last + 1));
         try {
             read_prompt(text.substr(0, last + 1), p);
             const auto [other, added] = seen.emplace(text_line(p.id), line);

@@ -308,3 +308,25 @@ TEST_CASE("split: a stop, a full disk and a place that is taken leave nothing") 
     CHECK(failure_of([&] { copy_gguf(golden::bundled_path, dir / "p/m", j); }).code == status::io);    // and now it is there from the start
     CHECK(entries() == 1);
 }
+
+TEST_CASE("output: what is written never replaces an input, under whatever name") {
+    const temp_dir dir;
+    const auto refused = [&](const std::string &out, const job &j) {
+        check_throws(status::argument, (out + ": is the same file as the input ").c_str(), [&] { copy_gguf(dir / "model", out, j); });
+    };
+    fs::copy_file(golden::bundled_path, dir / "model");
+    fs::create_hard_link(dir / "model", dir / "hard");
+    fs::create_symlink("model", dir / "soft");
+    job j;
+    j.inputs = {dir / "absent", dir / "model"};
+    for (const char *const name : {"model", "hard", "soft", "./model"}) refused(dir / name, j);
+    CHECK(file_bytes(dir / "model") == file_bytes(golden::bundled_path));
+    CHECK(dir.entries() == 3);
+    copy_gguf(dir / "model", dir / "absent", j);        // not there, so no input; the next time it is
+    refused(dir / "absent", j);
+    // Of parts each is looked at before any is begun.
+    fs::create_symlink("model", dir / "p-00002-of-00003.gguf");
+    j.split = gguf_split_limits{.tensors = (gguf_file::open(dir / "model").tensors().size() + 2) / 3};
+    check_throws(status::argument, "p-00002-of-00003.gguf: is the same file", [&] { copy_gguf(dir / "model", dir / "p", j); });
+    CHECK(dir.entries() == 5);
+}
