@@ -204,7 +204,8 @@ inline void read_prompt(const std::string &text, prompt &p) {
     }
 }
 
-inline std::string place(const std::string &path, size_t line) { return (path == "-" ? "standard input" : path) + ":" + std::to_string(line); }
+inline std::string input_name(const std::string &path) { return path == "-" ? "standard input" : path; }
+inline std::string place(const std::string &path, size_t line) { return input_name(path) + ":" + std::to_string(line); }
 
 // Calls each(line number, text, offset) for the lines of a file; text after the last line feed is a line, too.
 template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
@@ -218,7 +219,10 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
         each(++number, text, offset);
     }
     std::free(buffer);
-    if (std::ferror(in)) throw cli::failure(path + ": could not be read: " + std::strerror(errno));
+    if (std::ferror(in)) {
+        const char *const why = std::strerror(errno);
+        throw cli::failure(input_name(path) + ": could not be read: " + why);
+    }
 }
 
 // All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are kept, becomes a prompt that has an error,
@@ -270,7 +274,7 @@ public:
         try {
             for (const auto &[input, what] : inputs)
                 if (same_file(fd_, input, STDIN_FILENO))
-                    throw cli::failure((path_ == "-" ? "standard output" : path_) + ": is the file of " + what + ", which answers would destroy; it is left as it is");
+                    throw cli::failure(name() + ": is the file of " + what + ", which answers would destroy; it is left as it is");
             if (regular_ && flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
         } catch (...) {
             close_all();
@@ -340,7 +344,11 @@ public:
 private:
     struct piece { size_t rank; uint64_t offset; size_t size; };
 
-    [[noreturn]] void fail(const char *what) const { throw cli::failure(path_ + ": " + what + ": " + std::strerror(errno)); }
+    std::string name() const { return path_ == "-" ? "standard output" : path_; }
+    [[noreturn]] void fail(const char *what) const {
+        const char *const why = std::strerror(errno);
+        throw cli::failure(name() + ": " + what + ": " + why);
+    }
 
     void close_all() {
         for (const int fd : replaced_) ::close(fd);
