@@ -514,12 +514,13 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     return engine::resolve(m, o);
 }
 
-static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, const engine_options &o) {
+static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, const engine_options &o, bool only_asked = false) {
     if (m.device) return open_device(m.device);
     cpu_options cpu;
     cpu.threads = c.threads;
     cpu.isa = c.isa;
     cpu.host = o.host;
+    cpu.only_asked = only_asked;
     return cpu_backend(cpu);
 }
 
@@ -530,7 +531,7 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
         const std::shared_ptr<backend> &place = model->m->place;      // of a device: no other is opened only to ask it
-        const memory_plan p = engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o));
+        const memory_plan p = engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o, true));
         ds_memory_plan out{};
         out.weights = p.weights;
         out.pages = p.pages;

@@ -88,11 +88,13 @@ std::vector<const char *> cpu_isas() {
 }
 
 // Only those that could be meant are asked whether they are available: AMX asks the system for a permission, which a process may not want.
-static const isa *find_isa(const char *name) {
+static bool could_be(const isa *i) { return i->could_be ? i->could_be() : i->available(); }
+static const isa *find_isa(const char *name, bool only_asked) {
     for (const isa *i : all_isas)
-        if ((!name || std::strcmp(name, i->name) == 0) && i->available()) return i;
+        if ((!name || std::strcmp(name, i->name) == 0) && (only_asked ? could_be(i) : i->available())) return i;
     std::string known;
-    for (const char *i : cpu_isas()) known += (known.empty() ? "" : ", ") + std::string(i);
+    for (const isa *i : all_isas)
+        if (could_be(i)) known += (known.empty() ? "" : ", ") + std::string(i->name);
     throw error(status::argument, "no instruction set " + quoted(name) + " here; there are: " + known);
 }
 
@@ -116,7 +118,7 @@ static const variant *find_variant(op k, const std::string &name) {
 backend_ptr cpu_backend(const cpu_options &o) {
     if (o.threads > thread_pool::max_threads) throw error(status::argument, format_text("%u threads; at most %u", o.threads, thread_pool::max_threads));
     const unsigned threads = o.threads ? o.threads : std::min(os::processor_count(), thread_pool::max_threads);
-    auto c = std::make_unique<cpu>(o.host, find_isa(o.isa), threads);
+    auto c = std::make_unique<cpu>(o.host, find_isa(o.isa, o.only_asked), threads, !o.only_asked);
     c->fn = &functions;
     for (const auto &[name, variant_name] : o.force) {
         op k;
@@ -124,7 +126,7 @@ backend_ptr cpu_backend(const cpu_options &o) {
         c->forced[static_cast<size_t>(k)] = find_variant(k, variant_name);
     }
     if (threads > 1) {
-        c->one = std::make_unique<cpu>(o.host, c->vec, 1);
+        c->one = std::make_unique<cpu>(o.host, c->vec, 1, false);
         std::copy(std::begin(c->forced), std::end(c->forced), c->one->forced);
     }
     return backend_ptr(c.release());

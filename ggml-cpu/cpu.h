@@ -10,6 +10,7 @@ struct cpu_options {
     const char *isa = nullptr;     // "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; null: the best that the machine has
     std::vector<std::pair<std::string, std::string>> force;   // operation and variant, by name
     ds::host host;
+    bool only_asked = false;       // what work would take: no thread is started, and the system asked for no permission
 };
 
 // Throws status::argument for an instruction set or variant that is not known here, naming those that are.

@@ -41,15 +41,19 @@ void wait_while(const std::atomic<uint32_t> &word, uint32_t value) {
 
 } // namespace
 
-thread_pool::thread_pool(unsigned threads) : counters_(threads) {
+thread_pool::thread_pool(unsigned threads, bool started) : counters_(threads) {
     assert(threads >= 1 && threads <= max_threads);
+    if (!started) return;
     threads_.reserve(threads - 1);
     try {
-        for (unsigned i = 1; i < threads; ++i) threads_.emplace_back([this, i] { serve(i); });
+        for (unsigned i = 1; i < threads; ++i) threads_.push_back(os::start_thread([this, i] { serve(i); }));
     } catch (const std::system_error &e) {
-        const size_t started = threads_.size();
+        const size_t running = threads_.size();
         end();
-        throw error(status::io, format_text("only %zu of %u threads could be started: %s", started + 1, threads, e.what()));
+        throw error(status::io, format_text("only %zu of %u threads could be started: %s", running + 1, threads, e.what()));
+    } catch (...) {    // memory for one could not be had
+        end();
+        throw;
     }
 }
 

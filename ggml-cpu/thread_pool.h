@@ -13,10 +13,11 @@ class thread_pool {
 public:
     static constexpr unsigned max_threads = 1024;
 
-    explicit thread_pool(unsigned threads);     // 1 to max_threads; throws status::io when the system gives no thread
+    // 1 to max_threads; throws status::io when the system gives no thread. Not started it is as large, and the caller alone does everything.
+    explicit thread_pool(unsigned threads, bool started = true);
     thread_pool(const thread_pool &) = delete;
     ~thread_pool();
-    unsigned size() const { return static_cast<unsigned>(threads_.size()) + 1; }
+    unsigned size() const { return static_cast<unsigned>(counters_.size()); }
 
     // f(task, worker) for every task in [0, tasks), each once, in any order, by any worker in [0, size()); returns when all are done. A worker's tasks
     // mostly follow one another. One run at a time. f must not throw.

@@ -23,7 +23,7 @@ struct cpu : backend {
     cpu &alone() { return one ? *one : *this; }
     const cpu &alone() const { return one ? *one : *this; }
 
-    cpu(const ds::host &h, const isa *vec, unsigned threads) : host(h), vec(vec), pool(threads) {}
+    cpu(const ds::host &h, const isa *vec, unsigned threads, bool started) : host(h), vec(vec), pool(threads, started) {}
 };
 
 struct variant {

@@ -22,6 +22,12 @@
 #include <sys/auxv.h>
 #endif
 
+// tests/os_faults.cpp compiles this file a second time, with calls of its own in place of the system's.
+#ifndef DS_SYSTEM
+#define DS_SYSTEM(call) ::call
+#define DS_THREAD std::thread
+#endif
+
 namespace ds::os {
 
 // strerror_r as glibc has it returns the text; as POSIX has it, a number, with the text in the buffer.
@@ -38,23 +44,32 @@ static std::string reason(int code) {
 namespace {
 struct descriptor {   // a file opened for the length of one call
     int fd;
-    ~descriptor() { if (fd >= 0) ::close(fd); }
+    ~descriptor() { if (fd >= 0) DS_SYSTEM(close)(fd); }
 };
 }
 
+// The host's signals may interrupt a call: on some file systems any of these.
+template <class F> static auto uninterrupted(const F &call) {
+    for (;;)
+        if (const auto result = call(); result >= 0 || errno != EINTR) return result;
+}
+
 static int open_file(const std::string &path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    const int fd = uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
     if (fd < 0) fail(path, "cannot open", errno);
     return fd;
 }
 
 static size_t file_size(int fd, const std::string &name) {
     struct stat s;
-    if (::fstat(fd, &s) != 0) fail(name, "cannot stat", errno);
+    if (DS_SYSTEM(fstat)(fd, &s) != 0) fail(name, "cannot stat", errno);
     if (!S_ISREG(s.st_mode)) throw error(status::io, name + ": not a regular file");
     if (static_cast<uint64_t>(s.st_size) > PTRDIFF_MAX) fail(name, "cannot address", EFBIG);
     return static_cast<size_t>(s.st_size);
 }
+
+// 0: the system does not say.
+static size_t page_size() { return static_cast<size_t>(std::max(0l, DS_SYSTEM(sysconf)(_SC_PAGESIZE))); }
 
 // ---- mapping ----------------------------------------------------------------------------------------------------------------------------------
 
@@ -67,7 +82,7 @@ mapping &mapping::operator=(mapping &&o) noexcept {
     return *this;
 }
 mapping::~mapping() {
-    if (mapped_) ::munmap(const_cast<uint8_t *>(data_), size_);
+    if (mapped_) DS_SYSTEM(munmap)(const_cast<uint8_t *>(data_), size_);
 }
 
 mapping mapping::map_file(const std::string &path) {
@@ -79,7 +94,7 @@ mapping mapping::map_fd(int fd, const std::string &name) {
     mapping m;
     m.size_ = file_size(fd, name);
     if (m.size_ == 0) return m;   // the system refuses to map nothing
-    void *p = ::mmap(nullptr, m.size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    void *p = DS_SYSTEM(mmap)(nullptr, m.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) fail(name, "cannot map", errno);
     m.data_ = static_cast<const uint8_t *>(p);
     m.mapped_ = true;
@@ -94,8 +109,7 @@ mapping mapping::read_file(const std::string &path, const host &h, const progres
 // By pread: the descriptor's own position is the caller's, and stays. `size` is what the file should have.
 static void read_all(int fd, const std::string &name, uint64_t offset, void *to, size_t n, uint64_t size) {
     for (auto *bytes = static_cast<uint8_t *>(to); n > 0;) {
-        const ssize_t got = ::pread(fd, bytes, n, static_cast<off_t>(offset));
-        if (got < 0 && errno == EINTR) continue;
+        const ssize_t got = uninterrupted([&] { return DS_SYSTEM(pread)(fd, bytes, n, static_cast<off_t>(offset)); });
         if (got < 0) fail(name, "cannot read", errno);
         if (got == 0) throw error(status::io, name + format_text(": ends after %llu of %llu bytes", static_cast<unsigned long long>(offset), static_cast<unsigned long long>(size)));
         bytes += got;
@@ -132,9 +146,10 @@ void mapping::forget(size_t offset, size_t n) const {
     assert(offset <= size_ && n <= size_ - offset);
     if (!mapped_) return;
     // Whole pages inside the range: its neighbours' bytes may still be in use.
-    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t page = page_size();
+    if (page == 0) return;
     const size_t first = (offset + page - 1) / page * page, last = (offset + n) / page * page;
-    if (first < last) ::madvise(const_cast<uint8_t *>(data_) + first, last - first, MADV_DONTNEED);
+    if (first < last) DS_SYSTEM(madvise)(const_cast<uint8_t *>(data_) + first, last - first, MADV_DONTNEED);
 }
 
 // ---- input_file -------------------------------------------------------------------------------------------------------------------------------
@@ -143,12 +158,12 @@ input_file::input_file(const std::string &path) : path_(path), fd_(open_file(pat
     try {
         size_ = file_size(fd_, path_);
     } catch (...) {
-        ::close(fd_);
+        DS_SYSTEM(close)(fd_);
         throw;
     }
 }
 
-input_file::~input_file() { ::close(fd_); }
+input_file::~input_file() { DS_SYSTEM(close)(fd_); }
 
 void input_file::read(uint64_t offset, void *data, size_t n) const { read_all(fd_, path_, offset, data, n, size_); }
 
@@ -161,8 +176,7 @@ static std::string directory_of(const std::string &path) {
 
 static void write_all(int fd, const std::string &path, uint64_t offset, const char *data, size_t n) {
     while (n > 0) {
-        const ssize_t written = ::pwrite(fd, data, n, static_cast<off_t>(offset));
-        if (written < 0 && errno == EINTR) continue;
+        const ssize_t written = uninterrupted([&] { return DS_SYSTEM(pwrite)(fd, data, n, static_cast<off_t>(offset)); });
         if (written <= 0) fail(path, "cannot write", written < 0 ? errno : ENOSPC);
         data += written;
         offset += static_cast<uint64_t>(written);
@@ -176,8 +190,9 @@ static std::string end_of_links(const std::string &path) {
     std::string at = path;
     for (int i = 0; i <= most_links; ++i) {
         char to[4096];
-        const ssize_t n = ::readlink(at.c_str(), to, sizeof to);
-        if (n < 0) return at;           // it is no link
+        const ssize_t n = DS_SYSTEM(readlink)(at.c_str(), to, sizeof to);
+        if (n < 0 && (errno == EINVAL || errno == ENOENT)) return at;    // it is no link, or not there
+        if (n < 0) fail(path, "cannot create", errno);
         if (static_cast<size_t>(n) == sizeof to) fail(path, "cannot create", ENAMETOOLONG);
         const std::string target(to, static_cast<size_t>(n));
         at = target.starts_with('/') ? target : directory_of(at) + "/" + target;
@@ -188,11 +203,13 @@ static std::string end_of_links(const std::string &path) {
 output_file::output_file(const std::string &path) : path_(path), target_(end_of_links(path)) {
     // The rename at the end would replace a device or fail on a directory: say so now, not after hours of work.
     struct stat s;
-    if (::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
+    const bool there = DS_SYSTEM(stat)(path.c_str(), &s) == 0;
+    if (!there && errno != ENOENT) fail(path, "cannot create", errno);
+    if (there && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
     constexpr int attempts = 100;
     for (int i = 0; i < attempts; ++i) {
         std::string name = target_ + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
-        fd_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        fd_ = uninterrupted([&] { return DS_SYSTEM(open)(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
         if (fd_ < 0 && errno == EEXIST) continue;
         if (fd_ < 0) fail(path, "cannot create", errno);
         temp_ = std::move(name);
@@ -202,8 +219,9 @@ output_file::output_file(const std::string &path) : path_(path), target_(end_of_
 }
 
 output_file::~output_file() {
-    if (fd_ >= 0) ::close(fd_);
-    if (!temp_.empty()) ::unlink(temp_.c_str());
+    if (fd_ >= 0) DS_SYSTEM(close)(fd_);
+    if (!temp_.empty()) DS_SYSTEM(unlink)(temp_.c_str());
+    if (!old_.empty()) DS_SYSTEM(unlink)(old_.c_str());
 }
 
 void output_file::write(const void *data, size_t n) {
@@ -226,52 +244,78 @@ void output_file::flush() {
     pending_.clear();
 }
 
-static void sync_directory(const std::string &directory) {
-    const descriptor d{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (d.fd < 0) return;   // a directory that may be written but not listed: the file is complete, only its name may be lost with power
-    if (::fsync(d.fd) != 0 && errno != EINVAL && errno != ENOTSUP) fail(directory, "cannot sync", errno);
+// Opened before anything is renamed, so that what can fail afterwards is the disk alone.
+static int open_directory(const std::string &path) {
+    const int fd = uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+    // One that may be written but not listed: the file is complete, only its name may be lost with power. One that is gone: renaming will say so.
+    if (fd < 0 && errno != EACCES && errno != ENOENT) fail(path, "cannot open", errno);
+    return fd;
+}
+
+static void sync_directory(const descriptor &d, const std::string &path) {
+    if (d.fd < 0) return;
+    if (uninterrupted([&] { return DS_SYSTEM(fsync)(d.fd); }) != 0 && errno != EINVAL && errno != ENOTSUP) fail(path, "cannot sync", errno);
 }
 
 void output_file::finish() {
     assert(fd_ >= 0);
     flush();
-    if (::fsync(fd_) != 0) fail(path_, "cannot sync", errno);
-    if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail(path_, "cannot write", errno);
+    if (uninterrupted([&] { return DS_SYSTEM(fsync)(fd_); }) != 0) fail(path_, "cannot sync", errno);
+    if (DS_SYSTEM(close)(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail(path_, "cannot write", errno);
 }
 
 void output_file::rename() {
-    if (::rename(temp_.c_str(), target_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
+    if (DS_SYSTEM(rename)(temp_.c_str(), target_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
     temp_.clear();
 }
 
 void output_file::commit() {
-    const std::string directory = directory_of(target_);    // after the rename nothing is to fail but the system
+    const std::string path = directory_of(target_);    // after the rename nothing is to fail but the system
+    const descriptor directory{open_directory(path)};
     finish();
     rename();
-    sync_directory(directory);
+    sync_directory(directory, path);
+}
+
+// What is about to be replaced keeps a second name, where the file system has such.
+void output_file::keep_old() {
+    std::string name = temp_ + ".old";
+    if (DS_SYSTEM(link)(target_.c_str(), name.c_str()) == 0) old_ = std::move(name);
+    else if (const int why = errno; why == EIO || why == ENOMEM || why == ENOSPC || why == EDQUOT) fail(path_, "cannot keep the old file", why);
+}
+
+void output_file::put_back() {
+    if (old_.empty()) DS_SYSTEM(unlink)(target_.c_str());
+    else DS_SYSTEM(rename)(old_.c_str(), target_.c_str());
+    old_.clear();    // where even that fails, the old file stays under its second name
 }
 
 // The first comes last: whoever opens a set by its first file does not find it before all others are there.
 void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files) {
+    if (files.empty()) return;
+    const std::string path = directory_of(files[0]->target_);
+    const descriptor directory{open_directory(path)};
     for (const auto &f : files)
         if (f->fd_ >= 0) f->finish();
-    const std::string directory = files.empty() ? "" : directory_of(files[0]->target_);
+    for (const auto &f : files) f->keep_old();
     size_t left = files.size();
     try {
         for (; left > 0; --left) files[left - 1]->rename();
     } catch (...) {
-        for (size_t i = left; i < files.size(); ++i) ::unlink(files[i]->target_.c_str());
+        for (size_t i = left; i < files.size(); ++i) files[i]->put_back();
         throw;
     }
-    if (!files.empty()) sync_directory(directory);
+    sync_directory(directory, path);
 }
 
 // ---- reserved_memory --------------------------------------------------------------------------------------------------------------------------
 
+[[noreturn]] static void no_room(const char *what, size_t bytes, int code) { throw error(status::memory, format_text("%s for %zu bytes: ", what, bytes) + reason(code)); }
+
 reserved_memory::reserved_memory(size_t bytes) : size_(bytes) {
     if (bytes == 0) return;
-    void *p = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) throw error(status::memory, format_text("no address space for %zu bytes: ", bytes) + reason(errno));
+    void *p = DS_SYSTEM(mmap)(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) no_room("no address space", bytes, errno);
     data_ = p;
 }
 reserved_memory::reserved_memory(reserved_memory &&o) noexcept { *this = std::move(o); }
@@ -282,29 +326,28 @@ reserved_memory &reserved_memory::operator=(reserved_memory &&o) noexcept {
     return *this;
 }
 reserved_memory::~reserved_memory() {
-    if (data_) ::munmap(data_, size_);
+    if (data_) DS_SYSTEM(munmap)(data_, size_);
 }
 
 void reserved_memory::commit(size_t bytes) {
     assert(bytes <= size_);
     if (bytes <= committed_) return;
-    if (::mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0)
-        throw error(status::memory, format_text("no memory for %zu bytes: ", bytes) + reason(errno));
+    if (DS_SYSTEM(mprotect)(data_, bytes, PROT_READ | PROT_WRITE) != 0) no_room("no memory", bytes, errno);
     committed_ = bytes;
 }
 
 void reserved_memory::uncommit(size_t bytes) {
-    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-    const size_t first = (bytes + page - 1) / page * page;
+    const size_t page = page_size();
+    const size_t first = page ? (bytes + page - 1) / page * page : committed_;
     if (first >= committed_) return;
     void *const p = static_cast<char *>(data_) + first;
-    if (::madvise(p, committed_ - first, MADV_DONTNEED) == 0 && ::mprotect(p, committed_ - first, PROT_NONE) == 0) committed_ = first;
+    if (DS_SYSTEM(madvise)(p, committed_ - first, MADV_DONTNEED) == 0 && DS_SYSTEM(mprotect)(p, committed_ - first, PROT_NONE) == 0) committed_ = first;
 }
 
 // ---- shared objects -----------------------------------------------------------------------------------------------------------------------------
 
 void *open_library(const std::string &path) {
-    void *const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *const library = DS_SYSTEM(dlopen)(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (library) return library;
     const char *const why = ::dlerror();
     throw error(status::io, why ? why : path + ": cannot open");
@@ -319,9 +362,9 @@ std::string code_directory() {
     return directory_of(path);
 }
 
-bool file_exists(const std::string &path) { return ::access(path.c_str(), F_OK) == 0; }
+bool file_exists(const std::string &path) { return DS_SYSTEM(access)(path.c_str(), F_OK) == 0; }
 
-// ---- processor and clock ------------------------------------------------------------------------------------------------------------------------
+// ---- processor, threads and clock ---------------------------------------------------------------------------------------------------------------
 
 unsigned processor_count() {
     // The mask must be as wide as the kernel's, which may know more processors than cpu_set_t holds.
@@ -329,7 +372,7 @@ unsigned processor_count() {
         cpu_set_t *set = CPU_ALLOC(width);
         if (!set) break;
         const size_t bytes = CPU_ALLOC_SIZE(width);
-        const bool got = ::sched_getaffinity(0, bytes, set) == 0;
+        const bool got = DS_SYSTEM(sched_getaffinity)(0, bytes, set) == 0;
         const int count = got ? CPU_COUNT_S(bytes, set) : 0;
         const bool too_narrow = !got && errno == EINVAL;
         CPU_FREE(set);
@@ -338,6 +381,8 @@ unsigned processor_count() {
     }
     return 1;
 }
+
+std::thread start_thread(std::function<void()> run) { return DS_THREAD(std::move(run)); }
 
 double seconds() {
     timespec t;
@@ -354,13 +399,20 @@ static uint64_t saved_state() {
     return static_cast<uint64_t>(d) << 32 | a;
 }
 // Linux, Documentation/arch/x86/xstate.rst: the tiles' state is large, so that a process has to ask before it first touches them. What was granted once stays.
+static constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
+static constexpr uint64_t tiles = uint64_t(1) << 17 | uint64_t(1) << tile_data;
 bool allow_tiles() {
-    constexpr long request_permission = 0x1023, tile_data = 18;      // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    constexpr uint64_t tiles = uint64_t(1) << 17 | uint64_t(1) << tile_data;
-    return (saved_state() & tiles) == tiles && ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    constexpr long request_permission = 0x1023;     // ARCH_REQ_XCOMP_PERM
+    return (saved_state() & tiles) == tiles && DS_SYSTEM(syscall)(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+bool has_tiles() {
+    constexpr long supported = 0x1021;              // ARCH_GET_XCOMP_SUPP
+    uint64_t mask = 0;
+    return (saved_state() & tiles) == tiles && DS_SYSTEM(syscall)(SYS_arch_prctl, supported, &mask) == 0 && (mask & tiles) == tiles;
 }
 #else
 bool allow_tiles() { return false; }
+bool has_tiles() { return false; }
 #endif
 
 #if defined(__x86_64__)

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <span>
+#include <thread>
 
 namespace ds::os {
 
@@ -70,13 +71,16 @@ public:
     void finish();                                              // written out, synced and closed: what is left to do is the rename
     void commit();
 
-    // Files that belong together: all are there, or none of them. A file that was there before is lost in the rare case that a later rename fails.
+    // Files that belong together, of one directory: all are there, or what was there before. (Where the file system has no hard links, a file that was
+    // there before is lost in the rare case that a later rename fails.)
     static void commit_all(std::span<const std::unique_ptr<output_file>> files);
 
 private:
     void flush();
     void rename();
-    std::string path_, target_, temp_;      // target: where path leads, if it is a link
+    void keep_old();
+    void put_back();
+    std::string path_, target_, temp_, old_;    // target: where path leads, if it is a link; old: the second name of what is being replaced
     int fd_ = -1;
     uint64_t size_ = 0;
     std::string pending_;
@@ -109,12 +113,14 @@ bool file_exists(const std::string &path);
 
 unsigned processor_count();   // processors this process may run on, at least 1
 double seconds();             // a monotonic clock
+std::thread start_thread(std::function<void()> run);    // throws std::system_error or std::bad_alloc
 #if defined(__aarch64__)
 bool has_dot_product();       // the byte products of ARMv8.2
 #endif
 
 // Asks the system to let this process, with all its threads, use the tile registers of AMX; false where there are none or it refuses. It may be asked again.
 bool allow_tiles();
+bool has_tiles();             // whether there are such, and the system knows of the permission: without asking for it
 
 // The floating-point control register at its default (round to nearest, denormals kept, no traps) while this object lives: a host may have
 // changed it, and our bits must not depend on that.

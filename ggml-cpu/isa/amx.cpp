@@ -58,8 +58,9 @@ static bool has_tiles() {
     return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && (b & 0xffff) >= 64 && b >> 16 >= 8 && (c & 0xffff) >= 16;     // bytes a row, registers, rows
 }
 static bool available() { return has_tiles() && isa_avx512_vnni.available() && os::allow_tiles(); }
+static bool could_be() { return has_tiles() && isa_avx512_vnni.available() && os::has_tiles(); }
 
-const isa isa_amx = {"amx", available, &floats_avx512, packed_avx512_vnni, &amx::i8_by_tiles};
+const isa isa_amx = {"amx", available, &floats_avx512, packed_avx512_vnni, &amx::i8_by_tiles, could_be};
 
 } // namespace ds
 #endif

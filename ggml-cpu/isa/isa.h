@@ -131,6 +131,7 @@ struct isa {
     const float_kernels *floats;
     const packed_kernels *(*packed)(format f);      // of a packed format
     const i8_kernels *i8;
+    bool (*could_be)() = nullptr;      // available, were it asked for; null: `available` asks the system for nothing
 };
 
 constexpr size_t packed_tile_width = 2048;     // elements of a row in a tile: 32 rows stay in a second-level cache
