@@ -33,6 +33,7 @@ model::model(gguf_file f, const model_options &o)
         bytes[static_cast<size_t>(t.type)] += t.bytes;
     }
     main_format = static_cast<format>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
+    for (const std::string &remark : vocabulary.remarks()) o.host.log(log_level::warning, "%s", remark.c_str());
     if (o.vocab_only) return;
     architecture = arch_of(file);
     h = architecture->read(file);

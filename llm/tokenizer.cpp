@@ -169,6 +169,7 @@ struct tokenizer::impl {
     token_id bos, eos, pad, unknown;
     bool adds_bos, adds_eos, ignore_merges, normalise;
     std::vector<token_id> ends;
+    std::vector<std::string> remarks;
 
     explicit impl(const gguf_file &f);
     void read_kinds();
@@ -177,7 +178,8 @@ struct tokenizer::impl {
     void read_added();
     void read_merges();
     void read_special();
-    token_id special(const char *key) const;
+    void read_ways();
+    token_id special(const char *key, bool needed);
 
     struct scratch;
     void encode_segment(std::string_view text, scratch &s, std::vector<token_id> &out) const;
@@ -215,8 +217,16 @@ tokenizer::impl::impl(const gguf_file &f) : file(f), pre(read_pre(f)), tokens(re
     read_added();
     read_merges();
     read_special();
-    ignore_merges = pre == pre_tokenizer::llama_bpe;
-    normalise = pre == pre_tokenizer::qwen2 || pre == pre_tokenizer::deepseek_r1_qwen;
+    read_ways();
+}
+
+void tokenizer::impl::read_ways() {
+    constexpr const char *key = "deepseek.tokenizer.normalizer";
+    ignore_merges = file.get_bool("deepseek.tokenizer.ignore_merges", ignores_merges(pre));
+    std::string_view const normalizer = file.get_string(key, normalises(pre) ? "nfc" : "none");
+    if (normalizer != "nfc" && normalizer != "none")
+        throw error(status::unsupported, file.name() + ": " + key + ": " + quoted(std::string(normalizer)) + " is unknown; known are nfc, none");
+    normalise = normalizer == "nfc";
 }
 
 void tokenizer::impl::read_kinds() {
@@ -311,22 +321,41 @@ void tokenizer::impl::read_merges() {
     merges = merge_table(std::move(found), tokens.size());
 }
 
-token_id tokenizer::impl::special(const char *key) const {
-    uint64_t const id = file.get_uint(std::string("tokenizer.ggml.") + key, tokens.size() - 1, UINT64_MAX);
-    return id == UINT64_MAX ? -1 : token_id(id);
+// The token of a duty, -1 when there is none. An id that no token has is none, too, and remarked upon, where nothing depends on it.
+token_id tokenizer::impl::special(const char *name, bool needed) {
+    std::string const key = std::string("tokenizer.ggml.") + name;
+    const gguf_value *const v = file.find(key);
+    if (!v) return -1;
+    bool const number = !v->is_array && v->type != gguf_type::string && v->type != gguf_type::boolean && v->type != gguf_type::f32 && v->type != gguf_type::f64;
+    try {
+        return token_id(file.get_uint(key, tokens.size() - 1));
+    } catch (const error &e) {
+        if (needed || !number) throw;
+        remarks.push_back(e.text + "; it is taken for none");
+        return -1;
+    }
+}
+
+// Some files say -1, in one size of number or another, for "none".
+static bool says_none(const gguf_file &f, const char *name) {
+    const gguf_value *const v = f.find(std::string("tokenizer.ggml.") + name);
+    return v && !v->is_array && v->bytes >= 4 && std::all_of(v->data, v->data + v->bytes, [](uint8_t b) { return b == 0xff; });
 }
 
 void tokenizer::impl::read_special() {
-    bos = special("bos_token_id");
-    eos = special("eos_token_id");
-    pad = special("padding_token_id");
-    unknown = special("unknown_token_id");
+    bool const every_byte = std::none_of(std::begin(symbols), std::end(symbols), [](token_id t) { return t < 0; });
+    auto const unless_none = [&](const char *key, bool needed) { return special(key, needed && !says_none(file, key)); };
     // llama 3's files may leave the key out and mean true.
-    adds_bos = file.get_bool("tokenizer.ggml.add_bos_token", pre == pre_tokenizer::llama_bpe && bos >= 0);
+    bool const with_bos = file.get_bool("tokenizer.ggml.add_bos_token", pre == pre_tokenizer::llama_bpe);
     adds_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
+    bos = special("bos_token_id", with_bos);
+    eos = special("eos_token_id", adds_eos || !says_none(file, "eos_token_id"));
+    pad = special("padding_token_id", false);
+    unknown = unless_none("unknown_token_id", !every_byte);
+    adds_bos = with_bos && (bos >= 0 || file.has("tokenizer.ggml.add_bos_token"));
     if (adds_bos && bos < 0) file.fail("tokenizer.ggml.add_bos_token", "it is true, but tokenizer.ggml.bos_token_id is missing");
     if (adds_eos && eos < 0) file.fail("tokenizer.ggml.add_eos_token", "it is true, but tokenizer.ggml.eos_token_id is missing");
-    for (token_id const t : {eos, special("eot_token_id"), special("eom_token_id")}) {
+    for (token_id const t : {eos, unless_none("eot_token_id", true), unless_none("eom_token_id", true)}) {
         if (t >= 0) ends.push_back(t);
     }
     for (std::string_view const s : known_ends) {
@@ -436,6 +465,7 @@ token_id tokenizer::pad() const { return impl_->pad; }
 token_id tokenizer::unknown() const { return impl_->unknown; }
 bool tokenizer::adds_bos() const { return impl_->adds_bos; }
 bool tokenizer::adds_eos() const { return impl_->adds_eos; }
+const std::vector<std::string> &tokenizer::remarks() const { return impl_->remarks; }
 const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->ends; }
 
 void utf8_stream::push(std::string_view bytes, std::string &out) {

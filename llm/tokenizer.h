@@ -11,9 +11,10 @@ namespace ds {
 using token_id = int32_t;
 
 // How a text is split before the merges (names as GGUF's tokenizer.ggml.pre spells them). `deepseek-r1-qwen` splits as qwen2 does.
-// The name also says what else GGUF has no key for, so a tokenizer.json may become a file only where it agrees: text is normalised to form C by qwen2
-// and deepseek-r1-qwen alone (normalizer NFC; null or an empty Sequence for the others), and a piece that is a token as a whole is not merged by
-// llama-bpe alone (model.ignore_merges). Whether texts begin with BOS is the key add_bos_token; where that is missing, they do with llama-bpe alone.
+// The name also says what else GGUF has no key for: text is normalised to form C by qwen2 and deepseek-r1-qwen alone, and a piece that is a token as a
+// whole is not merged by llama-bpe alone (tokenizer.json: normalizer, model.ignore_merges). A tokenizer that differs has keys of ours:
+// deepseek.tokenizer.normalizer, "nfc" or "none", and deepseek.tokenizer.ignore_merges, a bool.
+// Whether texts begin with BOS is the key add_bos_token; where that is missing, they do with llama-bpe alone.
 enum class pre_tokenizer { deepseek_llm, deepseek_coder, deepseek_v3, llama_bpe, qwen2, deepseek_r1_qwen };
 
 // tokenizer.ggml.token_type
@@ -55,6 +56,7 @@ public:
     token_id unknown() const;
     bool adds_bos() const;                          // tokenizer.ggml.add_bos_token
     bool adds_eos() const;
+    const std::vector<std::string> &remarks() const;   // on what the file says and nothing here depends on, such as a padding token that is not there
     const std::vector<token_id> &end_tokens() const;   // every token that ends an answer: eos, eot, eom and what the known families use, sorted
 
 private:
@@ -71,6 +73,8 @@ size_t tool_mark_at(std::string_view text);
 void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps = nullptr);
 bool pre_tokenizer_from_text(std::string_view name, pre_tokenizer *out);
 std::string_view pre_tokenizer_text(pre_tokenizer p);
+constexpr bool normalises(pre_tokenizer p) { return p == pre_tokenizer::qwen2 || p == pre_tokenizer::deepseek_r1_qwen; }   // where no key says
+constexpr bool ignores_merges(pre_tokenizer p) { return p == pre_tokenizer::llama_bpe; }
 std::string pre_tokenizers_known();                 // "deepseek-llm, deepseek-coder, …" for messages
 
 // The pre-tokenizer whose patterns are `patterns`: the regular expressions of a tokenizer.json's pre_tokenizer section in their order, a Digits

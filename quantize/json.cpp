@@ -30,9 +30,13 @@ std::vector<std::string> json_node::names() const {
     return out;
 }
 
-uint64_t json_node::whole(uint64_t max) const {
+bool json_node::is_whole(uint64_t max) const {
     const bool negative = v_->is_number_integer() && !v_->is_number_unsigned() && v_->get<int64_t>() < 0;
-    if (!v_->is_number_integer() || negative || v_->get<uint64_t>() > max) not_a(("a whole number up to " + std::to_string(max)).c_str());
+    return v_->is_number_integer() && !negative && v_->get<uint64_t>() <= max;
+}
+
+uint64_t json_node::whole(uint64_t max) const {
+    if (!is_whole(max)) not_a(("a whole number up to " + std::to_string(max)).c_str());
     return v_->get<uint64_t>();
 }
 
@@ -65,10 +69,11 @@ void json_node::fail(status code, const std::string &text) const {
     throw error(code, file_ + ": " + (field_.empty() ? "" : ds::quoted(field_) + ": ") + text);
 }
 
-void json_node::not_a(const char *what) const {
-    const std::string shown = v_->is_structured() ? v_->type_name() : v_->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    fail(status::format, ds::quoted(shown) + " is not " + what);
+std::string json_node::shown() const {
+    return v_->is_structured() ? v_->type_name() : v_->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
+
+void json_node::not_a(const char *what) const { fail(status::format, ds::quoted(shown()) + " is not " + what); }
 
 nlohmann::json parse_json(std::string_view text, const std::string &name) {
     using event = nlohmann::json::parse_event_t;

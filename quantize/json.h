@@ -28,6 +28,9 @@ public:
 
     bool is_object() const { return v_->is_object(); }
     bool is_array() const { return v_->is_array(); }
+    bool is_integer() const { return v_->is_number_integer(); }
+    bool is_whole(uint64_t max) const;
+    std::string shown() const;                          // a scalar as JSON, or the name of the type
     bool is_text() const { return v_->is_string(); }
 
     // Typed reads; each throws status::format when the value is something else.

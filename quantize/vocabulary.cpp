@@ -1,7 +1,11 @@
-// tokenizer.json (Hugging Face tokenizers) to GGUF keys. The pre-tokenizer is recognised by its patterns, not by a model's name; whatever would make
-// ids differ from the published tokenizer's (a normalizer, a byte fallback, affixes) is refused.
+// tokenizer.json (Hugging Face tokenizers) to GGUF keys. The pre-tokenizer is recognised by its patterns, not by a model's name. Every field of the
+// file is used, or kept by a key of ours where GGUF has none, or refused by name where it would make ids differ; none is passed over.
 
 #include "vocabulary.h"
+
+#include "synth.h"
+
+#include "../llm/unicode.h"
 
 #include <algorithm>
 
@@ -11,6 +15,12 @@ namespace {
 
 constexpr uint64_t max_tokens = 1u << 24;
 
+// Fields that nobody here knows may change ids.
+void check_fields(const json_node &n, std::initializer_list<std::string_view> known) {
+    for (const std::string &name : n.names())
+        if (n.has(name) && std::find(known.begin(), known.end(), name) == known.end()) n.at(name).fail(status::unsupported, "is not known");
+}
+
 // ---- Tokens and merges -----------------------------------------------------------------------------------------------------------------------
 
 // Tokens that frame a conversation are control tokens whatever the file's flag says (DeepSeek leaves it off for <｜User｜>): text that a user types
@@ -18,6 +28,9 @@ constexpr uint64_t max_tokens = 1u << 24;
 bool frames_conversation(std::string_view text) {
     return (text.starts_with("<|") && text.ends_with("|>")) || (text.starts_with("<｜") && text.ends_with("｜>"));
 }
+
+// So many ids may be without a token: published vocabularies leave hundreds. A number in a small file must not ask for gigabytes.
+constexpr uint64_t max_filled = 1u << 16;
 
 void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::string &text, token_kind kind) {
     if (id >= v.tokens.size()) {
@@ -30,31 +43,72 @@ void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::st
     v.kinds[id] = kind;
 }
 
-void read_tokens(vocabulary &v, const json_node &root, const job &j) {
+// Ids are compared before memory is taken: with config.json's vocab_size, and with the tokens that there are.
+uint64_t read_id(const json_node &n, uint64_t given, const json_node *config) {
+    const uint64_t id = n.whole(max_tokens), most = given + max_filled;
+    const uint64_t size = config ? config->at("vocab_size").whole(max_tokens) : most;
+    if (id >= size) config->at("vocab_size").fail(status::format, std::to_string(size) + " tokens, but " + n.file() + " has the id " + std::to_string(id));
+    if (id >= most) n.fail(status::format, std::to_string(id) + " is an id far beyond the " + std::to_string(given) + " tokens of the file");
+    return id;
+}
+
+void check_added(const json_node &a, const json_node &vocab, bool nfc, const job &j) {
+    check_fields(a, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
+    for (const char *const flag : {"single_word", "lstrip", "rstrip"})
+        if (a.flag(flag, false)) a.at(flag).fail(status::unsupported, "only false is known, here of " + ds::quoted(a.at("content").text()));
+    const std::string &text = a.at("content").text();
+    if (vocab.has(text) && vocab.at(text).whole(max_tokens) != a.at("id").whole(max_tokens))
+        a.at("id").fail(status::format, ds::quoted(text) + " has another id in model.vocab");
+    if (!nfc || !a.flag("normalized", false)) return;
+    std::string composed;
+    if (unicode::to_nfc(text, composed) && composed != text) a.at("normalized").fail(status::unsupported, ds::quoted(text) + " is not in form C");
+    j.remark(a.file() + ": " + ds::quoted(a.at("normalized").field()) + ": " + ds::quoted(text) + " is found in the text as it is written, not as NFC composes it");
+}
+
+void read_tokens(vocabulary &v, const json_node &root, const json_node *config, bool nfc, const job &j) {
     const json_node vocab = root.at("model").at("vocab").object();
-    for (const auto &[text, id] : vocab.value().items()) put_token(v, vocab, json_node(id, vocab.file(), "model.vocab." + text).whole(max_tokens), text, token_kind::normal);
-    if (!root.has("added_tokens")) return;
-    const json_node added = root.at("added_tokens").array();
-    for (size_t i = 0; i < added.size(); ++i) {
-        const json_node a = added.at(i);
+    std::optional<json_node> added;
+    if (root.has("added_tokens")) added = root.at("added_tokens").array();
+    const uint64_t given = vocab.size() + (added ? added->size() : 0);
+    for (const auto &[text, id] : vocab.value().items())
+        put_token(v, vocab, read_id(json_node(id, vocab.file(), "model.vocab." + text), given, config), text, token_kind::normal);
+    for (size_t i = 0; added && i < added->size(); ++i) {
+        const json_node a = added->at(i);
+        check_added(a, vocab, nfc, j);
         const std::string &text = a.at("content").text();
         const bool control = a.flag("special", false) || frames_conversation(text);
-        put_token(v, a, a.at("id").whole(max_tokens), text, control ? token_kind::control : token_kind::user_defined);
-        if (a.flag("lstrip", false) || a.flag("rstrip", false) || a.flag("single_word", false))
-            j.remark(ds::quoted(text) + ": lstrip, rstrip and single_word of an added token are not kept");
+        put_token(v, a, read_id(a.at("id"), given, config), text, control ? token_kind::control : token_kind::user_defined);
     }
 }
 
 void read_merges(vocabulary &v, const json_node &model) {
     const json_node merges = model.at("merges").array();
     v.merges.reserve(merges.size());
+    size_t i = 0;
     for (const nlohmann::json &m : merges.value()) {
         const bool pair = m.is_array() && m.size() == 2 && m[0].is_string() && m[1].is_string();
-        if (!pair && !m.is_string()) merges.at(v.merges.size()).fail(status::format, "neither a string nor a pair of strings");
+        if (!pair && !m.is_string()) merges.at(i).fail(status::format, "neither a string nor a pair of strings");
+        ++i;
+        if (!pair && m.get_ref<const std::string &>().starts_with("#version")) continue;     // the head of a merges.txt
         v.merges.push_back(pair ? m[0].get_ref<const std::string &>() + " " + m[1].get_ref<const std::string &>() : m.get<std::string>());
         if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1)
-            merges.at(v.merges.size() - 1).fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
+            merges.at(i - 1).fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
     }
+}
+
+// A byte that no token has becomes the unknown token, one for each byte.
+void read_unknown(vocabulary &v, const json_node &model, const job &j) {
+    const json_node vocab = model.at("vocab");
+    unsigned missing = 0, first = 0;
+    for (unsigned b = 256; b-- > 0;)
+        if (!vocab.has(byte_level_text(static_cast<uint8_t>(b)))) ++missing, first = b;
+    if (missing == 0) return;
+    const std::string which = format_text("%u bytes have no token, the first is 0x%02X", missing, first);
+    if (!model.has("unk_token")) return j.remark(vocab.file() + ": 'model.vocab': " + which + "; texts that have one are refused");
+    if (model.flag("fuse_unk", false)) model.at("fuse_unk").fail(status::unsupported, "only false is known where " + which);
+    const json_node name = model.at("unk_token");
+    if (!vocab.has(name.text())) name.fail(status::format, ds::quoted(name.text()) + " is not in the vocabulary");
+    v.unknown = static_cast<token_id>(vocab.at(name.text()).whole(v.tokens.size() - 1));
 }
 
 // Exactly the `size` tokens that the embedding has rows for.
@@ -70,17 +124,26 @@ void fill_up(vocabulary &v, size_t size) {
 
 // ---- How text is split ---------------------------------------------------------------------------------------------------------------------------
 
-void read_split(const json_node &step, std::vector<std::string> &patterns) {
+void check_byte_level(const json_node &step) { check_fields(step, {"type", "add_prefix_space", "trim_offsets", "use_regex"}); }
+
+void read_split(const json_node &step, std::vector<std::string> &patterns, bool &bytes) {
     const std::string type = step.at("type").text();
+    if (bytes) step.fail(status::unsupported, "a step behind ByteLevel is not known");
     if (type == "Sequence") {
+        check_fields(step, {"type", "pretokenizers"});
         const json_node steps = step.at("pretokenizers").array();
-        for (size_t i = 0; i < steps.size(); ++i) read_split(steps.at(i), patterns);
+        for (size_t i = 0; i < steps.size(); ++i) read_split(steps.at(i), patterns, bytes);
     } else if (type == "Split") {
+        check_fields(step, {"type", "pattern", "behavior", "invert"});
         if (step.text("behavior", "") != "Isolated" || step.flag("invert", false)) step.fail(status::unsupported, "only isolated, not inverted splits are known");
+        check_fields(step.at("pattern"), {"Regex"});
         patterns.push_back(step.at("pattern").at("Regex").text());
     } else if (type == "Digits") {
+        check_fields(step, {"type", "individual_digits"});
         patterns.push_back(step.flag("individual_digits", false) ? "\\p{N}" : "\\p{N}+");
     } else if (type == "ByteLevel") {
+        check_byte_level(step);
+        bytes = true;
         if (step.flag("add_prefix_space", true)) step.at("add_prefix_space").fail(status::unsupported, "only false is known");
         if (step.flag("use_regex", true)) step.fail(status::unsupported, "GPT-2's own pattern (use_regex) is not known");
     } else {
@@ -88,55 +151,95 @@ void read_split(const json_node &step, std::vector<std::string> &patterns) {
     }
 }
 
-bool asks_for_nfc(const json_node &root) {
-    if (!root.has("normalizer")) return false;
-    const json_node n = root.at("normalizer");
+// Whether the text is put into form C: by NFC, once or several times, or by nothing at all.
+bool asks_for_nfc(const json_node &n) {
     const std::string type = n.at("type").text();
+    check_fields(n, {"type", type == "Sequence" ? "normalizers" : "type"});
     if (type == "NFC") return true;
-    if (type != "Sequence" || n.at("normalizers").array().size() != 0) n.fail(status::unsupported, ds::quoted(type) + " is not known; known: NFC, or none");
-    return false;
+    if (type != "Sequence") n.fail(status::unsupported, ds::quoted(type) + " is not known; known: NFC, Sequence, or none");
+    const json_node steps = n.at("normalizers").array();
+    bool nfc = false;
+    for (size_t i = 0; i < steps.size(); ++i) nfc |= asks_for_nfc(steps.at(i));
+    return nfc;
 }
 
-std::string read_pre_tokenizer(const json_node &root) {
+void read_pre_tokenizer(vocabulary &v, const json_node &root) {
     std::vector<std::string> patterns;
-    read_split(root.at("pre_tokenizer"), patterns);
+    bool bytes = false;
+    read_split(root.at("pre_tokenizer"), patterns, bytes);
+    if (!bytes) root.at("pre_tokenizer").fail(status::unsupported, "without ByteLevel it is not known");
     pre_tokenizer p;
     if (!pre_tokenizer_recognise(patterns, &p)) {
         std::string listed;
         for (const std::string &s : patterns) listed += "\n  " + s;
         root.at("pre_tokenizer").fail(status::unsupported, "these patterns are none of " + pre_tokenizers_known() + ":" + listed);
     }
-    // Qwen's own tokenizer asks for NFC; the one that DeepSeek made of it splits alike and does not.
-    const bool nfc = asks_for_nfc(root);
+    const bool nfc = root.has("normalizer") && asks_for_nfc(root.at("normalizer"));
+    v.nfc = nfc;
+    v.ignore_merges = root.at("model").flag("ignore_merges", false);
+    // Qwen's own tokenizer asks for NFC; the one that DeepSeek made of it splits alike.
     if (p == pre_tokenizer::qwen2 && !nfc) p = pre_tokenizer::deepseek_r1_qwen;
-    if (p != pre_tokenizer::qwen2 && nfc) root.at("normalizer").fail(status::unsupported, "NFC is not known for " + std::string(pre_tokenizer_text(p)));
-    return std::string(pre_tokenizer_text(p));
+    v.pre = pre_tokenizer_text(p);
 }
 
-void refuse_unsupported(const json_node &model) {
+void refuse_unsupported(const json_node &root) {
+    check_fields(root, {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
+    for (const char *const cut : {"truncation", "padding"})
+        if (root.has(cut)) root.at(cut).fail(status::unsupported, "texts are neither cut nor filled up here; null is known alone");
+    const json_node model = root.at("model").object();
+    check_fields(model, {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
     if (model.at("type").text() != "BPE") model.at("type").fail(status::unsupported, ds::quoted(model.at("type").text()) + " is not known; known: BPE");
+    if (model.number("dropout", 0) != 0) model.at("dropout").fail(status::unsupported, "only 0 and null are known");
     if (model.flag("byte_fallback", false)) model.at("byte_fallback").fail(status::unsupported, "only false is known");
     for (const char *const affix : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (!model.text(affix, "").empty()) model.at(affix).fail(status::unsupported, "only an empty one is known");
 }
 
+// Tokens become bytes, and those text; Fuse joins what is joined already.
+void check_decoder(const json_node &step) {
+    const std::string type = step.at("type").text();
+    if (type == "ByteLevel") return check_byte_level(step);
+    check_fields(step, {"type", type == "Sequence" ? "decoders" : "type"});
+    if (type == "Fuse") return;
+    if (type != "Sequence") step.at("type").fail(status::unsupported, ds::quoted(type) + " is not known; known: Sequence, ByteLevel, Fuse");
+    const json_node steps = step.at("decoders").array();
+    for (size_t i = 0; i < steps.size(); ++i) check_decoder(steps.at(i));
+}
+
 // ---- Special tokens ---------------------------------------------------------------------------------------------------------------------------------
 
-std::optional<token_id> token_named(const vocabulary &v, const json_node &config, const char *field) {
+// What the files name but the vocabulary does not have. -1 and the like stand for "none" in many files; only a duty that something depends on is missed.
+struct absent { json_node at; bool named, none; };
+using absentees = std::vector<absent>;
+
+std::optional<token_id> token_named(const vocabulary &v, const json_node &config, const char *field, absentees &missing) {
     if (!config.has(field)) return {};
     const json_node n = config.at(field).is_object() ? config.at(field).at("content") : config.at(field);
     const std::optional<token_id> id = v.find(n.text());
-    if (!id) n.fail(status::format, ds::quoted(n.text()) + " is not in the vocabulary");
+    if (!id) missing.push_back({n, true, false});
     return id;
 }
 
-std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const char *field) {
+std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const char *field, absentees &missing) {
     std::vector<token_id> out;
     if (!config.has(field)) return out;
     const json_node n = config.at(field);
-    for (size_t i = 0; i < (n.is_array() ? n.size() : 1); ++i)
-        out.push_back(static_cast<token_id>((n.is_array() ? n.at(i) : n).whole(v.tokens.size() - 1)));
+    for (size_t i = 0; i < (n.is_array() ? n.size() : 1); ++i) {
+        const json_node one = n.is_array() ? n.at(i) : n;
+        if (one.is_whole(v.tokens.size() - 1)) out.push_back(static_cast<token_id>(one.whole(v.tokens.size() - 1)));
+        else if (one.is_integer()) missing.push_back({one, false, !one.is_whole(UINT32_MAX - 1)});
+        else one.whole(v.tokens.size() - 1);
+    }
     return out;
+}
+
+// A name must be there where the duty is one of inference; of ids, which may be in several files, one must; that there is none may be said, too.
+void require_or_remark(const absentees &missing, bool duty, bool filled, bool may_lack, const job &j) {
+    for (const absent &a : missing) {
+        const std::string text = a.at.shown() + " is not in the vocabulary";
+        if (duty && (a.named || (!filled && !(a.none && may_lack)))) a.at.fail(status::format, text);
+        j.remark(a.at.file() + ": " + ds::quoted(a.at.field()) + ": " + text + "; it is taken for none");
+    }
 }
 
 // Of several tokens that end an answer GGUF names three: eos, eot (a turn) and eom (a message that waits for a tool).
@@ -150,17 +253,48 @@ void set_ends(vocabulary &v, const std::vector<token_id> &ends, const job &j) {
     }
 }
 
-// Whether tokenizer.json's own post-processor puts BOS first.
-bool template_starts_with(const json_node &step, const std::string &token) {
-    const std::string type = step.text("type", "");
-    if (type == "Sequence") {
-        const json_node steps = step.at("processors").array();
-        for (size_t i = 0; i < steps.size(); ++i)
-            if (template_starts_with(steps.at(i), token)) return true;
+// What tokenizer.json's own post-processor puts around a text.
+struct framing { std::optional<token_id> first, last; };
+
+void put_frame(const json_node &step, const json_node &piece, const vocabulary &v, std::optional<token_id> &place) {
+    const std::string &name = piece.at("SpecialToken").at("id").text();
+    const std::optional<token_id> id = v.find(name);
+    if (!id) piece.fail(status::format, ds::quoted(name) + " is not in the vocabulary");
+    if (place) piece.fail(status::unsupported, "more than one token at one end of a text is not known");
+    if (step.has("special_tokens") && step.at("special_tokens").has(name)) {
+        const json_node ids = step.at("special_tokens").at(name).at("ids").array();
+        if (ids.size() != 1 || !ids.at(size_t(0)).is_whole(max_tokens) || ids.at(size_t(0)).whole(max_tokens) != static_cast<uint64_t>(*id))
+            ids.fail(status::unsupported, "is not the id of " + ds::quoted(name) + " alone");
     }
-    if (type != "TemplateProcessing" || step.at("single").array().size() == 0) return false;
-    const json_node first = step.at("single").at(size_t(0));
-    return first.has("SpecialToken") && first.at("SpecialToken").at("id").text() == token;
+    place = id;
+}
+
+void read_framing(const json_node &step, const vocabulary &v, framing &out) {
+    const std::string type = step.at("type").text();
+    if (type == "ByteLevel") return check_byte_level(step);       // offsets alone
+    if (type == "Sequence") {
+        check_fields(step, {"type", "processors"});
+        const json_node steps = step.at("processors").array();
+        for (size_t i = 0; i < steps.size(); ++i) read_framing(steps.at(i), v, out);
+        return;
+    }
+    if (type != "TemplateProcessing") step.at("type").fail(status::unsupported, ds::quoted(type) + " is not known; known: Sequence, ByteLevel, TemplateProcessing");
+    check_fields(step, {"type", "single", "pair", "special_tokens"});
+    const json_node pieces = step.at("single").array();
+    size_t texts = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+        if (pieces.at(i).has("Sequence")) ++texts;
+        else put_frame(step, pieces.at(i), v, texts == 0 ? out.first : out.last);
+    }
+    if (texts != 1) pieces.fail(status::unsupported, "does not have the text once");
+}
+
+// BOS and EOS by the post-processor, unless tokenizer_config.json says whether they are added: Llama's class makes the post-processor anew then.
+bool added_by(const json_node &root, const json_node &settings, const char *flag, std::optional<token_id> framed, std::optional<token_id> &duty) {
+    if (settings.has(flag) || !framed) return settings.flag(flag, false);
+    if (!duty) duty = framed;
+    if (duty != framed) root.at("post_processor").fail(status::unsupported, "the token at that end of a text is not the one of tokenizer_config.json");
+    return true;
 }
 
 void read_chat_template(vocabulary &v, const std::string &directory, const json_node &config) {
@@ -183,20 +317,26 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     const nlohmann::json config_tree = read_optional(config_path), generation_tree = read_optional(generation_path), none = nlohmann::json::object();
     const json_node settings = json_node(config_tree, config_path), generation = json_node(generation_tree, generation_path);
     const json_node model = config ? *config : json_node(none, directory);
-    v.bos = token_named(v, settings, "bos_token");
-    v.eos = token_named(v, settings, "eos_token");
-    v.pad = token_named(v, settings, "pad_token");
-    v.unknown = token_named(v, settings, "unk_token");
+    absentees no_bos, no_eos, unneeded;
+    v.bos = token_named(v, settings, "bos_token", no_bos);
+    v.eos = token_named(v, settings, "eos_token", no_eos);
+    v.pad = token_named(v, settings, "pad_token", unneeded);
+    const std::optional<token_id> unknown = token_named(v, settings, "unk_token", unneeded);
+    if (!v.unknown) v.unknown = unknown;
     for (const json_node &n : {model, generation}) {
-        for (const token_id t : ids_in(v, n, "bos_token_id"))
+        for (const token_id t : ids_in(v, n, "bos_token_id", no_bos))
             if (!v.bos) v.bos = t;
-        for (const token_id t : ids_in(v, n, "pad_token_id"))
+        for (const token_id t : ids_in(v, n, "pad_token_id", unneeded))
             if (!v.pad) v.pad = t;
-        set_ends(v, ids_in(v, n, "eos_token_id"), j);
+        set_ends(v, ids_in(v, n, "eos_token_id", no_eos), j);
     }
-    const bool by_template = v.bos && root.has("post_processor") && template_starts_with(root.at("post_processor"), v.tokens[static_cast<size_t>(*v.bos)]);
-    v.add_bos = settings.flag("add_bos_token", by_template);
-    v.add_eos = settings.flag("add_eos_token", false);
+    framing frame;
+    if (root.has("post_processor")) read_framing(root.at("post_processor"), v, frame);
+    v.add_bos = added_by(root, settings, "add_bos_token", frame.first, v.bos);
+    v.add_eos = added_by(root, settings, "add_eos_token", frame.last, v.eos);
+    require_or_remark(no_bos, v.add_bos, v.bos.has_value(), false, j);
+    require_or_remark(no_eos, true, v.eos.has_value(), true, j);
+    require_or_remark(unneeded, false, false, true, j);
     read_chat_template(v, directory, settings);
 }
 
@@ -213,12 +353,15 @@ vocabulary read_vocabulary(const std::string &directory, const json_node *config
     const nlohmann::json tree = read_json(path);
     const json_node root = json_node(tree, path).object();
     vocabulary v;
-    refuse_unsupported(root.at("model"));
-    v.pre = read_pre_tokenizer(root);
-    read_tokens(v, root, j);
+    refuse_unsupported(root);
+    read_pre_tokenizer(v, root);
+    if (root.has("decoder")) check_decoder(root.at("decoder"));
+    read_tokens(v, root, config, *v.nfc, j);
     read_merges(v, root.at("model"));
+    read_unknown(v, root.at("model"), j);
     const size_t size = config ? config->at("vocab_size").whole(max_tokens) : v.tokens.size();
-    if (v.tokens.size() > size) config->at("vocab_size").fail(status::format, std::to_string(size) + " tokens, but " + path + " has the id " + std::to_string(v.tokens.size() - 1));
+    if (size > v.tokens.size() + max_filled)
+        config->at("vocab_size").fail(status::format, std::to_string(size) + " tokens, but " + path + " has no id above " + std::to_string(v.tokens.size() - 1));
     if (size == 0) root.at("model").at("vocab").fail(status::format, "empty");
     fill_up(v, size);
     read_special_tokens(v, directory, root, config, j);
@@ -230,6 +373,11 @@ void set_vocabulary_keys(const vocabulary &v, gguf_writer &w) {
     for (const token_kind k : v.kinds) kinds.push_back(static_cast<int32_t>(k));
     w.set_string("tokenizer.ggml.model", "gpt2");
     w.set_string("tokenizer.ggml.pre", v.pre);
+    pre_tokenizer pre;
+    if (pre_tokenizer_from_text(v.pre, &pre)) {     // where GGUF has no key, the name decides unless ours are there
+        if (v.nfc && *v.nfc != normalises(pre)) w.set_string("deepseek.tokenizer.normalizer", *v.nfc ? "nfc" : "none");
+        if (v.ignore_merges && *v.ignore_merges != ignores_merges(pre)) w.set_bool("deepseek.tokenizer.ignore_merges", *v.ignore_merges);
+    }
     w.set_strings("tokenizer.ggml.tokens", v.tokens);
     w.set_i32s("tokenizer.ggml.token_type", kinds);
     w.set_strings("tokenizer.ggml.merges", v.merges);

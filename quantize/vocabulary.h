@@ -17,6 +17,7 @@ struct vocabulary {
     std::string pre;                        // tokenizer.ggml.pre
     std::optional<token_id> bos, eos, eot, eom, pad, unknown;
     bool add_bos = false, add_eos = false;
+    std::optional<bool> nfc, ignore_merges; // whether text is composed, and tokens are not merged; none: as `pre` implies
     std::string chat_template;              // empty: none
 
     std::optional<token_id> find(std::string_view token) const;   // slow: for a handful of special tokens

@@ -313,8 +313,8 @@ static const checkpoint_fault faults[] = {
     {"model type", [](auto &c) { c.tokenizer["model"]["type"] = "Unigram"; }, status::unsupported, "'Unigram'"},
     {"patterns", [](auto &c) { c.tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\d+"; }, status::unsupported, "deepseek-v3"},
     {"normalizer", [](auto &c) { c.tokenizer["normalizer"] = {{"type", "Lowercase"}}; }, status::unsupported, "'Lowercase'"},
-    {"special token", [](auto &c) { c.tokenizer_config["bos_token"] = "<s>"; }, status::format, "'<s>' is not in the vocabulary"},
-    {"end token", [](auto &c) { c.config["eos_token_id"] = 512; }, status::format, "eos_token_id"},
+    {"special token", [](auto &c) { c.tokenizer_config["bos_token"] = "<s>"; }, status::format, "\"<s>\" is not in the vocabulary"},
+    {"end token", [](auto &c) { c.config["eos_token_id"] = 512; c.tokenizer_config.erase("eos_token"); }, status::format, "eos_token_id"},
 };
 
 TEST_CASE("convert: every fault is named, and leaves what was there") {

@@ -134,22 +134,51 @@ TEST_CASE("vocabularies of one and two tokens") {
 }
 
 TEST_CASE("special ids out of range") {
+    // Refused where something depends on them: here three bytes have tokens, so a text may need the unknown token, and each is an end or BOS.
+    auto const settings = [](gguf_writer &w, const std::string &name) {
+        if (name == "bos" || name == "eos") w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
+    };
     for (std::string const name : {"bos", "eos", "padding", "unknown", "eot", "eom"}) {
         std::string const key = "tokenizer.ggml." + name + "_token_id";
+        bool const none = name == "eot" || name == "eom" || name == "unknown", needed = name != "padding";
         gguf_writer w = small();
+        settings(w, name);
+        auto const check = [&](bool refused) {
+            if (refused) return check_refused(w, status::format, {key.c_str()});
+            vocabulary const v(w);
+            REQUIRE(v.tok.remarks().size() == 1);
+            CHECK(v.tok.remarks()[0].find(key) != std::string::npos);
+            CHECK(v.tok.pad() == -1);
+            CHECK(v.tok.end_tokens().empty());
+        };
         w.set_u32(key, 4);
         CHECK(vocabulary(w).tok.size() == 5);
+        CHECK(vocabulary(w).tok.remarks().empty());
         w.set_u32(key, 5);
-        check_refused(w, status::format, {key.c_str()});
+        check(needed);
         w.set_u32(key, UINT32_MAX);
-        check_refused(w, status::format, {key.c_str()});
+        check(needed && !none);
         w.set_u64(key, UINT64_MAX);
-        check_refused(w, status::format, {key.c_str()});
+        check(needed && !none);
         w.set_i32(key, -1);
-        check_refused(w, status::format, {key.c_str()});
+        check(needed && !none);
         w.set_string(key, "4");
         check_refused(w, status::format, {key.c_str()});
+        w.set_f32(key, 1);
+        check_refused(w, status::format, {key.c_str()});
     }
+    // No text begins with BOS, and nothing ends with EOS.
+    gguf_writer w = small();
+    w.set_u32("tokenizer.ggml.bos_token_id", 5);
+    w.set_i32("tokenizer.ggml.eos_token_id", -1);
+    CHECK(vocabulary(w).tok.remarks().size() == 2);
+    CHECK(vocabulary(w).tok.bos() == -1);
+    CHECK(vocabulary(w).tok.eos() == -1);
+    w.set_u32("tokenizer.ggml.eos_token_id", 5);
+    check_refused(w, status::format, {"eos_token_id"});
+    w.set_i32("tokenizer.ggml.eos_token_id", -1);
+    w.set_string("tokenizer.ggml.pre", "llama-bpe");      // which begins texts with BOS where the file does not say
+    check_refused(w, status::format, {"bos_token_id"});
     for (std::string const name : {"bos", "eos"}) {
         gguf_writer w = small();
         w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
@@ -260,4 +289,38 @@ TEST_CASE("a text longer than the limit is refused before it is looked at") {
         }
     }
     CHECK(out.empty());
+}
+
+TEST_CASE("whether text is composed, and whether tokens are merged, by keys of ours or by the pre-tokenizer's name") {
+    auto const with = [](const char *pre) {
+        gguf_writer w = small();
+        w.set_string("tokenizer.ggml.pre", pre);
+        // "abc" is a token that no merge makes; e, an acute accent's two bytes, and the composed letter's two bytes, merged and not.
+        w.set_strings(tokens_key, std::vector<std::string>{"a", "b", "c", "bc", "abc", "e", "Ì", "ģ", "Ã", "©", "Ã©"});
+        w.set_strings(merges_key, std::vector<std::string>{"b c", "Ã ©"});
+        w.erase(types_key);
+        return w;
+    };
+    using ids = std::vector<token_id>;
+    ids const whole{4}, merged{0, 3}, composed{10}, apart{5, 6, 7};
+    for (const char *const pre : {"llama-bpe", "qwen2", "deepseek-r1-qwen", "deepseek-v3", "deepseek-llm", "deepseek-coder"}) {
+        CAPTURE(pre);
+        bool const llama = std::string(pre) == "llama-bpe", qwen = std::string(pre).ends_with("qwen") || std::string(pre) == "qwen2";
+        gguf_writer w = with(pre);
+        CHECK(encode(w, "abc") == (llama ? whole : merged));
+        CHECK(encode(w, "e\u0301") == (qwen ? composed : apart));
+        w.set_bool("deepseek.tokenizer.ignore_merges", true);
+        CHECK(encode(w, "abc") == whole);
+        w.set_bool("deepseek.tokenizer.ignore_merges", false);
+        CHECK(encode(w, "abc") == merged);
+        w.set_string("deepseek.tokenizer.normalizer", "nfc");
+        CHECK(encode(w, "e\u0301") == composed);
+        w.set_string("deepseek.tokenizer.normalizer", "none");
+        CHECK(encode(w, "e\u0301") == apart);
+        w.set_string("deepseek.tokenizer.normalizer", "nfkc");
+        check_refused(w, status::unsupported, {"deepseek.tokenizer.normalizer", "nfkc", "nfc, none"});
+        w.erase("deepseek.tokenizer.normalizer");
+        w.set_u32("deepseek.tokenizer.ignore_merges", 1);
+        check_refused(w, status::format, {"deepseek.tokenizer.ignore_merges"});
+    }
 }
