@@ -1,7 +1,9 @@
-// The prompt templates of the families that this library runs, as rows of text around the messages. A file's own Jinja template is searched for the
-// marks of a family and never executed. Sources: tokenizer_config.json of the models named at each row.
-// A template that would render differently from its row must not be taken for it, so rows also name what may not occur.
+// The prompt templates of the families that this library runs, as rows of text around the messages. A file's own Jinja template is never executed: it is
+// recognised when it is one of the published texts, whose fingerprints the rows list, so that none which renders otherwise is taken for a row.
+// Sources: tokenizer_config.json of the models named at each row, as the npm package @huggingface/ollama-utils 0.0.18 and files of llama.cpp's repository
+// have them. tests/interop/templates renders them with @huggingface/jinja; tests/data/templates.json has what it gave.
 #include "chat.h"
+#include "template_text.h"
 #include "unicode.h"
 
 #include <algorithm>
@@ -9,79 +11,169 @@
 namespace ds {
 
 struct chat_template {
+    // When the generation prompt is written, where it is asked for and no tool has the last word: `always` and even unasked; after all but a question,
+    // which has it already; after a question only.
+    enum class prompting { asked, always, not_after_question, after_question };
+    // What an answer of the history loses: nothing; what stands before its last </think>, or before its first; what a question follows (Qwen 3).
+    enum class forgetting { nothing, to_last, to_first, before_question };
+    // Outputs of tools: not known; in a list, which DeepSeek-V3 opens once in a conversation; one by one; as a question (Qwen).
+    enum class outputs { none, listed, single, asked };
+
     std::string_view name;
-    // Recognition: all of `has` and none of `has_not` occur in the Jinja source.
-    std::string_view has[3] = {}, has_not[2] = {};
+    uint64_t texts[3] = {};                              // fingerprints; template_text.h
 
     // Written by the template; "{bos}" and "{eos}" stand for the texts of the vocabulary's tokens.
     std::string_view begin = {};
     std::string_view default_system = {};                // where no message is a system message
+    std::string_view default_first = {};                 // where the first message is none
     std::string_view system_open = {}, system_close = {};
     std::string_view user_open = {}, user_close = {};
     std::string_view assistant_open = {}, assistant_close = {};
     std::string_view generation = {};
+    std::string_view think_default = {}, think_on = {}, think_off = {};    // what the generation prompt ends with, where the family thinks
     bool system_first = false;                           // all system messages come first, an empty line between them
     bool last_system = false;                            // with system_first: only the last of them
+    std::string_view before_begin = {};                  // for each system message
     bool trims = false;                                  // messages lose white space at both ends
-    bool thinks = false;                                 // history leaves out what stands before </think>
-    bool generation_thinks = false;                      // the prompt opens the thought
-    bool tools = false;                                  // there is a role "tool", written as DeepSeek-V3's template does
+    bool opens_after_question = false;                   // assistant_open is written after a question only
+    prompting prompts = prompting::asked;
+    forgetting forgets = forgetting::nothing;
+    bool forgets_after_outputs = false;                  // else what follows outputs is kept whole
+    outputs tools = outputs::none;
+    std::string_view between_outputs = "\n";
 };
 
 namespace {
 
-constexpr std::string_view one_system = "set ns.system_prompt = message['content']";        // those that join them add to ns.system_prompt
+using prompting = chat_template::prompting;
+using forgetting = chat_template::forgetting;
+using outputs = chat_template::outputs;
+
 constexpr std::string_view outputs_open = "<｜tool▁outputs▁begin｜>", outputs_close = "<｜tool▁outputs▁end｜>";
 constexpr std::string_view output_open = "<｜tool▁output▁begin｜>", output_close = "<｜tool▁output▁end｜>";
+constexpr std::string_view r1_opens = "<think>\n", r1_closes = "<think>\n\n</think>\n\n";
+
+// What the templates of DeepSeek since V2.5 have in common.
+constexpr chat_template deepseek(std::string_view name, std::initializer_list<uint64_t> texts) {
+    chat_template t = {.name = name,
+                       .begin = "{bos}",
+                       .user_open = "<｜User｜>",
+                       .assistant_open = "<｜Assistant｜>",
+                       .assistant_close = "<｜end▁of▁sentence｜>",
+                       .generation = "<｜Assistant｜>",
+                       .system_first = true,
+                       .tools = outputs::listed};
+    std::copy(texts.begin(), texts.end(), t.texts);
+    return t;
+}
+constexpr chat_template with_last_system(chat_template t) {
+    t.last_system = true;
+    return t;
+}
+constexpr chat_template thinking(chat_template t, std::string_view by_default = {}) {
+    t.forgets = forgetting::to_last;
+    t.think_default = by_default;
+    t.think_on = r1_opens;
+    t.think_off = r1_closes;
+    return t;
+}
+constexpr chat_template with_joined_outputs(chat_template t) {
+    t.between_outputs = {};
+    return t;
+}
+// Every question is followed by the generation prompt, answers by themselves have none.
+constexpr chat_template prompting_at_questions(chat_template t) {
+    t.user_close = t.assistant_open;
+    t.assistant_open = {};
+    t.prompts = prompting::not_after_question;
+    t.forgets_after_outputs = true;
+    return t;
+}
+constexpr chat_template v25(chat_template t) {
+    t.before_begin = "        ";    // it stands between two tags, and no mark strips it
+    return t;
+}
+constexpr chat_template v31(chat_template t) {
+    t.opens_after_question = true;
+    t.prompts = prompting::after_question;
+    t.forgets = forgetting::to_first;
+    t.tools = outputs::single;
+    t.think_default = t.think_off = "</think>";
+    t.think_on = "<think>";
+    return t;
+}
+constexpr chat_template chatml(std::string_view name, std::initializer_list<uint64_t> texts) {
+    chat_template t = {.name = name,
+                       .system_open = "<|im_start|>system\n",
+                       .system_close = "<|im_end|>\n",
+                       .user_open = "<|im_start|>user\n",
+                       .user_close = "<|im_end|>\n",
+                       .assistant_open = "<|im_start|>assistant\n",
+                       .assistant_close = "<|im_end|>\n",
+                       .generation = "<|im_start|>assistant\n"};
+    std::copy(texts.begin(), texts.end(), t.texts);
+    return t;
+}
+constexpr chat_template qwen25(chat_template t) {
+    t.default_first = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n";
+    t.tools = outputs::asked;
+    return t;
+}
+constexpr chat_template qwen3(chat_template t) {
+    t.tools = outputs::asked;
+    t.forgets = forgetting::before_question;
+    t.think_on = r1_opens;
+    t.think_off = r1_closes;
+    return t;
+}
+constexpr chat_template llama3(std::string_view name, uint64_t text, prompting prompts) {
+    return {.name = name,
+            .texts = {text},
+            .begin = "{bos}",
+            .system_open = "<|start_header_id|>system<|end_header_id|>\n\n",
+            .system_close = "<|eot_id|>",
+            .user_open = "<|start_header_id|>user<|end_header_id|>\n\n",
+            .user_close = "<|eot_id|>",
+            .assistant_open = "<|start_header_id|>assistant<|end_header_id|>\n\n",
+            .assistant_close = "<|eot_id|>",
+            .generation = "<|start_header_id|>assistant<|end_header_id|>\n\n",
+            .trims = true,
+            .prompts = prompts};
+}
 
 constexpr chat_template templates[] = {
-    // The distillations of DeepSeek-R1, and R1 itself, as of January 2025: of several system messages the last counts. First the model had to begin its thought
-    // itself, then the prompt did it.
-    {.name = "deepseek-r1-distill", .has = {one_system, "<｜User｜>", "<｜Assistant｜><think>"}, .has_not = {"<｜Assistant｜></think>", "<think></think>"},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .last_system = true, .thinks = true, .generation_thinks = true, .tools = true},
-    {.name = "deepseek-r1-first", .has = {one_system, "<｜Assistant｜>", ".split('</think>')[-1]"}, .has_not = {"<｜Assistant｜></think>", "<｜Assistant｜><think>"},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .last_system = true, .thinks = true, .tools = true},
-    // DeepSeek-R1 since February 2025; tiny-r1
-    {.name = "deepseek-r1", .has = {"<｜User｜>", "<｜Assistant｜><think>"}, .has_not = {"<｜Assistant｜></think>", "<think></think>"},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .thinks = true, .generation_thinks = true, .tools = true},
-    // R1-0528, whose template writes the generation prompt behind every user message: the model itself begins its thought
-    {.name = "deepseek-r1-0528", .has = {"<｜User｜>", "<｜Assistant｜>", ".split('</think>')[-1]"}, .has_not = {"<｜Assistant｜></think>", "<｜Assistant｜><think>"},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .thinks = true},
-    {.name = "deepseek-v3", .has = {"<｜User｜>", "<｜Assistant｜>"}, .has_not = {"think>", one_system},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .tools = true},
-    // DeepSeek-V2.5 and V3 as first published
-    {.name = "deepseek-v3-first", .has = {one_system, "<｜User｜>", "<｜Assistant｜>"}, .has_not = {"think>"},
-     .begin = "{bos}", .user_open = "<｜User｜>", .assistant_open = "<｜Assistant｜>", .assistant_close = "<｜end▁of▁sentence｜>",
-     .generation = "<｜Assistant｜>", .system_first = true, .last_system = true, .tools = true},
-    // deepseek-llm chat, DeepSeek-V2 chat
-    {.name = "deepseek-llm", .has = {"'User: ' + message['content'] + '", "'Assistant: ' + message['content'] + eos_token", "'Assistant:'"},
+    // The distillations of DeepSeek-R1: of several system messages the last counts. First, in January 2025, the model had to begin its thought itself, then
+    // the prompt did it. The second text is the same with arguments of calls as JSON.
+    thinking(with_last_system(deepseek("deepseek-r1-distill", {0x133c03788ea920e4, 0x6eaa9d097c38b38c})), r1_opens),
+    thinking(with_last_system(deepseek("deepseek-r1-first", {0xbc9bd860948c18b8}))),
+    // DeepSeek-R1 since February 2025. The last text is ours, of the models in tests/data: it has the same frame and asks for nothing else.
+    thinking(with_joined_outputs(deepseek("deepseek-r1", {0x1e5fb5df43a45036, 0x63d6c322a1c032a4})), r1_opens),
+    // R1 for some days before, and R1 1776
+    thinking(with_joined_outputs(deepseek("r1-1776", {0x19a9c52a7d19c72a}))),
+    // R1-0528 and its distillation to Qwen 3: the model begins its thought itself. The second text is the same with arguments of calls as JSON.
+    prompting_at_questions(thinking(deepseek("deepseek-r1-0528", {0x32ff03f98fb84380, 0x4d89f5c1e4867b2c}))),
+    deepseek("deepseek-v3", {0x904ed4da0be0d12b}),
+    with_last_system(deepseek("deepseek-v3-first", {0x37ed6c7241ec1206})),
+    prompting_at_questions(deepseek("deepseek-v3-0324", {0x9830632a52f7fc94})),
+    v31(deepseek("deepseek-v3.1", {0xbaa4b623fce38050})),
+    v25(with_last_system(deepseek("deepseek-v2.5", {0x85173a1e265b429a}))),
+    // deepseek-llm chat, DeepSeek-V2 chat, DeepSeek-Coder-V2
+    {.name = "deepseek-llm", .texts = {0xc89fbd19fc6e864a},
      .begin = "{bos}", .system_close = "\n\n", .user_open = "User: ", .user_close = "\n\n", .assistant_open = "Assistant: ", .assistant_close = "{eos}",
      .generation = "Assistant:"},
-    {.name = "deepseek-coder", .has = {"### Instruction:", "### Response:", "<|EOT|>"},
+    {.name = "deepseek-coder", .texts = {0x25823404eda3aea9},
      .begin = "{bos}",
      .default_system = "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek Company, and you only answer questions "
                        "related to computer science. For politically sensitive questions, security and privacy issues, and other non-computer science questions, "
                        "you will refuse to answer\n",
      .user_open = "### Instruction:\n", .user_close = "\n", .assistant_open = "### Response:\n", .assistant_close = "\n<|EOT|>\n",
      .generation = "### Response:\n"},
-    // Llama 3; 3.1 and later write dates and tools into the system message
-    {.name = "llama3", .has = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, .has_not = {"Cutting Knowledge Date", "tools"},
-     .begin = "{bos}", .system_open = "<|start_header_id|>system<|end_header_id|>\n\n", .system_close = "<|eot_id|>",
-     .user_open = "<|start_header_id|>user<|end_header_id|>\n\n", .user_close = "<|eot_id|>",
-     .assistant_open = "<|start_header_id|>assistant<|end_header_id|>\n\n", .assistant_close = "<|eot_id|>",
-     .generation = "<|start_header_id|>assistant<|end_header_id|>\n\n", .trims = true},
-    {.name = "qwen2.5", .has = {"<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."}, .has_not = {"think>"},
-     .default_system = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n",
-     .system_open = "<|im_start|>system\n", .system_close = "<|im_end|>\n", .user_open = "<|im_start|>user\n", .user_close = "<|im_end|>\n",
-     .assistant_open = "<|im_start|>assistant\n", .assistant_close = "<|im_end|>\n", .generation = "<|im_start|>assistant\n"},
-    {.name = "chatml", .has = {"<|im_start|>", "<|im_end|>"}, .has_not = {"<|im_start|>system", "think>"},
-     .system_open = "<|im_start|>system\n", .system_close = "<|im_end|>\n", .user_open = "<|im_start|>user\n", .user_close = "<|im_end|>\n",
-     .assistant_open = "<|im_start|>assistant\n", .assistant_close = "<|im_end|>\n", .generation = "<|im_start|>assistant\n"},
+    // Llama 3, whose first text writes the generation prompt unasked; 3.1 and later write dates and tools into the system message
+    llama3("llama3", 0xc6d951ecf128fdc3, prompting::asked),
+    llama3("llama3-first", 0x0d1f31f8d1c85636, prompting::always),
+    qwen25(chatml("qwen2.5", {0x3d3683ec2c58a4b2, 0x21507a99716396ae})),    // they differ where tools are offered
+    qwen3(chatml("qwen3", {0x996d31a5b0249772, 0xbb080546c0c7a3f9})),
+    chatml("chatml", {0x9d34b9da9a31b8e8, 0x1895b93b35354696}),
 };
 
 std::string_view trimmed(std::string_view s) {
@@ -89,7 +181,7 @@ std::string_view trimmed(std::string_view s) {
     const char *first = nullptr, *last = s.data();
     for (const char *p = s.data(); p < end;) {
         unicode::code_point const c = unicode::decode(p, end);
-        bool const space = unicode::class_of(c.value) & unicode::space;
+        bool const space = (unicode::class_of(c.value) & unicode::space) || (c.value >= 0x1c && c.value <= 0x1f);    // as Python's str.strip
         if (!space && !first) first = p;
         p += c.bytes;
         if (!space) last = p;
@@ -101,7 +193,6 @@ std::string_view trimmed(std::string_view s) {
 struct writer {
     const tokenizer &tok;
     std::vector<chat_part> parts;
-    bool in_outputs = false, had_outputs = false;       // of tools: the list is open; there was one
 
     void put(std::string_view text, bool special) {
         if (text.empty()) return;
@@ -130,61 +221,162 @@ struct writer {
         }
         own(close);
     }
-    // The list of outputs is opened once in a conversation: later ones go without, as the published templates have it.
-    void output(std::string_view content) {
-        own(had_outputs ? "\n" : outputs_open);
-        message(output_open, content, output_close);
-        in_outputs = had_outputs = true;
-    }
 };
+
+bool asks(const chat_message &m) { return m.role == "user"; }
+bool has_tools(const chat_template &t) { return t.tools != outputs::none; }
 
 void check(const chat_template &t, std::span<const chat_message> messages) {
     if (messages.empty()) throw error(status::argument, "there are no messages");
-    for (const chat_message &m : messages) {
-        if (m.role == "system" || m.role == "user" || m.role == "assistant" || (t.tools && m.role == "tool")) continue;
-        throw error(status::argument, "role " + quoted(std::string(m.role)) + " is unknown; known are 'system', 'user'" + (t.tools ? ", 'assistant' and 'tool'" : " and 'assistant'"));
+    for (size_t i = 0; i < messages.size(); ++i) {
+        const std::string_view role = messages[i].role;
+        if (role == "system" || role == "user" || role == "assistant" || (has_tools(t) && role == "tool")) continue;
+        throw error(status::argument, "role " + quoted(std::string(role)) + " is unknown to " + std::string(t.name) + " (message " + std::to_string(i + 1) + " of " +
+                                          std::to_string(messages.size()) + "); known are 'system', 'user'" + (has_tools(t) ? ", 'assistant' and 'tool'" : " and 'assistant'"));
     }
 }
 
-void put_systems_first(const chat_template &t, std::span<const chat_message> messages, writer &out) {
-    bool first = true;
-    const chat_message *last = nullptr;
-    for (const chat_message &m : messages)
-        if (m.role == "system") last = &m;
-    for (const chat_message &m : messages) {
-        if (m.role != "system" || (t.last_system && &m != last)) continue;
-        if (!first) out.own("\n\n");
-        out.message(t.system_open, m.content, t.system_close);
-        first = false;
-    }
+std::string_view without_line_feeds(std::string_view s) {
+    s.remove_prefix(std::min(s.find_first_not_of('\n'), s.size()));
+    return s.substr(0, s.find_last_not_of('\n') + 1);
 }
 
-void put_message(const chat_template &t, const chat_message &m, writer &out) {
-    std::string_view content = t.trims ? trimmed(m.content) : m.content;
-    if (m.role == "system") {
-        if (!t.system_first) out.message(t.system_open, content, t.system_close);
-    } else if (m.role == "user") {
-        out.message(t.user_open, content, t.user_close);
-        out.in_outputs = false;
-    } else if (m.role == "tool") {
-        out.output(content);
-    } else if (out.in_outputs) {
-        out.answer(outputs_close, content, t.assistant_close);
-        out.in_outputs = false;
-    } else {
-        size_t const thought = t.thinks ? content.rfind(think_close) : std::string_view::npos;
-        if (thought != std::string_view::npos) content.remove_prefix(thought + think_close.size());
-        out.answer(t.assistant_open, content, t.assistant_close);
-    }
+// What stands before a closing tag and behind it; without a tag all of it is answer.
+struct remembered {
+    std::string_view thought, answer;
+};
+remembered split_at(std::string_view content, size_t close) {
+    if (close == std::string_view::npos) return {{}, content};
+    return {content.substr(0, close), content.substr(close + think_close.size())};
 }
 
-void put_generation(const chat_template &t, chat_options::think thinking, writer &out) {
-    out.own(t.generation);
-    if (!t.thinks) return;
-    bool const opens = t.generation_thinks || thinking != chat_options::think::by_template;
-    if (opens) out.own(std::string(think_open) + "\n");
-    if (thinking == chat_options::think::off) out.own("\n" + std::string(think_close).append(think_after));
-}
+// Writes a conversation, message by message.
+class renderer {
+public:
+    renderer(const chat_template &t, std::span<const chat_message> messages, writer &out) : t_(t), messages_(messages), out_(out) {
+        last_question_ = messages.size() - 1;
+        for (size_t i = messages.size(); i-- > 0;)
+            if (asks(messages[i]) && !(messages[i].content.starts_with(response_open) && messages[i].content.ends_with(response_close))) {
+                last_question_ = i;
+                break;
+            }
+    }
+
+    void render(const chat_options &o) {
+        const auto is_system = [](const chat_message &m) { return m.role == "system"; };
+        for (const chat_message &m : messages_)
+            if (is_system(m)) out_.own(t_.before_begin);
+        out_.own(t_.begin);
+        if (std::none_of(messages_.begin(), messages_.end(), is_system)) out_.own(t_.default_system);
+        if (!is_system(messages_.front())) out_.own(t_.default_first);
+        if (t_.system_first) put_systems();
+        for (size_t i = 0; i < messages_.size(); ++i) put(i);
+        if (in_outputs_ && t_.tools == outputs::listed) out_.own(outputs_close);
+        put_generation(o);
+    }
+
+private:
+    static constexpr std::string_view response_open = "<tool_response>", response_close = "</tool_response>";
+
+    void put_systems() {
+        bool first = true;
+        const chat_message *last = nullptr;
+        for (const chat_message &m : messages_)
+            if (m.role == "system") last = &m;
+        for (const chat_message &m : messages_) {
+            if (m.role != "system" || (t_.last_system && &m != last)) continue;
+            if (!first) out_.own("\n\n");
+            out_.message(t_.system_open, m.content, t_.system_close);
+            first = false;
+        }
+    }
+
+    void put(size_t i) {
+        const chat_message &m = messages_[i];
+        const std::string_view content = t_.trims ? trimmed(m.content) : m.content;
+        if (m.role == "system") {
+            if (!t_.system_first) out_.message(t_.system_open, content, t_.system_close);
+        } else if (m.role == "user") {
+            out_.message(t_.user_open, content, t_.user_close);
+            in_outputs_ = false;
+            asked_ = true;
+        } else if (m.role == "tool") {
+            put_output(i, content);
+            asked_ = false;
+        } else {
+            put_answer(i, content);
+            in_outputs_ = asked_ = false;
+        }
+    }
+
+    void put_output(size_t i, std::string_view content) {
+        if (t_.tools == outputs::asked) {
+            const auto is_tool = [&](size_t k) { return k < messages_.size() && messages_[k].role == "tool"; };
+            if (i == 0 || !is_tool(i - 1)) out_.own("<|im_start|>user");
+            out_.own("\n" + std::string(response_open) + "\n");
+            out_.message({}, content, "\n" + std::string(response_close));
+            if (!is_tool(i + 1)) out_.own(t_.user_close);
+            return;
+        }
+        // The list is opened once in a conversation: later outputs go without, as the published templates have it.
+        if (t_.tools == outputs::listed) out_.own(had_outputs_ ? t_.between_outputs : outputs_open);
+        out_.message(output_open, content, output_close);
+        in_outputs_ = had_outputs_ = true;
+    }
+
+    void put_answer(size_t i, std::string_view content) {
+        if (t_.forgets == forgetting::before_question) return put_recent_answer(i, content);
+        std::string_view open = t_.assistant_open;
+        if (in_outputs_) open = t_.tools == outputs::listed ? outputs_close : "";
+        else if (t_.opens_after_question && !asked_) open = {};
+        else if (t_.opens_after_question) {
+            out_.own(open);
+            open = t_.think_off;
+        }
+        if (!in_outputs_ || t_.forgets_after_outputs) {
+            if (t_.forgets == forgetting::to_last) content = split_at(content, content.rfind(think_close)).answer;
+            if (t_.forgets == forgetting::to_first) content = split_at(content, content.find(think_close)).answer;
+        }
+        out_.answer(open, content, t_.assistant_close);
+    }
+
+    // Qwen 3 keeps the thoughts of what it said since the last question (between calls of tools), and writes them in one form.
+    void put_recent_answer(size_t i, std::string_view content) {
+        std::string_view thought, answer = content;
+        if (content.find(think_close) != std::string_view::npos) {
+            answer = split_at(content, content.rfind(think_close)).answer;
+            answer.remove_prefix(std::min(answer.find_first_not_of('\n'), answer.size()));
+            thought = split_at(content, content.find(think_close)).thought;
+            const size_t open = thought.rfind(think_open);
+            if (open != std::string_view::npos) thought.remove_prefix(open + think_open.size());
+            thought = without_line_feeds(thought);
+        }
+        if (i > last_question_ && (i + 1 == messages_.size() || !thought.empty())) {
+            answer.remove_prefix(std::min(answer.find_first_not_of('\n'), answer.size()));
+            out_.own(t_.assistant_open);
+            out_.message(r1_opens, thought, "\n</think>\n\n");
+            out_.answer({}, answer, t_.assistant_close);
+        } else {
+            out_.answer(t_.assistant_open, answer, t_.assistant_close);
+        }
+    }
+
+    void put_generation(const chat_options &o) {
+        using think = chat_options::think;
+        const bool wanted = o.add_generation_prompt && !in_outputs_;    // after outputs the answer follows at once
+        const bool due = t_.prompts == prompting::always || (wanted && (t_.prompts != prompting::after_question || asked_));
+        if (!due) return;
+        if (t_.prompts != prompting::not_after_question || !asked_) out_.own(t_.generation);
+        out_.own(o.thinking == think::on ? t_.think_on : o.thinking == think::off ? t_.think_off : t_.think_default);
+    }
+
+    const chat_template &t_;
+    std::span<const chat_message> messages_;
+    writer &out_;
+    size_t last_question_;                               // of Qwen 3: the last that is no output of a tool; the last message where there is none
+    bool in_outputs_ = false, had_outputs_ = false;      // of tools: the last message was one; there was one
+    bool asked_ = false;                                 // a question waits for its answer
+};
 
 } // namespace
 
@@ -194,12 +386,9 @@ const chat_template *chat_template_by_name(std::string_view name) {
 }
 
 const chat_template *chat_template_recognise(std::string_view jinja) {
-    auto const occurs = [&](std::string_view mark) { return jinja.find(mark) != std::string_view::npos; };
-    auto const fits = [&](const chat_template &t) {
-        return std::all_of(std::begin(t.has), std::end(t.has), occurs) &&
-               std::none_of(std::begin(t.has_not), std::end(t.has_not), [&](std::string_view mark) { return !mark.empty() && occurs(mark); });
-    };
-    auto const t = std::find_if(std::begin(templates), std::end(templates), fits);
+    uint64_t const text = template_fingerprint(jinja);
+    auto const has = [&](const chat_template &t) { return std::find(std::begin(t.texts), std::end(t.texts), text) != std::end(t.texts); };
+    auto const t = std::find_if(std::begin(templates), std::end(templates), has);
     return t == std::end(templates) ? nullptr : t;
 }
 
@@ -214,13 +403,7 @@ std::string chat_templates_known() {
 std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok, std::span<const chat_message> messages, const chat_options &o) {
     check(t, messages);
     writer out{tok, {}};
-    out.own(t.begin);
-    bool const has_system = std::any_of(messages.begin(), messages.end(), [](const chat_message &m) { return m.role == "system"; });
-    if (!has_system) out.own(t.default_system);
-    if (t.system_first) put_systems_first(t, messages, out);
-    for (const chat_message &m : messages) put_message(t, m, out);
-    if (out.in_outputs) out.own(outputs_close);          // the answer follows at once
-    else if (o.add_generation_prompt) put_generation(t, o.thinking, out);
+    renderer(t, messages, out).render(o);
     return std::move(out.parts);
 }
 

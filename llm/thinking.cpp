@@ -37,7 +37,9 @@ think_state think_state_after(const tokenizer &v, std::span<const token_id> prom
     const auto border = std::find_if(prompt.rbegin(), prompt.rend(), [&](token_id t) { return v.kind(t) == token_kind::control && t != tags.open && t != tags.close; });
     std::string text;
     for (auto t = border.base(); t != prompt.end(); ++t) text += v.bytes(*t, true);
-    const size_t open = text.rfind(think_open);
+    const size_t open = text.rfind(think_open), close = text.find(think_close);
+    if (open == std::string::npos && close != std::string::npos && blank(std::string_view(text).substr(0, close)) && blank(std::string_view(text).substr(close + think_close.size())))
+        return think_state::answer;    // DeepSeek-V3.1 closes a thought that nothing opened
     if (open == std::string::npos) return think_state::start;
     const std::string_view before = std::string_view(text).substr(0, open), inside = std::string_view(text).substr(open + think_open.size());
     if (inside.find(think_close) != std::string_view::npos) return think_state::answer;

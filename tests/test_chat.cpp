@@ -1,6 +1,7 @@
-// Prompts against the published Jinja templates. The expected texts were rendered with Jinja2 (trim_blocks and lstrip_blocks, as transformers sets
-// them) from the templates of the models named, and stand here as data; nothing here executes a template.
+// Prompts against the published Jinja templates. The expected texts were rendered from the templates of the models named, some with Jinja2 (trim_blocks and
+// lstrip_blocks, as transformers sets them), those in data/templates.json with @huggingface/jinja by interop/templates; nothing here executes a template.
 #include "../llm/chat.h"
+#include "../llm/template_text.h"
 #include "vocab_from_json.h"
 
 #include <doctest/doctest.h>
@@ -63,7 +64,7 @@ TEST_CASE("prompts are those of the published templates") {
          ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
         {"deepseek-r1-0528", ds,
          ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
-         ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
+         ds + "<｜User｜>Hello<｜Assistant｜>", ""},
         {"deepseek-v3", ds,
          ds + "Be brief.<｜User｜>Hello<｜Assistant｜><think>\nhm\n</think>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
          ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
@@ -88,10 +89,8 @@ TEST_CASE("prompts are those of the published templates") {
          "<|im_start|>user\n  What is 2+2? <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>assistant\n"},
     };
-    std::string names;
     for (const auto &c : cases) {
         CAPTURE(c.name);
-        names += (names.empty() ? "" : ", ") + std::string(c.name);
         vocabulary const v = vocabulary_with_bos(c.bos);
         CHECK(render(c.name, v.tok, conversation) == c.conversation);
         CHECK(render(c.name, v.tok, question) == c.question);
@@ -100,10 +99,56 @@ TEST_CASE("prompts are those of the published templates") {
         CHECK(c.conversation.starts_with(without));
         CHECK(c.conversation.substr(without.size()) == c.generation);
     }
-    std::string known = chat_templates_known();
-    CHECK(known.size() == names.size());    // each of the known ones was tried
-    for (const auto &c : cases) CHECK(known.find(c.name) != std::string::npos);
     CHECK(chat_template_by_name("alpaca") == nullptr);
+}
+
+// Of every built-in row: each conversation of the list, with and without the generation prompt, and with the thought on and off where the template has a switch.
+TEST_CASE("each template renders every conversation as the published one does, or refuses it") {
+    auto const data = read_json(data_dir + "templates.json");
+    vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
+    std::string known;
+    for (const auto &row : data["renderings"].items()) {
+        std::string const name = row.key();
+        CAPTURE(name);
+        known += (known.empty() ? "" : ", ") + name;
+        size_t refused = 0;
+        REQUIRE(row.value().size() == data["conversations"].size());
+        for (size_t i = 0; i < row.value().size(); i++) {
+            auto const &expected = row.value()[i];
+            std::vector<std::string> texts;
+            for (auto const &m : data["conversations"][i])
+                for (auto const &t : m) texts.push_back(t);
+            std::vector<chat_message> messages;
+            for (size_t k = 0; k < texts.size(); k += 2) messages.push_back({texts[k], texts[k + 1]});
+            CAPTURE(data["conversations"][i].dump());
+            if (expected.is_null()) {
+                refused++;
+                CHECK_THROWS_AS(render(name.c_str(), v.tok, messages), error);
+                continue;
+            }
+            std::string const asked = expected[0], unasked = asked.substr(0, asked.size() - expected[1].get<size_t>());
+            CHECK(render(name.c_str(), v.tok, messages) == asked);
+            CHECK(render(name.c_str(), v.tok, messages, {.add_generation_prompt = false}) == unasked);
+            if (expected.size() < 4) continue;
+            using think = chat_options::think;
+            // Qwen 3 leaves the thought to the model where it may think; our switch opens it.
+            std::string const on = expected[2], opened = name == "qwen3" ? on + "<think>\n" : on;
+            CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::on}) == unasked + opened);
+            CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::off}) == unasked + expected[3].get<std::string>());
+        }
+        CHECK(refused < row.value().size() * 3 / 5);
+    }
+    auto const split = [](std::string const &list) {
+        std::vector<std::string> out;
+        for (size_t at = 0; at != std::string::npos;) {
+            size_t const comma = list.find(", ", at);
+            out.push_back(list.substr(at, comma - at));
+            at = comma == std::string::npos ? comma : comma + 2;
+        }
+        std::sort(out.begin(), out.end());
+        return out;
+    };
+    CHECK(split(known) == split(chat_templates_known()));    // each of the known ones was tried
 }
 
 TEST_CASE("several system messages come first, an empty line between them, or the last alone") {
@@ -130,7 +175,7 @@ TEST_CASE("tools: calls are part of an answer, outputs a role") {
     std::string const start = "<｜begin▁of▁sentence｜><｜User｜>2+2?<｜Assistant｜>";
     for (bool const generate : {true, false}) {
         for (const char *const name : {"deepseek-v3", "deepseek-v3-first"}) CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + thought_call + rest);
-        for (const char *const name : {"deepseek-r1", "deepseek-r1-distill", "deepseek-r1-first"}) CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + call + rest);
+        for (const char *const name : {"deepseek-r1-distill", "deepseek-r1-first"}) CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + call + rest);
     }
     std::vector<chat_message> const unanswered{{"user", "a"}, {"tool", "4"}, {"user", "b"}};
     CHECK(render("deepseek-v3", v.tok, unanswered) ==
@@ -187,15 +232,15 @@ TEST_CASE("thinking on, off and by the template") {
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::off}) == start);
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::on}) == start);
     CHECK(render("deepseek-r1", v.tok, question, {.add_generation_prompt = false}) == "<｜begin▁of▁sentence｜><｜User｜>Hello");
+    CHECK(render("deepseek-r1-0528", v.tok, question, {.add_generation_prompt = false, .thinking = think::on}) == start);    // no thought where none is asked for
     // Of each family: on opens a thought, off closes an empty one, and families that do not think know neither. The prompt leaves the model accordingly.
     struct { const char *name; bool thinks, opens; } const families[] = {
-        {"deepseek-r1-distill", true, true}, {"deepseek-r1-first", true, false}, {"deepseek-r1", true, true}, {"deepseek-r1-0528", true, false},
-        {"deepseek-v3", false, false}, {"deepseek-v3-first", false, false}, {"deepseek-llm", false, false}, {"deepseek-coder", false, false},
-        {"llama3", false, false}, {"qwen2.5", false, false}, {"chatml", false, false}};
-    std::string known;
+        {"deepseek-r1-distill", true, true}, {"deepseek-r1-first", true, false}, {"deepseek-r1", true, true}, {"r1-1776", true, false},
+        {"deepseek-r1-0528", true, false}, {"deepseek-v3", false, false}, {"deepseek-v3-first", false, false}, {"deepseek-v3-0324", false, false},
+        {"deepseek-v2.5", false, false}, {"deepseek-llm", false, false}, {"deepseek-coder", false, false}, {"llama3", false, false}, {"llama3-first", false, false},
+        {"qwen2.5", false, false}, {"qwen3", true, false}, {"chatml", false, false}};
     for (const auto &f : families) {
         CAPTURE(f.name);
-        known += (known.empty() ? "" : ", ") + std::string(f.name);
         std::string const closed = render(f.name, v.tok, question, {.thinking = think::off}), open = render(f.name, v.tok, question, {.thinking = think::on});
         CHECK(closed.ends_with("<think>\n\n</think>\n\n") == f.thinks);
         CHECK(open.ends_with("<think>\n") == f.thinks);
@@ -209,7 +254,16 @@ TEST_CASE("thinking on, off and by the template") {
         CHECK(left(think::off) == (f.thinks ? think_state::answer : think_state::start));
         CHECK(left(think::by_template) == (f.opens ? think_state::thinking : think_state::start));
     }
-    CHECK(known == chat_templates_known());
+    // DeepSeek-V3.1 writes one tag alone, and thinks when told to.
+    struct { think how; const char *end; think_state left; } const v31[] = {
+        {think::by_template, "</think>", think_state::answer}, {think::on, "<think>", think_state::thinking}, {think::off, "</think>", think_state::answer}};
+    for (const auto &c : v31) {
+        auto const parts = chat_render(*chat_template_by_name("deepseek-v3.1"), v.tok, question, {.thinking = c.how});
+        CHECK(chat_text(parts) == start + c.end);
+        std::vector<token_id> prompt;
+        chat_encode(v.tok, parts, prompt);
+        CHECK(think_state_after(v.tok, prompt) == c.left);
+    }
 }
 
 TEST_CASE("what cannot be rendered is refused") {
@@ -218,7 +272,7 @@ TEST_CASE("what cannot be rendered is refused") {
         {"deepseek-r1", {}, {}},
         {"deepseek-r1", {{"user", "Hello"}, {"function", "42"}}, {"'function'", "'assistant' and 'tool'"}},
         {"llama3", {{"user", "Hello"}, {"tool", "42"}}, {"'tool'", "'user' and 'assistant'"}},
-        {"deepseek-r1-0528", {{"user", "Hello"}, {"tool", "42"}}, {"'tool'", "'user' and 'assistant'"}},
+        {"deepseek-coder", {{"user", "Hello"}, {"tool", "42"}}, {"'tool'", "deepseek-coder", "message 2 of 2", "'user' and 'assistant'"}},
     };
     for (const auto &c : cases) {
         try {
@@ -231,41 +285,82 @@ TEST_CASE("what cannot be rendered is refused") {
     }
 }
 
-TEST_CASE("a template is recognised by its marks, and one that renders otherwise is not taken for it") {
+TEST_CASE("a template is recognised when it is one of the published texts") {
     auto const tiny = read_json(data_dir + "tiny-r1/tokenizer_config.json");
-    CHECK(recognised(tiny["chat_template"].get<std::string>()) == "deepseek-r1");
-    // Marks of published templates, shortened to what tells them apart.
-    std::string const r1 = "{{'<｜User｜>' + message['content']}}{% set content = content.split('</think>')[-1] %}{{'<｜Assistant｜>' + content}}", end = "{{'<｜Assistant｜>";
-    CHECK(recognised(r1 + end + "<think>\\n'}}") == "deepseek-r1");
-    CHECK(recognised(r1 + end + "'}}") == "deepseek-r1-0528");
-    std::string const last = "{%- if message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}", joined = "{% set ns.system_prompt = ns.system_prompt + message['content'] %}";
-    CHECK(recognised(last + r1 + end + "<think>\\n'}}") == "deepseek-r1-distill");
-    CHECK(recognised(last + r1 + end + "'}}") == "deepseek-r1-first");
-    CHECK(recognised(last + "{{'<｜User｜>' + message['content']}}" + end + "'}}") == "deepseek-v3-first");
-    CHECK(recognised(joined + r1 + end + "<think>\\n'}}") == "deepseek-r1");
-    CHECK(recognised(r1 + end + "</think>'}}") == "");                 // V3.1
-    CHECK(recognised(r1 + end + "<think></think>'}}") == "");          // V3.1, mended by others
-    CHECK(recognised("{{'<｜User｜>' + message['content']}}" + end + "'}}") == "deepseek-v3");
-    CHECK(recognised("{{ 'User: ' + message['content'] + '\n\n' }}{{ 'Assistant: ' + message['content'] + eos_token }}{{ 'Assistant:' }}") == "deepseek-llm");
-    CHECK(recognised("{{ 'User: ' + message['content'] + '\n\n' }}{{ 'Assistant: ' + message['content'] + '\n\n' }}{{ 'Assistant:' }}") == "");    // RWKV
-    CHECK(recognised("{{'### Instruction:\\n' + message['content'] + '\\n'}}{{'### Response:\\n' + message['content'] + '\\n<|EOT|>\\n'}}") == "deepseek-coder");
-    CHECK(recognised("{{'### Instruction:\\n' + message['content']}}{{'### Response:'}}") == "");    // Alpaca
-    std::string const llama = "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}";
-    CHECK(recognised(llama) == "llama3");
-    CHECK(recognised("{{- 'Cutting Knowledge Date: December 2023\\n' }}" + llama) == "");            // Llama 3.1
-    std::string const ml = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
-    CHECK(recognised(ml) == "chatml");
-    CHECK(recognised("{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}" + ml) == "");    // Qwen 2
-    CHECK(recognised(ml + "{{- '<think>\\n\\n</think>\\n\\n' }}") == "");                            // Qwen 3
+    CHECK(recognised(tiny["chat_template"].get<std::string>()) == "deepseek-r1");    // ours
     CHECK(recognised("") == "");
+    CHECK(recognised("{{ bos_token }}") == "");
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
         std::string const path = reference_dir + "tokenizers/" + name + "/tokenizer_config.json";
         if (!std::filesystem::exists(path)) {
             MESSAGE("SKIPPED: " << path << " is not there");
             continue;
         }
-        CHECK(recognised(read_json(path)["chat_template"].get<std::string>()) == name);
+        CHECK(recognised(read_json(path)["chat_template"].get<std::string>()) == (name == "llama3" ? "llama3-first" : name));
     }
+    std::string const published = DS_SOURCE_DIR "/build/interop/templates";    // NAME.NUMBER.jinja, written by interop/templates
+    if (!std::filesystem::exists(published)) {
+        MESSAGE("SKIPPED: " << published << " is not there");
+        return;
+    }
+    for (auto const &entry : std::filesystem::directory_iterator(published)) {
+        std::ifstream in(entry.path());
+        std::string const text((std::istreambuf_iterator<char>(in)), {}), name = entry.path().stem().stem().string();
+        CAPTURE(name);
+        CHECK(recognised(text) == name);
+        CHECK(recognised(text + "\n") == name);
+        // Each edit that changes what is rendered.
+        for (size_t at = text.find('\''); at != std::string::npos; at = text.find('\'', at + 1)) {
+            std::string edited = text;
+            edited.insert(at, " x ");
+            CHECK(recognised(edited) == "");
+        }
+        for (const char *const added : {"x", " {{ bos_token }}", "\n\n\n"}) CHECK(recognised(text + added) == "");
+    }
+}
+
+// The edits that tools and people make to templates: thoughts kept, a line feed less, another default, a role more.
+TEST_CASE("a template that renders otherwise than a known one is not taken for it") {
+    std::string const ml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+                           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    CHECK(recognised(ml) == "chatml");
+    // What renders alike
+    auto const edit = [&](std::string const &from, std::string const &to) {
+        size_t const at = ml.find(from);
+        REQUIRE(at != std::string::npos);
+        return ml.substr(0, at) + to + ml.substr(at + from.size());
+    };
+    CHECK(recognised(edit("{'<|im_start|>'", "{- \"<|im_start|>\"")) == "chatml");
+    CHECK(recognised(edit("+ '\n' +", "+'\\n'\n\t  +")) == "chatml");
+    CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n")) == "chatml");             // trim_blocks
+    CHECK(recognised(edit("{% endfor %}", "\n  {%- endfor -%}\n\n")) == "chatml");
+    CHECK(recognised(edit("{% endfor %}", "{# nothing #}{% endfor %}{#- nothing -#} ")) == "chatml");
+    CHECK(recognised("  " + ml) == "chatml");                                          // lstrip_blocks
+    CHECK(recognised(edit("{% endfor %}", "{% endfor %}\r\n") + "\r\n") == "chatml");
+    // What does not
+    CHECK(recognised(edit("{% endfor %}", "\n{% endfor %}")) == "");
+    CHECK(recognised(edit("{% endfor %}", " {% endfor %}")) == "");
+    CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n\n")) == "");
+    CHECK(recognised(edit("{{'<|im_start|>'", " {{'<|im_start|>'")) == "");
+    CHECK(recognised(edit("{{'<|im_start|>'", "\n{{'<|im_start|>'")) == "chatml");     // the block's line end
+    CHECK(recognised(edit("+ '\n' +", "+ '\\n\\n' +")) == "");
+    CHECK(recognised(edit("+ '\n' +", "+ '\\\\n' +")) == "");
+    CHECK(recognised(edit("+ '\n' +", "+ '' +")) == "");
+    CHECK(recognised(edit("message['content']", "message['content'] | trim")) == "");
+    CHECK(recognised(edit("message['content']", "message['content'].split('</think>')[-1]")) == "");
+    CHECK(recognised(edit("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")) == "");
+    CHECK(recognised(edit("{% if add_generation_prompt %}", "{% if not add_generation_prompt %}")) == "");
+    CHECK(recognised(edit("{% if add_generation_prompt %}", "{% ifadd_generation_prompt %}")) == "");
+    CHECK(recognised("{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}" + ml) == "");
+    CHECK(recognised("{% raw %}" + ml + "{% endraw %}") == "");
+    CHECK(recognised("{#" + ml + "#}") == "");
+    CHECK(recognised("{{ '" + ml + "' }}") == "");
+    for (size_t n = 0; n < ml.size(); ++n) CHECK(recognised(ml.substr(0, n)) == "");   // cut anywhere
+    // A row of DeepSeek's, without what drops the thought, as tools for training write it.
+    CHECK(recognised("{% set ns = namespace(system_prompt='') %}{% for message in messages %}{% if message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}"
+                     "{% endif %}{% endfor %}{{ bos_token + ns.system_prompt }}{% for message in messages %}{% if message['role'] == 'user' %}"
+                     "{{ '<｜User｜>' + message['content'] }}{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}"
+                     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>' }}{% endif %}") == "");
 }
 
 TEST_CASE("control tokens count in the template's own text only, and tokens may span the border of a part") {
