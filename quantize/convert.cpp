@@ -21,7 +21,7 @@ std::string directory_name(const std::string &directory) {
 }
 
 struct config_file {
-    nlohmann::json tree;
+    json_tree tree;
     std::optional<json_node> node;      // none: the directory has no config.json
 };
 
@@ -29,7 +29,7 @@ void read_config(const std::string &directory, bool needed, config_file &out) {
     const std::string path = directory + "/config.json";
     if (!needed && !file_exists(path)) return;
     out.tree = read_json(path);
-    out.node.emplace(out.tree, path);
+    out.node.emplace(out.tree.value, path);
 }
 
 void set_metadata(const std::string &directory, const convert_options &o, const config_file &config, const job &j, gguf_writer &w) {

@@ -6,7 +6,6 @@
 #include "../tensor/os.h"
 
 #include <filesystem>
-#include <unordered_set>
 
 namespace ds {
 
@@ -75,28 +74,75 @@ std::string json_node::shown() const {
 
 void json_node::not_a(const char *what) const { fail(status::format, ds::quoted(shown()) + " is not " + what); }
 
-nlohmann::json parse_json(std::string_view text, const std::string &name) {
-    using event = nlohmann::json::parse_event_t;
-    if (text.size() > json_max_bytes) throw error(status::format, name + ": more than " + std::to_string(json_max_bytes) + " bytes of JSON");
-    std::vector<std::unordered_set<std::string>> open;      // the members of each object around the current place
-    const auto watch = [&](int depth, event e, nlohmann::json &parsed) {
-        if (depth > json_max_depth) throw error(status::format, name + ": JSON nested deeper than " + std::to_string(json_max_depth));
-        if (e == event::object_start) open.emplace_back();
-        if (e == event::object_end) open.pop_back();
-        if (e == event::key && !open.back().insert(parsed.get_ref<const std::string &>()).second)
-            throw error(status::format, name + ": " + ds::quoted(parsed.get_ref<const std::string &>()) + ": given twice");
-        return true;
-    };
-    try {
-        return nlohmann::json::parse(text, watch);
-    } catch (const nlohmann::json::parse_error &e) {
-        throw error(status::format, name + ": not JSON at byte " + std::to_string(e.byte));
-    } catch (const nlohmann::json::exception &) {
-        throw error(status::format, name + ": a number in the JSON is out of range");
+// ---- The tree ---------------------------------------------------------------------------------------------------------------------------------------
+
+static void take_apart(nlohmann::json &v) noexcept {
+    if (auto *const list = v.get_ptr<nlohmann::json::array_t *>()) {
+        for (nlohmann::json &x : *list) take_apart(x);
+        list->clear();
+    } else if (auto *const members = v.get_ptr<nlohmann::json::object_t *>()) {
+        for (auto &[name, x] : *members) take_apart(x);
+        members->clear();
     }
 }
+json_tree::~json_tree() { take_apart(value); }
 
-nlohmann::json read_json(const std::string &path) {
+namespace {
+
+// What nlohmann's parser sees, as a tree, in one pass.
+class builder {
+public:
+    builder(const std::string &name, json_tree &tree) : name_(name), tree_(tree) {}
+
+    bool null() { return put(nullptr), true; }
+    bool boolean(bool v) { return put(v), true; }
+    bool number_integer(int64_t v) { return put(v), true; }
+    bool number_unsigned(uint64_t v) { return put(v), true; }
+    bool number_float(double v, const std::string &) { return put(v), true; }
+    bool string(std::string &v) { return put(std::move(v)), true; }
+    bool binary(nlohmann::json::binary_t &) { return false; }    // not in JSON
+    bool start_object(size_t) { return open(nlohmann::json::object()); }
+    bool start_array(size_t) { return open(nlohmann::json::array()); }
+    bool end_object() { return open_.pop_back(), true; }
+    bool end_array() { return open_.pop_back(), true; }
+    bool key(std::string &v) {
+        if (open_.back()->find(v) != open_.back()->end()) throw error(status::format, name_ + ": " + ds::quoted(v) + ": given twice");
+        return key_ = std::move(v), true;
+    }
+    bool parse_error(size_t, const std::string &, const nlohmann::json::exception &e) {
+        const auto *const where = dynamic_cast<const nlohmann::json::parse_error *>(&e);
+        throw error(status::format, name_ + (where ? ": not JSON at byte " + std::to_string(where->byte) : std::string(": a number in the JSON is out of range")));
+    }
+
+private:
+    nlohmann::json &put(nlohmann::json v) {
+        if (open_.empty()) return tree_.value = std::move(v);
+        if (auto *const list = open_.back()->get_ptr<nlohmann::json::array_t *>()) return list->emplace_back(std::move(v));
+        return open_.back()->get_ref<nlohmann::json::object_t &>().emplace(std::move(key_), std::move(v)).first->second;
+    }
+    bool open(nlohmann::json v) {
+        if (open_.size() > json_max_depth) throw error(status::format, name_ + ": JSON nested deeper than " + std::to_string(json_max_depth));
+        open_.push_back(&put(std::move(v)));    // who is put into a list stays where it is until it is closed
+        return true;
+    }
+
+    const std::string &name_;
+    json_tree &tree_;
+    std::vector<nlohmann::json *> open_;
+    std::string key_;
+};
+
+} // namespace
+
+json_tree parse_json(std::string_view text, const std::string &name) {
+    if (text.size() > json_max_bytes) throw error(status::format, name + ": more than " + std::to_string(json_max_bytes) + " bytes of JSON");
+    json_tree tree;
+    builder b(name, tree);
+    nlohmann::json::sax_parse(text, &b);
+    return tree;
+}
+
+json_tree read_json(const std::string &path) {
     const os::mapping bytes = os::mapping::map_file(path);
     return parse_json(std::string_view(reinterpret_cast<const char *>(bytes.data()), bytes.size()), path);
 }

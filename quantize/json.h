@@ -58,8 +58,19 @@ private:
 constexpr int json_max_depth = 64;
 constexpr size_t json_max_bytes = 100u << 20;
 
-nlohmann::json parse_json(std::string_view text, const std::string &name);   // throws status::format
-nlohmann::json read_json(const std::string &path);                           // and status::io
+// A parsed file. nlohmann's own destructor asks for memory, and would end the program where there is none: this one takes the tree apart from its leaves up.
+struct json_tree {
+    nlohmann::json value;
+
+    json_tree() = default;
+    explicit json_tree(nlohmann::json v) : value(std::move(v)) {}
+    json_tree(json_tree &&o) noexcept { value.swap(o.value); }
+    json_tree &operator=(json_tree &&o) noexcept { return value.swap(o.value), *this; }
+    ~json_tree();
+};
+
+json_tree parse_json(std::string_view text, const std::string &name);   // throws status::format
+json_tree read_json(const std::string &path);                           // and status::io
 
 bool file_exists(const std::string &path);
 

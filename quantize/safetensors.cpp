@@ -64,11 +64,11 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_
         fail(format_text("header length %llu does not fit the file's %llu bytes", static_cast<unsigned long long>(length),
                          static_cast<unsigned long long>(bytes_.size())));
     const auto *const text = reinterpret_cast<const char *>(bytes_.data()) + sizeof length;
-    const nlohmann::json header = parse_json(std::string_view(text, length), name_);
-    const json_node root = json_node(header, name_).object();
+    const json_tree header = parse_json(std::string_view(text, length), name_);
+    const json_node root = json_node(header.value, name_).object();
     const uint8_t *const data = bytes_.data() + sizeof length + length;
     const uint64_t room = bytes_.size() - sizeof length - length;
-    for (const auto &[key, value] : header.items())
+    for (const auto &[key, value] : header.value.items())
         if (key != "__metadata__") tensors_.push_back(read_entry(key, root.at(key), data, room));
 
     std::sort(tensors_.begin(), tensors_.end(), [](const safetensor &a, const safetensor &b) { return std::tie(a.data, a.bytes) < std::tie(b.data, b.bytes); });
@@ -90,8 +90,8 @@ checkpoint::checkpoint(const std::string &directory) {
         return;
     }
     if (!file_exists(index)) throw error(status::io, directory + ": neither model.safetensors nor model.safetensors.index.json is there");
-    const nlohmann::json tree = read_json(index);
-    const json_node map = json_node(tree, index).at("weight_map").object();
+    const json_tree tree = read_json(index);
+    const json_node map = json_node(tree.value, index).at("weight_map").object();
     std::unordered_map<std::string, std::string> shard_of;
     std::set<std::string> shards;
     for (const auto &[tensor, ignored] : map.value().items()) {

@@ -310,12 +310,13 @@ void read_chat_template(vocabulary &v, const std::string &directory, const json_
     }
 }
 
-nlohmann::json read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : nlohmann::json::object(); }
+json_tree read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : json_tree(nlohmann::json::object()); }
 
 void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root, const json_node *config, const job &j) {
     const std::string config_path = directory + "/tokenizer_config.json", generation_path = directory + "/generation_config.json";
-    const nlohmann::json config_tree = read_optional(config_path), generation_tree = read_optional(generation_path), none = nlohmann::json::object();
-    const json_node settings = json_node(config_tree, config_path), generation = json_node(generation_tree, generation_path);
+    const json_tree config_tree = read_optional(config_path), generation_tree = read_optional(generation_path);
+    const nlohmann::json none = nlohmann::json::object();
+    const json_node settings = json_node(config_tree.value, config_path), generation = json_node(generation_tree.value, generation_path);
     const json_node model = config ? *config : json_node(none, directory);
     absentees no_bos, no_eos, unneeded;
     v.bos = token_named(v, settings, "bos_token", no_bos);
@@ -350,8 +351,8 @@ std::optional<token_id> vocabulary::find(std::string_view token) const {
 
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j) {
     const std::string path = directory + "/tokenizer.json";
-    const nlohmann::json tree = read_json(path);
-    const json_node root = json_node(tree, path).object();
+    const json_tree tree = read_json(path);
+    const json_node root = json_node(tree.value, path).object();
     vocabulary v;
     refuse_unsupported(root);
     read_pre_tokenizer(v, root);

@@ -90,12 +90,12 @@ TEST_CASE("json: depth, duplicates, rubbish") {
     CHECK(failure_of([] { parse_json("{\"a\":\"\xff\"}", "file"); }).code == status::format);
     CHECK(failure_of([] { parse_json("{} {}", "file"); }).code == status::format);
     CHECK(failure_of([] { parse_json(R"({"a":1e999})", "file"); }).code == status::format);
-    CHECK(parse_json(R"({"a":{"b":1},"c":{"b":2}})", "file")["c"]["b"] == 2);
+    CHECK(parse_json(R"({"a":{"b":1},"c":{"b":2}})", "file").value["c"]["b"] == 2);
 }
 
 TEST_CASE("json: a wrong value is named with file, field and value") {
-    const nlohmann::json tree = parse_json(R"({"rope":{"factor":"two","list":[1,-2]},"none":null,"on":1})", "config.json");
-    const json_node root(tree, "config.json");
+    const json_tree tree = parse_json(R"({"rope":{"factor":"two","list":[1,-2]},"none":null,"on":1})", "config.json");
+    const json_node root(tree.value, "config.json");
     CHECK(failure_of([&] { root.at("rope").at("factor").number(); }).text == "config.json: 'rope.factor': '\"two\"' is not a number");
     CHECK(contains(failure_of([&] { root.at("rope").at("list").at(1).whole(10); }).text, "'rope.list[1]': '-2'"));
     CHECK(contains(failure_of([&] { root.at("none"); }).text, "'none': missing"));
