@@ -263,7 +263,7 @@ DS_API void ds_decoder_free(ds_decoder *decoder);
 /* ---- Chat prompts ------------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct ds_message {
-    const char *role;      /* "system", "user" or "assistant"; "tool" (what a tool gave back) with the templates of DeepSeek-V3 and R1 but 0528 */
+    const char *role;      /* "system", "user" or "assistant"; "tool" (what a tool gave back) with the templates of DeepSeek since V2.5 and of Qwen */
     const char *content;   /* NUL-terminated UTF-8. An assistant's earlier thinking is dropped where the family's template does so. Calls of tools are part
                             * of an assistant's content, between marks like <｜tool▁calls▁begin｜>, as the model writes them: they are text in its answer */
 } ds_message;

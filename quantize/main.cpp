@@ -160,7 +160,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     c->footer("Reads from DIR:\n"
               "  config.json                  architecture and sizes (" + classes + ")\n"
               "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its patterns\n"
-              "  tokenizer_config.json        special tokens, chat template (optional; also chat_template.jinja)\n"
+              "  tokenizer_config.json        special tokens, chat template (optional; also chat_template.jinja, chat_template.json)\n"
               "  generation_config.json       end tokens (optional)\n"
               "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), or shards named by\n"
               "                               model.safetensors.index.json\n"

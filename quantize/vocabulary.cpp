@@ -5,9 +5,11 @@
 
 #include "synth.h"
 
+#include "../llm/template_text.h"
 #include "../llm/unicode.h"
 
 #include <algorithm>
+#include <filesystem>
 
 namespace ds {
 
@@ -297,20 +299,68 @@ bool added_by(const json_node &root, const json_node &settings, const char *flag
     return true;
 }
 
-void read_chat_template(vocabulary &v, const std::string &directory, const json_node &config) {
-    const std::string file = directory + "/chat_template.jinja";
-    if (file_exists(file)) {
-        const os::mapping text = os::mapping::map_file(file);
-        v.chat_template.assign(reinterpret_cast<const char *>(text.data()), text.size());
-    } else if (config.has("chat_template")) {
-        const json_node t = config.at("chat_template");
-        for (size_t i = 0; t.is_array() && i < t.size(); ++i)
-            if (t.at(i).text("name", "") == "default") v.chat_template = t.at(i).at("template").text();
-        if (!t.is_array()) v.chat_template = t.text();
-    }
-}
-
 json_tree read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : json_tree(nlohmann::json::object()); }
+
+// The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the default is taken.
+class chat_template_search {
+public:
+    explicit chat_template_search(const job &j) : j_(j) {}
+
+    void read_text(const std::string &path) {
+        if (!file_exists(path)) return;
+        const os::mapping text = os::mapping::map_file(path);
+        take(std::string(reinterpret_cast<const char *>(text.data()), text.size()), path);
+    }
+    void read_field(const json_node &file) {
+        if (!file.has("chat_template")) return;
+        const json_node t = file.at("chat_template");
+        const std::string where = t.file() + ": " + ds::quoted(t.field());
+        if (!t.is_array() && !t.is_object()) return take(t.text(), where);
+        std::string named;
+        std::optional<std::string> chosen;
+        const auto offer = [&](const std::string &name, const json_node &text) {
+            if (name == "default") chosen = text.text();
+            named += (named.empty() ? "" : ", ") + ds::quoted(name);
+        };
+        for (size_t i = 0; t.is_array() && i < t.size(); ++i) offer(t.at(i).at("name").text(), t.at(i).at("template"));
+        if (t.is_object())
+            for (const auto &[name, text] : t.value().items()) offer(name, json_node(text, t.file(), t.field() + "." + name));
+        if (chosen) take(*chosen, where);
+        else if (!named.empty()) unused_.push_back(where + ": none of its templates is named 'default', so none of them is kept: " + named);
+    }
+    void read_folder(const std::string &path) {
+        std::error_code failed;
+        std::vector<std::string> names;
+        for (const auto &entry : std::filesystem::directory_iterator(path, failed))
+            if (entry.path().extension() == ".jinja") names.push_back(ds::quoted(entry.path().stem().string()));
+        std::sort(names.begin(), names.end());
+        std::string named;
+        for (const std::string &name : names) named += (named.empty() ? "" : ", ") + name;
+        if (!named.empty()) unused_.push_back(path + ": none of its templates is the checkpoint's default, so none of them is kept: " + named);
+    }
+
+    std::string found(const std::string &directory) {
+        if (text_.empty()) {
+            for (const std::string &why : unused_) j_.remark(why);
+            if (unused_.empty()) j_.remark(directory + ": there is no chat template; programs that chat have to be told the name of one");
+        }
+        return text_;
+    }
+
+private:
+    void take(const std::string &text, const std::string &where) {
+        if (text_.empty()) {
+            text_ = text;
+            where_ = where;
+        } else if (!text.empty() && template_fingerprint(text) != template_fingerprint(text_)) {
+            j_.remark(where + ": differs from " + where_ + ", which counts");
+        }
+    }
+
+    const job &j_;
+    std::string text_, where_;
+    std::vector<std::string> unused_;
+};
 
 void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root, const json_node *config, const job &j) {
     const std::string config_path = directory + "/tokenizer_config.json", generation_path = directory + "/generation_config.json";
@@ -338,7 +388,14 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     require_or_remark(no_bos, v.add_bos, v.bos.has_value(), false, j);
     require_or_remark(no_eos, true, v.eos.has_value(), true, j);
     require_or_remark(unneeded, false, false, true, j);
-    read_chat_template(v, directory, settings);
+    const std::string processor_path = directory + "/chat_template.json";
+    const json_tree processor_tree = read_optional(processor_path);
+    chat_template_search templates(j);
+    templates.read_text(directory + "/chat_template.jinja");
+    templates.read_field(settings);
+    templates.read_field(json_node(processor_tree.value, processor_path));
+    templates.read_folder(directory + "/additional_chat_templates");
+    v.chat_template = templates.found(directory);
 }
 
 } // namespace

@@ -23,7 +23,7 @@ struct vocabulary {
     std::optional<token_id> find(std::string_view token) const;   // slow: for a handful of special tokens
 };
 
-// Reads tokenizer.json and, where they are, tokenizer_config.json, generation_config.json and chat_template.jinja. `config` is config.json, or null
+// Reads tokenizer.json and, where they are, tokenizer_config.json, generation_config.json and the files of chat templates. `config` is config.json, or null
 // when the directory has none; its vocab_size is the number of tokens, ids that no token has are filled up as llama.cpp's converter does.
 // Throws status::format and status::unsupported naming file, field and value.
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j);

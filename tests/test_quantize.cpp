@@ -129,6 +129,62 @@ TEST_CASE("vocabulary: where a chat template may be, and special tokens written 
     CHECK(!metadata(c).file.has("tokenizer.chat_template"));
 }
 
+TEST_CASE("vocabulary: chat templates in files of their own, named ones, several, and none") {
+    checkpoint_files c("tiny-r1");
+    const auto kept = [](const metadata &m) { return std::string(m.file.has("tokenizer.chat_template") ? m.file.get_string("tokenizer.chat_template") : "(none)"); };
+    const auto with = [](const char *file, const std::string &text) { return [file, text](const std::string &dir) { write_bytes(dir + "/" + file, text); }; };
+    const auto json = [&](const std::string &text) { return with("chat_template.json", text); };
+    const auto remarked = [](const metadata &m, const std::vector<std::string> &parts) {
+        REQUIRE(m.remarks.size() == 1);
+        for (const std::string &part : parts) CHECK(contains(m.remarks[0], part));
+    };
+    const std::string own = c.tokenizer_config["chat_template"];
+
+    // The first of chat_template.jinja, tokenizer_config.json and chat_template.json counts; one that would render otherwise is remarked.
+    const metadata both(c, json(R"({"chat_template": "other"})"));
+    CHECK(kept(both) == own);
+    remarked(both, {"chat_template.json", "differs", "tokenizer_config.json"});
+    const metadata jinja(c, with("chat_template.jinja", "other"));
+    CHECK(kept(jinja) == "other");
+    remarked(jinja, {"tokenizer_config.json", "differs", "chat_template.jinja"});
+    CHECK(metadata(c, with("chat_template.jinja", own + "\n")).remarks.empty());
+    CHECK(metadata(c, json(nlohmann::json{{"chat_template", own}}.dump())).remarks.empty());
+    CHECK(metadata(c, json(R"({"chat_template": null})")).remarks.empty());
+
+    c.tokenizer_config.erase("chat_template");
+    const metadata alone(c, json(R"({"chat_template": "x{{ messages[0].content }}"})"));
+    CHECK(kept(alone) == "x{{ messages[0].content }}");
+    CHECK(alone.remarks.empty());
+    CHECK(kept(metadata(c, json(R"({"chat_template": {"rag": "a", "default": "b"}})"))) == "b");
+    const metadata objects(c, json(R"({"chat_template": {"rag": "a", "tool_use": "b"}})"));
+    CHECK(kept(objects) == "(none)");
+    remarked(objects, {"chat_template.json", "'default'", "'rag', 'tool_use'"});
+
+    const metadata none(c);
+    CHECK(kept(none) == "(none)");
+    remarked(none, {"there is no chat template"});
+    c.tokenizer_config["chat_template"] = "";
+    remarked(metadata(c), {"there is no chat template"});
+    const metadata folder(c, [](const std::string &dir) {
+        fs::create_directory(dir + "/additional_chat_templates");
+        write_bytes(dir + "/additional_chat_templates/tool_use.jinja", "a");
+    });
+    remarked(folder, {"additional_chat_templates", "'tool_use'"});
+
+    c.tokenizer_config["chat_template"] = {{{"name", "rag"}, {"template", "a"}}, {{"name", "tool_use"}, {"template", "b"}}};
+    const metadata named(c);
+    CHECK(kept(named) == "(none)");
+    remarked(named, {"tokenizer_config.json", "'chat_template'", "'rag', 'tool_use'"});
+    const metadata elsewhere(c, json(R"({"chat_template": "x"})"));
+    CHECK(kept(elsewhere) == "x");
+
+    for (const char *const wrong : {R"({"chat_template": 1})", R"({"chat_template": ["x"]})", R"({"chat_template": {"default": 1}})", R"({"chat_template": [{"name": 1}]})"}) {
+        const auto e = failure_of([&] { metadata m(c, json(wrong)); });
+        CHECK(e.code == status::format);
+        CHECK(contains(e.text, "chat_template"));
+    }
+}
+
 TEST_CASE("vocabulary: alone in a file, without weights and without config.json") {
     const temp_dir dir;
     const checkpoint_files c("tiny-r1");
@@ -199,7 +255,7 @@ static checkpoint_files small_tokenizer(const nlohmann::json &split) {
     vocab.update({{"bc", 256}, {"abc", 257}, {"Ã©", 258}});
     c.tokenizer["model"] = {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"b c", "Ã ©"}}};
     c.tokenizer["added_tokens"] = {{{"id", 259}, {"content", "<s>"}, {"special", true}}, {{"id", 260}, {"content", "</s>"}, {"special", true}}};
-    c.tokenizer_config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+    c.tokenizer_config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"chat_template", "x"}};
     c.config["vocab_size"] = 261;
     for (const char *const id : {"bos_token_id", "eos_token_id", "pad_token_id"}) c.config.erase(id);
     return c;
