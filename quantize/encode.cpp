@@ -78,7 +78,7 @@ void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t
         for (size_t c = 0; !fits && c < row.size(); ++c)
             if (!(std::fabs(row[c]) < limit)) refuse(e, source_row(e.order, e.heads, v.rows, r), static_cast<int64_t>(c), row[c]);
         if (e.to == format::i8) *scales++ = encode_row_i8(row.data(), reinterpret_cast<int8_t *>(out), row.size());
-        else encode_row(e.to, row.data(), out, row.size(), e.importance);
+        else encode_row(e.to, row.data(), out, row.size(), e.importance ? e.importance + r / (v.rows / e.importances) * v.cols : nullptr);
     }
 }
 

@@ -20,6 +20,7 @@ struct encode_job {
     const float *scales = nullptr;  // from I8: what each stored row is multiplied by
     multipliers factors = {};       // applied to what is decoded
     const float *importance = nullptr;   // of each column, for formats that look for the least error
+    int64_t importances = 1;        // so many sets of them, one for each of as many matrices
     std::vector<const uint8_t *> parts = {};   // instead of `data`: a matrix each for ne[0] matrices
     int64_t whole_rows = 0;         // for the parts of kv_b: the rows of both
     std::vector<e4m3_scales> e4m3 = {};   // of `data`, or of each of `parts`: the stored rows are E4M3 codes with these scales, and `from` does not count

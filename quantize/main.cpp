@@ -33,7 +33,7 @@ void install_signals() {
 }
 
 struct flags {
-    std::string in, out, type = "q8_0", name, shape, calibration;
+    std::string in, out, type = "q8_0", name, shape, calibration, imatrix;
     std::vector<std::string> texts;
     ds::mixed_options mixed;
     ds::calibrate_options calibrate;
@@ -61,9 +61,6 @@ ds::format type_of(const flags &f) {
         if (f.type == ds::target_text(t)) out = t;
     return out;
 }
-
-// Of less than 8 bits: what is met best can be weighted by statistics.
-bool is_weighted(ds::format f) { return ds::info(f).block > 1 && f != ds::format::q8_0; }
 
 void add_running(CLI::App *c, flags &f) {
     c->add_option("-j,--threads", f.threads, "Threads; the result does not depend on it")->check(CLI::Range(1u, 256u).description(""))->type_name("N")->capture_default_str();
@@ -104,6 +101,7 @@ void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     add_splitting(c, f);
     if (!measured) return;
     c->add_option("--calibration", f.calibration, "Statistics of `quantize calibrate`, for int8, mixed and types of less than 8 bits")->type_name("STATS");
+    c->add_option("--imatrix", f.imatrix, "Importances from llama.cpp's llama-imatrix, GGUF or .dat, for types of less than 8 bits")->type_name("FILE");
     c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT");
     c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(not_negative)->type_name("X");
     c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->check(whole_number)->type_name("N");
@@ -112,8 +110,10 @@ void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
 // What CLI11's rules cannot say of the options together.
 void check_together(const flags &f, const CLI::App &c) {
     const bool mixed = f.type == mixed_text;
-    const bool takes_statistics = mixed || type_of(f) == ds::format::i8 || is_weighted(type_of(f));
+    const bool takes_statistics = mixed || type_of(f) == ds::format::i8 || ds::is_weighted(type_of(f));
     if (!f.calibration.empty() && !takes_statistics) throw CLI::ValidationError("--calibration", "is for --type int8, mixed, and those of less than 8 bits");
+    if (!f.imatrix.empty() && (mixed || !ds::is_weighted(type_of(f)))) throw CLI::ValidationError("--imatrix", "is for --type of less than 8 bits");
+    if (!f.imatrix.empty() && !f.calibration.empty()) throw CLI::ValidationError("--imatrix", "takes the place of --calibration: one of the two");
     if (mixed && f.mixed.texts.empty()) throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
     if (mixed && !c.count("--max-nll-loss") && !c.count("--max-bytes")) throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
     if (mixed) return;
@@ -131,7 +131,7 @@ const char *const types_help =
     "         6.6 to 3 bits: blocks of 256; what suffers most has more bits, as is usual for files of these names; other rows get blocks of 32, with a remark\n"
     "  q5_1, q5_0, q4_1, q4_0, iq4_nl\n"
     "         6 to 4.5 bits: blocks of 32; the output head is q6_k. iq4_nl is the best of 4.5 bits\n"
-    "         With --calibration these meet best what the model's inputs weigh most\n"
+    "         With --calibration or --imatrix these meet best what the model's inputs weigh most\n"
     "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every machine; runs in deepseek only\n"
     "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within --max-nll-loss, or the best within --max-bytes\n"
     "         (convert and requantize only; needs room beside OUT for one or two files of 16 bits a weight while it runs)\n"
@@ -166,7 +166,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
               "                               model.safetensors.index.json\n"
               "A tensor that is missing, has another shape, or that the architecture has no place for, is an error that names it, and so is a weight that is not\n"
               "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 MB. The file runs in llama.cpp as well, if its type does.\n"
-              "With --calibration or --type mixed a file without loss is written beside OUT first, and removed in the end.\n\n" +
+              "With --calibration, --imatrix or --type mixed a file without loss is written beside OUT first, and removed in the end.\n\n" +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help + "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" + exit_help);
     return c;
 }
@@ -196,6 +196,7 @@ CLI::App *add_requantize(CLI::App &app, flags &f) {
               "allowed, with a remark: the file grows and nothing comes back.\n\n") +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +
               "\nExamples:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n"
+              "  quantize requantize r1-bf16.gguf r1-q4_k_m.gguf --type q4_k_m --imatrix r1.imatrix.gguf\n"
               "  quantize requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n"
               "  quantize requantize r1-bf16.gguf r1-mixed.gguf --type mixed --text talks.txt --max-nll-loss 0.002\n\n" + exit_help);
     return c;
@@ -264,7 +265,8 @@ std::vector<std::string> files_of(const std::string &path) {
 std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
     std::vector<std::string> out = f.texts;
     out.insert(out.end(), f.mixed.texts.begin(), f.mixed.texts.end());
-    if (!f.calibration.empty()) out.push_back(f.calibration);
+    for (const std::string &statistics : {f.calibration, f.imatrix})
+        if (!statistics.empty()) out.push_back(statistics);
     if (command == "convert") {
         const std::vector<std::string> checkpoint = ds::checkpoint_inputs(f.in);
         out.insert(out.end(), checkpoint.begin(), checkpoint.end());
@@ -295,14 +297,15 @@ void requantize(const flags &f, const std::string &in, const ds::job &j) {
     ds::mixed_options mixed = f.mixed;
     mixed.calibration = f.calibration;
     if (f.type == mixed_text) ds::requantize_mixed(in, f.out, mixed, j);
-    else if (!f.calibration.empty() && is_weighted(type_of(f))) ds::requantize_weighted(in, f.out, type_of(f), f.calibration, j);
+    else if (!f.imatrix.empty()) ds::requantize_by_imatrix(in, f.out, type_of(f), f.imatrix, j);
+    else if (!f.calibration.empty() && ds::is_weighted(type_of(f))) ds::requantize_weighted(in, f.out, type_of(f), f.calibration, j);
     else if (!f.calibration.empty()) ds::requantize_smoothed(in, f.out, type_of(f), f.calibration, j);
     else ds::requantize(in, f.out, type_of(f), j);
 }
 
 // What is measured on a model needs a model that runs: then the checkpoint first becomes a file without loss.
 void convert(const flags &f, const ds::job &j) {
-    const bool in_two_steps = f.type == mixed_text || !f.calibration.empty();
+    const bool in_two_steps = f.type == mixed_text || !f.calibration.empty() || !f.imatrix.empty();
     if (!in_two_steps || f.vocab_only) return ds::convert(f.in, f.out, {type_of(f), f.vocab_only, f.name}, j);
     const ds::scratch_file whole(f.out);
     ds::job one_file = j;

@@ -22,6 +22,8 @@ format target_format(const tensor_row &row, format wanted) {
     return wanted;
 }
 
+bool is_weighted(format f) { return info(f).block > 1 && f != format::q8_0; }
+
 static hparams read_hparams(const gguf_file &f) {
     const arch *const a = arch_by_name(std::string(f.get_string("general.architecture")));
     return a ? a->read(f) : hparams{};

@@ -11,6 +11,9 @@ namespace ds {
 // blocks of 32 of like size, and one that those do not fill either F16.
 format target_format(const tensor_row &row, format wanted);
 
+// Of less than 8 bits: what a file in it meets best can be weighed by column.
+bool is_weighted(format f);
+
 // The same for all tensors of a model, with the choices that are usual for mixes: in those of less than 8 bits the output head is Q6_K, and in Q2_K to Q5_K what
 // suffers most from few bits (values, the feed-forward's way down, the attention's output) has more of them. As in llama.cpp's quantize
 // (src/llama-quant.cpp), so that a file of that name has the size and quality that its name promises.

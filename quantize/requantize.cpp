@@ -4,6 +4,7 @@
 #include "requantize.h"
 
 #include "calibrate.h"
+#include "imatrix.h"
 
 #include <algorithm>
 
@@ -11,13 +12,16 @@ namespace ds {
 
 namespace {
 
+// How a file's matrices were quantized.
+bool tells_how(std::string_view key) { return key.starts_with("deepseek.quant.") || key.starts_with("quantize.imatrix."); }
+
 // Metadata that describes the old file's layout is not carried over, the writer lays the new one out itself; nor is what was said of how its matrices were
 // quantized, if one of them changes.
 gguf_writer keys_for(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
     const bool changed = std::any_of(jobs.begin(), jobs.end(), [](const encode_job &e) { return !e.verbatim; });
     gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i)
-        if (f.key(i) != "general.alignment" && !is_split_key(f.key(i)) && !(changed && f.key(i).starts_with("deepseek.quant."))) w.set_raw(f.key(i), f.value(i));
+        if (f.key(i) != "general.alignment" && !is_split_key(f.key(i)) && !(changed && tells_how(f.key(i)))) w.set_raw(f.key(i), f.value(i));
     set_keys(w);
     return w;
 }
@@ -120,23 +124,68 @@ static std::unordered_map<std::string, std::string> inputs_of(const gguf_file &f
     return out;
 }
 
+// `weigh` gives a matrix's job its importance.
+static void weighted(const gguf_file &f, const std::string &out, format type, const std::function<void(encode_job &)> &weigh, const key_setter &set_keys, const job &j) {
+    format_policy policy(type, f);
+    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return policy(row); });
+    policy.remark(j);
+    for (encode_job &e : jobs) {
+        const bool only_looked_up = e.name == "token_embd.weight" && f.find_tensor("output.weight");
+        if (e.ne.size() > 1 && !e.verbatim && !only_looked_up) weigh(e);
+    }
+    write_jobs(f, jobs, out, [&](gguf_writer &w) { set_type_keys(w, type), set_keys(w); }, j);
+}
+
 void requantize_weighted(const std::string &in, const std::string &out, format type, const std::string &stats, const job &j) {
     const gguf_file f = gguf_file::open(in);
     const calibration c = load_calibration(stats);
     check_fits(c, f);
-    format_policy policy(type, f);
-    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return policy(row); });
-    policy.remark(j);
     const std::unordered_map<std::string, std::string> inputs = inputs_of(f);
-    for (encode_job &e : jobs) {
-        const bool looked_up = e.ne.size() > 1 && !e.verbatim && (e.name != "token_embd.weight" || !f.find_tensor("output.weight"));
-        if (looked_up && inputs.count(e.name)) e.importance = c.input_of(inputs.at(e.name), e.ne.back()).mean_square.data();
-    }
-    const auto set_keys = [&](gguf_writer &w) {
-        set_type_keys(w, type);
-        w.set_u32("deepseek.quant.calibration_tokens", static_cast<uint32_t>(std::min<uint64_t>(c.tokens, UINT32_MAX)));
+    const auto weigh = [&](encode_job &e) {
+        if (inputs.count(e.name)) e.importance = c.input_of(inputs.at(e.name), e.ne.back()).mean_square.data();
     };
-    write_jobs(f, jobs, out, set_keys, j);
+    weighted(f, out, type, weigh, [&](gguf_writer &w) { w.set_u32("deepseek.quant.calibration_tokens", static_cast<uint32_t>(std::min<uint64_t>(c.tokens, UINT32_MAX))); }, j);
+}
+
+// Names in a remark or an error: the first few, and how many there are.
+static std::string some_of(const std::vector<std::string> &names) {
+    std::string out = std::to_string(names.size()) + " (";
+    for (size_t i = 0; i < std::min<size_t>(names.size(), 3); ++i) out += (i ? ", " : "") + quoted(names[i]);
+    return out + (names.size() > 3 ? ", …)" : ")");
+}
+
+void requantize_by_imatrix(const std::string &in, const std::string &out, format type, const std::string &path, const job &j) {
+    const gguf_file f = gguf_file::open(in);
+    const imatrix m = load_imatrix(path);
+    std::vector<std::string> missing, unused;
+    std::map<std::string_view, bool> used;
+    const auto weigh = [&](encode_job &e) {
+        const auto entry = m.entries.find(e.name);
+        if (!is_weighted(e.to)) return;
+        if (entry == m.entries.end()) return missing.push_back(e.name);
+        const int64_t matrices = e.ne.size() > 2 ? e.ne[0] : 1, columns = e.ne.back();
+        if (entry->second.size() != static_cast<uint64_t>(matrices * columns))
+            throw error(status::format, path + ": " + quoted(e.name) + ": has " + std::to_string(entry->second.size()) + " values, the model's has " + std::to_string(matrices) + " x " + std::to_string(columns) + " columns");
+        e.importance = entry->second.data();
+        e.importances = matrices;
+        used[entry->first] = true;
+    };
+    const auto remark = [&] {
+        for (const auto &[name, values] : m.entries)
+            if (!used.count(name)) unused.push_back(name);
+        if (used.empty()) throw error(status::argument, path + ": no entry is of a matrix that " + info(type).text + " weighs; it has " + some_of(unused));
+        if (!missing.empty()) j.remark(path + ": lacks matrices, whose columns count alike: " + some_of(missing));
+        if (!unused.empty()) j.remark(path + ": entries that are not used: " + some_of(unused));
+        if (!m.unread.empty()) j.remark(path + ": tensors that are not read: " + some_of(m.unread));
+    };
+    // The keys are those of llama.cpp's quantize.
+    weighted(f, out, type, weigh, [&](gguf_writer &w) {
+        remark();
+        w.set_string("quantize.imatrix.file", path);
+        if (!m.datasets.empty()) w.set_string("quantize.imatrix.dataset", m.datasets[0]);
+        w.set_u32("quantize.imatrix.entries_count", static_cast<uint32_t>(m.entries.size()));
+        if (m.chunks) w.set_u32("quantize.imatrix.chunks_count", static_cast<uint32_t>(m.chunks));
+    }, j);
 }
 
 void copy_gguf(const std::string &in, const std::string &out, const job &j) {

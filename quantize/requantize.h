@@ -12,6 +12,10 @@ void requantize(const std::string &in, const std::string &out, format type, cons
 // The same, each column's errors counting as its input's mean square in the file `stats` of a calibration.
 void requantize_weighted(const std::string &in, const std::string &out, format type, const std::string &stats, const job &j);
 
+// The same by the importances of llama.cpp's file `path` (imatrix.h); remarks name what it lacks and what of it is not used. Throws status::format where an entry does not fit
+// its matrix, status::argument where none is of a matrix that is encoded.
+void requantize_by_imatrix(const std::string &in, const std::string &out, format type, const std::string &path, const job &j);
+
 // The same tensors and keys, whatever the architecture: of a model in parts the one file that was split, and with j.split parts of it.
 void copy_gguf(const std::string &in, const std::string &out, const job &j);
 
