@@ -50,8 +50,8 @@ hparams read_decoder(const gguf_file &f, const char *arch_name) {
         f.fail(k.full("attention.head_count"), format_text("is %lld, must be a multiple of head_count_kv, %lld", static_cast<long long>(h.heads), static_cast<long long>(h.kv_heads)));
     if (!k.f.has(k.full("attention.key_length")) && h.hidden % h.heads)
         f.fail(k.full("attention.head_count"), format_text("is %lld, must divide embedding_length, %lld", static_cast<long long>(h.heads), static_cast<long long>(h.hidden)));
-    h.head_size = k.count("attention.key_length", 1024, std::max<int64_t>(1, h.hidden / h.heads));
-    if (k.count("attention.value_length", 1024, h.head_size) != h.head_size)
+    h.head_size = k.count("attention.key_length", i8_most_head, std::max<int64_t>(1, h.hidden / h.heads));
+    if (k.count("attention.value_length", i8_most_head, h.head_size) != h.head_size)
         f.fail(k.full("attention.value_length"), "differs from key_length, which this architecture does not have");
     read_rope(k, h);
     // llama 3's scaling is a tensor of divisors, written by the converter; the file names no scaling type then.

@@ -3,6 +3,8 @@
 // that loses nothing.
 #include "engine.h"
 
+#include "../tensor/numerics.h"
+
 #include <algorithm>
 #include <limits>
 
@@ -22,6 +24,7 @@ engine_options engine::resolve(const model &m, engine_options o) {
     in_range("max_queue", o.max_queue, 1, 1 << 20);
     if (!o.context) o.context = std::min<int64_t>(m.h.context, 4096);
     in_range("context_length", o.context, 1, m.h.context);
+    if (o.kv_type == format::i8) in_range("context_length (with kv_type int8)", o.context, 1, i8_most_positions);
     if (!o.step_rows) o.step_rows = std::max<int64_t>(512, o.max_requests);
     in_range("step_tokens", o.step_rows, o.max_requests, 65536);
     if (!o.logit_rows) o.logit_rows = std::min(o.step_rows, std::max<int64_t>(32, o.max_requests));

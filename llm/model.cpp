@@ -70,6 +70,13 @@ void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64
         host.log(log_level::warning, "%s: %zu tensors are not used by architecture %s", file.name().c_str(), file.tensors().size() - used.size(), architecture->name);
 }
 
+// Sums over a row of i8 are int32.
+static void check_i8_rows(const gguf_file &f, const gguf_tensor &t) {
+    const int64_t columns = t.ne[t.rank - 1];
+    if (t.type == format::i8 && columns > i8_most_columns)
+        throw error(status::unsupported, f.name_of(t) + ": " + std::string(t.name) + ": has rows of " + std::to_string(columns) + " in i8, which can be computed with up to " + std::to_string(i8_most_columns));
+}
+
 const tensor *model::bind_row(const tensor_row &row) {
     const gguf_tensor *found = file.find_tensor(row.name);
     if (const gguf_tensor *whole = found || row.whole.empty() ? nullptr : file.find_tensor(row.whole)) return bind_part(row, *whole);
@@ -81,6 +88,7 @@ const tensor *model::bind_row(const tensor_row &row) {
         file.fail(row.name, "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
     if (!info(found->type).runs || (found->type == format::i8 && row.stays_f32()))
         throw error(status::unsupported, file.name_of(*found) + ": " + row.name + ": number format " + info(found->type).text + " cannot be computed with; those that can: " + formats_that_run());
+    check_i8_rows(file, *found);
     t.data = const_cast<uint8_t *>(found->data);
     if (row.stays_f32() && found->type != format::f32) {
         std::vector<float> &values = decoded_.emplace_back();
@@ -99,6 +107,7 @@ tensor model::bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t
     const std::span<const int64_t> have(whole.ne, static_cast<size_t>(whole.rank));
     if (!std::equal(have.begin(), have.end(), ne.begin(), ne.end()) || !info(whole.type).runs)
         file.fail(std::string(whole.name), "is " + shape_text(make_tensor(whole.type, have)) + ", needs " + shape_text(make_tensor(format::f32, ne)));
+    check_i8_rows(file, whole);
     t.data = const_cast<uint8_t *>(whole.data);
     return t;
 }

@@ -3,6 +3,8 @@
 
 #include "encode.h"
 
+#include "../tensor/numerics.h"
+
 #include <cassert>
 #include <cmath>
 #include <future>
@@ -90,9 +92,15 @@ int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r) {
     return head * size + within % 2 * (size / 2) + within / 2;
 }
 
+void check_i8_columns(const std::string &where, int64_t columns) {
+    if (columns > i8_most_columns)
+        throw error(status::unsupported, where + ": rows of " + std::to_string(columns) + " are too long for int8, which can be computed with up to " + std::to_string(i8_most_columns));
+}
+
 void decode_job_row(const encode_job &e, int64_t r, float *out) { decode(e, rows_of(e), r, out); }
 
 std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink) {
+    if (e.has_scales()) check_i8_columns(e.where, e.ne.back());
     const row_view v = rows_of(e);
     const uint64_t encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
     std::vector<float> scales(e.has_scales() ? static_cast<size_t>(v.rows) : 0);
@@ -122,6 +130,7 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
 
 void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors) {
     for (const encode_job &e : tensors) {
+        if (e.has_scales()) check_i8_columns(e.where, e.ne.back());      // before anything is written
         w.add_tensor(e.name, e.to, e.ne);
         if (e.has_scales()) w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
     }

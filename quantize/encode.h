@@ -45,6 +45,9 @@ void write_tensors(const std::string &path, gguf_writer &w, const std::vector<en
 // The stored row that becomes row `r` of `rows` (see `reorder` in arch.h).
 int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r);
 
+// Refuses i8 for rows that are too long for its sums, by the name of the tensor.
+void check_i8_columns(const std::string &where, int64_t columns);
+
 // Splits [0, n) among threads; the exception of the lowest part, if any, is thrown on.
 void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64_t first, int64_t last)> &run);
 

@@ -78,6 +78,7 @@ trial make_trial(const place &p, const linear_input &in) {
     trial t{in, {}, {}, std::vector<float>(in.channels())};
     std::vector<float> row(in.channels());
     for (const encode_job *const e : p.matrices) {
+        check_i8_columns(e->where, e->ne.back());
         const int64_t rows = rows_of(*e), taken = std::min(rows, rows_tried);
         std::vector<float> &weights = t.weights.emplace_back();
         for (int64_t r = 0; r < rows; ++r) {

@@ -97,9 +97,19 @@ DS_HD uint32_t largest_bits(const float *x, size_t n) {
 }
 DS_HD int32_t quantize_i8(float x, row_scale s) { return s.inverse == 0.0f ? 0 : static_cast<int32_t>(__builtin_rintf(x * s.inverse)); }
 constexpr float i8_levels = 127.0f;
+// The scales that a row of finite numbers can have. Those of a page are what its exponents and shifts are made of (below): others from a file are refused
+// before they come here, and those of rows that were not finite are infinite or no numbers, which attention looks for.
+constexpr float i8_smallest_scale = 1e-30f / i8_levels, i8_largest_scale = 3.402823466e+38f / i8_levels;
+DS_HD bool is_row_scale(float s) { return bits_of(s) == 0 || (s >= i8_smallest_scale && s <= i8_largest_scale); }
 
-// One output: the int32 product over the whole row, then the two scales; then + bias. K below 133,000 cannot overflow.
+// One output: the int32 product over the whole row, then the two scales; then + bias.
 DS_HD float i8_output(int32_t product, float w_scale, float x_scale) { return (static_cast<float>(product) * w_scale) * x_scale; }
+
+// What the integer sums hold, whatever bytes a file has (-128 among them, which no encoder of ours writes). Whoever brings in a shape looks at these: a model's
+// tensors when they are bound, the tools before they write, the engine for its context, and every operation's shape rule.
+constexpr int64_t i8_most_columns = INT32_MAX / (128 * 127);      // 132,104: of a row of weights
+constexpr int64_t i8_most_head = INT32_MAX / (128 * 16383);       // 1,024: of a head, or a latent, in pages of i8, whose queries have 15 bits
+constexpr int64_t i8_most_positions = int64_t{1} << 22;           // of a sequence in pages of i8: page_total of 64 positions is below 2^47, and a total has 63 bits
 
 // ---- Mixture of experts: y = shared, then y = fma(weight, expert's output, y) in the order in which the router ranks them ------------------------------
 

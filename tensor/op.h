@@ -22,6 +22,10 @@ inline void expect(bool ok, const node &n, const char *what) {
 
 inline bool is_list(const tensor *t, int64_t n) { return t->rank == 1 && t->type == format::i32 && t->ne[0] == n; }
 
+// What products take as weights: a format that runs, with scales if it is i8, and then in rows whose sums fit.
+inline bool is_weights(const tensor &w) { return info(w.type).runs && (w.type == format::i8) == (w.scale != nullptr); }
+inline void expect_sums_fit(const node &n, const tensor &w) { expect(w.type != format::i8 || w.ne[w.rank - 1] <= i8_most_columns, n, "needs rows of i8 of at most 132104 elements"); }
+
 // A matrix of rank 3 as `i` of its outermost dimension; `scale` is for the scales that those of i8 have.
 inline tensor matrix_of(const tensor &t, int64_t i, tensor &scale) {
     tensor m = make_tensor(t.type, {t.ne[1], t.ne[2]});
@@ -64,9 +68,10 @@ inline node product_node(const tensor &x, const tensor &w, const tensor &y) {
     return n;
 }
 
-// The layer's keys and values lie within a page.
+// The layer's keys and values lie within a page, and the sums over a head of i8 fit.
 inline bool fits_pages(const kv_layout &l, const tensor &pages) {
     if (pages.rank != 2 || pages.type != format::i8 || l.kv_heads < 1 || l.head_size < 1) return false;
+    if (l.type == format::i8 && std::max(l.head_size, l.rope_size) > i8_most_head) return false;
     if (l.rope_size < 0 || (l.rope_size > 0 && (l.kv_heads != 1 || l.v_offset != l.k_offset + static_cast<int64_t>(l.k_bytes())))) return false;
     const int64_t k_end = l.k_offset + static_cast<int64_t>(l.k_bytes()), v_end = l.v_offset + static_cast<int64_t>(l.v_bytes());
     return std::min(l.k_offset, l.v_offset) >= 0 && std::max(k_end, v_end) <= pages.ne[1];

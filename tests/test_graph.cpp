@@ -260,6 +260,48 @@ TEST_CASE("graph: a view must hold the same elements") {
     CHECK(refusal([&] { g.reshape(&rows, {12}); }) == status::internal);
 }
 
+// 128 * 127 * 132104 is the last that int32 holds. Nothing is computed here.
+TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every product, and pages of i8 beyond what their sums hold") {
+    static_assert(int64_t{128} * 127 * 132104 <= INT32_MAX && int64_t{128} * 127 * 132105 > INT32_MAX);
+    graph g(400);
+    const tensor scale = make_tensor(format::f32, {5});
+    const auto f32 = [&](std::initializer_list<int64_t> ne) { return g.input(format::f32, ne, nullptr, "f32"); };
+    const auto i8 = [&](std::initializer_list<int64_t> ne) {
+        tensor *t = g.input(format::i8, ne, nullptr, "i8");
+        t->scale = &scale;
+        return t;
+    };
+    for (const int64_t k : {int64_t{132104}, int64_t{132105}, int64_t{133000}, int64_t{140000}}) {
+        CAPTURE(k);
+        const auto expected = k == 132104 ? status::ok : status::internal;
+        CHECK(refusal([&] { matmul(g, f32({3, k}), i8({5, k}), nullptr); }) == expected);
+        CHECK(refusal([&] { projections(g, f32({3, k}), nullptr, 0, {{f32({5, k}), nullptr}, {i8({5, k}), nullptr}}); }) == expected);
+        CHECK(refusal([&] { gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, f32({5, k}), i8({5, k})); }) == expected);
+        CHECK(refusal([&] { gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, i8({5, k}), f32({5, k})); }) == expected);
+        CHECK(refusal([&] { head_matmul(g, f32({3, 2, k}), i8({2, 5, k})); }) == expected);
+        CHECK(refusal([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f32({4, k, 8}), f32({4, k, 8}), i8({4, 8, k}), nullptr); }) == expected);
+        CHECK(refusal([&] { experts(g, f32({3, k}), f32({3, 2, 2}), i8({4, 8, k}), f32({4, 8, k}), f32({4, k, 8}), nullptr); }) == expected);
+        CHECK(refusal([&] { experts(g, f32({3, k}), f32({3, 2, 2}), f32({4, 8, k}), i8({4, 8, k}), f32({4, k, 8}), nullptr); }) == expected);
+        CHECK(refusal([&] { matmul(g, f32({3, k}), f32({5, k}), nullptr); }) == status::ok);
+    }
+    const auto pages_of = [&](const kv_layout &l) { return g.input(format::i8, {2, static_cast<int64_t>(l.k_bytes() + l.v_bytes())}, nullptr, "pages"); };
+    const auto list = [&](int64_t n) { return g.input(format::i32, {n}, nullptr, "list"); };
+    const auto attend = [&](format type, int32_t head, int32_t rope, int64_t pages) {
+        kv_layout l = {type, 1, head, 0, 0, rope};
+        l.v_offset = static_cast<int64_t>(l.k_bytes());
+        return refusal([&] {
+            kv_write(g, f32({3, 1, head}), f32({3, 1, rope ? rope : head}), pages_of(l), list(3), l);
+            attention(g, f32({3, 1, head}), pages_of(l), g.input(format::i32, {1, pages}, nullptr, "tables"), list(3), list(3), {l, 1}, rope ? f32({3, 1, rope}) : nullptr);
+        });
+    };
+    CHECK(attend(format::i8, 1024, 0, 65536) == status::ok);
+    CHECK(attend(format::i8, 1025, 0, 1) == status::internal);
+    CHECK(attend(format::i8, 1024, 1024, 1) == status::ok);
+    CHECK(attend(format::i8, 1024, 1026, 1) == status::internal);
+    CHECK(attend(format::i8, 64, 0, 65537) == status::internal);
+    CHECK(attend(format::f16, 1025, 0, 65537) == status::ok);
+}
+
 TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and the shapes") {
     graph g(400);
     const auto f32 = [&](std::initializer_list<int64_t> ne) { return g.input(format::f32, ne, nullptr, "f32"); };

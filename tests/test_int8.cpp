@@ -403,6 +403,36 @@ TEST_CASE("calibration: statistics that are damaged, or of another model") {
     CHECK(smooth_with("out.gguf", "stats").code == status::argument);
 }
 
+TEST_CASE("int8: rows that are too long for it are refused by every tool that makes it, before anything is written") {
+    const temp_dir dir;
+    checkpoint_files c("micro/qwen2");
+    const int64_t ffn = 132105, layers = 1;
+    const auto bytes = static_cast<size_t>(ffn * 96 * 2);
+    c.config["intermediate_size"] = ffn;
+    c.config["num_hidden_layers"] = layers;
+    std::erase_if(c.tensors, [](const auto &t) { return contains(t.first, ".layers.1.") || contains(t.first, ".layers.2."); });
+    for (auto &[name, t] : c.tensors) {
+        if (contains(name, "gate_proj") || contains(name, "up_proj")) t = {t.dtype, {ffn, 96}, std::string(bytes, '\x11')};
+        if (contains(name, "down_proj")) t = {t.dtype, {96, ffn}, std::string(bytes, '\x11')};
+    }
+    c.save(dir / "c");
+    const auto refused = [&](const char *where, const std::function<void()> &f) {
+        const error e = failure_of(f);
+        CAPTURE(e.text);
+        CHECK(e.code == status::unsupported);
+        CHECK(contains(e.text, where));
+        CHECK(contains(e.text, "132105"));
+        CHECK(contains(e.text, "132104"));
+        CHECK(!fs::exists(dir / "out.gguf"));
+    };
+    refused("mlp.down_proj.weight", [&] { convert(dir / "c", dir / "out.gguf", {.type = format::i8}, {}); });
+    convert(dir / "c", dir / "float.gguf", {.type = format::bf16}, {});
+    refused("blk.0.ffn_down.weight", [&] { requantize(dir / "float.gguf", dir / "out.gguf", format::i8, {}); });
+    calibrate_to(dir / "float.gguf", {questions}, dir / "stats");
+    refused("blk.0.ffn_down.weight", [&] { requantize_smoothed(dir / "float.gguf", dir / "out.gguf", format::i8, dir / "stats", {}); });
+    refused("blk.0.ffn_down.weight", [&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", {.texts = {questions}, .max_bytes = 1 << 20}, {}); });
+}
+
 // ---- Mixed ------------------------------------------------------------------------------------------------------------------------------------------------
 
 // Mean negative log-likelihood of the text's tokens in one window, through the API.

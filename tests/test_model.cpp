@@ -130,6 +130,45 @@ TEST_CASE("model: tensors of formats that cannot be computed with, by name") {
         }
 }
 
+// A layer whose feed-forward is `ffn` wide, so that its way down has rows of that length.
+static model_file with_long_rows(int64_t ffn) {
+    model_file f = micro_file("micro/llama");
+    const auto hidden = f.find("output_norm.weight").ne[0];
+    f.keys.set_u32("llama.block_count", 1);
+    f.keys.set_u32("llama.feed_forward_length", static_cast<uint32_t>(ffn));
+    for (const char *name : {"blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"}) f.find(name) = {name, format::q4_0, {ffn, hidden}, std::string(ds::row_bytes(format::q4_0, static_cast<uint64_t>(ffn * hidden)), '\0')};
+    f.find("blk.0.ffn_down.weight") = {"blk.0.ffn_down.weight", format::i8, {hidden, ffn}, std::string(static_cast<size_t>(hidden * ffn), '\x80')};
+    f.parts.push_back({"blk.0.ffn_down.weight_scale", format::f32, {hidden}, std::string(static_cast<size_t>(hidden) * 4, '\0')});
+    return f;
+}
+
+TEST_CASE("model: rows of i8 are as long as their sums hold, and the tensor is named where they are longer") {
+    check_loads(with_long_rows(132104));
+    for (const int64_t ffn : {132105, 133000, 140000}) check_refused(with_long_rows(ffn), DS_ERR_UNSUPPORTED, {"blk.0.ffn_down.weight: has rows of " + std::to_string(ffn), "132104"});
+}
+
+TEST_CASE("model: a context is as long as the sums over pages of i8 hold") {
+    model_file f = micro_file("micro/llama");
+    f.keys.set_u32("llama.context_length", 1 << 23);
+    const held_model m = hold(f);
+    const auto made = [&](ds_kv_type kv, uint32_t context) {
+        ds_engine_config c = engine_config();
+        c.max_requests = 1;
+        c.kv_tokens = 64;
+        c.kv_type = kv;
+        c.context_length = context;
+        ds_engine *e = nullptr;
+        ds_error err{};
+        const ds_status status = ds_engine_new(m.model.get(), &c, &e, &err);
+        ds_engine_free(e);
+        if (status != DS_OK) CHECK(std::string(err.message).find("context_length") == 0);
+        return status;
+    };
+    CHECK(made(DS_KV_INT8, 1 << 22) == DS_OK);
+    CHECK(made(DS_KV_INT8, (1 << 22) + 1) == DS_ERR_ARGUMENT);
+    CHECK(made(DS_KV_F16, (1 << 22) + 1) == DS_OK);
+}
+
 TEST_CASE("model: a tensor twice, a name too long, tensors that nobody asks for") {
     std::string twice = micro_file("micro/llama").bytes();
     const size_t at = twice.find("blk.1.ffn_gate.weight");

@@ -76,7 +76,8 @@ struct scalar_pages {
             const char *high = a.x + r * i8_row_bytes(1, a.depth, 2) + i8_head_bytes, *low = high + align64(a.depth);
             for (size_t c = 0; c < a.columns; ++c) {
                 const char *column = a.tile + c * a.depth;
-                a.out[r * align64(a.columns) + c] = 128 * i8_dot(column, high, a.depth) + i8_dot(column, low, a.depth);
+                const int32_t h = i8_dot(column, high, a.depth), l = i8_dot(column, low, a.depth);      // the sum fits, its first part need not
+                a.out[r * align64(a.columns) + c] = static_cast<int32_t>(128u * static_cast<uint32_t>(h) + static_cast<uint32_t>(l));
             }
         }
     }

@@ -44,7 +44,7 @@ static hparams read(const gguf_file &f) {
     if (h.nextn_layers >= h.layers) f.fail(k.full("nextn_predict_layers"), "is " + std::to_string(h.nextn_layers) + ", must be less than block_count");
     h.layers -= h.nextn_layers;
     h.q_rank = static_cast<int64_t>(f.get_uint(k.full("attention.q_lora_rank"), 1 << 20, 0));
-    h.kv_rank = k.count("attention.kv_lora_rank", 1024);    // sums of i8 pages hold as many
+    h.kv_rank = k.count("attention.kv_lora_rank", i8_most_head);
     const bool mla = f.has(k.full("attention.key_length_mla"));
     h.head_size = k.count(mla ? "attention.key_length_mla" : "attention.key_length", 1024);
     h.value_size = k.count(mla ? "attention.value_length_mla" : "attention.value_length", 1024);

@@ -22,6 +22,7 @@ void attention_shape(node &n) {
     expect(l.rope_size ? r && r->rank == 3 && r->type == format::f32 && r->ne[0] == q.ne[0] && r->ne[1] == q.ne[1] && r->ne[2] == l.rope_size : !r, n,
            "needs q_rope[n,h,r] of f32 with latent pages, and with no others");
     expect(tables.rank == 2 && tables.type == format::i32, n, "needs tables[s,p] of i32");
+    expect(l.type != format::i8 || tables.ne[1] <= i8_most_positions / page_positions, n, "needs sequences of at most 4194304 positions in pages of i8");
     expect(is_list(n.src[3], q.ne[0]) && is_list(n.src[4], q.ne[0]), n, "needs sequence[n] and position[n] of i32");
     set_out(n, format::f32, {q.ne, 3});
 }

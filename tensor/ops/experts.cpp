@@ -9,7 +9,7 @@ tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *ga
 }
 
 static bool is_matrices(const tensor &w, int64_t experts, int64_t rows, int64_t cols) {
-    return w.rank == 3 && w.ne[0] == experts && w.ne[1] == rows && w.ne[2] == cols && info(w.type).runs && (w.type == format::i8) == (w.scale != nullptr);
+    return w.rank == 3 && w.ne[0] == experts && w.ne[1] == rows && w.ne[2] == cols && is_weights(w);
 }
 
 void experts_shape(node &n) {
@@ -18,6 +18,7 @@ void experts_shape(node &n) {
     expect(route.rank == 3 && route.type == format::f32 && route.ne[0] == x.ne[0] && route.ne[1] == 2, n, "needs route[n,2,k] of f32");
     expect(is_matrices(gate, gate.ne[0], gate.ne[1], x.ne[1]) && is_matrices(*n.src[3], gate.ne[0], gate.ne[1], x.ne[1]), n, "needs gate[e,f,d] and up[e,f,d]");
     expect(is_matrices(*n.src[4], gate.ne[0], x.ne[1], gate.ne[1]), n, "needs down[e,d,f]");
+    for (int i = 2; i < 5; ++i) expect_sums_fit(n, *n.src[i]);
     expect(!shared || (same_shape(*shared, x) && shared->type == format::f32), n, "needs shared[n,d] of f32");
     set_out(n, format::f32, {{x.ne[0], x.ne[1]}});
 }

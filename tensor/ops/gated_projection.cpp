@@ -12,9 +12,10 @@ void gated_projection_shape(node &n) {
     const tensor &x = *n.src[0], *norm = n.src[1], &gate = *n.src[2], &up = *n.src[3];
     expect(x.rank == 2 && x.type == format::f32, n, "needs x[n,k] of f32");
     expect(!norm || (norm->rank == 1 && norm->ne[0] == x.ne[1] && norm->type == format::f32), n, "needs norm[k] of f32");
-    for (const tensor *w : {&gate, &up})
-        expect(w->rank == 2 && w->ne[0] == gate.ne[0] && w->ne[1] == x.ne[1] && info(w->type).runs && (w->type == format::i8) == (w->scale != nullptr), n,
-               "needs gate[m,k] and up[m,k], with scales if they are i8");
+    for (const tensor *w : {&gate, &up}) {
+        expect(w->rank == 2 && w->ne[0] == gate.ne[0] && w->ne[1] == x.ne[1] && is_weights(*w), n, "needs gate[m,k] and up[m,k], with scales if they are i8");
+        expect_sums_fit(n, *w);
+    }
     set_out(n, format::f32, {{x.ne[0], gate.ne[0]}});
 }
 

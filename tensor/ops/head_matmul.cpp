@@ -9,7 +9,8 @@ tensor *head_matmul(graph &g, const tensor *x, const tensor *w) { return g.add(o
 void head_matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     expect(x.rank == 3 && x.type == format::f32, n, "needs x[n,h,k] of f32");
-    expect(w.rank == 3 && w.ne[0] == x.ne[1] && w.ne[2] == x.ne[2] && info(w.type).runs && (w.type == format::i8) == (w.scale != nullptr), n, "needs w[h,m,k]");
+    expect(w.rank == 3 && w.ne[0] == x.ne[1] && w.ne[2] == x.ne[2] && is_weights(w), n, "needs w[h,m,k]");
+    expect_sums_fit(n, w);
     set_out(n, format::f32, {{x.ne[0], x.ne[1], w.ne[1]}});
 }
 

@@ -11,7 +11,8 @@ void matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32 && info(w.type).runs, n, "needs x[n,k] of f32 and w[m,k]");
     expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32), n, "needs bias[m] of f32");
-    expect((w.type == format::i8) == (w.scale != nullptr), n, "needs a scale with i8 weights, and with no others");
+    expect(is_weights(w), n, "needs a scale with i8 weights, and with no others");
+    expect_sums_fit(n, w);
     set_out(n, format::f32, {{x.ne[0], w.ne[0]}});
     expect(!n.src[3] || (same_shape(*n.src[3], n.out) && n.src[3]->type == format::f32), n, "needs residual[n,m] of f32");
 }

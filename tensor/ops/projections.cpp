@@ -20,7 +20,8 @@ void projections_shape(node &n) {
         const tensor *w = n.src[2 + i], *bias = n.src[2 + most_projections + i];
         expect(w || (i > 0 && !bias), n, "needs a matrix first, and no bias without one");
         if (!w) continue;
-        expect(w->rank == 2 && w->ne[1] == x.ne[1] && info(w->type).runs && (w->type == format::i8) == (w->scale != nullptr), n, "needs w[m,k], with a scale if it is i8");
+        expect(w->rank == 2 && w->ne[1] == x.ne[1] && is_weights(*w), n, "needs w[m,k], with a scale if it is i8");
+        expect_sums_fit(n, *w);
         expect(!bias || (bias->rank == 1 && bias->ne[0] == w->ne[0] && bias->type == format::f32), n, "needs bias[m] of f32");
         width += w->ne[0];
     }
