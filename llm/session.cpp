@@ -1,6 +1,9 @@
 // A file is not believed: what its header says is compared with the file's size and the engine before anything is taken, every byte is under a checksum, and a page
-// is entered in the book only when all of the file was found good. The checksum is none against intent: a forged file can hold other numbers, but no other sizes.
+// is entered in the book only when all of the file was found good. The checksum is none against intent: a forged file can hold other numbers, but no other sizes,
+// and no scales that a page cannot have.
 #include "session.h"
+
+#include "../tensor/numerics.h"
 
 #include <algorithm>
 #include <bit>
@@ -117,9 +120,10 @@ struct session_file {
     const session_pages &p;
     const std::string &path;
     const os::input_file in;
+    const std::vector<kv_layout> layout;
     session_header h;
 
-    session_file(const session_pages &p, const std::string &path) : p(p), path(path), in(path) {
+    session_file(const session_pages &p, const std::string &path) : p(p), path(path), in(path), layout(make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer) {
         if (in.size() < sizeof h) damaged("header", in.size(), format_text("%zu bytes or more", sizeof h));
         in.read(0, &h, sizeof h);
         check_itself();
@@ -174,7 +178,25 @@ struct session_file {
         in.read(offset + h.page_bytes, &said, sizeof said);
         const uint64_t sum = page_sum(to, h.page_bytes, before);
         if (sum != said) wrong_sum("pages[" + std::to_string(i) + "]", sum, said);
+        if (p.kv_type == format::i8) check_scales(i, static_cast<const char *>(to));
         return sum;
+    }
+
+    // Integers may be any, scales not: shifts and exponents are made of them.
+    void check_scales(uint64_t i, const char *page) const {
+        for (size_t layer = 0; layer < layout.size(); ++layer) {
+            const kv_layout &l = layout[layer];
+            const size_t count = static_cast<size_t>(l.kv_heads) * page_positions;
+            const struct { const char *name, *end; } parts[] = {{l.rope_size ? "latents" : "keys", page + l.k_offset + l.k_bytes()}, {l.rope_size ? "turned keys" : "values", page + l.v_offset + l.v_bytes()}};
+            for (const auto &part : parts)
+                for (size_t k = 0; k < count; ++k) {
+                    float scale;
+                    std::memcpy(&scale, part.end - (count - k) * sizeof scale, sizeof scale);
+                    if (!is_row_scale(scale))
+                        throw error(status::format, path + format_text(": pages[%llu]: layer %zu: scales of the ", static_cast<unsigned long long>(i), layer) + part.name + "[" + std::to_string(k) + "]: is " +
+                                                        shortest(scale) + ", must be 0 or from " + shortest(i8_smallest_scale) + " to " + shortest(i8_largest_scale));
+                }
+        }
     }
 };
 

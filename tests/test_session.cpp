@@ -6,6 +6,7 @@
 
 #include "../llm/session.h"
 
+#include <cmath>
 #include <csignal>
 #include <random>
 #include <sys/resource.h>
@@ -79,12 +80,12 @@ struct scene {
     temp_dir d;
     std::string path = d / "session";
     model_ptr m;
-    data golden_data = load("micro/qwen2");
+    data golden_data;
     std::vector<ds_token> ids = first(golden_data.ids, 200);
     size_t vocab = golden_data.vocab;
     engine_ptr e;
 
-    explicit scene(ds_kv_type kv = DS_KV_F16) : m(model("micro/qwen2", ds::format::f32)) {
+    explicit scene(ds_kv_type kv = DS_KV_F16, const char *name = "micro/qwen2") : m(model(name, ds::format::f32)), golden_data(load(name)) {
         ds_engine_config c = small(8);
         c.kv_type = kv;
         const engine_ptr made = engine(m, c);
@@ -245,6 +246,18 @@ struct forged {
 
     explicit forged(std::string b) : bytes(std::move(b)) { std::memcpy(&h, bytes.data(), sizeof h); }
     size_t page_at(size_t i) const { return sizeof h + h.tokens * 4 + i * (h.page_bytes + 8); }
+    // Where the scales of pages of i8 are in page i: of each layer's keys, and then of its values, behind their integers.
+    std::vector<size_t> scales_at(size_t i) const {
+        std::vector<size_t> out;
+        size_t at = page_at(i);
+        for (uint32_t part = 0; part < 2 * h.layers; ++part) {
+            at += size_t{h.kv_heads} * (part % 2 && h.rope_size ? h.rope_size : h.head_size) * 64;
+            for (uint32_t k = 0; k < h.kv_heads * 64; ++k, at += 4) out.push_back(at);
+        }
+        CHECK(at == page_at(i) + h.page_bytes);
+        return out;
+    }
+    void put(size_t at, float x) { std::memcpy(bytes.data() + at, &x, sizeof x); }
     std::string with_header() {
         h.header_sum = ds::checksum(&h, offsetof(session_header, header_sum), 0);
         std::memcpy(bytes.data(), &h, sizeof h);
@@ -368,7 +381,9 @@ TEST_CASE("session: what a forged file says with good checksums is computed with
         for (int round = 0; round < 6; ++round) {
             forged f(whole);
             for (size_t i = 0; i < f.h.pages; ++i)
-                for (size_t k = 0; k < f.h.page_bytes; ++k) f.bytes[f.page_at(i) + k] = round == 0 ? '\xff' : round == 1 ? '\x7f' : static_cast<char>(random());
+                for (size_t k = 0; k < f.h.page_bytes; ++k) f.bytes[f.page_at(i) + k] = round == 0 ? '\xff' : round == 1 ? '\x7f' : round == 2 ? '\x80' : static_cast<char>(random());
+            for (size_t i = 0; kv == DS_KV_INT8 && i < f.h.pages; ++i)     // any scales that a page can have
+                for (const size_t at : f.scales_at(i)) f.put(at, round == 0 ? 0.0f : round == 1 ? 2.6e36f : round == 2 ? 7.9e-33f : std::ldexp(1.0f, static_cast<int>(random() % 220) - 105));
             write_bytes(path, f.with_all_sums());
             CHECK(restore(s.e, path, s.ids) == 192);
             const answer a = ask(s.e, s.ids, 3, s.vocab);
@@ -379,6 +394,28 @@ TEST_CASE("session: what a forged file says with good checksums is computed with
         }
         const answer honest = ask(s.e, s.ids, 3, s.vocab);
         CHECK((honest.finish == DS_FINISH_LENGTH && honest.cached == 0));
+    }
+}
+
+TEST_CASE("session: scales that no page can have are refused, and named") {
+    constexpr float inf = std::numeric_limits<float>::infinity();
+    for (const char *name : {"micro/qwen2", "micro/deepseek-r1"}) {
+        CAPTURE(name);
+        const scene s(DS_KV_INT8, name);
+        const std::string whole = file_bytes(s.path);
+        const bool latent = forged(whole).h.rope_size != 0;
+        for (const size_t page : {size_t{0}, size_t{2}}) {
+            const std::vector<size_t> scales = forged(whole).scales_at(page);
+            const size_t half = size_t{forged(whole).h.kv_heads} * 64;
+            for (const size_t k : {size_t{0}, half - 1, half, 2 * half, scales.size() - 1})
+                for (const float x : {-1.0f, -1e-30f, -0.0f, 1e-36f, 1e-45f, 7e-33f, 3e36f, 3.4e38f, inf, -inf, std::numeric_limits<float>::quiet_NaN()}) {
+                    forged f(whole);
+                    f.put(scales[k], x);
+                    const char *const part = k / half % 2 ? (latent ? "turned keys" : "values") : (latent ? "latents" : "keys");
+                    refused(s, f.with_all_sums(), "pages[" + std::to_string(page) + "]: layer " + std::to_string(k / (2 * half)) + ": scales of the " + part + "[" + std::to_string(k % half) + "]: is ");
+                }
+        }
+        CHECK(restore(s.e, s.path, s.ids) == 192);
     }
 }
 
