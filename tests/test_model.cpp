@@ -323,11 +323,27 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
         CHECK(done[0].finish == DS_FINISH_LENGTH);
         CHECK(done[0].tokens.size() == 6);
     }
+    // An id that no token has is refused for a duty that decides what is computed; -1, in one size of number or another, says "none" of an end token; of the
+    // others it is taken for none.
+    const auto with = [](const std::string &key, const set_key &set) { return changed("micro/llama3", [&](model_file &f) { set(f.keys, key); }); };
     for (const char *name : {"bos_token_id", "eos_token_id", "padding_token_id", "unknown_token_id", "eot_token_id", "eom_token_id"}) {
         const std::string key = std::string("tokenizer.ggml.") + name;
-        for (const uint32_t id : {512u, 0x7fffffffu, 0xffffffffu}) check_key(key, DS_ERR_FORMAT, [&](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, id); });
-        check_key(key, DS_ERR_FORMAT, [](ds::gguf_writer &w, const std::string &k) { w.set_i32(k, -1); });
-        check_key(key, DS_ERR_FORMAT, [](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, uint64_t{1} << 32); });
+        CAPTURE(key);
+        const bool begins = key == "tokenizer.ggml.bos_token_id", ends = key.find("eo") != std::string::npos;
+        for (const uint32_t id : {512u, 0x7fffffffu}) {
+            const model_file f = with(key, [&](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, id); });
+            if (begins || ends) check_refused(f, DS_ERR_FORMAT, {key});
+            else check_loads(f);
+        }
+        const model_file big = with(key, [](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, uint64_t{1} << 32); });
+        if (begins || ends) check_refused(big, DS_ERR_FORMAT, {key});
+        else check_loads(big);
+        for (const set_key &none : {set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, 0xffffffffu); }), set_key([](ds::gguf_writer &w, const std::string &k) { w.set_i32(k, -1); }),
+                                    set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, ~uint64_t{0}); })}) {
+            const model_file f = with(key, none);
+            if (begins) check_refused(f, DS_ERR_FORMAT, {key});
+            else check_loads(f);
+        }
     }
     check_refused(changed("micro/llama3", [](model_file &f) {
         model_file::part &p = f.find("token_embd.weight");
