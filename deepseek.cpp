@@ -27,6 +27,7 @@ struct ds_decoder {
 struct ds_engine {
     std::unique_ptr<engine> e;
     std::vector<ds_event> events;
+    std::vector<const ds_event *> list;    // of them all
 };
 
 // ---- Where two lists must agree -----------------------------------------------------------------------------------------------------------------
@@ -87,29 +88,34 @@ static void require(bool ok, const char *text) {
 }
 #define REQUIRE_POINTER(p) require((p) != nullptr, #p ": is NULL")
 
-static void check_struct_size(size_t size, size_t ours, const char *name) {
-    if (size < ours || size > 65536) throw error(status::argument, format_text("%s.struct_size: is %zu, must be %zu", name, size, ours));
+// Every structure that begins with struct_size has had whole words at all times.
+static void check_struct_size(size_t size, const char *name) {
+    if (size < sizeof size || size > 65536 || size % 8) throw error(status::argument, format_text("%s.struct_size: is %zu, which no version of the structure can have", name, size));
 }
 
-// The caller's configuration; a longer one of a later version is fine as long as what we do not know is zero.
+// The caller's configuration: what a shorter one of an earlier version lacks is zero; a longer one of a later version is fine as long as what we do not know is zero.
 template <class T> static T read_config(const T *c, const char *name) {
     T out{};
     if (!c) return out;
     size_t size;
     std::memcpy(&size, c, sizeof size);
-    check_struct_size(size, sizeof(T), name);
+    check_struct_size(size, name);
     const char *bytes = reinterpret_cast<const char *>(c);
     for (size_t i = sizeof(T); i < size; ++i)
         if (bytes[i]) throw error(status::argument, format_text("%s: byte %zu is set, which this version of the library does not know", name, i));
-    std::memcpy(&out, c, sizeof out);
+    std::memcpy(&out, c, std::min(size, sizeof out));
     return out;
 }
+static void check_reserved(uint32_t v, const char *name) { if (v) throw error(status::argument, std::string(name) + ".reserved: must be 0"); }
 
-// For structures that we fill: struct_size must be ours or later.
+// For structures that we fill, as far as the caller's version has them; what ours lacks is zero.
 template <class T> static void write_info(T *to, T from, const char *name) {
-    check_struct_size(to->struct_size, sizeof(T), name);
-    from.struct_size = to->struct_size;
-    std::memcpy(to, &from, sizeof from);
+    size_t size;
+    std::memcpy(&size, to, sizeof size);
+    check_struct_size(size, name);
+    from.struct_size = size;
+    std::memcpy(static_cast<void *>(to), &from, std::min(size, sizeof from));
+    if (size > sizeof from) std::memset(reinterpret_cast<char *>(to) + sizeof from, 0, size - sizeof from);
 }
 
 // A C program may put any number into an enumeration, which C++ must not look at before it is known to be good.
@@ -137,14 +143,16 @@ static void hand_out_text(const std::string &from, char *to, size_t capacity, si
     hand_out(std::span<const char>(from.data(), from.size()), to, capacity, size, "buffer");
 }
 
-static ds::host host_of(const ds_host &h) {
+static ds::host host_of(const ds_host *lent) {
+    const ds_host h = read_config(lent, "host");
     require(!h.alloc == !h.free, "host: alloc and free must both be set, or neither");
     ds::host out;
     out.alloc_fn = h.alloc;
     out.free_fn = h.free;
     out.alloc_user = h.alloc_user;
-    out.log_fn = reinterpret_cast<void (*)(void *, int, const char *)>(h.log);
+    out.log_fn = reinterpret_cast<void (*)()>(h.log);
     out.log_user = h.log_user;
+    out.log_call = [](void (*fn)(), void *user, log_level level, const char *line) { reinterpret_cast<ds_log_fn>(fn)(user, static_cast<ds_log_level>(level), line); };
     return out;
 }
 
@@ -200,6 +208,7 @@ ds_status ds_device_get_info(uint32_t device, ds_device_info *info_out, ds_error
 
 static model_options model_options_of(const ds_model_config &c) {
     check_flags(c.flags, DS_LOAD_READ | DS_LOAD_VOCAB_ONLY, "flags");
+    check_reserved(c.reserved, "config");
     require(c.context_length <= (1u << 30), "context_length: must be at most 2^30");
     check_enum("rope_scaling", c.rope_scaling, DS_ROPE_YARN);
     model_options o;
@@ -297,7 +306,7 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info_out, ds_e
 }
 
 size_t ds_model_metadata_count(const ds_model *model) { return model ? model->keys.size() : 0; }
-const char *ds_model_metadata_key(const ds_model *model, size_t i) { return model && i < model->keys.size() ? model->keys[i].c_str() : nullptr; }
+const char *ds_model_metadata_key(const ds_model *model, size_t index) { return model && index < model->keys.size() ? model->keys[index].c_str() : nullptr; }
 
 ds_status ds_model_metadata(const ds_model *model, const char *key, char *buffer, size_t capacity, size_t *size, ds_error *err) {
     return guard(err, [&] {
@@ -441,6 +450,7 @@ static std::vector<chat_part> render(const model &m, const ds_message *messages,
     std::vector<chat_message> list;
     for (size_t i = 0; i < count; ++i) {
         require(messages[i].role && messages[i].content, "messages: a role or content is NULL");
+        for (const void *p : messages[i].reserved) require(!p, "messages: a reserved field is not NULL");
         list.push_back({messages[i].role, messages[i].content});
     }
     using think = chat_options::think;
@@ -554,6 +564,7 @@ ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, d
         auto handle = std::make_unique<ds_engine>();
         handle->e = std::make_unique<engine>(model->m, o, make_backend(*model, c, o));
         handle->events.reserve(handle->e->most_events());
+        handle->list.reserve(handle->e->most_events());
         *out = handle.release();
     });
 }
@@ -566,15 +577,16 @@ static void check_float(const char *field, float v, float min, float max) {
     if (!(v >= min && v <= max)) throw error(status::argument, std::string(field) + ": is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
 }
 
-static sampling sampling_of(const ds_request &r, size_t vocab) {
-    check_float("temperature", r.temperature, 0, 100);
-    check_float("top_p", r.top_p, 0, 1);
-    check_float("min_p", r.min_p, 0, 1);
-    check_float("repetition_penalty", r.repetition_penalty, 0, 1000);
-    check_float("presence_penalty", r.presence_penalty, -1000, 1000);
-    check_float("frequency_penalty", r.frequency_penalty, -1000, 1000);
-    require(r.logit_bias || !r.logit_bias_count, "logit_bias: is NULL");
-    require(r.logit_bias_count <= vocab, "logit_bias_count: must be at most the vocabulary");
+static sampling sampling_of(const ds_sampling &r, size_t vocab) {
+    check_float("sampling.temperature", r.temperature, 0, 100);
+    check_float("sampling.top_p", r.top_p, 0, 1);
+    check_float("sampling.min_p", r.min_p, 0, 1);
+    check_float("sampling.repetition_penalty", r.repetition_penalty, 0, 1000);
+    check_float("sampling.presence_penalty", r.presence_penalty, -1000, 1000);
+    check_float("sampling.frequency_penalty", r.frequency_penalty, -1000, 1000);
+    check_reserved(r.reserved, "sampling");
+    require(r.logit_bias || !r.logit_bias_count, "sampling.logit_bias: is NULL");
+    require(r.logit_bias_count <= vocab, "sampling.logit_bias_count: must be at most the vocabulary");
     sampling s{r.temperature, r.top_k, r.top_p, r.min_p, r.repetition_penalty, r.presence_penalty, r.frequency_penalty, r.seed, {}};
     for (size_t i = 0; i < r.logit_bias_count; ++i) s.bias.emplace_back(r.logit_bias[i].token, r.logit_bias[i].bias);
     return s;
@@ -597,14 +609,22 @@ static std::string stop_text(const char *text) {
     return short_text("stop", text);
 }
 
+static ds_thinking thinking_of(const ds_request &r) {
+    const ds_thinking t = read_config(r.thinking, "thinking");
+    check_enum("thinking.mode", t.mode, DS_THINKING_OFF);
+    check_flags(t.flags, DS_THINKING_BUDGET, "thinking.flags");
+    check_reserved(t.reserved, "thinking");
+    return t;
+}
+
 // All of a request but its prompt.
 static request_options request_options_of(const ds_request &r, const model &m) {
-    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET | DS_REQUEST_NO_CACHE, "flags");
+    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE, "flags");
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
-    check_enum("thinking", r.thinking, DS_THINKING_OFF);
     if (!(r.timeout_seconds >= 0 && r.timeout_seconds <= 1e9)) throw error(status::argument, "timeout_seconds: is " + shortest(r.timeout_seconds) + ", must be from 0 to 10^9");
+    const ds_thinking thinking = thinking_of(r);
     request_options o;
     o.score = r.flags & DS_REQUEST_SCORE;
     o.logits = r.flags & DS_REQUEST_LOGITS;
@@ -613,16 +633,16 @@ static request_options request_options_of(const ds_request &r, const model &m) {
     o.special = r.flags & DS_REQUEST_SPECIAL;
     o.max_new = r.max_new_tokens;
     o.top_logprobs = r.top_logprobs;
-    o.sampling = sampling_of(r, m.vocabulary.size());
+    o.sampling = sampling_of(read_config(r.sampling, "sampling"), m.vocabulary.size());
     for (size_t i = 0; i < r.stop_count; ++i) o.stop.push_back(stop_text(r.stop[i]));
-    const std::string ending = r.think_end_text ? short_text("think_end_text", r.think_end_text) : "";
-    if (r.max_think_tokens || r.flags & DS_REQUEST_THINK_BUDGET) {
-        o.think_budget = r.max_think_tokens;
+    const std::string ending = thinking.end_text ? short_text("thinking.end_text", thinking.end_text) : "";
+    if (thinking.max_tokens || thinking.flags & DS_THINKING_BUDGET) {
+        o.think_budget = thinking.max_tokens;
         o.think_ending = think_ending(m.vocabulary, ending);
     }
     o.user = r.user;
     o.use_cache = !(r.flags & DS_REQUEST_NO_CACHE);
-    o.tag = r.tag;
+    o.tag = r.client_id;
     o.priority = r.priority;
     o.timeout = r.timeout_seconds;
     return o;
@@ -675,6 +695,7 @@ ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_reque
 
 static ds_event event_of(const event &e) {
     ds_event out{};
+    out.struct_size = sizeof out;
     out.request = e.request;
     out.user = e.user;
     out.type = static_cast<ds_event_type>(e.type);
@@ -702,7 +723,7 @@ static ds_event event_of(const event &e) {
     return out;
 }
 
-ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err) {
+ds_status ds_engine_step(ds_engine *engine, const ds_event *const **events, size_t *count, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(events);
@@ -710,9 +731,26 @@ ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *cou
         const ds::engine::turn turn(*engine->e);
         const std::span<const event> list = engine->e->step(turn);
         engine->events.clear();
-        for (const event &e : list) engine->events.push_back(event_of(e));
-        *events = engine->events.data();
-        *count = engine->events.size();
+        engine->list.clear();
+        for (const event &e : list) engine->list.push_back(&engine->events.emplace_back(event_of(e)));    // there is room for all
+        *events = engine->list.data();
+        *count = engine->list.size();
+    });
+}
+
+ds_status ds_engine_wait(ds_engine *engine, double timeout_seconds, int *work, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        REQUIRE_POINTER(work);
+        if (!(timeout_seconds >= 0)) throw error(status::argument, "timeout_seconds: is " + shortest(timeout_seconds) + ", must be at least 0");
+        *work = engine->e->wait(timeout_seconds);
+    });
+}
+
+ds_status ds_engine_wake(ds_engine *engine, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(engine);
+        engine->e->wake();
     });
 }
 
@@ -759,78 +797,83 @@ static std::span<const token_id> session_tokens(const ds_token *tokens, size_t c
     return {tokens, count};
 }
 
-ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, const char *path, size_t *positions, ds_error *err) {
+ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, const char *path, size_t *positions, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(path);
         const ds::engine::turn turn(*engine->e);
-        const int64_t saved = engine->e->save_session(turn, tag, session_tokens(tokens, count), path);
+        const int64_t saved = engine->e->save_session(turn, client_id, session_tokens(tokens, count), path);
         if (positions) *positions = static_cast<size_t>(saved);
     });
 }
 
-ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t tag, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err) {
+ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t client_id, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(path);
         REQUIRE_POINTER(count);
         require(tokens || !capacity, "tokens: is NULL");
         const ds::engine::turn turn(*engine->e);
-        const int64_t restored = engine->e->restore_session(turn, tag, path, {tokens, capacity}, *count);
+        const int64_t restored = engine->e->restore_session(turn, client_id, path, {tokens, capacity}, *count);
         if (positions) *positions = static_cast<size_t>(restored);
     });
 }
 
-ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, size_t *pages, ds_error *err) {
+ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, size_t *pages, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         const ds::engine::turn turn(*engine->e);
-        const int64_t freed = engine->e->forget_session(turn, tag, session_tokens(tokens, count));
+        const int64_t freed = engine->e->forget_session(turn, client_id, session_tokens(tokens, count));
         if (pages) *pages = static_cast<size_t>(freed);
     });
 }
 
 // ---- The short way ------------------------------------------------------------------------------------------------------------------------------
 
-namespace {
-// The one request of ds_engine_chat: however the call ends, the engine is left without it.
-struct chat_request {
-    engine &e;
-    const engine::turn turn;
-    uint64_t id = 0;
+static ds_chat_result chat_result_of(const event &e) {
+    ds_chat_result r{};
+    r.finish = static_cast<ds_finish>(e.finish);
+    r.prompt_tokens = e.prompt_tokens;
+    r.thinking_tokens = e.thinking_tokens;
+    r.answer_tokens = e.answer_tokens;
+    r.injected_tokens = e.injected_tokens;
+    r.cached_tokens = e.cached_tokens;
+    r.preemptions = e.preemptions;
+    r.queue_seconds = e.queue_seconds;
+    r.prompt_seconds = e.prompt_seconds;
+    r.answer_seconds = e.answer_seconds;
+    return r;
+}
 
-    explicit chat_request(engine &e) : e(e), turn(e) {
-        if (!e.idle()) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
-    }
-    ~chat_request() {
-        if (id && e.progress(id).state != request_state::done)
-            guard(nullptr, [&] {
-                e.cancel(id);
-                e.step(turn);
-            });
-    }
-};
-} // namespace
-
-ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err) {
+ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_chat_result *result, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(text);
+        if (result) check_struct_size(result->struct_size, "result");
         const model &m = engine->e->loaded();
-        chat_request chat(*engine->e);
+        ds::engine::claim chat(*engine->e);
         const ds_request r = read_config(parameters, "parameters");
         request_options o = request_options_of(r, m);
         o.score = false;
         ds_chat_config c{};
-        c.thinking = r.thinking;
+        c.thinking = thinking_of(r).mode;
         chat_encode(m.vocabulary, render(m, messages, count, c), o.prompt);
-        chat.id = engine->e->submit(std::move(o));
-        for (;;)
-            for (const event &e : engine->e->step(chat.turn)) {
-                if (e.request != chat.id) continue;
+        std::string opening = opened_thought(m.vocabulary, o.prompt);    // is said with the first piece
+        const uint64_t id = chat.submit(std::move(o));
+        bool stopped = false;
+        const auto say = [&](std::string_view piece) {
+            if (stopped || text(user, piece.data(), piece.size()) == 0) return;
+            stopped = true;
+            if (engine->e->progress(id).state != request_state::done) engine->e->cancel(id);
+        };
+        for (bool ended = false; !ended;)
+            for (const event &e : engine->e->step(chat.turn())) {
+                if (e.request != id) continue;
+                ended = e.type == event_type::done;
                 if (e.status != status::ok) throw error(e.status, "the model's logits are not finite");
-                if (!e.text.empty() && text(user, e.text.data(), e.text.size()) != 0) return;
-                if (e.type == event_type::done) return;
+                if (!e.text.empty() && !opening.empty()) say(std::exchange(opening, {}));
+                if (!e.text.empty()) say(e.text);
+                if (ended && result) write_info(result, chat_result_of(e), "result");
             }
     });
 }

@@ -1,4 +1,4 @@
-/* deepseek.h - run the DeepSeek-R1 family inside your program. Version 0.1.
+/* deepseek.h - run the DeepSeek-R1 family inside your program. Version 0.2.
  *
  * One C header, one library that depends on nothing but the C++ standard library. It loads a GGUF file, turns text into token ids
  * and back, writes chat prompts, and answers many requests at once from one paged cache of keys and values.
@@ -14,10 +14,10 @@
  *         ds_error err;
  *         ds_model *model;
  *         ds_engine *engine;
- *         ds_message ask = {"user", "What is 37 + 85?"};
+ *         ds_message ask = {.role = "user", .content = "What is 37 + 85?"};
  *         if (ds_model_load("models/tiny-r1.gguf", NULL, &model, &err)) return puts(err.message), 1;
  *         if (ds_engine_new(model, NULL, &engine, &err)) return puts(err.message), 1;
- *         if (ds_engine_chat(engine, &ask, 1, NULL, print, NULL, &err)) return puts(err.message), 1;
+ *         if (ds_engine_chat(engine, &ask, 1, NULL, print, NULL, NULL, &err)) return puts(err.message), 1;
  *         ds_engine_free(engine);
  *         ds_model_free(model);
  *     }
@@ -27,26 +27,34 @@
  *  Errors     A function that can fail returns a ds_status, DS_OK being 0. The last parameter, `err`, is the caller's and may be NULL; on failure it
  *             receives the status and a sentence that names the file, field and value. On failure outputs are as they were, unless said otherwise, and
  *             objects stay usable. The library never aborts, exits, prints, reads the environment or installs a signal handler.
- *             Every function checks its pointers: NULL where it is not allowed is DS_ERR_ARGUMENT, and so is a configuration whose struct_size is unknown.
+ *             Every function checks its pointers: NULL where it is not allowed is DS_ERR_ARGUMENT, and so is a struct_size that no structure can have.
  *             Every function may return DS_ERR_MEMORY and DS_ERR_INTERNAL (a mistake of the library); these are not repeated.
  *  Ownership  What ds_x_new or ds_x_load hands out is freed with ds_x_free, once; ds_x_free(NULL) does nothing. Engines and decoders keep their model alive:
  *             freeing the model first is fine. Strings and arrays passed in are copied before the call returns, unless said otherwise. Pointers handed out say
  *             how long they live.
  *  Threads    A ds_model is immutable: any number of threads may use it at once. An engine's step belongs to one thread at a time (a second one
- *             gets DS_ERR_STATE), and so do trim and sessions; submit, fork, cancel, request_status and stats may be called from any thread at any time. A ds_decoder belongs to one thread at a time.
- *             Threads of the library's own sleep while no step runs.
+ *             gets DS_ERR_STATE), and so do trim, sessions and ds_engine_chat; submit, fork, cancel, wait, wake, request_status and get_stats may be called from any
+ *             thread at any time. A ds_decoder belongs to one thread at a time. Threads of the library's own sleep while no step runs.
+ *             Callbacks may call what any thread may call at any time; nothing else on the object that calls them.
+ *  Signals    In a signal handler only ds_version, ds_abi_version and ds_status_name may be called: the others take locks and memory. Set a flag there, and look at
+ *             it between two steps, or let another thread cancel and wake. The library's own threads block all signals.
+ *  fork(2)    Objects stay with the process that made them. A child may use none of its parent's, not even to free them (their threads do not exist in it; its
+ *             exit frees them). It may load models and make engines of its own, as far as POSIX lets a child of a process with several threads do anything before exec.
  *  Text       UTF-8, with explicit lengths in bytes; not NUL-terminated where a length is given. Input may hold any bytes unless said otherwise. Output is
  *             always well-formed, but for what comes from the file as it is: metadata, and the bytes of a token.
  *  Bytes      All sizes are in bytes as size_t or uint64_t. All shapes are written outermost first; logits are float[vocabulary].
  *  Config     Structures that begin with struct_size: fill with zeros, set struct_size to sizeof the structure, then what you need.
- *             0 in a field means its default. NULL in place of a configuration means all defaults. A longer structure, of a later version of this
- *             header, is fine as long as what this version does not know is zero.
+ *             0 in a field means its default, and reserved fields stay 0. NULL in place of a configuration means all defaults. A shorter structure, of an earlier
+ *             version of this header, is fine: what it lacks is 0. So is a longer one, of a later version, as long as what this version does not know is 0. Of
+ *             structures that the library fills, struct_size stays as the caller set it: the fields that both sides know are filled, the rest becomes 0.
  *  Results    A request's tokens and logits depend on the model, its prompt, its parameters and the number formats alone: not on the number of threads, the
- *             instruction set, what else runs in the engine, how the prompt was cut into steps, what of it was found in the prefix cache, or whether it had
- *             to make room for others on the way. The bits are the same. (A model with latent attention in other formats than I8 needs DS_MLA_ABSORBED for that;
+ *             instruction set, what else runs in the engine, how the prompt was cut into steps, what of it was cached, or whether it was preempted on the
+ *             way. The bits are the same. (A model with latent attention in other formats than I8 needs DS_MLA_ABSORBED for that;
  *             see ds_mla_form.)
- *  ABI        Fields are only ever added at the end of a structure. ds_abi_version() changes when programs must be compiled anew; while it is 0, before
- *             version 1.0, so they must with every version.
+ *  ABI        A program compiled with this header runs with every later library of the same ABI number, which is part of the shared object's name. Structures
+ *             grow at their end only, never into padding (there is none: what would be is a reserved field), and those that do not begin with struct_size never grow.
+ *             Structures in structures are pointers, and events are reached one by one by pointers, so that each may grow. Enumerations are ints and may get
+ *             new values: a program skips events of a type that it does not know.
  */
 #ifndef DEEPSEEK_H
 #define DEEPSEEK_H
@@ -66,10 +74,10 @@ extern "C" {
 
 /* ---- Version ------------------------------------------------------------------------------------------------------------------------------ */
 
-#define DS_VERSION "0.1.0"
-#define DS_ABI_VERSION 0
+#define DS_VERSION "0.2.0"
+#define DS_ABI_VERSION 1
 
-/* The library's version, "0.1.0"; static storage. */
+/* The library's version, "0.2.0"; static storage. */
 DS_API const char *ds_version(void);
 
 /* The library's ABI number; a program compiled with this header needs DS_ABI_VERSION. */
@@ -87,7 +95,7 @@ typedef enum ds_status {
     DS_ERR_CANCELLED = 6,     /* a callback asked to stop */
     DS_ERR_BUFFER = 7,        /* the caller's buffer is too small; the size needed was stored */
     DS_ERR_TOO_LONG = 8,      /* a text or request that can never fit */
-    DS_ERR_NUMERIC = 9,       /* the model produced NaN or infinity */
+    DS_ERR_NUMERIC = 9,       /* the model's logits are not finite */
     DS_ERR_STATE = 10,        /* not legal now */
     DS_ERR_BUSY = 11,         /* the queue is full: step, then try again */
     DS_ERR_DEVICE = 12,       /* the device failed or is lost: objects on it give this from then on, and can only be freed */
@@ -117,9 +125,10 @@ typedef void (*ds_free_fn)(void *user, void *p, size_t bytes, size_t alignment);
 /* Called with bytes done and in all; a return value other than 0 stops the work, which then returns DS_ERR_CANCELLED. */
 typedef int (*ds_progress_fn)(void *user, uint64_t done, uint64_t total);
 
-/* Callbacks of one model or engine; all may be NULL (then: silence, and the C++ allocator). The bulk memory comes through alloc: weights read into
+/* Callbacks of one model or engine, copied when it is made; all may be NULL (then: silence, and the C++ allocator). The bulk memory comes through alloc: weights read into
  * memory, pages, activations. Bookkeeping (vocabulary index, queues) comes from operator new. */
 typedef struct ds_host {
+    size_t struct_size;
     ds_log_fn log;
     void *log_user;
     ds_alloc_fn alloc;        /* alloc and free: both or neither */
@@ -144,6 +153,7 @@ typedef struct ds_device_info {
     uint64_t memory_total, memory_free;                      /* bytes; free at the moment, for all processes */
     uint32_t capability_major, capability_minor;             /* of CUDA: 9 and 0 */
     uint32_t processors;                                     /* streaming multiprocessors */
+    uint32_t reserved;
 } ds_device_info;
 
 /* Fills `info`, whose struct_size the caller has set.
@@ -176,8 +186,9 @@ typedef struct ds_model_config {
     const char *chat_template;         /* a name of ds_chat_templates; NULL: recognised from the file */
     ds_progress_fn progress;           /* of reading (DS_LOAD_READ; file by file), then of checking tensors, then, for a device, of moving them there; may be NULL */
     void *progress_user;
-    ds_host host;
+    const ds_host *host;               /* NULL: nothing is lent */
     uint32_t device;                   /* where the weights go and engines compute: 0: the host's processors; else a device, from 1 on, see ds_device_count. Ignored with DS_LOAD_VOCAB_ONLY */
+    uint32_t reserved;
 } ds_model_config;
 
 /* Loads a GGUF file (version 2 or 3), or a model in several files by the first of them, PREFIX-00001-of-00003.gguf: the others are found beside it.
@@ -212,9 +223,9 @@ typedef struct ds_model_info {
 /* Fills `info`, whose struct_size the caller has set. Strings that are too long are cut. */
 DS_API ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *err);
 
-/* The file's metadata, in its order. The key is NUL-terminated and lives as long as the model; NULL when i is out of range. */
+/* The file's metadata, in its order. The key is NUL-terminated and lives as long as the model; NULL when the index is out of range. */
 DS_API size_t ds_model_metadata_count(const ds_model *model);
-DS_API const char *ds_model_metadata_key(const ds_model *model, size_t i);
+DS_API const char *ds_model_metadata_key(const ds_model *model, size_t index);
 
 /* A value as text: strings as they are, whatever their bytes, numbers shortest, arrays as JSON, cut after 64 elements.
  *   buffer, capacity   the caller's; may be NULL and 0. No NUL is added
@@ -266,16 +277,17 @@ typedef struct ds_message {
     const char *role;      /* "system", "user" or "assistant"; "tool" (what a tool gave back) with the templates of DeepSeek since V2.5 and of Qwen */
     const char *content;   /* NUL-terminated UTF-8. An assistant's earlier thinking is dropped where the family's template does so. Calls of tools are part
                             * of an assistant's content, between marks like <｜tool▁calls▁begin｜>, as the model writes them: they are text in its answer */
+    const void *reserved[6];   /* NULL: an array of messages cannot say how large each is, so what is to come has its place already */
 } ds_message;
 
-typedef enum ds_thinking { DS_THINKING_DEFAULT = 0, DS_THINKING_ON = 1, DS_THINKING_OFF = 2 } ds_thinking;
+typedef enum ds_thinking_mode { DS_THINKING_DEFAULT = 0, DS_THINKING_ON = 1, DS_THINKING_OFF = 2 } ds_thinking_mode;
 
 #define DS_CHAT_NO_GENERATION_PROMPT 1u   /* do not end with the tokens that make the model answer */
 
 typedef struct ds_chat_config {
     size_t struct_size;
     uint32_t flags;                /* DS_CHAT_… */
-    ds_thinking thinking;          /* on: the prompt opens a thought; off: it closes an empty one; both where the family thinks */
+    ds_thinking_mode thinking;     /* on: the prompt opens a thought; off: it closes an empty one; both where the family thinks */
     const char *chat_template;     /* a name; NULL: the model's */
 } ds_chat_config;
 
@@ -330,14 +342,14 @@ typedef struct ds_engine_config {
     uint32_t logit_rows;       /* rows of a step that may ask for logits; default: max_requests or 32, what is larger, but at most step_tokens, as always */
     uint64_t kv_tokens;        /* positions that the page pool holds, in pages of 64; default: max_requests * context_length; at most 2^31 */
     ds_kv_type kv_type;
+    ds_mla_form mla_form;
     const char *isa;           /* "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; NULL: the best that the machine has. With NULL or "amx", where there is
                                   AMX, the system is asked to let this process use its tile registers (Linux: ARCH_REQ_XCOMP_PERM; from then on
                                   alternate signal stacks need room for them, and where one is too small it refuses). "avx512_vnni" is the best
                                   without AMX, and asks for nothing. Results are the same with each. Ignored on a device */
-    ds_host host;
+    const ds_host *host;       /* NULL: nothing is lent */
     ds_trace_fn trace;         /* may be NULL */
     void *trace_user;
-    ds_mla_form mla_form;
 } ds_engine_config;
 
 /* Bytes, before anything is allocated. Of a model on a device all are of the device's memory but for the tables, which are mostly the host's; what the driver takes for
@@ -375,16 +387,11 @@ typedef struct ds_logit_bias { ds_token token; float bias; } ds_logit_bias;   /*
 #define DS_REQUEST_LOGPROBS    4u   /* events carry the chosen token's log-probability */
 #define DS_REQUEST_IGNORE_END  8u   /* end tokens do not end the answer (for measurements) */
 #define DS_REQUEST_SPECIAL    16u   /* control tokens in the answer give their text */
-#define DS_REQUEST_THINK_BUDGET 32u /* max_think_tokens holds even where it is 0: no token of thinking */
-#define DS_REQUEST_NO_CACHE   64u   /* finds nothing in the prefix cache and leaves nothing there (for measurements, and for secrets) */
+#define DS_REQUEST_NO_CACHE   32u   /* finds nothing in the prefix cache and leaves nothing there (for measurements, and for secrets) */
 
-/* Parameters apply in this order: logit bias, penalties (over prompt and answer), temperature, top_k, top_p, min_p, draw. */
-typedef struct ds_request {
+/* How each token is chosen. Parameters apply in this order: logit bias, penalties (over prompt and answer), temperature, top_k, top_p, min_p, draw. */
+typedef struct ds_sampling {
     size_t struct_size;
-    const ds_token *prompt;        /* at least one token; ignored by ds_engine_chat */
-    size_t prompt_count;
-    uint32_t flags;                /* DS_REQUEST_… */
-    uint32_t max_new_tokens;       /* of the model's choice, thinking included; 0: until the context is full */
     float temperature;             /* 0: always the most likely token; up to 100 */
     uint32_t top_k;                /* of the k most likely; 0: off */
     float top_p;                   /* of the most likely whose probabilities reach p, in (0, 1]; 0: off */
@@ -392,47 +399,68 @@ typedef struct ds_request {
     float repetition_penalty;      /* positive logits of tokens already seen are divided by it, negative ones multiplied; > 0, up to 1000; 0: off */
     float presence_penalty;        /* subtracted from the logit of a token already seen; -1000 to 1000 */
     float frequency_penalty;       /* subtracted for each time that it was seen; -1000 to 1000 */
-    uint32_t top_logprobs;         /* events carry the n most likely tokens; at most 64 */
+    uint32_t reserved;
     uint64_t seed;                 /* a draw depends on it and on the position, on nothing else */
     const ds_logit_bias *logit_bias;
     size_t logit_bias_count;       /* at most the vocabulary */
+} ds_sampling;
+
+#define DS_THINKING_BUDGET 1u      /* max_tokens holds even where it is 0: no token of thinking */
+
+/* How much the model thinks before it answers; see below. */
+typedef struct ds_thinking {
+    size_t struct_size;
+    ds_thinking_mode mode;         /* of the prompt that ds_engine_chat renders; elsewhere the prompt has it already */
+    uint32_t flags;                /* DS_THINKING_BUDGET */
+    uint32_t max_tokens;           /* of the model's own thinking; 0: no limit, unless DS_THINKING_BUDGET is among the flags */
+    uint32_t reserved;
+    const char *end_text;          /* "\n\nTime is up.\n": said in the model's name before its thinking is closed; without tags, well-formed, NUL-terminated,
+                                    * up to 1024 bytes; NULL: nothing */
+} ds_thinking;
+
+typedef struct ds_request {
+    size_t struct_size;
+    const ds_token *prompt;        /* at least one token; ignored by ds_engine_chat */
+    size_t prompt_count;
+    uint32_t flags;                /* DS_REQUEST_… */
+    uint32_t max_new_tokens;       /* of the model's choice, thinking included; 0: until the context is full */
+    const ds_sampling *sampling;   /* NULL: always the most likely token */
+    const ds_thinking *thinking;   /* NULL: as the template has it, and no limit */
     const char *const *stop;       /* texts that end the answer and are not part of it; well-formed, NUL-terminated, not empty, up to 1024 bytes each */
     size_t stop_count;             /* at most 64 */
-    ds_thinking thinking;          /* for ds_engine_chat */
     void *user;                    /* comes back in every event */
-    uint32_t max_think_tokens;     /* of the model's own thinking, see below; 0: no limit, unless DS_REQUEST_THINK_BUDGET is among the flags */
-    const char *think_end_text;    /* "\n\nTime is up.\n": said in the model's name before its thinking is closed; without tags, well-formed, NUL-terminated,
-                                    * up to 1024 bytes; NULL: nothing */
-    uint64_t tag;                  /* of the client that it is for, any number: clients get equal service, and find only their own in the prefix cache */
-    int32_t priority;              /* higher ones start first, and make room last */
+    uint64_t client_id;            /* whom it is for, any number: clients get equal service, and find only their own in the prefix cache */
     double timeout_seconds;        /* from now, at most 10^9: not done by then, it ends with DS_FINISH_DEADLINE; 0: never */
+    int32_t priority;              /* higher ones start first, and are preempted last */
+    uint32_t top_logprobs;         /* events carry the n most likely tokens; at most 64 */
 } ds_request;
 
 /* Thinking. A thought lies between <think> and </think>, and an answer has one at most: the prompt has opened it (an opening tag first or last, white space aside,
  * in what follows the prompt's last control token), or the answer begins with the tag. A tag that is a token of the vocabulary is that token alone; else it is
  * found in the text, in however many tokens it is spelled (the token that completes an opening tag is then the thought's first). Any other tag is text like any other.
- * max_think_tokens is exact: when the model has chosen so many tokens of thought, tags that it wrote itself included, and the thought is open, the closing is injected at
- * once: think_end_text, </think> and the empty line that the templates have there. Injected tokens come as events, are seen by the model, by penalties and by stop texts,
- * and count as nothing but injected_tokens: neither in max_new_tokens nor in the budget. Then the model goes on, with a first token that is no end token: the answer
+ * ds_thinking.max_tokens is exact: when the model has chosen so many tokens of thought, tags that it wrote itself included, and the thought is open, the closing is injected at
+ * once: end_text, </think> and the empty line that the templates have there. Injected tokens come as events, are seen by the model, by penalties and by stop texts,
+ * and count as nothing but injected_tokens: neither in max_new_tokens nor in the budget, and have positions of their own. Then the model goes on, with a first token that is no end token: the answer
  * is not empty unless max_new_tokens, a stop text or the context ends it there. A model that opens its thought itself against a budget of 0 gets an empty one, its opening
  * tag counted as injected. (To have no thought at all, let the template close it: DS_THINKING_OFF.) */
 
-/* Queues a request; everything it points to is copied. The next to start is that of the highest priority; then one that made room before; then that of the
- * earliest deadline; then that of the client that was served least (virtual token counters, arXiv 2401.00588); then the oldest. It starts as soon as there are
+/* Queues a request; everything it points to is copied. The next to start is that of the highest priority; then one that was preempted; then that of the
+ * earliest deadline; then that of the client that was served least (virtual token counters, arXiv 2401.00588; of clients without requests the 1024 that were served
+ * most are remembered); then the oldest. It starts as soon as there are
  * pages for its prompt and some more; nobody overtakes it. Pages are taken as an answer grows. When there are none left, a request of the lowest priority
- * makes room, never the oldest: it waits, first in the queue, until there are pages for all of it, computes again what is not in the prefix cache any more, and
+ * is preempted, never the oldest: it waits, first in the queue, until there are pages for all of it, computes again what is not cached any more, and
  * goes on where it was, without an event being told twice.
  *   Prefix cache: full pages of 64 positions, and the last one of what has ended, are kept until others need the room. A prompt that begins with the same
  * tokens is not computed again as far as they go, but for its last token; a scored one is computed as a whole, and feeds the cache.
  * Status: DS_ERR_ARGUMENT, DS_ERR_TOO_LONG (the prompt, and one token unless it is scored, do not fit the context; or they, and max_new_tokens as far as the
- * context goes, do not fit the page pool: the message has the bytes), DS_ERR_BUSY (queue full; nothing was queued). */
+ * context goes, do not fit the page pool: the message has the bytes), DS_ERR_BUSY (queue full; nothing was queued), DS_ERR_STATE (ds_engine_chat has the engine for itself). */
 DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_request_id *id, ds_error *err);
 
 /* Queues a request that goes on from where another one stands: its prompt is the other's prompt and the tokens that it has by now, and text that the other
  * holds back comes out in both. They share their pages; only the one that both would write is copied. Several answers to one prompt: submit it, and fork it
  * as often as needed, each with a seed of its own, before the first step: the prompt is computed once. Its limits and counters begin anew; a thought stays open.
  *   id           of a request that waits or runs, and is not scored
- *   parameters   of the new one; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags and tag are ignored: prompt, tag and cache are the other's
+ *   parameters   of the new one; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags and client_id are ignored: prompt, client and cache are the other's
  *   fork         receives the new request's id
  * Status: as ds_engine_submit; DS_ERR_ARGUMENT (no such request, or it has ended, or it is scored). */
 DS_API ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters, ds_request_id *fork, ds_error *err);
@@ -447,6 +475,7 @@ typedef enum ds_request_state { DS_STATE_QUEUED = 0, DS_STATE_PROMPT = 1, DS_STA
 typedef struct ds_request_status {
     size_t struct_size;
     ds_request_state state;
+    uint32_t reserved;
     uint64_t prompt_tokens, prompt_tokens_done, new_tokens;   /* new: chosen by the model */
 } ds_request_status;
 
@@ -478,6 +507,7 @@ typedef struct ds_token_logprob { ds_token token; float logprob; } ds_token_logp
 
 /* Pointers live until the next call of ds_engine_step or ds_engine_free. */
 typedef struct ds_event {
+    size_t struct_size;         /* of the library's ds_event: what lies beyond it is not there */
     ds_request_id request;
     void *user;
     ds_event_type type;
@@ -493,18 +523,29 @@ typedef struct ds_event {
     ds_finish finish;           /* DONE */
     ds_status status;           /* DONE */
     uint64_t prompt_tokens, thinking_tokens, answer_tokens;   /* so far; chosen by the model; the end token is none of them */
-    double queue_seconds, prompt_seconds, answer_seconds;     /* DONE: waiting; to the first token; from there */
-    int injected;               /* TOKEN: not 0 when it was injected to close the thinking; it then has no logprob, top and logits */
     uint64_t injected_tokens;   /* so far */
     uint64_t cached_tokens;     /* of the prompt, found in the prefix cache or shared with a fork's other */
-    uint64_t preemptions;       /* how often it made room for others */
+    uint64_t preemptions;       /* of this request */
+    double queue_seconds, prompt_seconds, answer_seconds;     /* DONE: waiting; to the first token; from there */
+    int injected;               /* TOKEN: not 0 when it was injected to close the thinking; it then has no logprob, top and logits */
+    uint32_t reserved;
 } ds_event;
 
 /* Does one step of work for all requests that run: pieces of prompts, one token each for answers.
- *   events, count   receive the step's events, each request's in their order; may be none
+ *   events, count   receive an array of pointers to the step's events, each request's in their order; may be none
  * Status: DS_ERR_STATE (another thread is in step), DS_ERR_MEMORY (no memory for a waiting request's pages: nothing is lost, step again or cancel
  * it). With nothing to do it returns at once, without events. */
-DS_API ds_status ds_engine_step(ds_engine *engine, const ds_event **events, size_t *count, ds_error *err);
+DS_API ds_status ds_engine_step(ds_engine *engine, const ds_event *const **events, size_t *count, ds_error *err);
+
+/* Blocks until a step has something to do: a request waits, runs, or was cancelled. A host whose requests come from other threads steps while there is work and waits
+ * here when there is none; no polling is needed. While ds_engine_chat has the engine for itself nothing is there for others.
+ *   timeout_seconds   at most so long; from 0 (only looks) to INFINITY
+ *   work              receives 1 when there is something to do; 0 when the time was over or ds_engine_wake was called; not NULL
+ * Status: DS_ERR_ARGUMENT. */
+DS_API ds_status ds_engine_wait(ds_engine *engine, double timeout_seconds, int *work, ds_error *err);
+
+/* Ends the waiting of all threads that are in ds_engine_wait, or, when there is none, the next call of it. Status: DS_ERR_ARGUMENT. */
+DS_API ds_status ds_engine_wake(ds_engine *engine, ds_error *err);
 
 typedef struct ds_engine_stats {
     size_t struct_size;
@@ -512,10 +553,11 @@ typedef struct ds_engine_stats {
     uint64_t pages_total, pages_free, pages_committed;
     uint64_t steps, prompt_tokens, new_tokens;      /* since the engine was made */
     uint32_t threads;
+    uint32_t reserved;
     char isa[32];                                   /* on a device, its kind: "sm_90" */
     uint64_t pages_cached;                          /* of pages_free, those kept for what they contain */
     uint64_t preemptions;                           /* since the engine was made */
-    uint64_t lookup_tokens, cached_tokens;          /* of prompts that have started; of these, found in the prefix cache or shared by forks: the hit rate */
+    uint64_t lookup_tokens, cached_tokens;          /* of prompts that have started; of these, cached or shared by forks: the hit rate */
     double prompt_tokens_per_second, new_tokens_per_second;   /* over the last 10 seconds, 128 steps at most */
 } ds_engine_stats;
 
@@ -529,9 +571,9 @@ DS_API ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_erro
 
 /* ---- Sessions ----------------------------------------------------------------------------------------------------------------------------- */
 
-/* A session is a sequence of tokens under a tag: the prompt and answer of a conversation so far. What was computed for it lies in the prefix cache in full pages of
+/* A session is a sequence of tokens of a client: the prompt and answer of a conversation so far. What was computed for it lies in the prefix cache in full pages of
  * 64 positions, as long as nobody else needs the room. It can be written to a file, and read into an engine of the same model and kv_type, of any other
- * configuration, in this process or another: who then submits a prompt that begins with these tokens under the tag goes on with the same bits, without
+ * configuration, in this process or another: who then submits a prompt that begins with these tokens for that client goes on with the same bits, without
  * computing those positions again. Save, then forget: an idle session has been spilled to the file, and its pages are for others; restore: it is back.
  * These calls read and write the file before they return; no step can run meanwhile. */
 
@@ -541,9 +583,9 @@ DS_API ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_erro
  *   path            UTF-8, NUL-terminated; a regular file, or none yet
  *   positions       receives how many positions the file's pages hold; may be NULL. The others are computed again after restoring
  * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_STATE (another thread is in step). */
-DS_API ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, const char *path, size_t *positions, ds_error *err);
+DS_API ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, const char *path, size_t *positions, ds_error *err);
 
-/* Reads what ds_engine_save_session has written. The pages join the prefix cache under `tag`, which need not be the one that they had; those that are there already
+/* Reads what ds_engine_save_session has written. The pages join the prefix cache of `client_id`, which need not be the one that they had; those that are there already
  * stay. When the pool has no room for all, the beginning is restored. All of the file is checked, by its checksums too, before anything of it is used; but
  * checksums tell damage, not intent: who can forge a file can make the model say things.
  *   tokens, capacity   receive the session's tokens; may be NULL and 0
@@ -552,25 +594,36 @@ DS_API ds_status ds_engine_save_session(ds_engine *engine, const ds_token *token
  * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (damaged, names the field), DS_ERR_UNSUPPORTED (of another version of the file's form, byte order, model
  * or kv_type), DS_ERR_BUFFER (nothing restored, count stored), DS_ERR_STATE (another thread is in step). After a failure nothing of the file is in the
  * cache, which may have lost older pages to make room. */
-DS_API ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t tag, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err);
+DS_API ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t client_id, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err);
 
 /* Frees the pages that the prefix cache has of a session, but for those that a request holds or that another known sequence goes on from. (The memory goes back to
  * the system with ds_engine_trim.)
  *   tokens, count   from 1 to 2^30
  *   pages           receives how many were freed; may be NULL
  * Status: DS_ERR_ARGUMENT, DS_ERR_STATE (another thread is in step). */
-DS_API ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t tag, size_t *pages, ds_error *err);
+DS_API ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, size_t *pages, ds_error *err);
 
 /* ---- The short way ------------------------------------------------------------------------------------------------------------------------ */
 
 /* A piece of text; a return value other than 0 ends the answer (which is then no error). */
 typedef int (*ds_text_fn)(void *user, const char *text, size_t size);
 
-/* Conversation in, text out: renders the messages with the model's template, answers, calls `text` for every piece, tags of thinking included.
- * The engine must have no other requests until it returns; however it returns, its own is gone.
- *   parameters   of the answer; NULL: temperature 0. Its prompt, SCORE flag and user are ignored
+/* How an answer ended; the fields are those of ds_event. */
+typedef struct ds_chat_result {
+    size_t struct_size;
+    ds_finish finish;              /* CANCELLED: `text` asked for it */
+    uint32_t reserved;
+    uint64_t prompt_tokens, thinking_tokens, answer_tokens, injected_tokens, cached_tokens, preemptions;
+    double queue_seconds, prompt_seconds, answer_seconds;
+} ds_chat_result;
+
+/* Conversation in, text out: renders the messages with the model's template, answers, calls `text` for every piece, tags of thinking included. Where the prompt
+ * itself opens the thought, the text begins with that opening tag.
+ * The engine must have no other requests; until it returns, submissions of other threads are refused with DS_ERR_STATE. However it returns, its own request is gone.
+ *   parameters   of the answer; NULL: all defaults. Its prompt, SCORE flag and user are ignored
+ *   result       receives why and after what the answer ended, its struct_size set by the caller; may be NULL
  * Status: as ds_chat_tokenize, ds_engine_submit and ds_engine_step; DS_ERR_STATE when the engine has other requests; DS_ERR_NUMERIC. */
-DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_error *err);
+DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_chat_result *result, ds_error *err);
 
 #ifdef __cplusplus
 }

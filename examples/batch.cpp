@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <span>
 #include <sys/ioctl.h>
 
 namespace {
@@ -165,7 +166,7 @@ std::vector<ds_token> tokens_of(const batch &b, const prompt &p) {
     if (!b.o.system.empty()) messages.push_back({"system", b.o.system.c_str()});
     for (const auto &[role, content] : p.messages) messages.push_back({role.c_str(), content.c_str()});
     auto config = cli::make<ds_chat_config>();
-    config.thinking = p.how.thinking;
+    config.thinking = p.how.thinking.mode;
     return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
         return ds_chat_tokenize(b.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
     });
@@ -185,12 +186,13 @@ bool submit(batch &b, job &j) {
     }
     std::vector<const char *> stop;
     for (const std::string &s : p.stop) stop.push_back(s.c_str());
-    ds_request r = p.how;
+    cli::answer_options how = p.how;
+    how.thinking.end_text = p.think_end.empty() ? nullptr : p.think_end.c_str();
+    ds_request r = how.get();
     r.prompt = j.tokens.data();
     r.prompt_count = j.tokens.size();
     r.stop = stop.data();
     r.stop_count = stop.size();
-    r.think_end_text = p.think_end.empty() ? nullptr : p.think_end.c_str();
     r.user = &j;
     ds_request_id id = 0;
     ds_error err;
@@ -220,11 +222,11 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
                 end(j, record_of(*j.p, e.what()), true);
             }
         }
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         ds_error err;
         cli::check(ds_engine_step(b.engine.get(), &events, &count, &err), err);
-        for (const ds_event *e = events; e < events + count; ++e) {
+        for (const ds_event *e : std::span(events, count)) {
             job &j = *static_cast<job *>(e->user);
             (e->channel == DS_CHANNEL_THINKING ? j.thinking : j.answer).append(e->text, e->text_size);
             if (e->type == DS_EVENT_TOKEN && !e->injected) bar.count_token();

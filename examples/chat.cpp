@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdarg>
 #include <cstdlib>
+#include <span>
 #include <unistd.h>
 
 namespace {
@@ -26,7 +27,7 @@ struct options {
     std::string model, prompt, system, chat_template;
     cli::engine_flags engine;
     cli::rope_flags rope;
-    ds_request how = cli::recommended();
+    cli::answer_options how = cli::recommended();
     bool one_prompt = false, no_history = false, verbose = false, help = false;
 };
 
@@ -118,7 +119,7 @@ std::vector<ds_message> messages_of(const chat &c) {
 
 ds_chat_config how_to_render(const chat &c) {
     auto config = cli::make<ds_chat_config>();
-    config.thinking = c.o.how.thinking;
+    config.thinking = c.o.how.thinking.mode;
     return config;
 }
 
@@ -151,7 +152,7 @@ ds_request_id submit(chat &c) {
         prompt = prompt_of(c);
     }
     if (forgotten) say(stderr, "(the conversation fills half of the context: its oldest %zu turns are forgotten)", forgotten);
-    ds_request r = c.o.how;
+    ds_request r = c.o.how.get();
     r.prompt = prompt.data();
     r.prompt_count = prompt.size();
     ds_request_id id = 0;
@@ -194,10 +195,10 @@ ds_event stream(chat &c, ds_request_id id, std::string &answer) {
             cancelled = true;
             cli::check(ds_engine_cancel(c.engine.get(), id, &err), err);
         }
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         cli::check(ds_engine_step(c.engine.get(), &events, &count, &err), err);
-        for (const ds_event *e = events; e < events + count; ++e) {
+        for (const ds_event *e : std::span(events, count)) {
             out.show(e->channel, e->text, e->text_size);
             answer.append(e->text, e->text_size);
             if (e->type == DS_EVENT_DONE) return *e;
@@ -264,7 +265,7 @@ const char *const commands_help =
 
 void set_budget(chat &c, const std::string &words) {
     try {
-        cli::set_think_budget(c.o.how, words);
+        cli::set_think_budget(c.o.how.thinking, words);
     } catch (const cli::usage_error &e) {
         say(stderr, "/budget %s: %s", words.c_str(), e.what());
     }
@@ -275,8 +276,8 @@ bool command(chat &c, const std::string &line) {
     if (line == "/quit") return false;
     if (line == "/reset") c.turns.clear();
     else if (line == "/stats") show_stats(c);
-    else if (line == "/think on") c.o.how.thinking = DS_THINKING_ON;
-    else if (line == "/think off") c.o.how.thinking = DS_THINKING_OFF;
+    else if (line == "/think on") c.o.how.thinking.mode = DS_THINKING_ON;
+    else if (line == "/think off") c.o.how.thinking.mode = DS_THINKING_OFF;
     else if (line.rfind("/budget ", 0) == 0) set_budget(c, line.substr(8));
     else if (line == "/help") say(stdout, "%s", commands_help);
     else say(stderr, "%s: there is no such command\n%s", line.c_str(), commands_help);
@@ -377,15 +378,17 @@ chat open(options o) {
     c.o = std::move(o);
     auto config = cli::make<ds_model_config>();
     if (!c.o.chat_template.empty()) config.chat_template = c.o.chat_template.c_str();
-    if (c.o.verbose) config.host.log = log_line;
+    auto host = cli::make<ds_host>();
+    host.log = log_line;
+    if (c.o.verbose) config.host = c.o.engine.config.host = &host;
     c.o.rope.set(config, c.o.engine.config.context_length);
     c.model = cli::load(c.o.model, config);
     c.o.rope.remark("chat", c.model, config.context_length);
     c.o.engine.config.max_requests = 1;
     if (!c.o.engine.config.context_length) c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
-    c.o.engine.config.host = config.host;
     if (c.o.verbose) show_plan(c);
     c.engine = cli::start(c.model, c.o.engine.get());
+    c.o.engine.config.host = nullptr;    // it was copied
     return c;
 }
 

@@ -240,38 +240,52 @@ struct rope_flags {
     }
 };
 
+// How an answer is asked for.
+struct answer_options {
+    ds_request request = make<ds_request>();    // but for what get() sets
+    ds_sampling sampling = make<ds_sampling>();
+    ds_thinking thinking = make<ds_thinking>();
+
+    ds_request get() const {    // it points into this
+        ds_request r = request;
+        r.sampling = &sampling;
+        r.thinking = &thinking;
+        return r;
+    }
+};
+
 // What DeepSeek recommends for R1 and its distilled models.
-inline ds_request recommended() {
-    auto r = make<ds_request>();
-    r.temperature = 0.6f;
-    r.top_p = 0.95f;
-    r.seed = 1;
-    return r;
+inline answer_options recommended() {
+    answer_options o;
+    o.sampling.temperature = 0.6f;
+    o.sampling.top_p = 0.95f;
+    o.sampling.seed = 1;
+    return o;
 }
 
 // "off", or a number of tokens, 0 among them.
-inline void set_think_budget(ds_request &how, const std::string &word) {
+inline void set_think_budget(ds_thinking &how, const std::string &word) {
     uint32_t budget = 0;
     if (word != "off") number(budget, 0u)(word);
-    how.max_think_tokens = budget;
-    how.flags = word == "off" ? how.flags & ~DS_REQUEST_THINK_BUDGET : how.flags | DS_REQUEST_THINK_BUDGET;
+    how.max_tokens = budget;
+    how.flags = word == "off" ? 0 : DS_THINKING_BUDGET;
 }
 
 // The flags of every program that asks for answers, which begin as recommended().
-inline void add_answer_flags(std::vector<flag> &flags, ds_request &how) {
+inline void add_answer_flags(std::vector<flag> &flags, answer_options &how) {
     flags.insert(flags.end(), {
         {"", "", "The choice of each token:", {}},
-        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", number(how.temperature, 0.0f, 100.0f)},
-        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", number(how.top_p, 0.0f, 1.0f)},
-        {"--top-k", "N", "of the N most likely tokens; default: off", number(how.top_k, 0u)},
-        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", number(how.min_p, 0.0f, 1.0f)},
-        {"--seed", "N", "the same seed gives the same answer; default 1", number(how.seed, uint64_t{0})},
+        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", number(how.sampling.temperature, 0.0f, 100.0f)},
+        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", number(how.sampling.top_p, 0.0f, 1.0f)},
+        {"--top-k", "N", "of the N most likely tokens; default: off", number(how.sampling.top_k, 0u)},
+        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", number(how.sampling.min_p, 0.0f, 1.0f)},
+        {"--seed", "N", "the same seed gives the same answer; default 1", number(how.sampling.seed, uint64_t{0})},
         {"", "", "The answer:", {}},
         {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
-         choice<ds_thinking>(how.thinking, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
+         choice<ds_thinking_mode>(how.thinking.mode, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
         {"--think-budget", "N", "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the default): no limit",
-         [&how](const std::string &v) { set_think_budget(how, v); }},
-        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", number(how.max_new_tokens, 0u)},
+         [&how](const std::string &v) { set_think_budget(how.thinking, v); }},
+        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", number(how.request.max_new_tokens, 0u)},
     });
 }
 

@@ -24,7 +24,7 @@ struct prompt {
     size_t line = 0;
     json id;                                                      // a string or an integer; the line's number where it has none
     std::vector<std::pair<std::string, std::string>> messages;    // role, content
-    ds_request how{};                                             // its pointers are made when it is submitted
+    cli::answer_options how;                                      // its pointers are made when it is submitted
     std::vector<std::string> stop;
     std::string think_end, error;                                 // error: why the line is none
     std::string hash;                                             // of the system message and the line's text; its answer repeats it
@@ -63,8 +63,8 @@ template <class T> T number_of(const json &v) {
         return v.get<T>();
     }
 }
-template <class T> std::function<void(prompt &, const json &)> number(T ds_request::*at) {
-    return [at](prompt &p, const json &v) { p.how.*at = number_of<T>(v); };
+template <class S, class T> std::function<void(prompt &, const json &)> number(S cli::answer_options::*part, T S::*at) {
+    return [part, at](prompt &p, const json &v) { p.how.*part.*at = number_of<T>(v); };
 }
 
 inline void set_id(prompt &p, const json &v) {
@@ -81,12 +81,12 @@ inline void set_messages(prompt &p, const json &v) {
 }
 
 inline void set_think_budget(prompt &p, const json &v) {
-    cli::set_think_budget(p.how, v.is_null() ? "off" : std::to_string(number_of<uint32_t>(v)));
+    cli::set_think_budget(p.how.thinking, v.is_null() ? "off" : std::to_string(number_of<uint32_t>(v)));
 }
 
 inline void set_thinking(prompt &p, const json &v) {
     if (!v.is_boolean()) throw cli::failure("must be true or false");
-    p.how.thinking = v.get<bool>() ? DS_THINKING_ON : DS_THINKING_OFF;
+    p.how.thinking.mode = v.get<bool>() ? DS_THINKING_ON : DS_THINKING_OFF;
 }
 
 inline void set_stop(prompt &p, const json &v) {
@@ -100,19 +100,19 @@ inline const std::vector<field> &fields() {
         {"id", "a string or an integer, no two the same; default: the number of the line", set_id},
         {"prompt", "the question; this or messages", [](prompt &p, const json &v) { p.messages.emplace_back("user", text_of(v)); }},
         {"messages", "[{\"role\": \"user\", \"content\": \"…\"}, …]", set_messages},
-        {"max_tokens", "as --max-new", number(&ds_request::max_new_tokens)},
-        {"temperature", "as --temp", number(&ds_request::temperature)},
-        {"top_p", "as --top-p", number(&ds_request::top_p)},
-        {"top_k", "as --top-k", number(&ds_request::top_k)},
-        {"min_p", "as --min-p", number(&ds_request::min_p)},
-        {"seed", "as --seed", number(&ds_request::seed)},
-        {"repetition_penalty", "from 0 to 1000", number(&ds_request::repetition_penalty)},
-        {"presence_penalty", "from -1000 to 1000", number(&ds_request::presence_penalty)},
-        {"frequency_penalty", "from -1000 to 1000", number(&ds_request::frequency_penalty)},
+        {"max_tokens", "as --max-new", number(&cli::answer_options::request, &ds_request::max_new_tokens)},
+        {"temperature", "as --temp", number(&cli::answer_options::sampling, &ds_sampling::temperature)},
+        {"top_p", "as --top-p", number(&cli::answer_options::sampling, &ds_sampling::top_p)},
+        {"top_k", "as --top-k", number(&cli::answer_options::sampling, &ds_sampling::top_k)},
+        {"min_p", "as --min-p", number(&cli::answer_options::sampling, &ds_sampling::min_p)},
+        {"seed", "as --seed", number(&cli::answer_options::sampling, &ds_sampling::seed)},
+        {"repetition_penalty", "from 0 to 1000", number(&cli::answer_options::sampling, &ds_sampling::repetition_penalty)},
+        {"presence_penalty", "from -1000 to 1000", number(&cli::answer_options::sampling, &ds_sampling::presence_penalty)},
+        {"frequency_penalty", "from -1000 to 1000", number(&cli::answer_options::sampling, &ds_sampling::frequency_penalty)},
         {"thinking", "true or false, as --think", set_thinking},
         {"think_budget", "as --think-budget; null: no limit", set_think_budget},
         {"think_end", "as --think-end", [](prompt &p, const json &v) { p.think_end = text_of(v); }},
-        {"priority", "an integer: of the prompts that wait, higher ones go first; default 0", number(&ds_request::priority)},
+        {"priority", "an integer: of the prompts that wait, higher ones go first; default 0", number(&cli::answer_options::request, &ds_request::priority)},
         {"stop", "a text that ends the answer, or an array of them", set_stop},
     };
     return list;

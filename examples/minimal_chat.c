@@ -56,7 +56,8 @@ int main(int argc, char **argv) {
     ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
     /* What DeepSeek recommends for the R1 family. The same seed gives the same answer. */
-    ds_request how = {.struct_size = sizeof how, .temperature = 0.6f, .top_p = 0.95f, .seed = 1};
+    ds_sampling sampling = {.struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = 1};
+    ds_request how = {.struct_size = sizeof how, .sampling = &sampling};
 
     while (printf("> "), fflush(stdout) == 0 && read_line(&line)) {
         struct text reply = {0};
@@ -65,14 +66,14 @@ int main(int argc, char **argv) {
         if (nul || line.size == 0) { free(line.bytes); continue; }
         if (count == max_messages)   /* the oldest question and its answer are forgotten */
             for (int i = 0; i < 2; ++i) free((char *)messages[0].content), memmove(messages, messages + 1, --count * sizeof *messages);
-        messages[count++] = (ds_message){"user", line.bytes};
-        if (ds_engine_chat(engine, messages, count, &how, on_text, &reply, &err) != DS_OK) {
+        messages[count++] = (ds_message){.role = "user", .content = line.bytes};
+        if (ds_engine_chat(engine, messages, count, &how, on_text, &reply, NULL, &err) != DS_OK) {
             free((char *)messages[--count].content), free(reply.bytes);
             failed = fail(&err);   /* too long for the context, say: the question is forgotten */
             continue;
         }
         printf("\n");
-        messages[count++] = (ds_message){"assistant", reply.bytes ? reply.bytes : calloc(1, 1)};   /* the template leaves the thinking out */
+        messages[count++] = (ds_message){.role = "assistant", .content = reply.bytes ? reply.bytes : calloc(1, 1)};   /* the template leaves the thinking out */
     }
     while (count > 0) free((char *)messages[--count].content);
     ds_engine_free(engine), ds_model_free(model);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <span>
 #include <unistd.h>
 
 namespace {
@@ -76,10 +77,10 @@ void score(const cli::engine_ptr &e, const std::vector<ds_token> &prompt, size_t
     ds_error err;
     cli::check(ds_engine_submit(e.get(), &r, &id, &err), err);
     for (;;) {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         cli::check(ds_engine_step(e.get(), &events, &count, &err), err);
-        for (const ds_event *v = events; v < events + count; ++v) {
+        for (const ds_event *v : std::span(events, count)) {
             if (v->type == DS_EVENT_SCORE && v->position >= first_scored) to.add(-static_cast<double>(v->logprob));
             if (v->type != DS_EVENT_DONE) continue;
             if (v->finish != DS_FINISH_SCORED) throw cli::failure(std::string("a window could not be scored: ") + ds_status_name(v->status));

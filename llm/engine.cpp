@@ -6,6 +6,7 @@
 #include "../tensor/numerics.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 namespace ds {
@@ -86,7 +87,7 @@ int64_t engine::max_positions(const request_options &o) const {
     const int64_t most = std::min(options_.context, pool_.pages() * page_positions);
     const auto prompt = static_cast<int64_t>(o.prompt.size());
     if (o.score) return prompt;
-    const uint64_t wanted = o.max_new + o.think_ending.size();
+    const uint64_t wanted = o.max_new + o.injected_positions();
     return o.max_new == 0 || wanted > static_cast<uint64_t>(most - prompt) ? most : prompt + static_cast<int64_t>(wanted);
 }
 
@@ -102,7 +103,7 @@ void engine::check(const request_options &o) const {
     for (const auto &[token, bias] : o.sampling.bias)
         if (token < 0 || token >= model_->h.vocab || !(bias < std::numeric_limits<float>::infinity()))
             throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of %lld, or its bias is infinity or not a number", token, static_cast<long long>(model_->h.vocab)));
-    check_room(o.prompt.size(), o.max_new ? o.max_new + o.think_ending.size() : 0, o.score);
+    check_room(o.prompt.size(), o.max_new ? o.max_new + o.injected_positions() : 0, o.score);
 }
 
 void engine::check_length(size_t prompt, bool score) const { check_room(prompt, 0, score); }
@@ -130,7 +131,7 @@ engine::request_ptr engine::make_request(request_options o) const {
     size_t step_bytes = 2 * token_bytes_;
     for (const token_id t : o.think_ending) step_bytes += 3 * model_->vocabulary.bytes(t, true).size();
     channel_cutter channels(tags_, think_state_after(model_->vocabulary, o.prompt));
-    auto r = std::make_unique<request>(std::move(o), most, std::move(channels), token_bytes_, step_bytes);
+    auto r = std::make_shared<request>(std::move(o), most, std::move(channels), token_bytes_, step_bytes);
     if (count) {
         r->counts.resize(static_cast<size_t>(model_->h.vocab));
         for (const token_id t : r->options.prompt) ++r->counts[static_cast<size_t>(t)];
@@ -141,13 +142,19 @@ engine::request_ptr engine::make_request(request_options o) const {
     return r;
 }
 
+void engine::check_claim(bool mine) const {
+    if (claimed_ && !mine) throw error(status::state, "the engine is taken by ds_engine_chat until it returns");
+}
+
 // Under the lock.
-uint64_t engine::enqueue(request_ptr r) {
+uint64_t engine::enqueue(request_ptr r, bool claimed) {
+    check_claim(claimed);
     check_queue();
     r->id = next_id_;
     request *const raw = r.get();
     live_.emplace(next_id_, std::move(r));
     incoming_.push_back(raw);    // has room
+    if (waiting_ > 0) work_.notify_all();
     return next_id_++;
 }
 
@@ -157,21 +164,29 @@ uint64_t engine::submit(request_options o) {
     return enqueue(std::move(r));
 }
 
+// The copy is made under the request's own lock, which a step takes for one token at a time: neither waits long for the other, and others for neither.
 uint64_t engine::fork(uint64_t id, request_options o) {
-    struct { utf8_stream text; std::string held; std::optional<channel_cutter> channels; bool closed, fresh_answer; } state{};
     const auto find = [this, id] {
         const auto found = live_.find(id);
-        return found == live_.end() || found->second->state == request_state::done ? nullptr : found->second.get();
+        return found == live_.end() || found->second->state == request_state::done ? nullptr : found->second;
     };
+    request_ptr of;
     {
         const std::lock_guard lock(mutex_);
+        check_claim(false);
         check_queue();
-        const request *of = find();
-        if (!of) throw error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id)));
-        if (of->options.score) throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork", static_cast<unsigned long long>(id)));
+        of = find();
+    }
+    const auto unknown = [id] { return error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id))); };
+    if (!of) throw unknown();
+    if (of->options.score) throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork", static_cast<unsigned long long>(id)));
+    o.tag = of->options.tag;
+    o.use_cache = of->options.use_cache;
+    struct { utf8_stream text; std::string held; std::optional<channel_cutter> channels; bool closed, fresh_answer; } state{};
+    {
+        const std::lock_guard lock(of->text_mutex);
+        if (of->ended) throw unknown();
         o.prompt = of->tokens;
-        o.tag = of->options.tag;
-        o.use_cache = of->options.use_cache;
         state = {of->text, of->stops.held(), of->channels, of->closed, of->fresh_answer};
     }
     request_ptr r = make_request(std::move(o));
@@ -181,7 +196,7 @@ uint64_t engine::fork(uint64_t id, request_options o) {
     r->closed = state.closed;
     r->fresh_answer = state.fresh_answer;
     const std::lock_guard lock(mutex_);
-    r->fork_of = find();    // it may have ended meanwhile
+    r->fork_of = find().get();    // it may have ended meanwhile; else it lives until the engine has taken this one in
     return enqueue(std::move(r));
 }
 
@@ -193,6 +208,7 @@ void engine::cancel(uint64_t id) {
     if (r.cancelled.exchange(true)) return;
     cancelled_.push_back(&r);    // has room
     if (r.in_step && --in_step_ == 0) stop_ = true;    // nobody needs what is being computed
+    if (waiting_ > 0) work_.notify_all();
 }
 
 request_progress engine::progress(uint64_t id) const {
@@ -206,6 +222,25 @@ request_progress engine::progress(uint64_t id) const {
 bool engine::idle() const {
     const std::lock_guard lock(mutex_);
     return stats_.running + stats_.queued + incoming_.size() == 0;
+}
+
+bool engine::wait(double seconds) {
+    constexpr double long_time = 1e9;    // as good as for ever
+    const auto until = std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(std::min(seconds, long_time)));
+    std::unique_lock lock(mutex_);
+    if (has_work()) return true;
+    if (std::exchange(wake_next_, false) || seconds == 0) return false;
+    const uint64_t wakes = wakes_;
+    ++waiting_;
+    work_.wait_until(lock, until, [&] { return has_work() || wakes_ != wakes; });
+    --waiting_;
+    return wakes_ == wakes && has_work();
+}
+
+void engine::wake() {
+    const std::lock_guard lock(mutex_);
+    if (waiting_ > 0) ++wakes_, work_.notify_all();
+    else wake_next_ = true;
 }
 
 engine_stats engine::stats() const {
@@ -227,10 +262,35 @@ engine::turn::turn(engine &e) : taken_(e.stepping_) {
     if (taken_.exchange(true)) throw error(status::state, "step: another thread is in it");
 }
 
+engine::claim::claim(engine &e) : engine_(e), turn_(e) {
+    const std::lock_guard lock(e.mutex_);
+    if (e.stats_.running + e.stats_.queued + e.incoming_.size() > 0) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
+    e.claimed_ = true;
+}
+
+uint64_t engine::claim::submit(request_options o) {
+    request_ptr r = engine_.make_request(std::move(o));
+    const std::lock_guard lock(engine_.mutex_);
+    return id_ = engine_.enqueue(std::move(r), true);
+}
+
+engine::claim::~claim() {
+    try {
+        if (id_ && engine_.progress(id_).state != request_state::done) {
+            engine_.cancel(id_);
+            engine_.step(turn_);
+        }
+    } catch (...) {    // a device that is lost: the engine is good for nothing more
+    }
+    const std::lock_guard lock(engine_.mutex_);
+    engine_.claimed_ = false;
+    if (engine_.waiting_ > 0) engine_.work_.notify_all();
+}
+
 std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
     const double begun = os::seconds();
-    if (std::exchange(unread_, false)) {    // a host's trace threw, and they were not read
+    if (unread_.exchange(false)) {    // a host's trace threw, and they were not read
         handed_out_ = true;
         return events_;
     }
@@ -506,18 +566,23 @@ void engine::consume_token(request &r, const outcome &o) {
     }
     if (r.thought_enough()) return close_thinking(r);    // with a budget of 0, of a thought that the prompt has opened
     if (o.status != status::ok) return finish_with(r, finish::error, o.status);
-    r.fresh_answer = false;
+    {
+        const std::lock_guard lock(r.text_mutex);
+        r.fresh_answer = false;
+    }
     const std::vector<token_id> &ends = model_->vocabulary.end_tokens();
     if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), o.token)) return finish_with(r, finish::stop, status::ok);
     accept(r, o);
 }
 
 void engine::accept(request &r, const outcome &o) {
+    const uint64_t before = r.produced;
     bool stopped;
     {
-        const std::lock_guard lock(mutex_);
+        const std::lock_guard lock(r.text_mutex);
         stopped = say(r, o.token, &o);
     }
+    count_new(r.produced - before);
     scheduler_.charge(r.job, 1);
     const uint64_t produced = r.produced;
     if (stopped) finish_with(r, finish::stop, status::ok);
@@ -532,14 +597,21 @@ void engine::close_thinking(request &r) {
     if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.job.max_length) return finish_with(r, finish::context, status::ok);
     bool stopped = false;
     {
-        const std::lock_guard lock(mutex_);
+        const std::lock_guard lock(r.text_mutex);
         r.closed = r.fresh_answer = true;
         for (size_t i = 0; i < ending.size() && !stopped; ++i) stopped = say(r, ending[i], nullptr);
     }
     if (stopped) finish_with(r, finish::stop, status::ok);
 }
 
-// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is complete. Under the lock: a fork takes all of this, or nothing.
+void engine::count_new(uint64_t tokens) {
+    const std::lock_guard lock(mutex_);
+    stats_.new_tokens += tokens;
+    step_new_ += tokens;
+}
+
+// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is complete. Under the request's lock: a fork takes all of
+// this, or nothing.
 bool engine::say(request &r, token_id t, const outcome *o) {
     const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
@@ -564,8 +636,6 @@ bool engine::say(request &r, token_id t, const outcome *o) {
     }
     e.logits = r.options.logits ? logits : nullptr;
     hand_out(r, e);
-    stats_.new_tokens += !injected;
-    step_new_ += !injected;
     return stopped;
 }
 
@@ -613,6 +683,7 @@ event engine::make_event(const request &r, event_type type) const {
 
 void engine::finish_with(request &r, ds::finish f, ds::status s) {
     const bool was_running = r.job.starts > 0;
+    std::unique_lock text(r.text_mutex);
     r.decoded.clear();
     r.certain.clear();
     r.text.finish(r.decoded);
@@ -621,6 +692,7 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
         r.stops.push(r.decoded, r.certain);
         r.stops.finish(r.certain);
     }
+    r.ended = true;
     event e = make_event(r, event_type::done);
     const double now = os::seconds(), started = was_running ? r.started : now, first = r.first > 0 ? r.first : now;
     e.position = r.tokens.size();
@@ -630,6 +702,7 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
     e.prompt_seconds = was_running ? first - started : 0;
     e.answer_seconds = now - first;
     hand_out(r, e);
+    text.unlock();
     done_.push_back(&r);
     ++step_ended_;
     scheduler_.end(r.job);

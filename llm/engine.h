@@ -6,6 +6,7 @@
 #include "session.h"
 
 #include <array>
+#include <condition_variable>
 #include <mutex>
 
 namespace ds {
@@ -90,6 +91,21 @@ public:
         std::atomic<bool> &taken_;
     };
 
+    // The engine for one request of its own: submissions of others are refused meanwhile. However it ends, the request is gone then.
+    class claim {
+    public:
+        explicit claim(engine &e);    // throws state when another thread has the turn, or there are requests
+        claim(const claim &) = delete;
+        ~claim();
+        uint64_t submit(request_options o);
+        const engine::turn &turn() const { return turn_; }
+
+    private:
+        engine &engine_;
+        const engine::turn turn_;
+        uint64_t id_ = 0;
+    };
+
     // Checks the options and fills in defaults. Throws status::argument naming the field.
     static engine_options resolve(const model &m, engine_options o);
     static memory_plan measure(const model &m, const engine_options &o, const backend &b);    // of resolved options
@@ -111,11 +127,13 @@ public:
     int64_t forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens);
     void check_length(size_t prompt, bool score) const;     // throws too_long when such a request can never fit
     bool idle() const;                                      // no request is queued or running
+    bool wait(double seconds);                              // for something that a step could do; false when the time is over, or at wake()
+    void wake();
     engine_stats stats() const;
     size_t most_events() const;                             // of a step
 
 private:
-    using request_ptr = std::unique_ptr<request>;
+    using request_ptr = std::shared_ptr<request>;           // fork() reads it while it may end
     void check(const request_options &o) const;
     void check_tokens(const char *field, std::span<const token_id> tokens) const;
     session_pages session_place() { return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()}; }
@@ -123,7 +141,9 @@ private:
     int64_t max_positions(const request_options &o) const;
     request_ptr make_request(request_options o) const;
     void check_queue() const;
-    uint64_t enqueue(request_ptr r);
+    uint64_t enqueue(request_ptr r, bool claimed = false);
+    void check_claim(bool mine) const;
+    bool has_work() const { return !claimed_ && stats_.running + stats_.queued + incoming_.size() + unread_ > 0; }
     int64_t more_pages(int64_t pages) noexcept;
     void take_in();
     void retire();
@@ -141,6 +161,7 @@ private:
     void consume_token(request &r, const outcome &o);
     void accept(request &r, const outcome &o);
     bool say(request &r, token_id t, const outcome *o);
+    void count_new(uint64_t tokens);
     void close_thinking(request &r);
     void hand_out(request &r, event e);
     void finish_with(request &r, ds::finish f, ds::status s);
@@ -160,7 +181,8 @@ private:
     size_t token_bytes_;                          // that one can add to a text, at most
 
     std::atomic<bool> stepping_{false}, stop_{false};
-    bool handed_out_ = true, unread_ = false;     // events_ were given to the caller; are complete, and were not
+    std::atomic<bool> unread_{false};             // events_ are complete, and were not given to the caller
+    bool handed_out_ = true;                      // they were
     std::vector<event> events_;
     std::vector<token_logprob> top_;
     std::vector<text_piece> pieces_;
@@ -169,11 +191,16 @@ private:
     std::exception_ptr no_memory_;                // why the pool did not grow
     uint64_t step_prompt_ = 0, step_new_ = 0, step_ended_ = 0;
 
-    mutable std::mutex mutex_;                    // guards what follows, and the text of requests as far as fork reads it
+    mutable std::mutex mutex_;                    // guards what follows
     std::unordered_map<uint64_t, request_ptr> live_;
     std::vector<request *> incoming_, cancelled_;
     int64_t in_step_ = 0;                         // requests with rows in the step that runs, but for those cancelled
     uint64_t next_id_ = 1;
+    bool claimed_ = false;
+    std::condition_variable work_;                // something came in, or wake() was called
+    int64_t waiting_ = 0;                         // threads in wait()
+    uint64_t wakes_ = 0;                          // calls of wake() that somebody waited for
+    bool wake_next_ = false;                      // one that nobody did
     engine_stats stats_{};
     struct sample { double begun, ended; uint64_t prompt, made; };
     std::array<sample, 128> recent_{};            // steps, the last one at stats_.steps % 128

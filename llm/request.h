@@ -6,6 +6,7 @@
 #include "thinking.h"
 
 #include <atomic>
+#include <mutex>
 #include <optional>
 
 namespace ds {
@@ -26,9 +27,12 @@ struct request_options {
     ds::sampling sampling;
     std::vector<std::string> stop;
     void *user = nullptr;
-    uint64_t tag = 0;                  // of the client
+    uint64_t tag = 0;                  // the client's
     int32_t priority = 0;              // higher first
     double timeout = 0;                // seconds from submission; 0: none
+
+    // Positions of tokens that are not in max_new: the thought's ending, and against a budget of 0 the tag that the model may open it with.
+    uint64_t injected_positions() const { return think_ending.size() + (think_budget == 0); }
 };
 
 // Text that comes in pieces, of which what may be the beginning of a stop text is held back.
@@ -55,19 +59,25 @@ struct request {
 
     uint64_t id = 0;
     const request_options options;
+
+    // What a fork takes over: the stepping thread changes it under this lock and reads it without, others read it under it.
+    std::mutex text_mutex;
     std::vector<token_id> tokens;      // prompt and answer so far
+    utf8_stream text;
+    stop_matcher stops;
+    channel_cutter channels;
+    bool closed = false, fresh_answer = false;       // the thought was brought to its end; and nothing was chosen since
+    bool ended = false;                // its last event was made
+
+    // The stepping thread's.
     ds::task job;                       // where it stands among the others; reads `tokens`
     request *fork_of = nullptr;        // until the engine takes it in
     std::vector<int32_t> counts;       // occurrences a token, when penalties need them
 
-    utf8_stream text;
-    stop_matcher stops;
-    channel_cutter channels;
     std::string decoded, certain;      // scratch: of a token, what became complete; of that, what is no part of a stop text
     std::string said;                  // the texts of this step's events, never more than it has room for
     float next_logprob = 0;            // scoring: of the token after those computed
     int64_t scored = 0;                // positions whose events were given
-    bool closed = false, fresh_answer = false;       // the thought was brought to its end; and nothing was chosen since
     uint64_t thinking_tokens = 0, answer_tokens = 0, injected_tokens = 0;    // all of `tokens` but the prompt
     double submitted = 0, started = 0, first = 0;    // os::seconds()
 

@@ -100,12 +100,23 @@ void scheduler::lift(account &a) {
     if (least != std::numeric_limits<int64_t>::max()) a.service = std::max(a.service, least);
 }
 
-// Forgets accounts that would begin where they are now.
+// Forgets accounts that would begin where they are now, and of the others the least where there are too many.
 void scheduler::sweep_accounts() {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const auto &[tag, a] : accounts_)
         if (a.jobs > 0) least = std::min(least, a.service);
     std::erase_if(accounts_, [least](const auto &entry) { return entry.second.jobs == 0 && entry.second.service <= least; });
+    for (;;) {
+        int64_t idle = 0;
+        auto first = accounts_.end();    // to go: that of the least claim against it
+        for (auto a = accounts_.begin(); a != accounts_.end(); ++a) {
+            if (a->second.jobs > 0) continue;
+            ++idle;
+            if (first == accounts_.end() || a->second.service < first->second.service) first = a;
+        }
+        if (idle <= most_idle_accounts) return;
+        accounts_.erase(first);
+    }
 }
 
 int64_t scheduler::service(uint64_t tag) const {

@@ -33,6 +33,7 @@ struct task_order {    // among those of one tag: by priority, then those that m
 struct deadline_order {
     bool operator()(const task *a, const task *b) const;
 };
+constexpr int64_t most_idle_accounts = 1024;    // remembered of clients that have no task
 struct account {      // of one tag (a client's)
     int64_t service = 0;                            // rows computed and tokens made for it, less what it may not claim (see `lift`)
     int64_t jobs = 0;
@@ -119,6 +120,7 @@ public:
     std::span<task *const> running() const { return running_; }
     int64_t waiting() const { return waiting_; }
     int64_t service(uint64_t tag) const;            // 0 for one unknown
+    size_t accounts() const { return accounts_.size(); }
 
     struct counts { uint64_t looked_up = 0, found = 0, preemptions = 0; };   // positions of prompts; positions; jobs
     const counts &totals() const { return totals_; }

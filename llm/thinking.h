@@ -25,6 +25,9 @@ enum class think_state { start, thinking, answer };
 // that stands first or last (white space aside); in between somebody only speaks of tags.
 think_state think_state_after(const tokenizer &v, std::span<const token_id> prompt);
 
+// What the prompt has of that thought, its opening tag first: "<think>\n". Empty where it leaves the model elsewhere.
+std::string opened_thought(const tokenizer &v, std::span<const token_id> prompt);
+
 struct text_piece {
     bool thinking;
     std::string_view text;

@@ -88,7 +88,7 @@ void host::log(log_level level, const char *fmt, ...) const {
     va_start(args, fmt);
     const std::string line = format_arguments(fmt, args);
     va_end(args);
-    log_fn(log_user, static_cast<int>(level), line.c_str());
+    log_call(log_fn, log_user, level, line.c_str());
 }
 
 } // namespace ds

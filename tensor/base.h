@@ -63,8 +63,9 @@ struct host {
     void *(*alloc_fn)(void *user, size_t bytes, size_t alignment) = nullptr;
     void (*free_fn)(void *user, void *p, size_t bytes, size_t alignment) = nullptr;
     void *alloc_user = nullptr;
-    void (*log_fn)(void *user, int level, const char *line) = nullptr;
+    void (*log_fn)() = nullptr;    // of the host's own type, which log_call knows
     void *log_user = nullptr;
+    void (*log_call)(void (*fn)(), void *user, log_level level, const char *line) = nullptr;
 
     void *alloc(size_t bytes, size_t alignment) const;   // throws status::memory
     void release(void *p, size_t bytes, size_t alignment) const noexcept;

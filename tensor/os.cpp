@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <ctime>
 #include <dlfcn.h>
@@ -382,7 +383,20 @@ unsigned processor_count() {
     return 1;
 }
 
-std::thread start_thread(std::function<void()> run) { return DS_THREAD(std::move(run)); }
+// A thread inherits its starter's mask. Ours handle no signals but those that an instruction of their own causes, so that the host's handlers run in the host's threads.
+std::thread start_thread(std::function<void()> run) {
+    struct blocked {
+        sigset_t before;
+        blocked() {
+            sigset_t all;
+            sigfillset(&all);
+            for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&all, own);
+            pthread_sigmask(SIG_BLOCK, &all, &before);
+        }
+        ~blocked() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+    } const blocked;
+    return DS_THREAD(std::move(run));
+}
 
 double seconds() {
     timespec t;

@@ -113,7 +113,7 @@ bool file_exists(const std::string &path);
 
 unsigned processor_count();   // processors this process may run on, at least 1
 double seconds();             // a monotonic clock
-std::thread start_thread(std::function<void()> run);    // throws std::system_error or std::bad_alloc
+std::thread start_thread(std::function<void()> run);    // that the process's signals do not reach. Throws std::system_error or std::bad_alloc
 #if defined(__aarch64__)
 bool has_dot_product();       // the byte products of ARMv8.2
 #endif

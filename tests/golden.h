@@ -89,9 +89,28 @@ inline engine_ptr engine(const model_ptr &m, ds_engine_config c) {
     return engine_ptr(e);
 }
 
-inline ds_request request(const std::vector<ds_token> &prompt) {
-    ds_request r{};
-    r.struct_size = sizeof r;
+// A request with a sampling and a thinking of its own.
+struct full_request : ds_request {
+    ds_sampling draw{};
+    ds_thinking thought{};
+    full_request() : ds_request{} { own(); }
+    full_request(const full_request &o) : ds_request(o), draw(o.draw), thought(o.thought) { own(); }
+    full_request &operator=(const full_request &o) {
+        ds_request::operator=(o);
+        draw = o.draw, thought = o.thought;
+        return own(), *this;
+    }
+
+private:
+    void own() {
+        struct_size = sizeof(ds_request);
+        draw.struct_size = sizeof draw, thought.struct_size = sizeof thought;
+        sampling = &draw, thinking = &thought;
+    }
+};
+
+inline full_request request(const std::vector<ds_token> &prompt) {
+    full_request r;
     r.prompt = prompt.data();
     r.prompt_count = prompt.size();
     return r;
@@ -134,10 +153,10 @@ template <class F> void run(const engine_ptr &e, F &&each) {
     ds_engine_stats s{};
     s.struct_size = sizeof s;
     do {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t i = 0; i < count; ++i) each(events[i]);
+        for (size_t i = 0; i < count; ++i) each(*events[i]);
         MUST(ds_engine_get_stats(e.get(), &s, &err));
     } while (s.running + s.queued);
 }
@@ -145,7 +164,7 @@ template <class F> void run(const engine_ptr &e, F &&each) {
 // Logits of every position of `ids`, [ids, vocab].
 inline std::vector<float> logits(const engine_ptr &e, const std::vector<ds_token> &ids, size_t vocab) {
     std::vector<float> out(ids.size() * vocab);
-    ds_request r = request(ids);
+    full_request r = request(ids);
     r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
@@ -158,7 +177,7 @@ inline std::vector<float> logits(const engine_ptr &e, const std::vector<ds_token
 
 inline std::vector<ds_token> greedy(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n) {
     std::vector<ds_token> out;
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.flags = DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
     ds_request_id id;
@@ -218,7 +237,7 @@ inline int right_answers(const model_ptr &m) {
         size_t n = 0;
         MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
         prompt.resize(n);
-        ds_request r = request(prompt);
+        full_request r = request(prompt);
         r.max_new_tokens = 230;
         ds_request_id id;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));

@@ -59,7 +59,7 @@ static int ask(void *library, const char *path, struct answer *a) {
     ds_engine *engine = NULL;
     ds_message question = {"user", "What is 37 + 85?"};
     const int ok = fn_ds_model_load(path, NULL, &model, &err) == DS_OK && fn_ds_engine_new(model, NULL, &engine, &err) == DS_OK
-                && fn_ds_engine_chat(engine, &question, 1, NULL, append, a, &err) == DS_OK;
+                && fn_ds_engine_chat(engine, &question, 1, NULL, append, a, NULL, &err) == DS_OK;
     fn_ds_engine_free(engine);
     fn_ds_model_free(model);
     return ok || fail(path, err.message);

@@ -137,6 +137,34 @@ TEST_CASE("api: NULL where it is not allowed, and where it is") {
     ds_decoder_free(d);
 }
 
+TEST_CASE("api: structures of earlier versions, which end sooner") {
+    const model_ptr m = bundled();
+    ds_model_info whole{}, part;
+    whole.struct_size = sizeof whole;
+    MUST(ds_model_get_info(m.get(), &whole, &err));
+    for (size_t size = 8; size <= sizeof whole; size += 8) {
+        std::memset(&part, 0x55, sizeof part);
+        part.struct_size = size;
+        MUST(ds_model_get_info(m.get(), &part, &err));
+        CHECK(part.struct_size == size);
+        CHECK(std::memcmp(part.architecture, whole.architecture, size - 8) == 0);
+        for (size_t i = size; i < sizeof part; ++i) CHECK(reinterpret_cast<const char *>(&part)[i] == 0x55);
+    }
+    ds_chat_config c{};
+    c.thinking = DS_THINKING_OFF;
+    c.chat_template = "no such template";
+    char text[512];
+    size_t n = 0;
+    c.struct_size = offsetof(ds_chat_config, chat_template);    // what follows is not read
+    MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
+    CHECK(std::string_view(text, n).find("</think>") != std::string_view::npos);
+    c.struct_size = 8;
+    MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
+    CHECK(std::string_view(text, n).find("</think>") == std::string_view::npos);
+    c.struct_size = sizeof c;
+    check_argument("template", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, e); });
+}
+
 TEST_CASE("api: sizes of structures, and flags that are not known") {
     const model_ptr m = bundled();
     ds_model *out = nullptr;
@@ -146,7 +174,7 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     struct longer_chat { ds_chat_config c; char tail[24]; } lc{};
     const auto load_it = [&](ds_error *e) { return ds_model_load(bundled_path, &lm.c, &out, e); };
     const auto render_it = [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &lc.c, text, sizeof text, &n, e); };
-    for (const size_t size : {size_t{0}, size_t{1}, size_t{8}, sizeof(ds_model_config) - 1, size_t{65537}, SIZE_MAX}) {
+    for (const size_t size : {size_t{0}, size_t{1}, size_t{7}, size_t{12}, sizeof(ds_model_config) - 1, size_t{65537}, SIZE_MAX}) {
         lm.c.struct_size = size;
         check_argument("config.struct_size", load_it);
     }
@@ -190,7 +218,7 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     li.i.struct_size = sizeof li;
     MUST(ds_model_get_info(m.get(), &li.i, &err));
     CHECK((li.i.struct_size == sizeof li && li.i.layers == 4));
-    for (const char c : li.tail) CHECK(c == 0x55);
+    for (const char c : li.tail) CHECK(c == 0);    // what no version of ours has is not there
 }
 
 TEST_CASE("api: a buffer that is too small gets nothing but its size told") {

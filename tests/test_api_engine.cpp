@@ -39,10 +39,10 @@ TEST_CASE("api: engine calls with NULL, and with structures of a wrong size") {
     const engine_ptr e = engine(m, engine_config());
     ds_engine *out = nullptr;
     ds_request_id id = 77;
-    const ds_event *events = nullptr;
+    const ds_event *const *events = nullptr;
     size_t count = 5;
     const ds_token token = 3;
-    ds_request r = request({token});
+    full_request r = request({token});
     r.prompt = &token;
     ds_memory_plan plan{};
     ds_engine_stats stats{};
@@ -63,10 +63,10 @@ TEST_CASE("api: engine calls with NULL, and with structures of a wrong size") {
     check_argument("count", [&](ds_error *x) { return ds_engine_step(e.get(), &events, nullptr, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_get_stats(nullptr, &stats, x); });
     check_argument("stats", [&](ds_error *x) { return ds_engine_get_stats(e.get(), nullptr, x); });
-    check_argument("engine", [&](ds_error *x) { return ds_engine_chat(nullptr, &question, 1, nullptr, hear, &h, x); });
-    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), nullptr, 1, nullptr, hear, &h, x); });
-    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 0, nullptr, hear, &h, x); });
-    check_argument("text", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, nullptr, nullptr, x); });
+    check_argument("engine", [&](ds_error *x) { return ds_engine_chat(nullptr, &question, 1, nullptr, hear, &h, nullptr, x); });
+    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), nullptr, 1, nullptr, hear, &h, nullptr, x); });
+    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 0, nullptr, hear, &h, nullptr, x); });
+    check_argument("text", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, nullptr, nullptr, nullptr, x); });
     ds_engine_free(nullptr);
 
     for (const size_t size : {size_t{0}, size_t{12}, size_t{65537}}) {
@@ -75,12 +75,12 @@ TEST_CASE("api: engine calls with NULL, and with structures of a wrong size") {
         check_argument("config.struct_size", [&](ds_error *x) { return ds_engine_new(m.get(), &c, &out, x); });
         check_argument("plan.struct_size", [&](ds_error *x) { return ds_engine_plan(m.get(), nullptr, &plan, x); });
         check_argument("request.struct_size", [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
-        check_argument("parameters.struct_size", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, x); });
+        check_argument("parameters.struct_size", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x); });
         check_argument("status.struct_size", [&](ds_error *x) { return ds_engine_request_status(e.get(), 1, &status, x); });
         check_argument("stats.struct_size", [&](ds_error *x) { return ds_engine_get_stats(e.get(), &stats, x); });
     }
     struct longer { ds_request r; char tail[16]; } l{};
-    l.r = request({token});
+    l.r = r;
     l.r.prompt = &token;
     l.r.struct_size = sizeof l;
     l.tail[15] = 1;
@@ -132,7 +132,10 @@ TEST_CASE("api: ranges of an engine's configuration") {
     for (const int v : {-1, 2, INT32_MAX}) bad("mla_form", [&] { set_number(c.mla_form, v); });
     for (const ds_mla_form v : {DS_MLA_AUTO, DS_MLA_ABSORBED}) good([&] { c.mla_form = v; });
     for (const char *isa : {"", "AVX2", "mmx"}) bad("scalar", [&] { c.isa = isa; });
-    bad("alloc", [&] { c.host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; }; });
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; };
+    bad("alloc", [&] { c.host = &host; });
 
     const model_ptr vocabulary = bundled(DS_LOAD_VOCAB_ONLY);
     check_fails(DS_ERR_STATE, "vocabulary", [&](ds_error *x) { return ds_engine_new(vocabulary.get(), nullptr, &out, x); });
@@ -186,8 +189,11 @@ TEST_CASE("api: an engine at the ends of its configuration works, or says that m
     CHECK((s == DS_OK || s == DS_ERR_MEMORY));
     c.max_requests = 4096;
     check_argument("kv_tokens", [&](ds_error *x) { return ds_engine_new(far, &c, &e, x); });
-    c.host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; };
-    c.host.free = [](void *, void *, size_t, size_t) {};
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; };
+    host.free = [](void *, void *, size_t, size_t) {};
+    c.host = &host;
     c.max_requests = 1;
     e = nullptr;
     check_fails(DS_ERR_MEMORY, "bytes", [&](ds_error *x) { return ds_engine_new(far, &c, &e, x); });
@@ -198,7 +204,7 @@ TEST_CASE("api: ranges of a request") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt = {477, 10};
-    ds_request r{};
+    full_request r{};
     ds_request_id id = 0;
     heard h;
     const auto bad_with = [&](ds_status status, const char *field, const std::function<void()> &set) {
@@ -209,7 +215,7 @@ TEST_CASE("api: ranges of a request") {
     };
     const auto bad = [&](const char *field, const std::function<void()> &set) {
         bad_with(DS_ERR_ARGUMENT, field, set);
-        check_argument(field, [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, x); });
+        check_argument(field, [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x); });
     };
     const auto good = [&](const std::function<void()> &set) {
         r = request(prompt);
@@ -219,31 +225,37 @@ TEST_CASE("api: ranges of a request") {
         run(e, [](const ds_event &event) { CHECK(event.status == DS_OK); });
         id = 0;
     };
-    const auto real = [&](const char *field, float ds_request::*at, std::initializer_list<float> within, std::initializer_list<float> outside) {
-        for (const float v : within) good([&] { r.*at = v; });
-        for (const float v : outside) bad(field, [&] { r.*at = v; });
-        for (const float v : {nan_f32, inf, -inf}) bad(field, [&] { r.*at = v; });
+    const auto real = [&](const char *field, float ds_sampling::*at, std::initializer_list<float> within, std::initializer_list<float> outside) {
+        for (const float v : within) good([&] { r.draw.*at = v; });
+        for (const float v : outside) bad(field, [&] { r.draw.*at = v; });
+        for (const float v : {nan_f32, inf, -inf}) bad(field, [&] { r.draw.*at = v; });
     };
-    real("temperature", &ds_request::temperature, {0, -0.0f, 1e-45f, 1, 100}, {-1e-9f, 100.1f});
-    real("top_p", &ds_request::top_p, {0, 1e-9f, 1}, {-0.1f, 1.0001f});
-    real("min_p", &ds_request::min_p, {0, 1}, {-0.1f, 1.0001f});
-    real("repetition_penalty", &ds_request::repetition_penalty, {0, 0.01f, 1, 1000}, {-0.1f, 1000.1f});
-    real("presence_penalty", &ds_request::presence_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
-    real("frequency_penalty", &ds_request::frequency_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
+    real("sampling.temperature", &ds_sampling::temperature, {0, -0.0f, 1e-45f, 1, 100}, {-1e-9f, 100.1f});
+    real("sampling.top_p", &ds_sampling::top_p, {0, 1e-9f, 1}, {-0.1f, 1.0001f});
+    real("sampling.min_p", &ds_sampling::min_p, {0, 1}, {-0.1f, 1.0001f});
+    real("sampling.repetition_penalty", &ds_sampling::repetition_penalty, {0, 0.01f, 1, 1000}, {-0.1f, 1000.1f});
+    real("sampling.presence_penalty", &ds_sampling::presence_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
+    real("sampling.frequency_penalty", &ds_sampling::frequency_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
     for (const uint32_t v : {0u, 1u, 64u}) good([&] { r.top_logprobs = v; });
     for (const uint32_t v : {65u, UINT32_MAX}) bad("top_logprobs", [&] { r.top_logprobs = v; });
-    for (const uint32_t v : {0u, 1u, 1000u, UINT32_MAX}) good([&] { r.top_k = v, r.temperature = 1; });
-    for (const uint32_t v : {128u, 0x80000000u}) bad("flags", [&] { r.flags = v; });
-    good([&] { r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_THINK_BUDGET | DS_REQUEST_NO_CACHE; });
-    for (const uint32_t v : {1u, UINT32_MAX}) good([&] { r.max_think_tokens = v; });
-    for (const int v : {-1, 3}) bad("thinking", [&] { set_number(r.thinking, v); });
+    for (const uint32_t v : {0u, 1u, 1000u, UINT32_MAX}) good([&] { r.draw.top_k = v, r.draw.temperature = 1; });
+    for (const uint32_t v : {64u, 0x80000000u}) bad("flags", [&] { r.flags = v; });
+    good([&] { r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE; });
+    for (const uint32_t v : {2u, 0x80000000u}) bad("thinking.flags", [&] { r.thought.flags = v; });
+    bad("thinking.reserved", [&] { r.thought.reserved = 1; });
+    bad("sampling.reserved", [&] { r.draw.reserved = 1; });
+    bad("sampling.struct_size", [&] { r.draw.struct_size = 12; });
+    bad("thinking.struct_size", [&] { r.thought.struct_size = 7; });
+    good([&] { r.sampling = nullptr, r.thinking = nullptr; });
+    for (const uint32_t v : {1u, UINT32_MAX}) good([&] { r.thought.max_tokens = v; });
+    for (const int v : {-1, 3}) bad("thinking.mode", [&] { set_number(r.thought.mode, v); });
 
     std::vector<ds_logit_bias> bias(513, ds_logit_bias{1, 0.5f});
-    const auto with_bias = [&](ds_token t, float b, size_t n = 1) { return [&, t, b, n] { bias[0] = {t, b}, r.logit_bias = bias.data(), r.logit_bias_count = n; }; };
+    const auto with_bias = [&](ds_token t, float b, size_t n = 1) { return [&, t, b, n] { bias[0] = {t, b}, r.draw.logit_bias = bias.data(), r.draw.logit_bias_count = n; }; };
     for (const ds_token t : {-1, 512, INT32_MIN, INT32_MAX}) bad("logit_bias", with_bias(t, 1));
     for (const float b : {nan_f32, inf}) bad("logit_bias", with_bias(1, b));
     bad("logit_bias_count", with_bias(1, 1, 513));
-    bad("logit_bias", [&] { r.logit_bias_count = 1; });
+    bad("logit_bias", [&] { r.draw.logit_bias_count = 1; });
     good(with_bias(511, -inf));
     good(with_bias(0, 3, 512));
 
@@ -282,8 +294,8 @@ TEST_CASE("api: what a request points to is copied") {
         std::string stop = "zzzz";
         const char *stops[] = {stop.c_str()};
         ds_logit_bias bias = {11, -inf};
-        ds_request r = request(prompt);
-        r.stop = stops, r.stop_count = 1, r.logit_bias = &bias, r.logit_bias_count = 1, r.max_new_tokens = 20;
+        full_request r = request(prompt);
+        r.stop = stops, r.stop_count = 1, r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1, r.max_new_tokens = 20;
         ds_request_id id;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));
         if (change) {
@@ -291,7 +303,7 @@ TEST_CASE("api: what a request points to is copied") {
             stop = " ";
             stops[0] = nullptr;
             bias = {10, inf};
-            std::memset(&r, 0xff, sizeof r);
+            std::memset(static_cast<ds_request *>(&r), 0xff, sizeof(ds_request)), std::memset(&r.draw, 0xff, sizeof r.draw), std::memset(&r.thought, 0xff, sizeof r.thought);
         }
         std::vector<ds_token> out;
         run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_TOKEN) out.push_back(event.token); });
@@ -310,7 +322,7 @@ TEST_CASE("api: identifiers that were never given") {
         MUST(ds_engine_request_status(e.get(), id, &s, &err));
         CHECK((s.state == DS_STATE_DONE && s.prompt_tokens == 0 && s.prompt_tokens_done == 0 && s.new_tokens == 0));
     }
-    const ds_event *events = nullptr;
+    const ds_event *const *events = nullptr;
     size_t count = 5;
     MUST(ds_engine_step(e.get(), &events, &count, &err));    // with nothing to do
     CHECK(count == 0);
@@ -325,7 +337,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
     std::vector<ds_token> prompt(20, 9);
     int mark = 0;
     for (const uint32_t flags : {0u, DS_REQUEST_LOGITS, DS_REQUEST_LOGPROBS}) {
-        ds_request r = request(prompt);
+        full_request r = request(prompt);
         r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;    // each computes its prompt
         r.max_new_tokens = 3;
         r.top_logprobs = flags == DS_REQUEST_LOGPROBS ? 2 : 0;
@@ -339,7 +351,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
             CHECK((s.state == state && s.prompt_tokens == (state == DS_STATE_DONE && done == 0 ? 0 : 20) && s.prompt_tokens_done == done && s.new_tokens == produced));
         };
         check_status(DS_STATE_QUEUED, 0, 0);
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         const auto step = [&] { MUST(ds_engine_step(e.get(), &events, &count, &err)); };
         step();
@@ -350,7 +362,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
         for (uint64_t i = 0; i < 3; ++i) {
             step();
             REQUIRE(count == (i == 2 ? 2 : 1));
-            const ds_event &t = events[0];
+            const ds_event &t = *events[0];
             CHECK((t.request == id && t.user == &mark && t.type == DS_EVENT_TOKEN && t.position == 20 + i && t.token >= 0 && t.text));
             CHECK((t.logits != nullptr) == (flags == DS_REQUEST_LOGITS));
             CHECK((t.logprob < 0) == (flags == DS_REQUEST_LOGPROBS));
@@ -359,7 +371,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
             CHECK((t.finish == DS_FINISH_NONE && t.status == DS_OK && t.prompt_tokens == 20 && t.thinking_tokens + t.answer_tokens == i + 1));
             check_status(i == 2 ? DS_STATE_DONE : DS_STATE_ANSWER, 20, i + 1);
         }
-        const ds_event &last = events[1];
+        const ds_event &last = *events[1];
         CHECK((last.request == id && last.user == &mark && last.type == DS_EVENT_DONE && last.token == -1 && last.finish == DS_FINISH_LENGTH && last.text));
         CHECK((last.queue_seconds >= 0 && last.prompt_seconds >= 0 && last.answer_seconds >= 0 && last.logits == nullptr));
         step();
@@ -372,50 +384,50 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     heard whole;
-    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &whole, &err));
+    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &whole, nullptr, &err));
     CHECK(whole.text.find("37 + 85 = 122") != std::string::npos);
     const auto check_free = [&] {
         const ds_engine_stats s = stats_of(e);
         CHECK((s.running == 0 && s.queued == 0 && s.pages_free == s.pages_total));
         heard again;
-        MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &again, &err));
+        MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &again, nullptr, &err));
         CHECK(again.text == whole.text);
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 5;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
         CHECK(count == 0);    // nothing of the chat is left
     };
     heard first;    // the callback stops
     first.each = [] { return 1; };
-    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &first, &err));
+    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &first, nullptr, &err));
     CHECK(whole.text.find(first.text) == 0);
     CHECK(first.text.size() < whole.text.size());
     check_free();
     heard throwing;    // a C++ host's mistake
     throwing.each = []() -> int { throw std::runtime_error("host"); };
-    check_fails(DS_ERR_INTERNAL, "host", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, hear, &throwing, x); });
+    check_fails(DS_ERR_INTERNAL, "host", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, hear, &throwing, nullptr, x); });
     check_free();
     heard inner;    // the engine is in a step while the callback runs
     ds_status nested[2] = {DS_OK, DS_OK};
     inner.each = [&] {
-        const ds_event *events;
+        const ds_event *const *events;
         size_t count;
         heard none;
         nested[0] = ds_engine_step(e.get(), &events, &count, nullptr);
-        nested[1] = ds_engine_chat(e.get(), &question, 1, nullptr, hear, &none, nullptr);
+        nested[1] = ds_engine_chat(e.get(), &question, 1, nullptr, hear, &none, nullptr, nullptr);
         return 0;
     };
-    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &inner, &err));
+    MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &inner, nullptr, &err));
     CHECK((nested[0] == DS_ERR_STATE && nested[1] == DS_ERR_STATE && inner.text == whole.text));
-    ds_request r = request({});
+    full_request r = request({});
     r.flags = DS_REQUEST_SCORE;    // ignored
     heard scored;
-    MUST(ds_engine_chat(e.get(), &question, 1, &r, hear, &scored, &err));
+    MUST(ds_engine_chat(e.get(), &question, 1, &r, hear, &scored, nullptr, &err));
     CHECK(scored.text == whole.text);
     const std::string long_text(4000, '7');
     const ds_message endless = {"user", long_text.c_str()}, odd = {"wizard", "x"};
-    check_fails(DS_ERR_TOO_LONG, "prompt", [&](ds_error *x) { return ds_engine_chat(e.get(), &endless, 1, nullptr, hear, &scored, x); });
-    check_argument("wizard", [&](ds_error *x) { return ds_engine_chat(e.get(), &odd, 1, nullptr, hear, &scored, x); });
+    check_fails(DS_ERR_TOO_LONG, "prompt", [&](ds_error *x) { return ds_engine_chat(e.get(), &endless, 1, nullptr, hear, &scored, nullptr, x); });
+    check_argument("wizard", [&](ds_error *x) { return ds_engine_chat(e.get(), &odd, 1, nullptr, hear, &scored, nullptr, x); });
     check_free();
 
     model_file f = read_model_file(bundled_path);
@@ -424,7 +436,7 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     const engine_ptr b = engine(broken.model, engine_config());
     for (int again = 0; again < 2; ++again) {
         heard none;
-        check_fails(DS_ERR_NUMERIC, "finite", [&](ds_error *x) { return ds_engine_chat(b.get(), &question, 1, nullptr, hear, &none, x); });
+        check_fails(DS_ERR_NUMERIC, "finite", [&](ds_error *x) { return ds_engine_chat(b.get(), &question, 1, nullptr, hear, &none, nullptr, x); });
         CHECK((none.text.empty() && stats_of(b).running == 0 && stats_of(b).pages_free == stats_of(b).pages_total));
     }
 }
@@ -437,7 +449,7 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     c.kv_tokens = 600 * 512;    // a slab is at least 32 MiB
     const engine_ptr e = engine(m, c);
     const std::vector<ds_token> prompt = {477, 10, 20};
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 2;
     ds_request_id first, second, third;
     MUST(ds_engine_submit(e.get(), &r, &first, &err));
@@ -447,7 +459,7 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     rlimit before, none;
     REQUIRE(getrlimit(RLIMIT_DATA, &before) == 0);
     none = {1 << 20, before.rlim_max};
-    const ds_event *events = nullptr;
+    const ds_event *const *events = nullptr;
     size_t count = 0;
     ds_error err;
     REQUIRE(setrlimit(RLIMIT_DATA, &none) == 0);

@@ -165,8 +165,15 @@ TEST_CASE("api: ranges of a model's configuration") {
     for (const ds_rope_scaling s : {DS_ROPE_FROM_FILE, DS_ROPE_NONE}) good([&] { c.rope_scaling = s, c.rope_factor = -5; });
     bad("chat_template", [&] { c.chat_template = "no such template"; });
     bad(ds_chat_templates(), [&] { c.chat_template = "x"; });
-    bad("alloc", [&] { c.host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; }; });
-    bad("free", [&] { c.host.free = [](void *, void *, size_t, size_t) {}; });
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc = [](void *, size_t, size_t) -> void * { return nullptr; };
+    bad("alloc", [&] { c.host = &host; });
+    host.alloc = nullptr, host.free = [](void *, void *, size_t, size_t) {};
+    bad("free", [&] { c.host = &host; });
+    host.struct_size = 9;
+    bad("host.struct_size", [&] { c.host = &host; });
+    bad("reserved", [&] { c.reserved = 1; });
     std::string names = ds_chat_templates();
     for (size_t from = 0; from < names.size();) {
         const size_t to = std::min(names.find(", ", from), names.size());

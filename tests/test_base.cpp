@@ -71,6 +71,7 @@ struct lender {   // an allocator that counts what it lent, and can be told to f
     size_t lent = 0, calls = 0, fail_at = SIZE_MAX, shift = 0, last_alignment = 0;
     std::vector<std::string> lines;
 
+    static void take_line(void *user, int level, const char *line) { static_cast<lender *>(user)->lines.push_back(std::to_string(level) + line); }
     host make() {
         host h;
         h.alloc_user = h.log_user = this;
@@ -87,7 +88,8 @@ struct lender {   // an allocator that counts what it lent, and can be told to f
             CHECK(alignment == l.last_alignment);
             std::free(static_cast<char *>(p) - l.shift);
         };
-        h.log_fn = [](void *user, int level, const char *line) { static_cast<lender *>(user)->lines.push_back(std::to_string(level) + line); };
+        h.log_fn = reinterpret_cast<void (*)()>(&lender::take_line);
+        h.log_call = [](void (*fn)(), void *user, log_level level, const char *line) { reinterpret_cast<decltype(&lender::take_line)>(fn)(user, static_cast<int>(level), line); };
         return h;
     }
 };

@@ -31,7 +31,7 @@ std::string hash_of_logits(const engine_ptr &e, const data &d, double limit) {
     const std::vector<float> scored = logits(e, d.ids, d.vocab);
     CHECK(mean_kl(d, scored) <= limit);
     h.add(scored.data(), scored.size() * sizeof(float));
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = 8;
     ds_request_id id;

@@ -32,10 +32,10 @@ std::vector<ds_token> chat_prompt(const model_ptr &m, const char *question) {
 }
 
 // Submits all, runs until nothing is left, and gives the answers in order of submission.
-std::vector<answer> run_all(const engine_ptr &e, const std::vector<ds_request> &requests, size_t vocab) {
+std::vector<answer> run_all(const engine_ptr &e, const std::vector<full_request> &requests, size_t vocab) {
     std::vector<answer> out(requests.size());
     std::unordered_map<ds_request_id, size_t> of;
-    for (const ds_request &r : requests) {
+    for (const full_request &r : requests) {
         ds_request_id id = 0;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));
         REQUIRE(id != 0);
@@ -62,7 +62,7 @@ std::vector<const char *> models(std::vector<const char *> list) {
     return list;
 }
 
-answer run_one(const engine_ptr &e, const ds_request &r, size_t vocab = 512) { return run_all(e, {r}, vocab)[0]; }
+answer run_one(const engine_ptr &e, const full_request &r, size_t vocab = 512) { return run_all(e, {r}, vocab)[0]; }
 
 } // namespace
 
@@ -75,11 +75,11 @@ TEST_CASE("engine: the same bits with 1 and 2 threads, alone and among others, i
                 CAPTURE(ds::info(type).text);
                 const data d = load(name);
                 const model_ptr m = model(name, type);
-                ds_request r = request(d.ids);
+                full_request r = request(d.ids);
                 r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
                 r.prompt_count = 150;
                 r.max_new_tokens = 4;
-                std::vector<ds_request> eight(8, r);
+                std::vector<full_request> eight(8, r);
                 for (size_t i = 0; i < eight.size(); ++i)
                     if (i != 3) eight[i].prompt = d.ids.data() + 5 * i, eight[i].prompt_count = 20 + 17 * i;
                 std::vector<float> expected;
@@ -128,11 +128,11 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
         CAPTURE(name);
         const data d = load(name);
         const model_ptr m = model(name, ds::format::i8);
-        ds_request r = request(d.ids);
+        full_request r = request(d.ids);
         r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
         r.prompt_count = 150;
         r.max_new_tokens = 4;
-        std::vector<ds_request> eight(8, r);
+        std::vector<full_request> eight(8, r);
         for (size_t i = 0; i < eight.size(); ++i)
             if (i != 3) eight[i].prompt = d.ids.data() + 5 * i, eight[i].prompt_count = 20 + 17 * i;
         std::vector<float> expected;
@@ -164,7 +164,7 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
 TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, and is left as it was") {
     const data d = load("micro/qwen3");
     const model_ptr m = model("micro/qwen3", ds::format::i8);
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.prompt_count = 100;
     r.max_new_tokens = 3;
@@ -189,7 +189,7 @@ TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, 
 TEST_CASE("engine: ends by token, by length, by context, by stop text") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     {
         const answer a = run_one(engine(m, engine_config()), r);
         CHECK(a.finish == DS_FINISH_STOP);
@@ -227,7 +227,7 @@ TEST_CASE("engine: ends by token, by length, by context, by stop text") {
 TEST_CASE("engine: text held back for a stop text comes out when the answer ends otherwise") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     const std::string whole = run_one(engine(m, engine_config()), r).text;
     const std::string almost = whole.substr(whole.size() - 6) + "?";
     const char *const stops[] = {almost.c_str()};
@@ -242,7 +242,7 @@ TEST_CASE("engine: cancelled while queued, while running, twice, and by a thread
     ds_engine_config c = engine_config();
     c.max_requests = 1;
     const engine_ptr e = engine(m, c);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.flags = DS_REQUEST_IGNORE_END;
     ds_request_id first, second;
     MUST(ds_engine_submit(e.get(), &r, &first, &err));
@@ -280,7 +280,7 @@ TEST_CASE("engine: a small pool serves many requests in order, and refuses what 
     c.kv_tokens = 256;
     c.max_queue = 3;
     const engine_ptr e = engine(m, c);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 100;
     const answer alone = run_one(engine(m, engine_config()), r);
     const std::vector<answer> all = run_all(e, {r, r, r}, 512);
@@ -296,7 +296,7 @@ TEST_CASE("engine: a small pool serves many requests in order, and refuses what 
     run(e, [](const ds_event &) {});
 
     const std::vector<ds_token> long_prompt(300, 5);
-    const ds_request too_long = request(long_prompt);
+    const full_request too_long = request(long_prompt);
     CHECK(ds_engine_submit(e.get(), &too_long, &id, nullptr) == DS_ERR_TOO_LONG);
     c.context_length = 100;
     c.kv_tokens = 0;
@@ -306,49 +306,49 @@ TEST_CASE("engine: a small pool serves many requests in order, and refuses what 
 TEST_CASE("engine: a draw depends on seed and position only") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
-    ds_request r = request(prompt);
-    r.temperature = 3.0f;
+    full_request r = request(prompt);
+    r.draw.temperature = 3.0f;
     r.max_new_tokens = 20;
-    r.seed = 7;
+    r.draw.seed = 7;
     const engine_ptr e = engine(m, engine_config());
     const answer one = run_one(e, r);
-    std::vector<ds_request> many(5, r);
-    many[0].seed = 8;
-    many[1].seed = 9;
+    std::vector<full_request> many(5, r);
+    many[0].draw.seed = 8;
+    many[1].draw.seed = 9;
     const std::vector<answer> all = run_all(e, many, 512);
     for (const size_t i : {2, 3, 4}) CHECK(all[i].tokens == one.tokens);
     CHECK(all[0].tokens != one.tokens);
     CHECK(all[0].tokens != all[1].tokens);
-    r.top_k = 1;
-    ds_request greedy = r;
-    greedy.temperature = 0;
+    r.draw.top_k = 1;
+    full_request greedy = r;
+    greedy.draw.temperature = 0;
     CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
-    r.top_k = 0;
-    r.top_p = 1e-6f;
+    r.draw.top_k = 0;
+    r.draw.top_p = 1e-6f;
     CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
-    r.top_p = 0;
-    r.min_p = 1;
+    r.draw.top_p = 0;
+    r.draw.min_p = 1;
     CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
 }
 
 TEST_CASE("engine: bias and penalties") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 30;
     r.flags = DS_REQUEST_IGNORE_END;
     const engine_ptr e = engine(m, engine_config());
     const answer plain = run_one(e, r);
     const ds_logit_bias forbid = {plain.tokens[0], -INFINITY}, force = {300, 1e4f};
-    r.logit_bias = &forbid;
-    r.logit_bias_count = 1;
+    r.draw.logit_bias = &forbid;
+    r.draw.logit_bias_count = 1;
     const answer without = run_one(e, r);
     CHECK(std::count(without.tokens.begin(), without.tokens.end(), plain.tokens[0]) == 0);
-    r.logit_bias = &force;
+    r.draw.logit_bias = &force;
     for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
-    r.presence_penalty = 1000;    // stronger than what is left between the others, weaker than the bias
+    r.draw.presence_penalty = 1000;    // stronger than what is left between the others, weaker than the bias
     for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
-    r.logit_bias_count = 0;
+    r.draw.logit_bias_count = 0;
     const answer fresh = run_one(e, r);    // no token twice, none of the prompt
     CHECK(std::set<ds_token>(fresh.tokens.begin(), fresh.tokens.end()).size() == fresh.tokens.size());
     for (const ds_token t : fresh.tokens) CHECK(std::count(prompt.begin(), prompt.end(), t) == 0);
@@ -359,7 +359,7 @@ TEST_CASE("engine: log-probabilities against double arithmetic on the logits") {
     const data d = load("tiny-r1");
     const engine_ptr e = engine(m, engine_config());
     const std::vector<float> all = logits(e, d.ids, d.vocab);
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.flags = DS_REQUEST_SCORE;
     r.top_logprobs = 5;
     ds_request_id id;
@@ -391,7 +391,7 @@ TEST_CASE("engine: four threads submit and cancel while one steps") {
     c.threads = 2;
     c.max_requests = 3;
     const engine_ptr e = engine(m, c);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 12;
     const std::vector<ds_token> expected = run_one(e, r).tokens;
     std::atomic<int> submitted{0}, left{4};
@@ -433,17 +433,17 @@ TEST_CASE("engine: the chat call streams, stops when its callback says so, and l
         to->text.append(text, n);
         return to->text.size() >= to->most ? 1 : 0;
     };
-    MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, &err));
+    MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, nullptr, &err));
     CHECK(h.text.substr(h.text.size() - 13) == "37 + 85 = 122");
     h = {"", 10};
-    MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, &err));
+    MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, nullptr, &err));
     CHECK(h.text.size() >= 10);
     CHECK(h.text.size() < 30);
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
-    const ds_request r = request(prompt);
+    const full_request r = request(prompt);
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    CHECK(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, nullptr) == DS_ERR_STATE);
+    CHECK(ds_engine_chat(e.get(), &ask, 1, nullptr, hear, &h, nullptr, nullptr) == DS_ERR_STATE);
 }
 
 TEST_CASE("engine: a vocabulary-only model makes no engine, an engine outlives its model's handle") {
@@ -460,16 +460,19 @@ TEST_CASE("engine: the memory plan is what is taken") {
     struct counted { uint64_t now = 0, most = 0; } count;
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
-    c.host.alloc_user = &count;
-    c.host.alloc = [](void *user, size_t bytes, size_t alignment) {
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc_user = &count;
+    host.alloc = [](void *user, size_t bytes, size_t alignment) {
         auto *n = static_cast<counted *>(user);
         n->most = std::max(n->most, n->now += bytes);
         return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     };
-    c.host.free = [](void *user, void *p, size_t bytes, size_t) {
+    host.free = [](void *user, void *p, size_t bytes, size_t) {
         static_cast<counted *>(user)->now -= bytes;
         std::free(p);
     };
+    c.host = &host;
     ds_memory_plan plan{};
     plan.struct_size = sizeof plan;
     MUST(ds_engine_plan(m.get(), &c, &plan, &err));
@@ -490,6 +493,7 @@ TEST_CASE("engine: the memory plan is what is taken") {
 TEST_CASE("engine: every allocation that fails is a status, and nothing leaks") {
     struct failing { int calls = 0, fail_at = 0; long live = 0; } f;
     ds_host host{};
+    host.struct_size = sizeof host;
     host.alloc_user = &f;
     host.alloc = [](void *user, size_t bytes, size_t alignment) -> void * {
         auto *n = static_cast<failing *>(user);
@@ -508,9 +512,9 @@ TEST_CASE("engine: every allocation that fails is a status, and nothing leaks") 
         ds_model_config mc{};
         mc.struct_size = sizeof mc;
         mc.flags = DS_LOAD_READ;
-        mc.host = host;
+        mc.host = &host;
         ds_engine_config ec = engine_config();
-        ec.host = host;
+        ec.host = &host;
         ds_model *m = nullptr;
         ds_engine *e = nullptr;
         ds_status s = ds_model_load(DS_SOURCE_DIR "/models/tiny-r1.gguf", &mc, &m, nullptr);

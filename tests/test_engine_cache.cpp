@@ -19,12 +19,12 @@ struct answer {
     uint64_t cached = 0, preemptions = 0, first_position = 0;
 };
 
-ds_request_id submit(const engine_ptr &e, const ds_request &r) {
+ds_request_id submit(const engine_ptr &e, const full_request &r) {
     ds_request_id id = 0;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
     return id;
 }
-ds_request_id fork(const engine_ptr &e, ds_request_id of, const ds_request &r) {
+ds_request_id fork(const engine_ptr &e, ds_request_id of, const full_request &r) {
     ds_request_id id = 0;
     MUST(ds_engine_fork(e.get(), of, &r, &id, &err));
     return id;
@@ -51,17 +51,17 @@ struct listener {
         a.preemptions = event.preemptions;
     }
     void step(const engine_ptr &e) {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t i = 0; i < count; ++i) hear(events[i]);
+        for (size_t i = 0; i < count; ++i) hear(*events[i]);
     }
     void run(const engine_ptr &e) {
         golden::run(e, [this](const ds_event &event) { hear(event); });
     }
 };
 
-answer run_one(const engine_ptr &e, const ds_request &r, size_t vocab) {
+answer run_one(const engine_ptr &e, const full_request &r, size_t vocab) {
     listener l{{}, vocab};
     const ds_request_id id = submit(e, r);
     l.run(e);
@@ -94,7 +94,7 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
         std::vector<ds_token> prompt(d.ids.begin(), d.ids.begin() + 180);
         const auto check = [&](size_t count, uint64_t least, uint64_t most) {
             CAPTURE(count);
-            ds_request r = request(prompt);
+            full_request r = request(prompt);
             r.prompt_count = count;
             r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
             r.max_new_tokens = 3;
@@ -133,17 +133,17 @@ TEST_CASE("engine: what one client left is not found by another") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const data d = load("tiny-r1");
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.prompt_count = 150;
     r.max_new_tokens = 1;
     CHECK(run_one(e, r, d.vocab).cached == 0);
-    r.tag = 7;
+    r.client_id = 7;
     CHECK(run_one(e, r, d.vocab).cached == 0);
     CHECK(run_one(e, r, d.vocab).cached == 149);
     r.flags = DS_REQUEST_NO_CACHE;
     CHECK(run_one(e, r, d.vocab).cached == 0);
     r.flags = 0;
-    r.tag = 8;
+    r.client_id = 8;
     CHECK(run_one(e, r, d.vocab).cached == 0);
 }
 
@@ -161,9 +161,9 @@ TEST_CASE("engine: requests that make room for others go on with the same bits, 
         c.max_requests = 5;
         c.kv_tokens = 8 * 64;
         const engine_ptr crowded = engine(m, c);
-        std::vector<ds_request> list;
+        std::vector<full_request> list;
         for (size_t i = 0; i < 6; ++i) {
-            ds_request r = request(d.ids);
+            full_request r = request(d.ids);
             r.prompt += i;
             r.prompt_count = 20 + 11 * i;
             r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END | (i % 2 ? DS_REQUEST_NO_CACHE : 0u);
@@ -173,12 +173,12 @@ TEST_CASE("engine: requests that make room for others go on with the same bits, 
         }
         listener l{{}, d.vocab};
         std::vector<ds_request_id> ids;
-        for (const ds_request &r : list) ids.push_back(submit(crowded, r));
+        for (const full_request &r : list) ids.push_back(submit(crowded, r));
         l.run(crowded);
         uint64_t preemptions = 0;
         for (size_t i = 0; i < list.size(); ++i) {
             CAPTURE(i);
-            ds_request r = list[i];
+            full_request r = list[i];
             r.flags |= DS_REQUEST_NO_CACHE;
             const answer expected = run_one(alone, r, d.vocab), &got = l.answers[ids[i]];
             CHECK(got.finish == expected.finish);
@@ -199,7 +199,7 @@ TEST_CASE("engine: a request larger than the pool is refused with the bytes it w
     c.kv_tokens = 256;
     const engine_ptr e = engine(m, c);
     const std::vector<ds_token> prompt(100, 5);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     ds_request_id id = 0;
     ds_memory_plan plan{};
     plan.struct_size = sizeof plan;
@@ -226,20 +226,20 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
         c.mla_form = DS_MLA_ABSORBED;
         c.step_tokens = 50;
         const engine_ptr e = engine(m, c), alone = engine(m, c);
-        ds_request r = request(d.ids);
+        full_request r = request(d.ids);
         r.prompt_count = 140;
         r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
         r.max_new_tokens = 30;
-        r.temperature = 2;
-        r.seed = 1;
+        r.draw.temperature = 2;
+        r.draw.seed = 1;
         listener l{{}, d.vocab};
-        struct made { ds_request_id id; std::vector<ds_token> prompt; ds_request r; uint64_t shared; };
+        struct made { ds_request_id id; std::vector<ds_token> prompt; full_request r; uint64_t shared; };
         std::vector<made> all;
         const ds_request_id first = submit(e, r);
         const auto add = [&](uint64_t seed, const std::vector<ds_token> &so_far, uint64_t shared) {
-            ds_request f = r;
+            full_request f = r;
             f.prompt = nullptr, f.prompt_count = 0;
-            f.seed = seed;
+            f.draw.seed = seed;
             f.max_new_tokens = static_cast<uint32_t>(20 + seed);
             std::vector<ds_token> prompt(d.ids.begin(), d.ids.begin() + 140);
             prompt.insert(prompt.end(), so_far.begin(), so_far.end());
@@ -260,8 +260,8 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
         CHECK(l.answers[first].tokens == expected.tokens);
         CHECK(same_bits(l.answers[first].logits, expected.logits));
         for (const made &f : all) {
-            CAPTURE(f.r.seed);
-            ds_request own = f.r;
+            CAPTURE(f.r.draw.seed);
+            full_request own = f.r;
             own.prompt = f.prompt.data(), own.prompt_count = f.prompt.size();
             own.flags |= DS_REQUEST_NO_CACHE;
             const answer want = run_one(alone, own, d.vocab), &got = l.answers[f.id];
@@ -283,7 +283,7 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt(20, 9);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.flags = DS_REQUEST_SCORE;
     const ds_request_id scored = submit(e, r);
     ds_request_id id = 0;
@@ -298,7 +298,7 @@ TEST_CASE("engine: a fork's text goes on where the other's stands, half a charac
     MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
     prompt.resize(n);
     const engine_ptr e = engine(m, engine_config());
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     const std::string whole = run_one(e, r, 512).text;
     const std::string almost = whole.substr(10, 30) + "?";     // held back until it turns out to be another
     const char *const stops[] = {almost.c_str()};
@@ -308,7 +308,7 @@ TEST_CASE("engine: a fork's text goes on where the other's stands, half a charac
         const ds_request_id first = submit(e, r);
         while (l.answers[first].tokens.size() < at) l.step(e);
         const std::string so_far = l.answers[first].text;
-        ds_request f = request({});
+        full_request f = request({});
         const ds_request_id second = fork(e, first, f);
         l.run(e);
         CHECK(l.answers[first].text == whole);
@@ -322,7 +322,7 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
     c.max_requests = 1;
     const engine_ptr e = engine(m, c);
     const std::vector<ds_token> prompt(20, 9);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.flags = DS_REQUEST_IGNORE_END;
     r.max_new_tokens = 3;
     std::vector<ds_request_id> ids;
@@ -361,7 +361,7 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
     ds_engine_config c = engine_config();
     c.kv_tokens = 64 * 1024;           // 160 MiB: some slabs
     const engine_ptr e = engine(m, c);
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.prompt_count = 150;
     r.flags = DS_REQUEST_LOGITS;
     r.max_new_tokens = 3;
@@ -404,7 +404,7 @@ TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
         s.rows += t->rows, s.prompt += t->prompt_rows, s.started += t->started, s.ended += t->ended, s.cached += t->cached_tokens;
     };
     const engine_ptr e = engine(m, c);
-    ds_request r = request(d.ids);
+    full_request r = request(d.ids);
     r.prompt_count = 150;
     r.flags = DS_REQUEST_IGNORE_END;
     r.max_new_tokens = 10;

@@ -23,7 +23,7 @@ std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &questio
     return prompt;
 }
 
-std::string text_alone(const engine_ptr &e, const ds_request &r) {
+std::string text_alone(const engine_ptr &e, const full_request &r) {
     std::string text;
     ds_request_id id = 0;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
@@ -51,19 +51,19 @@ TEST_CASE("engine: a step allocates nothing") {
             const ds_logit_bias bias = {3, 0.5f};
             std::vector<ds_request_id> ids;
             for (uint32_t i = 0; i < 8; ++i) {
-                ds_request r = request(d.ids);
+                full_request r = request(d.ids);
                 r.prompt += i / 3;
                 r.prompt_count = 30 + 20 * i;
                 r.flags = DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | (i == 2 ? DS_REQUEST_NO_CACHE : 0u);
                 r.max_new_tokens = 60 + i;
                 r.top_logprobs = i;
                 r.stop = stops, r.stop_count = i % 3;
-                r.temperature = static_cast<float>(i % 2) * 1.5f;
-                r.top_k = i % 4 * 10, r.top_p = i % 3 == 1 ? 0.9f : 0;
-                r.presence_penalty = i == 4 ? 0.5f : 0;
-                r.logit_bias = &bias, r.logit_bias_count = i == 5;
-                r.max_think_tokens = 5, r.think_end_text = i % 2 ? "\nEnough.\n" : nullptr;
-                r.tag = i % 3, r.priority = static_cast<int32_t>(i % 2);
+                r.draw.temperature = static_cast<float>(i % 2) * 1.5f;
+                r.draw.top_k = i % 4 * 10, r.draw.top_p = i % 3 == 1 ? 0.9f : 0;
+                r.draw.presence_penalty = i == 4 ? 0.5f : 0;
+                r.draw.logit_bias = &bias, r.draw.logit_bias_count = i == 5;
+                r.thought.max_tokens = 5, r.thought.end_text = i % 2 ? "\nEnough.\n" : nullptr;
+                r.client_id = i % 3, r.priority = static_cast<int32_t>(i % 2);
                 r.timeout_seconds = i == 6 ? 1e6 : 0;
                 if (i == 7) r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS;
                 ids.push_back(0);
@@ -73,11 +73,11 @@ TEST_CASE("engine: a step allocates nothing") {
             int64_t in_steps = 0;
             ds_status status = DS_OK;
             while (done < ids.size() && status == DS_OK) {
-                const ds_event *events = nullptr;
+                const ds_event *const *events = nullptr;
                 size_t count = 0;
                 // Whatever it would take, it would not get.
                 in_steps += with_failing(1, true, [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
-                for (size_t i = 0; i < count; ++i) done += events[i].type == DS_EVENT_DONE, tokens += events[i].type == DS_EVENT_TOKEN;
+                for (size_t i = 0; i < count; ++i) done += events[i]->type == DS_EVENT_DONE, tokens += events[i]->type == DS_EVENT_TOKEN;
                 if (++steps == 12) {
                     ds_request_id id = 0;
                     MUST(ds_engine_fork(e.get(), ids[0], nullptr, &id, &err));
@@ -99,23 +99,23 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
     c.max_requests = 3;
     c.kv_tokens = 10 * 64;
     const char *const stops[] = {"never", "at all"};
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.stop = stops, r.stop_count = 2;
-    r.presence_penalty = 0.01f;
+    r.draw.presence_penalty = 0.01f;
     r.timeout_seconds = 1e6;
-    r.max_think_tokens = 20, r.think_end_text = "Enough.";
+    r.thought.max_tokens = 20, r.thought.end_text = "Enough.";
     const std::string expected = text_alone(engine(m, c), r);
     for (const bool ever : {false, true}) {
         const engine_ptr e = engine(m, c);
         std::map<ds_request_id, std::string> texts, before;
         const auto hear = [&](const ds_event &event) { texts[event.request].append(event.text, event.text_size); };
         const auto step = [&](int64_t n) {
-            const ds_event *events = nullptr;
+            const ds_event *const *events = nullptr;
             size_t count = 0;
             ds_status status = DS_OK;
             with_failing(n, ever, [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
             CHECK(status == DS_OK);
-            for (size_t i = 0; i < count; ++i) hear(events[i]);
+            for (size_t i = 0; i < count; ++i) hear(*events[i]);
         };
         int64_t submitted = 0, forked = 0;
         for (int64_t n = 1;; ++n) {                       // until it takes fewer than n
@@ -199,9 +199,9 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
         prompts.back().insert(prompts.back().begin() + 1, i == 2 ? 64 - prompts[i].size() : 70, 9);
     }
     const auto make = [&](size_t question, uint64_t seed) {
-        ds_request r = request(prompts[question]);
-        r.seed = seed;
-        r.temperature = seed ? 1.2f : 0;
+        full_request r = request(prompts[question]);
+        r.draw.seed = seed;
+        r.draw.temperature = seed ? 1.2f : 0;
         r.max_new_tokens = most_new;
         r.stop = stops, r.stop_count = question % 3;
         return r;
@@ -210,7 +210,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     const auto expect = [&](size_t question, uint64_t seed) -> const std::string & {
         std::string &text = expected[{question, seed}];
         if (text.empty()) {
-            ds_request r = make(question, seed);
+            full_request r = make(question, seed);
             r.flags = DS_REQUEST_NO_CACHE;
             text = text_alone(alone, r);
         }
@@ -232,19 +232,19 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 std::advance(at, static_cast<ptrdiff_t>(random() % live.size()));
                 const asked of = at->second;
                 const uint32_t left = most_new - of.tokens;
-                ds_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);    // another one only before anything was drawn
+                full_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);    // another one only before anything was drawn
                 f.max_new_tokens = left;
                 f.priority = static_cast<int32_t>(random() % 3);
                 if (left == 0 || ds_engine_fork(e.get(), at->first, &f, &id, nullptr) != DS_OK) break;
-                live[id] = {of.question, f.seed, of.tokens, of.so_far + of.text, "", false};
+                live[id] = {of.question, f.draw.seed, of.tokens, of.so_far + of.text, "", false};
                 ++forked;
             } else {
                 const size_t q = random() % prompts.size();
-                ds_request r = make(q, random() % 4);
+                full_request r = make(q, random() % 4);
                 r.priority = static_cast<int32_t>(random() % 3);
                 r.flags = random() % 8 ? 0 : DS_REQUEST_NO_CACHE;
                 if (ds_engine_submit(e.get(), &r, &id, nullptr) != DS_OK) break;    // the queue is full
-                live[id] = {q, r.seed, 0, "", "", false};
+                live[id] = {q, r.draw.seed, 0, "", "", false};
             }
             ++submitted;
         }
@@ -254,11 +254,11 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
             if (ds_engine_cancel(e.get(), at->first, nullptr) == DS_OK) at->second.cancelled = true;
         }
         do {
-            const ds_event *events = nullptr;
+            const ds_event *const *events = nullptr;
             size_t count = 0;
             MUST(ds_engine_step(e.get(), &events, &count, &err));
             for (size_t i = 0; i < count; ++i) {
-                const ds_event &event = events[i];
+                const ds_event &event = *events[i];
                 asked &a = live.at(event.request);
                 a.text.append(event.text, event.text_size);
                 a.tokens += event.type == DS_EVENT_TOKEN;
@@ -298,7 +298,7 @@ TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one
     c.max_requests = 4;
     c.kv_tokens = 7 * 64;
     const engine_ptr e = engine(m, c);
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 40;
     r.flags = DS_REQUEST_IGNORE_END;
     const std::string expected = text_alone(e, r);
@@ -306,10 +306,10 @@ TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one
     std::vector<std::thread> threads;
     for (uint32_t t = 0; t < 4; ++t)
         threads.emplace_back([&, t] {
-            ds_request mine = request(prompt);
+            full_request mine = request(prompt);
             mine.max_new_tokens = 40;
             mine.flags = DS_REQUEST_IGNORE_END;
-            mine.tag = t % 2;
+            mine.client_id = t % 2;
             for (uint32_t i = 0; i < 15; ++i) {
                 ds_request_id id = 0, other = 0;
                 mine.priority = static_cast<int32_t>(i % 3);

@@ -15,8 +15,9 @@ using namespace ds::test;
 namespace {
 
 // A host's allocator, whose blocks count like all others.
-ds_host counting_host() {
-    ds_host h{};
+const ds_host &counting_host() {
+    static ds_host h{};
+    h.struct_size = sizeof h;
     h.alloc = [](void *, size_t bytes, size_t alignment) { return ::operator new(bytes, std::align_val_t(alignment), std::nothrow); };
     h.free = [](void *, void *p, size_t, size_t alignment) { ::operator delete(p, std::align_val_t(alignment)); };
     h.log = [](void *, ds_log_level, const char *) {};
@@ -51,7 +52,7 @@ ds_engine_config small_engine() {
 
 std::string answer(const engine_ptr &e, const std::vector<ds_token> &prompt) {
     std::string text;
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.max_new_tokens = 12;
     r.flags = DS_REQUEST_IGNORE_END;
     ds_request_id id = 0;
@@ -93,7 +94,7 @@ TEST_CASE("faults: loading a model, from everywhere") {
             c.struct_size = sizeof c;
             c.flags = flags;
             c.progress = [](void *, uint64_t, uint64_t) { return 0; };
-            c.host = counting_host();
+            c.host = &counting_host();
             ds_model *m = nullptr;
             ds_error err;
             sweep("load, " + std::string(how) + (flags == DS_LOAD_READ ? ", read" : flags ? ", vocabulary" : ""),
@@ -122,7 +123,7 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
         for (const bool own : {false, true}) {
             const model_ptr m = model(name, ds::format::q8_0);
             ds_engine_config c = small_engine();
-            if (own) c.host = counting_host();
+            if (own) c.host = &counting_host();
             const std::string where = std::string(name) + (own ? ", a host's allocator" : "");
             ds_engine *e = nullptr;
             ds_error err;
@@ -254,30 +255,30 @@ TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine
     const std::vector<ds_token> prompt = tokens_of(m, "What is 37 + 85?");
     for (const bool own : {false, true}) {
         ds_engine_config c = small_engine();
-        if (own) c.host = counting_host();
+        if (own) c.host = &counting_host();
         const engine_ptr e = engine(m, c);
         const char *const stops[] = {"never", "nor this"};
         const ds_logit_bias bias = {3, -1.0f};
-        ds_request r = request(prompt);
+        full_request r = request(prompt);
         r.stop = stops, r.stop_count = 2;
-        r.logit_bias = &bias, r.logit_bias_count = 1;
-        r.presence_penalty = 0.01f;
+        r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1;
+        r.draw.presence_penalty = 0.01f;
         r.timeout_seconds = 1e6;
         r.max_new_tokens = 16;
-        r.max_think_tokens = 6, r.think_end_text = " So.";
+        r.thought.max_tokens = 6, r.thought.end_text = " So.";
         ds_request_id ids[2] = {};
         std::string texts[2], expected[2];
         for (std::string &t : texts) t.reserve(4096);
         ds_error err;
         int done = 0;
         const auto step = [&] {
-            const ds_event *events = poison<const ds_event>();
+            const ds_event *const *events = poison<const ds_event *const>();
             size_t count = 77;
             const ds_status status = ds_engine_step(e.get(), &events, &count, &err);
-            if (status != DS_OK) return events == poison<const ds_event>() && count == 77 ? status : DS_ERR_INTERNAL;
+            if (status != DS_OK) return events == poison<const ds_event *const>() && count == 77 ? status : DS_ERR_INTERNAL;
             for (size_t i = 0; i < count; ++i) {
-                texts[events[i].request == ids[1]].append(events[i].text, events[i].text_size);
-                done += events[i].type == DS_EVENT_DONE;
+                texts[events[i]->request == ids[1]].append(events[i]->text, events[i]->text_size);
+                done += events[i]->type == DS_EVENT_DONE;
             }
             return DS_OK;
         };
@@ -310,14 +311,13 @@ TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine
         const ds_message ask = {"user", "What is 3 + 4?"};
         std::string text, usual;
         text.reserve(4096);
-        ds_request how{};
-        how.struct_size = sizeof how;
+        full_request how;
         how.max_new_tokens = 10;
         sweep(own ? "chat, a host's allocator" : "chat", {[&] {
                           text.clear();
                           const ds_status status = ds_engine_trim(e.get(), 0, &err);
                           if (status != DS_OK) return status;
-                          return ds_engine_chat(e.get(), &ask, 1, &how, [](void *to, const char *t, size_t n) { return static_cast<std::string *>(to)->append(t, n), 0; }, &text, &err);
+                          return ds_engine_chat(e.get(), &ask, 1, &how, [](void *to, const char *t, size_t n) { return static_cast<std::string *>(to)->append(t, n), 0; }, &text, nullptr, &err);
                       },
                       [&](ds_status status) {
                           check_said(status, err);
@@ -335,7 +335,7 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
     const temp_dir dir;
     for (const bool own : {false, true}) {
         ds_engine_config c = small_engine();
-        if (own) c.host = counting_host();
+        if (own) c.host = &counting_host();
         const engine_ptr e = engine(m, c);
         const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 150);
         const std::string path = dir / "session", old = "an old file", usual = answer(e, ids);

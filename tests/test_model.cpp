@@ -62,7 +62,7 @@ std::vector<float> logits_of(const held_model &m, const std::vector<ds_token> &i
 std::vector<float> logits_of(const model_file &f, const data &d, const ds_model_config *config = nullptr) { return logits_of(hold(f, config), {d.ids.begin(), d.ids.begin() + 80}, d.vocab); }
 
 struct ended { std::vector<ds_token> tokens; ds_finish finish = DS_FINISH_NONE; ds_status status = DS_OK; };
-std::vector<ended> run_requests(const engine_ptr &e, const std::vector<ds_request> &requests) {
+std::vector<ended> run_requests(const engine_ptr &e, const std::vector<full_request> &requests) {
     std::vector<ended> out(requests.size());
     std::vector<ds_request_id> ids(requests.size());
     for (size_t i = 0; i < requests.size(); ++i) MUST(ds_engine_submit(e.get(), &requests[i], &ids[i], &err));
@@ -74,8 +74,8 @@ std::vector<ended> run_requests(const engine_ptr &e, const std::vector<ds_reques
     return out;
 }
 
-ds_request short_request(const std::vector<ds_token> &prompt) {
-    ds_request r = request(prompt);
+full_request short_request(const std::vector<ds_token> &prompt) {
+    full_request r = request(prompt);
     r.max_new_tokens = 6;
     r.flags = DS_REQUEST_IGNORE_END;
     return r;
@@ -182,12 +182,15 @@ TEST_CASE("model: a tensor twice, a name too long, tensors that nobody asks for"
 
     struct lines { int n = 0; std::string last; } log;
     ds_model_config c = model_config();
-    c.host.log_user = &log;
-    c.host.log = [](void *user, ds_log_level level, const char *line) {
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.log_user = &log;
+    host.log = [](void *user, ds_log_level level, const char *line) {
         CHECK(level == DS_LOG_WARNING);
         ++static_cast<lines *>(user)->n;
         static_cast<lines *>(user)->last = line;
     };
+    c.host = &host;
     hold(micro_file("micro/llama"), &c);
     CHECK(log.n == 0);
     hold(changed("micro/llama", [](model_file &f) { f.parts.push_back({"extra", format::f32, {4}, std::string(16, '\0')}); }), &c);
@@ -316,9 +319,9 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
         const held_model m = hold(small(n));
         CHECK(ds_token_special(m.model.get(), DS_SPECIAL_EOS) == -1);
         const std::vector<ds_token> prompt = {0, static_cast<ds_token>(n - 1)};
-        ds_request r = short_request(prompt);
+        full_request r = short_request(prompt);
         r.top_logprobs = 64;
-        r.temperature = 1;
+        r.draw.temperature = 1;
         const std::vector<ended> done = run_requests(engine(m.model, engine_config()), {r});
         CHECK(done[0].finish == DS_FINISH_LENGTH);
         CHECK(done[0].tokens.size() == 6);
@@ -382,7 +385,7 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
                     c.kv_type = kv;
                     c.isa = isa;
                     const engine_ptr e = engine(m.model, c);
-                    ds_request scored = request(with);
+                    full_request scored = request(with);
                     scored.flags = DS_REQUEST_SCORE;
                     for (int again = 0; again < 2; ++again) {
                         const std::vector<ended> r = run_requests(e, {short_request(with), short_request(without), scored});
@@ -513,7 +516,7 @@ TEST_CASE("model: the context chosen at load") {
         }
         const engine_ptr e = engine(m.model, ec);
         const std::vector<ds_token> one = {3};
-        ds_request r = short_request(one);
+        full_request r = short_request(one);
         ds_request_id id;
         CHECK(ds_engine_submit(e.get(), &r, &id, nullptr) == (context == 1 ? DS_ERR_TOO_LONG : DS_OK));
         r.flags = DS_REQUEST_SCORE;

@@ -603,6 +603,22 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
     CHECK(late.s.service(2) == before);
 }
 
+TEST_CASE("scheduler: of clients without a request as many are remembered as there is room for, those that had most") {
+    bench_of_jobs b(scheduler_sizes{4, 1000, 64, 4, 200});
+    b.add(10, 10, 0, -1);    // which nobody lets begin: whoever had more has had more than it
+    b.add(500, 100, 1);
+    const size_t clients = most_idle_accounts + 500;
+    for (uint64_t tag = 2; tag < clients; ++tag) {
+        for (int i = 0; i < 4; ++i) b.add(1 + i % 2, 1, tag);
+        while (b.s.running().size() + static_cast<size_t>(b.s.waiting()) > 100) b.step();
+        REQUIRE(b.s.accounts() <= most_idle_accounts + 104);
+    }
+    for (const size_t all = b.all.size(); b.ended + 1 < static_cast<int64_t>(all);) b.step();
+    CHECK(b.s.accounts() <= most_idle_accounts + 1);
+    CHECK(b.s.accounts() >= most_idle_accounts);
+    CHECK(b.s.service(1) >= 600);
+}
+
 TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are computed, and copies the one that both write") {
     bench_of_jobs b({4, 100, 64, 4, 40});
     const size_t parent = b.add(200, 40);

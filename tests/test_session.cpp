@@ -29,10 +29,10 @@ struct answer {
 };
 
 answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab, uint64_t tag = 0, uint32_t flags = 0) {
-    ds_request r = request(prompt);
+    full_request r = request(prompt);
     r.flags = flags | DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
-    r.tag = tag;
+    r.client_id = tag;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
     answer a;
@@ -188,12 +188,12 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
 
 TEST_CASE("session: pages that a request holds stay, and are saved while it runs") {
     scene s;
-    ds_request r = request(s.ids);
+    full_request r = request(s.ids);
     r.flags = DS_REQUEST_IGNORE_END;
     r.max_new_tokens = 5;
     ds_request_id id;
     MUST(ds_engine_submit(s.e.get(), &r, &id, &err));
-    const ds_event *events;
+    const ds_event *const *events;
     size_t count;
     MUST(ds_engine_step(s.e.get(), &events, &count, &err));
     CHECK(forget(s.e, s.ids) == 0);
@@ -217,12 +217,12 @@ TEST_CASE("session: in a pool with less room the beginning is restored, in place
     const engine_ptr e = engine(s.m, c);
     ask(e, other, 1, s.vocab, 4);
     CHECK(stats_of(e).pages_cached == 2);
-    ds_request r = request(other);
+    full_request r = request(other);
     r.max_new_tokens = 20;
     r.flags = DS_REQUEST_NO_CACHE | DS_REQUEST_IGNORE_END;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    const ds_event *events;
+    const ds_event *const *events;
     size_t count;
     MUST(ds_engine_step(e.get(), &events, &count, &err));
     CHECK(restore(e, s.path, s.ids) == 128);    // two pages are in use
@@ -525,8 +525,11 @@ TEST_CASE("session: a host's allocator that gives nothing more") {
     empty = false;
     ds_engine_config c = small(8);
     c.kv_type = DS_KV_F16;
-    c.host.alloc = [](void *, size_t bytes, size_t alignment) -> void * { return empty ? nullptr : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment); };
-    c.host.free = [](void *, void *p, size_t, size_t) { std::free(p); };
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc = [](void *, size_t bytes, size_t alignment) -> void * { return empty ? nullptr : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment); };
+    host.free = [](void *, void *p, size_t, size_t) { std::free(p); };
+    c.host = &host;
     const engine_ptr e = engine(s.m, c);
     std::vector<ds_token> tokens(200);
     size_t count = 0;

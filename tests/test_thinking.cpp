@@ -151,7 +151,7 @@ std::vector<ds_token> tokens_of(const ds_model *m, const std::string &text, uint
     return out;
 }
 
-std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question, ds_thinking thinking = DS_THINKING_DEFAULT, const char *chat_template = nullptr) {
+std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question, ds_thinking_mode thinking = DS_THINKING_DEFAULT, const char *chat_template = nullptr) {
     const ds_message ask = {"user", question.c_str()};
     ds_chat_config c{};
     c.struct_size = sizeof c;
@@ -190,10 +190,10 @@ struct told {
     }
 };
 
-std::vector<told> tell_all(const engine_ptr &e, const std::vector<ds_request> &requests) {
+std::vector<told> tell_all(const engine_ptr &e, const std::vector<full_request> &requests) {
     std::vector<told> out(requests.size());
     std::unordered_map<ds_request_id, size_t> of;
-    for (const ds_request &r : requests) {
+    for (const full_request &r : requests) {
         ds_request_id id = 0;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));
         of.emplace(id, of.size());
@@ -204,13 +204,13 @@ std::vector<told> tell_all(const engine_ptr &e, const std::vector<ds_request> &r
     });
     return out;
 }
-told tell(const engine_ptr &e, const ds_request &r) { return tell_all(e, {r})[0]; }
+told tell(const engine_ptr &e, const full_request &r) { return tell_all(e, {r})[0]; }
 
-ds_request limited(const std::vector<ds_token> &prompt, uint32_t budget, const char *end_text = nullptr) {
-    ds_request r = request(prompt);
-    r.flags = DS_REQUEST_THINK_BUDGET;
-    r.max_think_tokens = budget;
-    r.think_end_text = end_text;
+full_request limited(const std::vector<ds_token> &prompt, uint32_t budget, const char *end_text = nullptr) {
+    full_request r = request(prompt);
+    r.thought.flags = DS_THINKING_BUDGET;
+    r.thought.max_tokens = budget;
+    r.thought.end_text = end_text;
     return r;
 }
 
@@ -232,12 +232,12 @@ TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last 
             const engine_ptr owner(e);
             const std::vector<ds_token> prompt = tokens_of(m, text);
             if (m == split.model.get()) CHECK(std::count(prompt.begin(), prompt.end(), think_open) == 0);
-            ds_request r = request(prompt);
+            full_request r = request(prompt);
             r.max_new_tokens = 1;
             r.flags = DS_REQUEST_IGNORE_END;
             const ds_logit_bias letter = {tokens_of(m, "a")[0], 1e4f};
-            r.logit_bias = &letter;
-            r.logit_bias_count = 1;
+            r.draw.logit_bias = &letter;
+            r.draw.logit_bias_count = 1;
             const told t = tell(owner, r);
             CHECK(t.text == "a");
             CHECK((t.done.thinking_tokens == (thinking ? 1 : 0) && t.thinking == (thinking ? "a" : "")));
@@ -257,18 +257,18 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     REQUIRE(prompts.size() == 200);
     const uint32_t budgets[] = {0, 1, 16, 64};
     const char *const say = "\nTime is up.\n";
-    std::vector<ds_request> free, bound;
+    std::vector<full_request> free, bound;
     for (size_t i = 0; i < prompts.size(); ++i) {
-        ds_request r = request(prompts[i]);
-        r.temperature = i % 3 == 2 ? 0.8f : 0;
-        r.seed = i;
-        r.repetition_penalty = i % 5 == 4 ? 1.1f : 0;
+        full_request r = request(prompts[i]);
+        r.draw.temperature = i % 3 == 2 ? 0.8f : 0;
+        r.draw.seed = i;
+        r.draw.repetition_penalty = i % 5 == 4 ? 1.1f : 0;
         r.max_new_tokens = 230;
         free.push_back(r);
         bound.push_back(r);
-        bound[i].flags = DS_REQUEST_THINK_BUDGET;
-        bound[i].max_think_tokens = budgets[i % 4];
-        bound[i].think_end_text = i % 8 < 4 ? nullptr : say;
+        bound[i].thought.flags = DS_THINKING_BUDGET;
+        bound[i].thought.max_tokens = budgets[i % 4];
+        bound[i].thought.end_text = i % 8 < 4 ? nullptr : say;
     }
     const std::vector<told> whole = tell_all(e, free), cut = tell_all(e, bound);
     const std::vector<ds_token> closing = {think_close, tokens_of(m.get(), "\n\n")[0]};
@@ -287,13 +287,13 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         }
         ++closed;
         std::vector<ds_token> expected(whole[i].tokens.begin(), whole[i].tokens.begin() + budget);
-        if (bound[i].think_end_text) for (const ds_token x : tokens_of(m.get(), say)) expected.push_back(x);
+        if (bound[i].thought.end_text) for (const ds_token x : tokens_of(m.get(), say)) expected.push_back(x);
         expected.insert(expected.end(), closing.begin(), closing.end());
         CHECK(t.own_thinking == budget);
         CHECK(t.injected == expected.size() - budget);
         REQUIRE(t.tokens.size() > expected.size());
         CHECK(std::equal(expected.begin(), expected.end(), t.tokens.begin()));
-        CHECK(t.thinking.ends_with(std::string(bound[i].think_end_text ? say : "") + "</think>"));
+        CHECK(t.thinking.ends_with(std::string(bound[i].thought.end_text ? say : "") + "</think>"));
         CHECK(t.answer.starts_with("\n\n"));
     }
     CHECK(closed > 100);
@@ -307,7 +307,7 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         std::vector<ds_token> prompt = prompts[i];
         const size_t known = budgets[i % 4] + cut[i].injected;
         prompt.insert(prompt.end(), cut[i].tokens.begin(), cut[i].tokens.begin() + static_cast<ptrdiff_t>(known));
-        ds_request r = free[i];
+        full_request r = free[i];
         r.prompt = prompt.data(), r.prompt_count = prompt.size();
         const told rest = tell(lone, r);
         CHECK(std::equal(rest.tokens.begin(), rest.tokens.end(), cut[i].tokens.begin() + static_cast<ptrdiff_t>(known), cut[i].tokens.end()));
@@ -324,13 +324,13 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
     for (std::string line; prompts.size() < 32 && std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
     const std::string long_text = "\n" + std::string(60, '3') + "\n";    // so much is injected that it fills pages
-    std::vector<ds_request> requests;
+    std::vector<full_request> requests;
     for (size_t i = 0; i < prompts.size(); ++i) {
         requests.push_back(limited(prompts[i], static_cast<uint32_t>(i * 7 % 40), i % 2 ? long_text.c_str() : nullptr));
         requests[i].flags |= DS_REQUEST_IGNORE_END;
         requests[i].max_new_tokens = 100;
-        requests[i].temperature = i % 4 ? 0 : 1;
-        requests[i].seed = i;
+        requests[i].draw.temperature = i % 4 ? 0 : 1;
+        requests[i].draw.seed = i;
     }
     const std::vector<told> expected = tell_all(roomy, requests), got = tell_all(tight, requests), again = tell_all(tight, requests);
     uint64_t preemptions = 0;
@@ -338,11 +338,11 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
         CAPTURE(i);
         CHECK((got[i].tokens == expected[i].tokens && got[i].text == expected[i].text && got[i].thinking == expected[i].thinking));
         CHECK((again[i].tokens == expected[i].tokens && again[i].thinking == expected[i].thinking));
-        CHECK((got[i].own_thinking <= requests[i].max_think_tokens && got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
+        CHECK((got[i].own_thinking <= requests[i].thought.max_tokens && got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
         preemptions += got[i].done.preemptions;
     }
     CHECK(preemptions > 0);
-    ds_request r = requests[1];    // whose prompt, thought and closing are a page together
+    full_request r = requests[1];    // whose prompt, thought and closing are a page together
     r.max_new_tokens = 1;
     const std::vector<ds_token> said(expected[1].tokens.begin(), expected[1].tokens.begin() + static_cast<ptrdiff_t>(7 + expected[1].injected));
     std::vector<ds_token> prompt = prompts[1];
@@ -366,7 +366,7 @@ TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, 
     for (const auto &f : cases) {
         CAPTURE(f.budget);
         CAPTURE(f.after);
-        ds_request r = request(prompt);
+        full_request r = request(prompt);
         r.stop = &stop, r.stop_count = 1;
         ds_request_id first = 0, second = 0;
         MUST(ds_engine_submit(e.get(), &r, &first, &err));
@@ -376,14 +376,14 @@ TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, 
             else two.hear(event, prompt.size() + f.after);
         };
         while (one.tokens.size() < f.after) {
-            const ds_event *events = nullptr;
+            const ds_event *const *events = nullptr;
             size_t count = 0;
             MUST(ds_engine_step(e.get(), &events, &count, &err));
-            for (size_t i = 0; i < count; ++i) hear(events[i]);
+            for (size_t i = 0; i < count; ++i) hear(*events[i]);
         }
         REQUIRE((one.tokens.size() == f.after && one.text.empty()));
-        ds_request p = limited({}, static_cast<uint32_t>(std::max<int64_t>(f.budget, 0)), "\nOh.\n");
-        if (f.budget < 0) p.flags = 0;
+        full_request p = limited({}, static_cast<uint32_t>(std::max<int64_t>(f.budget, 0)), "\nOh.\n");
+        if (f.budget < 0) p.thought.flags = 0;
         if (f.stops) p.stop = &stop, p.stop_count = 1;
         MUST(ds_engine_fork(e.get(), first, &p, &second, &err));
         run(e, hear);
@@ -416,11 +416,17 @@ TEST_CASE("thinking: a model that opens its thought itself is held to its budget
         CHECK(t.thinking.ends_with("</think>"));
         CHECK((budget > 0 || t.thinking == "<think></think>"));
     }
-    ds_request r = request(prompt);
-    r.max_think_tokens = 5;    // without the flag it is a limit all the same
+    full_request r = request(prompt);
+    r.thought.max_tokens = 5;    // without the flag it is a limit all the same
     CHECK(tell(e, r).own_thinking == 5);
-    r.max_think_tokens = 0;    // and 0 is none
+    r.thought.max_tokens = 0;    // and 0 is none
     CHECK(tell(e, r).tokens == whole);
+    for (const uint32_t tokens : {1u, 2u, 5u}) {    // of the answer: what is injected has room of its own, the tag that the model opened too
+        full_request short_one = limited(prompt, 0, "So.\n");
+        short_one.max_new_tokens = tokens;
+        const told t = tell(e, short_one);
+        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.done.finish == DS_FINISH_LENGTH && !t.answer.empty()));
+    }
 }
 
 TEST_CASE("thinking: the first token after a closed thought is no end token and opens none") {
@@ -429,18 +435,18 @@ TEST_CASE("thinking: the first token after a closed thought is no end token and 
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     const ds_token end = ds_token_special(m.get(), DS_SPECIAL_EOS);
     ds_logit_bias bias[] = {{end, 500}, {think_open, 600}};
-    ds_request r = limited(prompt, 0);
-    r.logit_bias = bias, r.logit_bias_count = 2;
+    full_request r = limited(prompt, 0);
+    r.draw.logit_bias = bias, r.draw.logit_bias_count = 2;
     const ds_logit_bias only[] = {{end, 500}};
     told t = tell(e, r);
     CHECK((t.injected == 2 && t.tokens.size() > 3 && t.tokens[2] != end && t.tokens[2] != think_open && t.tokens[3] == think_open));
     CHECK(t.answer.find("<think>") != std::string::npos);    // the thought is over: it is text
-    r.logit_bias = only, r.logit_bias_count = 1;
+    r.draw.logit_bias = only, r.draw.logit_bias_count = 1;
     t = tell(e, r);
     CHECK((t.own_answer == 1 && t.done.finish == DS_FINISH_STOP));
     std::vector<ds_logit_bias> all(512);    // where nothing else may be said, it is said
     for (ds_token i = 0; i < 512; ++i) all[static_cast<size_t>(i)] = {i, i == end ? 0 : -INFINITY};
-    r.logit_bias = all.data(), r.logit_bias_count = all.size();
+    r.draw.logit_bias = all.data(), r.draw.logit_bias_count = all.size();
     t = tell(e, r);
     CHECK((t.own_answer == 0 && t.done.finish == DS_FINISH_STOP));
 }
@@ -449,7 +455,7 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
-    ds_request r = limited(prompt, 4, "\nEnough now.\n");
+    full_request r = limited(prompt, 4, "\nEnough now.\n");
     const told whole = tell(e, r);
     CHECK((whole.done.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") && whole.own_thinking == 4));
     for (const uint32_t most : {3u, 4u}) {    // the budget is not reached, or in the same moment
@@ -478,11 +484,11 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
         CHECK(t.tokens.size() == (room <= 4 + whole.injected ? std::min(room, 4u) : room));
     }
     const std::vector<ds_token> said = tokens_of(m.get(), "\nEnough now.\n");
-    r.presence_penalty = 1000;    // what was injected counts as said
+    r.draw.presence_penalty = 1000;    // what was injected counts as said
     t = tell(e, r);
     for (auto at = t.tokens.begin() + static_cast<ptrdiff_t>(4 + t.injected); at != t.tokens.end(); ++at) CHECK(std::count(said.begin(), said.end(), *at) == 0);
-    r.presence_penalty = 0;
-    ds_request score = r;
+    r.draw.presence_penalty = 0;
+    full_request score = r;
     score.flags |= DS_REQUEST_SCORE;    // has no thoughts
     size_t scored = 0;
     ds_request_id id;
@@ -510,7 +516,7 @@ TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels"
         const held_model m = respelled(c.spellings);
         const engine_ptr e = engine(m.model, engine_config());
         CAPTURE(c.thought_end);
-        ds_request r = request(prompt);
+        full_request r = request(prompt);
         told t = tell(e, r);
         CHECK(t.tokens == usual.tokens);
         CHECK(t.thinking == usual.thinking.substr(0, usual.thinking.size() - 8) + c.thought_end);
@@ -544,7 +550,7 @@ TEST_CASE("thinking: a closing that takes several tokens is injected as they are
     const std::vector<ds_token> prompt = prompt_of(m.model, "What is 37 + 85?"), closing = tokens_of(m.model.get(), "\nStop.\n</think>\n\n");
     REQUIRE(closing.size() > 5);
     for (const uint32_t budget : {0u, 1u, 16u}) {
-        ds_request r = limited(prompt, budget, "\nStop.\n");
+        full_request r = limited(prompt, budget, "\nStop.\n");
         r.flags |= DS_REQUEST_IGNORE_END;
         r.max_new_tokens = budget + 3;
         const told t = tell(e, r);
@@ -563,17 +569,17 @@ TEST_CASE("thinking: texts that may not end a thought are refused by name") {
     const std::string just(1024, 'x'), over(1025, 'x');
     ds_request_id id = 0;
     for (const char *text : {"a</think>", "<think>", over.c_str(), "\xff"}) {
-        const ds_request r = limited(prompt, 3, text);
-        check_argument("think_end_text", [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
+        const full_request r = limited(prompt, 3, text);
+        check_argument("thinking.end_text", [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
     }
     for (const char *text : {"", "<think", "é"}) {
-        const ds_request r = limited(prompt, 3, text);
+        const full_request r = limited(prompt, 3, text);
         const told t = tell(e, r);
         CHECK(t.thinking.ends_with(std::string(text) + "</think>"));
     }
     const told t = tell(e, limited(prompt, 3, just.c_str()));    // longer than the context
     CHECK((t.done.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
-    ds_request r = limited(prompt, 0x80000000u);
+    full_request r = limited(prompt, 0x80000000u);
     CHECK(tell(e, r).text == tell(e, request(prompt)).text);
 }
 
@@ -581,22 +587,21 @@ TEST_CASE("thinking: the chat call with budgets, and without thought") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const ds_message ask = {"user", "What is 37 + 85?"};
-    const auto chat = [&](ds_request r) {
+    const auto chat = [&](full_request r) {
         std::string out;
-        r.struct_size = sizeof r;
-        MUST(ds_engine_chat(e.get(), &ask, 1, &r, [](void *to, const char *text, size_t n) { return static_cast<std::string *>(to)->append(text, n), 0; }, &out, &err));
+        MUST(ds_engine_chat(e.get(), &ask, 1, &r, [](void *to, const char *text, size_t n) { return static_cast<std::string *>(to)->append(text, n), 0; }, &out, nullptr, &err));
         return out;
     };
     const std::string whole = chat({});
-    ds_request r{};
-    r.flags = DS_REQUEST_THINK_BUDGET;
-    CHECK(chat(r).starts_with("</think>\n\n"));
-    r.think_end_text = "Done.\n";
-    CHECK(chat(r).starts_with("Done.\n</think>\n\n"));
-    r.max_think_tokens = 1000;
+    full_request r;
+    r.thought.flags = DS_THINKING_BUDGET;
+    CHECK(chat(r).starts_with("<think>\n</think>\n\n"));
+    r.thought.end_text = "Done.\n";
+    CHECK(chat(r).starts_with("<think>\nDone.\n</think>\n\n"));
+    r.thought.max_tokens = 1000;
     CHECK(chat(r) == whole);
     r = {};
-    r.thinking = DS_THINKING_OFF;
+    r.thought.mode = DS_THINKING_OFF;
     const std::string off = chat(r);
     CHECK((off.find("think>") == std::string::npos && !off.empty()));
     const std::vector<ds_token> prompt = prompt_of(m, ask.content, DS_THINKING_OFF);

@@ -7,6 +7,7 @@
 #include "../../tensor/os.h"
 
 #include <algorithm>
+#include <span>
 
 namespace bench {
 
@@ -61,10 +62,10 @@ double run(ds_engine *e, const std::vector<ds_token> &prompt, unsigned requests,
         check(ds_engine_submit(e, &r, &id, &err), err);
     }
     for (unsigned done = 0; done < requests;) {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         check(ds_engine_step(e, &events, &count, &err), err);
-        for (const ds_event *v = events; v < events + count; ++v) done += v->type == DS_EVENT_DONE;
+        for (const ds_event *v : std::span(events, count)) done += v->type == DS_EVENT_DONE;
     }
     return ds::os::seconds() - begin;
 }

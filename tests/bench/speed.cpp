@@ -13,6 +13,7 @@
 #include <cmath>
 #include <fstream>
 #include <set>
+#include <span>
 
 namespace bench {
 
@@ -107,12 +108,12 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
     times t{0, 0, 0};
     std::set<ds_request_id> begun;
     for (unsigned done = 0; done < requests;) {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         check(ds_engine_step(b.engine.get(), &events, &count, &err), err);
         const double now = ds::os::seconds() - begin;
         const bool all_begun = begun.size() == requests;
-        for (const ds_event *e = events; e < events + count; ++e) {
+        for (const ds_event *e : std::span(events, count)) {
             if (e->type == DS_EVENT_DONE) {
                 if (e->finish != DS_FINISH_LENGTH) throw std::runtime_error(std::string("a request ended early: ") + ds_status_name(e->status));
                 ++done;

@@ -18,11 +18,11 @@ int main(int argc, char **argv) {
     ds_error err;
     ds_model *model;
     ds_engine *engine;
-    ds_message question = {"user", "What is 37 + 85?"};
+    ds_message question = {.role = "user", .content = "What is 37 + 85?"};
     if (argc != 2 || strcmp(ds_version(), DS_VERSION) || ds_abi_version() != DS_ABI_VERSION) return 2;
     if (ds_model_load(argv[1], NULL, &model, &err)) return puts(err.message), 1;
     if (ds_engine_new(model, NULL, &engine, &err)) return puts(err.message), 1;
-    if (ds_engine_chat(engine, &question, 1, NULL, append, NULL, &err)) return puts(err.message), 1;
+    if (ds_engine_chat(engine, &question, 1, NULL, append, NULL, NULL, &err)) return puts(err.message), 1;
     ds_engine_free(engine);
     ds_model_free(model);
     if (!strstr(answer, "122")) return puts(answer), 1;

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <span>
 #include <vector>
 
 static void check(ds_status s, const ds_error &err) {
@@ -114,10 +115,10 @@ int main(int argc, char **argv) {
     ds_request_id id;
     check(ds_engine_submit(engine, &r, &id, &err), err);
     for (bool done = false; !done;) {
-        const ds_event *events = nullptr;
+        const ds_event *const *events = nullptr;
         size_t count = 0;
         check(ds_engine_step(engine, &events, &count, &err), err);
-        for (const ds_event *e = events; e < events + count; ++e) {
+        for (const ds_event *e : std::span(events, count)) {
             if (e->type == DS_EVENT_SCORE) sum -= static_cast<double>(e->logprob);
             if (e->type == DS_EVENT_TOKEN) print(e->token, e->logits, info.vocabulary);
             done |= e->type == DS_EVENT_DONE;
