@@ -52,8 +52,7 @@ int main(int argc, char **argv) {
 
     if (argc != 2 || argv[1][0] == '-') return fprintf(stderr, "usage: %s model.gguf\n", argv[0]), 2;
     if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err);   /* NULL: all defaults */
-    /* Every configuration begins with its size; what stays 0 has its default. */
-    ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};
+    ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};   /* begins with its size; what stays 0 has its default */
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
     /* What DeepSeek recommends for the R1 family. The same seed gives the same answer. */
     ds_sampling sampling = {.struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = 1};

@@ -162,7 +162,7 @@ TEST_CASE("api: structures of earlier versions, which end sooner") {
     MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
     CHECK(std::string_view(text, n).find("</think>") == std::string_view::npos);
     c.struct_size = sizeof c;
-    check_argument("template", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, e); });
+    check_fails(DS_ERR_UNSUPPORTED, "template", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, e); });
 }
 
 TEST_CASE("api: sizes of structures, and flags that are not known") {

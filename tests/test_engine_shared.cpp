@@ -134,7 +134,7 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
     CHECK(work == 0);
     MUST(ds_engine_wait(e.get(), 0.001, &work, &err));
     CHECK(work == 0);
-    for (const double bad : {-1.0, -1e-9, std::numeric_limits<double>::quiet_NaN(), -INFINITY}) check_argument("timeout_seconds", [&](ds_error *x) { return ds_engine_wait(e.get(), bad, &work, x); });
+    for (const double bad : {-1.0, -1e-9, std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) check_argument("timeout_seconds", [&](ds_error *x) { return ds_engine_wait(e.get(), bad, &work, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_wait(nullptr, 0, &work, x); });
     check_argument("work", [&](ds_error *x) { return ds_engine_wait(e.get(), 0, nullptr, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_wake(nullptr, x); });
