@@ -61,4 +61,110 @@ uint64_t merger::finish(std::vector<int32_t> &out) {
     return steps_;
 }
 
+namespace {
+
+// A long piece in place. A symbol lies where its first byte was, in a slot that has the rank of its pair with the next one; one of several bytes has its id
+// in the slot after that, one of a single byte is known by the byte. Which slots begin symbols is told by a bit each. The least ranks of blocks of slots
+// are the leaves of a tree of minima, which leads to the leftmost pair of the lowest rank.
+class long_piece {
+public:
+    long_piece(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view bytes, std::vector<int32_t> &out)
+        : table_(table), symbols_(symbols), bytes_(bytes), out_(out), base_(out.size()), begins_(bytes.size() / 64 + 1) {
+        for (size_t n = (bytes.size() + block - 1) / block;; n = (n + 1) / 2) {
+            least_.emplace_back(n, merge_table::none);
+            if (n == 1) break;
+        }
+        out.resize(base_ + bytes.size());
+    }
+
+    uint64_t merge() {
+        size_t const n = bytes_.size();
+        for (size_t i = 0; i < n; i++) begins_[i / 64] |= uint64_t(1) << i % 64;
+        for (size_t i = 0; i < n; i++) set_rank(i, i + 1);
+        for (size_t i = 0; i < n; i += block) update(i);
+        steps_ += 2 * n;
+        while (least_.back()[0] != merge_table::none) merge_one();
+        size_t kept = 0;    // never more than what has been read
+        for (size_t i = 0; i < n; i = next(i)) out_[base_ + kept++] = id(i);
+        out_.resize(base_ + kept);
+        return steps_;
+    }
+
+private:
+    static constexpr size_t block = 16;
+
+    bool begins(size_t i) const { return begins_[i / 64] >> i % 64 & 1; }
+    int32_t &slot(size_t i) { return out_[base_ + i]; }
+    int32_t id(size_t i) { return i + 1 < bytes_.size() && !begins(i + 1) ? slot(i + 1) : symbols_[uint8_t(bytes_[i])]; }
+    uint32_t rank(size_t i) { return uint32_t(slot(i)); }
+    void set_rank(size_t i, size_t after) { slot(i) = int32_t(after < bytes_.size() ? table_.rank(id(i), id(after)) : merge_table::none); }
+
+    // The symbol behind the one at i, or the piece's end.
+    size_t next(size_t i) {
+        for (size_t word = ++i / 64; i < bytes_.size(); i = ++word * 64) {
+            steps_++;
+            if (uint64_t const rest = begins_[word] >> i % 64) return i + size_t(std::countr_zero(rest));
+        }
+        return bytes_.size();
+    }
+    // The symbol before the one at i > 0.
+    size_t before(size_t i) {
+        for (size_t word = --i / 64;; i = word-- * 64 - 1) {
+            steps_++;
+            if (uint64_t const rest = begins_[word] << (63 - i % 64)) return i - size_t(std::countl_zero(rest));
+        }
+    }
+
+    // The minima above slot i, of which something has changed.
+    void update(size_t i) {
+        size_t at = i / block;
+        uint32_t const was = least_[0][at];
+        uint32_t now = merge_table::none;
+        size_t const from = at * block, to = std::min(from + block, bytes_.size());
+        for (size_t k = from; k < to; k++, steps_++)
+            if (begins(k)) now = std::min(now, rank(k));
+        if (now == was) return;
+        least_[0][at] = now;
+        for (size_t level = 1; level < least_.size(); level++) {
+            const std::vector<uint32_t> &below = least_[level - 1];
+            at /= 2;
+            steps_++;
+            uint32_t const least = 2 * at + 1 < below.size() ? std::min(below[2 * at], below[2 * at + 1]) : below[2 * at];
+            if (least_[level][at] == least) return;
+            least_[level][at] = least;
+        }
+    }
+
+    void merge_one() {
+        uint32_t const least = least_.back()[0];
+        size_t at = 0;
+        for (size_t level = least_.size() - 1; level-- > 0; steps_++) at = 2 * at + (least_[level][2 * at] != least);
+        for (at *= block; !begins(at) || rank(at) != least; steps_++) at++;
+        size_t const right = next(at), after = next(right);
+        begins_[right / 64] &= ~(uint64_t(1) << right % 64);
+        slot(at + 1) = table_.at(least).result;
+        set_rank(at, after);
+        size_t const left = at == 0 ? at : before(at);
+        if (left != at) set_rank(left, at);
+        update(at);
+        if (right / block != at / block) update(right);
+        if (left / block != at / block) update(left);
+    }
+
+    const merge_table &table_;
+    std::span<const int32_t, 256> symbols_;
+    std::string_view bytes_;
+    std::vector<int32_t> &out_;
+    size_t base_;
+    std::vector<uint64_t> begins_;
+    std::vector<std::vector<uint32_t>> least_;    // of blocks, of pairs of blocks, and so on
+    uint64_t steps_ = 0;
+};
+
+} // namespace
+
+uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece, std::vector<int32_t> &out) {
+    return piece.empty() ? 0 : long_piece(table, symbols, piece, out).merge();
+}
+
 } // namespace ds

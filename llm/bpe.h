@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string_view>
 #include <vector>
 
 namespace ds {
@@ -27,7 +29,7 @@ private:
     std::vector<entry> entries_;     // of one left id sorted by right id: no hash, so no file can make look-ups slow
 };
 
-// Merges a piece's symbols. Its buffers are kept from piece to piece.
+// Merges a piece's symbols. Its buffers are kept from piece to piece; they take up to 40 bytes a symbol.
 class merger {
 public:
     explicit merger(const merge_table &table) : table_(table) {}
@@ -48,5 +50,9 @@ private:
     std::vector<uint64_t> heap_;     // rank << 32 | index of the left symbol: the least comes first
     uint64_t steps_ = 0;
 };
+
+// The same for a piece of any length, a little slower, in 5 bytes a byte of the piece, 4 of which are the room that `out` must have for the ids anyway.
+// `symbols` are the ids of the 256 bytes.
+uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece, std::vector<int32_t> &out);
 
 } // namespace ds

@@ -425,17 +425,14 @@ void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::ve
             plain += p.text;
             continue;
         }
-        for (size_t at = 0; at < p.text.size();) {
-            token_id id = -1;
-            size_t const n = tok.added_at(std::string_view(p.text).substr(at), &id);
-            if (n == 0) {
-                plain += p.text[at++];
-                continue;
-            }
+        size_t from = 0;
+        for (const tokenizer::added &a : tok.added_in(p.text)) {
+            plain.append(p.text, from, a.at - from);
             flush();
-            out.push_back(id);
-            at += n;
+            out.push_back(a.id);
+            from = a.at + a.bytes;
         }
+        plain.append(p.text, from);
     }
     flush();
 }

@@ -249,6 +249,10 @@ struct row {
     pre_tokenizer id;
     std::string_view name;
     stage stages[6];      // those in use come first
+
+    size_t used() const {
+        return size_t(std::find_if(std::begin(stages), std::end(stages), [](const stage &s) { return !s.next; }) - std::begin(stages));
+    }
 };
 
 constexpr row rows[] = {
@@ -277,24 +281,6 @@ const row &row_of(pre_tokenizer p) {
     return *std::find_if(std::begin(rows), std::end(rows), [&](const row &r) { return r.id == p; });
 }
 
-// Splits every piece of `lengths` by one scanner.
-void apply(scanner next, std::string_view text, std::vector<uint32_t> &lengths, uint64_t &steps) {
-    std::vector<uint32_t> out;
-    out.reserve(lengths.size() * 2);
-    const char *p = text.data();
-    for (uint32_t const length : lengths) {
-        reader r{p + length};
-        while (p < r.end) {
-            match const m = next(r, p);
-            if (m.from != p) out.push_back(uint32_t(m.from - p));
-            if (m.to != m.from) out.push_back(uint32_t(m.to - m.from));
-            p = m.to;
-        }
-        steps += r.steps;
-    }
-    lengths.swap(out);
-}
-
 // Line ends may stand in a pattern as themselves or escaped.
 std::string escaped(std::string_view pattern) {
     std::string out;
@@ -308,14 +294,42 @@ std::string escaped(std::string_view pattern) {
 
 } // namespace
 
-void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps) {
-    uint64_t count = 0;
-    lengths.clear();
-    if (!text.empty()) lengths.push_back(uint32_t(text.size()));
-    for (const stage &s : row_of(p).stages) {
-        if (s.next) apply(s.next, text, lengths, count);
+splitter::splitter(pre_tokenizer p, std::string_view text) : pre_(p), patterns_(row_of(p).used()) {
+    const char *const begin = text.data();
+    parts_[0] = {begin, begin, begin, begin + text.size()};
+}
+
+// What a pattern makes a piece goes to the next pattern at once, so that nothing is collected.
+bool splitter::next(std::string_view &piece) {
+    const row &r = row_of(pre_);
+    while (open_ > 0) {
+        part &p = parts_[open_ - 1];
+        if (p.at == p.end) {
+            open_--;
+            continue;
+        }
+        if (p.at == p.to) {
+            reader text{p.end};
+            match const m = r.stages[open_ - 1].next(text, p.at);
+            p.from = m.from, p.to = m.to;
+            steps_ += text.steps;
+        }
+        const char *const begin = p.at;
+        p.at = begin < p.from ? p.from : p.to;
+        if (open_ == patterns_) {
+            piece = {begin, size_t(p.at - begin)};
+            return true;
+        }
+        parts_[open_++] = {begin, begin, begin, p.at};
     }
-    if (steps) *steps += count;
+    return false;
+}
+
+void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps) {
+    lengths.clear();
+    splitter pieces(p, text);
+    for (std::string_view piece; pieces.next(piece);) lengths.push_back(uint32_t(piece.size()));
+    if (steps) *steps += pieces.steps();
 }
 
 bool pre_tokenizer_from_text(std::string_view name, pre_tokenizer *out) {
@@ -338,8 +352,7 @@ std::string pre_tokenizers_known() {
 bool pre_tokenizer_recognise(std::span<const std::string> patterns, pre_tokenizer *out) {
     auto const same = [](const stage &s, const std::string &p) { return escaped(p) == s.pattern || escaped(p) == s.also; };
     for (const row &r : rows) {
-        auto const used = std::find_if(std::begin(r.stages), std::end(r.stages), [](const stage &s) { return !s.next; });
-        if (!std::equal(std::begin(r.stages), used, patterns.begin(), patterns.end(), same)) continue;
+        if (!std::equal(r.stages, r.stages + r.used(), patterns.begin(), patterns.end(), same)) continue;
         *out = r.id;
         return true;
     }

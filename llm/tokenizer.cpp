@@ -1,8 +1,10 @@
 // The vocabulary of a GGUF file, and text to ids and back. A normal token is spelled in GPT-2's byte alphabet (a printable character for each of the
 // 256 bytes); added tokens (control, user-defined) are spelled as themselves and are cut out of the text before anything else looks at it.
 // Bytes become symbols and merges work on ids, so the alphabet matters only while loading. Everything a file can say is bounded: a look-up by
-// spelling takes at most `max_probes` steps, an added token has at most `max_added_bytes` bytes.
+// spelling takes at most `max_probes` steps, an added token has at most `max_added_bytes` bytes. So is memory: a text takes no more than its ids do while
+// they are collected, a vocabulary some 50 bytes a token.
 #include "tokenizer.h"
+#include "added_tokens.h"
 #include "bpe.h"
 #include "unicode.h"
 
@@ -66,84 +68,44 @@ uint64_t hash(std::string_view s) {
     return h * 0xbf58476d1ce4e5b9 >> 20;
 }
 
-// Spelling to id, open addressing at most a quarter full. Spellings made to collide are refused instead of searched.
+// Spelling to id, open addressing at most half full. Spellings made to collide are refused instead of searched.
 class spelling_table {
 public:
-    static constexpr size_t max_probes = 128;
+    static constexpr size_t max_probes = 256;
 
-    explicit spelling_table(std::span<const std::string_view> tokens) : tokens_(tokens), slots_(std::bit_ceil(4 * tokens.size() + 4), slot{0, -1}) {}
+    explicit spelling_table(std::span<const std::string_view> tokens)
+        : tokens_(tokens), ids_(std::bit_ceil(2 * tokens.size() + 2), -1), tags_(ids_.size()) {}
 
     // False when too many spellings collide. Of equal spellings the first is kept.
     bool add(token_id t) {
         uint64_t const h = hash(tokens_[size_t(t)]);
         size_t const i = probe(tokens_[size_t(t)], h);
-        if (i == slots_.size()) return false;
-        if (slots_[i].id < 0) slots_[i] = {uint32_t(h), t};
+        if (i == ids_.size()) return false;
+        if (ids_[i] < 0) ids_[i] = t, tags_[i] = tag(h);
         return true;
     }
     token_id find(std::string_view spelling) const {
         size_t const i = probe(spelling, hash(spelling));
-        return i == slots_.size() ? -1 : slots_[i].id;
+        return i == ids_.size() ? -1 : ids_[i];
     }
 
 private:
-    struct slot {
-        uint32_t hash;
-        token_id id;     // -1: empty
-    };
-    // The slot of a spelling or an empty one for it; slots_.size() when neither is near.
+    static uint8_t tag(uint64_t h) { return uint8_t(h >> 36); }
+    // The slot of a spelling or an empty one for it; ids_.size() when neither is near.
     size_t probe(std::string_view spelling, uint64_t h) const {
-        size_t const mask = slots_.size() - 1;
+        size_t const mask = ids_.size() - 1;
         for (size_t n = 0; n < max_probes; n++) {
             size_t const i = (h + n) & mask;
-            if (slots_[i].id < 0 || (slots_[i].hash == uint32_t(h) && tokens_[size_t(slots_[i].id)] == spelling)) return i;
+            if (ids_[i] < 0 || (tags_[i] == tag(h) && tokens_[size_t(ids_[i])] == spelling)) return i;
         }
-        return slots_.size();
+        return ids_.size();
     }
     std::span<const std::string_view> tokens_;
-    std::vector<slot> slots_;
+    std::vector<token_id> ids_;     // -1: empty
+    std::vector<uint8_t> tags_;     // bits of the hash, so that few spellings are compared
 };
 
 constexpr size_t max_added_bytes = 256;
-
-// Finds added tokens in a text: sorted spellings, narrowed byte by byte.
-class added_tokens {
-public:
-    void add(std::string_view spelling, token_id id) {
-        if (!spelling.empty()) sorted_.push_back({spelling, id});
-    }
-    void finish() {
-        std::sort(sorted_.begin(), sorted_.end());
-        for (size_t i = sorted_.size(); i-- > 0;) first_[uint8_t(sorted_[i].first[0])] = uint32_t(i + 1);
-    }
-    // The longest one that `text` begins with; its length, 0 when there is none.
-    size_t match(std::string_view text, token_id &id, uint64_t &steps) const {
-        steps++;
-        if (first_[uint8_t(text[0])] == 0) return 0;
-        size_t longest = 0;
-        auto from = sorted_.begin() + first_[uint8_t(text[0])] - 1, to = sorted_.end();
-        for (size_t depth = 0; from != to; depth++) {
-            if (from->first.size() == depth) {
-                longest = depth;
-                id = from->second;      // of equal spellings the lowest id comes first
-                while (from != to && from->first.size() == depth) ++from;
-            }
-            if (depth == text.size()) break;
-            // Those left all share `depth` bytes and are longer than that.
-            auto const byte = [depth](const item &x) { return uint8_t(x.first[depth]); };
-            auto const next = uint8_t(text[depth]);
-            from = std::lower_bound(from, to, next, [&](const item &x, uint8_t b) { return byte(x) < b; });
-            to = std::upper_bound(from, to, next, [&](uint8_t b, const item &x) { return b < byte(x); });
-            steps++;
-        }
-        return longest;
-    }
-
-private:
-    using item = std::pair<std::string_view, token_id>;
-    std::vector<item> sorted_;
-    uint32_t first_[256] = {};      // 1 + index of the first that begins with a byte, 0 when none does
-};
 
 // Tokens that end an answer in the families this library runs, whatever the file says of its eos.
 constexpr std::string_view known_ends[] = {
@@ -159,16 +121,16 @@ struct tokenizer::impl {
     pre_tokenizer pre;
     std::vector<std::string_view> tokens;
     std::vector<token_kind> kinds;
-    std::vector<std::string_view> bytes;     // into `arena`, or the spelling itself
-    std::string arena;
+    std::string arena;                       // what the tokens stand for, one behind the other
+    std::vector<uint32_t> ends;              // [tokens] in it
     size_t longest = 0;                      // bytes of the longest normal token
     spelling_table spellings;
     token_id symbols[256];                   // of one byte; -1 when the vocabulary has none
-    added_tokens user_defined, all_added;
+    added_tokens user_defined, control;
     merge_table merges;
     token_id bos, eos, pad, unknown;
     bool adds_bos, adds_eos, ignore_merges, normalise;
-    std::vector<token_id> ends;
+    std::vector<token_id> end_tokens;
     std::vector<std::string> remarks;
 
     explicit impl(const gguf_file &f);
@@ -180,6 +142,7 @@ struct tokenizer::impl {
     void read_special();
     void read_ways();
     token_id special(const char *key, bool needed);
+    std::string_view bytes_of(size_t t) const { return std::string_view(arena).substr(t == 0 ? 0 : ends[t - 1], ends[t] - (t == 0 ? 0 : ends[t - 1])); }
 
     struct scratch;
     void encode_segment(std::string_view text, scratch &s, std::vector<token_id> &out) const;
@@ -218,6 +181,7 @@ tokenizer::impl::impl(const gguf_file &f) : file(f), pre(read_pre(f)), tokens(re
     read_merges();
     read_special();
     read_ways();
+    std::replace(std::begin(symbols), std::end(symbols), -1, unknown);
 }
 
 void tokenizer::impl::read_ways() {
@@ -254,26 +218,29 @@ void tokenizer::impl::check_scores() const {
 void tokenizer::impl::read_bytes() {
     size_t total = 0;
     for (std::string_view const t : tokens) total += t.size();
-    arena.reserve(total);    // so that views into it stay
-    bytes.resize(tokens.size());
+    if (total > UINT32_MAX) throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: " + std::to_string(total) + " bytes in all, more than 2^32 - 1");
+    arena.reserve(total);
+    ends.reserve(tokens.size());
     std::fill(std::begin(symbols), std::end(symbols), -1);
     token_id fallback[256];
     std::fill(std::begin(fallback), std::end(fallback), -1);
     for (size_t i = 0; i < tokens.size(); i++) {
-        size_t const before = arena.size();
         token_id *table = symbols;
+        bool added = false;
         if (kinds[i] == token_kind::byte) {
             int const b = byte_token(tokens[i]);
             if (b < 0) file.fail("tokenizer.ggml.tokens", "token " + std::to_string(i) + ", " + quoted(std::string(tokens[i])) + ", is of the byte type but not spelled <0xHH>");
             arena += char(b);
             table = fallback;
         } else if (!is_text(kinds[i]) || !append_bytes(tokens[i], arena)) {
-            bytes[i] = tokens[i];
-            continue;
+            arena += tokens[i];
+            added = true;
         }
-        bytes[i] = {arena.data() + before, arena.size() - before};
-        longest = std::max(longest, bytes[i].size());
-        if (bytes[i].size() == 1 && table[uint8_t(bytes[i][0])] < 0) table[uint8_t(bytes[i][0])] = token_id(i);
+        ends.push_back(uint32_t(arena.size()));
+        std::string_view const bytes = bytes_of(i);
+        if (added) continue;
+        longest = std::max(longest, bytes.size());
+        if (bytes.size() == 1 && table[uint8_t(bytes[0])] < 0) table[uint8_t(bytes[0])] = token_id(i);
     }
     for (int b = 0; b < 256; b++) {
         if (symbols[b] < 0) symbols[b] = fallback[b];
@@ -281,24 +248,30 @@ void tokenizer::impl::read_bytes() {
 }
 
 void tokenizer::impl::read_added() {
-    for (size_t i = 0; i < tokens.size(); i++) {
-        bool const user = kinds[i] == token_kind::user_defined;
-        if (!user && kinds[i] != token_kind::control) continue;
-        if (tokens[i].size() > max_added_bytes) {
-            throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: added token " + std::to_string(i) + " has " + std::to_string(tokens[i].size()) +
-                                                 " bytes, more than " + std::to_string(max_added_bytes));
+    for (token_kind const kind : {token_kind::control, token_kind::user_defined}) {
+        std::vector<added_tokens::token> added;
+        size_t total = 0;
+        for (size_t i = 0; i < tokens.size(); i++) {
+            if (kinds[i] != kind) continue;
+            if (tokens[i].size() > max_added_bytes) {
+                throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: added token " + std::to_string(i) + " has " + std::to_string(tokens[i].size()) +
+                                                     " bytes, more than " + std::to_string(max_added_bytes));
+            }
+            total += tokens[i].size();
+            if (total > added_tokens::max_bytes) {
+                throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: the added tokens up to " + std::to_string(i) + " have " + std::to_string(total) +
+                                                     " bytes, more than " + std::to_string(added_tokens::max_bytes));
+            }
+            if (!tokens[i].empty()) added.push_back({tokens[i], token_id(i)});
         }
-        all_added.add(tokens[i], token_id(i));
-        if (user) user_defined.add(tokens[i], token_id(i));
+        (kind == token_kind::control ? control : user_defined).build(std::move(added));
     }
-    all_added.finish();
-    user_defined.finish();
 }
 
 // A merge is "left right". The published tokenizers refuse one that names a token outside the vocabulary, and so do we: it could never be
 // applied, and a vocabulary cut short gives wrong ids without a word.
 void tokenizer::impl::read_merges() {
-    std::vector<std::string_view> const lines = file.get_strings("tokenizer.ggml.merges");
+    std::vector<std::string_view> lines = file.get_strings("tokenizer.ggml.merges");
     if (lines.size() >= merge_table::none) file.fail("tokenizer.ggml.merges", "more than 2^32 - 2 merges");
     std::vector<merge_table::merge> found;
     found.reserve(lines.size());
@@ -318,6 +291,7 @@ void tokenizer::impl::read_merges() {
         joined.assign(left).append(right);
         found.push_back({id(left), id(right), id(joined)});
     }
+    lines = {};
     merges = merge_table(std::move(found), tokens.size());
 }
 
@@ -356,27 +330,37 @@ void tokenizer::impl::read_special() {
     if (adds_bos && bos < 0) file.fail("tokenizer.ggml.add_bos_token", "it is true, but tokenizer.ggml.bos_token_id is missing");
     if (adds_eos && eos < 0) file.fail("tokenizer.ggml.add_eos_token", "it is true, but tokenizer.ggml.eos_token_id is missing");
     for (token_id const t : {eos, unless_none("eot_token_id", true), unless_none("eom_token_id", true)}) {
-        if (t >= 0) ends.push_back(t);
+        if (t >= 0) end_tokens.push_back(t);
     }
     for (std::string_view const s : known_ends) {
         token_id const t = spellings.find(s);
-        if (t >= 0 && (kinds[size_t(t)] == token_kind::control || kinds[size_t(t)] == token_kind::user_defined)) ends.push_back(t);
+        if (t >= 0 && (kinds[size_t(t)] == token_kind::control || kinds[size_t(t)] == token_kind::user_defined)) end_tokens.push_back(t);
     }
-    std::sort(ends.begin(), ends.end());
-    ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+    std::sort(end_tokens.begin(), end_tokens.end());
+    end_tokens.erase(std::unique(end_tokens.begin(), end_tokens.end()), end_tokens.end());
 }
 
 // ---- text to ids
 
 struct tokenizer::impl::scratch {
-    explicit scratch(const merge_table &merges) : pieces(merges) {}
+    scratch(const merge_table &merges, size_t bytes) : pieces(merges), rest(bytes) {}
     std::string normal, spelling;
-    std::vector<uint32_t> lengths;
     merger pieces;
+    size_t rest;            // bytes of the text that have no ids yet
     uint64_t steps = 0;
+
+    // Room for the ids of the next piece. Doubling for ever would take three times the ids; what the rest of the text can need at most bounds it.
+    void make_room(size_t bytes, std::vector<token_id> &out) const {
+        if (out.capacity() - out.size() >= bytes) return;
+        size_t const most = out.size() + std::max(rest, out.size() / 8), doubled = std::max(2 * out.capacity(), out.size() + rest / 4);
+        out.reserve(std::max(out.size() + bytes, std::min(most, doubled)));
+    }
 };
 
+constexpr size_t long_piece = size_t(1) << 15;
+
 void tokenizer::impl::encode_piece(std::string_view piece, scratch &s, std::vector<token_id> &out) const {
+    s.make_room(piece.size(), out);
     if (ignore_merges && piece.size() <= longest) {
         s.spelling.clear();
         for (char const c : piece) unicode::append_utf8(alphabet.character[uint8_t(c)], s.spelling);
@@ -388,20 +372,23 @@ void tokenizer::impl::encode_piece(std::string_view piece, scratch &s, std::vect
         }
     }
     for (char const c : piece) {
-        token_id const t = symbols[uint8_t(c)] >= 0 ? symbols[uint8_t(c)] : unknown;
+        token_id const t = symbols[uint8_t(c)];
         if (t < 0) throw error(status::argument, format_text("byte 0x%02X has no token in the vocabulary, which names no unknown token", unsigned(uint8_t(c))));
-        s.pieces.add(t);
+        if (piece.size() < long_piece) s.pieces.add(t);
     }
-    s.steps += s.pieces.finish(out);
+    s.steps += piece.size() < long_piece ? s.pieces.finish(out) : merge_long(merges, symbols, piece, out);
 }
 
 void tokenizer::impl::encode_segment(std::string_view text, scratch &s, std::vector<token_id> &out) const {
+    size_t const after = s.rest - text.size();
     if (normalise && unicode::to_nfc(text, s.normal)) text = s.normal;
-    pre_tokenize(pre, text, s.lengths, &s.steps);
-    for (uint32_t const n : s.lengths) {
-        encode_piece(text.substr(0, n), s, out);
-        text.remove_prefix(n);
+    splitter pieces(pre, text);
+    for (std::string_view piece; pieces.next(piece);) {
+        s.rest = after + text.size() - size_t(piece.data() - text.data());
+        encode_piece(piece, s, out);
     }
+    s.steps += pieces.steps();
+    s.rest = after;
 }
 
 void tokenizer::encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps) const {
@@ -409,27 +396,28 @@ void tokenizer::encode(std::string_view text, const encode_options &o, std::vect
         throw error(status::too_long, "the text has " + std::to_string(text.size()) + " bytes, more than " + std::to_string(max_text_bytes));
     }
     if (o.add_bos && impl_->adds_bos) out.push_back(impl_->bos);
-    const added_tokens &added = o.parse_special ? impl_->all_added : impl_->user_defined;
-    impl::scratch s(impl_->merges);
+    impl::scratch s(impl_->merges, text.size());
+    const added_tokens *const sets[] = {&impl_->user_defined, &impl_->control};
+    added_search added(std::span(sets, o.parse_special ? 2 : 1), text);
+    added_tokens::match found;
     size_t from = 0;
-    for (size_t at = 0; at < text.size();) {
-        token_id id = -1;
-        size_t const n = added.match(text.substr(at), id, s.steps);
-        if (n == 0) {
-            at++;
-            continue;
-        }
+    for (size_t at; added.next(from, at, found); from = at + found.bytes) {
         impl_->encode_segment(text.substr(from, at - from), s, out);
-        out.push_back(id);
-        from = at += n;
+        s.make_room(1, out);
+        out.push_back(found.id);
+        s.rest -= found.bytes;
     }
     impl_->encode_segment(text.substr(from), s, out);
-    if (steps) *steps += s.steps;
+    if (steps) *steps += s.steps + added.steps();
 }
 
-size_t tokenizer::added_at(std::string_view text, token_id *id) const {
-    uint64_t steps = 0;
-    return text.empty() ? 0 : impl_->all_added.match(text, *id, steps);
+std::vector<tokenizer::added> tokenizer::added_in(std::string_view text) const {
+    const added_tokens *const sets[] = {&impl_->user_defined, &impl_->control};
+    added_search search(sets, text);
+    added_tokens::match found;
+    std::vector<added> out;
+    for (size_t from = 0, at; search.next(from, at, found); from = at + found.bytes) out.push_back({at, found.bytes, found.id});
+    return out;
 }
 
 // ---- ids to text
@@ -448,7 +436,7 @@ std::string_view tokenizer::bytes(token_id t, bool special) const {
     token_kind const k = kind(t);
     bool const tool_mark = k == token_kind::control && tool_mark_at(impl_->tokens[size_t(t)]) > 0;
     bool const shown = is_text(k) || k == token_kind::byte || k == token_kind::user_defined || tool_mark || (special && k != token_kind::unused);
-    return shown ? impl_->bytes[size_t(t)] : std::string_view();
+    return shown ? impl_->bytes_of(size_t(t)) : std::string_view();
 }
 
 tokenizer::tokenizer(const gguf_file &file) : impl_(std::make_unique<impl>(file)) {}
@@ -466,7 +454,7 @@ token_id tokenizer::unknown() const { return impl_->unknown; }
 bool tokenizer::adds_bos() const { return impl_->adds_bos; }
 bool tokenizer::adds_eos() const { return impl_->adds_eos; }
 const std::vector<std::string> &tokenizer::remarks() const { return impl_->remarks; }
-const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->ends; }
+const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->end_tokens; }
 
 void utf8_stream::push(std::string_view bytes, std::string &out) {
     if (n_held_ && !bytes.empty()) {    // what is held, and as much as may belong to it

@@ -18,7 +18,7 @@ using token_id = int32_t;
 enum class pre_tokenizer { deepseek_llm, deepseek_coder, deepseek_v3, llama_bpe, qwen2, deepseek_r1_qwen };
 
 // tokenizer.ggml.token_type
-enum class token_kind : int32_t { undefined = 0, normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+enum class token_kind : uint8_t { undefined = 0, normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
 
 class tokenizer {
 public:
@@ -41,8 +41,9 @@ public:
     // status::argument, naming the byte, where the vocabulary has no token for a byte and no unknown token; `out` then holds what came before.
     void encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps = nullptr) const;
 
-    // The length of the longest control or user-defined token that `text` begins with, whose id goes to `id`; 0 when there is none.
-    size_t added_at(std::string_view text, token_id *id) const;
+    // The control and user-defined tokens in `text` as `encode` finds them: the longest at the leftmost place, then on behind it.
+    struct added { size_t at, bytes; token_id id; };
+    std::vector<added> added_in(std::string_view text) const;
 
     // The bytes of one token. Control tokens give their text when `special` is set, nothing otherwise; but marks of tool calls always do. `t` must be in range.
     std::string_view bytes(token_id t, bool special) const;
@@ -69,7 +70,25 @@ private:
 constexpr std::string_view tool_mark_begin = "<｜tool▁";
 size_t tool_mark_at(std::string_view text);
 
-// The split alone: byte lengths of the pieces of `text`, in order; for tests and for the converter's recognition of patterns.
+// The split, one piece after the other.
+class splitter {
+public:
+    splitter(pre_tokenizer p, std::string_view text);
+    bool next(std::string_view &piece);             // false behind the last one; no piece is empty
+    uint64_t steps() const { return steps_; }
+
+private:
+    // A piece that one pattern makes pieces of: what is left of it begins at `at`, the match found last is [from, to).
+    struct part { const char *at, *from, *to, *end; };
+    static constexpr size_t max_patterns = 6;
+    pre_tokenizer pre_;
+    size_t patterns_;
+    std::array<part, max_patterns> parts_;          // of each pattern
+    size_t open_ = 1;                               // of them, the last made last
+    uint64_t steps_ = 0;
+};
+
+// The byte lengths of all pieces, for tests.
 void pre_tokenize(pre_tokenizer p, std::string_view text, std::vector<uint32_t> &lengths, uint64_t *steps = nullptr);
 bool pre_tokenizer_from_text(std::string_view name, pre_tokenizer *out);
 std::string_view pre_tokenizer_text(pre_tokenizer p);

@@ -1,6 +1,6 @@
 // Normalisation form C (Unicode Standard Annex 15) over the generated tables.
-// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks stays near-linear: the marks are
-// sorted, not bubbled, and a mark is blocked by remembering the class before it, not by looking back.
+// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks stays linear: the marks are
+// counted into their places, not bubbled, and a mark is blocked by remembering the class before it, not by looking back.
 #include "unicode.h"
 
 #include <algorithm>
@@ -15,10 +15,14 @@ namespace {
 constexpr uint32_t s_base = 0xac00, l_base = 0x1100, v_base = 0x1161, t_base = 0x11a7;
 constexpr uint32_t l_count = 19, v_count = 21, t_count = 28, s_count = l_count * v_count * t_count;
 
+// A code point and its combining class in one word.
 struct element {
-    uint32_t value;
-    uint8_t combining;
+    uint32_t bits;
+    element(uint32_t value, uint8_t combining) : bits(value | uint32_t(combining) << 21) {}
+    uint32_t value() const { return bits & 0x1fffff; }
+    uint8_t combining() const { return uint8_t(bits >> 21); }
 };
+static_assert(limit + 0xff <= 0x1fffff);
 
 uint8_t combining_class(uint32_t cp) {
     auto const *r = std::lower_bound(std::begin(combining_ranges), std::end(combining_ranges), cp,
@@ -55,13 +59,19 @@ void decompose(uint32_t cp, std::vector<element> &out) {
     }
 }
 
+// Marks behind one another by their class, those of a class as they were; in linear time, as a text may have any number of them.
 void order(std::vector<element> &text) {
-    auto const starter = [](const element &e) { return e.combining == 0; };
+    auto const starter = [](element e) { return e.combining() == 0; };
+    auto const less = [](element a, element b) { return a.combining() < b.combining(); };
     for (auto at = text.begin(); at != text.end();) {
-        auto const first = std::find_if_not(at, text.end(), starter);
-        auto const last = std::find_if(first, text.end(), starter);
-        std::stable_sort(first, last, [](const element &a, const element &b) { return a.combining < b.combining; });
+        auto const first = std::find_if_not(at, text.end(), starter), last = std::find_if(first, text.end(), starter);
         at = last;
+        if (std::is_sorted(first, last, less)) continue;
+        size_t before[257] = {};
+        for (auto e = first; e != last; ++e) before[e->combining() + 1]++;
+        for (size_t c = 0; c < 256; c++) before[c + 1] += before[c];
+        std::vector<element> const marks(first, last);
+        for (element const e : marks) first[std::ptrdiff_t(before[e.combining()]++)] = e;
     }
 }
 
@@ -79,18 +89,18 @@ uint32_t composition(uint32_t a, uint32_t b) {
 void compose(std::vector<element> &text) {
     size_t starter = SIZE_MAX, n = 0;    // index of the last starter kept, and of what is kept
     int before = -1;                     // class of the last one kept after that starter; -1 when nothing stands between
-    for (const element &e : text) {
-        if (starter != SIZE_MAX && before < int(e.combining)) {
-            if (uint32_t const both = composition(text[starter].value, e.value)) {
-                text[starter].value = both;
+    for (element const e : text) {
+        if (starter != SIZE_MAX && before < int(e.combining())) {
+            if (uint32_t const both = composition(text[starter].value(), e.value())) {
+                text[starter] = {both, text[starter].combining()};
                 continue;
             }
         }
-        if (e.combining == 0) starter = n;
-        before = e.combining == 0 ? -1 : e.combining;
+        if (e.combining() == 0) starter = n;
+        before = e.combining() == 0 ? -1 : e.combining();
         text[n++] = e;
     }
-    text.resize(n);
+    text.erase(text.begin() + std::ptrdiff_t(n), text.end());
 }
 
 } // namespace
@@ -109,27 +119,37 @@ void append_utf8(uint32_t cp, std::string &out) {
     }
 }
 
+// Text that form C may change is taken by parts: from the last code point before it, which it may compose with, to the next one that nothing changes.
 bool to_nfc(std::string_view text, std::string &out) {
     const char *const end = text.data() + text.size();
-    uint8_t seen = 0;
-    for (const char *p = text.data(); p < end;) {
-        code_point const c = decode(p, end);
-        seen |= class_of(c.value);
-        p += c.bytes;
-    }
-    if (!(seen & unsettled)) return false;
+    auto const settled = [&](const char *p) { return !(class_of(decode(p, end).value) & unsettled); };
     std::vector<element> elements;
-    elements.reserve(text.size());
-    for (const char *p = text.data(); p < end;) {
-        code_point const c = decode(p, end);
-        decompose(c.value, elements);
-        p += c.bytes;
+    const char *copied = text.data();    // up to there
+    const char *last = copied;           // the last settled code point, if any is behind what is copied
+    for (const char *p = copied; p < end;) {
+        if (settled(p)) {
+            last = p;
+            p += decode(p, end).bytes;
+            continue;
+        }
+        if (copied == text.data()) out.clear(), out.reserve(text.size());
+        out.append(copied, last);
+        size_t points = 1;
+        while (p < end && !settled(p)) p += decode(p, end).bytes, points++;
+        elements.clear();
+        elements.reserve(2 * points);
+        for (const char *q = last; q < p;) {
+            code_point const c = decode(q, end);
+            decompose(c.value, elements);
+            q += c.bytes;
+        }
+        order(elements);
+        compose(elements);
+        for (element const e : elements) append_utf8(e.value(), out);
+        copied = last = p;
     }
-    order(elements);
-    compose(elements);
-    out.clear();
-    out.reserve(text.size());
-    for (const element &e : elements) append_utf8(e.value, out);
+    if (copied == text.data()) return false;
+    out.append(copied, end);
     return true;
 }
 

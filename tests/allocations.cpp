@@ -1,4 +1,4 @@
-// operator new and delete of the whole test program: malloc and free, but for what with_failing asks.
+// operator new and delete of the whole test program: malloc and free, but for what with_failing and most_bytes ask.
 #include "allocations.h"
 
 #include <atomic>
@@ -6,22 +6,35 @@
 #include <cstdlib>
 #include <new>
 
+#include <malloc.h>
+
 namespace {
 
 std::atomic<bool> armed{false}, for_ever{false};
-std::atomic<int64_t> calls{0}, fail_at{0}, held{0};
+std::atomic<int64_t> calls{0}, fail_at{0}, held{0}, bytes{0}, most{0};
 
-void *take(size_t bytes, size_t alignment) {
-    if (armed) {
-        const int64_t n = ++calls;
-        if (fail_at > 0 && (n == fail_at || (for_ever && n > fail_at))) return nullptr;
-    }
-    if (bytes == 0) bytes = 1;
+void *counted(void *p) {
+    if (!p) return p;
     held.fetch_add(1, std::memory_order_relaxed);
-    return alignment <= alignof(std::max_align_t) ? std::malloc(bytes) : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    const auto n = static_cast<int64_t>(malloc_usable_size(p));
+    const int64_t now = bytes.fetch_add(n, std::memory_order_relaxed) + n;
+    for (int64_t was = most; now > was && !most.compare_exchange_weak(was, now);) {}
+    return p;
+}
+
+void *take(size_t n, size_t alignment) {
+    if (armed) {
+        const int64_t call = ++calls;
+        if (fail_at > 0 && (call == fail_at || (for_ever && call > fail_at))) return nullptr;
+    }
+    if (n == 0) n = 1;
+    return counted(alignment <= alignof(std::max_align_t) ? std::malloc(n) : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment));
 }
 void give(void *p) {
-    if (p) held.fetch_sub(1, std::memory_order_relaxed);
+    if (p) {
+        held.fetch_sub(1, std::memory_order_relaxed);
+        bytes.fetch_sub(static_cast<int64_t>(malloc_usable_size(p)), std::memory_order_relaxed);
+    }
     std::free(p);
 }
 void *take_or_throw(size_t bytes, size_t alignment) {
@@ -42,6 +55,13 @@ int64_t ds::test::with_failing(int64_t n, bool ever, const std::function<void()>
 }
 
 int64_t ds::test::blocks_held() { return held; }
+
+int64_t ds::test::most_bytes(const std::function<void()> &f) {
+    const int64_t before = bytes;
+    most = before;
+    f();
+    return most - before;
+}
 
 void *operator new(size_t n) { return take_or_throw(n, 0); }
 void *operator new[](size_t n) { return take_or_throw(n, 0); }

@@ -1,4 +1,4 @@
-// The test program's operator new can be told to count and to fail.
+// The test program's operator new can be told to count, to fail, and to say how much was taken.
 #pragma once
 
 #include <cstdint>
@@ -11,5 +11,8 @@ int64_t with_failing(int64_t n, bool ever, const std::function<void()> &f);
 
 // Blocks that were taken and not given back, of the whole program.
 int64_t blocks_held();
+
+// The most bytes that `f` held at one time, beside those that were held before it. What other threads hold counts.
+int64_t most_bytes(const std::function<void()> &f);
 
 } // namespace ds::test

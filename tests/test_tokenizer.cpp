@@ -1,6 +1,9 @@
 // The tokenizer against published ids (reference/tokenizers and reference/vocab, beside the repository and never in it), its scanners against the
 // published patterns run by an independent engine (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
+#include "allocations.h"
 #include "vocab_from_json.h"
+#include "../llm/added_tokens.h"
+#include "../llm/bpe.h"
 #include "../llm/unicode.h"
 
 #include <doctest/doctest.h>
@@ -44,6 +47,55 @@ std::string normal(const std::string &text) {
 const nlohmann::json &splits() {
     static const nlohmann::json data = read_json(data_dir + "tokenizer/splits.json");
     return data;
+}
+
+// The sanitizers make everything some ten times slower, and the steps are counted all the same.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t run_bytes = 128 << 10;
+#else
+constexpr size_t run_bytes = 1 << 20;
+#endif
+
+struct run_job {
+    const tokenizer *tok;
+    std::string text;
+    std::vector<token_id> ids;
+    uint64_t steps = 0;
+};
+
+void *run_encode(void *p) {
+    auto &job = *static_cast<run_job *>(p);
+    job.tok->encode(job.text, {}, job.ids, &job.steps);
+    return nullptr;
+}
+
+// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run keeps the merges busy.
+gguf_writer doubling_vocabulary(std::span<const std::string> characters) {
+    gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
+    std::vector<std::string> tokens, merges;
+    auto const symbol = [](uint8_t b) {
+        bool const itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        std::string out;
+        unicode::append_utf8(itself ? b : b < 33 ? 256u + b : b < 161 ? 256u + 33 + b - 127 : 256u + 67, out);
+        return out;
+    };
+    for (int b = 0; b < 256; b++) tokens.push_back(symbol(uint8_t(b)));
+    auto const merge = [&](const std::string &a, const std::string &b) {
+        if (std::find(tokens.begin(), tokens.end(), a + b) != tokens.end()) return;
+        tokens.push_back(a + b);
+        merges.push_back(a + " " + b);
+    };
+    for (const std::string &c : characters) {
+        std::string whole = symbol(uint8_t(c[0]));
+        for (size_t i = 1; i < c.size(); i++) merge(whole, symbol(uint8_t(c[i]))), whole += symbol(uint8_t(c[i]));
+        for (int n = 1; n < 64; n *= 2) merge(whole, whole), whole += whole;
+    }
+    w.set_strings("tokenizer.ggml.tokens", tokens);
+    w.set_strings("tokenizer.ggml.merges", merges);
+    w.erase("tokenizer.ggml.token_type");
+    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+    w.set_bool("tokenizer.ggml.add_bos_token", false);
+    return w;
 }
 
 } // namespace
@@ -260,11 +312,12 @@ TEST_CASE("tiny-r1: special tokens, kinds and ends") {
     CHECK(tok.bytes(480, true) == "<｜User｜>");
     CHECK(tok.bytes(480, false).empty());
     CHECK(tok.bytes(482, false) == "<think>");
-    token_id id = -1;
-    CHECK(tok.added_at("<｜User｜> and on", &id) == std::string("<｜User｜>").size());
-    CHECK(id == 480);
-    CHECK(tok.added_at("<｜Use", &id) == 0);
-    CHECK(tok.added_at("", &id) == 0);
+    auto const found = tok.added_in("<｜Use <｜User｜> and on<think>");
+    REQUIRE(found.size() == 2);
+    CHECK((found[0].at == 8 && found[0].bytes == std::string("<｜User｜>").size() && found[0].id == 480));
+    CHECK(found[1].id == 482);
+    CHECK(tok.added_in("<｜Use").empty());
+    CHECK(tok.added_in("").empty());
 }
 
 TEST_CASE("of added tokens the longest at the leftmost place wins") {
@@ -306,60 +359,254 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
     CHECK(encode(v.tok, "cab") == std::vector<token_id>{2, 3});    // a control token's text is not a piece's token
 }
 
-// ---- linear work
+// ---- Added tokens
 
 namespace {
 
-// The sanitizers make everything some ten times slower, and the steps are counted all the same.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t run_bytes = 128 << 10;
-#else
-constexpr size_t run_bytes = 1 << 20;
-#endif
+struct place { size_t at, bytes; int32_t id; };
 
-struct run_job {
-    const tokenizer *tok;
-    std::string text;
-    std::vector<token_id> ids;
-    uint64_t steps = 0;
-};
+bool operator==(const place &a, const place &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
 
-void *run_encode(void *p) {
-    auto &job = *static_cast<run_job *>(p);
-    job.tok->encode(job.text, {}, job.ids, &job.steps);
-    return nullptr;
+// The definition, slowly: at the leftmost place the longest spelling, of equals the lowest id.
+std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
+    std::vector<place> out;
+    for (size_t at = 0; at < text.size();) {
+        place best{at, 0, 0};
+        for (const auto &t : tokens) {
+            bool const here = !t.spelling.empty() && text.substr(at).starts_with(t.spelling);
+            if (here && (t.spelling.size() > best.bytes || (t.spelling.size() == best.bytes && t.id < best.id))) best = {at, t.spelling.size(), t.id};
+        }
+        if (best.bytes > 0) out.push_back(best);
+        at += std::max<size_t>(best.bytes, 1);
+    }
+    return out;
 }
 
-// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run keeps the merges busy.
-gguf_writer doubling_vocabulary(std::span<const std::string> characters) {
-    gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
-    std::vector<std::string> tokens, merges;
-    auto const symbol = [](uint8_t b) {
-        bool const itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-        std::string out;
-        unicode::append_utf8(itself ? b : b < 33 ? 256u + b : b < 161 ? 256u + 33 + b - 127 : 256u + 67, out);
-        return out;
-    };
-    for (int b = 0; b < 256; b++) tokens.push_back(symbol(uint8_t(b)));
-    auto const merge = [&](const std::string &a, const std::string &b) {
-        if (std::find(tokens.begin(), tokens.end(), a + b) != tokens.end()) return;
-        tokens.push_back(a + b);
-        merges.push_back(a + " " + b);
-    };
-    for (const std::string &c : characters) {
-        std::string whole = symbol(uint8_t(c[0]));
-        for (size_t i = 1; i < c.size(); i++) merge(whole, symbol(uint8_t(c[i]))), whole += symbol(uint8_t(c[i]));
-        for (int n = 1; n < 64; n *= 2) merge(whole, whole), whole += whole;
-    }
-    w.set_strings("tokenizer.ggml.tokens", tokens);
-    w.set_strings("tokenizer.ggml.merges", merges);
-    w.erase("tokenizer.ggml.token_type");
-    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
-    w.set_bool("tokenizer.ggml.add_bos_token", false);
-    return w;
+std::vector<place> added_by_search(std::span<const added_tokens *const> sets, std::string_view text, uint64_t *steps = nullptr) {
+    std::vector<place> out;
+    added_search search(sets, text);
+    added_tokens::match m;
+    for (size_t from = 0, at; search.next(from, at, m); from = at + m.bytes) out.push_back({at, m.bytes, m.id});
+    if (steps) *steps = search.steps();
+    return out;
 }
 
 } // namespace
+
+TEST_CASE("added tokens: the automaton follows the definition") {
+    std::mt19937 rng(11);
+    for (int i = 0; i < 3000; i++) {
+        size_t const letters = 1 + rng() % 3, count = rng() % 12;
+        auto const word = [&](size_t most) {
+            std::string s(rng() % (most + 1), ' ');
+            for (char &c : s) c = "ab\xff"[rng() % letters];
+            return s;
+        };
+        std::vector<std::string> spellings;
+        for (size_t k = 0; k < count; k++) spellings.push_back(word(1 + rng() % 8));
+        std::vector<added_tokens::token> all, part[2];
+        for (size_t k = 0; k < count; k++) {
+            all.push_back({spellings[k], int32_t(k)});
+            part[rng() % 2].push_back(all.back());
+        }
+        added_tokens sets[2];
+        for (int k : {0, 1}) sets[k].build(part[k]);
+        const added_tokens *const both[] = {&sets[0], &sets[1]};
+        std::string const text = word(i % 50 == 0 ? 9000 : 40);    // longer than what is gone over at once, now and then
+        CHECK(added_by_search(both, text) == added_slowly(all, text));
+    }
+}
+
+TEST_CASE("added tokens that share a beginning, or an end, take a bounded number of steps a byte") {
+    std::string const run(250, 'a');
+    size_t const n = 1 << 18;
+    std::string ends_in_b, no_end(n, 'a');
+    while (ends_in_b.size() < n) ends_in_b += run.substr(0, 7) + "b";
+    for (int const shape : {0, 1, 2, 3}) {
+        std::vector<std::string> spellings;
+        for (size_t k = 1; k < 250; k++) {
+            if (shape == 0) spellings.push_back(run + char(k));                        // one long beginning
+            if (shape == 1) spellings.push_back(run.substr(0, k) + "b");               // each a little longer
+            if (shape == 2) spellings.push_back("b" + run.substr(0, k));               // one end
+            if (shape == 3) spellings.push_back(run.substr(0, k % 125) + "b" + run.substr(0, k / 2));
+        }
+        if (shape == 1) spellings.emplace_back("a");
+        std::vector<added_tokens::token> tokens;
+        for (const std::string &s : spellings) tokens.push_back({s, int32_t(tokens.size())});
+        added_tokens set;
+        set.build(tokens);
+        const added_tokens *const sets[] = {&set};
+        for (const std::string &text : {no_end, ends_in_b}) {
+            uint64_t steps = 0;
+            added_by_search(sets, text, &steps);
+            CAPTURE(shape);
+            CHECK(steps >= text.size());
+            CHECK(steps <= 6 * text.size());
+        }
+    }
+}
+
+TEST_CASE("added tokens: the steps of the search are among those of encoding") {
+    gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
+    std::vector<std::string> tokens{"a", "b"};
+    std::vector<int32_t> types{1, 1};
+    for (int n = 1; n <= 200; n++) tokens.push_back(std::string(size_t(n), 'a') + "b"), types.push_back(4);
+    w.set_strings("tokenizer.ggml.tokens", tokens);
+    w.set_i32s("tokenizer.ggml.token_type", types);
+    w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{});
+    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+    w.set_bool("tokenizer.ggml.add_bos_token", false);
+    vocabulary const v(w);
+    std::string const text(100000, 'a');
+    std::vector<token_id> ids;
+    uint64_t split_only = 0, steps = 0;
+    std::vector<uint32_t> lengths;
+    pre_tokenize(v.tok.pre(), text, lengths, &split_only);
+    v.tok.encode(text, {}, ids, &steps);
+    CHECK(ids.size() == text.size());
+    CHECK(steps >= split_only + 2 * text.size());      // a step a byte at least to search, and one to merge
+    CHECK(steps <= split_only + 40 * text.size());
+}
+
+TEST_CASE("added tokens of more bytes than the automaton is made for are refused") {
+    gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
+    auto const with = [&](size_t count) {
+        std::vector<std::string> tokens{"a"};
+        std::vector<int32_t> types{1};
+        for (size_t i = 0; i < count; i++) tokens.push_back(std::string(250, '<') + format_text("%06zu", i)), types.push_back(3);
+        w.set_strings("tokenizer.ggml.tokens", tokens);
+        w.set_i32s("tokenizer.ggml.token_type", types);
+        w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{});
+        for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+        w.set_bool("tokenizer.ggml.add_bos_token", false);
+        return w;
+    };
+    CHECK(vocabulary(with(added_tokens::max_bytes / 256)).tok.size() == 1 + added_tokens::max_bytes / 256);
+    CHECK_THROWS_WITH_AS(vocabulary(with(added_tokens::max_bytes / 256 + 1)), doctest::Contains("tokenizer.ggml.tokens: the added tokens up to 8193 have 2097408 bytes"), error);
+}
+
+// ---- Long pieces
+
+TEST_CASE("merges of a long piece, in place, are those of a short one") {
+    std::mt19937 rng(13);
+    for (int i = 0; i < 2000; i++) {
+        // Tokens by their spelling; merges in any order, of tokens that there are and tokens that come of them.
+        std::vector<std::string> tokens{"a", "b", "c"};
+        std::map<std::string, int32_t> id{{"a", 0}, {"b", 1}, {"c", 2}};
+        std::vector<merge_table::merge> merges;
+        for (size_t k = rng() % 40; k > 0; k--) {
+            auto const left = int32_t(rng() % tokens.size()), right = int32_t(rng() % tokens.size());
+            std::string const both = tokens[size_t(left)] + tokens[size_t(right)];
+            if (both.size() > 200) continue;
+            if (id.emplace(both, int32_t(tokens.size())).second) tokens.push_back(both);
+            merges.push_back({left, right, id[both]});
+        }
+        std::shuffle(merges.begin(), merges.end(), rng);
+        merge_table const table(merges, tokens.size());
+        int32_t symbols[256] = {};
+        symbols['b'] = 1, symbols['c'] = 2;
+        std::string text(rng() % (i % 20 == 0 ? 3000 : 60) + 1, 'a');
+        for (char &c : text) c = char('a' + rng() % (1 + size_t(i) % 3));
+        merger m(table);
+        for (char const c : text) m.add(symbols[uint8_t(c)]);
+        std::vector<int32_t> want{7}, got{7};
+        m.finish(want);
+        merge_long(table, symbols, text, got);
+        CHECK(got == want);
+    }
+}
+
+// ---- Memory
+
+TEST_CASE("tokenizing takes at most 8 bytes a byte of the text and 16 MiB, the ids included") {
+    std::vector<std::string> const characters{"a", " ", "\u0301"};
+    gguf_writer w = doubling_vocabulary(characters);
+    size_t const n = run_bytes * 4;    // of which 16 MiB more are no more than 4 bytes a byte
+    std::mt19937 rng(17);
+    std::string words, random(n, ' '), nothing_merges, marks, tokens;
+    while (words.size() < n) words += "the " + std::to_string(rng() % 1000) + " ";
+    for (char &c : random) c = char(rng());
+    while (nothing_merges.size() < n) nothing_merges += "xyzw";
+    for (int const m : {0x301, 0x323, 0x327})
+        while (marks.size() < n / 3 * size_t(m == 0x301 ? 1 : m == 0x323 ? 2 : 3)) unicode::append_utf8(uint32_t(m), marks);
+    for (int i = 0; i < 3; i++) marks += "\u0344";
+    while (tokens.size() < n) tokens += "<a>";
+    for (std::string const pre : {"deepseek-v3", "deepseek-r1-qwen"}) {
+        w.set_string("tokenizer.ggml.pre", pre);
+        vocabulary const v(w);
+        for (const std::string &text : {std::string(n, 'a'), words, random, nothing_merges, "a" + marks, tokens}) {
+            std::vector<token_id> ids;
+            int64_t const most = most_bytes([&] {
+                ids = {};
+                v.tok.encode(text, {}, ids);
+            });
+            CAPTURE(pre);
+            CAPTURE(text.substr(0, 8));
+            CHECK(most <= int64_t(8 * text.size() + (16 << 20)));
+        }
+    }
+}
+
+TEST_CASE("a vocabulary takes at most 8 bytes a byte of its file and 16 MiB, refused or not") {
+    struct kind { const char *name; std::function<void(std::vector<std::string> &, std::vector<int32_t> &, std::vector<std::string> &)> fill; };
+    auto const short_name = [](size_t i) {
+        std::string s;
+        for (i++; i > 0; i /= 60) s += char('A' + i % 60);
+        return s;
+    };
+    size_t const n = run_bytes * 2;
+    const kind kinds[] = {
+        {"short tokens", [&](auto &tokens, auto &, auto &) { for (size_t i = 0; i < n; i++) tokens.push_back(short_name(i)); }},
+        {"empty tokens", [&](auto &tokens, auto &, auto &) { tokens.resize(n); }},
+        {"long tokens", [&](auto &tokens, auto &, auto &) { for (size_t i = 0; i < n / 64; i++) tokens.push_back(std::string(500, 'x') + short_name(i)); }},
+        {"control tokens", [&](auto &tokens, auto &types, auto &) {
+             for (size_t i = 0; i < n; i++) tokens.push_back(short_name(i));
+             types.assign(tokens.size(), 3);
+         }},
+        {"long control tokens", [&](auto &tokens, auto &types, auto &) {
+             for (size_t i = 0; i < n / 64; i++) tokens.push_back(std::string(200, 'x') + short_name(i));
+             types.assign(tokens.size(), 3);
+         }},
+        {"added tokens as many as are read", [&](auto &tokens, auto &types, auto &) {
+             for (size_t i = 0; i < added_tokens::max_bytes / 256; i++) tokens.push_back(short_name(i + 60 * 60 * 60) + std::string(252, 'x'));
+             types.assign(tokens.size(), 4);
+         }},
+        {"merges", [&](auto &tokens, auto &, auto &merges) {
+             tokens = {"a", "b", "ab"};
+             merges.assign(n, "a b");
+         }},
+        {"merges of many tokens", [&](auto &tokens, auto &, auto &merges) {
+             for (size_t i = 0; i < n / 4; i++) tokens.push_back(short_name(i));
+             for (size_t i = 0; i < n / 4; i++) merges.push_back(short_name(i % 60) + " " + short_name(i % 59));
+         }},
+    };
+    for (const kind &k : kinds) {
+        std::vector<std::string> tokens, merges;
+        std::vector<int32_t> types;
+        k.fill(tokens, types, merges);
+        gguf_writer w;
+        w.set_string("tokenizer.ggml.model", "gpt2");
+        w.set_string("tokenizer.ggml.pre", "deepseek-v3");
+        w.set_strings("tokenizer.ggml.tokens", tokens);
+        if (!types.empty()) w.set_i32s("tokenizer.ggml.token_type", types);
+        w.set_strings("tokenizer.ggml.merges", merges);
+        tokens = {}, merges = {};
+        std::string const bytes = w.header();
+        int64_t const most = most_bytes([&] {
+            try {
+                gguf_file const file(os::mapping::borrow(bytes.data(), bytes.size()), "file");
+                tokenizer const tok(file);
+                CHECK(tok.size() > 0);
+            } catch (const error &e) {
+                MESSAGE(std::string(k.name) << ": " << e.text.substr(0, 120));
+            }
+        });
+        CAPTURE(k.name);
+        CHECK(most <= int64_t(8 * bytes.size() + (16 << 20)));
+    }
+}
+
+// ---- linear work
 
 TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack") {
     constexpr size_t stack_bytes = 256 << 10;
