@@ -2,6 +2,7 @@
 // length is compared with `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its entries need at
 // least before anything is allocated. Steps and memory are bounded by the file's size whatever it says. Layout: ggml's docs/gguf.md.
 #include "gguf.h"
+#include "lfs.h"
 
 #include <algorithm>
 #include <bit>
@@ -75,6 +76,7 @@ struct gguf_parser {
     void read_magic() {
         if (size == 0) fail("magic", "the file is empty");
         const std::string_view magic(reinterpret_cast<const char *>(base), std::min<uint64_t>(size, 4));
+        if (magic != "GGUF") refuse_lfs_pointer({reinterpret_cast<const char *>(base), static_cast<size_t>(size)}, file.name_);
         if (magic != "GGUF") fail("magic", "not a GGUF file, it begins with " + quoted(magic.data(), magic.size()));
         pos = 4;
         const auto version = take_number<uint32_t>("version");

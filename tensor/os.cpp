@@ -2,6 +2,7 @@
 // floating-point control register.
 // A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not waited for.
 #include "os.h"
+#include "lfs.h"
 
 #include <algorithm>
 #include <cassert>
@@ -99,6 +100,7 @@ mapping mapping::map_fd(int fd, const std::string &name) {
     if (p == MAP_FAILED) fail(name, "cannot map", errno);
     m.data_ = static_cast<const uint8_t *>(p);
     m.mapped_ = true;
+    refuse_lfs_pointer({reinterpret_cast<const char *>(m.data_), m.size_}, name);
     return m;
 }
 
@@ -133,6 +135,7 @@ mapping mapping::read_fd(int fd, const std::string &name, const host &h, const p
     }
     m.data_ = bytes;
     m.size_ = size;
+    refuse_lfs_pointer({reinterpret_cast<const char *>(bytes), size}, name);
     return m;
 }
 
