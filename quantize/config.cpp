@@ -147,16 +147,23 @@ double yarn_multiplier(const json_node &s, double factor) {
     return s.has("attn_factor") ? positive(s.at("attn_factor")) : 1.0;
 }
 
-// DeepSeek's latent attention has YaRN's magnitude in the scores, by mscale_all_dim; of rope itself only that of equal exponents, 1, is known.
-double latent_exponent(const json_node &s) {
-    const double all = s.number("mscale_all_dim", 0), one = s.number("mscale", 1);
-    if (all != one) s.at("mscale_all_dim").fail(status::unsupported, "only mscale of the same value is known");
-    return all;
+// DeepSeek's latent attention has YaRN's magnitude in the scores, by mscale_all_dim, and multiplies rope by the quotient of mscale's and mscale_all_dim's,
+// which is 1 in the published models; so attn_factor says here what rope is multiplied by in all. Absent, mscale is 1 and mscale_all_dim 0, as in
+// modeling_deepseek.py. Where mscale alone is absent, or mscale_all_dim alone, transformers takes both for absent in rope (0.1 ln(factor) + 1), and its
+// DeepseekV2 has no magnitude in the scores at all: there the published code is followed.
+double latent_multiplier(const json_node &s, double factor) {
+    if (s.has("attn_factor")) s.at("attn_factor").fail(status::unsupported, "is not known where attention is latent; known: attention_factor, or mscale and mscale_all_dim");
+    if (s.has("attention_factor")) return positive(s.at("attention_factor"));
+    const double log_factor = factor > 1 ? std::log(factor) : 0.0;
+    const double one = 0.1 * s.number("mscale", 1) * log_factor + 1, all = 0.1 * s.number("mscale_all_dim", 0) * log_factor + 1;
+    if (!(one > 0)) s.at("mscale").fail(status::format, "gives a magnitude that is not positive");
+    if (!(all > 0)) s.at("mscale_all_dim").fail(status::format, "gives a magnitude that is not positive");
+    return one / all;
 }
 
 void set_yarn_keys(const json_node &s, bool latent, uint64_t original, const std::string &prefix, gguf_writer &w) {
-    const double factor = positive(s.at("factor")), multiplier = latent ? 1 : yarn_multiplier(s, factor);
-    if (latent) w.set_f32(prefix + "yarn_log_multiplier", static_cast<float>(0.1 * latent_exponent(s)));
+    const double factor = positive(s.at("factor")), multiplier = latent ? latent_multiplier(s, factor) : yarn_multiplier(s, factor);
+    if (latent) w.set_f32(prefix + "yarn_log_multiplier", static_cast<float>(0.1 * s.number("mscale_all_dim", 0)));
     if (!s.flag("truncate", true)) s.at("truncate").fail(status::unsupported, "only true is known");
     w.set_string(prefix + "type", "yarn");
     w.set_f32(prefix + "factor", static_cast<float>(factor));
@@ -206,6 +213,10 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
     if (method != "noaux_tc" && method != "greedy" && method != "group_limited_greedy") config.at("topk_method").fail(status::unsupported, "is not known; known: greedy, group_limited_greedy, noaux_tc");
     if ((method == "noaux_tc") != sigmoid) config.at("topk_method").fail(status::unsupported, "noaux_tc is known with sigmoid scores alone, the others with softmax");
     const bool grouped = method != "greedy";
+    // DeepSeek-V2's gate divides the weights by their sum or multiplies them by the factor, V3's sigmoid does both (modeling_deepseek.py of each).
+    // transformers' DeepseekV2 differs from that: it never divides and always multiplies.
+    const bool norm = config.flag("norm_topk_prob", false) && (sigmoid || config.at("num_experts_per_tok").whole(max_count) > 1);
+    const double scale = positive(config.at("routed_scaling_factor"));
     w.set_u32(prefix + "leading_dense_block_count", whole("first_k_dense_replace", 0));
     w.set_u32(prefix + "expert_count", static_cast<uint32_t>(config.at("n_routed_experts").whole(max_count)));
     w.set_u32(prefix + "expert_used_count", static_cast<uint32_t>(config.at("num_experts_per_tok").whole(max_count)));
@@ -214,8 +225,8 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
     w.set_u32(prefix + "expert_gating_func", sigmoid ? 2 : 1);
     w.set_u32(prefix + "expert_group_count", grouped ? whole("n_group", 1) : 1);
     w.set_u32(prefix + "expert_group_used_count", grouped ? whole("topk_group", 1) : 1);
-    w.set_f32(prefix + "expert_weights_scale", static_cast<float>(positive(config.at("routed_scaling_factor"))));
-    w.set_bool(prefix + "expert_weights_norm", config.flag("norm_topk_prob", false));
+    w.set_f32(prefix + "expert_weights_scale", static_cast<float>(norm && !sigmoid ? 1 : scale));
+    w.set_bool(prefix + "expert_weights_norm", norm);
 }
 
 } // namespace

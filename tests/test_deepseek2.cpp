@@ -254,7 +254,6 @@ TEST_CASE("deepseek2: checkpoints that are not known are refused by name") {
     refused([](checkpoint_files &c) { c.config["scoring_func"] = "sqrt"; }, "scoring_func");
     refused([](checkpoint_files &c) { c.config["scoring_func"] = "softmax"; }, "topk_method");
     refused([](checkpoint_files &c) { c.config["moe_layer_freq"] = 2; }, "moe_layer_freq");
-    refused([](checkpoint_files &c) { c.config["rope_scaling"]["mscale"] = 0.5; }, "mscale_all_dim");
     refused([](checkpoint_files &c) { c.tensors.erase("model.layers.1.mlp.experts.7.up_proj.weight"); }, "experts.7.up_proj");
     refused([](checkpoint_files &c) { c.tensors.at("model.layers.1.mlp.experts.7.up_proj.weight").dtype = "F16"; }, "experts.7.up_proj");
     refused([](checkpoint_files &c) { c.config["n_group"] = 3; }, "expert_group_count");

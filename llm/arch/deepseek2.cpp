@@ -2,8 +2,8 @@
 // llama.cpp's gguf-py/gguf/constants.py names them.
 //
 // What a position keeps is its latent and one turned key for all heads. Attention is absorbed, W_UK goes over to the query and W_UV to what comes out, so that all
-// heads attend to the latents; or, in floats, it is expanded where that is less work (mla_attention). Rope's magnitude is 1 here whatever the file says of it:
-// YaRN's factor goes into the scores.
+// heads attend to the latents; or, in floats, it is expanded where that is less work (mla_attention). Rope's magnitude is attn_factor alone here, 1 in the
+// published models: YaRN's goes into the scores, by yarn_log_multiplier.
 #include "../blocks.h"
 
 #include "../../tensor/numerics.h"
@@ -181,7 +181,7 @@ static const tensor *expert_block(const build_args &a, int64_t layer, const tens
 
 static const tensor *build(const build_args &a) {
     rope_table_params p = rope_params_of(a.h);
-    p.magnitude = 1;
+    p.magnitude = a.h.scaling == rope_scaling::yarn ? static_cast<float>(a.h.attn_factor) : 1.0f;
     const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids), *rope_t = rope_table(a.g, a.in.positions, nullptr, p);
     for (int64_t i = 0; i < a.h.layers; ++i) {
         x = attend(a, i, x, rope_t);
