@@ -64,14 +64,14 @@ DS_INLINE void fold4(const v16 *x, float *y) { for (int i = 0; i < 4; ++i) y[i] 
 // lo and hi hold pairs side by side; even gets the first of each pair.
 DS_INLINE void split_pairs(v16 lo, v16 hi, v16 &even, v16 &odd) {
     for (int i = 0; i < 16; ++i) {
-        const float *pair = i < 8 ? lo.f + 2 * i : hi.f + 2 * i - 16;
+        const float *pair = i < 8 ? lo.f + 2 * i : hi.f + (2 * i - 16);
         even.f[i] = pair[0];
         odd.f[i] = pair[1];
     }
 }
 DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
     for (int i = 0; i < 16; ++i) {
-        float *pair = i < 8 ? lo.f + 2 * i : hi.f + 2 * i - 16;
+        float *pair = i < 8 ? lo.f + 2 * i : hi.f + (2 * i - 16);
         pair[0] = even.f[i];
         pair[1] = odd.f[i];
     }
