@@ -5,7 +5,7 @@
 # There is no -march here either: code for one instruction set lives in target regions of ggml-cpu/isa and is chosen at run time.
 
 config ?= release
-configs := release debug sanitize thread scalar aarch64
+configs := release debug sanitize thread scalar aarch64 fuzz coverage
 ifeq ($(filter $(config),$(configs)),)
 $(error config=$(config) is not known; there are: $(configs))
 endif
@@ -18,7 +18,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 
 # The first compiler there is, unless the caller chose one; and the C compiler and the archiver that belong to it.
-COMPILERS := $(if $(filter aarch64,$(config)),aarch64-linux-gnu-g++,g++ clang++)
+COMPILERS := $(if $(filter aarch64,$(config)),aarch64-linux-gnu-g++,$(if $(filter fuzz coverage,$(config)),clang++,g++ clang++))
 ifeq ($(origin CXX),default)
 CXX := $(firstword $(foreach c,$(COMPILERS),$(if $(shell command -v $c 2>/dev/null),$c)) $(COMPILERS))
 endif
@@ -63,13 +63,18 @@ MODE_aarch64 := -O2 -DNDEBUG
 MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
 MODE_sanitize := -O1 -g1 -D_GLIBCXX_ASSERTIONS $(SAN)
 MODE_thread := -O1 -g1 -fsanitize=thread
+# What an input reaches is what libFuzzer goes by; coverage counts the same by lines.
+MODE_fuzz := -O1 -g1 -D_GLIBCXX_ASSERTIONS -DDS_SCALAR_ONLY $(SAN:%leak=%leak,fuzzer-no-link)
+MODE_coverage := -O1 -g1 -DDS_SCALAR_ONLY -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer-no-link
 LINK_sanitize := $(SAN)
+LINK_fuzz := $(SAN)
+LINK_coverage := -fprofile-instr-generate
 LINK_thread := -fsanitize=thread
 
 # Fields that a designated initializer leaves out are zero on purpose.
 FIRST := $(MODE_$(config)) -Wall -Wextra -Wno-missing-field-initializers
 LAST := -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno
-COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,g++)
+COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,$(if $(filter fuzz coverage,$(config)),clang,g++))
 COMPILE_C = $(CC) $(FIRST) $(CPPFLAGS) $(CFLAGS) -std=c11 $(LAST)
 COMPILE_CXX = $(CXX) $(FIRST) $(CPPFLAGS) $(CXXFLAGS) -std=c++20 -fvisibility-inlines-hidden $(LAST)
 LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
@@ -99,7 +104,10 @@ TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
 TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(addprefix $(B)/bin/,batch chat minimal_chat perplexity quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
-OTHER_O := $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c tests/device/plugin.cpp)
+FUZZ_TARGETS := gguf model session convert tokenizer json template imatrix
+FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
+FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
+OTHER_O := $(FUZZ_O) $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c tests/device/plugin.cpp)
 
 # ---- What to ask for
 
@@ -138,6 +146,21 @@ bench-peer: lib $(BIN)/bench
 bench-convert: lib $(BIN)/quantize
 	@tests/interop/run $(BIN) --convert $(ARGS)
 
+#   make fuzz      runs every fuzz target for SECONDS=60 each, two side by side; TARGET=name: that one, RUNS=n: so many inputs instead. Needs clang; see tests/fuzz/run
+#   make fuzz-coverage  the lines of the parsers that the targets' inputs reach
+SECONDS ?= 60
+CLANG ?= clang
+WITH_CLANG = $(MAKE) --no-print-directory CUDA=0 CC='$(CLANG)' CXX='$(CLANG)++' V=$(V)
+fuzz:
+	@tests/deps clang libclang-rt-dev
+	@$(WITH_CLANG) config=fuzz fuzz-programs
+	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' tests/fuzz/run build/fuzz $(or $(TARGET),$(FUZZ_TARGETS))
+fuzz-coverage:
+	@tests/deps clang libclang-rt-dev llvm
+	@$(WITH_CLANG) config=coverage fuzz-programs
+	@tests/fuzz/coverage build/coverage $(FUZZ_TARGETS)
+fuzz-programs: $(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds
+
 #   make deps      prints and installs what is missing: Debian packages, as root or through sudo
 deps:
 	@tests/deps $(COMPILER_PACKAGE) doctest-dev nlohmann-json3-dev libcli11-dev pkg-config cmake
@@ -152,7 +175,7 @@ help:
 	@echo 'config=release|debug|sanitize|thread|scalar|aarch64   another build, in build/<config>; V=1 shows the commands'
 	@echo 'config=aarch64 compiles for 64-bit Arm, and runs the tests that matter there under qemu-aarch64 on another machine'
 
-.PHONY: lib cuda chat test tools examples bench bench-peer bench-convert interop deps install clean help compiler packages FORCE
+.PHONY: lib cuda chat test tools examples bench bench-peer bench-convert interop fuzz fuzz-coverage fuzz-programs deps install clean help compiler packages FORCE
 .DEFAULT_GOAL := lib
 
 # ---- How things are made
@@ -174,7 +197,7 @@ compiler:
 	@tests/deps $(COMPILER_PACKAGE)
 packages: compiler
 	@tests/deps doctest-dev nlohmann-json3-dev libcli11-dev
-$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(OBJ)/examples/batch.o: | packages
+$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(FUZZ_O) $(OBJ)/examples/batch.o: | packages
 
 $(OBJ)/%.o: %.cpp $(OBJ)/settings | compiler
 	$(call say,CXX)
@@ -234,6 +257,16 @@ $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 $(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) -ldl $(LDLIBS)
+
+# What a target does beside its call is not what inputs are looked for, and what changes inputs is to be fast.
+$(FUZZ_O): HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' -fno-sanitize=fuzzer-no-link
+$(FUZZ_SHARED_O): HERE += -fno-sanitize=all -O2
+$(FUZZ_TARGETS:%=$(BIN)/fuzz-%): $(BIN)/fuzz-%: $(OBJ)/tests/fuzz/%.o
+$(FUZZ_TARGETS:%=$(BIN)/fuzz-%): LINK += -fsanitize=fuzzer
+$(BIN)/fuzz-seeds: $(OBJ)/tests/fuzz/seeds.o
+$(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds: $(FUZZ_SHARED_O) $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measure.o mixed.o progress.o smooth.o),$(QUANTIZE_O)) $(STATIC) $(OBJ)/settings | $(BIN)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) -ldl $(LDLIBS)
 
 # ---- Installing. CMakeLists.txt describes the same package to CMake; .ci/run compares what the two install.
 

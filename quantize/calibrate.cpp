@@ -56,14 +56,7 @@ struct collector {
     // the compiler's choice, so the name is that of the matrix which comes first in the list.
     measured_input &input(size_t next, const tensor &x, const tensor *w) {
         const size_t place = places.at(w), channels = static_cast<size_t>(x.ne[1]);
-        if (next == inputs.size()) {    // member by member: GCC frees parts of a braced list twice when a later part throws
-            measured_input in{};
-            in.stats.name = rows[place].name;
-            in.stats.largest.resize(channels);
-            in.squares.resize(channels);
-            in.place = place;
-            inputs.push_back(std::move(in));
-        }
+        if (next == inputs.size()) inputs.push_back({{rows[place].name, std::vector<float>(channels), {}, {}}, std::vector<double>(channels), place});
         if (place < inputs[next].place) inputs[next].stats.name = rows[inputs[next].place = place].name;
         return inputs[next];
     }
@@ -184,8 +177,10 @@ void save(const calibration &c, const std::string &path) {
     write_gguf(path, w, {}, [&](size_t i, const byte_sink &sink) { sink(data[i]->data(), data[i]->size() * sizeof(float)); });
 }
 
-calibration load_calibration(const std::string &path) {
-    const gguf_file f(os::mapping::map_file(path), path);
+calibration load_calibration(const std::string &path) { return parse_calibration(os::mapping::map_file(path), path); }
+
+calibration parse_calibration(os::mapping bytes, const std::string &path) {
+    const gguf_file f(std::move(bytes), path);
     if (!f.has(version_key)) throw error(status::format, path + ": is not a file of calibration statistics");
     const uint64_t version = f.get_uint(version_key, UINT32_MAX);
     if (version != file_version) throw error(status::unsupported, path + ": " + version_key + ": is " + std::to_string(version) + ", known is " + std::to_string(file_version));

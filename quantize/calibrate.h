@@ -39,6 +39,7 @@ calibration calibrate(const std::string &path, const std::vector<std::string> &t
 // The file: GGUF with keys deepseek.calibration.* and for each input X the F32 tensors X.largest, X.mean_square and X.samples.
 void save(const calibration &c, const std::string &path);
 calibration load_calibration(const std::string &path);      // throws naming file and field
+calibration parse_calibration(os::mapping bytes, const std::string &path);
 void check_fits(const calibration &c, const gguf_file &f);  // throws status::argument when it was measured on another model
 
 } // namespace ds

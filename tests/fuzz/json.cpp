@@ -1,0 +1,83 @@
+// The tools' JSON reader, held against nlohmann's own, and safetensors' header.
+// Input: JSON; or after a byte 0xff a safetensors file, whose data are made up.
+#include "fuzz.h"
+
+#include "../../quantize/json.h"
+#include "../../quantize/safetensors.h"
+
+namespace ds::fuzz {
+
+static int depth_of(const nlohmann::json &v) {
+    int most = 0;
+    if (v.is_structured())
+        for (const auto &x : v) most = std::max(most, depth_of(x));
+    return most + v.is_structured();
+}
+
+// Most typed reads throw, which takes long: of each node and each member one is tried, in turn.
+static void walk(const json_node &n, uint64_t &turn) {
+    const auto typed = [&](auto read) {
+        try {
+            read();
+        } catch (const error &e) {
+            must(e.code == status::format, e.what());
+        }
+    };
+    switch (turn++ % 6) {
+    case 0: typed([&] { n.whole(1000); }); break;
+    case 1: typed([&] { n.number(); }); break;
+    case 2: typed([&] { n.flag(); }); break;
+    case 3: typed([&] { n.text(); }); break;
+    case 4: n.shown(); break;
+    default: n.is_integer();
+    }
+    if (n.is_array())
+        for (size_t i = 0; i < n.size(); ++i) walk(n.at(i), turn);
+    if (!n.is_object()) return;
+    for (const std::string &name : n.names()) {
+        switch (turn++ % 16) {
+        case 0: typed([&] { n.whole(name, 10, 1); }); break;
+        case 1: typed([&] { n.number(name, 1); }); break;
+        case 2: typed([&] { n.flag(name, true); }); break;
+        case 3: typed([&] { n.text(name, ""); }); break;
+        default: break;
+        }
+        if (n.has(name)) walk(n.at(name), turn);
+    }
+}
+
+static void read_text(std::string_view text) {
+    const nlohmann::json reference = text.size() > 65536 ? nlohmann::json(nlohmann::json::value_t::discarded) : nlohmann::json::parse(text, nullptr, false);
+    try {
+        const json_tree tree = parse_json(text, "input");
+        if (text.size() <= 65536) must(!reference.is_discarded() && reference == tree.value, "the tree is nlohmann's");
+        must(depth_of(tree.value) <= json_max_depth + 1, "depth is bounded");
+        uint64_t turn = text.size();
+        walk(json_node(tree.value, "input"), turn);
+    } catch (const error &e) {
+        must(e.code == status::format, e.what());
+        const std::string &t = e.text;
+        must(reference.is_discarded() || t.find("given twice") != std::string::npos || t.find("nested deeper") != std::string::npos || t.find("out of range") != std::string::npos, e.what());
+    }
+}
+
+void run(std::string_view input) {
+    if (input.empty() || input[0] != '\xff') return read_text(input);
+    const std::optional<std::string> bytes = filled_safetensors(std::string(input.substr(1)), 1 << 16);
+    if (!bytes) return;
+    const std::vector<uint8_t> block(bytes->begin(), bytes->end());
+    const safetensors_file f(os::mapping::borrow(block.data(), block.size()), "input");
+    uint64_t sum = 0;
+    for (const safetensor &t : f.tensors()) {
+        for (uint64_t i = 0; i < t.bytes; ++i) sum += t.data[i];
+        f.forget(t);
+    }
+    must(sum < UINT64_MAX, "");
+}
+
+std::string mutated(std::string input, dice &d) {
+    if (!input.empty() && input[0] == '\xff') return "\xff" + changed_safetensors(input.substr(1), d);
+    return changed_json(input, d.one_in(2) ? config_words : tokenizer_words, d);
+}
+
+} // namespace ds::fuzz
