@@ -6,7 +6,9 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <new>
 #include <span>
+#include <string_view>
 #include <sys/ioctl.h>
 
 namespace {
@@ -406,7 +408,15 @@ void print_usage(const std::vector<cli::flag> &flags) {
 
 } // namespace
 
+// nlohmann-json takes memory in destructors, where there is no way to say that there is none. Answers that were written are whole lines, and the next run goes on with them.
+void out_of_memory() {
+    const std::string_view text = "batch: out of memory\n";
+    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);    // nobody is there to hear it
+    _exit(1);
+}
+
 int main(int argc, char **argv) {
+    std::set_new_handler(out_of_memory);
     return cli::run("batch", [&] {
         options o;
         o.defaults.how = cli::recommended();

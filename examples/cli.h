@@ -318,6 +318,9 @@ template <class F> int run(const char *program, F &&body) {
     } catch (const usage_error &e) {
         std::fprintf(stderr, "%s: %s\n", program, e.what());
         return 2;
+    } catch (const std::bad_alloc &) {
+        std::fprintf(stderr, "%s: out of memory\n", program);
+        return 1;
     } catch (const std::exception &e) {
         std::fprintf(stderr, "%s: %s\n", program, e.what());
         return 1;

@@ -56,7 +56,14 @@ struct collector {
     // the compiler's choice, so the name is that of the matrix which comes first in the list.
     measured_input &input(size_t next, const tensor &x, const tensor *w) {
         const size_t place = places.at(w), channels = static_cast<size_t>(x.ne[1]);
-        if (next == inputs.size()) inputs.push_back({{rows[place].name, std::vector<float>(channels), {}, {}}, std::vector<double>(channels), place});
+        if (next == inputs.size()) {    // member by member: GCC frees parts of a braced list twice when a later part throws
+            measured_input in{};
+            in.stats.name = rows[place].name;
+            in.stats.largest.resize(channels);
+            in.squares.resize(channels);
+            in.place = place;
+            inputs.push_back(std::move(in));
+        }
         if (place < inputs[next].place) inputs[next].stats.name = rows[inputs[next].place = place].name;
         return inputs[next];
     }

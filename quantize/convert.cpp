@@ -29,7 +29,7 @@ void read_config(const std::string &directory, bool needed, config_file &out) {
     const std::string path = directory + "/config.json";
     if (!needed && !file_exists(path)) return;
     out.tree = read_json(path);
-    out.node.emplace(out.tree.value, path);
+    out.node.emplace(out.tree);
 }
 
 void set_metadata(const std::string &directory, const convert_options &o, const config_file &config, const job &j, gguf_writer &w) {

@@ -340,7 +340,7 @@ void check_command(const CLI::App &app, int argc, char **argv) {
 
 } // namespace
 
-int main(int argc, char **argv) {
+static int run(int argc, char **argv) {
     flags f;
     CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all about a command.", "quantize");
     app.require_subcommand(1);
@@ -367,9 +367,20 @@ int main(int argc, char **argv) {
         else if (to_split->parsed() || to_merge->parsed()) with_job(f, to_split->parsed() ? *to_split : *to_merge, to_split->parsed(), [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
         else if (to_calibrate->parsed()) with_job(f, *to_calibrate, false, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
         else inspect(f);
+    } catch (const std::bad_alloc &) {
+        throw;
     } catch (const std::exception &e) {
         fprintf(stderr, "quantize: %s\n", e.what());
         return 1;
     }
     return 0;
+}
+
+int main(int argc, char **argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::bad_alloc &) {    // of the flags' description, too
+        fputs("quantize: out of memory\n", stderr);
+        return 1;
+    }
 }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 namespace ds {
 
@@ -65,11 +64,13 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_
                          static_cast<unsigned long long>(bytes_.size())));
     const auto *const text = reinterpret_cast<const char *>(bytes_.data()) + sizeof length;
     const json_tree header = parse_json(std::string_view(text, length), name_);
-    const json_node root = json_node(header.value, name_).object();
+    const json_node root = json_node(header).object();
     const uint8_t *const data = bytes_.data() + sizeof length + length;
     const uint64_t room = bytes_.size() - sizeof length - length;
-    for (const auto &[key, value] : header.value.items())
-        if (key != "__metadata__") tensors_.push_back(read_entry(key, root.at(key), data, room));
+    tensors_.reserve(root.size());
+    root.each([&](std::string_view key, const json_node &value) {
+        if (key != "__metadata__") tensors_.push_back(read_entry(std::string(key), value, data, room));
+    });
 
     std::sort(tensors_.begin(), tensors_.end(), [](const safetensor &a, const safetensor &b) { return std::tie(a.data, a.bytes) < std::tie(b.data, b.bytes); });
     const uint8_t *covered = data;
@@ -87,46 +88,53 @@ checkpoint::checkpoint(const std::string &directory) {
     const std::string single = directory + "/model.safetensors", index = single + ".index.json";
     if (file_exists(single)) {
         add_file(single);
+        sort_names();
         return;
     }
     if (!file_exists(index)) throw error(status::io, directory + ": neither model.safetensors nor model.safetensors.index.json is there");
     const json_tree tree = read_json(index);
-    const json_node map = json_node(tree.value, index).at("weight_map").object();
-    std::unordered_map<std::string, std::string> shard_of;
-    std::set<std::string> shards;
-    for (const auto &[tensor, ignored] : map.value().items()) {
-        const json_node shard = map.at(tensor);
-        if (shard.text().empty() || shard.text()[0] == '.' || shard.text().find('/') != std::string::npos || shard.text().find('\0') != std::string::npos)
-            shard.fail(status::format, ds::quoted(shard.text()) + " is not the name of a file of this directory");
-        shard_of[tensor] = directory + "/" + shard.text();
-        shards.insert(shard.text());
-    }
-    for (const std::string &s : shards) add_file(directory + "/" + s);
-    check_index(index, shard_of);
+    const json_node map = json_node(tree).at("weight_map").object();
+    std::vector<std::string_view> shards;
+    map.each([&](std::string_view, const json_node &shard) {
+        const std::string_view s = shard.view();
+        if (s.empty() || s[0] == '.' || s.find('/') != s.npos || s.find('\0') != s.npos) shard.fail(status::format, ds::quoted(shard.text()) + " is not the name of a file of this directory");
+        shards.push_back(s);
+    });
+    std::sort(shards.begin(), shards.end());
+    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+    for (const std::string_view s : shards) add_file(directory + "/" + std::string(s));
+    sort_names();
+    // The index and the shards must tell of the same tensors, each in the same place.
+    map.each([&](std::string_view name, const json_node &shard) {
+        const std::string path = directory + "/" + shard.text();
+        const safetensor *const t = find(name);
+        if (!t || file_name(*t) != path) throw error(status::format, index + ": " + ds::quoted(std::string(name)) + ": not in " + path);
+    });
+    for (const safetensor &t : tensors_)
+        if (!map.has(t.name)) throw error(status::format, index + ": " + ds::quoted(t.name) + ": not listed, but in " + file_name(t));
 }
 
 void checkpoint::add_file(const std::string &path) {
     files_.emplace_back(os::mapping::map_file(path), path);
-    for (const safetensor &t : files_.back().tensors()) {
-        if (!index_.emplace(t.name, tensors_.size()).second) throw error(status::format, path + ": " + ds::quoted(t.name) + ": in another file as well");
-        tensors_.push_back(t);
-        tensors_.back().file = files_.size() - 1;
+    std::vector<safetensor> list = files_.back().take_tensors();
+    if (tensors_.empty()) tensors_.reserve(list.size());
+    for (safetensor &t : list) {
+        t.file = files_.size() - 1;
+        tensors_.push_back(std::move(t));
     }
 }
 
-// The index and the shards must tell of the same tensors, each in the same place.
-void checkpoint::check_index(const std::string &path, const std::unordered_map<std::string, std::string> &shard_of) const {
-    for (const auto &[name, shard] : shard_of) {
-        const safetensor *const t = find(name);
-        if (!t || file_name(*t) != shard) throw error(status::format, path + ": " + ds::quoted(name) + ": not in " + shard);
-    }
-    for (const safetensor &t : tensors_)
-        if (!shard_of.count(t.name)) throw error(status::format, path + ": " + ds::quoted(t.name) + ": not listed, but in " + file_name(t));
+void checkpoint::sort_names() {
+    by_name_.resize(tensors_.size());
+    for (size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = static_cast<uint32_t>(i);
+    std::sort(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name != tensors_[b].name ? tensors_[a].name < tensors_[b].name : a < b; });
+    const auto twice = std::adjacent_find(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return tensors_[a].name == tensors_[b].name; });
+    if (twice != by_name_.end()) throw error(status::format, file_name(tensors_[twice[1]]) + ": " + ds::quoted(tensors_[*twice].name) + ": in another file as well");
 }
 
-const safetensor *checkpoint::find(const std::string &name) const {
-    const auto i = index_.find(name);
-    return i == index_.end() ? nullptr : &tensors_[i->second];
+const safetensor *checkpoint::find(std::string_view name) const {
+    const auto i = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](uint32_t t, std::string_view n) { return tensors_[t].name < n; });
+    return i == by_name_.end() || tensors_[*i].name != name ? nullptr : &tensors_[*i];
 }
 
 } // namespace ds

@@ -6,7 +6,6 @@
 #include "../tensor/os.h"
 
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 namespace ds {
@@ -27,6 +26,7 @@ public:
     safetensors_file(os::mapping bytes, std::string name);
     const std::string &name() const { return name_; }
     const std::vector<safetensor> &tensors() const { return tensors_; }    // in the order of their bytes
+    std::vector<safetensor> take_tensors() { return std::move(tensors_); }
     void forget(const safetensor &t) const;                                // its pages need not stay in memory
 
 private:
@@ -39,17 +39,17 @@ class checkpoint {
 public:
     // Opens model.safetensors of a directory, or the shards that model.safetensors.index.json names.
     explicit checkpoint(const std::string &directory);
-    const safetensor *find(const std::string &name) const;                 // null when absent
+    const safetensor *find(std::string_view name) const;                 // null when absent
     const std::vector<safetensor> &tensors() const { return tensors_; }
     const std::string &file_name(const safetensor &t) const { return files_[t.file].name(); }
     void forget(const safetensor &t) const { files_[t.file].forget(t); }
 
 private:
     void add_file(const std::string &path);
-    void check_index(const std::string &path, const std::unordered_map<std::string, std::string> &shard_of) const;
+    void sort_names();
     std::vector<safetensors_file> files_;
     std::vector<safetensor> tensors_;
-    std::unordered_map<std::string, size_t> index_;
+    std::vector<uint32_t> by_name_;         // places in tensors_
 };
 
 } // namespace ds

@@ -8,6 +8,7 @@
 
 #include <cassert>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace ds {
 
@@ -207,8 +208,8 @@ void synthesize(const std::string &out, const synth_options &o, const job &j) {
     shape_row shape = find_shape(o.shape);
     if (o.layers) shape.layers = o.layers;
     if (o.vocabulary) shape.vocab = o.vocabulary;
-    const nlohmann::json tree = config_of(shape);
-    const json_node config(tree, o.shape);
+    const json_tree tree = parse_json(config_of(shape).dump(), o.shape);
+    const json_node config(tree);
     gguf_writer w;
     set_architecture_keys(config, w);
     w.set_string("general.type", "model");

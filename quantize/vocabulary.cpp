@@ -58,7 +58,7 @@ void check_added(const json_node &a, const json_node &vocab, bool nfc, const job
     check_fields(a, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
     for (const char *const flag : {"single_word", "lstrip", "rstrip"})
         if (a.flag(flag, false)) a.at(flag).fail(status::unsupported, "only false is known, here of " + ds::quoted(a.at("content").text()));
-    const std::string &text = a.at("content").text();
+    const std::string text = a.at("content").text();
     if (vocab.has(text) && vocab.at(text).whole(max_tokens) != a.at("id").whole(max_tokens))
         a.at("id").fail(status::format, ds::quoted(text) + " has another id in model.vocab");
     if (!nfc || !a.flag("normalized", false)) return;
@@ -72,30 +72,27 @@ void read_tokens(vocabulary &v, const json_node &root, const json_node *config, 
     std::optional<json_node> added;
     if (root.has("added_tokens")) added = root.at("added_tokens").array();
     const uint64_t given = vocab.size() + (added ? added->size() : 0);
-    for (const auto &[text, id] : vocab.value().items())
-        put_token(v, vocab, read_id(json_node(id, vocab.file(), "model.vocab." + text), given, config), text, token_kind::normal);
-    for (size_t i = 0; added && i < added->size(); ++i) {
-        const json_node a = added->at(i);
+    v.tokens.reserve(given), v.kinds.reserve(given);
+    vocab.each([&](std::string_view text, const json_node &id) { put_token(v, vocab, read_id(id, given, config), std::string(text), token_kind::normal); });
+    if (!added) return;
+    added->each([&](size_t, const json_node &a) {
         check_added(a, vocab, nfc, j);
-        const std::string &text = a.at("content").text();
+        const std::string text = a.at("content").text();
         const bool control = a.flag("special", false) || frames_conversation(text);
         put_token(v, a, read_id(a.at("id"), given, config), text, control ? token_kind::control : token_kind::user_defined);
-    }
+    });
 }
 
 void read_merges(vocabulary &v, const json_node &model) {
     const json_node merges = model.at("merges").array();
     v.merges.reserve(merges.size());
-    size_t i = 0;
-    for (const nlohmann::json &m : merges.value()) {
-        const bool pair = m.is_array() && m.size() == 2 && m[0].is_string() && m[1].is_string();
-        if (!pair && !m.is_string()) merges.at(i).fail(status::format, "neither a string nor a pair of strings");
-        ++i;
-        if (!pair && m.get_ref<const std::string &>().starts_with("#version")) continue;     // the head of a merges.txt
-        v.merges.push_back(pair ? m[0].get_ref<const std::string &>() + " " + m[1].get_ref<const std::string &>() : m.get<std::string>());
-        if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1)
-            merges.at(i - 1).fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
-    }
+    merges.each([&](size_t, const json_node &m) {
+        const bool pair = m.is_array() && m.size() == 2 && m.at(size_t(0)).is_text() && m.at(1).is_text();
+        if (!pair && !m.is_text()) m.fail(status::format, "neither a string nor a pair of strings");
+        if (!pair && m.view().starts_with("#version")) return;     // the head of a merges.txt
+        v.merges.push_back(pair ? m.at(size_t(0)).text() + " " + m.at(1).text() : m.text());
+        if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1) m.fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
+    });
 }
 
 // A byte that no token has becomes the unknown token, one for each byte.
@@ -259,7 +256,7 @@ void set_ends(vocabulary &v, const std::vector<token_id> &ends, const job &j) {
 struct framing { std::optional<token_id> first, last; };
 
 void put_frame(const json_node &step, const json_node &piece, const vocabulary &v, std::optional<token_id> &place) {
-    const std::string &name = piece.at("SpecialToken").at("id").text();
+    const std::string name = piece.at("SpecialToken").at("id").text();
     const std::optional<token_id> id = v.find(name);
     if (!id) piece.fail(status::format, ds::quoted(name) + " is not in the vocabulary");
     if (place) piece.fail(status::unsupported, "more than one token at one end of a text is not known");
@@ -299,7 +296,7 @@ bool added_by(const json_node &root, const json_node &settings, const char *flag
     return true;
 }
 
-json_tree read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : json_tree(nlohmann::json::object()); }
+json_tree read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : parse_json("{}", path); }
 
 // The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the default is taken.
 class chat_template_search {
@@ -323,8 +320,7 @@ public:
             named += (named.empty() ? "" : ", ") + ds::quoted(name);
         };
         for (size_t i = 0; t.is_array() && i < t.size(); ++i) offer(t.at(i).at("name").text(), t.at(i).at("template"));
-        if (t.is_object())
-            for (const auto &[name, text] : t.value().items()) offer(name, json_node(text, t.file(), t.field() + "." + name));
+        if (t.is_object()) t.each([&](std::string_view name, const json_node &text) { offer(std::string(name), text); });
         if (chosen) take(*chosen, where);
         else if (!named.empty()) unused_.push_back(where + ": none of its templates is named 'default', so none of them is kept: " + named);
     }
@@ -365,9 +361,8 @@ private:
 void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root, const json_node *config, const job &j) {
     const std::string config_path = directory + "/tokenizer_config.json", generation_path = directory + "/generation_config.json";
     const json_tree config_tree = read_optional(config_path), generation_tree = read_optional(generation_path);
-    const nlohmann::json none = nlohmann::json::object();
-    const json_node settings = json_node(config_tree.value, config_path), generation = json_node(generation_tree.value, generation_path);
-    const json_node model = config ? *config : json_node(none, directory);
+    const json_tree none = parse_json("{}", directory);
+    const json_node settings(config_tree), generation(generation_tree), model = config ? *config : json_node(none);
     absentees no_bos, no_eos, unneeded;
     v.bos = token_named(v, settings, "bos_token", no_bos);
     v.eos = token_named(v, settings, "eos_token", no_eos);
@@ -393,7 +388,7 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     chat_template_search templates(j);
     templates.read_text(directory + "/chat_template.jinja");
     templates.read_field(settings);
-    templates.read_field(json_node(processor_tree.value, processor_path));
+    templates.read_field(json_node(processor_tree));
     templates.read_folder(directory + "/additional_chat_templates");
     v.chat_template = templates.found(directory);
 }
@@ -409,7 +404,7 @@ std::optional<token_id> vocabulary::find(std::string_view token) const {
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j) {
     const std::string path = directory + "/tokenizer.json";
     const json_tree tree = read_json(path);
-    const json_node root = json_node(tree.value, path).object();
+    const json_node root = json_node(tree).object();
     vocabulary v;
     refuse_unsupported(root);
     read_pre_tokenizer(v, root);

@@ -11,9 +11,10 @@ void refuse_lfs_pointer(std::string_view bytes, const std::string &name) {
     if (bytes.size() > most || std::none_of(std::begin(first_lines), std::end(first_lines), [&](std::string_view l) { return bytes.starts_with(l); })) return;
     std::string size;
     if (const size_t at = bytes.find("\nsize "); at != std::string_view::npos)
-        for (const char c : bytes.substr(at + 6))
-            if (c >= '0' && c <= '9') size += c;
-            else break;
+        for (const char c : bytes.substr(at + 6)) {
+            if (c < '0' || c > '9') break;
+            size += c;
+        }
     throw error(status::format, name + ": is not the file itself but a pointer of Git LFS to it" + (size.empty() ? "" : ", a file of " + size + " bytes") + "; 'git lfs pull' fetches it");
 }
 

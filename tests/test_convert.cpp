@@ -406,7 +406,7 @@ TEST_CASE("config: YaRN's magnitude however the checkpoint states it") {
         scaling.update({{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}});
         config["rope_scaling"] = scaling;
         gguf_writer w;
-        set_architecture_keys(json_node(config, "config.json"), w);
+        set_architecture_keys(json_node(parse_json(config.dump(), "config.json")), w);
         const std::string bytes = w.header();
         return gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "m").get_float("qwen3.rope.scaling.attn_factor", 1);
     };
@@ -421,11 +421,11 @@ TEST_CASE("config: YaRN's magnitude however the checkpoint states it") {
 TEST_CASE("config: transformers 5 keeps rope in one place") {
     checkpoint_files c("micro/llama-linear");
     gguf_writer four, five;
-    set_architecture_keys(json_node(c.config, "config.json"), four);
+    set_architecture_keys(json_node(parse_json(c.config.dump(), "config.json")), four);
     c.config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", c.config["rope_theta"]}};
     c.config.erase("rope_theta");
     c.config.erase("rope_scaling");
-    set_architecture_keys(json_node(c.config, "config.json"), five);
+    set_architecture_keys(json_node(parse_json(c.config.dump(), "config.json")), five);
     CHECK(four.header() == five.header());
 }
 
@@ -438,7 +438,7 @@ struct config_keys {
         nlohmann::json config = checkpoint_files(name).config;
         change(config);
         gguf_writer w;
-        set_architecture_keys(json_node(config, "config.json"), w, {.note = [&](const std::string &text) { remarks.push_back(text); }});
+        set_architecture_keys(json_node(parse_json(config.dump(), "config.json")), w, {.note = [&](const std::string &text) { remarks.push_back(text); }});
         bytes = w.header();
         file = gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "m");
     }

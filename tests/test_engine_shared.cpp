@@ -57,7 +57,7 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     std::vector<ds_request_id> known;
     struct parentage { ds_request_id fork, of; };
     std::vector<parentage> forks;
-    const int rounds = sanitized ? 60 : 200;
+    const int rounds = sanitized ? 12 : 200;
     std::atomic<bool> over{false};
     std::atomic<int> refused{0}, strange{0};
     {

@@ -50,6 +50,20 @@ void sweep_writer(const std::string &what, const temp_dir &dir, const std::funct
 
 } // namespace
 
+TEST_CASE("faults: requantizing and calibrating") {
+    const temp_dir dir, from;
+    convert(data_path("micro/llama3"), from / "float.gguf", {.type = format::f16, .vocab_only = false, .name = ""}, {});
+    std::ofstream(from / "text") << "What is 3 + 4? What is 37 + 85?";
+    save(calibrate(from / "float.gguf", {from / "text"}, {.window = 16, .tokens = 32}, {}), from / "stats");
+    write_bytes(dir / "out", "an old file");
+    job j;
+    j.threads = 2;
+    for (const format type : {format::q4_0, format::i8})
+        sweep_writer(std::string("requantize to ") + info(type).text, dir, [&] { requantize(from / "float.gguf", dir / "out", type, j); });
+    sweep_writer("requantize with calibration", dir, [&] { requantize_weighted(from / "float.gguf", dir / "out", format::i8, from / "stats", j); });
+    sweep_writer("calibrate", dir, [&] { save(calibrate(from / "float.gguf", {from / "text"}, {.window = 16, .tokens = 32}, j), dir / "out"); });
+}
+
 TEST_CASE("faults: conversion") {
     const temp_dir dir;
     write_bytes(dir / "out.gguf", "an old file");

@@ -1,6 +1,8 @@
 // Safetensors and JSON from files that lie: each fault is made here, and must be named by the error that it gets.
+#include "allocations.h"
 #include "checkpoint_files.h"
 
+#include "../quantize/convert.h"
 #include "../quantize/json.h"
 #include "../quantize/safetensors.h"
 
@@ -90,12 +92,13 @@ TEST_CASE("json: depth, duplicates, rubbish") {
     CHECK(failure_of([] { parse_json("{\"a\":\"\xff\"}", "file"); }).code == status::format);
     CHECK(failure_of([] { parse_json("{} {}", "file"); }).code == status::format);
     CHECK(failure_of([] { parse_json(R"({"a":1e999})", "file"); }).code == status::format);
-    CHECK(parse_json(R"({"a":{"b":1},"c":{"b":2}})", "file").value["c"]["b"] == 2);
+    const json_tree tree = parse_json(R"({"a":{"b":1},"c":{"b":2}})", "file");
+    CHECK(json_node(tree).at("c").at("b").whole(9) == 2);
 }
 
 TEST_CASE("json: a wrong value is named with file, field and value") {
     const json_tree tree = parse_json(R"({"rope":{"factor":"two","list":[1,-2]},"none":null,"on":1})", "config.json");
-    const json_node root(tree.value, "config.json");
+    const json_node root(tree);
     CHECK(failure_of([&] { root.at("rope").at("factor").number(); }).text == "config.json: 'rope.factor': '\"two\"' is not a number");
     CHECK(contains(failure_of([&] { root.at("rope").at("list").at(1).whole(10); }).text, "'rope.list[1]': '-2'"));
     CHECK(contains(failure_of([&] { root.at("none"); }).text, "'none': missing"));
@@ -103,6 +106,157 @@ TEST_CASE("json: a wrong value is named with file, field and value") {
     CHECK(contains(failure_of([&] { root.at("on").at("x"); }).text, "an object"));
     CHECK(!root.has("none"));
     CHECK(root.whole("absent", 10, 7) == 7);
+}
+
+
+TEST_CASE("json: values that are the same, and numbers of every size") {
+    const auto same = [](const char *a, const char *b) {
+        const json_tree x = parse_json(a, "a"), y = parse_json(b, "b");
+        return json_node(x).same_as(json_node(y));
+    };
+    CHECK(same(R"({"a":[1,-2,3.5,null,true,"x",{}],"b":{}})", R"({"b":{},"a":[1.0,-2,3.5,null,true,"x",{}]})"));
+    CHECK(same("18446744073709551615", "18446744073709551615"));
+    CHECK(!same("18446744073709551615", "18446744073709551614"));
+    CHECK(!same("36028797018963968", "36028797018963967"));
+    CHECK(!same("1", "-1"));
+    CHECK(!same("[1]", "[1,1]"));
+    CHECK(!same(R"({"a":1})", R"({"b":1})"));
+    CHECK(!same("true", "false"));
+    CHECK(!same("null", "false"));
+    CHECK(!same(R"("1")", "1"));
+    for (const uint64_t n : {uint64_t(0), uint64_t(1), (uint64_t(1) << 55) - 1, uint64_t(1) << 55, uint64_t(1) << 56, (uint64_t(1) << 63) + 7, UINT64_MAX}) {
+        const json_tree t = parse_json(std::to_string(n), "n");
+        CHECK(json_node(t).whole(UINT64_MAX) == n);
+        CHECK(json_node(t).number() == static_cast<double>(n));
+        CHECK(json_node(t).shown() == std::to_string(n));
+        if (n > 0) CHECK(!json_node(t).is_whole(n - 1));
+    }
+    const json_tree t = parse_json("[-9223372036854775808,-1,-0,1e300,-0.5]", "n");
+    CHECK(json_node(t).at(size_t(0)).number() == -9223372036854775808.0);
+    CHECK((json_node(t).at(size_t(0)).is_integer() && !json_node(t).at(size_t(0)).is_whole(UINT64_MAX)));
+    CHECK(json_node(t).at(1).shown() == "-1");
+    CHECK(json_node(t).at(2).whole(0) == 0);
+    CHECK(json_node(t).at(3).number() == 1e300);
+    CHECK(json_node(t).at(4).number() == -0.5);
+}
+
+TEST_CASE("json: members and elements of what lies in one another") {
+    const json_tree t = parse_json(R"({"z":[[],[1,[2]],{"k":{}}],"a":{"y":"Y","x":["X"]},"":0,"n":null})", "t");
+    const json_node root(t);
+    CHECK(root.names() == std::vector<std::string>{"", "a", "n", "z"});
+    CHECK(root.size() == 4);
+    CHECK(root.at("z").size() == 3);
+    CHECK(root.at("z").at(1).at(1).at(size_t(0)).whole(9) == 2);
+    CHECK(root.at("z").at(1).at(1).at(size_t(0)).field() == "z[1][1][0]");
+    CHECK(root.at("z").at(2).at("k").names().empty());
+    CHECK(root.at("a").at("x").at(size_t(0)).text() == "X");
+    CHECK(root.at("").whole(9) == 0);
+    CHECK(!root.has("n"));
+    std::string seen;
+    root.at("a").each([&](std::string_view name, const json_node &v) { seen += std::string(name) + "=" + v.field() + ";"; });
+    root.at("z").each([&](size_t i, const json_node &v) { seen += std::to_string(i) + "=" + v.field() + ";"; });
+    CHECK(seen == "x=a.x;y=a.y;0=z[0];1=z[1];2=z[2];");
+    const std::string zeros("a\0b", 3), long_text(100000, 'x');
+    const json_tree u = parse_json("[\"a\\u0000b\",\"" + long_text + "\",\"\"]", "u");
+    CHECK(json_node(u).at(size_t(0)).text() == zeros);
+    CHECK(json_node(u).at(1).text() == long_text);
+    CHECK(json_node(u).at(2).text().empty());
+}
+
+// ---- Time and memory --------------------------------------------------------------------------------------------------------------------------------
+
+static std::string header_of(size_t tensors, bool real) {
+    std::string out = "{";
+    for (size_t i = 0; i < tensors; ++i) {
+        if (i > 0) out += ",";
+        out += real ? format_text(R"("model.layers.%zu.mlp.experts.%zu.down_proj.weight":{"dtype":"BF16","shape":[0,%zu],"data_offsets":[0,0]})", i / 100, i % 100, i)
+                    : format_text(R"("%zu":{"dtype":"F4","shape":[0],"data_offsets":[0,0]})", i);
+    }
+    return out + "}";
+}
+
+TEST_CASE("json: a header of many tensors takes linear steps") {
+    uint64_t last = 0;
+    for (const size_t n : {20000, 40000, 80000, 160000}) {
+        uint64_t steps = 0;
+        parse_json(header_of(n, true), "file", &steps);
+        CHECK(steps >= 8 * n);
+        CHECK(steps <= 60 * n);             // 11 values and 4 names each, and names sorted: n ln n
+        if (last > 0) CHECK(steps <= last * 5 / 2);
+        last = steps;
+    }
+    uint64_t steps = 0;
+    std::string list = "[{}";
+    for (size_t i = 1; i < 150000; ++i) list += ",{}";
+    parse_json(list + "]", "file", &steps);
+    CHECK(steps == 150001);
+    steps = 0;
+    std::string one = "{\"0\":0";
+    for (size_t i = 1; i < 150000; ++i) one += ",\"" + std::to_string(i) + "\":0";
+    parse_json(one + "}", "file", &steps);
+    CHECK(steps <= 150000 * 40);         // names compared
+}
+
+TEST_CASE("json: a tree takes at most 8 times the text and 16 MiB, whatever it says") {
+    const size_t n = 5 << 20;
+    const auto list = [&](const std::function<std::string(size_t)> &element) {
+        std::string out = "[" + element(0);
+        for (size_t i = 1; out.size() < n; ++i) out += "," + element(i);
+        return out + "]";
+    };
+    const auto members = [&](const std::function<std::string(size_t)> &member) {
+        std::string out = list(member);
+        out.front() = '{', out.back() = '}';
+        return out;
+    };
+    const std::string texts[] = {
+        list([](size_t) { return "0"; }), list([](size_t) { return "-1"; }), list([](size_t) { return "1e9"; }), list([](size_t) { return "null"; }), list([](size_t) { return "[]"; }),
+        list([](size_t) { return "{}"; }), list([](size_t) { return "[0]"; }), list([](size_t) { return R"("")"; }), list([](size_t) { return R"("abcdefghijklmnopqrst")"; }),
+        list([](size_t) { return R"({"":0})"; }), list([](size_t) { return "[[[[0]]]]"; }), list([](size_t i) { return "\"" + std::string(i % 50 == 0 ? 40000 : 1, 'x') + "\""; }),
+        members([](size_t i) { return "\"" + std::to_string(i) + "\":0"; }), members([](size_t i) { return "\"" + std::to_string(i) + "\":{}"; }),
+        "\"" + std::string(n, 'x') + "\"", header_of(60000, true), header_of(60000, false),
+    };
+    for (const std::string &text : texts) {
+        const int64_t most = most_bytes([&] { parse_json(text, "file"); });
+        CAPTURE(text.substr(0, 20));
+        CHECK(most <= static_cast<int64_t>(8 * text.size() + (16 << 20)));
+    }
+}
+
+TEST_CASE("safetensors: headers and indexes take at most 8 times their size and 16 MiB") {
+    for (const bool real : {false, true}) {
+        const temp_dir dir;
+        const std::string header = header_of(80000, real), bytes = with_length(header);
+        CHECK(most_bytes([&] { CHECK(open_bytes(bytes).tensors().size() == 80000); }) <= static_cast<int64_t>(8 * bytes.size() + (16 << 20)));
+        write_bytes(dir / "model.safetensors", bytes);
+        CHECK(most_bytes([&] { CHECK(checkpoint(dir.path).tensors().size() == 80000); }) <= static_cast<int64_t>(8 * bytes.size() + (16 << 20)));
+
+        fs::rename(dir / "model.safetensors", dir / "m");
+        std::string index = R"({"weight_map":{)";
+        json_node(parse_json(header, "")).each([&](std::string_view name, const json_node &) { index += (index.back() == '{' ? "\"" : ",\"") + std::string(name) + "\":\"m\""; });
+        write_bytes(dir / "model.safetensors.index.json", index + "}}");
+        CHECK(most_bytes([&] { CHECK(checkpoint(dir.path).tensors().size() == 80000); }) <= static_cast<int64_t>(8 * (bytes.size() + index.size()) + (16 << 20)));
+    }
+}
+
+TEST_CASE("one number of a small file asks for no memory") {
+    const auto peak = [](const std::function<void(checkpoint_files &)> &change, const char *field) {
+        const temp_dir dir;
+        checkpoint_files c("micro/llama");
+        change(c);
+        c.save(dir / "in", false);
+        std::string text;
+        const int64_t most = most_bytes([&] { text = failure_of([&] { convert(dir / "in", dir / "out.gguf", {.type = format::f32, .vocab_only = true, .name = ""}, {}); }).text; });
+        CAPTURE(text);
+        CHECK(contains(text, field));
+        CHECK(most <= (16 << 20));
+    };
+    for (const uint64_t n : {uint64_t(1) << 24, (uint64_t(1) << 24) - 1, uint64_t(1) << 20, UINT64_MAX}) {
+        peak([&](checkpoint_files &c) { c.config["vocab_size"] = n; }, "vocab_size");
+        peak([&](checkpoint_files &c) { c.tokenizer["model"]["vocab"]["zz"] = n; }, n > (1u << 24) ? "model.vocab.zz" : "vocab_size");
+        peak([&](checkpoint_files &c) { c.tokenizer["added_tokens"][0]["id"] = n; }, "id");
+        peak([&](checkpoint_files &c) { c.config["vocab_size"] = n, c.tokenizer["model"]["vocab"]["zz"] = n - 1; }, "");
+    }
 }
 
 // ---- Directories ------------------------------------------------------------------------------------------------------------------------------------
