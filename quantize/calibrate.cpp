@@ -56,7 +56,7 @@ struct collector {
     // the compiler's choice, so the name is that of the matrix which comes first in the list.
     measured_input &input(size_t next, const tensor &x, const tensor *w) {
         const size_t place = places.at(w), channels = static_cast<size_t>(x.ne[1]);
-        if (next == inputs.size()) {    // member by member: GCC frees parts of a braced list twice when a later part throws
+        if (next == inputs.size()) {    // member by member: of a list in braces within another GCC 12 frees parts twice when a later one throws
             measured_input in{};
             in.stats.name = rows[place].name;
             in.stats.largest.resize(channels);
