@@ -17,6 +17,7 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
+#include <new>
 #include <unistd.h>
 
 namespace {
@@ -315,6 +316,12 @@ void convert(const flags &f, const ds::job &j) {
 }
 
 void inspect(const flags &f) {
+    // nlohmann-json takes memory in destructors, where there is no way to say that there is none. Nothing is written here that would be left behind.
+    std::set_new_handler([] {
+        const std::string_view text = "quantize: out of memory\n";
+        if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);    // nobody is there to hear it
+        _exit(1);
+    });
     const ds::gguf_file file = ds::gguf_file::open(f.in);
     const ds::inspect_options o{f.elements, !f.no_tensors};
     const std::string text = f.json ? ds::inspect_json(file, o) : ds::inspect_text(file, o);
