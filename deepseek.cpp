@@ -259,22 +259,22 @@ ds_status ds_model_load(const char *path, const ds_model_config *config, ds_mode
         REQUIRE_POINTER(path);
         return gguf_file::open(path, [&](const std::string &part) {
             return gguf_source{c.flags & DS_LOAD_READ ? os::mapping::read_file(part, o.host, o.progress) : os::mapping::map_file(part), shown(part.c_str())};
-        });
+        }, o.host);
     });
 }
 
 ds_status ds_model_load_fd(int fd, const ds_model_config *config, ds_model **out, ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
         const std::string name = "descriptor " + std::to_string(fd);
-        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_fd(fd, name, o.host, o.progress) : os::mapping::map_fd(fd, name), name);
+        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_fd(fd, name, o.host, o.progress) : os::mapping::map_fd(fd, name), name, o.host);
     });
 }
 
 ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_config *config, ds_model **out, ds_error *err) {
-    return load(config, out, err, [&](const ds_model_config &, const model_options &) {
+    return load(config, out, err, [&](const ds_model_config &, const model_options &o) {
         REQUIRE_POINTER(data);
         require(reinterpret_cast<uintptr_t>(data) % 32 == 0, "data: must lie at a multiple of 32");
-        return gguf_file(os::mapping::borrow(data, size), "memory");
+        return gguf_file(os::mapping::borrow(data, size), "memory", o.host);
     });
 }
 

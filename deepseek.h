@@ -192,7 +192,8 @@ typedef struct ds_model_config {
 } ds_model_config;
 
 /* Loads a GGUF file (version 2 or 3), or a model in several files by the first of them, PREFIX-00001-of-00003.gguf: the others are found beside it.
- *   path    UTF-8, NUL-terminated. The file is mapped (unless DS_LOAD_READ) and must not be truncated while the model lives
+ *   path    UTF-8, NUL-terminated. The file is mapped (unless DS_LOAD_READ) and must not be truncated while the model lives. Its header, all but the tensors' data, is
+ *           copied to the host's memory, here and from descriptors and memory: what changes there afterwards changes nothing
  *   config  NULL for defaults
  *   out     receives the model
  * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (names the field), DS_ERR_UNSUPPORTED (architecture, number format, tokenizer), DS_ERR_CANCELLED; for a device
@@ -356,7 +357,7 @@ typedef struct ds_engine_config {
  * itself is not among them. */
 typedef struct ds_memory_plan {
     size_t struct_size;
-    uint64_t weights;          /* the model's tensors, shared by all its engines */
+    uint64_t weights;          /* the model's tensors, and copies of those that are computed with in another form; shared by all its engines */
     uint64_t pages;            /* the page pool when full; it grows as it is used, but on a device, where it is taken at once */
     uint64_t page_bytes;       /* one page: 64 positions of all layers */
     uint64_t activations;      /* results of a step, logits among them */

@@ -1,4 +1,5 @@
-// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for. The invariant: `pos <= size` always, every
+// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for; first over the file, which tells where the header ends and
+// what is wrong with it, then over a copy that nobody else can write to, and whose pointers stay. The invariant: `pos <= size` always, every
 // length is compared with `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its entries need at
 // least before anything is allocated. Steps and memory are bounded by the file's size whatever it says. Layout: ggml's docs/gguf.md.
 #include "gguf.h"
@@ -29,8 +30,8 @@ static constexpr uint64_t min_tensor_entry = 8 + 1 + 4 + 8 + 4 + 8;  // length, 
 
 struct gguf_parser {
     gguf_file &file;
-    const uint8_t *base = file.bytes_.data();
-    uint64_t pos = 0, size = file.bytes_.size();
+    const uint8_t *base;            // the file, or the copy of its header
+    uint64_t size, pos = 0;
 
     // What is being read, for messages: "header", "key 3 'general.name'", "tensor 7 'output.weight'".
     const char *kind = "header";
@@ -191,15 +192,16 @@ struct gguf_parser {
     // Offsets count from the first aligned byte after the table; here they become offsets from the start of the file.
     void place_tensors() {
         const uint64_t aligned = (pos + file.alignment_ - 1) / file.alignment_ * file.alignment_;   // no wrap: a file has at most 2^63 bytes
-        file.data_offset_ = std::min(aligned, size);   // a file without tensors need not be padded
-        const uint64_t space = size - file.data_offset_;
+        const uint64_t file_bytes = file.bytes_.size();
+        file.data_offset_ = std::min<uint64_t>(aligned, file_bytes);   // a file without tensors need not be padded
+        const uint64_t space = file_bytes - file.data_offset_;
         for (index = 0; index < file.tensors_.size(); ++index) {
             gguf_tensor &t = file.tensors_[index];
             item = t.name;
             if (t.offset > space || t.bytes > space - t.offset)
                 fail("data", std::to_string(t.bytes) + " bytes at offset " + std::to_string(t.offset) + ", but the file's data end at " + std::to_string(space));
             t.offset += file.data_offset_;
-            t.data = base + t.offset;
+            t.data = file.bytes_.data() + t.offset;
         }
     }
     void check_overlap() {
@@ -216,7 +218,9 @@ struct gguf_parser {
         }
     }
 
-    void parse() {
+    // Gives the bytes of the header.
+    uint64_t parse() {
+        file.clear_tables();
         read_magic();
         const uint64_t tensor_count = take_count("tensor count", min_tensor_entry, gguf_max_tensors);
         const uint64_t key_count = take_count("key count", min_key_entry, max_keys);
@@ -229,12 +233,28 @@ struct gguf_parser {
         read_tensors(tensor_count);
         place_tensors();
         check_overlap();
+        return pos;
     }
 };
 
-gguf_file::gguf_file(gguf_source part) : bytes_(std::move(part.bytes)), name_(std::move(part.name)) { gguf_parser{*this}.parse(); }
+void gguf_file::clear_tables() {
+    alignment_ = 32;
+    keys_.clear();
+    values_.clear();
+    key_index_.clear();
+    tensors_.clear();
+    tensor_index_.clear();
+}
 
-gguf_file::gguf_file(os::mapping bytes, std::string name) : gguf_file(gguf_source{std::move(bytes), std::move(name)}) {
+gguf_file::gguf_file(gguf_source part, const host &h) : bytes_(std::move(part.bytes)), name_(std::move(part.name)) {
+    const uint64_t n = gguf_parser{*this, bytes_.data(), bytes_.size()}.parse();
+    header_ = block(h, n);
+    std::memcpy(header_.data(), bytes_.data(), n);
+    gguf_parser{*this, static_cast<const uint8_t *>(header_.data()), n}.parse();
+    bytes_.forget(0, n);
+}
+
+gguf_file::gguf_file(os::mapping bytes, std::string name, const host &h) : gguf_file(gguf_source{std::move(bytes), std::move(name)}, h) {
     const uint64_t parts = get_uint("split.count", UINT64_MAX, 0);
     if (parts > 1)
         throw error(status::unsupported, name_ + ": split.count: the model is split into " + std::to_string(parts) + " files; it is loaded by the path of the first, or joined into one file before");

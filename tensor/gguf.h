@@ -19,7 +19,7 @@ namespace ds {
 enum class gguf_type : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 const char *gguf_type_text(gguf_type t);
 
-// One metadata value; it points into the file's bytes, and nothing is copied.
+// One metadata value; it points into the header's copy.
 struct gguf_value {
     gguf_type type;              // of the value, or of the elements when `is_array`
     bool is_array = false;
@@ -47,17 +47,19 @@ struct gguf_source {
 using gguf_opener = std::function<gguf_source(const std::string &path)>;
 gguf_source map_gguf(const std::string &path);
 
+// The header, all that is not tensor data, is copied to memory of the host's and parsed there: who can write to the file, or to the memory that it was handed
+// over in, changes no length after it was checked. What is read of the mapping later is tensor data, at offsets that are ours.
 class gguf_file {
 public:
     gguf_file() = default;
     // Parses `bytes`, which it keeps. `name` is for messages.
     // Throws status::format or status::unsupported (version, big endian, a tensor format that formats.def does not know, a part of a
     // split model, an array of arrays, more than 65,536 keys, or tensors than gguf_max_tensors).
-    gguf_file(os::mapping bytes, std::string name);
+    gguf_file(os::mapping bytes, std::string name, const host &h = {});
 
     // The model at `path`: a file, or, where that is the first of a model in several (PREFIX-00001-of-00003.gguf; gguf_split.cpp), all of them as one. The
     // metadata are the first part's, the tensors those of all parts in their order. Throws what the constructor throws, and status::argument for the path of another part.
-    static gguf_file open(const std::string &path, const gguf_opener &open_file = map_gguf);
+    static gguf_file open(const std::string &path, const gguf_opener &open_file = map_gguf, const host &h = {});
 
     const std::string &name() const { return name_; }
     size_t part_count() const { return 1 + others_.size(); }
@@ -97,11 +99,18 @@ public:
 
 private:
     friend struct gguf_parser;
-    explicit gguf_file(gguf_source part);                 // parses one file, which may be a part
+    struct held_part {
+        os::mapping bytes;
+        std::string name;
+        block header;
+    };
+    gguf_file(gguf_source part, const host &h);           // parses one file, which may be a part
+    void clear_tables();
     void check_part(const gguf_file &first, uint64_t no) const;
     void append(gguf_file part);
     os::mapping bytes_;
     std::string name_;
+    block header_;                                        // what keys, values and names point into
     uint32_t version_ = 0;
     uint64_t alignment_ = 32, data_offset_ = 0;
     std::vector<std::string_view> keys_;
@@ -109,7 +118,7 @@ private:
     std::map<std::string_view, size_t> key_index_;    // not hashed: a file may choose its names so that they collide
     std::vector<gguf_tensor> tensors_;
     std::map<std::string_view, size_t> tensor_index_;
-    std::vector<gguf_source> others_;                     // the parts after the first
+    std::vector<held_part> others_;                       // the parts after the first
 };
 
 constexpr uint64_t gguf_max_tensors = 65536;              // of a file, and of several together
@@ -128,6 +137,9 @@ struct gguf_split_limits {
 // A value as text, the same for every reader of it: strings as they are (an element inside an array as a JSON string), numbers shortest,
 // arrays as JSON, cut with "…" after `max_elements`. Floats do not depend on the locale.
 std::string gguf_value_text(const gguf_value &v, size_t max_elements);
+// The same piece by piece, in little memory however long it is.
+using text_sink = std::function<void(std::string_view)>;
+void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &put);
 
 // Collects metadata and tensor descriptions, then writes the header (version 3); tensor data follow in the order given.
 // Data are aligned to the default of 32 bytes; a key general.alignment is not kept.

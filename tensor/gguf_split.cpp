@@ -26,7 +26,7 @@ gguf_source map_gguf(const std::string &path) { return {os::mapping::map_file(pa
 
 uint64_t gguf_file::file_bytes() const {
     uint64_t n = bytes_.size();
-    for (const gguf_source &o : others_) n += o.bytes.size();
+    for (const held_part &o : others_) n += o.bytes.size();
     return n;
 }
 
@@ -57,7 +57,7 @@ void gguf_file::append(gguf_file part) {
         t.part = no;
         tensors_.push_back(t);
     }
-    others_.push_back({std::move(part.bytes_), std::move(part.name_)});
+    others_.push_back({std::move(part.bytes_), std::move(part.name_), std::move(part.header_)});
 }
 
 // The name of the first part, for somebody who has another one.
@@ -66,8 +66,8 @@ static std::string name_of_first(const gguf_file &f, uint64_t no, uint64_t count
     return prefix ? gguf_part_path(*prefix, 0, count) : "the first";
 }
 
-gguf_file gguf_file::open(const std::string &path, const gguf_opener &open_file) {
-    gguf_file f(open_file(path));
+gguf_file gguf_file::open(const std::string &path, const gguf_opener &open_file, const host &h) {
+    gguf_file f(open_file(path), h);
     const uint64_t count = f.get_uint(count_key, gguf_max_parts, 0);
     if (count <= 1) return f;
     const uint64_t no = f.get_uint(no_key, count - 1), tensors = f.get_uint(tensors_key, gguf_max_tensors);
@@ -77,7 +77,7 @@ gguf_file gguf_file::open(const std::string &path, const gguf_opener &open_file)
     const std::optional<std::string> prefix = prefix_of(path, 0, count);
     if (!prefix) f.fail(count_key, "is " + std::to_string(count) + ", but the file's name does not end in " + gguf_part_path("", 0, count) + ", so that the other parts are not known");
     for (uint64_t i = 1; i < count; ++i) {
-        gguf_file part(open_file(gguf_part_path(*prefix, i, count)));
+        gguf_file part(open_file(gguf_part_path(*prefix, i, count)), h);
         part.check_part(f, i);
         f.append(std::move(part));
     }

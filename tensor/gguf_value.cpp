@@ -1,11 +1,12 @@
-// Metadata values as C++ values and as text. Values lie in the file unaligned, so every number is copied out; arrays were walked once by the parser, and are walked
-// here by the same lengths, known to lie within the file.
+// Metadata values as C++ values and as text. Values lie in the header unaligned, so every number is copied out; arrays were walked once by the parser, and are walked
+// here by the same lengths, known to lie within the header's copy.
 #include "gguf.h"
 
 #include "utf8.h"
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace ds {
 
@@ -132,20 +133,28 @@ std::vector<float> gguf_file::get_floats(std::string_view key) const {
 // ---- Values as text -----------------------------------------------------------------------------------------------------------------------------
 
 // JSON is UTF-8, so what is not becomes U+FFFD.
-static void append_json(std::string &out, std::string_view s) {
-    out += '"';
+static void put_json(const text_sink &put, std::string_view s) {
+    char piece[1024];
+    size_t n = 0;
+    const auto add = [&](const char *p, size_t bytes) {      // a few
+        if (n + bytes > sizeof piece) put({piece, std::exchange(n, 0)});
+        std::memcpy(piece + n, p, bytes);
+        n += bytes;
+    };
+    add("\"", 1);
     for (const char *p = s.data(), *end = p + s.size(); p < end;) {
         uint32_t part;
-        const uint32_t n = utf8_sequence(p, end, &part);
+        const uint32_t length = utf8_sequence(p, end, &part);
         const auto c = static_cast<unsigned char>(*p);
-        if (n == 0) out += "\uFFFD";
-        else if (c == '"' || c == '\\') (out += '\\') += *p;
-        else if (c == '\n') out += "\\n";
-        else if (c < 0x20) out += format_text("\\u%04x", static_cast<unsigned>(c));
-        else out.append(p, n);
+        if (length == 0) add("\uFFFD", 3);
+        else if (c == '"' || c == '\\') add("\\", 1), add(p, 1);
+        else if (c == '\n') add("\\n", 2);
+        else if (c < 0x20) add("\\u00", 4), add(c < 0x10 ? "0" : "1", 1), add(&"0123456789abcdef"[c % 16], 1);
+        else add(p, length);
         p += part;
     }
-    out += '"';
+    add("\"", 1);
+    put({piece, n});
 }
 
 static std::string number_text(gguf_type type, const uint8_t *p, uint64_t i) {
@@ -155,21 +164,27 @@ static std::string number_text(gguf_type type, const uint8_t *p, uint64_t i) {
     return load_int(type, p, i).text();
 }
 
-std::string gguf_value_text(const gguf_value &v, size_t max_elements) {
+void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &put) {
     const uint8_t *p = v.data;
-    if (!v.is_array) return v.type == gguf_type::string ? std::string(load_string(p)) : number_text(v.type, p, 0);
-    std::string out = "[";
+    if (!v.is_array) return v.type == gguf_type::string ? put(load_string(p)) : put(number_text(v.type, p, 0));
+    put("[");
     for (uint64_t i = 0; i < v.count; ++i) {
-        if (i > 0) out += ", ";
+        if (i > 0) put(", ");
         if (i == max_elements) {
-            out += "…";
+            put("…");
             break;
         }
-        if (v.type == gguf_type::string) append_json(out, load_string(p));
-        else if (is_float(v.type) && !std::isfinite(load_float(v.type, p, i))) out += "null";   // JSON knows no other
-        else out += number_text(v.type, p, i);
+        if (v.type == gguf_type::string) put_json(put, load_string(p));
+        else if (is_float(v.type) && !std::isfinite(load_float(v.type, p, i))) put("null");   // JSON knows no other
+        else put(number_text(v.type, p, i));
     }
-    return out + "]";
+    put("]");
+}
+
+std::string gguf_value_text(const gguf_value &v, size_t max_elements) {
+    std::string out;
+    gguf_value_text(v, max_elements, [&](std::string_view part) { out += part; });
+    return out;
 }
 
 } // namespace ds

@@ -3,6 +3,8 @@
 #include "api.h"
 #include "float_mode.h"
 
+#include "../quantize/requantize.h"
+
 #include <cfenv>
 #include <fcntl.h>
 #include <limits>
@@ -75,6 +77,132 @@ TEST_CASE("api: read into memory, a file may go away and be cut short") {
     REQUIRE(ftruncate(fd, 0) == 0);
     close(fd);
     CHECK(same_bits(some_logits(model_ptr(m)), some_logits(bundled())));
+}
+
+// All that the interface tells of a model without its tensors' data, and of what is computed with them.
+static std::string told_by(const model_ptr &m) {
+    std::string all;
+    const auto add = [&](const void *p, size_t n) { all.append(static_cast<const char *>(p), n), all += '\n'; };
+    const auto filled = [&](auto item, const std::function<ds_status(decltype(item) *, size_t, size_t *, ds_error *)> &f) {
+        std::vector<decltype(item)> room(1 << 16);
+        size_t n = 0;
+        MUST(f(room.data(), room.size(), &n, &err));
+        add(room.data(), n * sizeof item);
+        room.resize(n);
+        return room;
+    };
+    ds_model_info info{};
+    info.struct_size = sizeof info;
+    MUST(ds_model_get_info(m.get(), &info, &err));
+    add(&info.parameters, sizeof info.parameters);
+    for (const char *text : {info.name, info.architecture, info.chat_template}) all += text;
+    for (size_t i = 0; i < ds_model_metadata_count(m.get()); ++i) {
+        const char *const key = ds_model_metadata_key(m.get(), i);
+        all += key;
+        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_model_metadata(m.get(), key, p, room, n, e); });
+    }
+    for (ds_token t = 0; t < static_cast<ds_token>(info.vocabulary); ++t) {
+        const char *bytes;
+        size_t n;
+        MUST(ds_token_bytes(m.get(), t, DS_DETOKENIZE_SPECIAL, &bytes, &n, &err));
+        add(bytes, n);
+        all += ds_token_is_end(m.get(), t) ? 'e' : '-';
+    }
+    for (int i = 0; i <= DS_SPECIAL_UNKNOWN; ++i) all += std::to_string(ds_token_special(m.get(), static_cast<ds_special>(i))) + " ";
+    const std::string text = "Hello, 12345 \u4f60\u597d <think>\n\n  int main() {} it's";
+    const std::vector<ds_token> ids = filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) { return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, p, room, n, e); });
+    filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_detokenize(m.get(), ids.data(), ids.size(), DS_DETOKENIZE_SPECIAL, p, room, n, e); });
+    if (info.chat_template[0]) {
+        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_chat_render(m.get(), &hello, 1, nullptr, p, room, n, e); });
+        filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) { return ds_chat_tokenize(m.get(), &hello, 1, nullptr, p, room, n, e); });
+    }
+    const engine_ptr e = engine(m, engine_config());
+    const std::vector<float> y = logits(e, some_ids, info.vocabulary);
+    add(y.data(), y.size() * sizeof(float));
+    const temp_file session;
+    MUST(ds_engine_save_session(e.get(), some_ids.data(), some_ids.size(), 0, session.path.c_str(), nullptr, &err));
+    all += read_all(session.path.c_str());
+    std::vector<ds_token> restored(some_ids.size());
+    size_t n = 0;
+    MUST(ds_engine_restore_session(engine(m, engine_config()).get(), session.path.c_str(), 0, restored.data(), restored.size(), &n, nullptr, &err));
+    add(restored.data(), n * sizeof(ds_token));
+    return all;
+}
+
+TEST_CASE("api: what is written over a model's header after it was loaded changes nothing") {
+    const auto header_of = [](const std::string &bytes) { return ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset(); };
+    for (const std::string &bytes : {read_all(bundled_path), micro_file("micro/deepseek-r1").bytes(), micro_file("micro/llama3", ds::format::i8).bytes()}) {
+        const held_model h = hold(bytes);
+        const std::string before = told_by(h.model);
+        for (const char garbage : {'\0', '\xff', '\x7f', 'A'}) {
+            std::memset(h.memory->data(), garbage, header_of(bytes));
+            CHECK(told_by(h.model) == before);
+        }
+    }
+    // In files that are mapped, of which one is in parts.
+    const temp_file one;
+    ds::job parts;
+    parts.split.emplace();
+    parts.split->tensors = 10;
+    const std::string prefix = one.path + "-part";
+    ds::copy_gguf(bundled_path, prefix, parts);
+    ds::copy_gguf(bundled_path, one.path, {});
+    const size_t tensors = ds::gguf_file::open(bundled_path).tensors().size(), count = (tensors + 9) / 10;
+    std::vector<std::string> paths = {one.path}, headers;
+    for (size_t i = 0; i < count; ++i) paths.push_back(ds::gguf_part_path(prefix, i, count));
+    const model_ptr whole = load_file(one.path.c_str()), in_parts = load_file(paths[1].c_str());
+    const std::string before = told_by(whole);
+    CHECK(told_by(in_parts).size() > before.size());      // keys of the parts
+    const std::string of_parts = told_by(in_parts);
+    for (size_t i = 0; i < paths.size(); ++i) {
+        const ds::gguf_file f = ds::gguf_file::open(paths[i ? 1 : 0]);
+        uint64_t header = UINT64_MAX;
+        for (const ds::gguf_tensor &t : f.tensors())
+            if (t.part + 1 == (i ? i : 1)) header = std::min(header, t.offset);
+        headers.emplace_back(header, '\xff');
+    }
+    for (size_t i = 0; i < paths.size(); ++i) {
+        const std::string &path = paths[i], &garbage = headers[i];
+        const int fd = open(path.c_str(), O_WRONLY);
+        REQUIRE(pwrite(fd, garbage.data(), garbage.size(), 0) == static_cast<ssize_t>(garbage.size()));
+        close(fd);
+    }
+    CHECK(told_by(whole) == before);
+    CHECK(told_by(in_parts) == of_parts);
+    for (size_t i = 1; i < paths.size(); ++i) unlink(paths[i].c_str());
+}
+
+namespace {
+
+struct counted_memory { uint64_t held = 0, most = 0; };
+ds_host counted_by(counted_memory &c) {
+    ds_host h{};
+    h.struct_size = sizeof h;
+    h.alloc_user = &c;
+    h.alloc = [](void *user, size_t n, size_t alignment) {
+        auto &c = *static_cast<counted_memory *>(user);
+        c.most = std::max(c.most, c.held += n);
+        return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
+    };
+    h.free = [](void *user, void *p, size_t n, size_t) { static_cast<counted_memory *>(user)->held -= n, std::free(p); };
+    return h;
+}
+
+} // namespace
+
+TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothing else is") {
+    const std::string bytes = read_all(bundled_path);
+    counted_memory c;
+    ds_model_config config = model_config();
+    const ds_host host = counted_by(c);
+    config.host = &host;
+    {
+        const held_model h = hold(bytes, &config);
+        CHECK(c.held <= ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset());
+        CHECK(c.held > 1000);
+        CHECK(c.most == c.held);
+    }
+    CHECK(c.held == 0);
 }
 
 TEST_CASE("api: what cannot be loaded") {

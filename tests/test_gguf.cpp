@@ -114,6 +114,21 @@ TEST_CASE("gguf: values as text") {
     CHECK(text("t.none") == "[]");
     CHECK(text("t.none", 0) == "[]");
 
+    std::string every;      // byte, and each again behind what could begin a sequence
+    for (int i = 0; i < 256; ++i) every += static_cast<char>(i);
+    for (int i = 0; i < 256; ++i) every += {static_cast<char>(0xe2), static_cast<char>(0x80), static_cast<char>(i), 'x'};
+    const std::string long_ones = one_key(ARRAY, array_of(STRING, 2, le_string(every) + le_string(std::string(5000, 'a') + "\xe2\x80\xa6"))).bytes();
+    const gguf_file h(os::mapping::borrow(long_ones.data(), long_ones.size()), "long.gguf");
+    std::string joined;
+    size_t longest = 0;
+    gguf_value_text(h.value(0), 9, [&](std::string_view piece) { joined += piece, longest = std::max(longest, piece.size()); });
+    CHECK(joined == gguf_value_text(h.value(0), 9));
+    CHECK(longest <= 1024);
+    CHECK(joined.starts_with(R"(["\u0000\u0001\u0002\u0003\u0004\u0005\u0006\u0007\u0008\u0009\n\u000b\u000c\u000d\u000e\u000f\u0010)"));
+    CHECK(joined.find(R"(\u001f !\"#$)") != std::string::npos);
+    CHECK(joined.find("~\x7f\xef\xbf\xbd\xef\xbf\xbd") != std::string::npos);
+    CHECK(joined.ends_with("aaaa\xe2\x80\xa6\"]"));
+
     const std::string odd = one_key(ARRAY, array_of(F32, 3, le(INFINITY) + le(std::numeric_limits<float>::quiet_NaN()) + le(1.0f))).bytes();
     const gguf_file g(os::mapping::borrow(odd.data(), odd.size()), "odd.gguf");
     CHECK(gguf_value_text(g.value(0), 9) == "[null, null, 1]");
