@@ -1,11 +1,12 @@
 // Loading: hyper-parameters by the architecture's reader, then each of its tensor rows is looked up, its shape and format checked, and bound to the
-// file's bytes. Nothing is copied but norms and biases in a foreign format.
+// file's bytes. Nothing is copied but norms and biases in a foreign format, and what is computed with in another order than the file has it.
 #include "model.h"
 
 #include "../tensor/numerics.h"
 
 #include <algorithm>
 #include <unordered_set>
+#include <utility>
 
 namespace ds {
 
@@ -25,7 +26,7 @@ static const chat_template *choose_template(const gguf_file &f, const std::strin
 
 model::model(gguf_file f, const model_options &o)
     : file(std::move(f)), name(file.get_string("general.name", "")), architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
-      chat(choose_template(file, o.chat_template)) {
+      chat(choose_template(file, o.chat_template)), host_(o.host), to_place_(o.place && !o.place->fn->host_memory) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -39,9 +40,11 @@ model::model(gguf_file f, const model_options &o)
     h = architecture->read(file);
     bind(o.host, o.progress);
     check_rope_divisors();
+    check_router_biases();
     if (o.override_rope) override_rope(o);
+    fingerprint = model_fingerprint(*this);
     if (o.context) h.context = o.context;
-    if (o.place && !o.place->fn->host_memory) move_to(o.place, o.progress);
+    if (to_place_) move_to(o.place, o.progress);
 }
 
 void model::override_rope(const model_options &o) {
@@ -70,6 +73,11 @@ void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64
         host.log(log_level::warning, "%s: %zu tensors are not used by architecture %s", file.name().c_str(), file.tensors().size() - used.size(), architecture->name);
 }
 
+void *model::take(size_t bytes) {
+    made_bytes += bytes;
+    return made_.emplace_back(host_, bytes).data();
+}
+
 // Sums over a row of i8 are int32.
 static void check_i8_rows(const gguf_file &f, const gguf_tensor &t) {
     const int64_t columns = t.ne[t.rank - 1];
@@ -91,11 +99,9 @@ const tensor *model::bind_row(const tensor_row &row) {
     check_i8_rows(file, *found);
     t.data = const_cast<uint8_t *>(found->data);
     if (row.stays_f32() && found->type != format::f32) {
-        std::vector<float> &values = decoded_.emplace_back();
-        values.resize(static_cast<size_t>(elements(t)));
-        decode_row(found->type, found->data, values.data(), values.size());
         t = make_tensor(format::f32, row.ne);
-        t.data = values.data();
+        t.data = take(tensor_bytes(t));
+        decode_row(found->type, found->data, static_cast<float *>(t.data), static_cast<size_t>(elements(t)));
     }
     if (found->type == format::i8) t.scale = bind_scale(row.name, std::span(row.ne).first(row.ne.size() - 1));
     return &tensors_.emplace_back(t);
@@ -143,19 +149,27 @@ const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) 
     all.data = bind_whole(whole, {h.heads * both, h.kv_rank}).data;
     const tensor *scale = whole.type == format::i8 ? bind_scale(name, {{h.heads * both}}) : nullptr;
     if (row.order == reorder::value_part) return bind_rows(all, scale, h.nope_size, h.value_size);
-    tensor t = make_tensor(info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne);
-    std::vector<float> &memory = decoded_.emplace_back((tensor_bytes(t) + sizeof(float) - 1) / sizeof(float)), part(static_cast<size_t>(h.nope_size * h.kv_rank));
-    t.data = memory.data();
-    std::vector<float> line(static_cast<size_t>(h.kv_rank));
-    for (int64_t head = 0; head < h.heads; ++head) {
-        for (int64_t k = 0; k < h.nope_size; ++k) {
-            decode_row(all.type, at(all, head, k), line.data(), line.size());
-            const float factor = scale ? *f32_at(*scale, head * both + k) : 1.0f;
-            for (int64_t c = 0; c < h.kv_rank; ++c) part[static_cast<size_t>(c * h.nope_size + k)] = line[static_cast<size_t>(c)] * factor;
+    tensor &t = tensors_.emplace_back(make_tensor(info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne));
+    const transposed p{&t, all, scale};
+    if (to_place_) transposed_.push_back(p);
+    else transpose(p, t.data = take(tensor_bytes(t)));
+    return &t;
+}
+
+void model::transpose(const transposed &p, void *to) const {
+    const int64_t heads = p.all.ne[0], rank = p.all.ne[2], rows = p.t->ne[2];
+    tensor out = *p.t;
+    out.data = to;
+    const block memory(host_, static_cast<size_t>((rows + 1) * rank) * sizeof(float));
+    float *const part = static_cast<float *>(memory.data()), *const line = part + rows * rank;
+    for (int64_t head = 0; head < heads; ++head) {
+        for (int64_t k = 0; k < rows; ++k) {
+            decode_row(p.all.type, at(p.all, head, k), line, static_cast<size_t>(rank));
+            const float factor = p.scale ? *f32_at(*p.scale, head * p.all.ne[1] + k) : 1.0f;
+            for (int64_t c = 0; c < rank; ++c) part[c * rows + k] = line[c] * factor;
         }
-        encode_row(t.type, part.data(), at(t, head), part.size());
+        encode_row(out.type, part, at(out, head), static_cast<size_t>(rows * rank));
     }
-    return &tensors_.emplace_back(t);
 }
 
 // The scales of a tensor of i8: one finite f32 a row, in a tensor of their own.
@@ -178,6 +192,15 @@ void model::check_rope_divisors() const {
     const auto *v = static_cast<const float *>(weights.rope_divisors->data);
     for (int64_t i = 0; i < elements(*weights.rope_divisors); ++i)
         if (!(v[i] >= 0.5f && finite_f32(v[i]))) file.fail("rope_freqs.weight", "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
+}
+
+// Experts are ranked by them, and a rank that is no number would choose one expert several times.
+void model::check_router_biases() const {
+    for (size_t layer = 0; layer < weights.layer.size(); ++layer) {
+        const tensor *const bias = weights.layer[layer].router_bias;
+        for (int64_t i = 0; bias && i < elements(*bias); ++i)
+            if (!finite_f32(*f32_at(*bias, i))) file.fail("blk." + std::to_string(layer) + ".exp_probs_b.bias", "element " + std::to_string(i) + " is " + shortest(*f32_at(*bias, i)) + ", must be finite");
+    }
 }
 
 // ---- Placing ----------------------------------------------------------------------------------------------------------------------------------------
@@ -211,7 +234,7 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
     constexpr uint64_t alignment = 256, step = uint64_t{64} << 20;
     std::vector<piece> whole;      // what tensors lie in: the file's tensors, and what was decoded; by address
     for (const gguf_tensor &t : file.tensors()) whole.push_back({reinterpret_cast<const char *>(t.data), t.bytes, 0});
-    for (const std::vector<float> &v : decoded_) whole.push_back({reinterpret_cast<const char *>(v.data()), v.size() * sizeof(float), 0});
+    for (const block &b : made_) whole.push_back({static_cast<const char *>(b.data()), b.size(), 0});
     std::erase_if(whole, [](const piece &p) { return p.bytes == 0; });
     std::sort(whole.begin(), whole.end(), [](const piece &a, const piece &b) { return a.from < b.from; });
     const auto piece_of = [&](const void *p) {
@@ -220,30 +243,41 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
     };
     const std::vector<tensor *> list = tensors_run();
     std::vector<bool> used(whole.size(), false);
-    for (const tensor *t : list) used[piece_of(t->data)] = true;
-    for (size_t i = 0; i < whole.size(); ++i) {
-        if (!used[i]) continue;
-        whole[i].to = placed_bytes;
-        placed_bytes += (whole[i].bytes + alignment - 1) / alignment * alignment;
-    }
+    for (const tensor *t : list)
+        if (t->data) used[piece_of(t->data)] = true;
+    const auto place_for = [&](uint64_t bytes) { return std::exchange(placed_bytes, placed_bytes + (bytes + alignment - 1) / alignment * alignment); };
+    for (size_t i = 0; i < whole.size(); ++i)
+        if (used[i]) whole[i].to = place_for(whole[i].bytes);
+    std::erase_if(transposed_, [&](const transposed &p) { return std::find(list.begin(), list.end(), p.t) == list.end(); });
+    for (transposed &p : transposed_) p.to = place_for(tensor_bytes(*p.t));
     this->place = place;
     placed_ = backend_memory(place, placed_bytes);
     char *const base = static_cast<char *>(placed_.data());
-    for (size_t i = 0; i < whole.size(); ++i) {
-        const piece &p = whole[i];
-        for (uint64_t done = 0; used[i] && done < p.bytes; done += step) {
+    const auto upload = [&](const piece &p) {
+        for (uint64_t done = 0; done < p.bytes; done += step) {
             const uint64_t n = std::min(step, p.bytes - done);
             place->fn->upload(place.get(), base + p.to + done, p.from + done, n);
             if (progress && !progress(p.to + done + n, placed_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
         }
+    };
+    for (size_t i = 0; i < whole.size(); ++i)
+        if (used[i]) upload(whole[i]);
+    for (const transposed &p : transposed_) {      // one at a time: together they may be more than the host has
+        const block made(host_, tensor_bytes(*p.t));
+        transpose(p, made.data());
+        upload({static_cast<const char *>(made.data()), made.size(), p.to});
     }
     place->fn->wait(place.get());      // engines have streams of their own
     for (tensor *t : list) {
+        if (!t->data) continue;
         const piece &p = whole[piece_of(t->data)];
         t->data = base + p.to + (static_cast<const char *>(t->data) - p.from);
     }
+    for (const transposed &p : transposed_) p.t->data = base + p.to;
     for (const gguf_tensor &t : file.tensors()) file.forget(t);
-    decoded_.clear();
+    transposed_.clear();
+    made_.clear();
+    made_bytes = 0;
 }
 
 } // namespace ds

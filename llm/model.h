@@ -4,6 +4,7 @@
 #include "../tensor/backend.h"
 #include "arch.h"
 #include "chat.h"
+#include "fingerprint.h"
 
 #include <deque>
 #include <functional>
@@ -37,9 +38,18 @@ struct model {
     std::shared_ptr<backend> place;             // whose memory the weights are in; null: the host's
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
     uint64_t placed_bytes = 0;                  // of a backend's memory that the weights take; 0: they are in the host's
+    uint64_t made_bytes = 0;                    // of the host's memory: what the file holds in another form than is computed with
+    uint64_t fingerprint = 0;                   // 0: vocabulary only
     format main_format = format::f32;           // that holds most bytes
 
 private:
+    // The keys' part of MLA's kv_b from a file that holds it whole, head by head: transposed.
+    struct transposed {
+        tensor *t;                              // the result
+        tensor all;                             // [heads, key rows + value rows, rank]
+        const tensor *scale;                    // of all's rows, or null
+        uint64_t to = 0;                        // where it goes in the place's memory
+    };
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
     const tensor *bind_part(const tensor_row &row, const gguf_tensor &whole);
@@ -47,12 +57,18 @@ private:
     const tensor *bind_rows(tensor t, const tensor *scale, int64_t first, int64_t rows);
     tensor bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const;
     const tensor *bind_scale(const std::string &name, std::span<const int64_t> ne);
+    void *take(size_t bytes);
+    void transpose(const transposed &p, void *to) const;
     void check_rope_divisors() const;
+    void check_router_biases() const;
     std::vector<tensor *> tensors_run();
     void move_to(const std::shared_ptr<backend> &place, const std::function<bool(uint64_t, uint64_t)> &progress);
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
-    std::deque<std::vector<float>> decoded_;    // norms and biases that the file holds in another format than f32
+    ds::host host_;
+    bool to_place_;                             // the weights go to another place
+    std::deque<block> made_;                    // norms and biases that the file holds in another format than f32, and what was transposed
+    std::deque<transposed> transposed_;         // what is to be, on the way to a place
     backend_memory placed_;
 };
 

@@ -3,10 +3,10 @@
 // and no scales that a page cannot have.
 #include "session.h"
 
+#include "../tensor/lfs.h"
 #include "../tensor/numerics.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace ds {
 
@@ -14,59 +14,10 @@ static constexpr char session_magic[8] = {'D', 'S', 's', 'e', 's', 's', 'n', '\n
 static constexpr uint32_t session_version = 1, session_byte_order = 0x01020304;
 static constexpr uint64_t most_tokens = uint64_t{1} << 30;    // positions that a model can be loaded for
 
-// ---- Checksum -------------------------------------------------------------------------------------------------------------------------------------
-
-// A round of FNV-1a (xor, then a product with an odd number; draft-eastlake-fnv) on words of 8 bytes, with a rotation between, so that high bits reach low ones. It
-// is a bijection of the lane for any word and of the word for any lane: hence what the header promises.
-static uint64_t stirred(uint64_t lane, uint64_t word) { return std::rotl(lane ^ word, 29) * 0x9e3779b97f4a7c15ull; }
-
-uint64_t checksum(const void *data, size_t n, uint64_t seed) {
-    const auto *bytes = static_cast<const char *>(data);
-    uint64_t lane[4] = {seed, ~seed, std::rotl(seed, 32), n};
-    for (; n >= sizeof lane; bytes += sizeof lane, n -= sizeof lane) {
-        uint64_t word[4];
-        std::memcpy(word, bytes, sizeof word);
-        for (int i = 0; i < 4; ++i) lane[i] = stirred(lane[i], word[i]);
-    }
-    for (int i = 0; n > 0; ++i) {
-        const size_t part = std::min<size_t>(n, 8);
-        uint64_t word = 0;
-        std::memcpy(&word, bytes, part);
-        lane[i] = stirred(lane[i], word);
-        bytes += part, n -= part;
-    }
-    uint64_t sum = lane[0];
-    for (int i = 1; i < 4; ++i) sum = stirred(sum, lane[i]);
-    return stirred(sum ^ sum >> 32, 0);
-}
+// ---- The header ------------------------------------------------------------------------------------------------------------------------------------
 
 static uint64_t header_sum(const session_header &h) { return checksum(&h, offsetof(session_header, header_sum), 0); }
 static uint64_t page_sum(const void *page, size_t bytes, uint64_t before) { return checksum(page, bytes, before); }    // pages in another order are wrong ones
-
-// ---- Model ----------------------------------------------------------------------------------------------------------------------------------------
-
-static uint64_t text_sum(std::string_view text, uint64_t seed) { return checksum(text.data(), text.size(), seed); }
-
-// Name, format and shape, and bytes at its beginning, its end and two places between.
-static uint64_t tensor_sum(const gguf_tensor &t) {
-    constexpr uint64_t sample = 64;
-    uint64_t sum = checksum(t.ne, sizeof t.ne, text_sum(info(t.type).text, text_sum(t.name, 0)));
-    const uint64_t n = std::min(t.bytes, sample);
-    for (uint64_t i = 0; i < 4; ++i) sum = checksum(t.data + (t.bytes - n) / 3 * i, n, sum);
-    return sum;
-}
-
-// Sums over sets, since a model cut into files has its tensors in another order.
-uint64_t model_fingerprint(const model &m) {
-    uint64_t sum = text_sum(m.architecture->name, 0);
-    for (const gguf_tensor &t : m.file.tensors()) sum += tensor_sum(t);
-    const std::string prefix = std::string(m.architecture->name) + ".";
-    for (size_t i = 0; i < m.file.key_count(); ++i)
-        if (m.file.key(i).starts_with(prefix)) sum += text_sum(gguf_value_text(m.file.value(i), SIZE_MAX), text_sum(m.file.key(i), 1));
-    // Who loads a model may turn positions otherwise than its file says.
-    const uint64_t rope[] = {static_cast<uint64_t>(m.h.scaling), std::bit_cast<uint64_t>(m.h.rope_factor), static_cast<uint64_t>(m.h.original_context)};
-    return sum + checksum(rope, sizeof rope, 2);
-}
 
 static session_header header_for(const session_pages &p, uint64_t tokens, uint64_t pages) {
     const kv_layout l = make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer.front();
@@ -78,7 +29,7 @@ static session_header header_for(const session_pages &p, uint64_t tokens, uint64
     h.pages = pages;
     h.page_bytes = p.pool.page_bytes();
     h.file_bytes = sizeof h + tokens * sizeof(token_id) + pages * (h.page_bytes + sizeof(uint64_t));
-    h.model = model_fingerprint(p.m);
+    h.model = p.m.fingerprint;
     h.page_positions = static_cast<uint32_t>(page_positions);
     h.kv_type = info(p.kv_type).gguf_id;
     h.vocabulary = static_cast<uint32_t>(p.m.h.vocab);
@@ -138,7 +89,12 @@ struct session_file {
     }
 
     void check_itself() const {
-        if (std::memcmp(h.magic, session_magic, sizeof h.magic) != 0) throw error(status::format, path + ": magic: is " + quoted(h.magic, sizeof h.magic) + ": not a session file");
+        if (std::memcmp(h.magic, session_magic, sizeof h.magic) != 0) {
+            std::string whole(in.size() <= 1024 ? in.size() : 0, '\0');
+            in.read(0, whole.data(), whole.size());
+            refuse_lfs_pointer(whole, path);
+            throw error(status::format, path + ": magic: is " + quoted(h.magic, sizeof h.magic) + ": not a session file");
+        }
         if (h.byte_order != session_byte_order) throw error(status::unsupported, path + format_text(": byte_order: is 0x%08x, must be 0x%08x", h.byte_order, session_byte_order));
         if (h.version != session_version) throw error(status::unsupported, path + format_text(": version: is %u, known is %u", h.version, session_version));
         if (const uint64_t sum = header_sum(h); sum != h.header_sum) wrong_sum("header", sum, h.header_sum);

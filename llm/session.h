@@ -1,6 +1,7 @@
 // Sessions in files: a sequence of tokens, and those of its pages that are known. It is found again, under any tag, by whoever submits a prompt that begins with it.
 #pragma once
 
+#include "fingerprint.h"
 #include "kv_cache.h"
 #include "model.h"
 
@@ -13,7 +14,7 @@ struct session_header {
     uint32_t version;           // changes with the file's form, with the layout of pages, and when the same tokens get other bits
     uint32_t byte_order;        // 0x01020304
     uint64_t file_bytes;
-    uint64_t model;             // model_fingerprint
+    uint64_t model;             // its fingerprint
     uint64_t tokens, pages, page_bytes;
     uint32_t page_positions, kv_type;                                  // kv_type: a number of GGUF
     uint32_t vocabulary, layers, kv_heads, head_size, rope_size, zero; // widths as kv_layout has them
@@ -21,13 +22,6 @@ struct session_header {
     uint64_t header_sum;        // of all before it
 };
 static_assert(sizeof(session_header) == 104);
-
-// A checksum against accidents: seeded, so that what it is of can be bound to its place. Changes within one aligned word of 8 bytes are always seen, others but for
-// one in 2^64.
-uint64_t checksum(const void *data, size_t n, uint64_t seed);
-
-// The same for models whose tensors, as far as samples tell, and whose hyper-parameters are the same; however they are loaded.
-uint64_t model_fingerprint(const model &m);
 
 // Whose pages.
 struct session_pages {

@@ -1,7 +1,10 @@
 // The architecture deepseek2: what its keys mean and which are refused, files with attn_kv_b whole, and how the converter lays out a checkpoint's tensors.
+#include "answers.h"
 #include "checkpoint_files.h"
+#include "fake_device.h"
 #include "model_file.h"
 
+#include "../ggml-cpu/cpu.h"
 #include "../llm/arch.h"
 #include "../quantize/calibrate.h"
 #include "../quantize/smooth.h"
@@ -145,6 +148,76 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
     const aligned_bytes memory(bad.bytes());
     CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m, &err) == DS_ERR_FORMAT);
     CHECK(contains(err.message, "blk.1.attn_kv_b.weight"));
+}
+
+TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in the plan, or, on a device, made one layer after another") {
+    struct counter { uint64_t held = 0, most = 0; int64_t calls = 0, fails_at = 0; } c;      // the call that fails, from 1
+    ds::host host;
+    host.alloc_user = &c;
+    host.alloc_fn = [](void *user, size_t n, size_t alignment) {
+        auto &c = *static_cast<counter *>(user);
+        if (++c.calls == c.fails_at) return static_cast<void *>(nullptr);
+        c.most = std::max(c.most, c.held += n);
+        return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
+    };
+    host.free_fn = [](void *user, void *p, size_t n, size_t) { static_cast<counter *>(user)->held -= n, std::free(p); };
+    const data d = load("micro/deepseek-v2-lite");
+    for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
+        const std::string bytes = with_whole_kv_b("micro/deepseek-v2-lite", type).bytes();
+        const uint64_t a_layer = 6 * 32 * 32 * (type == ds::format::f32 ? 4 : 2), scratch = 33 * 32 * 4;
+        const auto open = [&](std::shared_ptr<ds::backend> place) {
+            ds::model_options o;
+            o.host = host;
+            o.place = std::move(place);
+            return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
+        };
+        const auto answers_of = [&](const std::shared_ptr<const ds::model> &m, std::shared_ptr<ds::backend> b) {
+            ds::engine_options o;
+            o.context = 128;
+            o.max_requests = 1;
+            ds::engine e(m, ds::engine::resolve(*m, o), b ? std::move(b) : ds::cpu_backend({.threads = 2}));
+            ds::request_options r;
+            r.prompt = {d.ids.begin(), d.ids.begin() + 40};
+            r.max_new = 5;
+            r.logits = r.ignore_end = true;
+            e.submit(r);
+            return ds::test::run_all(e, d.vocab);
+        };
+        c = {};
+        {
+            const auto near = open(nullptr);
+            CHECK(near->made_bytes == 3 * a_layer);
+            CHECK(c.held == 3 * a_layer);
+            CHECK(c.most <= c.held + scratch);
+            CHECK(ds::engine::measure(*near, ds::engine::resolve(*near, {}), *ds::cpu_backend({.threads = 1})).weights == near->weight_bytes + 3 * a_layer);
+            const auto expected = answers_of(near, nullptr);
+            const std::shared_ptr<ds::backend> device = ds::test::fake_device();
+            c.most = c.held;
+            const auto far = open(device);
+            CHECK(c.held == 3 * a_layer);
+            CHECK(c.most <= c.held + a_layer + scratch);
+            CHECK(far->made_bytes == 0);
+            CHECK(far->fingerprint == near->fingerprint);
+            if (type != ds::format::i8) CHECK(answers_of(far, device) == expected);
+        }
+        CHECK(c.held == 0);
+        for (const bool far : {false, true}) {
+            bool failed = true;
+            for (c.fails_at = 1; failed; ++c.fails_at) {
+                c.calls = 0;
+                failed = false;
+                try {
+                    open(far ? std::shared_ptr<ds::backend>(ds::test::fake_device()) : nullptr);
+                } catch (const ds::error &e) {
+                    failed = true;
+                    CHECK(e.code == ds::status::memory);
+                }
+                CHECK(c.held == 0);
+            }
+            CHECK(c.calls == 6);      // for each layer what it is made into, and scratch
+            c.fails_at = 0;
+        }
+    }
 }
 
 // As newer files of llama.cpp may have it: an expert's gate and then its up, in one tensor.

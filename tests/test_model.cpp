@@ -290,6 +290,22 @@ TEST_CASE("model: shapes and pages of the largest models that keys allow do not 
     }
 }
 
+TEST_CASE("model: biases of the router must be finite, for experts are ranked by them") {
+    for (const float bad : {inf, -inf, nan_f32}) {
+        for (const size_t i : {0, 15})
+            check_refused(changed("micro/deepseek-r1", [&](model_file &f) { f.find("blk.2.exp_probs_b.bias").f32()[i] = bad; }), DS_ERR_FORMAT, {"blk.2.exp_probs_b.bias: element " + std::to_string(i) + " is ", "must be finite"});
+        check_refused(changed("micro/deepseek-r1", [&](model_file &f) { std::fill_n(f.find("blk.1.exp_probs_b.bias").f32(), 16, bad); }), DS_ERR_FORMAT, {"blk.1.exp_probs_b.bias: element 0"});
+    }
+    // Any that are finite are computed with.
+    for (const float huge : {3.4e38f, -3.4e38f}) {
+        model_file f = micro_file("micro/deepseek-r1");
+        for (size_t i = 0; i < 16; ++i) f.find("blk.1.exp_probs_b.bias").f32()[i] = i % 3 ? huge : -huge;
+        const held_model m = hold(f);
+        const std::vector<ds_token> a = {1, 2, 3}, b = {5, 6};
+        for (const ended &r : run_requests(engine(m.model, engine_config()), {short_request(a), short_request(b)})) CHECK(r.tokens.size() == 6);
+    }
+}
+
 TEST_CASE("model: rope divisors that are none") {
     for (const float bad : {0.0f, -1.0f, 0.25f, inf, nan_f32})
         check_refused(changed("micro/llama3", [&](model_file &f) { f.find("rope_freqs.weight").f32()[3] = bad; }), DS_ERR_FORMAT, {"rope_freqs.weight", "element 3"});

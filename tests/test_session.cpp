@@ -370,6 +370,7 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
     std::swap_ranges(f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(1)), f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)), f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)));
     refused(s, f.bytes, "pages[1]: its checksum");
     refused(s, "", "header: is 0");
+    refused(s, "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 12345\n", "a pointer of Git LFS to it, a file of 12345 bytes");
     refused(s, std::string(5000, '\0'), "magic");
 }
 
@@ -419,6 +420,24 @@ TEST_CASE("session: scales that no page can have are refused, and named") {
     }
 }
 
+// 0xf1da5a3b948d505d: of version 1 since it is there. It is made once, and what saving takes does not depend on the metadata.
+TEST_CASE("session: the fingerprint of a model stays what it was, and saving does not make it again") {
+    const temp_dir d;
+    const auto saved = [&](const model_ptr &m) {
+        const engine_ptr e = engine(m, small(4));
+        save(e, {1, 2, 3}, d / "session");
+        const int64_t n = with_failing(0, false, [&] { save(e, {1, 2, 3}, d / "session"); });
+        return std::pair(forged(file_bytes(d / "session")).h.model, n);
+    };
+    const auto [fingerprint, allocations] = saved(bundled());
+    CHECK(fingerprint == 0xf1da5a3b948d505d);
+    model_file f = read_model_file(bundled_path);
+    f.keys.set_strings(std::string(ds::gguf_file::open(bundled_path).get_string("general.architecture")) + ".note", std::vector<std::string>{std::string(1 << 20, '\1')});
+    const auto [noted, as_many] = saved(hold(f).model);
+    CHECK(noted != fingerprint);
+    CHECK(as_many == allocations);
+}
+
 TEST_CASE("session: another model, other pages or other positions are refused") {
     const scene s;
     const auto refused_by = [&](const model_ptr &m, ds_kv_type kv, const char *part) {
@@ -447,6 +466,21 @@ TEST_CASE("session: another model, other pages or other positions are refused") 
     same.kv_type = DS_KV_F16;
     const held_model from_memory = hold(micro_file("micro/qwen2"));
     CHECK(restore(engine(from_memory.model, same), s.path, s.ids) == 192);
+}
+
+TEST_CASE("session: a checksum does not depend on how the bytes are cut") {
+    std::mt19937 random(7);
+    std::string bytes(300, '\0');
+    for (char &c : bytes) c = static_cast<char>(random());
+    for (size_t n = 0; n <= bytes.size(); ++n) {
+        ds::checksum_stream s(n, 5);
+        for (size_t at = 0; at < n;) {
+            const size_t piece = std::min<size_t>(random() % (n % 3 ? 9 : 70), n - at);
+            s.add(std::string_view(bytes).substr(at, piece));
+            at += piece;
+        }
+        CHECK(s.sum() == ds::checksum(bytes.data(), n, 5));
+    }
 }
 
 TEST_CASE("session: the checksum sees every bit, every word and every length") {
