@@ -107,7 +107,7 @@ template <int n, bool weighted> struct big_groups {
     static constexpr int count = 64 / n;
     group<n, weighted> at[count];
     big_groups(const float *x, const float *weight) {
-        for (int i = 0; i < count; ++i) at[i].load(x + 4 * n * i, weight + 4 * n * i);
+        for (int i = 0; i < count; ++i) at[i].load(x + 4 * n * i, weighted ? weight + 4 * n * i : nullptr);
     }
 };
 
@@ -152,7 +152,7 @@ template <bool weighted> big_block<16> fit_symmetric256(const float *x, const fl
         for (int l = 0; l < 4; ++l)
             if (std::fabs(own[i][l]) > std::fabs(most)) most = own[i][l];
     }
-    big_block<16> best;
+    big_block<16> best{};       // stays where no error is a number
     scaled_fit fit = {std::numeric_limits<float>::infinity(), 0.0f};
     const auto attempt = [&](float d) {
         big_block<16> b;
@@ -219,7 +219,7 @@ template <int n, bool weighted> big_block<n> fit_lines256(const float *x, const 
         for (int l = 0; l < 4; ++l) most = {std::max(most.d, own[i].d[l]), std::min(most.m, own[i].m[l])};
     }
     line floats = {rounded_to_half(most.d / static_cast<float>(last)), rounded_to_half(most.m / static_cast<float>(last))};
-    big_block<n> best;
+    big_block<n> best{};
     float least = std::numeric_limits<float>::infinity();
     for (int t = 0; t < tries; ++t) {
         big_block<n> b;
