@@ -65,16 +65,21 @@ __attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnn
     return static_cast<double>(turns) * chains * 2 * 64;
 }
 
-// 16 x 16 products of 64 bytes each. The tables of instruction sets have asked the system for the tiles before.
+// 16 x 16 products of 64 bytes each. The tables of instruction sets have asked the system for the tiles before. Of numbers: zeros are multiplied a quarter faster.
+// The loads are written out, since GCC's own functions tell the compiler of a few bytes of what they read, or of none, and the stores to the rest are dropped.
 __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
     struct {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};
         uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
-    _tile_loadconfig(&config);
+    uint8_t numbers[16 * 64];
+    uint32_t random = 1;
+    for (uint8_t &x : numbers) x = static_cast<uint8_t>((random = random * 1664525 + 1013904223) >> 24);
+    __asm__ volatile("ldtilecfg (%0)" : : "r"(&config) : "memory");
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\ttileloadd (%0,%1,1), %%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"
+                     : : "r"(numbers), "r"(uint64_t{64}) : "memory");
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-    _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
     for (uint64_t i = 0; i < turns / 16; ++i) {
         _tile_dpbssd(0, 4, 6);
         _tile_dpbssd(1, 4, 7);
