@@ -6,7 +6,6 @@
 #include "../quantize/safetensors.h"
 
 #include <doctest/doctest.h>
-#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <cstdlib>
@@ -216,39 +215,6 @@ inline double mean_nll(const data &d, const std::vector<float> &logits) {
     double sum = 0;
     for (size_t i = 0; i + 1 < d.ids.size(); ++i) sum += log_sum(&logits[i * d.vocab], d.vocab) - logits[i * d.vocab + static_cast<size_t>(d.ids[i + 1])];
     return sum / static_cast<double>(d.ids.size() - 1);
-}
-
-// Greedy answers to the 200 listed questions, at most 230 tokens of prompt and answer each, right when the text ends with the listed answer.
-inline int right_answers(const model_ptr &m) {
-    struct asked { std::string answer, text; };
-    std::vector<asked> list;
-    ds_engine_config c = engine_config();
-    c.max_requests = 32;
-    c.kv_type = DS_KV_DEFAULT;
-    c.threads = 2;
-    const engine_ptr e = engine(m, c);
-    std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
-    std::unordered_map<ds_request_id, size_t> of;
-    for (std::string line; std::getline(in, line);) {
-        const nlohmann::json j = nlohmann::json::parse(line);
-        const std::string question = j["question"];
-        const ds_message ask = {"user", question.c_str()};
-        std::vector<ds_token> prompt(512);
-        size_t n = 0;
-        MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-        prompt.resize(n);
-        full_request r = request(prompt);
-        r.max_new_tokens = 230;
-        ds_request_id id;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        of[id] = list.size();
-        list.push_back({j["answer"], ""});
-    }
-    REQUIRE(list.size() == 200);
-    run(e, [&](const ds_event &event) { list[of[event.request]].text.append(event.text, event.text_size); });
-    int right = 0;
-    for (const asked &a : list) right += a.text.size() >= a.answer.size() && a.text.compare(a.text.size() - a.answer.size(), a.answer.size(), a.answer) == 0;
-    return right;
 }
 
 } // namespace golden

@@ -1,6 +1,6 @@
 // The forward pass against an independent float64 implementation: logits of whole sequences, greedy continuations, distributions under each
 // number format, and the arithmetic that the bundled model was trained for.
-#include "golden.h"
+#include "right_answers.h"
 
 using namespace golden;
 

@@ -1,7 +1,7 @@
 // I8 from the quantize tool, run through the API: quality against the golden data, with and without calibration; outliers; formats mixed by measurement; and
 // what is wrong with texts, statistics and bounds.
 #include "checkpoint_files.h"
-#include "golden.h"
+#include "right_answers.h"
 
 #include "../quantize/calibrate.h"
 #include "../quantize/inspect.h"

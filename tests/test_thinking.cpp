@@ -4,6 +4,8 @@
 
 #include "../llm/chat.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <random>
 #include <set>
