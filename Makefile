@@ -68,7 +68,7 @@ MODE_fuzz := -O1 -g1 -D_GLIBCXX_ASSERTIONS -DDS_SCALAR_ONLY $(SAN:%leak=%leak,fu
 MODE_coverage := -O1 -g1 -DDS_SCALAR_ONLY -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer-no-link
 LINK_sanitize := $(SAN)
 LINK_fuzz := $(SAN)
-LINK_coverage := -fprofile-instr-generate
+LINK_coverage := -fprofile-instr-generate -fsanitize=fuzzer-no-link
 LINK_thread := -fsanitize=thread
 
 # Fields that a designated initializer leaves out are zero on purpose.
@@ -263,6 +263,7 @@ $(FUZZ_O): HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' -fno-sanitize=fuzzer-no-link
 $(FUZZ_SHARED_O): HERE += -fno-sanitize=all -O2
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%): $(BIN)/fuzz-%: $(OBJ)/tests/fuzz/%.o
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%): LINK += -fsanitize=fuzzer
+$(BIN)/fuzz-model: $(OBJ)/tests/fake_device.o
 $(BIN)/fuzz-seeds: $(OBJ)/tests/fuzz/seeds.o
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds: $(FUZZ_SHARED_O) $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measure.o mixed.o progress.o smooth.o),$(QUANTIZE_O)) $(STATIC) $(OBJ)/settings | $(BIN)
 	$(call say,LINK)

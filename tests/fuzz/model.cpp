@@ -2,6 +2,9 @@
 // Input: a byte of choices; a GGUF file, whose weights are made up where it lacks them.
 #include "engine.h"
 
+#include "../../llm/model.h"
+#include "../fake_device.h"
+
 namespace ds::fuzz {
 
 namespace {
@@ -49,6 +52,14 @@ void run(std::string_view input) {
     const std::optional<std::string> bytes = filled_gguf(std::string(input.substr(1)), most_bytes);
     if (!bytes) return;
     const aligned_copy memory(*bytes);
+    if ((choices & 56) == 32) {     // onto a device, which is made of memory
+        model_options o;
+        uint64_t last = 0;
+        o.progress = [&](uint64_t done, uint64_t all) { return (last = done) <= all; };
+        o.place = test::fake_device({.threads = 1});
+        const model placed(gguf_file(os::mapping::borrow(memory.data, bytes->size()), "input"), o);
+        return must(placed.placed_bytes > 0 && last > 0, "weights are on the device");
+    }
     ds_model_config mc{};
     mc.struct_size = sizeof mc;
     ds_host host{};

@@ -129,6 +129,75 @@ void of_checkpoints() {
     }
 }
 
+// Files as they were made before: both parts of kv_b in one tensor, gate and up of the experts in one; and norms in another format than f32.
+void of_old_layouts() {
+    for (const format type : {format::f32, format::q8_0, format::i8}) {
+        const std::string bytes = tiny_gguf("deepseek-v2-lite", type);
+        const gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), "tiny");
+        gguf_writer w;
+        for (size_t i = 0; i < f.key_count(); ++i) w.set_raw(f.key(i), f.value(i));
+        const auto add = [&](const std::string &name, format t, std::vector<int64_t> ne) {
+            w.add_tensor(name, t, ne);
+            ne.pop_back();
+            if (t == format::i8) w.add_tensor(name + "_scale", format::f32, ne);
+        };
+        for (const gguf_tensor &t : f.tensors()) {
+            const std::string name(t.name);
+            const auto at = [&](const char *part) { return name.find(part); };
+            if (name.ends_with("_scale") || at("attn_v_b") != std::string::npos || at("ffn_up_exps") != std::string::npos) continue;
+            if (const size_t k_b = at("attn_k_b"); k_b != std::string::npos) add(name.substr(0, k_b) + "attn_kv_b.weight", t.type, {t.ne[0] * (t.ne[2] + 16), t.ne[1]});
+            else if (const size_t gate = at("ffn_gate_exps"); gate != std::string::npos) add(name.substr(0, gate) + "ffn_gate_up_exps.weight", t.type, {t.ne[0], 2 * t.ne[1], t.ne[2]});
+            else add(name, at("norm") == std::string::npos ? t.type : format::f16, {t.ne, t.ne + t.rank});
+        }
+        for (const int choices : {0, 32, 3}) seed("model", std::string("old-") + info(type).text + "-" + std::to_string(choices), std::string(1, static_cast<char>(choices)) + w.header());
+    }
+}
+
+// Vocabularies that are refused or remarked upon, each in one way.
+void of_vocabularies() {
+    const std::string bytes = tiny_gguf("llama", format::q8_0), text = "Hello <\xef\xbd\x9ctool\xe2\x96\x81" "calls\xe2\x96\x81" "begin\xef\xbd\x9c> caf\xc3\xa9 e\xcc\x81";
+    const gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), "tiny");
+    int i = 0;
+    const auto with = [&](const std::function<void(gguf_writer &)> &change) {
+        gguf_writer w;
+        for (size_t k = 0; k < f.key_count(); ++k) w.set_raw(f.key(k), f.value(k));
+        change(w);
+        ++i;
+        seed("tokenizer", "variant-" + std::to_string(i), packed({w.header(), text.substr(i % 2 ? 6 : 0)}));
+    };
+    const std::vector<std::string_view> views = f.get_strings("tokenizer.ggml.tokens");
+    const std::vector<std::string> tokens(views.begin(), views.end());
+    const std::vector<int32_t> types = f.get_ints("tokenizer.ggml.token_type");
+    const auto with_token = [&](size_t at, const std::string &t, int32_t type) {
+        with([&](gguf_writer &w) {
+            std::vector<std::string> list = tokens;
+            std::vector<int32_t> kinds = types;
+            list[at] = t, kinds[at] = type;
+            w.set_strings("tokenizer.ggml.tokens", list);
+            w.set_i32s("tokenizer.ggml.token_type", kinds);
+        });
+    };
+    for (const auto &[key, value] : {std::pair("model", "spm"), {"model", "llama"}, {"pre", "gpt-2"}, {"pre", "llama-bpe"}, {"pre", "qwen2"}, {"pre", "deepseek-coder"}}) with([&, k = key, v = value](gguf_writer &w) { w.set_string(std::string("tokenizer.ggml.") + k, v); });
+    with([](gguf_writer &w) { w.erase("tokenizer.ggml.pre"); });
+    for (const char *const n : {"nfc", "none", "nfkc"}) with([&](gguf_writer &w) { w.set_string("deepseek.tokenizer.normalizer", n); });
+    with([](gguf_writer &w) { w.set_bool("deepseek.tokenizer.ignore_merges", true); });
+    with([](gguf_writer &w) { w.set_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1, 2}); });
+    for (const size_t n : {tokens.size(), size_t(3)}) with([&](gguf_writer &w) { w.set_f32s("tokenizer.ggml.scores", std::vector<float>(n, 0.5f)); });
+    with_token(270, "x", 99), with_token(270, "x", -1), with_token(270, "<0x41>", 6), with_token(270, "<0xgg>", 6), with_token(270, std::string(5000, 'x'), 4), with_token(270, tokens[1], 1), with_token(0, "\xc4\xa1\xe4\xb8\xad", 1);
+    with([&](gguf_writer &w) {
+        std::vector<std::string> list = tokens;
+        std::vector<int32_t> kinds(types.size(), 4);
+        for (std::string &t : list) t += std::string(1000, 'y');
+        w.set_strings("tokenizer.ggml.tokens", list), w.set_i32s("tokenizer.ggml.token_type", kinds);
+    });
+    for (const char *const merge : {"one", "a b c", "nothing here", "t e"}) with([&](gguf_writer &w) { w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{merge}); });
+    for (const char *const duty : {"bos", "eos", "eot", "padding", "unknown"})
+        for (const uint32_t id : {0u, 100000u, UINT32_MAX}) with([&](gguf_writer &w) { w.set_u32(std::string("tokenizer.ggml.") + duty + "_token_id", id); });
+    with([](gguf_writer &w) { w.set_string("tokenizer.ggml.eos_token_id", "x"); });
+    with([](gguf_writer &w) { w.set_u32("tokenizer.ggml.bos_token_id", 100000), w.set_bool("tokenizer.ggml.add_bos_token", true); });
+    with([](gguf_writer &w) { w.set_string("tokenizer.ggml.padding_token_id", "x"); });
+}
+
 // The published texts, from the rows of tests/data/templates.json.
 void of_templates() {
     const auto rows = nlohmann::json::parse(read_file(DS_SOURCE_DIR "/tests/data/templates.json"));
@@ -208,6 +277,8 @@ int main(int argc, char **argv) {
     try {
         ds::fuzz::of_checkpoints();
         ds::fuzz::of_variants();
+        ds::fuzz::of_old_layouts();
+        ds::fuzz::of_vocabularies();
         ds::fuzz::of_templates();
         ds::fuzz::of_importances();
         ds::fuzz::others();
