@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdarg>
+#include <cstring>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -37,7 +38,7 @@ size_t place_of(const char *name) {
 bool hit(const char *name, fault kind) {
     if (!armed || how != kind) return false;
     for (size_t i = 0; i < std::size(names); ++i)
-        if (std::char_traits<char>::compare(names[i], name, std::char_traits<char>::length(names[i]) + 1) == 0) ++counts[i];
+        if (std::strcmp(names[i], name) == 0) ++counts[i];
     const int64_t n = ++made, at = fail_at;
     return at > 0 && (n == at || (for_ever && n > at));
 }

@@ -7,7 +7,9 @@
 
 namespace golden {
 
-// Greedy answers to the 200 listed questions, at most 230 tokens of prompt and answer each, right when the text ends with the listed answer.
+constexpr int questions = sanitized ? 20 : 200;
+
+// Greedy answers to the first of the 200 listed questions, at most 230 tokens of prompt and answer each, right when the text ends with the listed answer.
 inline int right_answers(const model_ptr &m) {
     struct asked { std::string answer, text; };
     std::vector<asked> list;
@@ -18,7 +20,7 @@ inline int right_answers(const model_ptr &m) {
     const engine_ptr e = engine(m, c);
     std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
     std::unordered_map<ds_request_id, size_t> of;
-    for (std::string line; std::getline(in, line);) {
+    for (std::string line; list.size() < questions && std::getline(in, line);) {
         const nlohmann::json j = nlohmann::json::parse(line);
         const std::string question = j["question"];
         const ds_message ask = {"user", question.c_str()};
@@ -33,7 +35,7 @@ inline int right_answers(const model_ptr &m) {
         of[id] = list.size();
         list.push_back({j["answer"], ""});
     }
-    REQUIRE(list.size() == 200);
+    REQUIRE(list.size() == questions);
     run(e, [&](const ds_event &event) { list[of[event.request]].text.append(event.text, event.text_size); });
     int right = 0;
     for (const asked &a : list) right += a.text.size() >= a.answer.size() && a.text.compare(a.text.size() - a.answer.size(), a.answer.size(), a.answer) == 0;

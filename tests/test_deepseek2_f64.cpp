@@ -229,6 +229,7 @@ TEST_CASE("deepseek2 in float64: gates that divide by the sum, and factors") {
         for (const bool norm : {false, true})
             for (const double factor : {1.0, 2.5, 16.0})
                 for (const int used : {1, 4}) {
+                    if (golden::sanitized && factor != 2.5) continue;    // the others take long
                     if (used == 1 && norm && std::string(name) == "micro/deepseek-r1") continue;    // the two published codes of V3's gate differ there
                     check_changed(name, [&](nlohmann::json &c) { c["norm_topk_prob"] = norm, c["routed_scaling_factor"] = factor, c["num_experts_per_tok"] = used; });
                 }

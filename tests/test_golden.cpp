@@ -66,7 +66,7 @@ TEST_CASE("golden: tiny-r1's likelihood of its own text") {
 TEST_CASE("golden: tiny-r1 does arithmetic") {
     for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const int right = right_answers(model("tiny-r1", type));
-        MESSAGE(std::string(ds::info(type).text) << ": " << right << " of 200 right (reference in float32: 191)");
-        CHECK(right >= 188);
+        MESSAGE(std::string(ds::info(type).text) << ": " << right << " of " << questions << " right (reference in float32: 191 of 200)");
+        CHECK(right >= (sanitized ? 17 : 188));
     }
 }

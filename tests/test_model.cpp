@@ -91,6 +91,7 @@ TEST_CASE("model: each tensor missing") {
     for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-r1"})
         for (const model_file::part &p : micro_file(name).parts) {
             CAPTURE(p.name);
+            if (sanitized && !p.name.starts_with("blk.0.") && p.name.starts_with("blk.")) continue;    // all layers take long
             const bool optional = p.name == "output.weight" || p.name == "rope_freqs.weight" || p.name.starts_with("blk.3.") || p.name.ends_with("exp_probs_b.bias");
             const model_file f = changed(name, [&](model_file &x) { x.erase(p.name); });
             if (optional) check_loads(f);
