@@ -25,10 +25,10 @@ struct config_file {
     std::optional<json_node> node;      // none: the directory has no config.json
 };
 
-void read_config(const std::string &directory, bool needed, config_file &out) {
+void read_config(const std::string &directory, bool needed, const job &j, config_file &out) {
     const std::string path = directory + "/config.json";
     if (!needed && !file_exists(path)) return;
-    out.tree = read_json(path);
+    out.tree = read_json(path, [&] { return j.stopped(); });
     out.node.emplace(out.tree);
 }
 
@@ -155,7 +155,7 @@ encode_job job_of(const planned &p, const checkpoint &c, format to) {
 void convert_tensors(const std::string &directory, const std::string &out, const convert_options &o, const json_node &config, gguf_writer &w,
                      const gguf_file &metadata, const job &j) {
     const arch &a = checkpoint_arch(config);
-    const checkpoint c(directory);
+    const checkpoint c(directory, [&] { return j.stopped(); });
     const std::vector<planned> plan = plan_tensors(a, a.read(metadata), c, config);
     if (o.type == format::i8) j.remark(uncalibrated_remark);
     set_type_keys(w, o.type);
@@ -185,7 +185,7 @@ format lossless_type(const std::string &directory) {
 std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j) {
     config_file config;
     gguf_writer w;
-    read_config(directory, false, config);
+    read_config(directory, false, j, config);
     set_metadata(directory, o, config, j, w);
     return w.header();
 }
@@ -193,7 +193,7 @@ std::string convert_metadata(const std::string &directory, const convert_options
 void convert(const std::string &directory, const std::string &out, const convert_options &o, const job &j) {
     config_file config;
     gguf_writer w;
-    read_config(directory, !o.vocab_only, config);
+    read_config(directory, !o.vocab_only, j, config);
     set_metadata(directory, o, config, j, w);
     const std::string header = w.header();
     const gguf_file metadata(os::mapping::borrow(header.data(), header.size()), directory);

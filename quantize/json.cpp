@@ -142,7 +142,7 @@ bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j)
 // What nlohmann's parser sees, as a tree, in one pass.
 class json_builder {
 public:
-    explicit json_builder(json_tree &tree) : t_(tree) {}
+    json_builder(json_tree &tree, const stop_asked &stopped) : t_(tree), stopped_(stopped) {}
 
     bool null() { return put({kind::null, 0}); }
     bool boolean(bool v) { return put({v ? kind::yes : kind::no, 0}); }
@@ -187,6 +187,7 @@ private:
 
     // An element of an array is counted here, a member of an object by its name.
     void count() {
+        if (++values_ % 65536 == 0 && stopped_ && stopped_()) throw error(status::cancelled, t_.name_ + ": stopped before it was read");
         ++steps_;
         if (!in_object_ && !open_.empty()) ++open_.back().count;
         in_object_ = false;
@@ -238,21 +239,22 @@ private:
     std::vector<opened> open_;
     bool in_object_ = false;        // a name has been read, its value comes
     size_t first_order_ = 0;
-    uint64_t steps_ = 0;
+    uint64_t steps_ = 0, values_ = 0;
+    const stop_asked &stopped_;
 };
 
-json_tree parse_json(std::string_view text, const std::string &name, uint64_t *steps) {
+json_tree parse_json(std::string_view text, const std::string &name, const stop_asked &stopped, uint64_t *steps) {
     if (text.size() > json_max_bytes) throw error(status::format, name + ": more than " + std::to_string(json_max_bytes) + " bytes of JSON");
     json_tree tree(name);
-    json_builder b(tree);
+    json_builder b(tree, stopped);
     nlohmann::json::sax_parse(text, &b);
     if (steps) *steps += b.steps();
     return tree;
 }
 
-json_tree read_json(const std::string &path) {
+json_tree read_json(const std::string &path, const stop_asked &stopped) {
     const os::mapping bytes = os::mapping::map_file(path);
-    return parse_json(std::string_view(reinterpret_cast<const char *>(bytes.data()), bytes.size()), path);
+    return parse_json(std::string_view(reinterpret_cast<const char *>(bytes.data()), bytes.size()), path, stopped);
 }
 
 bool file_exists(const std::string &path) {

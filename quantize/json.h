@@ -115,8 +115,10 @@ constexpr int json_max_depth = 64;
 constexpr size_t json_max_bytes = 100u << 20;
 
 // Throws status::format. `steps`, when not null, is increased by the values read and the names compared, so that a test can hold the work to linear.
-json_tree parse_json(std::string_view text, const std::string &name, uint64_t *steps = nullptr);
-json_tree read_json(const std::string &path);                           // and status::io
+// `stopped` is asked now and then: true ends it with status::cancelled.
+using stop_asked = std::function<bool()>;
+json_tree parse_json(std::string_view text, const std::string &name, const stop_asked &stopped = {}, uint64_t *steps = nullptr);
+json_tree read_json(const std::string &path, const stop_asked &stopped = {});       // and status::io
 
 bool file_exists(const std::string &path);
 

@@ -10,13 +10,15 @@ namespace ds {
 
 // How an operation talks to whoever started it; each part may be empty.
 struct job {
-    std::function<bool(uint64_t done, uint64_t total)> progress = {};   // bytes written (or gone through) so far and in all; false stops with status::cancelled
+    // Bytes written (or gone through) so far and in all, 0 in all while nobody knows; false stops with status::cancelled.
+    std::function<bool(uint64_t done, uint64_t total)> progress = {};
     std::function<void(const std::string &)> note = {};                  // a remark for the user
     unsigned threads = 1;
     std::optional<gguf_split_limits> split = {};                         // what is written becomes parts, PREFIX-00001-of-00003.gguf
     std::vector<std::string> inputs = {};                                // files that what is written may not replace: refuse_inputs
 
     void remark(const std::string &text) const { if (note) note(text); }
+    bool stopped() const { return progress && !progress(0, 0); }
 };
 
 // A place for an intermediate file beside `path`: the file, if one was made, is gone when the object is.

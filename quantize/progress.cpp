@@ -38,7 +38,7 @@ progress_bar::~progress_bar() {
 
 void progress_bar::update(uint64_t done, uint64_t total) {
     const double now = os::seconds();
-    if (!shown_ || (drawn_ && now - last_ < 0.1)) return;
+    if (!shown_ || total == 0 || (drawn_ && now - last_ < 0.1)) return;
     drawn_ = true;
     last_ = now;
     fprintf(stderr, "\r\033[K%s", progress_line(done, total, now - start_).c_str());

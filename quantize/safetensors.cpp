@@ -3,8 +3,6 @@
 
 #include "safetensors.h"
 
-#include "json.h"
-
 #include <algorithm>
 #include <cstring>
 
@@ -54,7 +52,7 @@ safetensor read_entry(const std::string &name, const json_node &n, const uint8_t
 
 } // namespace
 
-safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_(std::move(bytes)), name_(std::move(name)) {
+safetensors_file::safetensors_file(os::mapping bytes, std::string name, const stop_asked &stopped) : bytes_(std::move(bytes)), name_(std::move(name)) {
     const auto fail = [&](const std::string &text) { throw error(status::format, name_ + ": " + text); };
     uint64_t length = 0;
     if (bytes_.size() < sizeof length) fail("too short for a safetensors file");
@@ -63,7 +61,7 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_
         fail(format_text("header length %llu does not fit the file's %llu bytes", static_cast<unsigned long long>(length),
                          static_cast<unsigned long long>(bytes_.size())));
     const auto *const text = reinterpret_cast<const char *>(bytes_.data()) + sizeof length;
-    const json_tree header = parse_json(std::string_view(text, length), name_);
+    const json_tree header = parse_json(std::string_view(text, length), name_, stopped);
     const json_node root = json_node(header).object();
     const uint8_t *const data = bytes_.data() + sizeof length + length;
     const uint64_t room = bytes_.size() - sizeof length - length;
@@ -84,15 +82,15 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name) : bytes_
 
 void safetensors_file::forget(const safetensor &t) const { bytes_.forget(static_cast<size_t>(t.data - bytes_.data()), t.bytes); }
 
-checkpoint::checkpoint(const std::string &directory) {
+checkpoint::checkpoint(const std::string &directory, const stop_asked &stopped) {
     const std::string single = directory + "/model.safetensors", index = single + ".index.json";
     if (file_exists(single)) {
-        add_file(single);
+        add_file(single, stopped);
         sort_names();
         return;
     }
     if (!file_exists(index)) throw error(status::io, directory + ": neither model.safetensors nor model.safetensors.index.json is there");
-    const json_tree tree = read_json(index);
+    const json_tree tree = read_json(index, stopped);
     const json_node map = json_node(tree).at("weight_map").object();
     std::vector<std::string_view> shards;
     map.each([&](std::string_view, const json_node &shard) {
@@ -102,7 +100,7 @@ checkpoint::checkpoint(const std::string &directory) {
     });
     std::sort(shards.begin(), shards.end());
     shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-    for (const std::string_view s : shards) add_file(directory + "/" + std::string(s));
+    for (const std::string_view s : shards) add_file(directory + "/" + std::string(s), stopped);
     sort_names();
     // The index and the shards must tell of the same tensors, each in the same place.
     map.each([&](std::string_view name, const json_node &shard) {
@@ -114,8 +112,8 @@ checkpoint::checkpoint(const std::string &directory) {
         if (!map.has(t.name)) throw error(status::format, index + ": " + ds::quoted(t.name) + ": not listed, but in " + file_name(t));
 }
 
-void checkpoint::add_file(const std::string &path) {
-    files_.emplace_back(os::mapping::map_file(path), path);
+void checkpoint::add_file(const std::string &path, const stop_asked &stopped) {
+    files_.emplace_back(os::mapping::map_file(path), path, stopped);
     std::vector<safetensor> list = files_.back().take_tensors();
     if (tensors_.empty()) tensors_.reserve(list.size());
     for (safetensor &t : list) {

@@ -2,6 +2,8 @@
 // Specification: github.com/huggingface/safetensors, README.
 #pragma once
 
+#include "json.h"
+
 #include "../tensor/formats.h"
 #include "../tensor/os.h"
 
@@ -23,7 +25,7 @@ struct safetensor {
 class safetensors_file {
 public:
     // Throws status::format, naming the tensor: header length, JSON, shapes, offsets that leave the file, overlap, or do not add up.
-    safetensors_file(os::mapping bytes, std::string name);
+    safetensors_file(os::mapping bytes, std::string name, const stop_asked &stopped = {});
     const std::string &name() const { return name_; }
     const std::vector<safetensor> &tensors() const { return tensors_; }    // in the order of their bytes
     std::vector<safetensor> take_tensors() { return std::move(tensors_); }
@@ -38,14 +40,14 @@ private:
 class checkpoint {
 public:
     // Opens model.safetensors of a directory, or the shards that model.safetensors.index.json names.
-    explicit checkpoint(const std::string &directory);
+    explicit checkpoint(const std::string &directory, const stop_asked &stopped = {});
     const safetensor *find(std::string_view name) const;                 // null when absent
     const std::vector<safetensor> &tensors() const { return tensors_; }
     const std::string &file_name(const safetensor &t) const { return files_[t.file].name(); }
     void forget(const safetensor &t) const { files_[t.file].forget(t); }
 
 private:
-    void add_file(const std::string &path);
+    void add_file(const std::string &path, const stop_asked &stopped);
     void sort_names();
     std::vector<safetensors_file> files_;
     std::vector<safetensor> tensors_;

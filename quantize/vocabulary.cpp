@@ -296,7 +296,7 @@ bool added_by(const json_node &root, const json_node &settings, const char *flag
     return true;
 }
 
-json_tree read_optional(const std::string &path) { return file_exists(path) ? read_json(path) : parse_json("{}", path); }
+json_tree read_optional(const std::string &path, const job &j) { return file_exists(path) ? read_json(path, [&] { return j.stopped(); }) : parse_json("{}", path); }
 
 // The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the default is taken.
 class chat_template_search {
@@ -360,7 +360,7 @@ private:
 
 void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root, const json_node *config, const job &j) {
     const std::string config_path = directory + "/tokenizer_config.json", generation_path = directory + "/generation_config.json";
-    const json_tree config_tree = read_optional(config_path), generation_tree = read_optional(generation_path);
+    const json_tree config_tree = read_optional(config_path, j), generation_tree = read_optional(generation_path, j);
     const json_tree none = parse_json("{}", directory);
     const json_node settings(config_tree), generation(generation_tree), model = config ? *config : json_node(none);
     absentees no_bos, no_eos, unneeded;
@@ -384,7 +384,7 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     require_or_remark(no_eos, true, v.eos.has_value(), true, j);
     require_or_remark(unneeded, false, false, true, j);
     const std::string processor_path = directory + "/chat_template.json";
-    const json_tree processor_tree = read_optional(processor_path);
+    const json_tree processor_tree = read_optional(processor_path, j);
     chat_template_search templates(j);
     templates.read_text(directory + "/chat_template.jinja");
     templates.read_field(settings);
@@ -403,7 +403,7 @@ std::optional<token_id> vocabulary::find(std::string_view token) const {
 
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j) {
     const std::string path = directory + "/tokenizer.json";
-    const json_tree tree = read_json(path);
+    const json_tree tree = read_json(path, [&] { return j.stopped(); });
     const json_node root = json_node(tree).object();
     vocabulary v;
     refuse_unsupported(root);

@@ -179,7 +179,7 @@ TEST_CASE("json: a header of many tensors takes linear steps") {
     uint64_t last = 0;
     for (const size_t n : {20000, 40000, 80000, 160000}) {
         uint64_t steps = 0;
-        parse_json(header_of(n, true), "file", &steps);
+        parse_json(header_of(n, true), "file", {}, &steps);
         CHECK(steps >= 8 * n);
         CHECK(steps <= 60 * n);             // 11 values and 4 names each, and names sorted: n ln n
         if (last > 0) CHECK(steps <= last * 5 / 2);
@@ -188,13 +188,30 @@ TEST_CASE("json: a header of many tensors takes linear steps") {
     uint64_t steps = 0;
     std::string list = "[{}";
     for (size_t i = 1; i < 150000; ++i) list += ",{}";
-    parse_json(list + "]", "file", &steps);
+    parse_json(list + "]", "file", {}, &steps);
     CHECK(steps == 150001);
     steps = 0;
     std::string one = "{\"0\":0";
     for (size_t i = 1; i < 150000; ++i) one += ",\"" + std::to_string(i) + "\":0";
-    parse_json(one + "}", "file", &steps);
+    parse_json(one + "}", "file", {}, &steps);
     CHECK(steps <= 150000 * 40);         // names compared
+}
+
+TEST_CASE("json: reading stops when it is asked to") {
+    const std::string header = header_of(40000, true);
+    int asked = 0;
+    const auto stop = [&] { return ++asked == 3; };
+    const error e = failure_of([&] { parse_json(header, "file", stop); });
+    CHECK(e.code == status::cancelled);
+    CHECK(contains(e.text, "file: stopped"));
+    CHECK(asked == 3);
+    const temp_dir dir;
+    write_bytes(dir / "model.safetensors", with_length(header));
+    CHECK(failure_of([&] { checkpoint(dir.path, [] { return true; }); }).code == status::cancelled);
+    checkpoint_files c("micro/llama");
+    c.save(dir / "in", false);
+    write_bytes(dir / "in/config.json", header);
+    CHECK(failure_of([&] { convert(dir / "in", dir / "out.gguf", {}, {.progress = [](uint64_t, uint64_t) { return false; }}); }).code == status::cancelled);
 }
 
 TEST_CASE("json: a tree takes at most 8 times the text and 16 MiB, whatever it says") {
