@@ -255,8 +255,9 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     const engine_ptr e = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
     std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
-    for (std::string line; std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
-    REQUIRE(prompts.size() == 200);
+    const size_t most = sanitized ? 48 : 200;
+    for (std::string line; prompts.size() < most && std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
+    REQUIRE(prompts.size() == most);
     const uint32_t budgets[] = {0, 1, 16, 64};
     const char *const say = "\nTime is up.\n";
     std::vector<full_request> free, bound;
@@ -298,7 +299,7 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         CHECK(t.thinking.ends_with(std::string(bound[i].thought.end_text ? say : "") + "</think>"));
         CHECK(t.answer.starts_with("\n\n"));
     }
-    CHECK(closed > 100);
+    CHECK(closed > most / 2);
     // The same request alone says the same, and what follows the closing is what the model says to a prompt that has it.
     c.max_requests = 1;
     c.step_tokens = 512;
