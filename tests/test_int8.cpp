@@ -428,9 +428,10 @@ TEST_CASE("int8: rows that are too long for it are refused by every tool that ma
     refused("mlp.down_proj.weight", [&] { convert(dir / "c", dir / "out.gguf", {.type = format::i8}, {}); });
     convert(dir / "c", dir / "float.gguf", {.type = format::bf16}, {});
     refused("blk.0.ffn_down.weight", [&] { requantize(dir / "float.gguf", dir / "out.gguf", format::i8, {}); });
-    calibrate_to(dir / "float.gguf", {questions}, dir / "stats");
+    write_bytes(dir / "text", "What is 3 + 4?");
+    save(calibrate(dir / "float.gguf", {dir / "text"}, {.window = 8, .tokens = 8}, {}), dir / "stats");
     refused("blk.0.ffn_down.weight", [&] { requantize_smoothed(dir / "float.gguf", dir / "out.gguf", format::i8, dir / "stats", {}); });
-    refused("blk.0.ffn_down.weight", [&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", {.texts = {questions}, .max_bytes = 1 << 20}, {}); });
+    refused("blk.0.ffn_down.weight", [&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", {.texts = {dir / "text"}, .max_bytes = 1 << 20}, {}); });
 }
 
 // ---- Mixed ------------------------------------------------------------------------------------------------------------------------------------------------
