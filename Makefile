@@ -146,7 +146,7 @@ bench-peer: lib $(BIN)/bench
 bench-convert: lib $(BIN)/quantize
 	@tests/interop/run $(BIN) --convert $(ARGS)
 
-#   make fuzz      runs every fuzz target for SECONDS=60 each, two side by side; TARGET=name: that one, RUNS=n: so many inputs instead. Needs clang; see tests/fuzz/run
+#   make fuzz      runs every fuzz target for SECONDS=60 each, two side by side; TARGET=name: that one, RUNS=n: so many inputs instead; SEED=n: the same ones each time. Needs clang; see tests/fuzz/run
 #   make fuzz-coverage  the lines of the parsers that the targets' inputs reach
 SECONDS ?= 60
 CLANG ?= clang
@@ -154,7 +154,7 @@ WITH_CLANG = $(MAKE) --no-print-directory CUDA=0 CC='$(CLANG)' CXX='$(CLANG)++' 
 fuzz:
 	@tests/deps clang libclang-rt-dev
 	@$(WITH_CLANG) config=fuzz fuzz-programs
-	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' tests/fuzz/run build/fuzz $(or $(TARGET),$(FUZZ_TARGETS))
+	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' SEED='$(SEED)' tests/fuzz/run build/fuzz $(or $(TARGET),$(FUZZ_TARGETS))
 fuzz-coverage:
 	@tests/deps clang libclang-rt-dev llvm
 	@$(WITH_CLANG) config=coverage fuzz-programs
