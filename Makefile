@@ -153,11 +153,11 @@ CLANG ?= clang
 WITH_CLANG = $(MAKE) --no-print-directory CUDA=0 CC='$(CLANG)' CXX='$(CLANG)++' V=$(V)
 fuzz:
 	@tests/deps clang libclang-rt-dev
-	@$(WITH_CLANG) config=fuzz fuzz-programs
+	+@$(WITH_CLANG) config=fuzz fuzz-programs
 	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' SEED='$(SEED)' tests/fuzz/run build/fuzz $(or $(TARGET),$(FUZZ_TARGETS))
 fuzz-coverage:
 	@tests/deps clang libclang-rt-dev llvm
-	@$(WITH_CLANG) config=coverage fuzz-programs
+	+@$(WITH_CLANG) config=coverage fuzz-programs
 	@tests/fuzz/coverage build/coverage $(FUZZ_TARGETS)
 fuzz-programs: $(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds
 
