@@ -34,7 +34,7 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 
-# 0.1.0 makes the file libdeepseek.so.0.1; the ABI number is what programs ask the dynamic linker for, libdeepseek.so.0.
+# 0.2.0 makes the file libdeepseek.so.0.2; the ABI number is what programs ask the dynamic linker for, libdeepseek.so.1.
 header_value = $(shell awk '$$2 == "$1" { gsub(/"/, "", $$3); print $$3 }' deepseek.h)
 VERSION := $(call header_value,DS_VERSION)
 SONAME := libdeepseek.so.$(call header_value,DS_ABI_VERSION)
