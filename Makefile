@@ -5,7 +5,8 @@
 # There is no -march here either: code for one instruction set lives in target regions of ggml-cpu/isa and is chosen at run time.
 
 config ?= release
-configs := release debug sanitize thread scalar aarch64 fuzz coverage
+comma := ,
+configs := release debug sanitize undefined thread scalar aarch64 coverage
 ifeq ($(filter $(config),$(configs)),)
 $(error config=$(config) is not known; there are: $(configs))
 endif
@@ -17,8 +18,11 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
+# libFuzzer is clang's.
+CLANG_ONLY := $(filter sanitize coverage,$(config))
+
 # The first compiler there is, unless the caller chose one; and the C compiler and the archiver that belong to it.
-COMPILERS := $(if $(filter aarch64,$(config)),aarch64-linux-gnu-g++,$(if $(filter fuzz coverage,$(config)),clang++,g++ clang++))
+COMPILERS := $(if $(filter aarch64,$(config)),aarch64-linux-gnu-g++,$(if $(CLANG_ONLY),clang++,g++ clang++))
 ifeq ($(origin CXX),default)
 CXX := $(firstword $(foreach c,$(COMPILERS),$(if $(shell command -v $c 2>/dev/null),$c)) $(COMPILERS))
 endif
@@ -61,20 +65,20 @@ MODE_release := -O2 -DNDEBUG
 MODE_scalar := -O2 -DNDEBUG -DDS_SCALAR_ONLY
 MODE_aarch64 := -O2 -DNDEBUG
 MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
-MODE_sanitize := -O1 -g1 -D_GLIBCXX_ASSERTIONS $(SAN)
+# One build for the tests and the fuzz targets: what an input reaches is what libFuzzer goes by; coverage counts the same by lines.
+MODE_sanitize := -O1 -g1 -D_GLIBCXX_ASSERTIONS $(SAN) -fsanitize=fuzzer-no-link
+MODE_undefined := -O1 -g1 -D_GLIBCXX_ASSERTIONS -fsanitize=undefined -fno-sanitize-recover=all
 MODE_thread := -O1 -g1 -fsanitize=thread
-# What an input reaches is what libFuzzer goes by; coverage counts the same by lines.
-MODE_fuzz := -O1 -g1 -D_GLIBCXX_ASSERTIONS -DDS_SCALAR_ONLY $(SAN:%leak=%leak,fuzzer-no-link)
 MODE_coverage := -O1 -g1 -DDS_SCALAR_ONLY -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer-no-link
 LINK_sanitize := $(SAN)
-LINK_fuzz := $(SAN)
+LINK_undefined := -fsanitize=undefined
 LINK_coverage := -fprofile-instr-generate -fsanitize=fuzzer-no-link
 LINK_thread := -fsanitize=thread
 
 # Fields that a designated initializer leaves out are zero on purpose.
 FIRST := $(MODE_$(config)) -Wall -Wextra -Wno-missing-field-initializers
 LAST := -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno
-COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,$(if $(filter fuzz coverage,$(config)),clang,g++))
+COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,$(if $(CLANG_ONLY),clang libclang-rt-dev,g++))
 COMPILE_C = $(CC) $(FIRST) $(CPPFLAGS) $(CFLAGS) -std=c11 $(LAST)
 COMPILE_CXX = $(CXX) $(FIRST) $(CPPFLAGS) $(CXXFLAGS) -std=c++20 -fvisibility-inlines-hidden $(LAST)
 LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
@@ -87,7 +91,13 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
-$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined)
+$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined$(comma)fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
+# Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to compile
+# with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is config=undefined's alone, the second are calls.
+ifeq ($(config),sanitize)
+$(OBJ)/ggml-cpu/%.o: HERE := -fno-sanitize=fuzzer-no-link -O2
+$(OBJ)/ggml-cpu/isa/%.o: HERE := -fno-sanitize=undefined,fuzzer-no-link -mllvm -asan-instrumentation-with-call-threshold=0
+endif
 
 # ---- Sources
 

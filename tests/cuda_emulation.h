@@ -6,8 +6,10 @@
 // little about memory order; that every thread waits for former results (device.cuh) is checked, not what it does before.
 #pragma once
 
+#include "sanitizers.h"
+
 #define DS_CUDA_EMULATION
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
 #define DS_CUDA_EMULATED 1      // elsewhere it compiles, and nothing is run
 #else
 #define DS_CUDA_EMULATED 0

@@ -4,6 +4,7 @@
 #include "../deepseek.h"
 #include "../quantize/convert.h"
 #include "../quantize/safetensors.h"
+#include "sanitizers.h"
 
 #include <doctest/doctest.h>
 
@@ -18,7 +19,7 @@
 namespace golden {
 
 // Under a sanitizer everything takes many times as long: one model a family will do where the question is of bits.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
 constexpr bool sanitized = true;
 #else
 constexpr bool sanitized = false;

@@ -441,7 +441,7 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     }
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)    // their own memory counts against the limit
+#if !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)    // their own memory counts against the limit
 TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();

@@ -98,7 +98,8 @@ TEST_CASE("convert: every tensor of the micro checkpoints, in every format of on
             const gguf_file f = convert_to(data_path(std::string("micro/") + name), dir / "out.gguf", type);
             const bool llama = source.config["model_type"] == "llama";
             size_t computed = 0, scales = 0, matrices = 0;
-            for (const auto &[checkpoint_name, raw] : source.tensors) {
+            for (const auto &[tensor_name, raw] : source.tensors) {
+                const std::string &checkpoint_name = tensor_name;      // CAPTURE is a lambda, which may not name a part of a binding
                 CAPTURE(checkpoint_name);
                 matrices += raw.shape.size() == 2;
                 const gguf_tensor *const t = f.find_tensor(gguf_name(checkpoint_name));

@@ -18,7 +18,7 @@ using vec = std::vector<double>;
 
 class published {
 public:
-    explicit published(const checkpoint_files &c) : c_(c), k_(c.config), nope_(whole("qk_nope_head_dim")), turned_(whole("qk_rope_head_dim")), heads_(whole("num_attention_heads")) {
+    explicit published(const checkpoint_files &c) : k_(c.config), nope_(whole("qk_nope_head_dim")), turned_(whole("qk_rope_head_dim")), heads_(whole("num_attention_heads")) {
         for (const auto &[name, t] : c.tensors) {
             vec &v = weights_[name];
             for (size_t i = 0; i < t.elements(); ++i) {
@@ -174,7 +174,6 @@ private:
             if (std::find(kept.begin(), kept.end(), e / size) == kept.end()) choice[e] = -1e300;
     }
 
-    const checkpoint_files &c_;
     const nlohmann::json &k_;
     size_t nope_, turned_, heads_;
     std::map<std::string, vec> weights_;

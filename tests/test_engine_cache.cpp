@@ -72,7 +72,7 @@ answer run_one(const engine_ptr &e, const full_request &r, size_t vocab) {
 struct kind { const char *model; ds::format weights; ds_kv_type kv; };
 const kind kinds[] = {
     {"tiny-r1", ds::format::i8, DS_KV_INT8}, {"micro/deepseek-r1", ds::format::f32, DS_KV_F16},
-#if !defined(__SANITIZE_THREAD__)    // slow, and threads share no more in the others
+#if !defined(DS_THREAD_SANITIZER)    // slow, and threads share no more in the others
     {"tiny-r1", ds::format::q8_0, DS_KV_F16}, {"tiny-r1", ds::format::f32, DS_KV_F32}, {"micro/deepseek-r1", ds::format::i8, DS_KV_INT8}, {"micro/deepseek-v2-lite", ds::format::q8_0, DS_KV_F32},
 #endif
 };

@@ -174,7 +174,7 @@ struct asked { size_t question; uint64_t seed; uint32_t tokens; std::string so_f
 // DS_SOAK_REQUESTS asks for another number of them.
 TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each says what it says alone, and memory stays as it is") {
     const char *wish = std::getenv("DS_SOAK_REQUESTS");
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
     constexpr size_t usual = 100;
 #else
     constexpr size_t usual = 1500;
@@ -283,7 +283,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     CHECK(ended == submitted);
     CHECK((idles > 0 && forked > total / 50 && cancelled > total / 50 && s.cached_tokens > 0));
     CHECK((s.preemptions > 0 || total < 1000));       // about one in a hundred makes room
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#if !defined(DS_THREAD_SANITIZER) && !defined(DS_ADDRESS_SANITIZER)
     CHECK(late < early + (4u << 20));
 #endif
     MESSAGE(submitted << " requests, " << forked << " of them forks, " << cancelled << " cancelled; " << s.preemptions << " preemptions, " << s.cached_tokens << " of " << s.lookup_tokens

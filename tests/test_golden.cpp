@@ -22,17 +22,22 @@ TEST_CASE("golden: F32 logits of every position and the greedy continuation") {
     }
 }
 
+struct golden_limit {
+    ds::format type;
+    double limit;
+};
+
 TEST_CASE("golden: distributions with BF16 weights and F16 pages, and with Q8_0") {
     for (const char *name : micro)
-        for (const auto &[type, limit] : {std::pair(ds::format::bf16, 0.0005), std::pair(ds::format::q8_0, 0.003)}) {
+        for (const golden_limit &g : {golden_limit{ds::format::bf16, 0.0005}, {ds::format::q8_0, 0.003}}) {
             CAPTURE(name);
             const data d = load(name);
-            const model_ptr m = model(name, type);
+            const model_ptr m = model(name, g.type);
             ds_engine_config c = engine_config();
             c.kv_type = DS_KV_F16;
             const double kl = mean_kl(d, logits(engine(m, c), d.ids, d.vocab));
-            INFO(ds::info(type).text << ": mean KL " << kl);
-            CHECK(kl <= limit_of(name, limit));
+            INFO(ds::info(g.type).text << ": mean KL " << kl);
+            CHECK(kl <= limit_of(name, g.limit));
             CHECK(kl > 0);
         }
 }
@@ -53,13 +58,13 @@ TEST_CASE("golden: distributions with I8 weights and I8 pages") {
 
 TEST_CASE("golden: tiny-r1's likelihood of its own text") {
     const data d = load("tiny-r1");
-    for (const auto &[type, limit] : {std::pair(ds::format::f32, 0.001), std::pair(ds::format::q8_0, 0.005), std::pair(ds::format::i8, 0.01)}) {
-        const model_ptr m = model("tiny-r1", type);
+    for (const golden_limit &g : {golden_limit{ds::format::f32, 0.001}, {ds::format::q8_0, 0.005}, {ds::format::i8, 0.01}}) {
+        const model_ptr m = model("tiny-r1", g.type);
         ds_engine_config c = engine_config();
-        if (type == ds::format::i8) c.kv_type = DS_KV_INT8;
+        if (g.type == ds::format::i8) c.kv_type = DS_KV_INT8;
         const double nll = mean_nll(d, logits(engine(m, c), d.ids, d.vocab));
-        INFO(ds::info(type).text << ": mean NLL " << nll);
-        CHECK(std::fabs(nll / 2.453904 - 1) <= limit);
+        INFO(ds::info(g.type).text << ": mean NLL " << nll);
+        CHECK(std::fabs(nll / 2.453904 - 1) <= g.limit);
     }
 }
 

@@ -161,7 +161,9 @@ TEST_CASE("imatrix: the same bytes from both formats, and less error where colum
             CHECK(a.get_uint("quantize.imatrix.chunks_count", 1000) == 7);
             CHECK(!plain.has("quantize.imatrix.file"));
             size_t weighed = 0;
-            for (const auto &[name, e] : of) {
+            for (const auto &entry : of) {
+                const std::string &name = entry.first;
+                const auto &e = entry.second;
                 const gguf_tensor &t = *a.find_tensor(name);
                 if (t.type != type || t.ne[t.rank - 1] < 32) continue;
                 for (size_t m = 0; m < e.counts.size(); ++m, ++weighed) {

@@ -53,6 +53,8 @@ TEST_CASE("i8: sums of 100,000 extreme products") {
     }
     for (const char *isa : cpu_isas())
         for (int64_t rows : {int64_t{1}, int64_t{7}, most_rows}) {
+            CAPTURE(std::string(isa));
+            CAPTURE(rows);
             graph g(8);
             tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""), *ws = g.input(format::i8, {weights, k}, w.data(), "");
             ws->scale = g.input(format::f32, {weights}, scale.data(), "");
@@ -65,6 +67,38 @@ TEST_CASE("i8: sums of 100,000 extreme products") {
                     REQUIRE(std::abs(sum) <= std::numeric_limits<int32_t>::max());
                     CHECK(y[static_cast<size_t>(r * weights + j)] == static_cast<float>(sum) * scale[static_cast<size_t>(j)] * 2.0f);
                 }
+        }
+}
+
+// Between chunks of k, kernels keep sums where floats will be; no compiler may make them quiet (which adds 2^22).
+TEST_CASE("i8: sums that have the bits of a signalling NaN on their way") {
+    constexpr int64_t k = 9000, weights = 21, rows = 25;
+    std::vector<int8_t> w(weights * k);
+    std::vector<float> x(rows * k), scale(weights, 0.5f), bias(weights, 3.0f), y(rows * weights);
+    for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < weights; ++j) w[static_cast<size_t>(j * k + i)] = static_cast<int8_t>(j < 20 ? -2 * (j + 1) : 127);
+        for (int64_t r = 0; r < rows; ++r) x[static_cast<size_t>(r * k + i)] = static_cast<float>(i ? 127 - 5 * r : 127);
+    }
+    const auto signalling = [&](int64_t sum) { return (static_cast<uint32_t>(sum) & 0x7fc00000) == 0x7f800000 && static_cast<uint32_t>(sum) << 10 != 0; };
+    size_t met = 0;
+    for (int64_t at = 1024; at < k; at += 1024)
+        for (int64_t j = 0; j < weights; ++j) met += signalling(w[static_cast<size_t>(j * k)] * int64_t{127} * at);
+    REQUIRE(met >= 20);
+    for (const char *isa : cpu_isas())
+        for (const bool biased : {false, true}) {
+            CAPTURE(std::string(isa));
+            graph g(8);
+            tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""), *ws = g.input(format::i8, {weights, k}, w.data(), "");
+            ws->scale = g.input(format::f32, {weights}, scale.data(), "");
+            matmul(g, xs, ws, biased ? g.input(format::f32, {weights}, bias.data(), "") : nullptr)->data = y.data();
+            run(g, isa, 1);
+            size_t wrong = 0;
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t j = 0; j < weights; ++j) {
+                    const int64_t sum = w[static_cast<size_t>(j * k)] * (127 + (k - 1) * (127 - 5 * r));       // 127 is the largest of a row: its scale is 1
+                    wrong += y[static_cast<size_t>(r * weights + j)] != static_cast<float>(sum) * 0.5f + (biased ? 3.0f : 0.0f);
+                }
+            CHECK(wrong == 0);
         }
 }
 

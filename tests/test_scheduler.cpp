@@ -1,6 +1,7 @@
 // The scheduler without a model: how a step is divided; random events, of which every promise is checked against pages that remember what was written to them;
 // a seeded load; fairness.
 #include "../llm/scheduler.h"
+#include "sanitizers.h"
 
 #include <doctest/doctest.h>
 
@@ -362,7 +363,7 @@ private:
 // DS_SCHEDULER_EVENTS asks for another number of them.
 TEST_CASE("scheduler: random events keep every promise") {
     const char *asked = std::getenv("DS_SCHEDULER_EVENTS");
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__aarch64__)
+#if defined(DS_ADDRESS_SANITIZER) || defined(DS_THREAD_SANITIZER) || defined(__aarch64__)
     constexpr uint64_t usual = 300000;
 #else
     constexpr uint64_t usual = 10000000;

@@ -226,13 +226,13 @@ TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last 
         {"<｜User｜>Hi<｜Assistant｜>", false},          {"<｜User｜>Hi<｜Assistant｜><think>\n</think>\n\n", false}, {"<｜User｜>What is <think><｜Assistant｜>", false},
         {"3 + 4 <think>\n", true},                       {"3 + 4 <think> 7", false},  {"<think>1</think>2 <think>", true},  {"3 + 4", false},
     };
-    for (const auto &[text, thinking] : prompts)
+    for (const auto &p : prompts)
         for (ds_model *m : {whole.get(), split.model.get()}) {
-            CAPTURE(text);
+            CAPTURE(p.text);
             ds_engine *e = nullptr;
             MUST(ds_engine_new(m, nullptr, &e, &err));
             const engine_ptr owner(e);
-            const std::vector<ds_token> prompt = tokens_of(m, text);
+            const std::vector<ds_token> prompt = tokens_of(m, p.text);
             if (m == split.model.get()) CHECK(std::count(prompt.begin(), prompt.end(), think_open) == 0);
             full_request r = request(prompt);
             r.max_new_tokens = 1;
@@ -242,7 +242,7 @@ TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last 
             r.draw.logit_bias_count = 1;
             const told t = tell(owner, r);
             CHECK(t.text == "a");
-            CHECK((t.done.thinking_tokens == (thinking ? 1 : 0) && t.thinking == (thinking ? "a" : "")));
+            CHECK((t.done.thinking_tokens == (p.thinking ? 1 : 0) && t.thinking == (p.thinking ? "a" : "")));
         }
 }
 

@@ -1,5 +1,6 @@
 // The thread pool: every task once, whoever is asleep, and nothing left running.
 #include "../ggml-cpu/thread_pool.h"
+#include "sanitizers.h"
 
 #include <chrono>
 #include <doctest/doctest.h>
@@ -72,7 +73,7 @@ TEST_CASE("a pool of one has no thread of its own") {
     CHECK(ids == std::set<std::thread::id>{std::this_thread::get_id()});
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
 // In a child with little address space left, threads cannot be had: the pool must say so and leave none behind.
 TEST_CASE("threads that the system refuses are a status") {
     const pid_t child = fork();

@@ -1,6 +1,7 @@
 // The tokenizer against published ids (reference/tokenizers and reference/vocab, beside the repository and never in it), its scanners against the
 // published patterns run by an independent engine (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
 #include "allocations.h"
+#include "sanitizers.h"
 #include "vocab_from_json.h"
 #include "../llm/added_tokens.h"
 #include "../llm/bpe.h"
@@ -50,7 +51,7 @@ const nlohmann::json &splits() {
 }
 
 // The sanitizers make everything some ten times slower, and the steps are counted all the same.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(DS_ADDRESS_SANITIZER) || defined(DS_THREAD_SANITIZER)
 constexpr size_t run_bytes = 128 << 10;
 #else
 constexpr size_t run_bytes = 1 << 20;
@@ -504,7 +505,7 @@ TEST_CASE("merges of a long piece, in place, are those of a short one") {
         std::shuffle(merges.begin(), merges.end(), rng);
         merge_table const table(merges, tokens.size());
         int32_t symbols[256] = {};
-        symbols['b'] = 1, symbols['c'] = 2;
+        symbols[uint8_t('b')] = 1, symbols[uint8_t('c')] = 2;
         std::string text(rng() % (i % 20 == 0 ? 3000 : 60) + 1, 'a');
         for (char &c : text) c = char('a' + rng() % (1 + size_t(i) % 3));
         merger m(table);

@@ -116,10 +116,13 @@ static void tile_outputs(const i8_args &a, const int32_t *sums, size_t begin, si
             if (n == 0) break;
             float *y = a.y + x0 * a.y_stride + w0;
             w16i sum = sums_at(sums + 16 * j);
-            if (begin > 0) sum = _mm512_add_epi32(sum.r, as_ints(i8_load(y, n)).r);
-            v16 out = as_floats(sum);
-            if (end == a.k) out = (to_float(sum) * i8_load(a.w_scale + w0, n)) * v16(x_scale);
-            if (end == a.k && a.bias) out = out + i8_load(a.bias + w0, n);
+            if (begin > 0) sum = _mm512_add_epi32(sum.r, load_sums(y, n).r);
+            if (end < a.k) {
+                store_sums(y, sum, n);
+                continue;
+            }
+            v16 out = (to_float(sum) * i8_load(a.w_scale + w0, n)) * v16(x_scale);
+            if (a.bias) out = out + i8_load(a.bias + w0, n);
             if (n < 16) store_n(y, out, n);
             else store(y, out);
         }

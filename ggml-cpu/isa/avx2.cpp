@@ -56,8 +56,15 @@ DS_INLINE w16i widened(const char *w) {
     const __m256i bytes = bytes32(w);
     return {wide_half(bytes, 0), wide_half(bytes, 1)};
 }
-DS_INLINE v16 as_floats(w16i x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
-DS_INLINE w16i as_ints(v16 x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
+DS_INLINE w16i load_sums(const float *y, size_t n) {
+    const auto p = reinterpret_cast<const int *>(y);
+    return {_mm256_maskload_epi32(p, low_mask(n)), n > 8 ? _mm256_maskload_epi32(p + 8, high_mask(n)) : _mm256_setzero_si256()};
+}
+DS_INLINE void store_sums(float *y, w16i sum, size_t n) {
+    const auto p = reinterpret_cast<int *>(y);
+    _mm256_maskstore_epi32(p, low_mask(n), sum.lo);
+    if (n > 8) _mm256_maskstore_epi32(p + 8, high_mask(n), sum.hi);
+}
 DS_INLINE void store_ints(int32_t *p, w16i x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), x.lo);
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), x.hi);

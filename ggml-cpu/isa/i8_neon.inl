@@ -71,7 +71,21 @@ struct i8_pages {
 
 // ---- Many rows of activations
 
-// Between one chunk of k and the next, y holds the integer sums.
+// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are the bits of a signalling NaN, which any
+// arithmetic makes quiet, and compilers add -0.0 where the source adds nothing.
+DS_INLINE void load_sums(const float *y, size_t n, int32x4_t *sum) {
+    int32_t copy[i8_columns] = {};
+    if (n == i8_columns) memcpy(copy, y, sizeof copy);
+    else memcpy(copy, y, n * sizeof *copy);
+    DS_UNROLL for (int i = 0; i < 4; ++i) sum[i] = vld1q_s32(copy + 4 * i);
+}
+DS_INLINE void store_sums(float *y, const int32x4_t *sum, size_t n) {
+    int32_t copy[i8_columns];
+    DS_UNROLL for (int i = 0; i < 4; ++i) vst1q_s32(copy + 4 * i, sum[i]);
+    if (n == i8_columns) memcpy(y, copy, sizeof copy);
+    else memcpy(y, copy, n * sizeof *copy);
+}
+
 template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
     const size_t n = std::min(a.weights, i8_columns);
     const char *x[rows];
@@ -79,18 +93,18 @@ template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *ti
     int32x4_t sum[rows][4];
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         x[j] = a.x + (x0 + j) * a.x_stride + i8_head_bytes + begin;
-        const v16 before = begin == 0 ? v16(0.0f) : load_columns(y + j * a.y_stride, n);
-        sum[j][0] = vreinterpretq_s32_f32(before.a);
-        sum[j][1] = vreinterpretq_s32_f32(before.b);
-        sum[j][2] = vreinterpretq_s32_f32(before.c);
-        sum[j][3] = vreinterpretq_s32_f32(before.d);
+        DS_UNROLL for (int i = 0; i < 4; ++i) sum[j][i] = vdupq_n_s32(0);
+        if (begin > 0) load_sums(y + j * a.y_stride, n, sum[j]);
     }
     i8_tile_product<rows>(tile, x, end - begin, sum);
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         const int32x4_t *s = sum[j];
-        v16 out(vreinterpretq_f32_s32(s[0]), vreinterpretq_f32_s32(s[1]), vreinterpretq_f32_s32(s[2]), vreinterpretq_f32_s32(s[3]));
-        if (end == a.k) out = (to_float(s) * load_columns(a.w_scale, n)) * v16(i8_head_of(x[j] - begin - i8_head_bytes).scale);
-        if (end == a.k && a.bias) out = out + load_columns(a.bias, n);
+        if (end < a.k) {
+            store_sums(y + j * a.y_stride, s, n);
+            continue;
+        }
+        v16 out = (to_float(s) * load_columns(a.w_scale, n)) * v16(i8_head_of(x[j] - begin - i8_head_bytes).scale);
+        if (a.bias) out = out + load_columns(a.bias, n);
         store_columns(y + j * a.y_stride, out, n);
     }
 }

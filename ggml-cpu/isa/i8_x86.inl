@@ -1,6 +1,6 @@
 // I8 products on 256 and 512 bits, on what packed_x86.inl was given and gives: w16i, tile_step, sum_of_each. Weights (or a page's rows)
 // lie side by side in a tile's lanes, four bytes of each at a step; activations are broadcast. int32 sums are exact modulo 2^32, in any order.
-// Given besides: widened, which reads i8_piece weights; transpose16; i8_vectors, the width of a tile in registers; i8_dot_x and
+// Given besides: widened, which reads i8_piece weights; transpose16; load_sums and store_sums, of n integers where results will be; i8_vectors, the width of a tile in registers; i8_dot_x and
 // i8_streams, the rows of activations and of weights in a product of rows as they lie; i8_few_rows.
 
 using i8_x = std::conditional_t<packed_unsigned, int8_t, int16_t>;
@@ -83,28 +83,31 @@ struct i8_pages {
 DS_INLINE size_t i8_valid(const i8_args &a, size_t v) { return a.weights > 16 * v ? std::min<size_t>(16, a.weights - 16 * v) : 0; }
 DS_INLINE v16 i8_load(const float *p, size_t n) { return n == 0 ? v16(0.0f) : n < 16 ? load_n(p, n) : load(p); }
 
-// Between one chunk of k and the next, y holds the integer sums.
+// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are the bits of a signalling NaN, which any
+// arithmetic makes quiet, and compilers add -0.0 where the source adds nothing.
 template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
     const char *x[rows];
     i8_head head[rows];
     w16i sum[rows][i8_vectors];
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         const char *row = a.x + (x0 + j) * a.x_stride;
-        const float *y = a.y + (x0 + j) * a.y_stride;
         head[j] = i8_head_of(row);
         x[j] = row + i8_head_bytes + begin * sizeof(i8_x);
-        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] = begin == 0 ? w16i(head[j].start) : as_ints(i8_load(y + 16 * v, i8_valid(a, v)));
+        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] = begin == 0 ? w16i(head[j].start) : load_sums(a.y + (x0 + j) * a.y_stride + 16 * v, i8_valid(a, v));
     }
     i8_tile_product<rows>(tile, x, i8_steps(end - begin), sum);
     DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
         const size_t n = i8_valid(a, v);
         if (n == 0) break;
+        if (end < a.k) {
+            DS_UNROLL for (size_t j = 0; j < rows; ++j) store_sums(a.y + (x0 + j) * a.y_stride + 16 * v, sum[j][v], n);
+            continue;
+        }
         const v16 scale = i8_load(a.w_scale + 16 * v, n), bias = a.bias ? i8_load(a.bias + 16 * v, n) : v16(0.0f);
         DS_UNROLL for (size_t j = 0; j < rows; ++j) {
             float *y = a.y + (x0 + j) * a.y_stride + 16 * v;
-            v16 out = as_floats(sum[j][v]);
-            if (end == a.k) out = (to_float(sum[j][v]) * scale) * v16(head[j].scale);
-            if (end == a.k && a.bias) out = out + bias;
+            v16 out = (to_float(sum[j][v]) * scale) * v16(head[j].scale);
+            if (a.bias) out = out + bias;
             if (n < 16) store_n(y, out, n);
             else store(y, out);
         }

@@ -8,8 +8,8 @@ struct w16i {
     DS_INLINE explicit w16i(const char *p) : r(_mm512_loadu_si512(p)) {}
 };
 DS_INLINE v16 to_float(w16i x) { return _mm512_cvtepi32_ps(x.r); }
-DS_INLINE v16 as_floats(w16i x) { return _mm512_castsi512_ps(x.r); }
-DS_INLINE w16i as_ints(v16 x) { return _mm512_castps_si512(x.r); }
+DS_INLINE w16i load_sums(const float *y, size_t n) { return _mm512_maskz_loadu_epi32(first_lanes(n), y); }
+DS_INLINE void store_sums(float *y, w16i sum, size_t n) { _mm512_mask_storeu_epi32(y, first_lanes(n), sum.r); }
 DS_INLINE void store_ints(int32_t *p, w16i x) { _mm512_storeu_si512(p, x.r); }
 DS_INLINE w16i planes_joined(w16i high, w16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high.r, 7), low.r); }
 DS_INLINE w16i multiply_add(w16i a, w16i b, w16i c) { return _mm512_add_epi32(_mm512_mullo_epi32(a.r, b.r), c.r); }
