@@ -59,14 +59,14 @@ CUDA_SHARED := $(if $(filter 1,$(CUDA)),$(LIB)/libdeepseek-cuda.so)
 
 # ---- Flags
 
-# -g1: lines for a sanitizer's report, and a third less time to compile than -g.
+# -g1: lines for a sanitizer's report, and a third less time to compile than -g. clang inlines nothing at -O1.
 SAN := -fsanitize=address,undefined,leak -fno-sanitize-recover=all -fno-omit-frame-pointer
 MODE_release := -O2 -DNDEBUG
 MODE_scalar := -O2 -DNDEBUG -DDS_SCALAR_ONLY
 MODE_aarch64 := -O2 -DNDEBUG
 MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
 # One build for the tests and the fuzz targets: what an input reaches is what libFuzzer goes by; coverage counts the same by lines.
-MODE_sanitize := -O1 -g1 -D_GLIBCXX_ASSERTIONS $(SAN) -fsanitize=fuzzer-no-link
+MODE_sanitize := -O2 -g1 -D_GLIBCXX_ASSERTIONS $(SAN) -fsanitize=fuzzer-no-link
 MODE_undefined := -O1 -g1 -D_GLIBCXX_ASSERTIONS -fsanitize=undefined -fno-sanitize-recover=all
 MODE_thread := -O1 -g1 -fsanitize=thread
 MODE_coverage := -O1 -g1 -DDS_SCALAR_ONLY -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer-no-link
@@ -91,12 +91,12 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
-$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-fno-sanitize=undefined$(comma)fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
+$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-O1 -fno-sanitize=undefined$(comma)fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
 # Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to compile
 # with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is config=undefined's alone, the second are calls.
 ifeq ($(config),sanitize)
-$(OBJ)/ggml-cpu/%.o: HERE := -fno-sanitize=fuzzer-no-link -O2
-$(OBJ)/ggml-cpu/isa/%.o: HERE := -fno-sanitize=undefined,fuzzer-no-link -mllvm -asan-instrumentation-with-call-threshold=0
+$(OBJ)/ggml-cpu/%.o: HERE := -fno-sanitize=fuzzer-no-link
+$(OBJ)/ggml-cpu/isa/%.o: HERE := -fno-sanitize=undefined,fuzzer-no-link -O1 -mllvm -asan-instrumentation-with-call-threshold=0
 endif
 
 # ---- Sources
@@ -163,8 +163,8 @@ CLANG ?= clang
 WITH_CLANG = $(MAKE) --no-print-directory CUDA=0 CC='$(CLANG)' CXX='$(CLANG)++' V=$(V)
 fuzz:
 	@tests/deps clang libclang-rt-dev
-	+@$(WITH_CLANG) config=fuzz fuzz-programs
-	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' SEED='$(SEED)' tests/fuzz/run build/fuzz $(or $(TARGET),$(FUZZ_TARGETS))
+	+@$(WITH_CLANG) config=sanitize fuzz-programs
+	@SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' SEED='$(SEED)' tests/fuzz/run build/sanitize/bin $(or $(TARGET),$(FUZZ_TARGETS))
 fuzz-coverage:
 	@tests/deps clang libclang-rt-dev llvm
 	+@$(WITH_CLANG) config=coverage fuzz-programs

@@ -60,8 +60,18 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const int rounds = sanitized ? 12 : 200;
     std::atomic<bool> over{false};
     std::atomic<int> refused{0}, strange{0};
+    const auto step = [&] {
+        const ds_event *const *events = nullptr;
+        size_t count = 0;
+        MUST(ds_engine_step(e.get(), &events, &count, &err));
+        for (size_t k = 0; k < count; ++k) texts[events[k]->request].append(events[k]->text, events[k]->text_size);
+    };
     {
         threads t;
+        const struct ender {     // also when a check ends this thread's part
+            std::atomic<bool> &over;
+            ~ender() { over = true; }
+        } at_last{over};
         for (int k = 0; k < 2; ++k)
             t.list.emplace_back([&, k] {
                 for (size_t i = static_cast<size_t>(k); !over; ++i) {
@@ -82,26 +92,17 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
             });
         for (int i = 0; i < rounds; ++i) {
             ds_request_id id = 0;
-            MUST(ds_engine_submit(e.get(), &r, &id, &err));
+            ds_status submitted;
+            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) step();       // forks have filled the queue
+            REQUIRE(submitted == DS_OK);
             {
                 const std::lock_guard lock(mutex);
                 known.push_back(id);
             }
-            for (int s = 0; s < 6; ++s) {
-                const ds_event *const *events = nullptr;
-                size_t count = 0;
-                MUST(ds_engine_step(e.get(), &events, &count, &err));
-                for (size_t k = 0; k < count; ++k) texts[events[k]->request].append(events[k]->text, events[k]->text_size);
-            }
+            for (int s = 0; s < 6; ++s) step();
             if (i % 3 == 0 && ds_engine_cancel(e.get(), id, nullptr) != DS_OK) ++refused;
-            while (stats_of(e).queued > 40) {
-                const ds_event *const *events = nullptr;
-                size_t count = 0;
-                MUST(ds_engine_step(e.get(), &events, &count, &err));
-                for (size_t k = 0; k < count; ++k) texts[events[k]->request].append(events[k]->text, events[k]->text_size);
-            }
+            while (stats_of(e).queued > 40) step();
         }
-        over = true;
     }
     run(e, [&](const ds_event &event) { texts[event.request].append(event.text, event.text_size); });
     CHECK(strange == 0);

@@ -45,7 +45,7 @@ void sweep_writer(const std::string &what, const temp_dir &dir, const std::funct
                      for (const auto &[name, bytes] : now)
                          if (!before.count(name)) fs::remove(dir / name);
                          else if (before.at(name) != bytes) write_bytes(dir / name, before.at(name));
-                 }, DS_OK, true, golden::sanitized ? 25 : 100});
+                 }, DS_OK, true, golden::sanitized ? 10 : 100});
 }
 
 } // namespace
