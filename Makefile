@@ -113,7 +113,8 @@ TESTS_thread := main allocations test_engine% test_thread%
 TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
-TEST_PROGRAMS := $(if $(TESTS_$(config)),,$(addprefix $(B)/bin/,batch chat minimal_chat perplexity quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
+# As tests/run runs them.
+TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(B)/bin/,batch chat minimal_chat perplexity quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
 FUZZ_TARGETS := gguf model session convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
