@@ -5,7 +5,6 @@
 # There is no -march here either: code for one instruction set lives in target regions of ggml-cpu/isa and is chosen at run time.
 
 config ?= release
-comma := ,
 configs := release debug sanitize undefined thread scalar aarch64 coverage
 ifeq ($(filter $(config),$(configs)),)
 $(error config=$(config) is not known; there are: $(configs))
@@ -91,7 +90,7 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
 # The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
-$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-O1 -fno-sanitize=undefined$(comma)fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
+$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-O1 -fno-sanitize=undefined -fno-sanitize=fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
 # Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to compile
 # with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is config=undefined's alone, the second are calls.
 ifeq ($(config),sanitize)
@@ -183,7 +182,7 @@ clean:
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo 'config=release|debug|sanitize|thread|scalar|aarch64   another build, in build/<config>; V=1 shows the commands'
+	@echo 'config=release|debug|sanitize|undefined|thread|scalar|aarch64   another build, in build/<config>; V=1 shows the commands'
 	@echo 'config=aarch64 compiles for 64-bit Arm, and runs the tests that matter there under qemu-aarch64 on another machine'
 
 .PHONY: lib cuda chat test tools examples bench bench-peer bench-convert interop fuzz fuzz-coverage fuzz-programs deps install clean help compiler packages FORCE
