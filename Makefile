@@ -89,8 +89,11 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
-# The tests' own expressions are not what `undefined` is to watch, and would take twice as long to compile and to run.
-$(OBJ)/tests/%.o: HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter sanitize,$(config)),-O1 -fno-sanitize=undefined -fno-sanitize=fuzzer-no-link) $(if $(filter undefined,$(config)),-fno-sanitize=undefined)
+# The tests' own expressions are not what `undefined` is to watch. Most of a build's time would go into optimising checks that run once; but these compute.
+TESTS_THAT_COMPUTE := cuda_kernels cuda_backend device_case op_cases test_cuda% test_deepseek2_f64 test_golden test_integers test_mla test_scheduler
+HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
+HERE_undefined := -fno-sanitize=undefined
+$(OBJ)/tests/%.o: HERE = -DDS_SOURCE_DIR='"$(CURDIR)"' $(HERE_$(config)) $(if $(filter $(addprefix tests/,$(TESTS_THAT_COMPUTE) bench/% device/%),$*),,-O0)
 # Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to compile
 # with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is config=undefined's alone, the second are calls.
 ifeq ($(config),sanitize)
@@ -260,9 +263,11 @@ $(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
 $(BIN)/quantize: $(QUANTIZE_O)
 $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
+# Of an inline function the first copy that the linker meets serves all: the library's, which are optimised, before the tests'.
+$(BIN)/deepseek-tests: FIRST_LINKED := $(filter-out %/main.o,$(QUANTIZE_O)) $(filter-out %/tensor/os.o,$(LIB_O))
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) -ldl $(LDLIBS)
+	$(Q)$(LINK) -o $@ $(FIRST_LINKED) $(filter-out $(FIRST_LINKED),$(filter %.o,$^)) $(STATIC) -ldl $(LDLIBS)
 # It opens the shared library itself, twice, and is linked to nothing.
 $(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
 	$(call say,LINK)

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <sstream>
 #include <unistd.h>
 
 namespace ds::test {
@@ -29,7 +30,9 @@ struct temp_dir {
 inline std::string file_bytes(const std::string &path) {
     std::ifstream in(path, std::ios::binary);
     REQUIRE_MESSAGE(in, path);
-    return {std::istreambuf_iterator<char>(in), {}};
+    std::stringstream all;
+    all << in.rdbuf();
+    return std::move(all).str();
 }
 inline void write_bytes(const std::string &path, const std::string &bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 

@@ -18,12 +18,7 @@
 
 namespace golden {
 
-// Under a sanitizer everything takes many times as long: one model a family will do where the question is of bits.
-#if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
+using ds::test::sanitized;
 
 // What a test needs of a call that must succeed.
 inline void ok(ds_status s, const ds_error &e) {

@@ -15,3 +15,14 @@
 #if defined(__SANITIZE_THREAD__) && !defined(DS_THREAD_SANITIZER)
 #define DS_THREAD_SANITIZER
 #endif
+
+namespace ds::test {
+
+// Everything takes many times as long: one model a family will do where the question is of bits.
+#if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+
+} // namespace ds::test

@@ -45,7 +45,7 @@ void sweep_writer(const std::string &what, const temp_dir &dir, const std::funct
                      for (const auto &[name, bytes] : now)
                          if (!before.count(name)) fs::remove(dir / name);
                          else if (before.at(name) != bytes) write_bytes(dir / name, before.at(name));
-                 }, DS_OK, true, golden::sanitized ? 10 : 100});
+                 }, DS_OK, true, golden::sanitized ? 10 : 30});
 }
 
 } // namespace
@@ -69,6 +69,7 @@ TEST_CASE("faults: conversion") {
     write_bytes(dir / "out.gguf", "an old file");
     for (const char *name : {"micro/qwen2", "micro/deepseek-r1-fp8"})
         for (const format type : {format::q8_0, format::i8}) {
+            if (golden::sanitized && !every_n() && (type == format::i8) == (name == std::string("micro/qwen2"))) continue;
             job j;
             j.threads = 3;
             sweep_writer(std::string("convert ") + name + " to " + info(type).text, dir, [&] { convert(data_path(name), dir / "out.gguf", {.type = type, .vocab_only = false, .name = ""}, j); });
