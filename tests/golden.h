@@ -111,6 +111,16 @@ inline full_request request(const std::vector<ds_token> &prompt) {
     return r;
 }
 
+// A conversation of one question, as the model's template has it.
+inline std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question, const ds_chat_config *config = nullptr) {
+    const ds_message ask = {"user", question.c_str()};
+    std::vector<ds_token> prompt(512);
+    size_t n = 0;
+    MUST(ds_chat_tokenize(m.get(), &ask, 1, config, prompt.data(), prompt.size(), &n, &err));
+    prompt.resize(n);
+    return prompt;
+}
+
 struct data {
     std::vector<ds_token> ids, greedy;       // greedy: the continuation of the first 16 ids
     std::vector<float> logits;               // [ids, vocab]

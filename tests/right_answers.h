@@ -22,12 +22,7 @@ inline int right_answers(const model_ptr &m) {
     std::unordered_map<ds_request_id, size_t> of;
     for (std::string line; list.size() < questions && std::getline(in, line);) {
         const nlohmann::json j = nlohmann::json::parse(line);
-        const std::string question = j["question"];
-        const ds_message ask = {"user", question.c_str()};
-        std::vector<ds_token> prompt(512);
-        size_t n = 0;
-        MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-        prompt.resize(n);
+        const std::vector<ds_token> prompt = chat_prompt(m, j["question"]);
         full_request r = request(prompt);
         r.max_new_tokens = 230;
         ds_request_id id;

@@ -22,15 +22,6 @@ struct answer {
     uint64_t thinking_tokens = 0, answer_tokens = 0;
 };
 
-std::vector<ds_token> chat_prompt(const model_ptr &m, const char *question) {
-    const ds_message ask = {"user", question};
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
-    return prompt;
-}
-
 // Submits all, runs until nothing is left, and gives the answers in order of submission.
 std::vector<answer> run_all(const engine_ptr &e, const std::vector<full_request> &requests, size_t vocab) {
     std::vector<answer> out(requests.size());

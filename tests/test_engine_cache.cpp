@@ -292,11 +292,7 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
 
 TEST_CASE("engine: a fork's text goes on where the other's stands, half a character and held back text included") {
     const model_ptr m = bundled();
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    const ds_message ask = {"user", "What is 37 + 85?"};
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
+    const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     const engine_ptr e = engine(m, engine_config());
     full_request r = request(prompt);
     const std::string whole = run_one(e, r, 512).text;

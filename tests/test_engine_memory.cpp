@@ -14,15 +14,6 @@ using ds::test::with_failing;
 
 namespace {
 
-std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question) {
-    const ds_message ask = {"user", question.c_str()};
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
-    return prompt;
-}
-
 std::string text_alone(const engine_ptr &e, const full_request &r) {
     std::string text;
     ds_request_id id = 0;

@@ -20,15 +20,6 @@ ds_engine_config shared_config() {
     return c;
 }
 
-std::vector<ds_token> chat_prompt(const model_ptr &m, const char *text) {
-    const ds_message ask = {"user", text};
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
-    return prompt;
-}
-
 int append(void *to, const char *text, size_t n) {
     static_cast<std::string *>(to)->append(text, n);
     return 0;

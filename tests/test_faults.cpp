@@ -31,15 +31,6 @@ void check_said(ds_status status, const ds_error &err) {
     CHECK((err.message[0] != 0) == (status != DS_OK));
 }
 
-std::vector<ds_token> tokens_of(const model_ptr &m, const char *question) {
-    const ds_message ask = {"user", question};
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
-    return prompt;
-}
-
 ds_engine_config small_engine() {
     ds_engine_config c = engine_config();
     c.kv_type = DS_KV_DEFAULT;
@@ -169,7 +160,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
     const std::string text = "What is 37 + 85? \xc3\xa9\xf0\x9f\x99\x82 <think>";
     const ds_message list[] = {{"system", "Be short."}, {"user", "What is 37 + 85?"}, {"assistant", "122"}, {"user", "And 1 more?"}};
     struct { ds_token tokens[256]; char text[2048]; size_t count, size; } got, usual{};
-    const std::vector<ds_token> some = tokens_of(m, text.c_str());
+    const std::vector<ds_token> some = chat_prompt(m, text.c_str());
     ds_error err;
     const auto same = [&](ds_status status) {
         check_said(status, err);
@@ -252,7 +243,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
 
 TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine goes on with the same bits") {
     const model_ptr m = bundled();
-    const std::vector<ds_token> prompt = tokens_of(m, "What is 37 + 85?");
+    const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     for (const bool own : {false, true}) {
         ds_engine_config c = small_engine();
         if (own) c.host = &counting_host();

@@ -51,12 +51,7 @@ static std::string own_text(int count) {
     std::ifstream in(questions);
     std::string out, line;
     for (int i = 0; i < count && std::getline(in, line); ++i) {
-        const std::string question = nlohmann::json::parse(line)["question"];
-        const ds_message ask = {"user", question.c_str()};
-        std::vector<ds_token> prompt(512);
-        size_t n = 0;
-        MUST(ds_chat_tokenize(m.get(), &ask, 1, nullptr, prompt.data(), prompt.size(), &n, &err));
-        prompt.resize(n);
+        std::vector<ds_token> prompt = golden::chat_prompt(m, nlohmann::json::parse(line)["question"]);
         const std::vector<ds_token> answer = golden::greedy(e, prompt, 100);
         const auto end = std::find(answer.begin(), answer.end(), ds_token_special(m.get(), DS_SPECIAL_EOS));
         prompt.insert(prompt.end(), answer.begin(), end == answer.end() ? end : end + 1);

@@ -154,16 +154,11 @@ std::vector<ds_token> tokens_of(const ds_model *m, const std::string &text, uint
 }
 
 std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question, ds_thinking_mode thinking = DS_THINKING_DEFAULT, const char *chat_template = nullptr) {
-    const ds_message ask = {"user", question.c_str()};
     ds_chat_config c{};
     c.struct_size = sizeof c;
     c.thinking = thinking;
     c.chat_template = chat_template;
-    std::vector<ds_token> prompt(512);
-    size_t n = 0;
-    MUST(ds_chat_tokenize(m.get(), &ask, 1, &c, prompt.data(), prompt.size(), &n, &err));
-    prompt.resize(n);
-    return prompt;
+    return chat_prompt(m, question, &c);
 }
 
 // An answer as its events tell it; each event is held against the header as it comes.
