@@ -42,6 +42,11 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const char *stop[] = {"qqqq"};    // never said, but text is held back for it
     r.stop = stop, r.stop_count = 1;
     r.draw.presence_penalty = 0.001f;
+    // A fork's own, which it takes long to make ready for: so long is what it has copied to be its own, while the other goes on.
+    std::vector<std::string> long_stops;
+    std::vector<const char *> fork_stops = {stop[0]};
+    for (int i = 0; i < 60; ++i) long_stops.push_back("qq" + std::string(1000, static_cast<char>('A' + i)));
+    for (const std::string &text : long_stops) fork_stops.push_back(text.c_str());
 
     std::map<ds_request_id, std::string> texts;
     std::mutex mutex;                                 // of what follows
@@ -74,6 +79,7 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
                     }
                     full_request p = r;
                     p.max_new_tokens = 3;
+                    p.stop = fork_stops.data(), p.stop_count = fork_stops.size();
                     const ds_status s = ds_engine_fork(e.get(), id, &p, &fork, nullptr);
                     const std::lock_guard lock(mutex);
                     if (s == DS_OK) forks.push_back({fork, id});
