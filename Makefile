@@ -263,7 +263,7 @@ $(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
 $(BIN)/quantize: $(QUANTIZE_O)
 $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
-# Of an inline function the first copy that the linker meets serves all: the library's, which are optimised, before the tests'.
+# Of an inline function the first copy that the linker meets serves all: the library's, which are optimised, before the tests'. os.cpp is os_faults.cpp's to replace.
 $(BIN)/deepseek-tests: FIRST_LINKED := $(filter-out %/main.o,$(QUANTIZE_O)) $(filter-out %/tensor/os.o,$(LIB_O))
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)

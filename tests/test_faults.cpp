@@ -160,7 +160,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
     const std::string text = "What is 37 + 85? \xc3\xa9\xf0\x9f\x99\x82 <think>";
     const ds_message list[] = {{"system", "Be short."}, {"user", "What is 37 + 85?"}, {"assistant", "122"}, {"user", "And 1 more?"}};
     struct { ds_token tokens[256]; char text[2048]; size_t count, size; } got, usual{};
-    const std::vector<ds_token> some = chat_prompt(m, text.c_str());
+    const std::vector<ds_token> some = chat_prompt(m, text);
     ds_error err;
     const auto same = [&](ds_status status) {
         check_said(status, err);
