@@ -93,6 +93,7 @@ $(OBJ)/examples/%.o: HERE := -I.
 TESTS_THAT_COMPUTE := cuda_kernels cuda_backend device_case op_cases test_cuda% test_deepseek2_f64 test_golden test_integers test_mla test_scheduler
 HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
 HERE_undefined := -fno-sanitize=undefined
+HERE_aarch64 := $(if $(filter aarch64,$(shell uname -m)),,-DDS_EMULATED)
 $(OBJ)/tests/%.o: HERE = -DDS_SOURCE_DIR='"$(CURDIR)"' $(HERE_$(config)) $(if $(filter $(addprefix tests/,$(TESTS_THAT_COMPUTE) bench/% device/%),$*),,-O0)
 # Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to compile
 # with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is config=undefined's alone, the second are calls.
@@ -100,6 +101,8 @@ ifeq ($(config),sanitize)
 $(OBJ)/ggml-cpu/%.o: HERE := -fno-sanitize=fuzzer-no-link
 $(OBJ)/ggml-cpu/isa/%.o: HERE := -fno-sanitize=undefined,fuzzer-no-link -O1 -mllvm -asan-instrumentation-with-call-threshold=0
 endif
+# Where the tests of the converter are not (TESTS_…), it makes their models, in no time.
+$(OBJ)/quantize/%.o: HERE := $(if $(filter thread aarch64,$(config)),-O0)
 
 # ---- Sources
 
@@ -108,6 +111,8 @@ LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find tensor ggml
 CUDA_O := $(call objects,$(sort $(shell find ggml-cuda -path ggml-cuda/host -prune -o -name '*.cu' -print -o -name '*.cpp' -print)))
 TENSOR_O := $(filter $(OBJ)/tensor/%,$(LIB_O))
 QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
+# What it takes to convert a checkpoint.
+CONVERTER_O := $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measure.o mixed.o progress.o smooth.o),$(QUANTIZE_O))
 EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # The thread sanitizer is for what runs on several threads; an emulated processor is slow, and for what the instruction set decides.
@@ -262,9 +267,9 @@ PROGRAMS := $(addprefix $(BIN)/,$(EXAMPLES) quantize bench deepseek-tests)
 $(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
 $(BIN)/quantize: $(QUANTIZE_O)
 $(BIN)/bench: $(BENCH_O)
-$(BIN)/deepseek-tests: $(TESTS_O) $(filter-out %/main.o,$(QUANTIZE_O))
+$(BIN)/deepseek-tests: $(TESTS_O) $(if $(TESTS_$(config)),$(CONVERTER_O),$(filter-out %/main.o,$(QUANTIZE_O)))
 # Of an inline function the first copy that the linker meets serves all: the library's, which are optimised, before the tests'. os.cpp is os_faults.cpp's to replace.
-$(BIN)/deepseek-tests: FIRST_LINKED := $(filter-out %/main.o,$(QUANTIZE_O)) $(filter-out %/tensor/os.o,$(LIB_O))
+$(BIN)/deepseek-tests: FIRST_LINKED = $(filter $(OBJ)/quantize/%,$^) $(filter-out %/tensor/os.o,$(LIB_O))
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $(FIRST_LINKED) $(filter-out $(FIRST_LINKED),$(filter %.o,$^)) $(STATIC) -ldl $(LDLIBS)
@@ -277,12 +282,13 @@ $(BIN)/side_by_side: $(OBJ)/tests/side_by_side.o $(OBJ)/settings | $(BIN)
 $(FUZZ_O): HERE := -DDS_SOURCE_DIR='"$(CURDIR)"' -fno-sanitize=fuzzer-no-link
 $(FUZZ_SHARED_O): HERE += -fno-sanitize=all -O2
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%): $(BIN)/fuzz-%: $(OBJ)/tests/fuzz/%.o
-$(FUZZ_TARGETS:%=$(BIN)/fuzz-%): LINK += -fsanitize=fuzzer
+# Not LINK: what these programs are made of would inherit it, the settings among them, and the whole library would be made anew.
+$(FUZZ_TARGETS:%=$(BIN)/fuzz-%): FUZZER := -fsanitize=fuzzer
 $(BIN)/fuzz-model: $(OBJ)/tests/fake_device.o
 $(BIN)/fuzz-seeds: $(OBJ)/tests/fuzz/seeds.o
-$(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds: $(FUZZ_SHARED_O) $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measure.o mixed.o progress.o smooth.o),$(QUANTIZE_O)) $(STATIC) $(OBJ)/settings | $(BIN)
+$(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds: $(FUZZ_SHARED_O) $(CONVERTER_O) $(STATIC) $(OBJ)/settings | $(BIN)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(STATIC) -ldl $(LDLIBS)
+	$(Q)$(LINK) $(FUZZER) -o $@ $(filter %.o,$^) $(STATIC) -ldl $(LDLIBS)
 
 # ---- Installing. CMakeLists.txt describes the same package to CMake; .ci/run compares what the two install.
 

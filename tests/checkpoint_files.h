@@ -1,118 +1,18 @@
-// Checkpoint directories made, changed and read for the converter's tests. Safetensors are read and written here without the converter's reader.
+// A checkpoint of tests/data in memory, to be changed and saved for the converter's tests.
 #pragma once
 
-#include "../tensor/base.h"
+#include "files.h"
 
-#include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
-
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <map>
-#include <sstream>
-#include <unistd.h>
 
 namespace ds::test {
 
-namespace fs = std::filesystem;
-
-struct temp_dir {
-    std::string path = (fs::temp_directory_path() / "deepseek-test-XXXXXX").string();
-    temp_dir() { REQUIRE(mkdtemp(path.data()) != nullptr); }
-    temp_dir(const temp_dir &) = delete;
-    ~temp_dir() { fs::remove_all(path); }
-    std::string operator/(const std::string &name) const { return path + "/" + name; }
-    size_t entries() const { return static_cast<size_t>(std::distance(fs::directory_iterator(path), fs::directory_iterator())); }
-};
-
-inline std::string file_bytes(const std::string &path) {
-    std::ifstream in(path, std::ios::binary);
-    REQUIRE_MESSAGE(in, path);
-    std::stringstream all;
-    all << in.rdbuf();
-    return std::move(all).str();
-}
-inline void write_bytes(const std::string &path, const std::string &bytes) { std::ofstream(path, std::ios::binary) << bytes; }
-
-inline std::string data_path(const std::string &name) { return DS_SOURCE_DIR "/tests/data/" + name; }
-
-// What a call throws; fails the test when it throws nothing.
-inline error failure_of(const std::function<void()> &call) {
-    try {
-        call();
-    } catch (const error &e) {
-        return e;
-    }
-    FAIL_CHECK("nothing was thrown");
-    return error(status::ok, "");
-}
-inline bool contains(const std::string &text, const std::string &part) { return text.find(part) != std::string::npos; }
-
-struct raw_tensor {
-    std::string dtype;
-    std::vector<int64_t> shape;
-    std::string bytes;
-
-    size_t elements() const { return dtype == "F32" ? bytes.size() / 4 : bytes.size() / 2; }
-    float bf16(size_t i) const {      // element i of a BF16 tensor: the upper half of an F32
-        uint32_t u = static_cast<uint32_t>(static_cast<uint8_t>(bytes[2 * i])) << 16 | static_cast<uint32_t>(static_cast<uint8_t>(bytes[2 * i + 1])) << 24;
-        float f;
-        memcpy(&f, &u, 4);
-        return f;
-    }
-};
-using raw_tensors = std::map<std::string, raw_tensor>;
-
-inline std::string with_length(const std::string &header) {
-    const uint64_t n = header.size();
-    return std::string(reinterpret_cast<const char *>(&n), 8) + header;
-}
-
-inline std::string safetensors_bytes(const raw_tensors &tensors) {
-    nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
-    std::string data;
-    for (const auto &[name, t] : tensors) {
-        header[name] = {{"dtype", t.dtype}, {"shape", t.shape}, {"data_offsets", {data.size(), data.size() + t.bytes.size()}}};
-        data += t.bytes;
-    }
-    return with_length(header.dump()) + data;
-}
-
-inline void read_safetensors(const std::string &path, raw_tensors &out) {
-    const std::string bytes = file_bytes(path);
-    uint64_t n;
-    memcpy(&n, bytes.data(), 8);
-    const nlohmann::json header = nlohmann::json::parse(bytes.substr(8, n));
-    for (const auto &[name, t] : header.items()) {
-        if (name == "__metadata__") continue;
-        const size_t begin = t["data_offsets"][0], end = t["data_offsets"][1];
-        out[name] = {t["dtype"], t["shape"], bytes.substr(8 + n + begin, end - begin)};
-    }
-}
-
-// A checkpoint in memory, to be changed and saved.
 struct checkpoint_files {
     nlohmann::json config, tokenizer, tokenizer_config;
     raw_tensors tensors;
 
-    explicit checkpoint_files(const std::string &name) {
-        const std::string dir = data_path(name);
-        config = nlohmann::json::parse(file_bytes(dir + "/config.json"));
-        tokenizer = nlohmann::json::parse(file_bytes(dir + "/tokenizer.json"));
-        tokenizer_config = nlohmann::json::parse(file_bytes(dir + "/tokenizer_config.json"));
-        for (const auto &entry : fs::directory_iterator(dir))
-            if (entry.path().filename().string().starts_with("model") && entry.path().extension() == ".safetensors") read_safetensors(entry.path().string(), tensors);
-    }
-
-    void save(const std::string &dir, bool weights = true) const {
-        fs::create_directories(dir);
-        write_bytes(dir + "/config.json", config.dump());
-        write_bytes(dir + "/tokenizer.json", tokenizer.dump());
-        write_bytes(dir + "/tokenizer_config.json", tokenizer_config.dump());
-        if (weights) write_bytes(dir + "/model.safetensors", safetensors_bytes(tensors));
-    }
+    explicit checkpoint_files(const std::string &name);
+    void save(const std::string &directory, bool weights = true) const;
 };
 
 } // namespace ds::test

@@ -23,8 +23,17 @@ struct fake : backend {
     backend_fns functions{};
 
     void open(int protection) {
-        for (const auto &[p, bytes] : memory)
-            if (mprotect(p, bytes, protection) != 0) throw error(status::internal, "fake device: mprotect");
+        for (const auto &piece : memory) open(piece, protection);
+    }
+    static void open(const std::pair<char *const, size_t> &piece, int protection) {
+        if (mprotect(piece.first, piece.second, protection) != 0) throw error(status::internal, "fake device: mprotect");
+    }
+    // The piece that an address lies in, if it is the device's.
+    const std::pair<char *const, size_t> *piece_of(const void *p) const {
+        auto after = memory.upper_bound(static_cast<char *>(const_cast<void *>(p)));
+        if (after == memory.begin()) return nullptr;
+        --after;
+        return p < after->first + after->second ? &*after : nullptr;
     }
     void check() const {
         if (options.fails_after >= 0 && counts.runs >= static_cast<size_t>(options.fails_after)) throw error(status::device, "fake device: lost");
@@ -37,6 +46,16 @@ struct opened {
     fake &f;
     explicit opened(fake &f) : f(f) { f.open(PROT_READ | PROT_WRITE); }
     ~opened() { f.open(PROT_NONE); }
+};
+// A copy opens what it touches, not all there is: models are uploaded piece by piece.
+struct opened_for_copy {
+    const std::pair<char *const, size_t> *pieces[2];
+    opened_for_copy(fake &f, const void *dst, const void *src) : pieces{f.piece_of(dst), f.piece_of(src)} { open(PROT_READ | PROT_WRITE); }
+    ~opened_for_copy() { open(PROT_NONE); }
+    void open(int protection) {
+        for (const auto *p : pieces)
+            if (p) fake::open(*p, protection);
+    }
 };
 
 void *alloc(backend *b, size_t bytes) {
@@ -55,7 +74,7 @@ void release(backend *b, void *p, size_t bytes) {
 }
 void copy(backend *b, void *dst, const void *src, size_t bytes) {
     self(b).check();
-    const opened now(self(b));
+    const opened_for_copy now(self(b), dst, src);
     std::memcpy(dst, src, bytes);
 }
 void upload(backend *b, void *dst, const void *src, size_t bytes) { copy(b, dst, src, bytes), self(b).counts.uploaded += bytes; }

@@ -2,38 +2,34 @@
 #pragma once
 
 #include "golden.h"
-
-#include <nlohmann/json.hpp>
+#include "problems.h"
 
 namespace golden {
 
-constexpr int questions = sanitized ? 20 : 200;
+constexpr size_t questions = sanitized ? 20 : 200;
 
 // Greedy answers to the first of the 200 listed questions, at most 230 tokens of prompt and answer each, right when the text ends with the listed answer.
 inline int right_answers(const model_ptr &m) {
-    struct asked { std::string answer, text; };
-    std::vector<asked> list;
     ds_engine_config c = engine_config();
     c.max_requests = 32;
     c.kv_type = DS_KV_DEFAULT;
     c.threads = 2;
     const engine_ptr e = engine(m, c);
-    std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
+    const std::vector<problem> list = problems(questions);
+    REQUIRE(list.size() == questions);
+    std::vector<std::string> texts(questions);
     std::unordered_map<ds_request_id, size_t> of;
-    for (std::string line; list.size() < questions && std::getline(in, line);) {
-        const nlohmann::json j = nlohmann::json::parse(line);
-        const std::vector<ds_token> prompt = chat_prompt(m, j["question"]);
+    for (size_t i = 0; i < questions; ++i) {
+        const std::vector<ds_token> prompt = chat_prompt(m, list[i].question);
         full_request r = request(prompt);
         r.max_new_tokens = 230;
         ds_request_id id;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        of[id] = list.size();
-        list.push_back({j["answer"], ""});
+        of[id] = i;
     }
-    REQUIRE(list.size() == questions);
-    run(e, [&](const ds_event &event) { list[of[event.request]].text.append(event.text, event.text_size); });
+    run(e, [&](const ds_event &event) { texts[of[event.request]].append(event.text, event.text_size); });
     int right = 0;
-    for (const asked &a : list) right += a.text.size() >= a.answer.size() && a.text.compare(a.text.size() - a.answer.size(), a.answer.size(), a.answer) == 0;
+    for (size_t i = 0; i < questions; ++i) right += texts[i].ends_with(list[i].answer);
     return right;
 }
 

@@ -5,6 +5,10 @@
 #include "vocab_from_json.h"
 
 #include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <fstream>
 
 using namespace ds;
 using namespace ds::test;

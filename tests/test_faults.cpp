@@ -2,7 +2,7 @@
 // outputs untouched, nothing lost, nothing half-made, and the same object goes on with the same bits.
 #include "allocations.h"
 #include "api.h"
-#include "checkpoint_files.h"
+#include "files.h"
 #include "sweep.h"
 
 #include "../quantize/requantize.h"

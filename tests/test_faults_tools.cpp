@@ -1,5 +1,5 @@
 // Fault injection into the tools (sweep.h): whatever fails, what was there before is there still, or all of what was to be written; and nothing else.
-#include "checkpoint_files.h"
+#include "files.h"
 #include "sweep.h"
 
 #include "../quantize/calibrate.h"

@@ -1,5 +1,5 @@
 // llama.cpp's importance files: both formats made here byte by byte, what they do to the formats of few bits, and every way in which such a file can be bad.
-#include "checkpoint_files.h"
+#include "files.h"
 #include "gguf_bytes.h"
 #include "golden.h"
 

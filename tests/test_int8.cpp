@@ -10,6 +10,8 @@
 #include "../quantize/smooth.h"
 #include "../quantize/synth.h"
 
+#include <nlohmann/json.hpp>
+
 #include <limits>
 
 using namespace ds;
@@ -45,13 +47,12 @@ static std::string text_of(const golden::model_ptr &m, const std::vector<ds_toke
 }
 
 // Conversations of the bundled model: the first questions of the list with its own answers, as it sees them.
-static std::string own_text(int count) {
+static std::string own_text(size_t count) {
     const golden::model_ptr m = load(DS_SOURCE_DIR "/models/tiny-r1.gguf");
     const golden::engine_ptr e = golden::engine(m, golden::engine_config());
-    std::ifstream in(questions);
-    std::string out, line;
-    for (int i = 0; i < count && std::getline(in, line); ++i) {
-        std::vector<ds_token> prompt = golden::chat_prompt(m, nlohmann::json::parse(line)["question"]);
+    std::string out;
+    for (const golden::problem &p : golden::problems(count)) {
+        std::vector<ds_token> prompt = golden::chat_prompt(m, p.question);
         const std::vector<ds_token> answer = golden::greedy(e, prompt, 100);
         const auto end = std::find(answer.begin(), answer.end(), ds_token_special(m.get(), DS_SPECIAL_EOS));
         prompt.insert(prompt.end(), answer.begin(), end == answer.end() ? end : end + 1);

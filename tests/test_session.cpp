@@ -2,7 +2,7 @@
 // and neither a full disk nor missing memory loses a page.
 #include "allocations.h"
 #include "api.h"
-#include "checkpoint_files.h"
+#include "files.h"
 
 #include "../llm/session.h"
 

@@ -1,11 +1,13 @@
 // Models in several files: what is written comes back byte for byte and runs as one file does; and parts that do not belong together, made here byte by byte.
 #include "api.h"
-#include "checkpoint_files.h"
+#include "files.h"
 #include "gguf_bytes.h"
 
 #include "../quantize/convert.h"
 #include "../quantize/inspect.h"
 #include "../quantize/requantize.h"
+
+#include <nlohmann/json.hpp>
 
 #include <csignal>
 #include <fcntl.h>

@@ -1,10 +1,9 @@
 // Thinking: which text is thought, however tokens cut it; and budgets, which are exact. The pure part is held against a reference that sees the whole text at
 // once, the engine's against its own unlimited answers on tiny-r1, whose vocabulary is also respelled so that tags are split and share tokens.
 #include "api.h"
+#include "problems.h"
 
 #include "../llm/chat.h"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <random>
@@ -249,9 +248,8 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     c.threads = 2;
     const engine_ptr e = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
-    std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
     const size_t most = sanitized ? 48 : 200;
-    for (std::string line; prompts.size() < most && std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
+    for (const golden::problem &p : golden::problems(most)) prompts.push_back(prompt_of(m, p.question));
     REQUIRE(prompts.size() == most);
     const uint32_t budgets[] = {0, 1, 16, 64};
     const char *const say = "\nTime is up.\n";
@@ -319,8 +317,7 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     c.kv_tokens = 512;    // 8 pages, and most requests come to two
     const engine_ptr roomy = engine(m, engine_config()), tight = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
-    std::ifstream in(data_dir("tiny-r1/problems.jsonl"));
-    for (std::string line; prompts.size() < 32 && std::getline(in, line);) prompts.push_back(prompt_of(m, nlohmann::json::parse(line)["question"]));
+    for (const golden::problem &p : golden::problems(32)) prompts.push_back(prompt_of(m, p.question));
     const std::string long_text = "\n" + std::string(60, '3') + "\n";    // so much is injected that it fills pages
     std::vector<full_request> requests;
     for (size_t i = 0; i < prompts.size(); ++i) {

@@ -8,9 +8,10 @@
 #include "../llm/unicode.h"
 
 #include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
 
+#include <fstream>
 #include <pthread.h>
-
 #include <random>
 #include <sstream>
 
