@@ -65,7 +65,8 @@ MODE_scalar := -O2 -DNDEBUG -DDS_SCALAR_ONLY
 MODE_aarch64 := -O2 -DNDEBUG
 MODE_debug := -Og -g -D_GLIBCXX_ASSERTIONS
 # One build for the tests and the fuzz targets: what an input reaches is what libFuzzer goes by; coverage counts the same by lines.
-MODE_sanitize := -O2 -g1 -D_GLIBCXX_ASSERTIONS $(SAN) -fsanitize=fuzzer-no-link
+# Comparisons are not traced: to do so takes two fifths of the time, and what changes inputs knows the words and lengths that matter (tests/fuzz/forms.cpp).
+MODE_sanitize := -O2 -g1 -D_GLIBCXX_ASSERTIONS $(SAN) -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp
 MODE_undefined := -O1 -g1 -D_GLIBCXX_ASSERTIONS -fsanitize=undefined -fno-sanitize-recover=all
 MODE_thread := -O1 -g1 -fsanitize=thread
 MODE_coverage := -O1 -g1 -DDS_SCALAR_ONLY -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer-no-link
@@ -121,7 +122,7 @@ TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
 TESTS_O := $(call objects,$(TESTS))
 # As tests/run runs them.
-TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(B)/bin/,batch chat minimal_chat perplexity quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
+TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(B)/bin/,$(EXAMPLES) quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
 FUZZ_TARGETS := gguf model session convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
