@@ -358,7 +358,7 @@ int run_batch(options options) {
     bar.sum();
     if (b.o.in_order) out.sort();
     out.sync();
-    if (b.errors) std::fprintf(stderr, "batch: %zu prompts have an error for an answer; the same command asks them again\n", b.errors);
+    if (b.errors) std::fprintf(stderr, "batch: %zu prompt%s an error for an answer; the same command asks again\n", b.errors, b.errors == 1 ? " has" : "s have");
     if (interrupted) return std::fputs("batch: stopped; the same command goes on from here\n", stderr), 130;
     return b.errors ? 1 : 0;
 }
