@@ -22,7 +22,7 @@ using namespace ds::test;
 
 namespace {
 
-// Threads and places in memory take turns.
+// Each case then has one number of threads, and its memory at one end, in turn.
 #ifdef DS_EMULATED
 constexpr bool few = true;
 #else
@@ -185,7 +185,7 @@ TEST_CASE("every variant, instruction set and number of threads gives the refere
                     CHECK(cpu_threads(*b) == threads);
                     for (const auto &[of, wanted] : references)
                         for (bool at_end : {true, false}) {
-                            if (few && at_end == (threads == 1)) continue;
+                            if (few && (at_end == (threads == 1) || (of - &cases()[0]) % 2 == (threads == 1))) continue;
                             const op_case &c = *of;
                             instance one(c, at_end);
                             if (std::strcmp(b->fn->variant(b.get(), one.only()), v.name) != 0) continue;
