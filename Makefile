@@ -270,7 +270,7 @@ $(BIN)/quantize: $(QUANTIZE_O)
 $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(if $(TESTS_$(config)),$(CONVERTER_O),$(filter-out %/main.o,$(QUANTIZE_O)))
 # Of an inline function the first copy that the linker meets serves all: the library's, which are optimised, before the tests'. os.cpp is os_faults.cpp's to replace.
-$(BIN)/deepseek-tests: FIRST_LINKED = $(filter $(OBJ)/quantize/%,$^) $(filter-out %/tensor/os.o,$(LIB_O))
+$(BIN)/deepseek-tests: FIRST_LINKED = $(filter-out %/tensor/os.o,$(LIB_O)) $(filter $(OBJ)/quantize/%,$^)
 $(PROGRAMS): $(STATIC) $(OBJ)/settings $(OBJ)/sources | $(BIN)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $(FIRST_LINKED) $(filter-out $(FIRST_LINKED),$(filter %.o,$^)) $(STATIC) -ldl $(LDLIBS)

@@ -69,6 +69,7 @@ inline std::string with_length(const std::string &header) {
     return std::string(reinterpret_cast<const char *>(&n), 8) + header;
 }
 
+// In checkpoint_files.cpp, with what else needs JSON.
 std::string safetensors_bytes(const raw_tensors &tensors);
 void read_safetensors(const std::string &path, raw_tensors &out);      // adds to `out`
 
