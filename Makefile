@@ -91,7 +91,8 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but for these:
 $(OBJ)/examples/%.o: HERE := -I.
 # The tests' own expressions are not what `undefined` is to watch. Most of a build's time would go into optimising checks that run once; but these compute.
-TESTS_THAT_COMPUTE := cuda_kernels cuda_backend device_case op_cases test_cuda% test_deepseek2_f64 test_golden test_integers test_mla test_scheduler
+TESTS_THAT_COMPUTE := cuda/cuda_kernels cuda/cuda_backend cuda/device_case cuda/test_cuda% tensor/op_cases cpu/test_integers \
+    model/test_deepseek2_f64 model/test_golden model/test_mla engine/test_scheduler
 HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
 HERE_undefined := -fno-sanitize=undefined
 HERE_aarch64 := $(if $(filter aarch64,$(shell uname -m)),,-DDS_EMULATED)
@@ -108,7 +109,7 @@ $(OBJ)/quantize/%.o: HERE := $(if $(filter thread aarch64,$(config)),-O0)
 # ---- Sources
 
 objects = $(patsubst %,$(OBJ)/%.o,$(basename $1))
-LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find tensor ggml-cpu ggml-cuda/host llm -name '*.cpp')))
+LIB_O := $(call objects,$(wildcard deepseek.cpp) $(sort $(shell find api tensor ggml-cpu ggml-cuda/host llm -name '*.cpp')))
 CUDA_O := $(call objects,$(sort $(shell find ggml-cuda -path ggml-cuda/host -prune -o -name '*.cu' -print -o -name '*.cpp' -print)))
 TENSOR_O := $(filter $(OBJ)/tensor/%,$(LIB_O))
 QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
@@ -117,9 +118,11 @@ CONVERTER_O := $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measur
 EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # The thread sanitizer is for what runs on several threads; an emulated processor is slow, and for what the instruction set decides.
-TESTS_thread := main allocations test_engine% test_thread%
-TESTS_aarch64 := main op_cases test_ops test_integers test_numerics test_formats test_os test_thread_pool test_engine test_bits
-TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(wildcard tests/*.cpp)),$(wildcard tests/*.cpp))
+TEST_ROOMS := support tensor cpu cuda text model engine api quantize faults
+TESTS_thread := support/main support/allocations engine/test_engine% engine/test_session engine/test_thinking cpu/test_thread%
+TESTS_aarch64 := support/main tensor/op_cases tensor/test_ops cpu/test_integers tensor/test_numerics tensor/test_formats tensor/test_os cpu/test_thread_pool engine/test_engine engine/test_bits
+TESTS := $(wildcard $(TEST_ROOMS:%=tests/%/*.cpp))
+TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(TESTS)),$(TESTS))
 TESTS_O := $(call objects,$(TESTS))
 # As tests/run runs them.
 TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(B)/bin/,$(EXAMPLES) quantize)) $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
@@ -257,7 +260,7 @@ $(LIB)/libdeepseek-cuda.so: $(CUDA_O) $(TENSOR_O) $(OBJ)/settings $(OBJ)/setting
 	    -lcudart_static -lcublas -lcublasLt -ldl -lrt $(LDLIBS)
 
 # Tests on a device that needs no graphics card (tests/device/plugin.cpp), which is found first because it lies beside them.
-$(B)/device/libdeepseek-cuda.so: $(OBJ)/tests/device/plugin.o $(OBJ)/tests/fake_device.o $(filter $(OBJ)/tensor/% $(OBJ)/ggml-cpu/%,$(LIB_O)) $(OBJ)/exports
+$(B)/device/libdeepseek-cuda.so: $(OBJ)/tests/device/plugin.o $(OBJ)/tests/cuda/fake_device.o $(filter $(OBJ)/tensor/% $(OBJ)/ggml-cpu/%,$(LIB_O)) $(OBJ)/exports
 	$(call say,LINK)
 	@mkdir -p $(@D)
 	$(Q)$(LINK) -shared -Wl,-Bsymbolic,--version-script,$(OBJ)/exports -o $@ $(filter %.o,$^) -ldl $(LDLIBS)
@@ -285,7 +288,7 @@ $(FUZZ_SHARED_O): HERE += -fno-sanitize=all -O2
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%): $(BIN)/fuzz-%: $(OBJ)/tests/fuzz/%.o
 # Not LINK: what these programs are made of would inherit it, the settings among them, and the whole library would be made anew.
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%): FUZZER := -fsanitize=fuzzer
-$(BIN)/fuzz-model: $(OBJ)/tests/fake_device.o
+$(BIN)/fuzz-model: $(OBJ)/tests/cuda/fake_device.o
 $(BIN)/fuzz-seeds: $(OBJ)/tests/fuzz/seeds.o
 $(FUZZ_TARGETS:%=$(BIN)/fuzz-%) $(BIN)/fuzz-seeds: $(FUZZ_SHARED_O) $(CONVERTER_O) $(STATIC) $(OBJ)/settings | $(BIN)
 	$(call say,LINK)

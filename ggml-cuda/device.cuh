@@ -1,5 +1,5 @@
 // What kernels are written with: the compiler's own words, a launch, and the few instructions that have no name in C++. An ordinary C++ compiler takes the
-// same kernels when tests/cuda_emulation.h, which says what these mean, was included before.
+// same kernels when tests/cuda/cuda_emulation.h, which says what these mean, was included before.
 #pragma once
 
 #include "swizzle.h"
@@ -92,7 +92,7 @@ __device__ __forceinline__ void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32
 } // namespace ds::cuda
 
 #elif !defined(DS_CUDA_EMULATION)
-#error "kernels are compiled by nvcc, or for a test after tests/cuda_emulation.h"
+#error "kernels are compiled by nvcc, or for a test after tests/cuda/cuda_emulation.h"
 #endif
 
 namespace ds::cuda {

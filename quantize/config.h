@@ -4,7 +4,7 @@
 #include "json.h"
 #include "output.h"
 
-#include "../llm/arch.h"
+#include "../llm/model/arch.h"
 
 #include <optional>
 

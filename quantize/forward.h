@@ -1,8 +1,9 @@
 // A model's forward pass as measurements need it: one sequence at a time, logits of every position, and, if asked for, what went into each product.
 #pragma once
 
-#include "../llm/kv_cache.h"
-#include "../llm/model.h"
+#include "../llm/engine/page_pool.h"
+#include "../llm/model/kv_layout.h"
+#include "../llm/model/model.h"
 #include "../tensor/plan.h"
 
 namespace ds {

@@ -3,7 +3,7 @@
 
 #include "output.h"
 
-#include "../llm/arch.h"
+#include "../llm/model/arch.h"
 
 namespace ds {
 

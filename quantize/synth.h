@@ -4,7 +4,7 @@
 #include "output.h"
 #include "vocabulary.h"
 
-#include "../llm/arch.h"
+#include "../llm/model/arch.h"
 
 namespace ds {
 

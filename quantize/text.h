@@ -3,7 +3,7 @@
 
 #include "output.h"
 
-#include "../llm/model.h"
+#include "../llm/model/model.h"
 
 namespace ds {
 

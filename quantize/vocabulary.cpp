@@ -5,8 +5,8 @@
 
 #include "synth.h"
 
-#include "../llm/template_text.h"
-#include "../llm/unicode.h"
+#include "../llm/text/template_text.h"
+#include "../llm/text/unicode.h"
 
 #include <algorithm>
 #include <filesystem>

@@ -4,7 +4,7 @@
 #include "json.h"
 #include "output.h"
 
-#include "../llm/tokenizer.h"
+#include "../llm/text/tokenizer.h"
 
 #include <optional>
 

@@ -24,7 +24,7 @@
 #include <sys/auxv.h>
 #endif
 
-// tests/os_faults.cpp compiles this file a second time, with calls of its own in place of the system's.
+// tests/faults/os_faults.cpp compiles this file a second time, with calls of its own in place of the system's.
 #ifndef DS_SYSTEM
 #define DS_SYSTEM(call) ::call
 #define DS_THREAD std::thread

@@ -1,5 +1,5 @@
 // AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's. Which bytes its kernels give is held against
-// scalar's by a model of the tile registers (tests/test_amx.cpp), and has been on a processor that has them (Emerald Rapids): every bit was right.
+// scalar's by a model of the tile registers (tests/cpu/test_amx.cpp), and has been on a processor that has them (Emerald Rapids): every bit was right.
 // The system must be asked before the registers are first touched: os::allow_tiles, from available.
 
 #include "isa.h"

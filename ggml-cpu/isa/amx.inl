@@ -1,6 +1,6 @@
 // I8 by tiles of AMX, where there are many rows: after vnni_avx512.inl, whose rows, weights and heads these are (a head's start is VNNI's alone: TDPBSSD
 // takes signed by signed bytes, and sums start at zero). Given by the including file: `tiles`, the instructions on tile registers, which are the
-// processor's in amx.cpp and a model's in tests/test_amx.cpp.
+// processor's in amx.cpp and a model's in tests/cpu/test_amx.cpp.
 //
 // There are eight tile registers, of 16 rows of 64 bytes. A product adds to 16 x 16 int32 those of 16 rows of 64 x by 64 k of 16 weights, which lie four k
 // of every weight to a row: what i8_pack writes. Two tiles of x by two of weights, with their four of sums, take all eight, and four loads for four products.

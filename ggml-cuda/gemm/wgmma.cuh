@@ -1,5 +1,5 @@
 // Hopper's matrix instructions for a warpgroup (128 threads), as gemm/wgmma.cu uses them: d[64, n] += a[64, 32] b[n, 32]^T on int8, a and b in shared memory,
-// under way until waited for (PTX ISA, "asynchronous warpgroup level matrix instructions"). tests/cuda_emulation.h says what they do on the host.
+// under way until waited for (PTX ISA, "asynchronous warpgroup level matrix instructions"). tests/cuda/cuda_emulation.h says what they do on the host.
 // Thread t of the group holds of d, as element i: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2.
 #pragma once
 

@@ -3,8 +3,9 @@
 #include "device.h"
 
 #include "../../ggml-cuda/host/cuda.h"
-#include "../../llm/kv_cache.h"
-#include "../../llm/sampler.h"
+#include "../../llm/engine/page_pool.h"
+#include "../../llm/model/kv_layout.h"
+#include "../../llm/engine/sampler.h"
 #include "../../tensor/numerics.h"
 #include "../../tensor/os.h"
 #include "../../tensor/plan.h"

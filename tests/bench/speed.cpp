@@ -6,7 +6,7 @@
 #include "handles.h"
 #include "median.h"
 
-#include "../../llm/model.h"
+#include "../../llm/model/model.h"
 
 #include <algorithm>
 #include <charconv>

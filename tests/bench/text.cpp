@@ -1,7 +1,7 @@
 // Texts of 1 MiB: three like people write, and runs of one character class, which a careless pre-tokenizer or merge loop takes quadratic time for.
 #include "text.h"
 
-#include "../../llm/tokenizer.h"
+#include "../../llm/text/tokenizer.h"
 
 #include <algorithm>
 

@@ -2,7 +2,7 @@
 // Input, parts: choices; then the files of `names`, each absent where it is empty. Weights are made up where model.safetensors lacks them.
 #include "convert_files.h"
 
-#include "../../llm/model.h"
+#include "../../llm/model/model.h"
 #include "../../quantize/convert.h"
 #include "../../quantize/requantize.h"
 

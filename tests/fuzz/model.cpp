@@ -2,8 +2,8 @@
 // Input: a byte of choices; a GGUF file, whose weights are made up where it lacks them.
 #include "engine.h"
 
-#include "../../llm/model.h"
-#include "../fake_device.h"
+#include "../../llm/model/model.h"
+#include "../cuda/fake_device.h"
 
 namespace ds::fuzz {
 

@@ -3,7 +3,7 @@
 #include "engine.h"
 #include "session_seed.h"
 
-#include "../../llm/session.h"
+#include "../../llm/engine/session.h"
 
 namespace ds::fuzz {
 

@@ -2,9 +2,9 @@
 // Input, parts: a template's text; options; roles and contents in turn.
 #include "fuzz.h"
 
-#include "../../llm/chat.h"
-#include "../../llm/model.h"
-#include "../../llm/template_text.h"
+#include "../../llm/text/chat.h"
+#include "../../llm/model/model.h"
+#include "../../llm/text/template_text.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // Checkpoints of a layer or two and some 280 tokens: those of tests/data/micro with smaller numbers in config.json, fewer tokens, and weights of fuzz.h's fill().
 #include "fuzz.h"
 
-#include "../../llm/arch.h"
+#include "../../llm/model/arch.h"
 #include "../../quantize/convert.h"
 
 #include <nlohmann/json.hpp>

@@ -2,7 +2,7 @@
 // Input, parts: the GGUF file; a text.
 #include "fuzz.h"
 
-#include "../../llm/tokenizer.h"
+#include "../../llm/text/tokenizer.h"
 
 #include <memory>
 #include <numeric>

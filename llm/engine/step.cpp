@@ -1,0 +1,161 @@
+// A step: take in what was submitted, end what was cancelled or is late, let the scheduler plan, copy pages, compute, hand out events.
+// Invariant: a step allocates nothing. What it needs was reserved at construction or at submit; only the page pool grows, and a step that
+// finds no memory for that loses nothing.
+#include "engine.h"
+
+#include "../../tensor/numerics.h"
+
+#include <algorithm>
+
+namespace ds {
+
+engine::turn::turn(engine &e) : taken_(e.stepping_) {
+    if (taken_.exchange(true)) throw error(status::state, "step: another thread is in it");
+}
+
+std::span<const event> engine::step(const turn &) {
+    const os::default_float_mode float_mode;
+    const double begun = os::seconds();
+    if (unread_.exchange(false)) {    // a host's trace threw, and they were not read
+        handed_out_ = true;
+        return events_;
+    }
+    take_in();    // before requests go that it may name
+    if (std::exchange(handed_out_, false)) retire();
+    drop_cancelled();
+    drop_expired();
+    const step_plan &p = scheduler_.plan();
+    begin(p);
+    if (p.parts.empty() && p.starved) std::rethrow_exception(no_memory_);
+    double seconds = 0;
+    bool computed = false;
+    if (!p.parts.empty()) {
+        fill(p);
+        const double before = os::seconds();
+        computed = compute(p);
+        seconds = os::seconds() - before;
+        if (computed) {
+            choose(p);
+            for (size_t i = 0; i < p.parts.size(); ++i) consume(p.parts[i], outcomes_[i]);
+        } else take_in(), drop_cancelled();
+        unread_ = true;
+        report(p, computed, begun, seconds);
+        unread_ = false;
+    }
+    handed_out_ = true;
+    return events_;
+}
+
+void engine::drop_cancelled() {
+    for (request *r : dropped_) r->said.clear(), finish_with(*r, finish::cancelled, status::ok);
+    dropped_.clear();
+}
+
+void engine::drop_expired() {
+    const int64_t now = microseconds(os::seconds());
+    while (const task *j = scheduler_.expired(now)) {
+        request &r = *static_cast<request *>(j->owner);
+        r.said.clear();
+        finish_with(r, finish::deadline, status::ok);
+    }
+}
+
+// For the scheduler: memory for the first `pages` pages, if it can be had.
+int64_t engine::more_pages(int64_t pages) noexcept {
+    try {
+        pool_.commit(pages);
+    } catch (...) {
+        no_memory_ = std::current_exception();
+    }
+    return pool_.committed();
+}
+
+// What the plan means to requests, and to pages.
+void engine::begin(const step_plan &p) {
+    for (const task *j : p.preempted) static_cast<request *>(j->owner)->state = request_state::queued;
+    for (const task *j : p.started) {
+        request &r = *static_cast<request *>(j->owner);
+        if (j->starts == 1) {
+            r.started = os::seconds();
+            r.prompt_done = static_cast<uint64_t>(j->found);
+        }
+        r.state = r.produced > 0 ? request_state::answer : request_state::prompt;
+    }
+    for (const page_copy &c : p.copies) pool_.copy(c.from, c.to);
+    publish();
+}
+
+// Writes the step's rows, part after part; the rows that need logits are the last ones of each.
+void engine::fill(const step_plan &p) {
+    int64_t row = 0, output = 0;
+    for (const step_part &part : p.parts) {
+        const request &r = *static_cast<const request *>(part.who->owner);
+        const std::vector<int32_t> &pages = r.job.pages;
+        std::copy(pages.begin(), pages.end(), runner_.table(r.job.slot));
+        for (int64_t k = 0; k < part.rows; ++k, ++row) {
+            const int64_t position = part.first + k;
+            runner_.ids()[row] = r.tokens[static_cast<size_t>(position)];
+            runner_.positions()[row] = static_cast<int32_t>(position);
+            runner_.sequence()[row] = r.job.slot;
+            runner_.slots()[row] = static_cast<int32_t>(pages[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
+            if (k < part.rows - part.logits) continue;
+            runner_.factors()[output] = r.options.score ? 0.0f : r.options.sampling.factor();
+            runner_.outputs()[output++] = static_cast<int32_t>(row);
+        }
+    }
+}
+
+// A device may fail meanwhile: its rows are then as good as never planned.
+bool engine::compute(const step_plan &p) {
+    struct in_step {
+        engine &e;
+        ~in_step() { e.leave_step(); }
+    };
+    enter_step(p);
+    const in_step guard{*this};
+    return runner_.run(p.rows, p.logits, &stop_);
+}
+
+void engine::report(const step_plan &p, bool computed, double begun, double compute) {
+    step_trace t{};
+    count_step(t, begun);
+    t.rows = computed ? static_cast<uint64_t>(p.rows) : 0;
+    t.prompt_rows = std::exchange(step_prompt_, 0);
+    t.answer_rows = t.rows - std::min(t.rows, t.prompt_rows);
+    t.started = p.started.size(), t.preempted = p.preempted.size(), t.ended = std::exchange(step_ended_, 0);
+    t.found_positions = static_cast<uint64_t>(p.found), t.copied_pages = p.copies.size();
+    const page_book &book = scheduler_.pages();
+    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_kept = static_cast<uint64_t>(book.kept());
+    t.pages_held = static_cast<uint64_t>(book.pages() - book.available());
+    t.compute_seconds = compute;
+    step_new_ = 0;
+    if (options_.trace) options_.trace(t);
+}
+
+void engine::trim(const turn &, int64_t keep) {
+    scheduler_.pages().forget(keep);
+    pool_.uncommit(scheduler_.pages().shrink());
+    publish();
+}
+
+int64_t engine::save_session(const turn &, uint64_t tag, std::span<const token_id> tokens, const std::string &path) {
+    check_tokens("tokens", tokens);
+    return ds::save_session(session_place(), tag, tokens, path);
+}
+
+int64_t engine::restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens, size_t &count) {
+    struct publisher {    // a failure may have displaced kept pages, too
+        engine &e;
+        ~publisher() { e.publish(); }
+    } const publisher{*this};
+    return ds::restore_session(session_place(), tag, path, tokens, count);
+}
+
+int64_t engine::forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens) {
+    check_tokens("tokens", tokens);
+    const int64_t pages = scheduler_.pages().forget(tag, tokens);
+    publish();
+    return pages;
+}
+
+} // namespace ds

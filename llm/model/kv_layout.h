@@ -1,0 +1,14 @@
+// Where the keys and values of each layer lie in a page of the cache.
+#pragma once
+
+#include "arch.h"
+
+namespace ds {
+
+struct page_layout {
+    std::vector<kv_layout> layer;
+    size_t page_bytes = 0;
+};
+page_layout make_page_layout(const arch &a, const hparams &h, format type);
+
+} // namespace ds

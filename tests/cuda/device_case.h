@@ -1,0 +1,38 @@
+// A case of op_cases.h set up in the memory of any backend, and how its result may differ from the reference's.
+#pragma once
+
+#include "../tensor/op_cases.h"
+
+#include "../../tensor/backend.h"
+
+namespace ds::test {
+
+class device_case {
+public:
+    device_case(const op_case &c, std::shared_ptr<backend> b);
+    const node &only() { return g_.nodes()[0]; }
+    const char *variant() { return b_->fn->variant(b_.get(), only()); }      // null: it does not run
+    std::vector<char> run(uint64_t identity = 0);                            // sources anew, result and scratch full of rubbish before
+    std::vector<char> run_again(uint64_t identity);                          // the same, for which memory is where it was
+
+private:
+    tensor *source(const array &a);
+    void *fresh(size_t bytes, const void *from);
+    void prepare();
+    std::shared_ptr<backend> b_;
+    graph g_{16};
+    std::vector<backend_memory> memory_;
+    std::vector<std::pair<void *, std::vector<char>>> initial_;
+    backend_memory out_, work_;
+    size_t out_bytes_ = 0;
+};
+
+std::vector<char> reference_result(const op_case &c);      // by the reference forward, on the host
+format result_format(const op_case &c);
+
+// Whether numerics.h defines the result's bits on a device, too: not with packed weights, float pages, or a library's products.
+bool bits_defined(const op_case &c, bool library);
+// Text that says what is wrong with `got`; empty: nothing. Where bits are not defined it is held against float64, with `slack` times the reference's tolerance.
+std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got, bool bits, double slack);
+
+} // namespace ds::test
