@@ -1,20 +1,31 @@
-// The C boundary's door: the library's version, its statuses, its devices, and the proof that the numbers of deepseek.h are those inside.
-// The rest of the boundary is api/, one file a room. No maths.
+// The C boundary's door: the library's version, its statuses, its devices, and the proof that the numbers of
+// deepseek.h are those inside. The rest of the boundary is api/, one file a room. No maths.
 #include "api/boundary.h"
 
 using namespace ds;
 
 // ---- Where two lists must agree
 
-static_assert(DS_OK == int(status::ok) && DS_ERR_ARGUMENT == int(status::argument) && DS_ERR_IO == int(status::io) && DS_ERR_FORMAT == int(status::format));
-static_assert(DS_ERR_UNSUPPORTED == int(status::unsupported) && DS_ERR_MEMORY == int(status::memory) && DS_ERR_CANCELLED == int(status::cancelled));
-static_assert(DS_ERR_BUFFER == int(status::buffer) && DS_ERR_TOO_LONG == int(status::too_long) && DS_ERR_NUMERIC == int(status::numeric));
-static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) && DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal) && DS_ERR_NO_DEVICE == int(status::no_device));
-static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) && DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
-static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) && DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
-static_assert(DS_FINISH_DEADLINE == int(finish::deadline) && DS_FINISH_CANCELLED == int(finish::cancelled) && DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
-static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) && DS_EVENT_DONE == int(event_type::done) && DS_EVENT_TEXT == int(event_type::text));
-static_assert(DS_STATE_QUEUED == int(request_state::queued) && DS_STATE_PROMPT == int(request_state::prompt) && DS_STATE_ANSWER == int(request_state::answer) && DS_STATE_DONE == int(request_state::done));
+static_assert(DS_OK == int(status::ok) && DS_ERR_ARGUMENT == int(status::argument) &&
+              DS_ERR_IO == int(status::io) && DS_ERR_FORMAT == int(status::format));
+static_assert(DS_ERR_UNSUPPORTED == int(status::unsupported) && DS_ERR_MEMORY == int(status::memory) &&
+              DS_ERR_CANCELLED == int(status::cancelled));
+static_assert(DS_ERR_BUFFER == int(status::buffer) && DS_ERR_TOO_LONG == int(status::too_long) &&
+              DS_ERR_NUMERIC == int(status::numeric));
+static_assert(DS_ERR_STATE == int(status::state) && DS_ERR_BUSY == int(status::busy) &&
+              DS_ERR_DEVICE == int(status::device) && DS_ERR_INTERNAL == int(status::internal) &&
+              DS_ERR_NO_DEVICE == int(status::no_device));
+static_assert(DS_LOG_DEBUG == int(log_level::debug) && DS_LOG_INFO == int(log_level::info) &&
+              DS_LOG_WARNING == int(log_level::warning) && DS_LOG_ERROR == int(log_level::error));
+static_assert(DS_FINISH_NONE == int(finish::none) && DS_FINISH_STOP == int(finish::stop) &&
+              DS_FINISH_LENGTH == int(finish::length) && DS_FINISH_CONTEXT == int(finish::context));
+static_assert(DS_FINISH_DEADLINE == int(finish::deadline) && DS_FINISH_CANCELLED == int(finish::cancelled) &&
+              DS_FINISH_ERROR == int(finish::error) && DS_FINISH_SCORED == int(finish::scored));
+static_assert(DS_EVENT_TOKEN == int(event_type::token) && DS_EVENT_SCORE == int(event_type::score) &&
+              DS_EVENT_DONE == int(event_type::done) && DS_EVENT_TEXT == int(event_type::text));
+static_assert(DS_STATE_QUEUED == int(request_state::queued) &&
+              DS_STATE_PROMPT == int(request_state::prompt) &&
+              DS_STATE_ANSWER == int(request_state::answer) && DS_STATE_DONE == int(request_state::done));
 static_assert(sizeof(ds_token_logprob) == sizeof(token_logprob) && sizeof(ds_token) == sizeof(token_id));
 
 // ---- Version and status
@@ -23,8 +34,10 @@ const char *ds_version(void) { return DS_VERSION; }
 uint32_t ds_abi_version(void) { return DS_ABI_VERSION; }
 
 const char *ds_status_name(ds_status s) {
-    static const char *const names[] = {"DS_OK", "DS_ERR_ARGUMENT", "DS_ERR_IO", "DS_ERR_FORMAT", "DS_ERR_UNSUPPORTED", "DS_ERR_MEMORY", "DS_ERR_CANCELLED",
-                                        "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC", "DS_ERR_STATE", "DS_ERR_BUSY", "DS_ERR_DEVICE", "DS_ERR_INTERNAL", "DS_ERR_NO_DEVICE"};
+    static const char *const names[] = {
+        "DS_OK",         "DS_ERR_ARGUMENT",  "DS_ERR_IO",     "DS_ERR_FORMAT",   "DS_ERR_UNSUPPORTED",
+        "DS_ERR_MEMORY", "DS_ERR_CANCELLED", "DS_ERR_BUFFER", "DS_ERR_TOO_LONG", "DS_ERR_NUMERIC",
+        "DS_ERR_STATE",  "DS_ERR_BUSY",      "DS_ERR_DEVICE", "DS_ERR_INTERNAL", "DS_ERR_NO_DEVICE"};
     const auto i = static_cast<size_t>(number_of(s));
     return i < std::size(names) ? names[i] : "unknown";
 }

@@ -1,5 +1,5 @@
-// What every file of the C boundary shares: the handles, the one guard that turns exceptions into statuses, and the checks of arguments.
-// deepseek.h is the manual; what is checked here is what it promises.
+// What every file of the C boundary shares: the handles, the one guard that turns exceptions into statuses,
+// and the checks of arguments. deepseek.h is the manual; what is checked here is what it promises.
 #pragma once
 
 #include "../deepseek.h"
@@ -13,8 +13,8 @@
 
 struct ds_model {
     std::shared_ptr<const ds::model> m;
-    uint32_t device;                    // that it is on, from 1; 0: the host
-    std::vector<std::string> keys;      // NUL-terminated, for ds_model_metadata_key
+    uint32_t device;                // that it is on, from 1; 0: the host
+    std::vector<std::string> keys;  // NUL-terminated, for ds_model_metadata_key
 };
 
 struct ds_decoder {
@@ -27,7 +27,7 @@ struct ds_decoder {
 struct ds_engine {
     std::unique_ptr<ds::engine> e;
     std::vector<ds_event> events;
-    std::vector<const ds_event *> list;    // of them all
+    std::vector<const ds_event *> list;  // of them all
 };
 
 namespace ds {
@@ -37,7 +37,8 @@ template <size_t room> void copy_text(char (&to)[room], std::string_view from) n
     size_t n = 0;
     for (const char *p = from.data(), *const end = p + from.size(); p < end && *p;) {
         uint32_t part;
-        const std::string_view piece = utf8_sequence(p, end, &part) ? std::string_view(p, part) : std::string_view("\uFFFD");
+        const std::string_view piece =
+            utf8_sequence(p, end, &part) ? std::string_view(p, part) : std::string_view("\uFFFD");
         if (n + piece.size() >= room) break;
         std::memcpy(to + n, piece.data(), piece.size());
         n += piece.size();
@@ -74,9 +75,13 @@ inline void require(bool ok, const char *text) {
 
 // Every structure that begins with struct_size has had whole words at all times.
 inline void check_struct_size(size_t size, const char *name) {
-    if (size < sizeof size || size > 65536 || size % 8) throw error(status::argument, format_text("%s.struct_size: is %zu, which no version of the structure can have", name, size));
+    if (size < sizeof size || size > 65536 || size % 8)
+        throw error(
+            status::argument,
+            format_text("%s.struct_size: is %zu, which no version of the structure can have", name, size));
 }
-// The caller's configuration: what a shorter one of an earlier version lacks is zero; a longer one of a later version is fine as long as what we do not know is zero.
+// The caller's configuration: what a shorter one of an earlier version lacks is zero; a longer one of a later
+// version is fine as long as what we do not know is zero.
 template <class T> T read_config(const T *c, const char *name) {
     T out{};
     if (!c) return out;
@@ -85,11 +90,16 @@ template <class T> T read_config(const T *c, const char *name) {
     check_struct_size(size, name);
     const char *bytes = reinterpret_cast<const char *>(c);
     for (size_t i = sizeof(T); i < size; ++i)
-        if (bytes[i]) throw error(status::argument, format_text("%s: byte %zu is set, which this version of the library does not know", name, i));
+        if (bytes[i])
+            throw error(
+                status::argument,
+                format_text("%s: byte %zu is set, which this version of the library does not know", name, i));
     std::memcpy(&out, c, std::min(size, sizeof out));
     return out;
 }
-inline void check_reserved(uint32_t v, const char *name) { if (v) throw error(status::argument, std::string(name) + ".reserved: must be 0"); }
+inline void check_reserved(uint32_t v, const char *name) {
+    if (v) throw error(status::argument, std::string(name) + ".reserved: must be 0");
+}
 // For structures that we fill, as far as the caller's version has them; what ours lacks is zero.
 template <class T> void write_info(T *to, T from, const char *name) {
     size_t size;
@@ -99,7 +109,8 @@ template <class T> void write_info(T *to, T from, const char *name) {
     std::memcpy(static_cast<void *>(to), &from, std::min(size, sizeof from));
     if (size > sizeof from) std::memset(reinterpret_cast<char *>(to) + sizeof from, 0, size - sizeof from);
 }
-// A C program may put any number into an enumeration, which C++ must not look at before it is known to be good.
+// A C program may put any number into an enumeration, which C++ must not look at before it is known to be
+// good.
 template <class E> int number_of(const E &e) {
     int v;
     static_assert(sizeof e == sizeof v);
@@ -108,14 +119,20 @@ template <class E> int number_of(const E &e) {
 }
 template <class E> void check_enum(const char *field, const E &e, E last) {
     const int v = number_of(e);
-    if (v < 0 || v > last) throw error(status::argument, format_text("%s: is %d, must be from 0 to %d", field, v, static_cast<int>(last)));
+    if (v < 0 || v > last)
+        throw error(status::argument,
+                    format_text("%s: is %d, must be from 0 to %d", field, v, static_cast<int>(last)));
 }
 inline void check_flags(uint32_t flags, uint32_t known, const char *name) {
-    if (flags & ~known) throw error(status::argument, format_text("%s: has unknown bits, 0x%x", name, flags & ~known));
+    if (flags & ~known)
+        throw error(status::argument, format_text("%s: has unknown bits, 0x%x", name, flags & ~known));
 }
-template <class T> void hand_out(std::span<const T> from, T *to, size_t capacity, size_t *size, const char *what) {
+template <class T>
+void hand_out(std::span<const T> from, T *to, size_t capacity, size_t *size, const char *what) {
     *size = from.size();
-    if (from.size() > capacity) throw error(status::buffer, format_text("%s: needs room for %zu, has %zu", what, from.size(), capacity));
+    if (from.size() > capacity)
+        throw error(status::buffer,
+                    format_text("%s: needs room for %zu, has %zu", what, from.size(), capacity));
     if (!from.empty()) std::memcpy(to, from.data(), from.size_bytes());
 }
 inline void hand_out_text(const std::string &from, char *to, size_t capacity, size_t *size) {
@@ -130,15 +147,18 @@ inline ds::host host_of(const ds_host *lent) {
     out.alloc_user = h.alloc_user;
     out.log_fn = reinterpret_cast<void (*)()>(h.log);
     out.log_user = h.log_user;
-    out.log_call = [](void (*fn)(), void *user, log_level level, const char *line) { reinterpret_cast<ds_log_fn>(fn)(user, static_cast<ds_log_level>(level), line); };
+    out.log_call = [](void (*fn)(), void *user, log_level level, const char *line) {
+        reinterpret_cast<ds_log_fn>(fn)(user, static_cast<ds_log_level>(level), line);
+    };
     return out;
 }
 
 // ---- What one room of the boundary does for another
 
-backend_ptr open_device(uint32_t device);    // from 1; throws status::no_device
-std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count, const ds_chat_config &c);
+backend_ptr open_device(uint32_t device);  // from 1; throws status::no_device
+std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count,
+                              const ds_chat_config &c);
 ds_thinking thinking_of(const ds_request &r);
-request_options request_options_of(const ds_request &r, const model &m);    // all of a request but its prompt
+request_options request_options_of(const ds_request &r, const model &m);  // all of a request but its prompt
 
-} // namespace ds
+}  // namespace ds

@@ -18,7 +18,9 @@ static ds_chat_result chat_result_of(const event &e) {
     return r;
 }
 
-ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count, const ds_request *parameters, ds_text_fn text, void *user, ds_chat_result *result, ds_error *err) {
+ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count,
+                         const ds_request *parameters, ds_text_fn text, void *user, ds_chat_result *result,
+                         ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(text);
@@ -31,7 +33,7 @@ ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t c
         ds_chat_config c{};
         c.thinking = thinking_of(r).mode;
         chat_encode(m.vocabulary, render(m, messages, count, c), o.prompt);
-        std::string opening = opened_thought(m.vocabulary, o.prompt);    // is said with the first piece
+        std::string opening = opened_thought(m.vocabulary, o.prompt);  // is said with the first piece
         const uint64_t id = chat.submit(std::move(o));
         bool stopped = false;
         const auto say = [&](std::string_view piece) {

@@ -41,7 +41,8 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     return engine::resolve(m, o);
 }
 
-static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, const engine_options &o, bool only_asked = false) {
+static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, const engine_options &o,
+                                bool only_asked = false) {
     if (m.device) return open_device(m.device);
     cpu_options cpu;
     cpu.threads = c.threads;
@@ -51,14 +52,17 @@ static backend_ptr make_backend(const ds_model &m, const ds_engine_config &c, co
     return cpu_backend(cpu);
 }
 
-ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan_out, ds_error *err) {
+ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, ds_memory_plan *plan_out,
+                         ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(plan_out);
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
-        const std::shared_ptr<backend> &place = model->m->place;      // of a device: no other is opened only to ask it
-        const memory_plan p = engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o, true));
+        // of a device: no other is opened only to ask it
+        const std::shared_ptr<backend> &place = model->m->place;
+        const memory_plan p =
+            engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o, true));
         ds_memory_plan out{};
         out.weights = p.weights;
         out.pages = p.pages;
@@ -71,7 +75,8 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
     });
 }
 
-ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out, ds_error *err) {
+ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, ds_engine **out,
+                        ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(out);

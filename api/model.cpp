@@ -12,7 +12,9 @@ static model_options model_options_of(const ds_model_config &c) {
     o.vocab_only = c.flags & DS_LOAD_VOCAB_ONLY;
     o.context = c.context_length;
     o.override_rope = c.rope_scaling != DS_ROPE_FROM_FILE;
-    o.scaling = c.rope_scaling == DS_ROPE_LINEAR ? rope_scaling::linear : c.rope_scaling == DS_ROPE_YARN ? rope_scaling::yarn : rope_scaling::none;
+    o.scaling = c.rope_scaling == DS_ROPE_LINEAR ? rope_scaling::linear
+                : c.rope_scaling == DS_ROPE_YARN ? rope_scaling::yarn
+                                                 : rope_scaling::none;
     o.rope_factor = o.scaling == rope_scaling::none ? 1.0 : c.rope_factor;
     require(o.rope_factor >= 1 && o.rope_factor <= 1e6, "rope_factor: must be from 1 to 10^6");
     require(c.rope_original_context <= (1u << 30), "rope_original_context: must be at most 2^30");
@@ -20,7 +22,9 @@ static model_options model_options_of(const ds_model_config &c) {
     if (c.chat_template) o.chat_template = c.chat_template;
     o.host = host_of(c.host);
     if (c.progress)
-        o.progress = [fn = c.progress, user = c.progress_user](uint64_t done, uint64_t total) { return fn(user, done, total) == 0; };
+        o.progress = [fn = c.progress, user = c.progress_user](uint64_t done, uint64_t total) {
+            return fn(user, done, total) == 0;
+        };
     return o;
 }
 
@@ -36,7 +40,8 @@ static std::string shown(const char *path) {
 }
 
 // `open` gets the bytes: mapped or read, from a path, a descriptor or memory.
-template <class Open> static ds_status load(const ds_model_config *config, ds_model **out, ds_error *err, Open &&open) {
+template <class Open>
+static ds_status load(const ds_model_config *config, ds_model **out, ds_error *err, Open &&open) {
     return guard(err, [&] {
         REQUIRE_POINTER(out);
         const os::default_float_mode float_mode;
@@ -46,7 +51,8 @@ template <class Open> static ds_status load(const ds_model_config *config, ds_mo
         auto handle = std::make_unique<ds_model>();
         handle->device = o.vocab_only ? 0 : c.device;
         handle->m = std::make_shared<const model>(open(c, o), o);
-        for (size_t i = 0; i < handle->m->file.key_count(); ++i) handle->keys.emplace_back(handle->m->file.key(i));
+        for (size_t i = 0; i < handle->m->file.key_count(); ++i)
+            handle->keys.emplace_back(handle->m->file.key(i));
         *out = handle.release();
     });
 }
@@ -54,20 +60,28 @@ template <class Open> static ds_status load(const ds_model_config *config, ds_mo
 ds_status ds_model_load(const char *path, const ds_model_config *config, ds_model **out, ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
         REQUIRE_POINTER(path);
-        return gguf_file::open(path, [&](const std::string &part) {
-            return gguf_source{c.flags & DS_LOAD_READ ? os::mapping::read_file(part, o.host, o.progress) : os::mapping::map_file(part), shown(part.c_str())};
-        }, o.host);
+        return gguf_file::open(
+            path,
+            [&](const std::string &part) {
+                return gguf_source{c.flags & DS_LOAD_READ ? os::mapping::read_file(part, o.host, o.progress)
+                                                          : os::mapping::map_file(part),
+                                   shown(part.c_str())};
+            },
+            o.host);
     });
 }
 
 ds_status ds_model_load_fd(int fd, const ds_model_config *config, ds_model **out, ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &c, const model_options &o) {
         const std::string name = "descriptor " + std::to_string(fd);
-        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_fd(fd, name, o.host, o.progress) : os::mapping::map_fd(fd, name), name, o.host);
+        return gguf_file(c.flags & DS_LOAD_READ ? os::mapping::read_fd(fd, name, o.host, o.progress)
+                                                : os::mapping::map_fd(fd, name),
+                         name, o.host);
     });
 }
 
-ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_config *config, ds_model **out, ds_error *err) {
+ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_config *config, ds_model **out,
+                               ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &, const model_options &o) {
         REQUIRE_POINTER(data);
         require(reinterpret_cast<uintptr_t>(data) % 32 == 0, "data: must lie at a multiple of 32");
@@ -103,9 +117,12 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info_out, ds_e
 }
 
 size_t ds_model_metadata_count(const ds_model *model) { return model ? model->keys.size() : 0; }
-const char *ds_model_metadata_key(const ds_model *model, size_t index) { return model && index < model->keys.size() ? model->keys[index].c_str() : nullptr; }
+const char *ds_model_metadata_key(const ds_model *model, size_t index) {
+    return model && index < model->keys.size() ? model->keys[index].c_str() : nullptr;
+}
 
-ds_status ds_model_metadata(const ds_model *model, const char *key, char *buffer, size_t capacity, size_t *size, ds_error *err) {
+ds_status ds_model_metadata(const ds_model *model, const char *key, char *buffer, size_t capacity,
+                            size_t *size, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(key);

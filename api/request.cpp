@@ -4,7 +4,9 @@
 using namespace ds;
 
 static void check_float(const char *field, float v, float min, float max) {
-    if (!(v >= min && v <= max)) throw error(status::argument, std::string(field) + ": is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
+    if (!(v >= min && v <= max))
+        throw error(status::argument, std::string(field) + ": is " + shortest(v) + ", must be from " +
+                                          shortest(min) + " to " + shortest(max));
 }
 
 static sampling sampling_of(const ds_sampling &r, size_t vocab) {
@@ -17,14 +19,17 @@ static sampling sampling_of(const ds_sampling &r, size_t vocab) {
     check_reserved(r.reserved, "sampling");
     require(r.logit_bias || !r.logit_bias_count, "sampling.logit_bias: is NULL");
     require(r.logit_bias_count <= vocab, "sampling.logit_bias_count: must be at most the vocabulary");
-    sampling s{r.temperature, r.top_k, r.top_p, r.min_p, r.repetition_penalty, r.presence_penalty, r.frequency_penalty, r.seed, {}};
-    for (size_t i = 0; i < r.logit_bias_count; ++i) s.bias.emplace_back(r.logit_bias[i].token, r.logit_bias[i].bias);
+    sampling s{r.temperature,       r.top_k, r.top_p, r.min_p, r.repetition_penalty, r.presence_penalty,
+               r.frequency_penalty, r.seed,  {}};
+    for (size_t i = 0; i < r.logit_bias_count; ++i)
+        s.bias.emplace_back(r.logit_bias[i].token, r.logit_bias[i].bias);
     return s;
 }
 
 static std::string short_text(const char *field, const char *text) {
     const std::string_view s(text, strnlen(text, 1025));
-    if (s.size() > 1024) throw error(status::argument, std::string(field) + ": a text is longer than 1024 bytes");
+    if (s.size() > 1024)
+        throw error(status::argument, std::string(field) + ": a text is longer than 1024 bytes");
     for (const char *p = s.data(), *const end = p + s.size(); p < end;) {
         const uint32_t n = utf8_sequence(p, end);
         if (n == 0) throw error(status::argument, std::string(field) + ": a text is not UTF-8");
@@ -49,11 +54,16 @@ ds_thinking ds::thinking_of(const ds_request &r) {
 
 // All of a request but its prompt.
 request_options ds::request_options_of(const ds_request &r, const model &m) {
-    check_flags(r.flags, DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE, "flags");
+    check_flags(r.flags,
+                DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END |
+                    DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE,
+                "flags");
     require(r.top_logprobs <= max_top_logprobs, "top_logprobs: must be at most 64");
     require(r.stop || !r.stop_count, "stop: is NULL");
     require(r.stop_count <= 64, "stop_count: must be at most 64");
-    if (!(r.timeout_seconds >= 0 && r.timeout_seconds <= 1e9)) throw error(status::argument, "timeout_seconds: is " + shortest(r.timeout_seconds) + ", must be from 0 to 10^9");
+    if (!(r.timeout_seconds >= 0 && r.timeout_seconds <= 1e9))
+        throw error(status::argument,
+                    "timeout_seconds: is " + shortest(r.timeout_seconds) + ", must be from 0 to 10^9");
     const ds_thinking thinking = thinking_of(r);
     request_options o;
     o.score = r.flags & DS_REQUEST_SCORE;
@@ -86,13 +96,14 @@ ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_requ
         const ds_request r = read_config(request, "request");
         require(r.prompt || !r.prompt_count, "prompt: is NULL");
         request_options o = request_options_of(r, engine->e->loaded());
-        engine->e->check_length(r.prompt_count, o.score);    // before anything of that size is copied
+        engine->e->check_length(r.prompt_count, o.score);  // before anything of that size is copied
         o.prompt.assign(r.prompt, r.prompt + r.prompt_count);
         *id = engine->e->submit(std::move(o));
     });
 }
 
-ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters, ds_request_id *fork, ds_error *err) {
+ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters,
+                         ds_request_id *fork, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(fork);
@@ -109,7 +120,8 @@ ds_status ds_engine_cancel(ds_engine *engine, ds_request_id id, ds_error *err) {
     });
 }
 
-ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status_out, ds_error *err) {
+ds_status ds_engine_request_status(ds_engine *engine, ds_request_id id, ds_request_status *status_out,
+                                   ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(status_out);
@@ -162,7 +174,8 @@ ds_status ds_engine_step(ds_engine *engine, const ds_event *const **events, size
         const std::span<const event> list = engine->e->step(turn);
         engine->events.clear();
         engine->list.clear();
-        for (const event &e : list) engine->list.push_back(&engine->events.emplace_back(event_of(e)));    // there is room for all
+        // there is room for all
+        for (const event &e : list) engine->list.push_back(&engine->events.emplace_back(event_of(e)));
         *events = engine->list.data();
         *count = engine->list.size();
     });
@@ -172,7 +185,9 @@ ds_status ds_engine_wait(ds_engine *engine, double timeout_seconds, int *work, d
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(work);
-        if (!(timeout_seconds >= 0)) throw error(status::argument, "timeout_seconds: is " + shortest(timeout_seconds) + ", must be at least 0");
+        if (!(timeout_seconds >= 0))
+            throw error(status::argument,
+                        "timeout_seconds: is " + shortest(timeout_seconds) + ", must be at least 0");
         *work = engine->e->wait(timeout_seconds);
     });
 }
@@ -200,7 +215,8 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
         s.new_tokens = e.new_tokens;
         const backend &b = engine->e->device();
         s.threads = is_cuda(b) ? 1 : cpu_threads(b);
-        copy_text(s.isa, is_cuda(b) ? format_text("sm_%d%d", cuda_device_of(b).major, cuda_device_of(b).minor) : cpu_isa(b));
+        copy_text(s.isa, is_cuda(b) ? format_text("sm_%d%d", cuda_device_of(b).major, cuda_device_of(b).minor)
+                                    : cpu_isa(b));
         s.pages_cached = e.pages_kept;
         s.preemptions = e.preemptions;
         s.lookup_tokens = e.looked_up;
@@ -215,6 +231,7 @@ ds_status ds_engine_trim(ds_engine *engine, uint64_t keep_tokens, ds_error *err)
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         const ds::engine::turn turn(*engine->e);
-        engine->e->trim(turn, static_cast<int64_t>(std::min<uint64_t>(keep_tokens, uint64_t{1} << 31)) / page_positions);
+        engine->e->trim(turn, static_cast<int64_t>(std::min<uint64_t>(keep_tokens, uint64_t{1} << 31)) /
+                                  page_positions);
     });
 }

@@ -9,7 +9,8 @@ static std::span<const token_id> session_tokens(const ds_token *tokens, size_t c
     return {tokens, count};
 }
 
-ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, const char *path, size_t *positions, ds_error *err) {
+ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id,
+                                 const char *path, size_t *positions, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(path);
@@ -19,19 +20,22 @@ ds_status ds_engine_save_session(ds_engine *engine, const ds_token *tokens, size
     });
 }
 
-ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t client_id, ds_token *tokens, size_t capacity, size_t *count, size_t *positions, ds_error *err) {
+ds_status ds_engine_restore_session(ds_engine *engine, const char *path, uint64_t client_id, ds_token *tokens,
+                                    size_t capacity, size_t *count, size_t *positions, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         REQUIRE_POINTER(path);
         REQUIRE_POINTER(count);
         require(tokens || !capacity, "tokens: is NULL");
         const ds::engine::turn turn(*engine->e);
-        const int64_t restored = engine->e->restore_session(turn, client_id, path, {tokens, capacity}, *count);
+        const int64_t restored =
+            engine->e->restore_session(turn, client_id, path, {tokens, capacity}, *count);
         if (positions) *positions = static_cast<size_t>(restored);
     });
 }
 
-ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count, uint64_t client_id, size_t *pages, ds_error *err) {
+ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count,
+                                   uint64_t client_id, size_t *pages, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(engine);
         const ds::engine::turn turn(*engine->e);

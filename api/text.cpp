@@ -6,10 +6,12 @@ using namespace ds;
 static void check_tokens(const model &m, const ds_token *tokens, size_t count) {
     for (size_t i = 0; i < count; ++i)
         if (tokens[i] < 0 || static_cast<size_t>(tokens[i]) >= m.vocabulary.size())
-            throw error(status::argument, format_text("token %zu: is %d, must be from 0 to %zu", i, tokens[i], m.vocabulary.size() - 1));
+            throw error(status::argument, format_text("token %zu: is %d, must be from 0 to %zu", i, tokens[i],
+                                                      m.vocabulary.size() - 1));
 }
 
-ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint32_t flags, ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
+ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint32_t flags, ds_token *tokens,
+                      size_t capacity, size_t *count, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(count);
@@ -17,12 +19,14 @@ ds_status ds_tokenize(const ds_model *model, const char *text, size_t size, uint
         require(tokens || !capacity, "tokens: is NULL");
         check_flags(flags, DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, "flags");
         std::vector<token_id> ids;
-        model->m->vocabulary.encode({text, size}, {(flags & DS_TOKENIZE_BOS) != 0, (flags & DS_TOKENIZE_SPECIAL) != 0}, ids);
+        model->m->vocabulary.encode(
+            {text, size}, {(flags & DS_TOKENIZE_BOS) != 0, (flags & DS_TOKENIZE_SPECIAL) != 0}, ids);
         hand_out(std::span<const ds_token>(ids), tokens, capacity, count, "tokens");
     });
 }
 
-ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *size, ds_error *err) {
+ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t count, uint32_t flags,
+                        char *text, size_t capacity, size_t *size, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(size);
@@ -32,13 +36,15 @@ ds_status ds_detokenize(const ds_model *model, const ds_token *tokens, size_t co
         check_tokens(*model->m, tokens, count);
         std::string out;
         utf8_stream stream;
-        for (size_t i = 0; i < count; ++i) stream.push(model->m->vocabulary.bytes(tokens[i], flags & DS_DETOKENIZE_SPECIAL), out);
+        for (size_t i = 0; i < count; ++i)
+            stream.push(model->m->vocabulary.bytes(tokens[i], flags & DS_DETOKENIZE_SPECIAL), out);
         stream.finish(out);
         hand_out_text(out, text, capacity, size);
     });
 }
 
-ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, const char **bytes, size_t *size, ds_error *err) {
+ds_status ds_token_bytes(const ds_model *model, ds_token token, uint32_t flags, const char **bytes,
+                         size_t *size, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(bytes);
@@ -84,7 +90,8 @@ static void hand_out_piece(const ds_decoder &d, const char **text, size_t *size)
     *size = d.text.size();
 }
 
-ds_status ds_decoder_push(ds_decoder *decoder, ds_token token, const char **text, size_t *size, ds_error *err) {
+ds_status ds_decoder_push(ds_decoder *decoder, ds_token token, const char **text, size_t *size,
+                          ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(decoder);
         REQUIRE_POINTER(text);
@@ -120,14 +127,20 @@ const char *ds_chat_templates(void) {
     return text;
 }
 
-std::vector<chat_part> ds::render(const model &m, const ds_message *messages, size_t count, const ds_chat_config &c) {
+std::vector<chat_part> ds::render(const model &m, const ds_message *messages, size_t count,
+                                  const ds_chat_config &c) {
     require(messages && count, "messages: must be at least one");
     check_flags(c.flags, DS_CHAT_NO_GENERATION_PROMPT, "flags");
     check_enum("thinking", c.thinking, DS_THINKING_OFF);
     const chat_template *t = c.chat_template ? chat_template_by_name(c.chat_template) : m.chat;
     if (!t)
-        throw error(status::unsupported, m.file.name() + (c.chat_template ? ": chat_template: is " + quoted(c.chat_template) : std::string(": tokenizer.chat_template: is missing or not one that is built in")) +
-                                             "; choose one of " + chat_templates_known());
+        throw error(
+            status::unsupported,
+            m.file.name() +
+                (c.chat_template
+                     ? ": chat_template: is " + quoted(c.chat_template)
+                     : std::string(": tokenizer.chat_template: is missing or not one that is built in")) +
+                "; choose one of " + chat_templates_known());
     std::vector<chat_message> list;
     for (size_t i = 0; i < count; ++i) {
         require(messages[i].role && messages[i].content, "messages: a role or content is NULL");
@@ -135,12 +148,15 @@ std::vector<chat_part> ds::render(const model &m, const ds_message *messages, si
         list.push_back({messages[i].role, messages[i].content});
     }
     using think = chat_options::think;
-    const think thinking = c.thinking == DS_THINKING_ON ? think::on : c.thinking == DS_THINKING_OFF ? think::off : think::by_template;
+    const think thinking = c.thinking == DS_THINKING_ON    ? think::on
+                           : c.thinking == DS_THINKING_OFF ? think::off
+                                                           : think::by_template;
     return chat_render(*t, m.vocabulary, list, {!(c.flags & DS_CHAT_NO_GENERATION_PROMPT), thinking});
 }
 
-ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
-                         char *text, size_t capacity, size_t *size, ds_error *err) {
+ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size_t count,
+                         const ds_chat_config *config, char *text, size_t capacity, size_t *size,
+                         ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(size);
@@ -153,14 +169,16 @@ ds_status ds_chat_render(const ds_model *model, const ds_message *messages, size
     });
 }
 
-ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, size_t count, const ds_chat_config *config,
-                           ds_token *tokens, size_t capacity, size_t *token_count, ds_error *err) {
+ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messages, size_t count,
+                           const ds_chat_config *config, ds_token *tokens, size_t capacity,
+                           size_t *token_count, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(model);
         REQUIRE_POINTER(token_count);
         require(tokens || !capacity, "tokens: is NULL");
         std::vector<token_id> ids;
-        chat_encode(model->m->vocabulary, render(*model->m, messages, count, read_config(config, "config")), ids);
+        chat_encode(model->m->vocabulary, render(*model->m, messages, count, read_config(config, "config")),
+                    ids);
         hand_out(std::span<const ds_token>(ids), tokens, capacity, token_count, "tokens");
     });
 }

@@ -1,5 +1,6 @@
-// batch: answers a file of prompts, as many at once as the engine takes, into a file of answers; stopped by whatever, it goes on where it was.
-// An answer is written when it is whole, in one piece, so the file of answers is all that there is to remember.
+// batch: answers a file of prompts, as many at once as the engine takes, into a file of answers; stopped by
+// whatever, it goes on where it was. An answer is written when it is whole, in one piece, so the file of
+// answers is all that there is to remember.
 #include "jsonl.h"
 
 #include <algorithm>
@@ -39,7 +40,8 @@ struct options {
 
 class progress {
 public:
-    progress(bool quiet, size_t total, size_t before) : quiet_(quiet), terminal_(isatty(STDERR_FILENO)), total_(total), before_(before), done_(before) {}
+    progress(bool quiet, size_t total, size_t before)
+        : quiet_(quiet), terminal_(isatty(STDERR_FILENO)), total_(total), before_(before), done_(before) {}
 
     void count_token() { ++tokens_; }
     void count_prompt(bool wrong) { ++done_, errors_ += wrong; }
@@ -61,20 +63,25 @@ public:
         const double now = seconds();
         std::fprintf(stderr, "batch: %zu of %zu answered", done_ - errors_, total_);
         if (before_) std::fprintf(stderr, ", %zu of them before", before_);
-        std::fprintf(stderr, "; %llu tokens in %.1f s, %.0f/s\n", static_cast<unsigned long long>(tokens_), now, static_cast<double>(tokens_) / now);
+        std::fprintf(stderr, "; %llu tokens in %.1f s, %.0f/s\n", static_cast<unsigned long long>(tokens_),
+                     now, static_cast<double>(tokens_) / now);
     }
 
 private:
-    double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+    }
 
     std::string text(double now) const {
         const size_t now_done = done_ - before_;
         char out[128], left[32] = "";
         if (now_done) {
-            const auto s = static_cast<unsigned long long>(now / static_cast<double>(now_done) * static_cast<double>(total_ - done_));
+            const auto s = static_cast<unsigned long long>(now / static_cast<double>(now_done) *
+                                                           static_cast<double>(total_ - done_));
             std::snprintf(left, sizeof left, ", %llu:%02llu:%02llu left", s / 3600, s / 60 % 60, s % 60);
         }
-        std::snprintf(out, sizeof out, "%zu of %zu, %.0f tokens/s%s", done_, total_, static_cast<double>(tokens_) / now, left);
+        std::snprintf(out, sizeof out, "%zu of %zu, %.0f tokens/s%s", done_, total_,
+                      static_cast<double>(tokens_) / now, left);
         return out;
     }
 
@@ -82,7 +89,8 @@ private:
     std::string bar() const {
         winsize w = {};
         const int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
-        const size_t width = static_cast<size_t>(std::clamp(columns - 60, 0, 40)), full = total_ ? width * done_ / total_ : 0;
+        const size_t width = static_cast<size_t>(std::clamp(columns - 60, 0, 40)),
+                     full = total_ ? width * done_ / total_ : 0;
         return width ? "[" + std::string(full, '#') + std::string(width - full, '.') + "] " : "";
     }
 
@@ -95,7 +103,9 @@ private:
 
 // ---- Records
 
-json record_of(const prompt &p, const std::string &error) { return {{"id", p.id}, {"line", p.line}, {"error", error}}; }
+json record_of(const prompt &p, const std::string &error) {
+    return {{"id", p.id}, {"line", p.line}, {"error", error}};
+}
 
 // Without the tag that ends or begins it there, and without white space around.
 std::string bare(const std::string &text, const std::string &first, const std::string &last) {
@@ -107,21 +117,35 @@ std::string bare(const std::string &text, const std::string &first, const std::s
     };
     std::string out = trim(text);
     if (!first.empty() && out.rfind(first, 0) == 0) out.erase(0, first.size());
-    if (!last.empty() && out.size() >= last.size() && out.compare(out.size() - last.size(), last.size(), last) == 0) out.resize(out.size() - last.size());
+    if (!last.empty() && out.size() >= last.size() &&
+        out.compare(out.size() - last.size(), last.size(), last) == 0)
+        out.resize(out.size() - last.size());
     return trim(out);
 }
 
-json record_of(const prompt &p, const std::string &thinking, const std::string &answer, const ds_event &done) {
-    if (done.finish == DS_FINISH_ERROR) return record_of(p, std::string("the model's logits are not finite (") + ds_status_name(done.status) + ")");
-    const char *const finish = done.finish == DS_FINISH_LENGTH ? "length" : done.finish == DS_FINISH_CONTEXT ? "context" : "stop";
-    return {{"id", p.id},
-            {"thinking", bare(thinking, "<think>", "</think>")},
-            {"answer", bare(answer, "", "")},
-            {"finish", finish},
-            {"tokens", {{"prompt", done.prompt_tokens}, {"cached", done.cached_tokens}, {"thinking", done.thinking_tokens}, {"injected", done.injected_tokens}, {"answer", done.answer_tokens}}},
-            {"seconds", {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}},
-            {"preemptions", done.preemptions},
-            {"line_hash", p.hash}};
+json record_of(const prompt &p, const std::string &thinking, const std::string &answer,
+               const ds_event &done) {
+    if (done.finish == DS_FINISH_ERROR)
+        return record_of(p, std::string("the model's logits are not finite (") + ds_status_name(done.status) +
+                                ")");
+    const char *const finish = done.finish == DS_FINISH_LENGTH    ? "length"
+                               : done.finish == DS_FINISH_CONTEXT ? "context"
+                                                                  : "stop";
+    return {
+        {"id", p.id},
+        {"thinking", bare(thinking, "<think>", "</think>")},
+        {"answer", bare(answer, "", "")},
+        {"finish", finish},
+        {"tokens",
+         {{"prompt", done.prompt_tokens},
+          {"cached", done.cached_tokens},
+          {"thinking", done.thinking_tokens},
+          {"injected", done.injected_tokens},
+          {"answer", done.answer_tokens}}},
+        {"seconds",
+         {{"queue", done.queue_seconds}, {"prompt", done.prompt_seconds}, {"answer", done.answer_seconds}}},
+        {"preemptions", done.preemptions},
+        {"line_hash", p.hash}};
 }
 
 // Writes records as they come or, in order, when all before them are written.
@@ -159,7 +183,7 @@ struct batch {
     options o;
     cli::model_ptr model;
     cli::engine_ptr engine;
-    std::map<size_t, job> jobs;    // those that were begun and have not ended, by number
+    std::map<size_t, job> jobs;  // those that were begun and have not ended, by number
     size_t errors = 0;
 };
 
@@ -170,12 +194,15 @@ std::vector<ds_token> tokens_of(const batch &b, const prompt &p) {
     auto config = cli::make<ds_chat_config>();
     config.thinking = p.how.thinking.mode;
     return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
-        return ds_chat_tokenize(b.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
+        return ds_chat_tokenize(b.model.get(), messages.data(), messages.size(), &config, tokens, capacity,
+                                count, err);
     });
 }
 
 // A fault of the prompt, and of no other one.
-struct bad_prompt : cli::failure { using cli::failure::failure; };
+struct bad_prompt : cli::failure {
+    using cli::failure::failure;
+};
 
 // False when the engine has enough for now.
 bool submit(batch &b, job &j) {
@@ -209,7 +236,8 @@ bool submit(batch &b, job &j) {
 // Answers `prompts`, until all are or the user stops it.
 void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, progress &bar) {
     const auto end = [&](const job &j, const json &record, bool wrong) {
-        if (wrong && !b.o.keep_going) throw cli::failure(jsonl::place(b.o.in, j.p->line) + ": " + record["error"].get<std::string>());
+        if (wrong && !b.o.keep_going)
+            throw cli::failure(jsonl::place(b.o.in, j.p->line) + ": " + record["error"].get<std::string>());
         b.errors += wrong;
         out.put(j.number, j.p->line, record);
         bar.count_prompt(wrong);
@@ -217,7 +245,8 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
     };
     for (size_t begun = 0; (begun < prompts.size() || !b.jobs.empty()) && !interrupted;) {
         for (; begun < prompts.size() && !interrupted; ++begun) {
-            job &j = b.jobs.try_emplace(begun, job{begun, prompts[begun], {}, {}, {}}).first->second;    // it is there already if it had to wait
+            // it is there already if it had to wait
+            job &j = b.jobs.try_emplace(begun, job{begun, prompts[begun], {}, {}, {}}).first->second;
             try {
                 if (!submit(b, j)) break;
             } catch (const bad_prompt &e) {
@@ -247,15 +276,18 @@ std::string form_of(const json &v) {
     if (v.is_number()) return "number";
     if (!v.is_object()) return "another";
     std::string out = "{";
-    for (const auto &[name, value] : v.items()) out += name + ": " + (name == "id" ? "id" : form_of(value)) + ", ";
+    for (const auto &[name, value] : v.items())
+        out += name + ": " + (name == "id" ? "id" : form_of(value)) + ", ";
     return out + "}";
 }
 
-// Finds the prompts without an answer, and holds every line of an older file of answers against what this program would write for these very prompts: what
-// is not that is somebody else's, and stays as it is. Records of errors are taken out: their prompts are asked again.
+// Finds the prompts without an answer, and holds every line of an older file of answers against what this
+// program would write for these very prompts: what is not that is somebody else's, and stays as it is.
+// Records of errors are taken out: their prompts are asked again.
 class older_answers {
 public:
-    older_answers(const options &o, const std::vector<prompt> &prompts) : o_(o), prompts_(prompts), answered_(prompts.size()) {
+    older_answers(const options &o, const std::vector<prompt> &prompts)
+        : o_(o), prompts_(prompts), answered_(prompts.size()) {
         for (size_t i = 0; i < prompts.size(); ++i) {
             lines_.emplace(prompts[i].line, i);
             if (prompts[i].error.empty()) ids_.emplace(jsonl::text_line(prompts[i].id), i);
@@ -273,12 +305,16 @@ public:
         }
         const std::string form = form_of(v);
         const bool error = form == form_of(record_of(prompt{}, ""));
-        if (!error && form != form_of(record_of(prompt{}, "", "", ds_event{}))) refuse(r, "is no line of answers, or one of an earlier version");
+        if (!error && form != form_of(record_of(prompt{}, "", "", ds_event{})))
+            refuse(r, "is no line of answers, or one of an earlier version");
         const auto found = ids_.find(jsonl::text_line(v["id"]));
-        if (found == ids_.end() && !(error && is_of_a_line(v))) refuse(r, "id " + v["id"].dump() + " is none of the prompts': these are answers of another run");
+        if (found == ids_.end() && !(error && is_of_a_line(v)))
+            refuse(r, "id " + v["id"].dump() + " is none of the prompts': these are answers of another run");
         if (error) return false;
         const prompt &p = prompts_[found->second];
-        if (v["line_hash"] != p.hash) refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) + " has, or another --system");
+        if (v["line_hash"] != p.hash)
+            refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) +
+                          " has, or another --system");
         if (answered_[found->second]) refuse(r, "id " + v["id"].dump() + " was answered before");
         answered_[found->second] = true;
         rank = p.line;
@@ -299,7 +335,8 @@ private:
 
     // A line that was no prompt when it was read has its number for an id.
     bool is_of_a_line(const json &v) const {
-        return v["id"] == v["line"] && v["line"].is_number_unsigned() && lines_.count(v["line"].get<uint64_t>());
+        return v["id"] == v["line"] && v["line"].is_number_unsigned() &&
+               lines_.count(v["line"].get<uint64_t>());
     }
 
     // Half a record of one of the prompts. A file that has nothing but its first bytes proves nothing.
@@ -311,7 +348,9 @@ private:
         for (const prompt &p : prompts_) {
             const std::string line = std::to_string(p.line);
             for (const std::string &id : {p.id.dump(), line})
-                if (begins("{\"id\":" + id + ",\"thinking\":\"") || begins("{\"id\":" + id + ",\"line\":" + line + ",\"error\":\"")) return true;
+                if (begins("{\"id\":" + id + ",\"thinking\":\"") ||
+                    begins("{\"id\":" + id + ",\"line\":" + line + ",\"error\":\""))
+                    return true;
         }
         return false;
     }
@@ -338,10 +377,10 @@ int run_batch(options options) {
     b.model = cli::load(b.o.model, config);
     if (!b.o.quiet) b.o.rope.remark("batch", b.model, config.context_length);
     ds_engine_config c = b.o.engine.get();
-    c.max_queue = c.max_requests;    // always somebody who waits, and no more prompts in memory than that
+    c.max_queue = c.max_requests;  // always somebody who waits, and no more prompts in memory than that
     b.engine = cli::start(b.model, c);
 
-    tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});    // whether there is a template
+    tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});  // whether there is a template
 
     out.clean();
     install_interrupt();
@@ -358,7 +397,9 @@ int run_batch(options options) {
     bar.sum();
     if (b.o.in_order) out.sort();
     out.sync();
-    if (b.errors) std::fprintf(stderr, "batch: %zu prompt%s an error for an answer; the same command asks again\n", b.errors, b.errors == 1 ? " has" : "s have");
+    if (b.errors)
+        std::fprintf(stderr, "batch: %zu prompt%s an error for an answer; the same command asks again\n",
+                     b.errors, b.errors == 1 ? " has" : "s have");
     if (interrupted) return std::fputs("batch: stopped; the same command goes on from here\n", stderr), 130;
     return b.errors ? 1 : 0;
 }
@@ -369,20 +410,35 @@ std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "The work:", {}},
         {"--in-order", "", "answers in the prompts' order; default: as they are done", cli::on(o.in_order)},
-        {"-k, --keep-going", "", "a line that is no prompt, or a prompt that cannot be answered, gets a record with an error; default: the end", cli::on(o.keep_going)},
+        {"-k, --keep-going", "",
+         "a line that is no prompt, or a prompt that cannot be answered, gets a record with an error; "
+         "default: the end",
+         cli::on(o.keep_going)},
         {"-q, --quiet", "", "no progress", cli::on(o.quiet)},
         {"", "", "The conversations:", {}},
         {"--system", "TEXT", "a system message before each", cli::text(o.system)},
-        {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
+        {"--template", "NAME",
+         std::string(
+             "chat template; default: recognised from the file; one of\n                            ") +
+             ds_chat_templates(),
+         cli::text(o.chat_template)},
     };
     cli::add_answer_flags(f, o.defaults.how);
-    f.insert(f.end(), {
-        {"--think-end", "TEXT", "what is put into the model's mouth before its thought is closed for it; default: nothing", cli::text(o.defaults.think_end)},
-        {"", "", "The engine:", {}},
-        {"-b, --at-once", "N", "prompts that are answered at once; default 16", cli::number(o.engine.config.max_requests, 1u, 4096u)},
-        {"-c, --context", "N", "positions of a conversation; default: the model's, at most 4096; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
-        {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once", cli::number(o.engine.config.kv_tokens, uint64_t{0})},
-    });
+    f.insert(f.end(),
+             {
+                 {"--think-end", "TEXT",
+                  "what is put into the model's mouth before its thought is closed for it; default: nothing",
+                  cli::text(o.defaults.think_end)},
+                 {"", "", "The engine:", {}},
+                 {"-b, --at-once", "N", "prompts that are answered at once; default 16",
+                  cli::number(o.engine.config.max_requests, 1u, 4096u)},
+                 {"-c, --context", "N",
+                  "positions of a conversation; default: the model's, at most 4096; more than it has: see "
+                  "--rope-scaling",
+                  cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+                 {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once",
+                  cli::number(o.engine.config.kv_tokens, uint64_t{0})},
+             });
     o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
@@ -390,28 +446,35 @@ std::vector<cli::flag> flags_of(options &o) {
 }
 
 void print_usage(const std::vector<cli::flag> &flags) {
-    std::printf("Answers a file of prompts, many at once.\n"
-                "usage: batch [flags] MODEL.gguf PROMPTS.jsonl ANSWERS.jsonl\n\n"
-                "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
+    std::printf(
+        "Answers a file of prompts, many at once.\n"
+        "usage: batch [flags] MODEL.gguf PROMPTS.jsonl ANSWERS.jsonl\n\n"
+        "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
     for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
-    std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, and without white space around them), finish (stop,\n"
-                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, seconds {queue, prompt, answer}, preemptions and\n"
+    std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without "
+                "tags, and without white space around them), finish (stop,\n"
+                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, "
+                "seconds {queue, prompt, answer}, preemptions and\n"
                 "line_hash (of the prompt's line and the system message); or of id, line and error.\n"
-                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same command goes on after an interruption of any kind, and\n"
-                "asks again what has an error. A file that is not of this form, or whose answers are of other prompts, is left as it is.\n");
+                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same "
+                "command goes on after an interruption of any kind, and\n"
+                "asks again what has an error. A file that is not of this form, or whose answers are of "
+                "other prompts, is left as it is.\n");
     cli::print_help(flags);
     std::printf("\nExamples:\n"
                 "  echo '{\"prompt\": \"What is 37 + 85?\"}' | batch models/tiny-r1.gguf - -\n"
                 "  batch --temp 0 --think-budget 500 -b 32 model.gguf prompts.jsonl answers.jsonl\n\n"
-                "Exit status: 0 all are answered; 1 something failed, and a line on standard error says what; 2 wrong usage; 130 stopped by Ctrl-C.\n");
+                "Exit status: 0 all are answered; 1 something failed, and a line on standard error says "
+                "what; 2 wrong usage; 130 stopped by Ctrl-C.\n");
 }
 
-} // namespace
+}  // namespace
 
-// nlohmann-json takes memory in destructors, where there is no way to say that there is none. Answers that were written are whole lines, and the next run goes on with them.
+// nlohmann-json takes memory in destructors, where there is no way to say that there is none. Answers that
+// were written are whole lines, and the next run goes on with them.
 void out_of_memory() {
     const std::string_view text = "batch: out of memory\n";
-    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);    // nobody is there to hear it
+    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nobody is there to hear it
     _exit(1);
 }
 
@@ -424,7 +487,8 @@ int main(int argc, char **argv) {
         const std::vector<cli::flag> flags = flags_of(o);
         const std::vector<std::string> rest = cli::parse(argc, argv, flags);
         if (o.help) return print_usage(flags), 0;
-        if (rest.size() != 3) throw cli::usage_error("needs a model, a file of prompts and one for answers; --help tells more");
+        if (rest.size() != 3)
+            throw cli::usage_error("needs a model, a file of prompts and one for answers; --help tells more");
         o.model = rest[0], o.in = rest[1], o.out = rest[2];
         return run_batch(std::move(o));
     });

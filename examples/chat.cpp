@@ -1,6 +1,7 @@
-// chat: a conversation in the terminal, or one question a line from a pipe. Streams the answer, thinking dimmed; Ctrl-C stops the answer, not the program.
-// It goes the long way through the API (tokenize, submit, step, events), which is what a server does too; minimal_chat.c goes the short one.
-// The signal handler only sets a flag, and the loop between two steps reads it: a step is never torn apart.
+// chat: a conversation in the terminal, or one question a line from a pipe. Streams the answer, thinking
+// dimmed; Ctrl-C stops the answer, not the program. It goes the long way through the API (tokenize, submit,
+// step, events), which is what a server does too; minimal_chat.c goes the short one. The signal handler only
+// sets a flag, and the loop between two steps reads it: a step is never torn apart.
 #include "cli.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ struct options {
 };
 
 struct turn {
-    std::string question, answer;    // the answer with its thinking: the template knows what to leave out
+    std::string question, answer;  // the answer with its thinking: the template knows what to leave out
 };
 
 // What /stats tells, of one answer or of all.
@@ -41,8 +42,10 @@ struct measures {
     double first_token = 0, prompt_seconds = 0, answer_seconds = 0;
 
     void add(const measures &m) {
-        questions += m.questions, prompt_tokens += m.prompt_tokens, thinking_tokens += m.thinking_tokens, answer_tokens += m.answer_tokens;
-        decode_steps += m.decode_steps, first_token += m.first_token, prompt_seconds += m.prompt_seconds, answer_seconds += m.answer_seconds;
+        questions += m.questions, prompt_tokens += m.prompt_tokens, thinking_tokens += m.thinking_tokens,
+            answer_tokens += m.answer_tokens;
+        decode_steps += m.decode_steps, first_token += m.first_token, prompt_seconds += m.prompt_seconds,
+            answer_seconds += m.answer_seconds;
     }
 };
 
@@ -60,7 +63,8 @@ struct chat {
 
 const char *const dim = "\033[2m", *const plain = "\033[0m";
 
-// A dimmed line. What was asked for goes to standard output; remarks go to standard error, so that a pipe gets answers only.
+// A dimmed line. What was asked for goes to standard output; remarks go to standard error, so that a pipe
+// gets answers only.
 __attribute__((format(printf, 2, 3))) void say(FILE *to, const char *format, ...) {
     const bool terminal = isatty(fileno(to));
     std::fputs(terminal ? dim : "", to);
@@ -76,16 +80,19 @@ __attribute__((format(printf, 2, 3))) void say(FILE *to, const char *format, ...
 double rate(uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
 void show(FILE *to, const char *what, const measures &m) {
-    say(to, "%s%llu prompt tokens, %.0f/s; first token after %.3g s; %llu tokens (%llu of thinking), %.1f/s", what, static_cast<unsigned long long>(m.prompt_tokens),
-         rate(m.prompt_tokens, m.prompt_seconds), m.questions ? m.first_token / static_cast<double>(m.questions) : 0,
-         static_cast<unsigned long long>(m.thinking_tokens + m.answer_tokens), static_cast<unsigned long long>(m.thinking_tokens), rate(m.decode_steps, m.answer_seconds));
+    say(to, "%s%llu prompt tokens, %.0f/s; first token after %.3g s; %llu tokens (%llu of thinking), %.1f/s",
+        what, static_cast<unsigned long long>(m.prompt_tokens), rate(m.prompt_tokens, m.prompt_seconds),
+        m.questions ? m.first_token / static_cast<double>(m.questions) : 0,
+        static_cast<unsigned long long>(m.thinking_tokens + m.answer_tokens),
+        static_cast<unsigned long long>(m.thinking_tokens), rate(m.decode_steps, m.answer_seconds));
 }
 
 void show_stats(const chat &c) {
     const ds_model_info i = cli::info(c.model);
     const ds_engine_stats s = cli::stats(c.engine);
-    say(stdout, "model    %s: %s, %.4g million parameters, %s, template %s", i.name, i.architecture, static_cast<double>(i.parameters) / 1e6, i.weights,
-         c.o.chat_template.empty() ? i.chat_template : c.o.chat_template.c_str());
+    say(stdout, "model    %s: %s, %.4g million parameters, %s, template %s", i.name, i.architecture,
+        static_cast<double>(i.parameters) / 1e6, i.weights,
+        c.o.chat_template.empty() ? i.chat_template : c.o.chat_template.c_str());
     say(stdout, "engine   %u threads, %s; %zu turns remembered", s.threads, s.isa, c.turns.size());
     show(stdout, "last     ", c.last);
     if (c.all.questions > 1) show(stdout, "in all   ", c.all);
@@ -96,7 +103,9 @@ void show_plan(const chat &c) {
     auto p = cli::make<ds_memory_plan>();
     ds_error err;
     cli::check(ds_engine_plan(c.model.get(), &config, &p, &err), err);
-    const auto line = [](const char *what, uint64_t bytes) { say(stderr, "%-12s %10.2f MiB", what, static_cast<double>(bytes) / (1 << 20)); };
+    const auto line = [](const char *what, uint64_t bytes) {
+        say(stderr, "%-12s %10.2f MiB", what, static_cast<double>(bytes) / (1 << 20));
+    };
     line("weights", p.weights);
     line("pages", p.pages);
     line("activations", p.activations);
@@ -127,23 +136,29 @@ std::vector<ds_token> prompt_of(const chat &c) {
     const std::vector<ds_message> messages = messages_of(c);
     const ds_chat_config config = how_to_render(c);
     return cli::collect<ds_token>([&](ds_token *tokens, size_t capacity, size_t *count, ds_error *err) {
-        return ds_chat_tokenize(c.model.get(), messages.data(), messages.size(), &config, tokens, capacity, count, err);
+        return ds_chat_tokenize(c.model.get(), messages.data(), messages.size(), &config, tokens, capacity,
+                                count, err);
     });
 }
 
-// "<think>\n" where the prompt ends in it: the model goes on from there, so that the answer's text has the closing tag alone.
+// "<think>\n" where the prompt ends in it: the model goes on from there, so that the answer's text has the
+// closing tag alone.
 std::string opening_of(const chat &c) {
     const std::vector<ds_message> messages = messages_of(c);
     const ds_chat_config config = how_to_render(c);
     const auto prompt = cli::collect<char>([&](char *text, size_t capacity, size_t *size, ds_error *err) {
-        return ds_chat_render(c.model.get(), messages.data(), messages.size(), &config, text, capacity, size, err);
+        return ds_chat_render(c.model.get(), messages.data(), messages.size(), &config, text, capacity, size,
+                              err);
     });
     const std::string text(prompt.begin(), prompt.end()), tag = "<think>";
     const size_t at = text.rfind(tag);
-    return at == std::string::npos || text.find_first_not_of(" \t\r\n", at + tag.size()) != std::string::npos ? "" : text.substr(at);
+    return at == std::string::npos || text.find_first_not_of(" \t\r\n", at + tag.size()) != std::string::npos
+               ? ""
+               : text.substr(at);
 }
 
-// Submits the conversation. Half of the context is the answer's: the oldest turns are forgotten until the rest fits into the other half.
+// Submits the conversation. Half of the context is the answer's: the oldest turns are forgotten until the
+// rest fits into the other half.
 ds_request_id submit(chat &c) {
     std::vector<ds_token> prompt = prompt_of(c);
     size_t forgotten = 0;
@@ -151,7 +166,9 @@ ds_request_id submit(chat &c) {
         c.turns.erase(c.turns.begin());
         prompt = prompt_of(c);
     }
-    if (forgotten) say(stderr, "(the conversation fills half of the context: its oldest %zu turns are forgotten)", forgotten);
+    if (forgotten)
+        say(stderr, "(the conversation fills half of the context: its oldest %zu turns are forgotten)",
+            forgotten);
     ds_request r = c.o.how.get();
     r.prompt = prompt.data();
     r.prompt_count = prompt.size();
@@ -170,7 +187,8 @@ public:
         std::fflush(stdout);
     }
     void show(ds_channel channel, const char *text, size_t n) {
-        if (terminal_ && channel != channel_) std::fputs(channel == DS_CHANNEL_THINKING ? dim : plain, stdout);
+        if (terminal_ && channel != channel_)
+            std::fputs(channel == DS_CHANNEL_THINKING ? dim : plain, stdout);
         channel_ = channel;
         if (n == 0) return;
         std::fwrite(text, 1, n, stdout);
@@ -184,7 +202,8 @@ private:
     char last_ = '\n';
 };
 
-// Runs the request to its end, printing as it goes; the text, with the tag that the prompt opened the thought with, becomes `answer`.
+// Runs the request to its end, printing as it goes; the text, with the tag that the prompt opened the thought
+// with, becomes `answer`.
 ds_event stream(chat &c, ds_request_id id, std::string &answer) {
     printer out(c.terminal_out);
     ds_error err;
@@ -224,14 +243,20 @@ measures measures_of(const ds_event &done) {
 void tell_finish(const ds_event &done) {
     switch (done.finish) {
     case DS_FINISH_LENGTH: say(stderr, "(stopped: --max-new tokens are reached)"); break;
-    case DS_FINISH_CONTEXT: say(stderr, "(stopped: the context is full; --context makes it longer, /reset forgets the conversation)"); break;
+    case DS_FINISH_CONTEXT:
+        say(stderr,
+            "(stopped: the context is full; --context makes it longer, /reset forgets the conversation)");
+        break;
     case DS_FINISH_CANCELLED: say(stderr, "(stopped)"); break;
-    case DS_FINISH_ERROR: say(stderr, "(stopped: the model's logits are not finite, %s)", ds_status_name(done.status)); break;
+    case DS_FINISH_ERROR:
+        say(stderr, "(stopped: the model's logits are not finite, %s)", ds_status_name(done.status));
+        break;
     default: break;
     }
 }
 
-// A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished thought would be taken for an answer.
+// A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished
+// thought would be taken for an answer.
 void ask(chat &c, const std::string &question) {
     if (c.o.no_history) c.turns.clear();
     c.turns.push_back({question, ""});
@@ -254,14 +279,13 @@ void ask(chat &c, const std::string &question) {
 
 // ---- Lines
 
-const char *const commands_help =
-    "/reset          forget the conversation\n"
-    "/stats          model, tokens a second, time to the first token\n"
-    "/think on|off   let the model think before it answers, or not\n"
-    "/budget N|off   let it think N tokens at most; off: as many as it likes\n"
-    "/help           this list\n"
-    "/quit           leave (or Ctrl-D)\n"
-    "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
+const char *const commands_help = "/reset          forget the conversation\n"
+                                  "/stats          model, tokens a second, time to the first token\n"
+                                  "/think on|off   let the model think before it answers, or not\n"
+                                  "/budget N|off   let it think N tokens at most; off: as many as it likes\n"
+                                  "/help           this list\n"
+                                  "/quit           leave (or Ctrl-D)\n"
+                                  "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
 
 void set_budget(chat &c, const std::string &words) {
     try {
@@ -284,7 +308,8 @@ bool command(chat &c, const std::string &line) {
     return true;
 }
 
-// A line without its end; an empty one after Ctrl-C. False at the end of the input, which Ctrl-C is for a pipe.
+// A line without its end; an empty one after Ctrl-C. False at the end of the input, which Ctrl-C is for a
+// pipe.
 bool read_line(const chat &c, std::string &line) {
     line.clear();
     for (;;) {
@@ -304,7 +329,8 @@ bool read_line(const chat &c, std::string &line) {
             say(stderr, "\n(/quit leaves)");
             return line.clear(), true;
         }
-        if (n < 0 && std::ferror(stdin)) throw cli::failure(std::string("standard input: could not be read: ") + std::strerror(errno));
+        if (n < 0 && std::ferror(stdin))
+            throw cli::failure(std::string("standard input: could not be read: ") + std::strerror(errno));
         if (n < 0) return !line.empty();
         if (line.empty() || line.back() != '\\') return true;
         line.back() = '\n';
@@ -318,13 +344,16 @@ void converse(chat &c) {
     while (read_line(c, line)) {
         interrupted = 0;
         if (line.find_first_not_of(" \t") == std::string::npos) continue;
-        if (line[0] == '/' && c.terminal_in) {    // in a pipe it is a question like any other
+        if (line[0] == '/' && c.terminal_in) {  // in a pipe it is a question like any other
             if (!command(c, line)) return;
             continue;
         }
         if (const size_t nul = line.find('\0'); nul != std::string::npos) {
             c.exit_status = 1;
-            say(stderr, "chat: the question has a character U+0000, at byte %zu, which a message cannot have: it is not asked", nul + 1);
+            say(stderr,
+                "chat: the question has a character U+0000, at byte %zu, which a message cannot have: it is "
+                "not asked",
+                nul + 1);
             continue;
         }
         if (!first && !c.terminal_in) std::fputc('\n', stdout);
@@ -339,19 +368,28 @@ void converse(chat &c) {
 std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "The conversation:", {}},
-        {"-p, --prompt", "TEXT", "ask this, print the answer and leave", [&o](const std::string &v) { o.prompt = v, o.one_prompt = true; }},
+        {"-p, --prompt", "TEXT", "ask this, print the answer and leave",
+         [&o](const std::string &v) { o.prompt = v, o.one_prompt = true; }},
         {"--system", "TEXT", "a system message", cli::text(o.system)},
-        {"--template", "NAME", std::string("chat template; default: recognised from the file; one of\n                            ") + ds_chat_templates(), cli::text(o.chat_template)},
+        {"--template", "NAME",
+         std::string(
+             "chat template; default: recognised from the file; one of\n                            ") +
+             ds_chat_templates(),
+         cli::text(o.chat_template)},
         {"--no-history", "", "every question begins a new conversation", cli::on(o.no_history)},
     };
     cli::add_answer_flags(f, o.how);
     f.insert(f.end(), {
-        {"", "", "The engine:", {}},
-        {"-c, --context", "N", "positions of the conversation; default: the model's, at most 4096; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
-    });
+                          {"", "", "The engine:", {}},
+                          {"-c, --context", "N",
+                           "positions of the conversation; default: the model's, at most 4096; more than it "
+                           "has: see --rope-scaling",
+                           cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+                      });
     o.rope.add_to(f);
     o.engine.add_to(f);
-    f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error", cli::on(o.verbose)});
+    f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error",
+                 cli::on(o.verbose)});
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
     return f;
 }
@@ -359,15 +397,18 @@ std::vector<cli::flag> flags_of(options &o) {
 void print_usage(const std::vector<cli::flag> &flags) {
     std::printf("Chats with a model of the DeepSeek-R1 family.\n"
                 "usage: chat [flags] MODEL.gguf\n\n"
-                "Questions are read from standard input, one a line. On a terminal the model's thinking is dimmed and speeds are shown after each answer;\n"
-                "in a pipe the output is the answers' text, thinking and its tags included, and a line that begins with / is a question, too.\n");
+                "Questions are read from standard input, one a line. On a terminal the model's thinking is "
+                "dimmed and speeds are shown after each answer;\n"
+                "in a pipe the output is the answers' text, thinking and its tags included, and a line that "
+                "begins with / is a question, too.\n");
     cli::print_help(flags);
     std::printf("\nCommands, as lines on a terminal:\n%s\n\n"
                 "Examples:\n"
                 "  chat models/tiny-r1.gguf\n"
                 "  echo 'What is 37 + 85?' | chat models/tiny-r1.gguf\n"
                 "  chat --temp 0 -p 'What is 37 + 85?' models/tiny-r1.gguf\n\n"
-                "Exit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong usage; 130 stopped by Ctrl-C before the end.\n",
+                "Exit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong "
+                "usage; 130 stopped by Ctrl-C before the end.\n",
                 commands_help);
 }
 
@@ -385,10 +426,11 @@ chat open(options o) {
     c.model = cli::load(c.o.model, config);
     c.o.rope.remark("chat", c.model, config.context_length);
     c.o.engine.config.max_requests = 1;
-    if (!c.o.engine.config.context_length) c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
+    if (!c.o.engine.config.context_length)
+        c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
     if (c.o.verbose) show_plan(c);
     c.engine = cli::start(c.model, c.o.engine.get());
-    c.o.engine.config.host = nullptr;    // it was copied
+    c.o.engine.config.host = nullptr;  // it was copied
     return c;
 }
 
@@ -407,7 +449,7 @@ int run(int argc, char **argv) {
     return interrupted ? 130 : c.exit_status;
 }
 
-} // namespace
+}  // namespace
 
 int main(int argc, char **argv) {
     return cli::run("chat", [&] { return run(argc, argv); });

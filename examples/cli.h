@@ -1,5 +1,6 @@
-// What the C++ examples share: handles that free themselves, statuses as exceptions, and flags from one table, which is the help text too.
-// It needs nothing but deepseek.h and the C++ standard library, so that `make chat` needs no package; jsonl.h adds what batch needs.
+// What the C++ examples share: handles that free themselves, statuses as exceptions, and flags from one
+// table, which is the help text too. It needs nothing but deepseek.h and the C++ standard library, so that
+// `make chat` needs no package; jsonl.h adds what batch needs.
 #pragma once
 
 #include <deepseek.h>
@@ -25,8 +26,12 @@ struct deleter {
 using model_ptr = std::unique_ptr<ds_model, deleter>;
 using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
-struct failure : std::runtime_error { using std::runtime_error::runtime_error; };     // exit status 1
-struct usage_error : std::runtime_error { using std::runtime_error::runtime_error; }; // exit status 2
+struct failure : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};  // exit status 1
+struct usage_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};  // exit status 2
 
 inline void check(ds_status s, const ds_error &e) {
     if (s != DS_OK) throw failure(std::string(e.message) + " (" + ds_status_name(s) + ")");
@@ -67,7 +72,8 @@ inline ds_engine_stats stats(const engine_ptr &e) {
     return out;
 }
 
-// Calls `fill(buffer, capacity, &size)`, a function that hands out an array, once for the size and once for the content.
+// Calls `fill(buffer, capacity, &size)`, a function that hands out an array, once for the size and once for
+// the content.
 template <class T, class F> std::vector<T> collect(F &&fill) {
     ds_error err;
     size_t n = 0;
@@ -91,14 +97,15 @@ inline std::string metadata(const model_ptr &m, const std::string &key) {
 // ---- Flags
 
 struct flag {
-    const char *name;                           // "-t, --threads"; "" is a heading of the help text
-    const char *value;                          // what the help calls the value; "" for a switch
+    const char *name;   // "-t, --threads"; "" is a heading of the help text
+    const char *value;  // what the help calls the value; "" for a switch
     std::string help;
     std::function<void(const std::string &)> set;
 };
 
 // A number in [min, max], the whole word, independent of the locale.
-template <class T> std::function<void(const std::string &)> number(T &to, T min, T max = std::numeric_limits<T>::max()) {
+template <class T>
+std::function<void(const std::string &)> number(T &to, T min, T max = std::numeric_limits<T>::max()) {
     return [&to, min, max](const std::string &text) {
         T v{};
         const char *const end = text.data() + text.size();
@@ -106,12 +113,21 @@ template <class T> std::function<void(const std::string &)> number(T &to, T min,
         if (ec == std::errc() && p == end && v >= min && v <= max) return void(to = v);
         char range[100];
         if constexpr (std::is_integral_v<T>)
-            std::snprintf(range, sizeof range, "%llu to %llu", static_cast<unsigned long long>(min), static_cast<unsigned long long>(max));
-        else std::snprintf(range, sizeof range, "%g to %g", static_cast<double>(min), static_cast<double>(max));
-        double any = 0;    // a number at all
+            std::snprintf(range, sizeof range, "%llu to %llu", static_cast<unsigned long long>(min),
+                          static_cast<unsigned long long>(max));
+        else
+            std::snprintf(range, sizeof range, "%g to %g", static_cast<double>(min),
+                          static_cast<double>(max));
+        double any = 0;  // a number at all
         const auto [q, bad] = std::from_chars(text.data(), end, any);
-        const bool is_number = bad == std::errc() && q == end && !(std::is_integral_v<T> && text.find_first_not_of("-0123456789") != std::string::npos);
-        throw usage_error("is " + text + ", must be " + (is_number ? "" : std::is_integral_v<T> ? "an integer " : "a number ") + "from " + range);
+        const bool is_number =
+            bad == std::errc() && q == end &&
+            !(std::is_integral_v<T> && text.find_first_not_of("-0123456789") != std::string::npos);
+        throw usage_error("is " + text + ", must be " +
+                          (is_number               ? ""
+                           : std::is_integral_v<T> ? "an integer "
+                                                   : "a number ") +
+                          "from " + range);
     };
 }
 inline std::function<void(const std::string &)> text(std::string &to) {
@@ -128,7 +144,8 @@ inline std::string in_small_letters(std::string s) {
 }
 
 // One of a few words, in letters of any case, each standing for a value.
-template <class T> std::function<void(const std::string &)> choice(T &to, std::vector<std::pair<const char *, T>> words) {
+template <class T>
+std::function<void(const std::string &)> choice(T &to, std::vector<std::pair<const char *, T>> words) {
     return [&to, words](const std::string &v) {
         std::string known;
         for (const auto &[word, value] : words) {
@@ -149,7 +166,8 @@ inline bool named(const char *names, const std::string &word) {
     return false;
 }
 
-// "-t 4", "--threads 4" and "--threads=4"; what is no flag is left in order. A lone "-" is no flag, and nothing is after "--".
+// "-t 4", "--threads 4" and "--threads=4"; what is no flag is left in order. A lone "-" is no flag, and
+// nothing is after "--".
 inline std::vector<std::string> parse(int argc, char **argv, const std::vector<flag> &flags) {
     std::vector<std::string> rest;
     for (int i = 1; i < argc; ++i) {
@@ -182,12 +200,14 @@ inline std::vector<std::string> parse(int argc, char **argv, const std::vector<f
 inline void print_help(const std::vector<flag> &flags) {
     for (const flag &f : flags)
         if (!*f.name) std::printf("\n%s\n", f.help.c_str());
-        else std::printf("  %-24s  %s\n", (std::string(f.name) + (*f.value ? " " : "") + f.value).c_str(), f.help.c_str());
+        else
+            std::printf("  %-24s  %s\n", (std::string(f.name) + (*f.value ? " " : "") + f.value).c_str(),
+                        f.help.c_str());
 }
 
 // The flags of every program that makes an engine.
 struct engine_flags {
-    ds_engine_config config = make<ds_engine_config>();    // but for isa
+    ds_engine_config config = make<ds_engine_config>();  // but for isa
     std::string isa;
 
     ds_engine_config get() const {
@@ -197,56 +217,69 @@ struct engine_flags {
     }
 
     void add_to(std::vector<flag> &flags) {
-        flags.push_back({"-t, --threads", "N", "threads that compute; default: one a processor", number(config.threads, 0u, 1024u)});
+        flags.push_back({"-t, --threads", "N", "threads that compute; default: one a processor",
+                         number(config.threads, 0u, 1024u)});
         flags.push_back({"--kv", "TYPE", "number format of keys and values: f16 (default), f32",
                          choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
-        flags.push_back({"--isa", "NAME", "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has",
-                         [this](const std::string &v) { isa = in_small_letters(v); }});
+        flags.push_back(
+            {"--isa", "NAME",
+             "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has",
+             [this](const std::string &v) { isa = in_small_letters(v); }});
     }
 };
 
-// What is said of positions in place of what the file says. The engine's --context is the model's, too: more than the file has is what is asked for.
+// What is said of positions in place of what the file says. The engine's --context is the model's, too: more
+// than the file has is what is asked for.
 struct rope_flags {
     ds_rope_scaling scaling = DS_ROPE_FROM_FILE;
     double factor = 0;
     uint32_t original = 0;
 
     void add_to(std::vector<flag> &flags) {
-        flags.push_back({"--rope-scaling", "KIND", "for a longer context: none, linear, yarn; default: as the file says",
-                         choice<ds_rope_scaling>(scaling, {{"none", DS_ROPE_NONE}, {"linear", DS_ROPE_LINEAR}, {"yarn", DS_ROPE_YARN}})});
-        flags.push_back({"--rope-factor", "X", "how much longer, for linear and yarn", number(factor, 1.0, 1e6)});
-        flags.push_back({"--rope-original", "N", "positions before scaling, for yarn; default: the file's", number(original, 1u, 1u << 30)});
+        flags.push_back(
+            {"--rope-scaling", "KIND", "for a longer context: none, linear, yarn; default: as the file says",
+             choice<ds_rope_scaling>(
+                 scaling, {{"none", DS_ROPE_NONE}, {"linear", DS_ROPE_LINEAR}, {"yarn", DS_ROPE_YARN}})});
+        flags.push_back(
+            {"--rope-factor", "X", "how much longer, for linear and yarn", number(factor, 1.0, 1e6)});
+        flags.push_back({"--rope-original", "N", "positions before scaling, for yarn; default: the file's",
+                         number(original, 1u, 1u << 30)});
     }
 
     void set(ds_model_config &c, uint32_t context) const {
         const bool scaled = scaling == DS_ROPE_LINEAR || scaling == DS_ROPE_YARN;
         if (factor != 0 && !scaled) throw usage_error("--rope-factor: is for --rope-scaling linear and yarn");
         if (factor == 0 && scaled) throw usage_error("--rope-scaling: linear and yarn need --rope-factor");
-        if (original != 0 && scaling != DS_ROPE_YARN) throw usage_error("--rope-original: is for --rope-scaling yarn");
+        if (original != 0 && scaling != DS_ROPE_YARN)
+            throw usage_error("--rope-original: is for --rope-scaling yarn");
         c.context_length = context;
         c.rope_scaling = scaling;
         c.rope_factor = factor;
         c.rope_original_context = original;
     }
 
-    // A model that is only told to go on beyond what it was trained for does so badly; nothing else would say it.
+    // A model that is only told to go on beyond what it was trained for does so badly; nothing else would say
+    // it.
     void remark(const char *program, const model_ptr &m, uint32_t context) const {
         if (!context || scaling != DS_ROPE_FROM_FILE) return;
         const std::string trained = metadata(m, metadata(m, "general.architecture") + ".context_length");
         uint32_t positions = 0;
         std::from_chars(trained.data(), trained.data() + trained.size(), positions);
         if (context > positions)
-            std::fprintf(stderr, "%s: note: --context is longer than the %u positions that the file speaks of; --rope-scaling yarn may help beyond them\n", program, positions);
+            std::fprintf(stderr,
+                         "%s: note: --context is longer than the %u positions that the file speaks of; "
+                         "--rope-scaling yarn may help beyond them\n",
+                         program, positions);
     }
 };
 
 // How an answer is asked for.
 struct answer_options {
-    ds_request request = make<ds_request>();    // but for what get() sets
+    ds_request request = make<ds_request>();  // but for what get() sets
     ds_sampling sampling = make<ds_sampling>();
     ds_thinking thinking = make<ds_thinking>();
 
-    ds_request get() const {    // it points into this
+    ds_request get() const {  // it points into this
         ds_request r = request;
         r.sampling = &sampling;
         r.thinking = &thinking;
@@ -273,20 +306,30 @@ inline void set_think_budget(ds_thinking &how, const std::string &word) {
 
 // The flags of every program that asks for answers, which begin as recommended().
 inline void add_answer_flags(std::vector<flag> &flags, answer_options &how) {
-    flags.insert(flags.end(), {
-        {"", "", "The choice of each token:", {}},
-        {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6", number(how.sampling.temperature, 0.0f, 100.0f)},
-        {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off", number(how.sampling.top_p, 0.0f, 1.0f)},
-        {"--top-k", "N", "of the N most likely tokens; default: off", number(how.sampling.top_k, 0u)},
-        {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off", number(how.sampling.min_p, 0.0f, 1.0f)},
-        {"--seed", "N", "the same seed gives the same answer; default 1", number(how.sampling.seed, uint64_t{0})},
-        {"", "", "The answer:", {}},
-        {"--think", "on|off", "let the model think before it answers; default: as the model's template does",
-         choice<ds_thinking_mode>(how.thinking.mode, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
-        {"--think-budget", "N", "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the default): no limit",
-         [&how](const std::string &v) { set_think_budget(how.thinking, v); }},
-        {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds", number(how.request.max_new_tokens, 0u)},
-    });
+    flags.insert(
+        flags.end(),
+        {
+            {"", "", "The choice of each token:", {}},
+            {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6",
+             number(how.sampling.temperature, 0.0f, 100.0f)},
+            {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off",
+             number(how.sampling.top_p, 0.0f, 1.0f)},
+            {"--top-k", "N", "of the N most likely tokens; default: off", number(how.sampling.top_k, 0u)},
+            {"--min-p", "X", "of tokens at least X times as likely as the most likely; default: off",
+             number(how.sampling.min_p, 0.0f, 1.0f)},
+            {"--seed", "N", "the same seed gives the same answer; default 1",
+             number(how.sampling.seed, uint64_t{0})},
+            {"", "", "The answer:", {}},
+            {"--think", "on|off",
+             "let the model think before it answers; default: as the model's template does",
+             choice<ds_thinking_mode>(how.thinking.mode, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
+            {"--think-budget", "N",
+             "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the "
+             "default): no limit",
+             [&how](const std::string &v) { set_think_budget(how.thinking, v); }},
+            {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds",
+             number(how.request.max_new_tokens, 0u)},
+        });
 }
 
 // A JSON string. Bytes that are no UTF-8, which a file name may have, are passed on.
@@ -295,13 +338,15 @@ inline std::string json_string(const std::string &s) {
     for (const char c : s) {
         char escaped[8];
         if (c == '"' || c == '\\') out += '\\', out += c;
-        else if (static_cast<unsigned char>(c) < 0x20) std::snprintf(escaped, sizeof escaped, "\\u%04x", c), out += escaped;
+        else if (static_cast<unsigned char>(c) < 0x20)
+            std::snprintf(escaped, sizeof escaped, "\\u%04x", c), out += escaped;
         else out += c;
     }
     return out + '"';
 }
 
-// Whatever was printed and did not arrive, on a full disk say, is an error. (A closed pipe ends the program by its signal.)
+// Whatever was printed and did not arrive, on a full disk say, is an error. (A closed pipe ends the program
+// by its signal.)
 struct output_failure : std::runtime_error {
     output_failure() : std::runtime_error("standard output: could not be written") {}
 };
@@ -327,4 +372,4 @@ template <class F> int run(const char *program, F &&body) {
     }
 }
 
-} // namespace cli
+}  // namespace cli

@@ -7,9 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct account { uint64_t now, most, limit; };
+struct account {
+    uint64_t now, most, limit;
+};
 
-static int fail(const ds_error *err) { return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1; }
+static int fail(const ds_error *err) {
+    return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
+}
 
 /* NULL above the limit: the call that needed the memory fails with DS_ERR_MEMORY, and what was there before still works. */
 static void *take(void *user, size_t bytes, size_t alignment) {
@@ -25,14 +29,17 @@ static void give(void *user, void *p, size_t bytes, size_t alignment) {
     free(p);
 }
 
-static int print(void *user, const char *text, size_t n) { return (void)user, fwrite(text, 1, n, stdout) != n; }
+static int print(void *user, const char *text, size_t n) {
+    return (void)user, fwrite(text, 1, n, stdout) != n;
+}
 
 /* The whole file at a multiple of 64 bytes (32 are asked for), or NULL. */
 static void *read_file(const char *path, size_t *size) {
     FILE *f = fopen(path, "rb");
     long n = -1;
     void *p = NULL;
-    if (f && fseek(f, 0, SEEK_END) == 0 && (n = ftell(f)) > 0 && fseek(f, 0, SEEK_SET) == 0) p = aligned_alloc(64, ((size_t)n + 63) / 64 * 64);
+    if (f && fseek(f, 0, SEEK_END) == 0 && (n = ftell(f)) > 0 && fseek(f, 0, SEEK_SET) == 0)
+        p = aligned_alloc(64, ((size_t)n + 63) / 64 * 64);
     if (p && fread(p, 1, *size = (size_t)n, f) != (size_t)n) free(p), p = NULL;
     if (f) fclose(f);
     return p;
@@ -45,20 +52,25 @@ int main(int argc, char **argv) {
     size_t size = 0;
     const double mib = 1 << 20;
     const double limit = argc == 4 ? atof(argv[2]) : 0;
-    if (!(limit >= 1 && limit <= 1e7)) return fprintf(stderr, "usage: %s model.gguf MEBIBYTES QUESTION\n", argv[0]), 2;
+    if (!(limit >= 1 && limit <= 1e7))
+        return fprintf(stderr, "usage: %s model.gguf MEBIBYTES QUESTION\n", argv[0]), 2;
     struct account memory = {.limit = (uint64_t)(limit * mib)};
     const ds_host host = {.struct_size = sizeof host, .alloc = take, .free = give, .alloc_user = &memory};
 
-    void *file = read_file(argv[1], &size);   /* stays where it is until model and engine are gone: its weights are used in place */
+    void *file = read_file(
+        argv[1],
+        &size); /* stays where it is until model and engine are gone: its weights are used in place */
     if (!file) return perror(argv[1]), 1;
     const ds_model_config how = {.struct_size = sizeof how, .host = &host};
     if (ds_model_load_memory(file, size, &how, &model, &err) != DS_OK) return fail(&err);
 
-    const ds_engine_config config = {.struct_size = sizeof config, .threads = 1, .max_requests = 1, .host = &host};
+    const ds_engine_config config = {
+        .struct_size = sizeof config, .threads = 1, .max_requests = 1, .host = &host};
     ds_memory_plan plan = {.struct_size = sizeof plan};
     if (ds_engine_plan(model, &config, &plan, &err) != DS_OK) return fail(&err);
-    printf("weights %.1f, pages %.1f, activations %.1f, work %.1f, tables %.1f: %.1f MiB in all\n", (double)plan.weights / mib,
-           (double)plan.pages / mib, (double)plan.activations / mib, (double)plan.work / mib, (double)plan.tables / mib, (double)plan.total / mib);
+    printf("weights %.1f, pages %.1f, activations %.1f, work %.1f, tables %.1f: %.1f MiB in all\n",
+           (double)plan.weights / mib, (double)plan.pages / mib, (double)plan.activations / mib,
+           (double)plan.work / mib, (double)plan.tables / mib, (double)plan.total / mib);
     if (plan.total > memory.limit) return fprintf(stderr, "that is more than %.1f MiB\n", limit), 1;
 
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
@@ -66,6 +78,7 @@ int main(int argc, char **argv) {
     if (ds_engine_chat(engine, &ask, 1, NULL, print, NULL, NULL, &err) != DS_OK) return fail(&err);
     printf("\nthe host gave at most %.1f MiB\n", (double)memory.most / mib);
     ds_engine_free(engine), ds_model_free(model), free(file);
-    if (memory.now != 0) return fprintf(stderr, "%llu bytes were not given back\n", (unsigned long long)memory.now), 1;
+    if (memory.now != 0)
+        return fprintf(stderr, "%llu bytes were not given back\n", (unsigned long long)memory.now), 1;
     return fflush(stdout) != 0 || ferror(stdout);
 }

@@ -10,9 +10,15 @@
 
 enum { max_answers = 64 };
 
-struct answer { char *text; size_t size, room; unsigned long long tokens, shared; };
+struct answer {
+    char *text;
+    size_t size, room;
+    unsigned long long tokens, shared;
+};
 
-static int fail(const ds_error *err) { return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1; }
+static int fail(const ds_error *err) {
+    return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
+}
 
 static int append(struct answer *a, const char *text, size_t n) {
     if (a->room - a->size <= n) {
@@ -35,7 +41,10 @@ int main(int argc, char **argv) {
     size_t count = 0;
 
     const int n = argc == 4 ? atoi(argv[2]) : 0;
-    if (n < 1 || n > max_answers) return fprintf(stderr, "usage: %s model.gguf ANSWERS QUESTION (1 to %d answers)\n", argv[0], max_answers), 2;
+    if (n < 1 || n > max_answers)
+        return fprintf(stderr, "usage: %s model.gguf ANSWERS QUESTION (1 to %d answers)\n", argv[0],
+                       max_answers),
+               2;
     if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err);
     ds_engine_config config = {.struct_size = sizeof config, .max_requests = (uint32_t)n};
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
@@ -48,9 +57,15 @@ int main(int argc, char **argv) {
 
     /* The first is submitted; the others fork it before the first step, so that none of them computes the prompt again. */
     for (int i = 0; i < n; ++i) {
-        ds_sampling sampling = {.struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = (uint64_t)i + 1};
-        ds_request r = {.struct_size = sizeof r, .prompt = prompt, .prompt_count = count, .sampling = &sampling, .user = &answers[i]};
-        s = i == 0 ? ds_engine_submit(engine, &r, &first, &err) : ds_engine_fork(engine, first, &r, &id, &err);
+        ds_sampling sampling = {
+            .struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = (uint64_t)i + 1};
+        ds_request r = {.struct_size = sizeof r,
+                        .prompt = prompt,
+                        .prompt_count = count,
+                        .sampling = &sampling,
+                        .user = &answers[i]};
+        s = i == 0 ? ds_engine_submit(engine, &r, &first, &err)
+                   : ds_engine_fork(engine, first, &r, &id, &err);
         if (s != DS_OK) return fail(&err);
     }
 
@@ -60,8 +75,9 @@ int main(int argc, char **argv) {
         if (ds_engine_step(engine, &events, &k, &err) != DS_OK) return fail(&err);
         for (size_t i = 0; i < k; ++i) {
             const ds_event *e = events[i];
-            struct answer *a = e->user;   /* as the request had it */
-            if (e->text_size > 0 && append(a, e->text, e->text_size)) return fprintf(stderr, "no memory\n"), 1;
+            struct answer *a = e->user; /* as the request had it */
+            if (e->text_size > 0 && append(a, e->text, e->text_size))
+                return fprintf(stderr, "no memory\n"), 1;
             if (e->type != DS_EVENT_DONE) continue;
             if (e->status != DS_OK) return fprintf(stderr, "%s\n", ds_status_name(e->status)), 1;
             a->tokens = e->thinking_tokens + e->answer_tokens, a->shared = e->cached_tokens;
@@ -69,7 +85,8 @@ int main(int argc, char **argv) {
         }
     }
     for (int i = 0; i < n; ++i) {
-        printf("--- %d: %llu tokens, %llu of the prompt's %zu shared\n%s\n", i + 1, answers[i].tokens, answers[i].shared, count, answers[i].text ? answers[i].text : "");
+        printf("--- %d: %llu tokens, %llu of the prompt's %zu shared\n%s\n", i + 1, answers[i].tokens,
+               answers[i].shared, count, answers[i].text ? answers[i].text : "");
         free(answers[i].text);
     }
     free(prompt);

@@ -1,4 +1,5 @@
-// Prompts and answers as lines of JSON: what may stand in a line of prompts, and a file of answers that is never left with half a line.
+// Prompts and answers as lines of JSON: what may stand in a line of prompts, and a file of answers that is
+// never left with half a line.
 #pragma once
 
 #include "cli.h"
@@ -22,12 +23,15 @@ using json = nlohmann::ordered_json;
 
 struct prompt {
     size_t line = 0;
-    json id;                                                      // a string or an integer; the line's number where it has none
-    std::vector<std::pair<std::string, std::string>> messages;    // role, content
-    cli::answer_options how;                                      // its pointers are made when it is submitted
+    // a string or an integer; the line's number where it has none
+    json id;
+    std::vector<std::pair<std::string, std::string>> messages;  // role, content
+    // its pointers are made when it is submitted
+    cli::answer_options how;
     std::vector<std::string> stop;
-    std::string think_end, error;                                 // error: why the line is none
-    std::string hash;                                             // of the system message and the line's text; its answer repeats it
+    std::string think_end, error;  // error: why the line is none
+    // of the system message and the line's text; its answer repeats it
+    std::string hash;
 };
 
 // ---- A line of prompts
@@ -35,7 +39,8 @@ struct prompt {
 // One row a field: what the help says of it is what is read.
 struct field {
     const char *name, *help;
-    std::function<void(prompt &, const json &)> set;    // throws the rest of a sentence that begins with the field's name
+    // throws the rest of a sentence that begins with the field's name
+    std::function<void(prompt &, const json &)> set;
 };
 
 inline const std::string &text_of(const json &v) {
@@ -53,17 +58,21 @@ template <class T> T number_of(const json &v) {
         return v.get<T>();
     } else if constexpr (std::is_signed_v<T>) {
         using range = std::numeric_limits<T>;
-        if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t{range::max()})
-            || v.get<int64_t>() < range::min())
-            throw cli::failure("must be an integer from " + std::to_string(range::min()) + " to " + std::to_string(range::max()));
+        if (!v.is_number_integer() ||
+            (v.is_number_unsigned() && v.get<uint64_t>() > uint64_t{range::max()}) ||
+            v.get<int64_t>() < range::min())
+            throw cli::failure("must be an integer from " + std::to_string(range::min()) + " to " +
+                               std::to_string(range::max()));
         return v.get<T>();
     } else {
         if (!v.is_number_unsigned() || v.get<uint64_t>() > std::numeric_limits<T>::max())
-            throw cli::failure("must be an integer from 0 to " + std::to_string(std::numeric_limits<T>::max()));
+            throw cli::failure("must be an integer from 0 to " +
+                               std::to_string(std::numeric_limits<T>::max()));
         return v.get<T>();
     }
 }
-template <class S, class T> std::function<void(prompt &, const json &)> number(S cli::answer_options::*part, T S::*at) {
+template <class S, class T>
+std::function<void(prompt &, const json &)> number(S cli::answer_options::*part, T S::*at) {
     return [part, at](prompt &p, const json &v) { p.how.*part.*at = number_of<T>(v); };
 }
 
@@ -75,7 +84,8 @@ inline void set_id(prompt &p, const json &v) {
 inline void set_messages(prompt &p, const json &v) {
     if (!v.is_array() || v.empty()) throw cli::failure("must be an array of at least one message");
     for (const json &m : v) {
-        if (!m.is_object() || m.size() != 2 || !m.contains("role") || !m.contains("content")) throw cli::failure("a message must be an object of role and content");
+        if (!m.is_object() || m.size() != 2 || !m.contains("role") || !m.contains("content"))
+            throw cli::failure("a message must be an object of role and content");
         p.messages.emplace_back(text_of(m["role"]), text_of(m["content"]));
     }
 }
@@ -92,13 +102,15 @@ inline void set_thinking(prompt &p, const json &v) {
 inline void set_stop(prompt &p, const json &v) {
     p.stop.clear();
     if (!v.is_array()) p.stop.push_back(text_of(v));
-    else for (const json &s : v) p.stop.push_back(text_of(s));
+    else
+        for (const json &s : v) p.stop.push_back(text_of(s));
 }
 
 inline const std::vector<field> &fields() {
     static const std::vector<field> list = {
         {"id", "a string or an integer, no two the same; default: the number of the line", set_id},
-        {"prompt", "the question; this or messages", [](prompt &p, const json &v) { p.messages.emplace_back("user", text_of(v)); }},
+        {"prompt", "the question; this or messages",
+         [](prompt &p, const json &v) { p.messages.emplace_back("user", text_of(v)); }},
         {"messages", "[{\"role\": \"user\", \"content\": \"…\"}, …]", set_messages},
         {"max_tokens", "as --max-new", number(&cli::answer_options::request, &ds_request::max_new_tokens)},
         {"temperature", "as --temp", number(&cli::answer_options::sampling, &ds_sampling::temperature)},
@@ -106,13 +118,17 @@ inline const std::vector<field> &fields() {
         {"top_k", "as --top-k", number(&cli::answer_options::sampling, &ds_sampling::top_k)},
         {"min_p", "as --min-p", number(&cli::answer_options::sampling, &ds_sampling::min_p)},
         {"seed", "as --seed", number(&cli::answer_options::sampling, &ds_sampling::seed)},
-        {"repetition_penalty", "from 0 to 1000", number(&cli::answer_options::sampling, &ds_sampling::repetition_penalty)},
-        {"presence_penalty", "from -1000 to 1000", number(&cli::answer_options::sampling, &ds_sampling::presence_penalty)},
-        {"frequency_penalty", "from -1000 to 1000", number(&cli::answer_options::sampling, &ds_sampling::frequency_penalty)},
+        {"repetition_penalty", "from 0 to 1000",
+         number(&cli::answer_options::sampling, &ds_sampling::repetition_penalty)},
+        {"presence_penalty", "from -1000 to 1000",
+         number(&cli::answer_options::sampling, &ds_sampling::presence_penalty)},
+        {"frequency_penalty", "from -1000 to 1000",
+         number(&cli::answer_options::sampling, &ds_sampling::frequency_penalty)},
         {"thinking", "true or false, as --think", set_thinking},
         {"think_budget", "as --think-budget; null: no limit", set_think_budget},
         {"think_end", "as --think-end", [](prompt &p, const json &v) { p.think_end = text_of(v); }},
-        {"priority", "an integer: of the prompts that wait, higher ones go first; default 0", number(&cli::answer_options::request, &ds_request::priority)},
+        {"priority", "an integer: of the prompts that wait, higher ones go first; default 0",
+         number(&cli::answer_options::request, &ds_request::priority)},
         {"stop", "a text that ends the answer, or an array of them", set_stop},
     };
     return list;
@@ -126,10 +142,11 @@ inline std::string short_name(const std::string &name) {
     return name.substr(0, n) + "…";
 }
 
-// What one line may be, found out without building anything: JSON of modest depth, no name twice in an object, no number beyond double's.
+// What one line may be, found out without building anything: JSON of modest depth, no name twice in an
+// object, no number beyond double's.
 class line_check : public nlohmann::json_sax<json> {
 public:
-    std::string fault;    // the rest of a sentence
+    std::string fault;  // the rest of a sentence
 
     bool null() override { return true; }
     bool boolean(bool) override { return true; }
@@ -143,13 +160,15 @@ public:
     bool end_object() override { return leave(); }
     bool end_array() override { return leave(); }
     bool key(string_t &name) override {
-        constexpr size_t most_names = 100;    // no line of ours has so many, and searching them is quadratic
+        constexpr size_t most_names = 100;  // no line of ours has so many, and searching them is quadratic
         if (!names_.back().insert(name).second) return wrong("has " + short_name(name) + " twice");
-        return names_.back().size() <= most_names || wrong("has an object of more than " + std::to_string(most_names) + " fields");
+        return names_.back().size() <= most_names ||
+               wrong("has an object of more than " + std::to_string(most_names) + " fields");
     }
     bool parse_error(std::size_t at, const std::string &, const nlohmann::detail::exception &e) override {
         const bool overflow = dynamic_cast<const json::out_of_range *>(&e) != nullptr;
-        return wrong((overflow ? "has a number out of range, at byte " : "is no JSON, at byte ") + std::to_string(at));
+        return wrong((overflow ? "has a number out of range, at byte " : "is no JSON, at byte ") +
+                     std::to_string(at));
     }
 
 private:
@@ -157,11 +176,12 @@ private:
     bool enter() {
         constexpr size_t most_levels = 100;
         names_.emplace_back();
-        return names_.size() <= most_levels || wrong("is deeper than " + std::to_string(most_levels) + " levels");
+        return names_.size() <= most_levels ||
+               wrong("is deeper than " + std::to_string(most_levels) + " levels");
     }
     bool leave() { return names_.pop_back(), true; }
 
-    std::vector<std::set<std::string>> names_;    // of the objects and arrays that are open
+    std::vector<std::set<std::string>> names_;  // of the objects and arrays that are open
 };
 
 // One line's value. Whatever the parser can throw is a fault of this line.
@@ -175,7 +195,9 @@ inline json parse_line(const std::string &text) {
     throw cli::failure(check.fault);
 }
 
-inline std::string text_line(const json &record) { return record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
+inline std::string text_line(const json &record) {
+    return record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
 
 // FNV-1a, as 16 digits.
 inline std::string hash_of(const std::string &text) {
@@ -190,7 +212,8 @@ inline std::string hash_of(const std::string &text) {
 inline void read_prompt(const std::string &text, prompt &p) {
     const json object = parse_line(text);
     if (!object.is_object()) throw cli::failure("is no JSON object");
-    if (object.contains("prompt") == object.contains("messages")) throw cli::failure("needs prompt or messages, and not both");
+    if (object.contains("prompt") == object.contains("messages"))
+        throw cli::failure("needs prompt or messages, and not both");
     for (const auto &[name, value] : object.items()) {
         const field *found = nullptr;
         for (const field &f : fields())
@@ -205,9 +228,12 @@ inline void read_prompt(const std::string &text, prompt &p) {
 }
 
 inline std::string input_name(const std::string &path) { return path == "-" ? "standard input" : path; }
-inline std::string place(const std::string &path, size_t line) { return input_name(path) + ":" + std::to_string(line); }
+inline std::string place(const std::string &path, size_t line) {
+    return input_name(path) + ":" + std::to_string(line);
+}
 
-// Calls each(line number, text, offset) for the lines of a file; text after the last line feed is a line, too.
+// Calls each(line number, text, offset) for the lines of a file; text after the last line feed is a line,
+// too.
 template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
     char *buffer = nullptr;
     size_t capacity = 0, number = 0;
@@ -215,7 +241,7 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
     std::string text;
     for (ssize_t n; (n = getline(&buffer, &capacity, in)) >= 0; offset += text.size()) {
         text.assign(buffer, static_cast<size_t>(n));
-        std::free(std::exchange(buffer, nullptr));    // `each` may throw
+        std::free(std::exchange(buffer, nullptr));  // `each` may throw
         each(++number, text, offset);
     }
     std::free(buffer);
@@ -225,10 +251,13 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
     }
 }
 
-// All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are kept, becomes a prompt that has an error,
-// with the line's number for its id. The same id twice is a fault of the later line.
-inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults, const std::string &system, bool keep_errors) {
-    const std::unique_ptr<FILE, int (*)(FILE *)> in(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), [](FILE *f) { return f == stdin ? 0 : std::fclose(f); });
+// All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are
+// kept, becomes a prompt that has an error, with the line's number for its id. The same id twice is a fault
+// of the later line.
+inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults,
+                                        const std::string &system, bool keep_errors) {
+    const std::unique_ptr<FILE, int (*)(FILE *)> in(path == "-" ? stdin : std::fopen(path.c_str(), "rb"),
+                                                    [](FILE *f) { return f == stdin ? 0 : std::fclose(f); });
     if (!in) throw cli::failure(path + ": " + std::strerror(errno));
     std::vector<prompt> out;
     std::map<std::string, size_t> seen;
@@ -242,7 +271,9 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
         try {
             read_prompt(text.substr(0, last + 1), p);
             const auto [other, added] = seen.emplace(text_line(p.id), line);
-            if (!added) throw cli::failure("id: " + p.id.dump() + " is the id of line " + std::to_string(other->second));
+            if (!added)
+                throw cli::failure("id: " + p.id.dump() + " is the id of line " +
+                                   std::to_string(other->second));
         } catch (const cli::failure &e) {
             if (!keep_errors) throw cli::failure(place(path, line) + ": " + e.what());
             p.error = e.what();
@@ -258,23 +289,28 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
 // The same regular file, by whatever names. `path` may be "-": then it is the descriptor `standard`.
 inline bool same_file(int fd, const std::string &path, int standard) {
     struct stat a, b;
-    const bool known = fstat(fd, &a) == 0 && (path == "-" ? fstat(standard, &b) : stat(path.c_str(), &b)) == 0;
+    const bool known =
+        fstat(fd, &a) == 0 && (path == "-" ? fstat(standard, &b) : stat(path.c_str(), &b)) == 0;
     return known && S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-// Lines are appended whole or not at all. What a file has when it is opened is read() first, and nothing of it changes before all of it was accepted.
+// Lines are appended whole or not at all. What a file has when it is opened is read() first, and nothing of
+// it changes before all of it was accepted.
 class answers {
 public:
     // `inputs`: what the file may not be, with what to call it.
     answers(const std::string &path, const std::vector<std::pair<std::string, const char *>> &inputs)
-        : path_(path), fd_(path == "-" ? STDOUT_FILENO : ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+        : path_(path),
+          fd_(path == "-" ? STDOUT_FILENO
+                          : ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
         if (fd_ < 0) fail("could not be opened");
         struct stat s;
         regular_ = path != "-" && fstat(fd_, &s) == 0 && S_ISREG(s.st_mode);
         try {
             for (const auto &[input, what] : inputs)
                 if (same_file(fd_, input, STDIN_FILENO))
-                    throw cli::failure(name() + ": is the file of " + what + ", which answers would destroy; it is left as it is");
+                    throw cli::failure(name() + ": is the file of " + what +
+                                       ", which answers would destroy; it is left as it is");
             if (regular_ && flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
         } catch (...) {
             close_all();
@@ -285,11 +321,12 @@ public:
     ~answers() { close_all(); }
 
     struct record {
-        size_t line;            // in the file, from 1
-        std::string text;       // with its line feed, but for the last one of a machine that stopped
+        size_t line;       // in the file, from 1
+        std::string text;  // with its line feed, but for the last one of a machine that stopped
         bool first, whole;
     };
-    // Calls accept(record, rank) for each line that is there, which throws if it is none of ours, or gives whether to keep it, and sets its rank among the answers.
+    // Calls accept(record, rank) for each line that is there, which throws if it is none of ours, or gives
+    // whether to keep it, and sets its rank among the answers.
     template <class F> void read(F &&accept) {
         if (!regular_) return;
         FILE *const in = fdopen(dup(fd_), "rb");
@@ -307,7 +344,8 @@ public:
     // Takes out what is not kept, in one step: who looks finds the old file or the new one.
     void clean() {
         if (dropped_) rewrite();
-        else if (torn_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0) fail("could not be shortened to its last whole line");
+        else if (torn_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0)
+            fail("could not be shortened to its last whole line");
         dropped_ = torn_ = false;
     }
 
@@ -318,7 +356,8 @@ public:
             if (n < 0 && errno == EINTR) continue;
             if (n < 0) {
                 const int why = errno;
-                if (regular_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0) fail("could not be written, and ends in half a line");
+                if (regular_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0)
+                    fail("could not be written, and ends in half a line");
                 errno = why;
                 fail("could not be written");
             }
@@ -342,7 +381,11 @@ public:
     }
 
 private:
-    struct piece { size_t rank; uint64_t offset; size_t size; };
+    struct piece {
+        size_t rank;
+        uint64_t offset;
+        size_t size;
+    };
 
     std::string name() const { return path_ == "-" ? "standard output" : path_; }
     [[noreturn]] void fail(const char *what) const {
@@ -355,7 +398,8 @@ private:
         if (path_ != "-") ::close(fd_);
     }
 
-    // The lines that are known, in their order, in a file beside this one that then takes its place: where that is a link, the place that it points to.
+    // The lines that are known, in their order, in a file beside this one that then takes its place: where
+    // that is a link, the place that it points to.
     void rewrite() {
         const std::unique_ptr<char, void (*)(void *)> real(realpath(path_.c_str(), nullptr), std::free);
         struct stat s;
@@ -369,8 +413,9 @@ private:
         std::string text;
         for (size_t i = 0; good && i < lines_.size(); ++i) {
             text.resize(lines_[i].size);
-            good = pread(fd_, text.data(), text.size(), static_cast<off_t>(lines_[i].offset)) == static_cast<ssize_t>(text.size())
-                && ::write(to, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+            good = pread(fd_, text.data(), text.size(), static_cast<off_t>(lines_[i].offset)) ==
+                       static_cast<ssize_t>(text.size()) &&
+                   ::write(to, text.data(), text.size()) == static_cast<ssize_t>(text.size());
             moved.push_back({lines_[i].rank, size, text.size()});
             size += text.size();
         }
@@ -381,7 +426,8 @@ private:
             errno = why;
             fail("could not be written anew");
         }
-        replaced_.push_back(fd_);    // stays locked: who has opened it meanwhile is not to write to a file without a name
+        // stays locked: who has opened it meanwhile is not to write to a file without a name
+        replaced_.push_back(fd_);
         fd_ = to;
         lines_ = std::move(moved);
         size_ = size;
@@ -395,4 +441,4 @@ private:
     std::vector<int> replaced_;
 };
 
-} // namespace jsonl
+}  // namespace jsonl

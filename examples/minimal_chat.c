@@ -11,7 +11,10 @@
 
 enum { max_messages = 64 };
 
-struct text { char *bytes; size_t size, room; };
+struct text {
+    char *bytes;
+    size_t size, room;
+};
 
 /* Of any length, and NUL-terminated. Not 0 when there is no memory. */
 static int append(struct text *t, const char *bytes, size_t n) {
@@ -39,7 +42,9 @@ static int on_text(void *user, const char *text, size_t n) {
     return append(user, text, n) || fwrite(text, 1, n, stdout) != n || fflush(stdout) != 0;
 }
 
-static int fail(const ds_error *err) { return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1; }
+static int fail(const ds_error *err) {
+    return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
+}
 
 int main(int argc, char **argv) {
     ds_message messages[max_messages];
@@ -51,8 +56,9 @@ int main(int argc, char **argv) {
     ds_engine *engine = NULL;
 
     if (argc != 2 || argv[1][0] == '-') return fprintf(stderr, "usage: %s model.gguf\n", argv[0]), 2;
-    if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err);   /* NULL: all defaults */
-    ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};   /* begins with its size; what stays 0 has its default */
+    if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err); /* NULL: all defaults */
+    ds_engine_config config = {.struct_size = sizeof config,
+                               .max_requests = 1}; /* begins with its size; what stays 0 has its default */
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
     /* What DeepSeek recommends for the R1 family. The same seed gives the same answer. */
     ds_sampling sampling = {.struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = 1};
@@ -60,19 +66,26 @@ int main(int argc, char **argv) {
 
     while (printf("> "), fflush(stdout) == 0 && read_line(&line)) {
         struct text reply = {0};
-        const int nul = line.size > 0 && strlen(line.bytes) < line.size;   /* a message cannot hold one */
+        const int nul = line.size > 0 && strlen(line.bytes) < line.size; /* a message cannot hold one */
         if (nul) failed = fprintf(stderr, "a question with a NUL byte is not asked\n") != 0;
-        if (nul || line.size == 0) { free(line.bytes); continue; }
-        if (count == max_messages)   /* the oldest question and its answer are forgotten */
-            for (int i = 0; i < 2; ++i) free((char *)messages[0].content), memmove(messages, messages + 1, --count * sizeof *messages);
+        if (nul || line.size == 0) {
+            free(line.bytes);
+            continue;
+        }
+        if (count == max_messages) /* the oldest question and its answer are forgotten */
+            for (int i = 0; i < 2; ++i)
+                free((char *)messages[0].content),
+                    memmove(messages, messages + 1, --count * sizeof *messages);
         messages[count++] = (ds_message){.role = "user", .content = line.bytes};
         if (ds_engine_chat(engine, messages, count, &how, on_text, &reply, NULL, &err) != DS_OK) {
             free((char *)messages[--count].content), free(reply.bytes);
-            failed = fail(&err);   /* too long for the context, say: the question is forgotten */
+            failed = fail(&err); /* too long for the context, say: the question is forgotten */
             continue;
         }
         printf("\n");
-        messages[count++] = (ds_message){.role = "assistant", .content = reply.bytes ? reply.bytes : calloc(1, 1)};   /* the template leaves the thinking out */
+        messages[count++] = (ds_message){
+            .role = "assistant",
+            .content = reply.bytes ? reply.bytes : calloc(1, 1)}; /* the template leaves the thinking out */
     }
     while (count > 0) free((char *)messages[--count].content);
     ds_engine_free(engine), ds_model_free(model);

@@ -1,6 +1,7 @@
 // perplexity: how well a model predicts a text: mean negative log-likelihood a token, and its exponential.
-// The text is cut into windows that overlap; each token is scored once, in the first window that holds it, so that all but the first window's
-// have at least context - stride tokens before them. Each window begins with BOS where the model's texts do (a token that is not scored).
+// The text is cut into windows that overlap; each token is scored once, in the first window that holds it, so
+// that all but the first window's have at least context - stride tokens before them. Each window begins with
+// BOS where the model's texts do (a token that is not scored).
 #include "cli.h"
 
 #include <algorithm>
@@ -57,7 +58,8 @@ std::vector<ds_token> tokenize(const cli::model_ptr &m, const std::string &text,
     });
 }
 
-// Windows of `length` tokens, one every `stride`. Without BOS a window's first token has nothing before it and cannot be scored there.
+// Windows of `length` tokens, one every `stride`. Without BOS a window's first token has nothing before it
+// and cannot be scored there.
 std::vector<window> windows_of(size_t tokens, size_t length, size_t stride, bool bos) {
     std::vector<window> out;
     for (size_t begin = 0, scored = 0; scored < tokens; begin += stride) {
@@ -81,9 +83,11 @@ void score(const cli::engine_ptr &e, const std::vector<ds_token> &prompt, size_t
         size_t count = 0;
         cli::check(ds_engine_step(e.get(), &events, &count, &err), err);
         for (const ds_event *v : std::span(events, count)) {
-            if (v->type == DS_EVENT_SCORE && v->position >= first_scored) to.add(-static_cast<double>(v->logprob));
+            if (v->type == DS_EVENT_SCORE && v->position >= first_scored)
+                to.add(-static_cast<double>(v->logprob));
             if (v->type != DS_EVENT_DONE) continue;
-            if (v->finish != DS_FINISH_SCORED) throw cli::failure(std::string("a window could not be scored: ") + ds_status_name(v->status));
+            if (v->finish != DS_FINISH_SCORED)
+                throw cli::failure(std::string("a window could not be scored: ") + ds_status_name(v->status));
             return;
         }
     }
@@ -96,8 +100,11 @@ struct result {
     double seconds;
 };
 
-// Logits are wanted of every row of a step: a step's rows are bounded by the memory that they take, which the vocabulary decides.
-uint32_t logit_rows(const ds_model_info &i) { return std::clamp(uint32_t{64 << 20} / (4 * i.vocabulary), 32u, 512u); }
+// Logits are wanted of every row of a step: a step's rows are bounded by the memory that they take, which the
+// vocabulary decides.
+uint32_t logit_rows(const ds_model_info &i) {
+    return std::clamp(uint32_t{64 << 20} / (4 * i.vocabulary), 32u, 512u);
+}
 
 result measure(options &o) {
     auto config = cli::make<ds_model_config>();
@@ -116,23 +123,28 @@ result measure(options &o) {
     if (c.context_length < 2u + bos) throw cli::usage_error("--context: is too short");
     const uint32_t length = c.context_length - bos;
     if (!o.stride) o.stride = (length + 1) / 2;
-    if (o.stride > length) throw cli::usage_error("--stride: is longer than a window, which has " + std::to_string(length) + " tokens: some would not be scored");
+    if (o.stride > length)
+        throw cli::usage_error("--stride: is longer than a window, which has " + std::to_string(length) +
+                               " tokens: some would not be scored");
     const cli::engine_ptr e = cli::start(m, c);
 
     const std::vector<window> windows = windows_of(tokens.size(), length, o.stride, bos);
-    if (tokens.size() + bos < 2) throw cli::failure(o.text + ": has too few tokens, " + std::to_string(tokens.size()));
+    if (tokens.size() + bos < 2)
+        throw cli::failure(o.text + ": has too few tokens, " + std::to_string(tokens.size()));
     result r{tokens.size(), windows.size(), c.context_length, o.stride, {}, 0};
     const auto begin = std::chrono::steady_clock::now();
     const bool progress = !o.quiet && isatty(STDERR_FILENO);
     std::vector<ds_token> prompt;
     for (const window &w : windows) {
         prompt.assign(bos, ds_token_special(m.get(), DS_SPECIAL_BOS));
-        prompt.insert(prompt.end(), tokens.begin() + static_cast<ptrdiff_t>(w.begin), tokens.begin() + static_cast<ptrdiff_t>(w.end));
+        prompt.insert(prompt.end(), tokens.begin() + static_cast<ptrdiff_t>(w.begin),
+                      tokens.begin() + static_cast<ptrdiff_t>(w.end));
         score(e, prompt, w.scored - w.begin + bos, r.nll);
         r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         if (!progress) continue;
         const double done = static_cast<double>(w.end) / static_cast<double>(tokens.size());
-        std::fprintf(stderr, "\r%3.0f %%  nll %.4f  perplexity %.4f  %.0f s left   ", 100 * done, r.nll.mean(), std::exp(r.nll.mean()), r.seconds / done - r.seconds);
+        std::fprintf(stderr, "\r%3.0f %%  nll %.4f  perplexity %.4f  %.0f s left   ", 100 * done,
+                     r.nll.mean(), std::exp(r.nll.mean()), r.seconds / done - r.seconds);
     }
     if (progress) std::fputs("\r\033[K", stderr);
     return r;
@@ -142,23 +154,33 @@ void print(const options &o, const result &r) {
     const double nll = r.nll.mean(), error = r.nll.standard_error();
     const auto n = [](uint64_t v) { return static_cast<unsigned long long>(v); };
     if (o.json) {
-        std::printf("{\"model\": %s, \"text\": %s, \"tokens\": %llu, \"scored\": %llu, \"windows\": %llu, \"context\": %u, \"stride\": %u, \"nll\": %.9g, "
+        std::printf("{\"model\": %s, \"text\": %s, \"tokens\": %llu, \"scored\": %llu, \"windows\": %llu, "
+                    "\"context\": %u, \"stride\": %u, \"nll\": %.9g, "
                     "\"nll_standard_error\": %.6g, \"perplexity\": %.9g, \"seconds\": %.6g}\n",
-                    cli::json_string(o.model).c_str(), cli::json_string(o.text).c_str(), n(r.tokens), n(r.nll.n), n(r.windows), r.context, r.stride, nll, error, std::exp(nll), r.seconds);
+                    cli::json_string(o.model).c_str(), cli::json_string(o.text).c_str(), n(r.tokens),
+                    n(r.nll.n), n(r.windows), r.context, r.stride, nll, error, std::exp(nll), r.seconds);
         return;
     }
-    std::printf("tokens      %llu, %llu of them scored, in %llu windows of %u, one every %u\n", n(r.tokens), n(r.nll.n), n(r.windows), r.context, r.stride);
+    std::printf("tokens      %llu, %llu of them scored, in %llu windows of %u, one every %u\n", n(r.tokens),
+                n(r.nll.n), n(r.windows), r.context, r.stride);
     std::printf("nll         %.6f +- %.6f\n", nll, error);
     std::printf("perplexity  %.6f +- %.6f\n", std::exp(nll), std::exp(nll) * error);
-    std::printf("time        %.2f s, %.0f tokens scored a second\n", r.seconds, static_cast<double>(r.nll.n) / r.seconds);
+    std::printf("time        %.2f s, %.0f tokens scored a second\n", r.seconds,
+                static_cast<double>(r.nll.n) / r.seconds);
 }
 
 std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "Windows:", {}},
-        {"-c, --context", "N", "tokens of a window, BOS included; default: the model's, at most 2048; more than it has: see --rope-scaling", cli::number(o.engine.config.context_length, 0u, 1u << 30)},
-        {"-s, --stride", "N", "tokens from one window to the next; default: half a window. Equal to the\n"
-                              "                            window: fastest, and each window begins without knowing what went before", cli::number(o.stride, 0u)},
+        {"-c, --context", "N",
+         "tokens of a window, BOS included; default: the model's, at most 2048; more than it has: see "
+         "--rope-scaling",
+         cli::number(o.engine.config.context_length, 0u, 1u << 30)},
+        {"-s, --stride", "N",
+         "tokens from one window to the next; default: half a window. Equal to the\n"
+         "                            window: fastest, and each window begins without knowing what went "
+         "before",
+         cli::number(o.stride, 0u)},
         {"", "", "The engine:", {}},
     };
     o.rope.add_to(f);
@@ -171,17 +193,21 @@ std::vector<cli::flag> flags_of(options &o) {
 }
 
 void print_usage(const std::vector<cli::flag> &flags) {
-    std::printf("Measures how well a model predicts a text.\n"
-                "usage: perplexity [flags] MODEL.gguf TEXT\n\n"
-                "TEXT is a file, or - for standard input. It is taken as plain text: control tokens are not recognised in it. The result is the mean\n"
-                "negative log-likelihood of its tokens, natural logarithm, and its exponential, each with its standard error over the tokens.\n"
-                "Figures compare between models only where the tokenizer, the windows and the text are the same.\n");
+    std::printf(
+        "Measures how well a model predicts a text.\n"
+        "usage: perplexity [flags] MODEL.gguf TEXT\n\n"
+        "TEXT is a file, or - for standard input. It is taken as plain text: control tokens are not "
+        "recognised in it. The result is the mean\n"
+        "negative log-likelihood of its tokens, natural logarithm, and its exponential, each with its "
+        "standard error over the tokens.\n"
+        "Figures compare between models only where the tokenizer, the windows and the text are the same.\n");
     cli::print_help(flags);
-    std::printf("\nExample:\n  perplexity --context 512 --stride 256 model.gguf book.txt\n\n"
-                "Exit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong usage.\n");
+    std::printf(
+        "\nExample:\n  perplexity --context 512 --stride 256 model.gguf book.txt\n\n"
+        "Exit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong usage.\n");
 }
 
-} // namespace
+}  // namespace
 
 int main(int argc, char **argv) {
     return cli::run("perplexity", [&] {

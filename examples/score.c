@@ -9,13 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int fail(const ds_error *err) { return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1; }
+static int fail(const ds_error *err) {
+    return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
+}
 
 /* A token's bytes, made readable on one line: they need not be whole characters. */
 static void print_bytes(const char *bytes, size_t n) {
     putchar('"');
     for (size_t i = 0; i < n; ++i)
-        if ((unsigned char)bytes[i] < ' ' || bytes[i] == '"' || bytes[i] == '\\' || bytes[i] == 127) printf("\\x%02x", (unsigned char)bytes[i]);
+        if ((unsigned char)bytes[i] < ' ' || bytes[i] == '"' || bytes[i] == '\\' || bytes[i] == 127)
+            printf("\\x%02x", (unsigned char)bytes[i]);
         else putchar(bytes[i]);
     printf("\"\n");
 }
@@ -36,11 +39,13 @@ int main(int argc, char **argv) {
     ds_status s = ds_tokenize(model, argv[2], strlen(argv[2]), DS_TOKENIZE_BOS, NULL, 0, &count, &err);
     if (s != DS_OK && s != DS_ERR_BUFFER) return fail(&err);
     if (!(tokens = malloc((count + 1) * sizeof *tokens))) return fprintf(stderr, "no memory\n"), 1;
-    if (ds_tokenize(model, argv[2], strlen(argv[2]), DS_TOKENIZE_BOS, tokens, count, &count, &err) != DS_OK) return fail(&err);
+    if (ds_tokenize(model, argv[2], strlen(argv[2]), DS_TOKENIZE_BOS, tokens, count, &count, &err) != DS_OK)
+        return fail(&err);
 
     ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
-    ds_request request = {.struct_size = sizeof request, .prompt = tokens, .prompt_count = count, .flags = DS_REQUEST_SCORE};
+    ds_request request = {
+        .struct_size = sizeof request, .prompt = tokens, .prompt_count = count, .flags = DS_REQUEST_SCORE};
     if (ds_engine_submit(engine, &request, &id, &err) != DS_OK) return fail(&err);
 
     for (int done = 0; !done;) {
@@ -56,8 +61,10 @@ int main(int argc, char **argv) {
             if (e->type != DS_EVENT_SCORE) continue;
             const char *bytes;
             size_t size;
-            if (ds_token_bytes(model, e->token, DS_DETOKENIZE_SPECIAL, &bytes, &size, &err) != DS_OK) return fail(&err);
-            if (e->position == 0) printf("%9s  ", "");   /* nothing comes before the first: it has no probability */
+            if (ds_token_bytes(model, e->token, DS_DETOKENIZE_SPECIAL, &bytes, &size, &err) != DS_OK)
+                return fail(&err);
+            if (e->position == 0)
+                printf("%9s  ", ""); /* nothing comes before the first: it has no probability */
             else printf("%9.4f  ", e->logprob), sum += e->logprob, ++scored;
             print_bytes(bytes, size);
         }

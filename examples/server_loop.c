@@ -22,11 +22,16 @@ struct client {
     int gives_up;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    struct { char *bytes; size_t size; } text;
-    ds_finish finish;   /* NONE until it has ended */
+    struct {
+        char *bytes;
+        size_t size;
+    } text;
+    ds_finish finish; /* NONE until it has ended */
 };
 
-static void die(const ds_error *err) { fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), exit(1); }
+static void die(const ds_error *err) {
+    fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), exit(1);
+}
 
 static void deliver(const ds_event *e) {
     struct client *c = e->user;
@@ -63,11 +68,18 @@ static void *serve(void *connection) {
     size_t count;
     ds_message ask = {.role = "user", .content = c->question};
     if (ds_chat_tokenize(model, &ask, 1, NULL, prompt, 4096, &count, &err) != DS_OK) die(&err);
-    ds_request request = {.struct_size = sizeof request, .prompt = prompt, .prompt_count = count, .user = c, .timeout_seconds = 600};
-    if (ds_engine_submit(engine, &request, &id, &err) != DS_OK) die(&err);   /* a server answers DS_ERR_BUSY with "try again later" */
+    ds_request request = {.struct_size = sizeof request,
+                          .prompt = prompt,
+                          .prompt_count = count,
+                          .user = c,
+                          .timeout_seconds = 600};
+    if (ds_engine_submit(engine, &request, &id, &err) != DS_OK)
+        die(&err); /* a server answers DS_ERR_BUSY with "try again later" */
     pthread_mutex_lock(&c->mutex);
-    for (int cancelled = 0; c->finish == DS_FINISH_NONE; pthread_cond_wait(&c->changed, &c->mutex))   /* the request has a pointer to this client until its last event */
-        if (c->gives_up && c->text.size > 0 && !cancelled++) ds_engine_cancel(engine, id, NULL);   /* it may have ended already, which is fine */
+    for (int cancelled = 0; c->finish == DS_FINISH_NONE; pthread_cond_wait(
+             &c->changed, &c->mutex)) /* the request has a pointer to this client until its last event */
+        if (c->gives_up && c->text.size > 0 && !cancelled++)
+            ds_engine_cancel(engine, id, NULL); /* it may have ended already, which is fine */
     pthread_mutex_unlock(&c->mutex);
     return NULL;
 }
@@ -79,16 +91,21 @@ int main(int argc, char **argv) {
     if (n < 1 || argv[1][0] == '-') return fprintf(stderr, "usage: %s model.gguf QUESTION...\n", argv[0]), 2;
     struct client *clients = calloc((size_t)n, sizeof *clients);
     if (!clients) return fprintf(stderr, "no memory\n"), 1;
-    if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK || ds_engine_new(model, NULL, &engine, &err) != DS_OK) die(&err);
+    if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK ||
+        ds_engine_new(model, NULL, &engine, &err) != DS_OK)
+        die(&err);
     if (pthread_create(&stepping, NULL, loop, NULL) != 0) return fprintf(stderr, "no thread\n"), 1;
     for (int i = 0; i < n; ++i) {
         clients[i] = (struct client){.question = argv[i + 2], .gives_up = n > 1 && i == n - 1};
         pthread_mutex_init(&clients[i].mutex, NULL), pthread_cond_init(&clients[i].changed, NULL);
-        if (pthread_create(&clients[i].thread, NULL, serve, &clients[i]) != 0) return fprintf(stderr, "no thread\n"), 1;
+        if (pthread_create(&clients[i].thread, NULL, serve, &clients[i]) != 0)
+            return fprintf(stderr, "no thread\n"), 1;
     }
     for (int i = 0; i < n; ++i) {
         pthread_join(clients[i].thread, NULL);
-        printf("--- %s%s\n%s\n", clients[i].question, clients[i].finish == DS_FINISH_CANCELLED ? " (given up)" : "", clients[i].text.bytes ? clients[i].text.bytes : "");
+        printf("--- %s%s\n%s\n", clients[i].question,
+               clients[i].finish == DS_FINISH_CANCELLED ? " (given up)" : "",
+               clients[i].text.bytes ? clients[i].text.bytes : "");
         free(clients[i].text.bytes);
     }
     atomic_store(&stopping, 1), ds_engine_wake(engine, NULL);

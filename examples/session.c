@@ -13,7 +13,9 @@
 
 enum { client = 1, capacity = 1 << 20 };
 
-static int fail(const ds_error *err) { return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1; }
+static int fail(const ds_error *err) {
+    return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
+}
 
 int main(int argc, char **argv) {
     ds_error err;
@@ -33,16 +35,21 @@ int main(int argc, char **argv) {
     FILE *there = fopen(argv[2], "rb");
     if (there) {
         fclose(there);
-        if (ds_engine_restore_session(engine, argv[2], client, tokens, capacity, &old, &positions, &err) != DS_OK) return fail(&err);
+        if (ds_engine_restore_session(engine, argv[2], client, tokens, capacity, &old, &positions, &err) !=
+            DS_OK)
+            return fail(&err);
     }
 
     /* The new question follows as the template has it. Earlier thinking stays: to render the conversation anew without it would change tokens in the middle. */
     ds_message ask = {.role = "user", .content = argv[3]};
-    if (ds_chat_tokenize(model, &ask, 1, NULL, tokens + old, capacity - old, &asked, &err) != DS_OK) return fail(&err);
-    if (old > 0 && asked > 0 && tokens[old] == ds_token_special(model, DS_SPECIAL_BOS)) memmove(tokens + old, tokens + old + 1, --asked * sizeof *tokens);
+    if (ds_chat_tokenize(model, &ask, 1, NULL, tokens + old, capacity - old, &asked, &err) != DS_OK)
+        return fail(&err);
+    if (old > 0 && asked > 0 && tokens[old] == ds_token_special(model, DS_SPECIAL_BOS))
+        memmove(tokens + old, tokens + old + 1, --asked * sizeof *tokens);
     size_t count = old + asked;
 
-    ds_request request = {.struct_size = sizeof request, .prompt = tokens, .prompt_count = count, .client_id = client};
+    ds_request request = {
+        .struct_size = sizeof request, .prompt = tokens, .prompt_count = count, .client_id = client};
     if (ds_engine_submit(engine, &request, &id, &err) != DS_OK) return fail(&err);
     for (int done = 0; !done;) {
         const ds_event *const *events;
@@ -55,13 +62,15 @@ int main(int argc, char **argv) {
             if (e->type != DS_EVENT_DONE) continue;
             done = 1;
             if (e->status != DS_OK) return fprintf(stderr, "%s\n", ds_status_name(e->status)), 1;
-            fprintf(stderr, "\n%llu of %llu prompt tokens were there already\n", (unsigned long long)e->cached_tokens, (unsigned long long)e->prompt_tokens);
+            fprintf(stderr, "\n%llu of %llu prompt tokens were there already\n",
+                    (unsigned long long)e->cached_tokens, (unsigned long long)e->prompt_tokens);
         }
     }
     printf("\n");
 
     /* Written beside the file and renamed over it: a failure leaves the old one. */
-    if (ds_engine_save_session(engine, tokens, count, client, argv[2], &saved, &err) != DS_OK) return fail(&err);
+    if (ds_engine_save_session(engine, tokens, count, client, argv[2], &saved, &err) != DS_OK)
+        return fail(&err);
     fprintf(stderr, "saved %zu tokens, %zu of them computed\n", count, saved);
     free(tokens);
     ds_engine_free(engine), ds_model_free(model);

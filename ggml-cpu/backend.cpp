@@ -1,5 +1,6 @@
-// The CPU backend: its options, the choice of instruction set and variants, and the loop over a graph's nodes. Which variant runs a node depends on the
-// node and the options alone, never on the number of threads, and every variant gives the same bits.
+// The CPU backend: its options, the choice of instruction set and variants, and the loop over a graph's
+// nodes. Which variant runs a node depends on the node and the options alone, never on the number of threads,
+// and every variant gives the same bits.
 
 #include "cpu.h"
 #include "variants.h"
@@ -11,9 +12,10 @@
 
 namespace ds {
 
-static constexpr const isa *all_isas[] = {    // best first
+static constexpr const isa *all_isas[] = {
+// best first
 #ifdef DS_X86_KERNELS
-    &isa_amx, &isa_avx512_vnni, &isa_avx512, &isa_avx2,
+    &isa_amx,    &isa_avx512_vnni, &isa_avx512, &isa_avx2,
 #endif
 #ifdef DS_ARM_KERNELS
     &isa_neon,
@@ -37,7 +39,7 @@ const variant &choose_variant(const cpu &c, const node &n) {
     if (forced && forced->fits(c, n)) return *forced;
     const variants list = cpu_variants(n.kind);
     const variant *v = list.data();
-    while (!v->fits(c, n)) ++v;     // the last one, the reference, always does
+    while (!v->fits(c, n)) ++v;  // the last one, the reference, always does
     return *v;
 }
 
@@ -55,7 +57,9 @@ static const cpu &self(const backend *b) { return *static_cast<const cpu *>(b); 
 
 static void cpu_free(backend *b) { delete &self(b); }
 static void *cpu_alloc(backend *b, size_t bytes) { return self(b).host.alloc(bytes, block::alignment); }
-static void cpu_release(backend *b, void *p, size_t bytes) { self(b).host.release(p, bytes, block::alignment); }
+static void cpu_release(backend *b, void *p, size_t bytes) {
+    self(b).host.release(p, bytes, block::alignment);
+}
 static void cpu_copy(backend *, void *dst, const void *src, size_t bytes) {
     if (bytes) std::memcpy(dst, src, bytes);
 }
@@ -75,8 +79,9 @@ static const char *cpu_variant(const backend *b, const node &n) { return choose_
 
 static void cpu_wait(backend *) {}
 
-static constexpr backend_fns functions = {"cpu",    true,      cpu_free,    cpu_alloc, cpu_release,    cpu_copy, cpu_copy,
-                                          cpu_copy, cpu_alloc, cpu_release, cpu_wait,  cpu_work_bytes, cpu_run,  cpu_variant};
+static constexpr backend_fns functions = {"cpu",    true,           cpu_free, cpu_alloc,  cpu_release,
+                                          cpu_copy, cpu_copy,       cpu_copy, cpu_alloc,  cpu_release,
+                                          cpu_wait, cpu_work_bytes, cpu_run,  cpu_variant};
 
 // ---- Options
 
@@ -87,11 +92,13 @@ std::vector<const char *> cpu_isas() {
     return names;
 }
 
-// Only those that could be meant are asked whether they are available: AMX asks the system for a permission, which a process may not want.
+// Only those that could be meant are asked whether they are available: AMX asks the system for a permission,
+// which a process may not want.
 static bool could_be(const isa *i) { return i->could_be ? i->could_be() : i->available(); }
 static const isa *find_isa(const char *name, bool only_asked) {
     for (const isa *i : all_isas)
-        if ((!name || std::strcmp(name, i->name) == 0) && (only_asked ? could_be(i) : i->available())) return i;
+        if ((!name || std::strcmp(name, i->name) == 0) && (only_asked ? could_be(i) : i->available()))
+            return i;
     std::string known;
     for (const isa *i : all_isas)
         if (could_be(i)) known += (known.empty() ? "" : ", ") + std::string(i->name);
@@ -112,12 +119,16 @@ static const variant *find_variant(op k, const std::string &name) {
         if (name == v.name) return &v;
         known += (known.empty() ? "" : ", ") + std::string(v.name);
     }
-    throw error(status::argument, format_text("%s has no variant ", info(k).name) + quoted(name) + "; there are: " + known);
+    throw error(status::argument,
+                format_text("%s has no variant ", info(k).name) + quoted(name) + "; there are: " + known);
 }
 
 backend_ptr cpu_backend(const cpu_options &o) {
-    if (o.threads > thread_pool::max_threads) throw error(status::argument, format_text("%u threads; at most %u", o.threads, thread_pool::max_threads));
-    const unsigned threads = o.threads ? o.threads : std::min(os::processor_count(), thread_pool::max_threads);
+    if (o.threads > thread_pool::max_threads)
+        throw error(status::argument,
+                    format_text("%u threads; at most %u", o.threads, thread_pool::max_threads));
+    const unsigned threads =
+        o.threads ? o.threads : std::min(os::processor_count(), thread_pool::max_threads);
     auto c = std::make_unique<cpu>(o.host, find_isa(o.isa, o.only_asked), threads, !o.only_asked);
     c->fn = &functions;
     for (const auto &[name, variant_name] : o.force) {
@@ -135,4 +146,4 @@ backend_ptr cpu_backend(const cpu_options &o) {
 unsigned cpu_threads(const backend &b) { return self(&b).pool.size(); }
 const char *cpu_isa(const backend &b) { return self(&b).vec->name; }
 
-} // namespace ds
+}  // namespace ds

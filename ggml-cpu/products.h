@@ -1,5 +1,5 @@
-// Products that are parts of another operation: rows of activations are made ready once, and then any of them meet any part of the weights, on the caller's
-// thread. The kernels are matmul's, so the bits are.
+// Products that are parts of another operation: rows of activations are made ready once, and then any of them
+// meet any part of the weights, on the caller's thread. The kernels are matmul's, so the bits are.
 #pragma once
 
 #include "variants.h"
@@ -15,7 +15,8 @@ struct product {
     size_t k;
 
     product(const cpu &c, const tensor &w) : c(c), type(w.type), k(static_cast<size_t>(w.ne[w.rank - 1])) {}
-    bool floats() const { return type != format::i8 && !is_packed(type); }     // weights; activations are taken as they are then
+    // weights; activations are taken as they are then
+    bool floats() const { return type != format::i8 && !is_packed(type); }
 
     // A row of activations, ready.
     size_t row_bytes() const {
@@ -28,20 +29,31 @@ struct product {
         else std::memcpy(to, x, k * sizeof(float));
     }
     // Scratch that `run` takes.
-    size_t tile_bytes() const { return align64(type == format::i8 ? c.vec->i8->tile_bytes : is_packed(type) ? c.vec->packed(type)->tile_bytes : 0); }
+    size_t tile_bytes() const {
+        return align64(type == format::i8 ? c.vec->i8->tile_bytes
+                       : is_packed(type)  ? c.vec->packed(type)->tile_bytes
+                                          : 0);
+    }
 
     // How weights are cut for so many rows of activations: taken as they lie, or in tiles of so many rows.
-    bool few(size_t rows) const { return type == format::i8 ? rows <= c.vec->i8->few_rows : is_packed(type) && rows <= c.vec->packed(type)->few_rows; }
-    size_t tile_weights() const { return type == format::i8 ? c.vec->i8->tile_weights : is_packed(type) ? c.vec->packed(type)->tile_weights : 32; }
+    bool few(size_t rows) const {
+        return type == format::i8 ? rows <= c.vec->i8->few_rows
+                                  : is_packed(type) && rows <= c.vec->packed(type)->few_rows;
+    }
+    size_t tile_weights() const {
+        return type == format::i8 ? c.vec->i8->tile_weights
+               : is_packed(type)  ? c.vec->packed(type)->tile_weights
+                                  : 32;
+    }
 
     // Rows of weights from `first` on, `weights` of them, with some rows of activations.
     struct part {
         size_t first, weights;
         const char *x;
-        size_t x_stride, rows;       // bytes
-        float *y;                    // of weight row `first`
-        size_t y_stride;             // floats
-        const float *bias = nullptr; // of weight row `first`, or null
+        size_t x_stride, rows;        // bytes
+        float *y;                     // of weight row `first`
+        size_t y_stride;              // floats
+        const float *bias = nullptr;  // of weight row `first`, or null
     };
     void run(const tensor &w, const part &p, char *tile) const {
         if (type == format::i8) run_i8(w, p, tile);
@@ -51,7 +63,9 @@ struct product {
 
 private:
     size_t blocks() const { return k / static_cast<size_t>(info(type).block); }
-    size_t stride_of(const tensor &w) const { return ds::row_bytes(type, static_cast<uint64_t>(w.stride[0])); }
+    size_t stride_of(const tensor &w) const {
+        return ds::row_bytes(type, static_cast<uint64_t>(w.stride[0]));
+    }
 
     // In tiles of `width` rows of weights, or all at once.
     template <class F> static void by_tiles(const part &p, size_t width, const F &f) {
@@ -61,8 +75,17 @@ private:
         const i8_kernels &kernels = *c.vec->i8;
         const bool few = this->few(p.rows);
         by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
-            const i8_args a = {.w = at(w, static_cast<int64_t>(p.first + i)), .w_stride = stride_of(w), .w_scale = f32_at(*w.scale, 0) + p.first + i,
-                               .x = p.x, .x_stride = p.x_stride, .y = p.y + i, .y_stride = p.y_stride, .bias = p.bias ? p.bias + i : nullptr, .k = k, .weights = n, .rows = p.rows};
+            const i8_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
+                               .w_stride = stride_of(w),
+                               .w_scale = f32_at(*w.scale, 0) + p.first + i,
+                               .x = p.x,
+                               .x_stride = p.x_stride,
+                               .y = p.y + i,
+                               .y_stride = p.y_stride,
+                               .bias = p.bias ? p.bias + i : nullptr,
+                               .k = k,
+                               .weights = n,
+                               .rows = p.rows};
             few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
@@ -70,20 +93,38 @@ private:
         const packed_kernels &kernels = *c.vec->packed(type);
         const bool few = this->few(p.rows);
         by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
-            const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)), .w_stride = stride_of(w), .x = p.x, .x_stride = p.x_stride,
-                                   .y = p.y + i, .y_stride = p.y_stride, .bias = p.bias ? p.bias + i : nullptr, .blocks = blocks(), .weights = n, .rows = p.rows};
+            const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
+                                   .w_stride = stride_of(w),
+                                   .x = p.x,
+                                   .x_stride = p.x_stride,
+                                   .y = p.y + i,
+                                   .y_stride = p.y_stride,
+                                   .bias = p.bias ? p.bias + i : nullptr,
+                                   .blocks = blocks(),
+                                   .weights = n,
+                                   .rows = p.rows};
             few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
     void run_floats(const tensor &w, const part &p) const {
         const float_kernels &f = *c.vec->floats;
-        (type == format::f32 ? f.dot_f32 : type == format::f16 ? f.dot_f16 : f.dot_bf16)(
-            {.w = at(w, static_cast<int64_t>(p.first)), .w_stride = stride_of(w), .x = reinterpret_cast<const float *>(p.x), .x_stride = p.x_stride / sizeof(float),
-             .y = p.y, .y_stride = p.y_stride, .bias = p.bias, .k = k, .weights = p.weights, .rows = p.rows});
+        (type == format::f32   ? f.dot_f32
+         : type == format::f16 ? f.dot_f16
+                               : f.dot_bf16)({.w = at(w, static_cast<int64_t>(p.first)),
+                                              .w_stride = stride_of(w),
+                                              .x = reinterpret_cast<const float *>(p.x),
+                                              .x_stride = p.x_stride / sizeof(float),
+                                              .y = p.y,
+                                              .y_stride = p.y_stride,
+                                              .bias = p.bias,
+                                              .k = k,
+                                              .weights = p.weights,
+                                              .rows = p.rows});
     }
 };
 
-// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, and where there are enough, long stretches of memory.
+// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, and
+// where there are enough, long stretches of memory.
 constexpr size_t most_panel = 256;
 inline size_t product_panel(size_t products, size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(products * weights, 16 * threads), 16) * 16, 16, most_panel);
@@ -96,7 +137,8 @@ struct cut {
 inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, unsigned threads) {
     const size_t wanted = 4 * threads, panels = ceil_div(weights, panel);
     if (panels >= wanted || threads == 1) return {panel, panels, rows, 1};
-    const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)), size = ceil_div(ceil_div(rows, groups), group) * group;
+    const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)),
+                 size = ceil_div(ceil_div(rows, groups), group) * group;
     return {panel, panels, size, ceil_div(rows, size)};
 }
 // Likewise of a product with few rows of activations.
@@ -109,15 +151,18 @@ inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned thread
     return {panel, ceil_div(weights, panel), rows, 1};
 }
 
-// Rows of x that go into several matrices: normed if there is a norm, and made ready once for each format that the matrices have.
+// Rows of x that go into several matrices: normed if there is a norm, and made ready once for each format
+// that the matrices have.
 struct shared_input {
     const tensor &x;
-    const tensor *norm;                // or null
+    const tensor *norm;  // or null
     float eps;
     const tensor *const *w;
-    size_t count;                      // of matrices
+    size_t count;  // of matrices
 
-    size_t row_floats() const { return align64(static_cast<size_t>(x.ne[1]) * sizeof(float)) / sizeof(float); }
+    size_t row_floats() const {
+        return align64(static_cast<size_t>(x.ne[1]) * sizeof(float)) / sizeof(float);
+    }
     // Where the rows for matrix i begin.
     size_t offset(const cpu &c, size_t i) const {
         for (size_t j = 0; j < i; ++j)
@@ -136,27 +181,30 @@ struct shared_input {
     void make_ready(cpu &c, char *work) const {
         float *const normed = reinterpret_cast<float *>(work + bytes(c)) - c.pool.size() * row_floats();
         const auto d = static_cast<size_t>(x.ne[1]);
-        share_range(c, static_cast<size_t>(x.ne[0]), elements(x) / 4, [&](size_t begin, size_t end, unsigned worker) {
-            for (size_t r = begin; r < end; ++r) {
-                const float *row = f32_at(x, static_cast<int64_t>(r));
-                if (norm) {
-                    float *const to = normed + worker * row_floats();
-                    c.vec->floats->rms_norm(row, f32_at(*norm, 0), to, d, eps);
-                    row = to;
-                }
-                for (size_t i = 0; i < count; ++i) {
-                    const product p(c, *w[i]);
-                    if (is_first(i)) p.make_ready(row, work + offset(c, i) + r * p.row_bytes());
-                }
-            }
-        });
+        share_range(c, static_cast<size_t>(x.ne[0]), elements(x) / 4,
+                    [&](size_t begin, size_t end, unsigned worker) {
+                        for (size_t r = begin; r < end; ++r) {
+                            const float *row = f32_at(x, static_cast<int64_t>(r));
+                            if (norm) {
+                                float *const to = normed + worker * row_floats();
+                                c.vec->floats->rms_norm(row, f32_at(*norm, 0), to, d, eps);
+                                row = to;
+                            }
+                            for (size_t i = 0; i < count; ++i) {
+                                const product p(c, *w[i]);
+                                if (is_first(i)) p.make_ready(row, work + offset(c, i) + r * p.row_bytes());
+                            }
+                        }
+                    });
     }
 
 private:
     bool is_first(size_t i) const {
         return std::none_of(w, w + i, [&](const tensor *other) { return other->type == w[i]->type; });
     }
-    size_t rows_bytes(const cpu &c, size_t i) const { return static_cast<size_t>(x.ne[0]) * product(c, *w[i]).row_bytes(); }
+    size_t rows_bytes(const cpu &c, size_t i) const {
+        return static_cast<size_t>(x.ne[0]) * product(c, *w[i]).row_bytes();
+    }
 };
 
-} // namespace ds
+}  // namespace ds

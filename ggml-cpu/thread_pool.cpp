@@ -1,6 +1,8 @@
-// The thread pool: one door, one bell. A job opens the door and rings; workers that come in take tasks, each from a range of its own and then from the
-// others'; the caller takes tasks too, shuts the door when none is left, and waits only for those inside. A worker that sleeps, or that the system does not run just now, is never waited for,
-// so the pool stays quick on a machine with fewer free processors than threads. After a job a worker watches the bell for a moment before it sleeps.
+// The thread pool: one door, one bell. A job opens the door and rings; workers that come in take tasks, each
+// from a range of its own and then from the others'; the caller takes tasks too, shuts the door when none is
+// left, and waits only for those inside. A worker that sleeps, or that the system does not run just now, is
+// never waited for, so the pool stays quick on a machine with fewer free processors than threads. After a job
+// a worker watches the bell for a moment before it sleeps.
 
 #include "thread_pool.h"
 
@@ -14,14 +16,14 @@ namespace ds {
 namespace {
 
 constexpr uint32_t open_bit = 1u << 31;
-constexpr double watch_seconds = 40e-6;      // about what a futex wake costs twice over
+constexpr double watch_seconds = 40e-6;  // about what a futex wake costs twice over
 constexpr int pauses_a_look = 16;
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb");      // `yield` does nothing on most of these processors
+    __asm__ volatile("isb");  // `yield` does nothing on most of these processors
 #else
     std::this_thread::yield();
 #endif
@@ -39,7 +41,7 @@ void wait_while(const std::atomic<uint32_t> &word, uint32_t value) {
     word.wait(value, std::memory_order_acquire);
 }
 
-} // namespace
+}  // namespace
 
 thread_pool::thread_pool(unsigned threads, bool started) : counters_(threads) {
     assert(threads >= 1 && threads <= max_threads);
@@ -50,8 +52,9 @@ thread_pool::thread_pool(unsigned threads, bool started) : counters_(threads) {
     } catch (const std::system_error &e) {
         const size_t running = threads_.size();
         end();
-        throw error(status::io, format_text("only %zu of %u threads could be started: %s", running + 1, threads, e.what()));
-    } catch (...) {    // memory for one could not be had
+        throw error(status::io, format_text("only %zu of %u threads could be started: %s", running + 1,
+                                            threads, e.what()));
+    } catch (...) {  // memory for one could not be had
         end();
         throw;
     }
@@ -79,7 +82,8 @@ void thread_pool::work(unsigned worker) {
 
 void thread_pool::share(const job &j) {
     job_ = j;
-    for (size_t i = 0, begin = 0; i < counters_.size(); begin = range_end(i++)) counters_[i].next.store(begin, std::memory_order_relaxed);
+    for (size_t i = 0, begin = 0; i < counters_.size(); begin = range_end(i++))
+        counters_[i].next.store(begin, std::memory_order_relaxed);
     door_.store(open_bit, std::memory_order_release);
     bell_.fetch_add(1);
     bell_.notify_all();
@@ -99,7 +103,9 @@ void thread_pool::serve(unsigned worker) {
         heard = bell_.load(std::memory_order_acquire);
         if (quit_.load()) return;
         uint32_t door = door_.load(std::memory_order_relaxed);
-        while ((door & open_bit) != 0 && !door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire, std::memory_order_relaxed)) {}
+        while ((door & open_bit) != 0 &&
+               !door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire,
+                                            std::memory_order_relaxed)) {}
         if ((door & open_bit) == 0) continue;
         work(worker);
         door_.fetch_sub(1, std::memory_order_release);
@@ -107,4 +113,4 @@ void thread_pool::serve(unsigned worker) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

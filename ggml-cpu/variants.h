@@ -1,5 +1,6 @@
-// How an operation runs on the CPU: an ordered list of variants, best first, the last of which is always the reference forward. What is supported,
-// dispatched and tested is this one list. ops/<op>.cpp defines <op>_variants.
+// How an operation runs on the CPU: an ordered list of variants, best first, the last of which is always the
+// reference forward. What is supported, dispatched and tested is this one list. ops/<op>.cpp defines
+// <op>_variants.
 #pragma once
 
 #include "isa/isa.h"
@@ -18,18 +19,21 @@ struct cpu : backend {
     const isa *vec;
     thread_pool pool;
     const variant *forced[static_cast<size_t>(op::count)] = {};
-    std::unique_ptr<cpu> one;      // the same for a thread by itself, where the pool is of several
+    std::unique_ptr<cpu> one;  // the same for a thread by itself, where the pool is of several
 
     cpu &alone() { return one ? *one : *this; }
     const cpu &alone() const { return one ? *one : *this; }
 
-    cpu(const ds::host &h, const isa *vec, unsigned threads, bool started) : host(h), vec(vec), pool(threads, started) {}
+    cpu(const ds::host &h, const isa *vec, unsigned threads, bool started)
+        : host(h), vec(vec), pool(threads, started) {}
 };
 
 struct variant {
     const char *name;
-    bool (*fits)(const cpu &, const node &);              // it can run this node, and those before it in the list would be no better
-    size_t (*work_bytes)(const cpu &, const node &);      // null: none. Grows with every dimension, whether the variant fits or not
+    // it can run this node, and those before it in the list would be no better
+    bool (*fits)(const cpu &, const node &);
+    // null: none. Grows with every dimension, whether the variant fits or not
+    size_t (*work_bytes)(const cpu &, const node &);
     void (*run)(cpu &, const node &, char *work);
 };
 
@@ -39,22 +43,27 @@ using variants = std::span<const variant>;
 #undef DS_OP
 variants cpu_variants(op k);
 const variant &choose_variant(const cpu &, const node &);
-// The most that any variant would take: a plan made for the largest shape must hold for smaller ones, which other variants may run.
+// The most that any variant would take: a plan made for the largest shape must hold for smaller ones, which
+// other variants may run.
 size_t most_work_bytes(const cpu &, const node &);
 
 // The slow and obvious forward, on the caller's thread.
 void run_reference(cpu &, const node &n, char *);
-constexpr variant reference_variant = {"reference", [](const cpu &, const node &) { return true; }, nullptr, run_reference};
+constexpr variant reference_variant = {"reference", [](const cpu &, const node &) { return true; }, nullptr,
+                                       run_reference};
 
-// Work below this many nanoseconds, by the operation's own estimate, is done sooner by one thread than by several.
+// Work below this many nanoseconds, by the operation's own estimate, is done sooner by one thread than by
+// several.
 constexpr int64_t worth_sharing = 4000;
 
 inline size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// f(begin, end, worker) over [0, n) in parts; one part when `nanoseconds` of work in all are not worth sharing.
+// f(begin, end, worker) over [0, n) in parts; one part when `nanoseconds` of work in all are not worth
+// sharing.
 template <class F> void share_range(cpu &c, size_t n, int64_t nanoseconds, const F &f) {
     const size_t parts = nanoseconds < worth_sharing ? 1 : std::min<size_t>(n, 4 * c.pool.size());
-    c.pool.run(parts, [&](size_t part, unsigned worker) { f(n * part / parts, n * (part + 1) / parts, worker); });
+    c.pool.run(parts,
+               [&](size_t part, unsigned worker) { f(n * part / parts, n * (part + 1) / parts, worker); });
 }
 
-} // namespace ds
+}  // namespace ds

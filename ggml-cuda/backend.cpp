@@ -1,6 +1,8 @@
-// The CUDA backend itself: a device's memory, copies, its stream, recorded graphs, and the plain functions that the library calls (plugin.h). Everything that CUDA
-// refuses becomes a cuda_failure; nothing ends the process.
-// Invariant: all work of a backend is on one stream, so that it runs in the order of the calls. The caller's current device is as it was when a function returns.
+// The CUDA backend itself: a device's memory, copies, its stream, recorded graphs, and the plain functions
+// that the library calls (plugin.h). Everything that CUDA refuses becomes a cuda_failure; nothing ends the
+// process.
+// Invariant: all work of a backend is on one stream, so that it runs in the order of the calls. The caller's
+// current device is as it was when a function returns.
 #include "context.h"
 #include "library.h"
 #include "plugin.h"
@@ -18,16 +20,24 @@ namespace {
 status status_of(cudaError_t e) {
     switch (e) {
     case cudaErrorMemoryAllocation: return status::memory;
-    case cudaErrorNoDevice: case cudaErrorInsufficientDriver: case cudaErrorInvalidDevice: case cudaErrorDevicesUnavailable: case cudaErrorSystemNotReady:
-    case cudaErrorSystemDriverMismatch: case cudaErrorCompatNotSupportedOnDevice: case cudaErrorNoKernelImageForDevice: case cudaErrorUnsupportedPtxVersion: case cudaErrorStubLibrary:
-        return status::no_device;
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorStubLibrary: return status::no_device;
     default: return status::device;
     }
 }
 void check(cudaError_t e, const char *doing) {
     if (e == cudaSuccess) return;
-    cudaGetLastError();      // what does not stay is forgotten
-    throw error(status_of(e), format_text("CUDA: %s: %s (%s)", doing, cudaGetErrorString(e), cudaGetErrorName(e)));
+    cudaGetLastError();  // what does not stay is forgotten
+    throw error(status_of(e),
+                format_text("CUDA: %s: %s (%s)", doing, cudaGetErrorString(e), cudaGetErrorName(e)));
 }
 
 template <class F> bool guarded(cuda_failure *failure, F &&f) noexcept {
@@ -74,10 +84,13 @@ private:
 int count_devices() {
     int n = 0, driver = 0, needed = 0;
     const cudaError_t e = cudaGetDeviceCount(&n);
-    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&needed) == cudaSuccess) {
+    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess &&
+        cudaRuntimeGetVersion(&needed) == cudaSuccess) {
         cudaGetLastError();
         const auto version = [](int v) { return format_text("%d.%d", v / 1000, v % 1000 / 10); };
-        throw error(status::no_device, driver == 0 ? "CUDA: there is no NVIDIA driver (libcuda.so.1)" : "CUDA: the driver is for " + version(driver) + ", needed is " + version(needed) + " or later");
+        throw error(status::no_device, driver == 0 ? "CUDA: there is no NVIDIA driver (libcuda.so.1)"
+                                                   : "CUDA: the driver is for " + version(driver) +
+                                                         ", needed is " + version(needed) + " or later");
     }
     check(e, "looking for devices");
     if (n == 0) throw error(status::no_device, "CUDA: there is no device");
@@ -86,7 +99,9 @@ int count_devices() {
 
 void check_device(int device) {
     const int n = count_devices();
-    if (device < 0 || device >= n) throw error(status::no_device, format_text("device: is %d, there are %d, counted from 1", device + 1, n));
+    if (device < 0 || device >= n)
+        throw error(status::no_device,
+                    format_text("device: is %d, there are %d, counted from 1", device + 1, n));
 }
 
 int attribute(cudaDeviceAttr a, int device) {
@@ -96,7 +111,9 @@ int attribute(cudaDeviceAttr a, int device) {
 }
 
 device_facts facts_of(int device) {
-    return {attribute(cudaDevAttrComputeCapabilityMajor, device), attribute(cudaDevAttrComputeCapabilityMinor, device), attribute(cudaDevAttrMultiProcessorCount, device),
+    return {attribute(cudaDevAttrComputeCapabilityMajor, device),
+            attribute(cudaDevAttrComputeCapabilityMinor, device),
+            attribute(cudaDevAttrMultiProcessorCount, device),
             attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
 }
 
@@ -130,7 +147,7 @@ struct stage {
 struct recording {
     uint64_t identity = 0, used = 0;
     const void *work = nullptr;
-    cudaGraphExec_t exec = nullptr;      // null: seen once
+    cudaGraphExec_t exec = nullptr;  // null: seen once
     bool refused = false;
 };
 constexpr size_t most_recordings = 64;
@@ -144,7 +161,8 @@ struct device_backend {
     bool record = true, overlap = false;
     std::vector<recording> recordings;
     uint64_t clock = 0;
-    cudaEvent_t pieces[2] = {};          // of a long step: the one that was queued last, and the one before it
+    // of a long step: the one that was queued last, and the one before it
+    cudaEvent_t pieces[2] = {};
 
     explicit device_backend(int device) : device(device) {}
     device_backend(const device_backend &) = delete;
@@ -155,15 +173,20 @@ struct device_backend {
 void device_backend::open() {
     const current_device now(device);
     c.facts = facts_of(device);
-    if (c.facts.major < 8) throw error(status::no_device, format_text("device %d has compute capability %d.%d, needed is 8.0 or more", device + 1, c.facts.major, c.facts.minor));
+    if (c.facts.major < 8)
+        throw error(status::no_device,
+                    format_text("device %d has compute capability %d.%d, needed is 8.0 or more", device + 1,
+                                c.facts.major, c.facts.minor));
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
     c.queue = {stream, overlap && c.facts.major >= 9};
     c.error_text = [](int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); };
     for (stage &s : stages) {
-        check(cudaHostAlloc(&s.memory, stage_bytes, cudaHostAllocDefault), "taking memory of the host for copies");
+        check(cudaHostAlloc(&s.memory, stage_bytes, cudaHostAllocDefault),
+              "taking memory of the host for copies");
         check(cudaEventCreateWithFlags(&s.read, cudaEventDisableTiming), "making an event");
     }
-    for (cudaEvent_t &e : pieces) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event");
+    for (cudaEvent_t &e : pieces)
+        check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "making an event");
     check(static_cast<cudaError_t>(prepare_kernels(c.facts)), "loading the kernels");
     c.library = open_library_of_products(stream);
     c.multiply = multiply_by_library;
@@ -203,7 +226,8 @@ void *alloc(device_backend &b, size_t bytes) {
         cudaGetLastError();
         size_t free_bytes = 0, total = 0;
         cudaMemGetInfo(&free_bytes, &total);
-        throw error(status::memory, format_text("CUDA: device %d has no %zu bytes: %zu of %zu are free", b.device + 1, bytes, free_bytes, total));
+        throw error(status::memory, format_text("CUDA: device %d has no %zu bytes: %zu of %zu are free",
+                                                b.device + 1, bytes, free_bytes, total));
     }
     check(e, "taking memory");
     const cudaError_t cleared = cudaMemsetAsync(p, 0, bytes, b.stream);
@@ -221,7 +245,8 @@ void upload(device_backend &b, void *dst, const void *src, size_t bytes) {
         const size_t n = std::min(stage_bytes, bytes - done);
         check(cudaEventSynchronize(s.read), "waiting for a copy");
         std::memcpy(s.memory, static_cast<const char *>(src) + done, n);
-        check(cudaMemcpyAsync(static_cast<char *>(dst) + done, s.memory, n, cudaMemcpyHostToDevice, b.stream), "copying to the device");
+        check(cudaMemcpyAsync(static_cast<char *>(dst) + done, s.memory, n, cudaMemcpyHostToDevice, b.stream),
+              "copying to the device");
         check(cudaEventRecord(s.read, b.stream), "copying to the device");
         done += n;
     }
@@ -237,7 +262,8 @@ void download(device_backend &b, void *dst, const void *src, size_t bytes) {
 
 // Null where a graph cannot be recorded: it is then queued node by node, as it was before.
 cudaGraphExec_t record(device_backend &b, const graph &g, void *work) {
-    if (cudaStreamBeginCapture(b.stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return cudaGetLastError(), nullptr;
+    if (cudaStreamBeginCapture(b.stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
+        return cudaGetLastError(), nullptr;
     bool queued = true;
     try {
         run_nodes(b.c, g, work);
@@ -246,7 +272,9 @@ cudaGraphExec_t record(device_backend &b, const graph &g, void *work) {
     }
     cudaGraph_t made = nullptr;
     cudaGraphExec_t exec = nullptr;
-    if (cudaStreamEndCapture(b.stream, &made) != cudaSuccess || !queued || cudaGraphInstantiate(&exec, made, 0) != cudaSuccess) exec = nullptr;
+    if (cudaStreamEndCapture(b.stream, &made) != cudaSuccess || !queued ||
+        cudaGraphInstantiate(&exec, made, 0) != cudaSuccess)
+        exec = nullptr;
     if (made) cudaGraphDestroy(made);
     cudaGetLastError();
     return exec;
@@ -255,14 +283,18 @@ cudaGraphExec_t record(device_backend &b, const graph &g, void *work) {
 recording &recording_of(device_backend &b, uint64_t identity, const void *work) {
     for (recording &r : b.recordings)
         if (r.identity == identity && r.work == work) return r;
-    if (b.recordings.size() < most_recordings) return b.recordings.emplace_back(recording{.identity = identity, .work = work});
-    recording &oldest = *std::min_element(b.recordings.begin(), b.recordings.end(), [](const recording &x, const recording &y) { return x.used < y.used; });
-    wait(b);      // it may still run
+    if (b.recordings.size() < most_recordings)
+        return b.recordings.emplace_back(recording{.identity = identity, .work = work});
+    recording &oldest =
+        *std::min_element(b.recordings.begin(), b.recordings.end(),
+                          [](const recording &x, const recording &y) { return x.used < y.used; });
+    wait(b);  // it may still run
     if (oldest.exec) cudaGraphExecDestroy(oldest.exec);
     return oldest = recording{.identity = identity, .work = work};
 }
 
-// Not recorded, for *stop is looked at between pieces. The device has two pieces before it, so that it never waits for the next.
+// Not recorded, for *stop is looked at between pieces. The device has two pieces before it, so that it never
+// waits for the next.
 bool run_long(device_backend &b, const graph &g, void *work, const std::atomic<bool> &stop) {
     size_t piece = 0;
     return run_pieces(b.c, g, work, [&] {
@@ -282,7 +314,8 @@ void run_short(device_backend &b, const graph &g, void *work) {
         r.refused = !r.exec;
     }
     if (r.exec) check(cudaGraphLaunch(r.exec, b.stream), "running a recorded graph");
-    else run_nodes(b.c, g, work);      // the first time: kernels are loaded when they are first used, which must not be while one records
+    // the first time: kernels are loaded when they are first used, which must not be while one records
+    else run_nodes(b.c, g, work);
 }
 
 bool run(device_backend &b, const graph &g, void *work, const std::atomic<bool> *stop) {
@@ -298,7 +331,9 @@ double read_rate(device_backend &b, size_t &bytes) {
     void *from = nullptr;
     for (; cudaMalloc(&from, bytes + 256) != cudaSuccess; bytes /= 2) {
         cudaGetLastError();
-        if (bytes < size_t{1} << 20) throw error(status::memory, format_text("CUDA: device %d has no room to measure its memory", b.device + 1));
+        if (bytes < size_t{1} << 20)
+            throw error(status::memory,
+                        format_text("CUDA: device %d has no room to measure its memory", b.device + 1));
     }
     struct kept {
         void *p;
@@ -311,10 +346,11 @@ double read_rate(device_backend &b, size_t &bytes) {
     } k{from};
     check(cudaEventCreate(&k.begun), "making an event");
     check(cudaEventCreate(&k.ended), "making an event");
-    read_params p{static_cast<char *>(from) + 256, static_cast<int64_t>(bytes / 16), static_cast<uint32_t *>(from), b.c.facts.processors * 4};
+    read_params p{static_cast<char *>(from) + 256, static_cast<int64_t>(bytes / 16),
+                  static_cast<uint32_t *>(from), b.c.facts.processors * 4};
     check(cudaMemsetAsync(from, 0, 256, b.stream), "clearing memory");
     check(static_cast<cudaError_t>(launch_fill(p, b.stream)), "filling memory");
-    float best = 0;      // milliseconds
+    float best = 0;  // milliseconds
     for (int i = 0; i < 8; ++i) {
         float took = 0;
         check(cudaEventRecord(k.begun, b.stream), "measuring");
@@ -331,9 +367,11 @@ double read_rate(device_backend &b, size_t &bytes) {
 
 constexpr cuda_plugin functions = {
     .count = [](int32_t *n, cuda_failure *f) { return guarded(f, [&] { *n = count_devices(); }); },
-    .describe = [](int32_t device, cuda_device *d, cuda_failure *f) { return guarded(f, [&] { *d = describe(device); }); },
+    .describe = [](int32_t device, cuda_device *d,
+                   cuda_failure *f) { return guarded(f, [&] { *d = describe(device); }); },
     .open =
-        [](int32_t device, const char *const *forced, bool record, bool overlap, void **out, cuda_failure *f) {
+        [](int32_t device, const char *const *forced, bool record, bool overlap, void **out,
+           cuda_failure *f) {
             return guarded(f, [&] {
                 check_device(device);
                 auto b = std::make_unique<device_backend>(device);
@@ -344,7 +382,8 @@ constexpr cuda_plugin functions = {
             });
         },
     .close = [](void *b) { delete &self(b); },
-    .alloc = [](void *b, size_t bytes, void **p, cuda_failure *f) { return guarded(f, [&] { *p = alloc(self(b), bytes); }); },
+    .alloc = [](void *b, size_t bytes, void **p,
+                cuda_failure *f) { return guarded(f, [&] { *p = alloc(self(b), bytes); }); },
     .release =
         [](void *b, void *p) {
             cuda_failure ignored;
@@ -366,13 +405,16 @@ constexpr cuda_plugin functions = {
             cudaFreeHost(p);
             cudaGetLastError();
         },
-    .upload = [](void *b, void *dst, const void *src, size_t n, cuda_failure *f) { return guarded(f, [&] { upload(self(b), dst, src, n); }); },
-    .download = [](void *b, void *dst, const void *src, size_t n, cuda_failure *f) { return guarded(f, [&] { download(self(b), dst, src, n); }); },
+    .upload = [](void *b, void *dst, const void *src, size_t n,
+                 cuda_failure *f) { return guarded(f, [&] { upload(self(b), dst, src, n); }); },
+    .download = [](void *b, void *dst, const void *src, size_t n,
+                   cuda_failure *f) { return guarded(f, [&] { download(self(b), dst, src, n); }); },
     .copy =
         [](void *b, void *dst, const void *src, size_t n, cuda_failure *f) {
             return guarded(f, [&] {
                 const current_device now(self(b).device);
-                check(cudaMemcpyAsync(dst, src, n, cudaMemcpyDeviceToDevice, self(b).stream), "copying on the device");
+                check(cudaMemcpyAsync(dst, src, n, cudaMemcpyDeviceToDevice, self(b).stream),
+                      "copying on the device");
             });
         },
     .wait =
@@ -382,17 +424,16 @@ constexpr cuda_plugin functions = {
                 wait(self(b));
             });
         },
-    .run =
-        [](void *b, const graph *g, void *work, const std::atomic<bool> *stop, bool *finished, cuda_failure *f) {
-            return guarded(f, [&] { *finished = run(self(b), *g, work, stop); });
-        },
+    .run = [](void *b, const graph *g, void *work, const std::atomic<bool> *stop, bool *finished,
+              cuda_failure *f) { return guarded(f, [&] { *finished = run(self(b), *g, work, stop); }); },
     .work_bytes = [](const void *b, const node *n) { return most_work_bytes(self(b).c, *n); },
-    .variant =
-        [](const void *b, const node *n) -> const char * {
-            const cuda::variant *const v = choose_variant(self(b).c, *n);
-            return v ? v->name : nullptr;
-        },
-    .variant_name = [](op k, size_t i) -> const char * { return i < variants_of(k).size() ? variants_of(k)[i].name : nullptr; },
+    .variant = [](const void *b, const node *n) -> const char * {
+        const cuda::variant *const v = choose_variant(self(b).c, *n);
+        return v ? v->name : nullptr;
+    },
+    .variant_name = [](op k, size_t i) -> const char * {
+        return i < variants_of(k).size() ? variants_of(k)[i].name : nullptr;
+    },
     .recorded =
         [](const void *b) {
             size_t n = 0;
@@ -408,9 +449,9 @@ constexpr cuda_plugin functions = {
         },
 };
 
-} // namespace
+}  // namespace
 
-} // namespace ds::cuda
+}  // namespace ds::cuda
 
 extern "C" __attribute__((visibility("default"))) const ds::cuda_plugin *ds_cuda_plugin(uint64_t layout) {
     return layout == ds::plugin_layout() ? &ds::cuda::functions : nullptr;

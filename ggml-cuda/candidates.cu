@@ -1,6 +1,7 @@
-// candidates: blocks take 8,192 numbers each and keep the `count` largest; so do others of what these kept, until one block is left for a row. A number and its
-// place make one key, and keys are all different: the count-th largest is found bit by bit, by counting, and a tie goes to the lowest place by itself.
-// Then the weights of all are summed, in integers.
+// candidates: blocks take 8,192 numbers each and keep the `count` largest; so do others of what these kept,
+// until one block is left for a row. A number and its place make one key, and keys are all different: the
+// count-th largest is found bit by bit, by counting, and a tie goes to the lowest place by itself. Then the
+// weights of all are summed, in integers.
 #include "candidates.h"
 #include "small.cuh"
 
@@ -11,7 +12,8 @@ namespace {
 constexpr int select_threads = 512, keys_a_thread = 16, select_warps = select_threads / warp_lanes;
 static_assert(select_threads * keys_a_thread == candidates_block && most_candidates <= select_threads);
 
-// 0: nothing. Rises with the number, and where numbers are equal falls with the place; NaN and infinity come before everything.
+// 0: nothing. Rises with the number, and where numbers are equal falls with the place; NaN and infinity come
+// before everything.
 constexpr int place_bits = 24;
 constexpr uint32_t last_place = (1u << place_bits) - 1, no_number = 0xffffffffu;
 static_assert(most_logits == 1 << place_bits);
@@ -24,9 +26,12 @@ __device__ uint32_t number_of(uint64_t key) {
     const uint32_t rising = static_cast<uint32_t>(key >> place_bits);
     return rising >> 31 ? rising & 0x7fffffffu : ~rising;
 }
-__device__ int32_t place_of(uint64_t key) { return static_cast<int32_t>(last_place - (static_cast<uint32_t>(key) & last_place)); }
+__device__ int32_t place_of(uint64_t key) {
+    return static_cast<int32_t>(last_place - (static_cast<uint32_t>(key) & last_place));
+}
 
-// How many of the block's keys are not below `least`; every thread gets it. Two buffers by turns, so that one barrier is enough.
+// How many of the block's keys are not below `least`; every thread gets it. Two buffers by turns, so that one
+// barrier is enough.
 __device__ int32_t count_from(const uint64_t (&mine)[keys_a_thread], uint64_t least, int32_t *of_warp) {
     int32_t n = 0;
     DS_UNROLL
@@ -40,11 +45,11 @@ __device__ int32_t count_from(const uint64_t (&mine)[keys_a_thread], uint64_t le
 }
 
 struct select_params {
-    const float *x;                // [n, width], or null: keys
+    const float *x;  // [n, width], or null: keys
     int64_t x_stride;
-    const uint64_t *keys;          // [n, width]
-    uint64_t *kept;                // [n, gridDim.x, count], or null: this is the last round
-    int32_t *y;                    // of the last round
+    const uint64_t *keys;  // [n, width]
+    uint64_t *kept;        // [n, gridDim.x, count], or null: this is the last round
+    int32_t *y;            // of the last round
     int64_t y_stride;
     int32_t width, count;
 };
@@ -63,22 +68,26 @@ __device__ void write_row(int32_t *y, const uint64_t *best, int32_t taken, int32
     if (me < count) {
         const bool there = numbers && me < taken;
         y[candidates_head_ints + rank] = there ? place_of(best[me]) : -1;
-        y[candidates_head_ints + count + rank] = static_cast<int32_t>(there ? number_of(best[me]) : 0xff800000u);
+        y[candidates_head_ints + count + rank] =
+            static_cast<int32_t>(there ? number_of(best[me]) : 0xff800000u);
     }
-    if (me < candidates_head_ints) y[me] = me == 0 && numbers;      // the sum is 0 so far
+    if (me < candidates_head_ints) y[me] = me == 0 && numbers;  // the sum is 0 so far
 }
 
 __global__ void __launch_bounds__(select_threads) select_kernel(select_params p) {
     former_results();
     __shared__ uint64_t best[most_candidates], largest;
     __shared__ int32_t of_warp[2][select_warps], taken;
-    const int32_t me = static_cast<int32_t>(threadIdx.x), first = static_cast<int32_t>(blockIdx.x) * candidates_block;
+    const int32_t me = static_cast<int32_t>(threadIdx.x),
+                  first = static_cast<int32_t>(blockIdx.x) * candidates_block;
     const int64_t row = blockIdx.y;
     uint64_t mine[keys_a_thread];
     DS_UNROLL
     for (int i = 0; i < keys_a_thread; ++i) {
         const int32_t at = first + i * select_threads + me;
-        mine[i] = at >= p.width ? 0 : p.x ? key_of(p.x[row * p.x_stride + at], at) : p.keys[row * p.width + at];
+        mine[i] = at >= p.width ? 0
+                  : p.x         ? key_of(p.x[row * p.x_stride + at], at)
+                                : p.keys[row * p.width + at];
     }
     if (me == 0) taken = 0;
     uint64_t least = 0;
@@ -90,7 +99,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
         if (n >= p.count) least = higher;
         if (n == p.count) break;
     }
-    if (least == 0) least = 1;      // there are not so many
+    if (least == 0) least = 1;  // there are not so many
     __syncthreads();
     DS_UNROLL
     for (int i = 0; i < keys_a_thread; ++i)
@@ -103,23 +112,30 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
 __global__ void __launch_bounds__(select_threads) weigh_kernel(candidates_launch_params p) {
     former_results();
     int32_t *const y = p.y + blockIdx.y * p.y_stride;
-    const float factor = p.factors[blockIdx.y], largest = float_of(static_cast<uint32_t>(y[candidates_head_ints + p.count]));
+    const float factor = p.factors[blockIdx.y],
+                largest = float_of(static_cast<uint32_t>(y[candidates_head_ints + p.count]));
     if (factor == 0.0f || y[0] == 0) return;
     const float *const x = p.x + blockIdx.y * p.x_stride;
     int64_t sum = 0;
     for (int i = 0; i < keys_a_thread; ++i) {
-        const int32_t at = static_cast<int32_t>(blockIdx.x) * candidates_block + i * select_threads + static_cast<int32_t>(threadIdx.x);
+        const int32_t at = static_cast<int32_t>(blockIdx.x) * candidates_block + i * select_threads +
+                           static_cast<int32_t>(threadIdx.x);
         if (at < p.width) sum += sampling_weight(x[at], largest, factor);
     }
     for (int s = warp_lanes / 2; s > 0; s /= 2) sum += __shfl_xor_sync(all_lanes, sum, s);
-    if (threadIdx.x % warp_lanes == 0 && sum != 0) atomicAdd(reinterpret_cast<unsigned long long *>(y + 2), static_cast<unsigned long long>(sum));
+    if (threadIdx.x % warp_lanes == 0 && sum != 0)
+        atomicAdd(reinterpret_cast<unsigned long long *>(y + 2), static_cast<unsigned long long>(sum));
 }
 
-unsigned blocks_of(int64_t width) { return static_cast<unsigned>((width + candidates_block - 1) / candidates_block); }
+unsigned blocks_of(int64_t width) {
+    return static_cast<unsigned>((width + candidates_block - 1) / candidates_block);
+}
 
-} // namespace
+}  // namespace
 
-bool candidates_fit(const candidates_launch_params &p) { return p.width <= most_logits && p.count <= most_candidates && p.n <= 65535; }
+bool candidates_fit(const candidates_launch_params &p) {
+    return p.width <= most_logits && p.count <= most_candidates && p.n <= 65535;
+}
 
 size_t candidates_work_bytes(const candidates_launch_params &p) {
     size_t keys = 0;
@@ -133,12 +149,20 @@ size_t candidates_work_bytes(const candidates_launch_params &p) {
 int launch_candidates(const candidates_launch_params &p, stream s) {
     if (p.n == 0) return 0;
     const unsigned rows = static_cast<unsigned>(p.n);
-    select_params one{.x = p.x, .x_stride = p.x_stride, .keys = nullptr, .kept = static_cast<uint64_t *>(p.work), .y = p.y, .y_stride = p.y_stride, .width = p.width, .count = p.count};
+    select_params one{.x = p.x,
+                      .x_stride = p.x_stride,
+                      .keys = nullptr,
+                      .kept = static_cast<uint64_t *>(p.work),
+                      .y = p.y,
+                      .y_stride = p.y_stride,
+                      .width = p.width,
+                      .count = p.count};
     for (;;) {
         const unsigned blocks = blocks_of(one.width);
         uint64_t *const kept = one.kept;
         if (blocks == 1) one.kept = nullptr;
-        if (const int bad = DS_LAUNCH(select_kernel, dim3(blocks, rows), select_threads, 0, s, one)) return bad;
+        if (const int bad = DS_LAUNCH(select_kernel, dim3(blocks, rows), select_threads, 0, s, one))
+            return bad;
         if (blocks == 1) break;
         one.x = nullptr;
         one.keys = kept;
@@ -148,4 +172,4 @@ int launch_candidates(const candidates_launch_params &p, stream s) {
     return DS_LAUNCH(weigh_kernel, dim3(blocks_of(p.width), rows), select_threads, 0, s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

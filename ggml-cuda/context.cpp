@@ -1,4 +1,5 @@
-// The lists of variants, expanded from ops.def, and the loop over a graph's nodes. Every node is queued on one stream, so one follows the other.
+// The lists of variants, expanded from ops.def, and the loop over a graph's nodes. Every node is queued on
+// one stream, so one follows the other.
 #include "context.h"
 
 #include <cstring>
@@ -57,14 +58,18 @@ void force_variant(context &c, const std::string &op_name, const std::string &va
             }
             known += (known.empty() ? "" : ", ") + std::string(v.name);
         }
-        throw error(status::argument, op_name + " has no variant " + quoted(variant_name) + " on a CUDA device; there are: " + (known.empty() ? "none" : known));
+        throw error(status::argument,
+                    op_name + " has no variant " + quoted(variant_name) +
+                        " on a CUDA device; there are: " + (known.empty() ? "none" : known));
     }
     throw error(status::argument, "no operation " + quoted(op_name));
 }
 
 void check_launch(const context &c, int code, const node &n) {
     if (code == 0) return;
-    throw error(status::device, format_text("CUDA: %s: %s", info(n.kind).name, c.error_text ? c.error_text(code) : std::to_string(code).c_str()));
+    throw error(status::device,
+                format_text("CUDA: %s: %s", info(n.kind).name,
+                            c.error_text ? c.error_text(code) : std::to_string(code).c_str()));
 }
 
 static void run_node(const context &c, const node &n, void *work) {
@@ -88,4 +93,4 @@ bool run_pieces(const context &c, const graph &g, void *work, const std::functio
     return true;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

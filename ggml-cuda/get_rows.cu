@@ -10,7 +10,8 @@ template <format type> __global__ void __launch_bounds__(small_block) get_floats
     former_results();
     const char *from = static_cast<const char *>(p.table) + p.ids[blockIdx.x] * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block) y[i] = load_float<type>(from, i);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block)
+        y[i] = load_float<type>(from, i);
 }
 
 __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) {
@@ -19,7 +20,8 @@ __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) 
     const int8_t *from = static_cast<const int8_t *>(p.table) + id * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
     const float scale = p.scale[id];
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block) y[i] = static_cast<float>(from[i]) * scale;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block)
+        y[i] = static_cast<float>(from[i]) * scale;
 }
 
 template <format type> __global__ void __launch_bounds__(small_block) get_blocks_kernel(get_rows_params p) {
@@ -33,16 +35,19 @@ template <format type> __global__ void __launch_bounds__(small_block) get_blocks
         const packed_piece piece = reader::read(at, i % pieces);
         const float d = float_of_half(static_cast<uint16_t>(two_bytes(at + reader::header.d)));
         float m = 0.0f;
-        if constexpr (minima) m = float_of_half(static_cast<uint16_t>(two_bytes(at + reader::header.m))) * (reader::block == 256 ? -1.0f : 1.0f);
+        if constexpr (minima)
+            m = float_of_half(static_cast<uint16_t>(two_bytes(at + reader::header.m))) *
+                (reader::block == 256 ? -1.0f : 1.0f);
         float *const y = p.y + blockIdx.x * p.y_stride + i * 32;
         for (int e = 0; e < 32; ++e) {
-            const float x = (d * static_cast<float>(piece.scale[e / 16])) * static_cast<float>(static_cast<int8_t>(piece.q[e / 4] >> e % 4 * 8));
+            const float x = (d * static_cast<float>(piece.scale[e / 16])) *
+                            static_cast<float>(static_cast<int8_t>(piece.q[e / 4] >> e % 4 * 8));
             y[e] = minima ? x + m * static_cast<float>(piece.min[e / 16]) : x;
         }
     }
 }
 
-} // namespace
+}  // namespace
 
 int launch_get_rows(const get_rows_params &p, stream s) {
     const unsigned rows = static_cast<unsigned>(p.n);
@@ -59,4 +64,4 @@ int launch_get_rows(const get_rows_params &p, stream s) {
     });
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,4 +1,5 @@
-// kv_write: into pages of floats a thread an element; into pages of i8 a block a position and head, whose numbers are in shared memory while they are turned.
+// kv_write: into pages of floats a thread an element; into pages of i8 a block a position and head, whose
+// numbers are in shared memory while they are turned.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -13,7 +14,8 @@ template <format type> __device__ void store_float(char *array, int64_t i, float
 template <format type> __global__ void __launch_bounds__(small_block) write_floats_kernel(kv_write_params p) {
     former_results();
     const kv_layout &l = p.layout;
-    const int32_t width = l.head_size + (l.rope_size ? l.rope_size : l.head_size);      // of a head, keys and then values
+    // of a head, keys and then values
+    const int32_t width = l.head_size + (l.rope_size ? l.rope_size : l.head_size);
     const int64_t t = thread_index(), head = t / width;
     if (head >= static_cast<int64_t>(p.n) * l.kv_heads) return;
     const int32_t e = static_cast<int32_t>(t % width), h = static_cast<int32_t>(head % l.kv_heads);
@@ -21,9 +23,12 @@ template <format type> __global__ void __launch_bounds__(small_block) write_floa
     char *const page = p.pages + p.slots[i] / page_positions * p.page_bytes;
     const bool key = e < l.head_size;
     const int32_t d = key ? e : e - l.head_size;
-    const float x = key ? p.k[i * p.k_stride + h * p.k_head_stride + d] : p.v[i * p.v_stride + h * p.v_head_stride + d];
+    const float x =
+        key ? p.k[i * p.k_stride + h * p.k_head_stride + d] : p.v[i * p.v_stride + h * p.v_head_stride + d];
     if (l.rope_size) store_float<type>(page + l.k_offset, place * (l.head_size + l.rope_size) + e, x);
-    else if (key) store_float<type>(page + l.k_offset, (static_cast<int64_t>(h) * l.head_size + d) * page_positions + place, x);
+    else if (key)
+        store_float<type>(page + l.k_offset,
+                          (static_cast<int64_t>(h) * l.head_size + d) * page_positions + place, x);
     else store_float<type>(page + l.v_offset, (h * page_positions + place) * l.head_size + d, x);
 }
 
@@ -40,12 +45,14 @@ __device__ uint32_t largest_of_threads(uint32_t x) {
     __syncthreads();
     uint32_t all = 0;
     for (uint32_t w : of_warp) all = w > all ? w : all;
-    __syncthreads();      // who comes next may write it
+    __syncthreads();  // who comes next may write it
     return all;
 }
 
-// What one head of one position becomes: element d at to[d * step], its scale at *scale. `row` is shared and has room for it.
-__device__ void write_i8_head(const float *x, int32_t size, bool turn, float *row, int8_t *to, int64_t step, float *scale) {
+// What one head of one position becomes: element d at to[d * step], its scale at *scale. `row` is shared and
+// has room for it.
+__device__ void write_i8_head(const float *x, int32_t size, bool turn, float *row, int8_t *to, int64_t step,
+                              float *scale) {
     const int32_t thread = static_cast<int32_t>(threadIdx.x);
     for (int32_t d = thread; d < size; d += write_block) row[d] = x[d];
     __syncthreads();
@@ -65,9 +72,10 @@ __device__ void write_i8_head(const float *x, int32_t size, bool turn, float *ro
         largest = u > largest ? u : largest;
     }
     const row_scale s = row_scale_of(largest_of_threads(largest), i8_levels);
-    for (int32_t d = thread; d < size; d += write_block) to[d * step] = static_cast<int8_t>(quantize_i8(row[d], s));
+    for (int32_t d = thread; d < size; d += write_block)
+        to[d * step] = static_cast<int8_t>(quantize_i8(row[d], s));
     if (thread == 0) *scale = s.scale;
-    __syncthreads();      // before `row` is filled again
+    __syncthreads();  // before `row` is filled again
 }
 
 __global__ void __launch_bounds__(write_block) write_i8_kernel(kv_write_params p) {
@@ -77,26 +85,35 @@ __global__ void __launch_bounds__(write_block) write_i8_kernel(kv_write_params p
     const kv_layout &l = p.layout;
     const int64_t i = blockIdx.x, h = blockIdx.y, place = p.slots[i] % page_positions;
     char *const page = p.pages + p.slots[i] / page_positions * p.page_bytes;
-    int8_t *const k = reinterpret_cast<int8_t *>(page + l.k_offset), *const v = reinterpret_cast<int8_t *>(page + l.v_offset);
+    int8_t *const k = reinterpret_cast<int8_t *>(page + l.k_offset), *const v = reinterpret_cast<int8_t *>(
+                                                                         page + l.v_offset);
     const int64_t elements = static_cast<int64_t>(l.kv_heads) * l.head_size * page_positions;
-    write_i8_head(p.k + i * p.k_stride + h * p.k_head_stride, l.head_size, true, row, k + (h * page_positions + place) * l.head_size, 1,
+    write_i8_head(p.k + i * p.k_stride + h * p.k_head_stride, l.head_size, true, row,
+                  k + (h * page_positions + place) * l.head_size, 1,
                   reinterpret_cast<float *>(k + elements) + h * page_positions + place);
     const float *const x = p.v + i * p.v_stride + h * p.v_head_stride;
-    if (l.rope_size) write_i8_head(x, l.rope_size, true, row, v + place * l.rope_size, 1, reinterpret_cast<float *>(v + l.rope_size * page_positions) + place);
-    else write_i8_head(x, l.head_size, false, row, v + h * l.head_size * page_positions + place, page_positions, reinterpret_cast<float *>(v + elements) + h * page_positions + place);
+    if (l.rope_size)
+        write_i8_head(x, l.rope_size, true, row, v + place * l.rope_size, 1,
+                      reinterpret_cast<float *>(v + l.rope_size * page_positions) + place);
+    else
+        write_i8_head(x, l.head_size, false, row, v + h * l.head_size * page_positions + place,
+                      page_positions, reinterpret_cast<float *>(v + elements) + h * page_positions + place);
 }
 
-} // namespace
+}  // namespace
 
 int launch_kv_write(const kv_write_params &p, stream s) {
     const kv_layout &l = p.layout;
     if (l.type == format::i8) {
         const int32_t widest = l.head_size > l.rope_size ? l.head_size : l.rope_size;
-        return DS_LAUNCH(write_i8_kernel, dim3(static_cast<unsigned>(p.n), static_cast<unsigned>(l.kv_heads)), write_block, static_cast<size_t>(widest) * sizeof(float), s, p);
+        return DS_LAUNCH(write_i8_kernel, dim3(static_cast<unsigned>(p.n), static_cast<unsigned>(l.kv_heads)),
+                         write_block, static_cast<size_t>(widest) * sizeof(float), s, p);
     }
-    const int64_t threads = static_cast<int64_t>(p.n) * l.kv_heads * (l.head_size + (l.rope_size ? l.rope_size : l.head_size));
-    if (l.type == format::f32) return DS_LAUNCH(write_floats_kernel<format::f32>, small_blocks(threads), small_block, 0, s, p);
+    const int64_t threads =
+        static_cast<int64_t>(p.n) * l.kv_heads * (l.head_size + (l.rope_size ? l.rope_size : l.head_size));
+    if (l.type == format::f32)
+        return DS_LAUNCH(write_floats_kernel<format::f32>, small_blocks(threads), small_block, 0, s, p);
     return DS_LAUNCH(write_floats_kernel<format::f16>, small_blocks(threads), small_block, 0, s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,5 +1,6 @@
-// Products with float weights: half a warp an output, thread j of which is lane j of the sum (numerics.h, dot_lanes), for up to eight rows of x at once, so that
-// weights are read once for them. And what goes before and after a product that a library makes.
+// Products with float weights: half a warp an output, thread j of which is lane j of the sum (numerics.h,
+// dot_lanes), for up to eight rows of x at once, so that weights are read once for them. And what goes before
+// and after a product that a library makes.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -11,9 +12,11 @@ constexpr int lanes_block = 256, outputs_a_block = lanes_block / dot_lanes, ahea
 template <format type, int rows> __global__ void __launch_bounds__(lanes_block) lanes_kernel(lanes_params p) {
     former_results();
     const int32_t lane = static_cast<int32_t>(threadIdx.x % dot_lanes);
-    const int32_t column = static_cast<int32_t>(blockIdx.x) * outputs_a_block + static_cast<int32_t>(threadIdx.x) / dot_lanes;
-    const int32_t first = static_cast<int32_t>(blockIdx.z) * rows, count = p.n - first < rows ? p.n - first : rows;
-    const bool there = column < p.m;      // all threads stay, for the exchange at the end
+    const int32_t column =
+        static_cast<int32_t>(blockIdx.x) * outputs_a_block + static_cast<int32_t>(threadIdx.x) / dot_lanes;
+    const int32_t first = static_cast<int32_t>(blockIdx.z) * rows,
+                  count = p.n - first < rows ? p.n - first : rows;
+    const bool there = column < p.m;  // all threads stay, for the exchange at the end
     const int64_t head = blockIdx.y;
     const float *const x = p.x + first * p.x_stride + head * p.x_step;
     const int64_t w = head * p.w_step + (there ? column : 0) * p.w_stride;
@@ -21,7 +24,8 @@ template <format type, int rows> __global__ void __launch_bounds__(lanes_block) 
     for (int32_t i = lane; i < p.k; i += ahead * dot_lanes) {
         float some[ahead];
         DS_UNROLL
-        for (int a = 0; a < ahead; ++a) some[a] = i + a * dot_lanes < p.k ? load_float<type>(p.w, w + i + a * dot_lanes) : 0.0f;
+        for (int a = 0; a < ahead; ++a)
+            some[a] = i + a * dot_lanes < p.k ? load_float<type>(p.w, w + i + a * dot_lanes) : 0.0f;
         DS_UNROLL
         for (int a = 0; a < ahead; ++a) {
             if (i + a * dot_lanes >= p.k) break;
@@ -33,7 +37,8 @@ template <format type, int rows> __global__ void __launch_bounds__(lanes_block) 
     DS_UNROLL
     for (int r = 0; r < rows; ++r) {
         float y = sum[r];
-        for (int s = dot_lanes / 2; s > 0; s /= 2) y = y + __shfl_down_sync(all_lanes, y, s);      // into the next output's lanes, too: nobody reads those
+        // into the next output's lanes, too: nobody reads those
+        for (int s = dot_lanes / 2; s > 0; s /= 2) y = y + __shfl_down_sync(all_lanes, y, s);
         if (lane != 0 || !there || r >= count) continue;
         if (p.bias) y = y + p.bias[column];
         if (p.residual) y = p.residual[(first + r) * p.residual_stride + column] + y;
@@ -42,7 +47,8 @@ template <format type, int rows> __global__ void __launch_bounds__(lanes_block) 
 }
 
 template <format type, int rows> int launch_lanes_of(const lanes_params &p, stream s) {
-    const dim3 grid(static_cast<unsigned>((p.m + outputs_a_block - 1) / outputs_a_block), static_cast<unsigned>(p.batch), static_cast<unsigned>((p.n + rows - 1) / rows));
+    const dim3 grid(static_cast<unsigned>((p.m + outputs_a_block - 1) / outputs_a_block),
+                    static_cast<unsigned>(p.batch), static_cast<unsigned>((p.n + rows - 1) / rows));
     return DS_LAUNCH((lanes_kernel<type, rows>), grid, lanes_block, 0, s, p);
 }
 template <format type> int launch_lanes_in(const lanes_params &p, stream s) {
@@ -53,7 +59,8 @@ template <format type> int launch_lanes_in(const lanes_params &p, stream s) {
 
 constexpr int split_block = 128;
 
-// unit = 2^e with every |x| below 2^(e + 14), so that what f16 gets is far from its ends; of a row with a number that is not finite, 1.
+// unit = 2^e with every |x| below 2^(e + 14), so that what f16 gets is far from its ends; of a row with a
+// number that is not finite, 1.
 template <format type> __global__ void __launch_bounds__(split_block) split_kernel(split_params p) {
     former_results();
     __shared__ uint32_t of_warp[split_block / warp_lanes];
@@ -81,7 +88,9 @@ template <format type> __global__ void __launch_bounds__(split_block) split_kern
             p.high[to] = half_of_float(scaled);
             p.low[to] = finite ? half_of_float(scaled - float_of_half(p.high[to])) : static_cast<uint16_t>(0);
         } else {
-            p.high[to] = finite ? bf16_of_float(scaled) : static_cast<uint16_t>(bits_of(scaled) >> 16 | (scaled != scaled ? 0x40u : 0u));
+            p.high[to] = finite
+                             ? bf16_of_float(scaled)
+                             : static_cast<uint16_t>(bits_of(scaled) >> 16 | (scaled != scaled ? 0x40u : 0u));
             p.low[to] = finite ? bf16_of_float(scaled - float_of_bf16(p.high[to])) : static_cast<uint16_t>(0);
         }
     }
@@ -99,7 +108,7 @@ __global__ void __launch_bounds__(small_block) finish_kernel(finish_params p) {
     p.y[row * p.y_stride + column] = y;
 }
 
-} // namespace
+}  // namespace
 
 int launch_lanes(const lanes_params &p, stream s) {
     if (p.type == format::f32) return launch_lanes_in<format::f32>(p, s);
@@ -107,9 +116,12 @@ int launch_lanes(const lanes_params &p, stream s) {
     return launch_lanes_in<format::bf16>(p, s);
 }
 int launch_split(const split_params &p, stream s) {
-    if (p.type == format::f16) return DS_LAUNCH(split_kernel<format::f16>, static_cast<unsigned>(p.n), split_block, 0, s, p);
+    if (p.type == format::f16)
+        return DS_LAUNCH(split_kernel<format::f16>, static_cast<unsigned>(p.n), split_block, 0, s, p);
     return DS_LAUNCH(split_kernel<format::bf16>, static_cast<unsigned>(p.n), split_block, 0, s, p);
 }
-int launch_finish(const finish_params &p, stream s) { return DS_LAUNCH(finish_kernel, small_blocks(static_cast<int64_t>(p.n) * p.m), small_block, 0, s, p); }
+int launch_finish(const finish_params &p, stream s) {
+    return DS_LAUNCH(finish_kernel, small_blocks(static_cast<int64_t>(p.n) * p.m), small_block, 0, s, p);
+}
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,5 +1,5 @@
-// rms_norm: a warp a row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that the first two folds of numerics.h's order are its own, and the
-// others go through the warp.
+// rms_norm: a warp a row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that the first two
+// folds of numerics.h's order are its own, and the others go through the warp.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -30,11 +30,12 @@ __global__ void __launch_bounds__(norm_warps *warp_lanes) norm_kernel(norm_param
     for (int32_t i = lane; i < p.d; i += warp_lanes) y[i] = (x[i] * factor) * p.w[i];
 }
 
-} // namespace
+}  // namespace
 
 int launch_norm(const norm_params &p, stream s) {
     const int64_t rows = static_cast<int64_t>(p.n) * p.heads;
-    return DS_LAUNCH(norm_kernel, static_cast<unsigned>((rows + norm_warps - 1) / norm_warps), norm_warps * warp_lanes, 0, s, p);
+    return DS_LAUNCH(norm_kernel, static_cast<unsigned>((rows + norm_warps - 1) / norm_warps),
+                     norm_warps * warp_lanes, 0, s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

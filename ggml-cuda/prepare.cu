@@ -10,4 +10,4 @@ int prepare_kernels(device_facts &d) {
     return prepare_wgmma(d);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

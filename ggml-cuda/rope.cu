@@ -1,4 +1,5 @@
-// rope_table and rope: a thread a pair; of heads that do not turn as a whole, the rest is copied by the threads behind.
+// rope_table and rope: a thread a pair; of heads that do not turn as a whole, the rest is copied by the
+// threads behind.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -10,7 +11,8 @@ __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_laun
     const int64_t t = thread_index();
     if (t >= static_cast<int64_t>(a.n) * a.pairs) return;
     const int32_t row = static_cast<int32_t>(t / a.pairs), i = static_cast<int32_t>(t % a.pairs);
-    const double frequency = rope_frequency(a.p.base, a.p.factor, a.p.yarn, a.p.low, a.p.high, a.p.rotated, i);
+    const double frequency =
+        rope_frequency(a.p.base, a.p.factor, a.p.yarn, a.p.low, a.p.high, a.p.rotated, i);
     const double divisor = a.factors ? static_cast<double>(a.factors[i]) : 1.0;
     double sine, cosine;
     sin_cos_f64(a.positions[row] * (frequency / divisor), &sine, &cosine);
@@ -21,7 +23,7 @@ __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_laun
 
 __global__ void __launch_bounds__(small_block) rope_kernel(rope_launch_params p) {
     former_results();
-    const int32_t width = p.d - p.pairs;      // of a head: its pairs, and what does not turn
+    const int32_t width = p.d - p.pairs;  // of a head: its pairs, and what does not turn
     const int64_t t = thread_index(), head = t / width;
     if (head >= static_cast<int64_t>(p.n) * p.heads) return;
     const int32_t i = static_cast<int32_t>(t % width);
@@ -39,13 +41,15 @@ __global__ void __launch_bounds__(small_block) rope_kernel(rope_launch_params p)
     y[ib] = rope_second(a, b, cosine, sine);
 }
 
-} // namespace
+}  // namespace
 
 int launch_rope_table(const rope_table_launch_params &p, stream s) {
-    return DS_LAUNCH(rope_table_kernel, small_blocks(static_cast<int64_t>(p.n) * p.pairs), small_block, 0, s, p);
+    return DS_LAUNCH(rope_table_kernel, small_blocks(static_cast<int64_t>(p.n) * p.pairs), small_block, 0, s,
+                     p);
 }
 int launch_rope(const rope_launch_params &p, stream s) {
-    return DS_LAUNCH(rope_kernel, small_blocks(static_cast<int64_t>(p.n) * p.heads * (p.d - p.pairs)), small_block, 0, s, p);
+    return DS_LAUNCH(rope_kernel, small_blocks(static_cast<int64_t>(p.n) * p.heads * (p.d - p.pairs)),
+                     small_block, 0, s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -18,7 +18,7 @@ inline float float_of_half(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t half_of_float(float f) { return f32_to_f16(f); }
 #endif
 __device__ inline float float_of_bf16(uint16_t h) { return float_of(static_cast<uint32_t>(h) << 16); }
-__device__ inline uint16_t bf16_of_float(float f) {      // a finite one, to the nearest
+__device__ inline uint16_t bf16_of_float(float f) {  // a finite one, to the nearest
     const uint32_t u = bits_of(f);
     return static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
@@ -31,8 +31,12 @@ template <format type> __device__ float load_float(const void *p, int64_t i) {
 }
 
 constexpr int small_block = 256;
-inline unsigned small_blocks(int64_t threads) { return static_cast<unsigned>((threads + small_block - 1) / small_block); }
+inline unsigned small_blocks(int64_t threads) {
+    return static_cast<unsigned>((threads + small_block - 1) / small_block);
+}
 
-__device__ inline int64_t thread_index() { return static_cast<int64_t>(blockIdx.x) * small_block + threadIdx.x; }
+__device__ inline int64_t thread_index() {
+    return static_cast<int64_t>(blockIdx.x) * small_block + threadIdx.x;
+}
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,5 +1,7 @@
-// Calibration: the model runs over the texts, and each product's input leaves its channels' maxima and mean squares and a few whole rows.
-// Invariant: which rows are kept follows from the number of tokens alone, so the same model and texts give the same file, whatever the threads.
+// Calibration: the model runs over the texts, and each product's input leaves its channels' maxima and mean
+// squares and a few whole rows.
+// Invariant: which rows are kept follows from the number of tokens alone, so the same model and texts give
+// the same file, whatever the threads.
 
 #include "calibrate.h"
 
@@ -16,47 +18,57 @@ namespace {
 
 constexpr uint32_t file_version = 1;
 constexpr uint64_t sample_rows = 32;
-constexpr const char *version_key = "deepseek.calibration.version", *model_key = "deepseek.calibration.model", *fingerprint_key = "deepseek.calibration.fingerprint",
+constexpr const char *version_key = "deepseek.calibration.version", *model_key = "deepseek.calibration.model",
+                     *fingerprint_key = "deepseek.calibration.fingerprint",
                      *tokens_key = "deepseek.calibration.tokens";
 
-// ---- Measuring ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Measuring
 
 struct measured_input {
     linear_input stats;
     std::vector<double> squares;
-    size_t place;                                   // of the matrix that it is named after, in the architecture's list
+    // of the matrix that it is named after, in the architecture's list
+    size_t place;
 };
 
 // Adds up what passes, in the order of the graph's products.
 struct collector {
-    std::unordered_map<const tensor *, size_t> places;      // of the model's tensors, in `rows`
+    std::unordered_map<const tensor *, size_t> places;  // of the model's tensors, in `rows`
     std::vector<tensor_row> rows;
-    uint64_t total, seen = 0, samples;              // positions: in all, so far, to be kept
+    uint64_t total, seen = 0, samples;  // positions: in all, so far, to be kept
     std::vector<measured_input> inputs = {};
 
-    collector(const model &m, uint64_t total) : rows(m.architecture->tensors(m.h)), total(total), samples(std::min(sample_rows, total)) {
+    collector(const model &m, uint64_t total)
+        : rows(m.architecture->tensors(m.h)), total(total), samples(std::min(sample_rows, total)) {
         model_weights w = m.weights;
         for (size_t i = 0; i < rows.size(); ++i)
             if (const tensor *const t = slot_of(w, rows[i])) places.emplace(t, i);
     }
 
-    bool sampled(uint64_t row) const { return (row * samples + total / 2) / total != ((row + 1) * samples + total / 2) / total; }
+    bool sampled(uint64_t row) const {
+        return (row * samples + total / 2) / total != ((row + 1) * samples + total / 2) / total;
+    }
 
     void add_row(measured_input &m, const float *x, uint64_t row) {
         linear_input &s = m.stats;
         for (size_t c = 0; c < s.channels(); ++c) {
-            if (!finite_f32(x[c])) throw error(status::numeric, s.name + ": its input, channel " + std::to_string(c) + ", is not a finite number");
+            if (!finite_f32(x[c]))
+                throw error(status::numeric, s.name + ": its input, channel " + std::to_string(c) +
+                                                 ", is not a finite number");
             s.largest[c] = std::max(s.largest[c], std::fabs(x[c]));
             m.squares[c] += static_cast<double>(x[c]) * x[c];
         }
         if (sampled(row)) s.samples.insert(s.samples.end(), x, x + s.channels());
     }
 
-    // The place of the `next`th input of the graph, which goes into the matrix `w`; made the first time. Which of several products comes first in a graph is
-    // the compiler's choice, so the name is that of the matrix which comes first in the list.
+    // The place of the `next`th input of the graph, which goes into the matrix `w`; made the first time.
+    // Which of several products comes first in a graph is the compiler's choice, so the name is that of the
+    // matrix which comes first in the list.
     measured_input &input(size_t next, const tensor &x, const tensor *w) {
         const size_t place = places.at(w), channels = static_cast<size_t>(x.ne[1]);
-        if (next == inputs.size()) {    // member by member: of a list in braces within another GCC 12 frees parts twice when a later one throws
+        // member by member: of a list in braces within another GCC 12 frees parts twice when a later one
+        // throws
+        if (next == inputs.size()) {
             measured_input in{};
             in.stats.name = rows[place].name;
             in.stats.largest.resize(channels);
@@ -100,23 +112,31 @@ struct collector {
     std::vector<linear_input> result() {
         std::vector<linear_input> out;
         for (measured_input &m : inputs) {
-            for (const double s : m.squares) m.stats.mean_square.push_back(static_cast<float>(s / static_cast<double>(seen)));
+            for (const double s : m.squares)
+                m.stats.mean_square.push_back(static_cast<float>(s / static_cast<double>(seen)));
             out.push_back(std::move(m.stats));
         }
         return out;
     }
 };
 
-// ---- The file -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- The file
 
 // The tensors that an input is kept in; samples have rows and any sign.
-struct part { const char *suffix; std::vector<float> linear_input::*values; int rank; };
-constexpr part parts[] = {{".largest", &linear_input::largest, 1}, {".mean_square", &linear_input::mean_square, 1}, {".samples", &linear_input::samples, 2}};
+struct part {
+    const char *suffix;
+    std::vector<float> linear_input::*values;
+    int rank;
+};
+constexpr part parts[] = {{".largest", &linear_input::largest, 1},
+                          {".mean_square", &linear_input::mean_square, 1},
+                          {".samples", &linear_input::samples, 2}};
 
 std::vector<float> read_part(const gguf_file &f, const std::string &name, int rank, int64_t channels) {
     const gguf_tensor *const t = f.find_tensor(name);
     if (!t) f.fail(name, "is missing");
-    if (t->type != format::f32 || t->rank != rank || t->ne[rank - 1] != channels) f.fail(name, "is not f32 with " + std::to_string(channels) + " channels");
+    if (t->type != format::f32 || t->rank != rank || t->ne[rank - 1] != channels)
+        f.fail(name, "is not f32 with " + std::to_string(channels) + " channels");
     std::vector<float> out(t->bytes / sizeof(float));
     decode_row(format::f32, t->data, out.data(), out.size());
     for (const float x : out)
@@ -124,11 +144,11 @@ std::vector<float> read_part(const gguf_file &f, const std::string &name, int ra
     return out;
 }
 
-} // namespace
+}  // namespace
 
 std::string fingerprint_of(const gguf_file &f) {
     const arch &a = *arch_of(f);
-    uint64_t hash = 0xcbf29ce484222325u;        // FNV-1a
+    uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
     std::vector<float> values;
     for (const tensor_row &row : a.tensors(a.read(f))) {
         const gguf_tensor *const t = row.stays_f32() ? f.find_tensor(row.name) : nullptr;
@@ -140,20 +160,22 @@ std::string fingerprint_of(const gguf_file &f) {
     return format_text("%016llx", static_cast<unsigned long long>(hash));
 }
 
-calibration calibrate(const std::string &path, const std::vector<std::string> &texts, const calibrate_options &o, const job &j) {
+calibration calibrate(const std::string &path, const std::vector<std::string> &texts,
+                      const calibrate_options &o, const job &j) {
     const model m(gguf_file::open(path), {});
     const int64_t window = o.window ? o.window : std::min<int64_t>(512, m.h.context);
     text_windows text = read_windows(m, texts, window, j);
     text.keep(o.tokens);
     forward pass(m, m.weights, {.window = window, .threads = j.threads, .keep_inputs = true});
     collector c(m, text.tokens);
-    uint64_t read = 0, total = 0;       // bytes of weights: all of them for each step
+    uint64_t read = 0, total = 0;  // bytes of weights: all of them for each step
     for (const std::vector<token_id> &w : text.list) total += forward::steps(w.size()) * m.weight_bytes;
     for (const std::vector<token_id> &w : text.list)
         pass.run(w, [&](const graph &g, const tensor &logits, int64_t) {
             c.add(g, logits.ne[0]);
             read += m.weight_bytes;
-            if (j.progress && !j.progress(read, total)) throw error(status::cancelled, "calibration was stopped");
+            if (j.progress && !j.progress(read, total))
+                throw error(status::cancelled, "calibration was stopped");
         });
     return {{}, std::string(m.name), fingerprint_of(m.file), text.tokens, c.result()};
 }
@@ -162,7 +184,8 @@ const linear_input &calibration::input_of(const std::string &matrix, int64_t cha
     for (const linear_input &in : inputs) {
         if (in.name != matrix) continue;
         if (in.channels() == static_cast<size_t>(channels)) return in;
-        throw error(status::format, path + ": " + matrix + ": has " + std::to_string(in.channels()) + " channels, the model's has " + std::to_string(channels));
+        throw error(status::format, path + ": " + matrix + ": has " + std::to_string(in.channels()) +
+                                        " channels, the model's has " + std::to_string(channels));
     }
     throw error(status::format, path + ": " + matrix + ": was not measured");
 }
@@ -181,17 +204,27 @@ void save(const calibration &c, const std::string &path) {
             w.add_tensor(in.name + p.suffix, format::f32, std::span(ne).last(static_cast<size_t>(p.rank)));
             data.push_back(&(in.*p.values));
         }
-    write_gguf(path, w, {}, [&](size_t i, const byte_sink &sink) { sink(data[i]->data(), data[i]->size() * sizeof(float)); });
+    write_gguf(path, w, {}, [&](size_t i, const byte_sink &sink) {
+        sink(data[i]->data(), data[i]->size() * sizeof(float));
+    });
 }
 
-calibration load_calibration(const std::string &path) { return parse_calibration(os::mapping::map_file(path), path); }
+calibration load_calibration(const std::string &path) {
+    return parse_calibration(os::mapping::map_file(path), path);
+}
 
 calibration parse_calibration(os::mapping bytes, const std::string &path) {
     const gguf_file f(std::move(bytes), path);
     if (!f.has(version_key)) throw error(status::format, path + ": is not a file of calibration statistics");
     const uint64_t version = f.get_uint(version_key, UINT32_MAX);
-    if (version != file_version) throw error(status::unsupported, path + ": " + version_key + ": is " + std::to_string(version) + ", known is " + std::to_string(file_version));
-    calibration c{path, std::string(f.get_string(model_key)), std::string(f.get_string(fingerprint_key)), f.get_uint(tokens_key, UINT64_MAX), {}};
+    if (version != file_version)
+        throw error(status::unsupported, path + ": " + version_key + ": is " + std::to_string(version) +
+                                             ", known is " + std::to_string(file_version));
+    calibration c{path,
+                  std::string(f.get_string(model_key)),
+                  std::string(f.get_string(fingerprint_key)),
+                  f.get_uint(tokens_key, UINT64_MAX),
+                  {}};
     for (const gguf_tensor &t : f.tensors()) {
         const std::string_view suffix = parts[0].suffix;
         if (!t.name.ends_with(suffix)) continue;
@@ -205,7 +238,9 @@ calibration parse_calibration(os::mapping bytes, const std::string &path) {
 
 void check_fits(const calibration &c, const gguf_file &f) {
     if (c.fingerprint != fingerprint_of(f))
-        throw error(status::argument, c.path + ": was measured on another model, " + ds::quoted(c.model_name) + ": its norms and biases are not those of " + f.name());
+        throw error(status::argument, c.path + ": was measured on another model, " +
+                                          ds::quoted(c.model_name) +
+                                          ": its norms and biases are not those of " + f.name());
 }
 
-} // namespace ds
+}  // namespace ds

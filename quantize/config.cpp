@@ -1,5 +1,5 @@
-// config.json (as transformers writes it) to GGUF keys (as llama.cpp's gguf-py/gguf/constants.py names them). A field that would change the
-// forward pass in a way that no key can tell is refused, never dropped.
+// config.json (as transformers writes it) to GGUF keys (as llama.cpp's gguf-py/gguf/constants.py names them).
+// A field that would change the forward pass in a way that no key can tell is refused, never dropped.
 
 #include "config.h"
 
@@ -12,7 +12,9 @@ namespace {
 
 constexpr uint64_t max_count = 1u << 30;
 
-struct count_row { const char *field, *key; };
+struct count_row {
+    const char *field, *key;
+};
 constexpr count_row counts[] = {
     {"num_hidden_layers", "block_count"},
     {"max_position_embeddings", "context_length"},
@@ -25,14 +27,22 @@ constexpr count_row counts[] = {
 void refuse_unsupported(const json_node &config) {
     read_fp8_blocks(config);
     if (config.has("hidden_act") && config.at("hidden_act").text() != "silu")
-        config.at("hidden_act").fail(status::unsupported, ds::quoted(config.at("hidden_act").text()) + " is not known; known: silu");
-    if (config.flag("use_sliding_window", false)) config.at("use_sliding_window").fail(status::unsupported, "attention in a sliding window is not known");
-    if (config.flag("mlp_bias", false)) config.at("mlp_bias").fail(status::unsupported, "biases of the feed-forward layers are not known");
-    if (config.whole("moe_layer_freq", max_count, 1) != 1) config.at("moe_layer_freq").fail(status::unsupported, "only 1 is known");
+        config.at("hidden_act")
+            .fail(status::unsupported,
+                  ds::quoted(config.at("hidden_act").text()) + " is not known; known: silu");
+    if (config.flag("use_sliding_window", false))
+        config.at("use_sliding_window")
+            .fail(status::unsupported, "attention in a sliding window is not known");
+    if (config.flag("mlp_bias", false))
+        config.at("mlp_bias").fail(status::unsupported, "biases of the feed-forward layers are not known");
+    if (config.whole("moe_layer_freq", max_count, 1) != 1)
+        config.at("moe_layer_freq").fail(status::unsupported, "only 1 is known");
     if (!config.has("layer_types")) return;
     const json_node types = config.at("layer_types").array();
     for (size_t i = 0; i < types.size(); ++i)
-        if (types.at(i).text() != "full_attention") types.at(i).fail(status::unsupported, ds::quoted(types.at(i).text()) + " is not known; known: full_attention");
+        if (types.at(i).text() != "full_attention")
+            types.at(i).fail(status::unsupported,
+                             ds::quoted(types.at(i).text()) + " is not known; known: full_attention");
 }
 
 double positive(const json_node &n) {
@@ -42,17 +52,23 @@ double positive(const json_node &n) {
 
 bool is_latent(const json_node &config) { return config.has("kv_lora_rank"); }
 
-// ---- Rope ---------------------------------------------------------------------------------------------------------------
+// ---- Rope
 
-// Rope's parameters are in rope_theta and rope_scaling (transformers 4), or together in rope_parameters (5). They are read as transformers 5
-// reads both: rope_scaling where it is not empty, else rope_parameters; then whatever that lacks and the configuration itself has.
+// Rope's parameters are in rope_theta and rope_scaling (transformers 4), or together in rope_parameters (5).
+// They are read as transformers 5 reads both: rope_scaling where it is not empty, else rope_parameters; then
+// whatever that lacks and the configuration itself has.
 
-bool has_members(const json_node &config, const char *field) { return config.has(field) && config.at(field).object().size() > 0; }
+bool has_members(const json_node &config, const char *field) {
+    return config.has(field) && config.at(field).object().size() > 0;
+}
 
-// One set of parameters for each type of layer. Qwen's classes make layer_types where the file has none; the only type that is known is full_attention.
+// One set of parameters for each type of layer. Qwen's classes make layer_types where the file has none; the
+// only type that is known is full_attention.
 json_node of_layer_type(const json_node &place, const json_node &config) {
-    const bool by_type = config.has("layer_types") || std::string_view(checkpoint_arch(config).name).starts_with("qwen");
-    return by_type && place.size() == 1 && place.has("full_attention") ? place.at("full_attention").object() : place;
+    const bool by_type =
+        config.has("layer_types") || std::string_view(checkpoint_arch(config).name).starts_with("qwen");
+    return by_type && place.size() == 1 && place.has("full_attention") ? place.at("full_attention").object()
+                                                                       : place;
 }
 
 std::optional<json_node> rope_place(const json_node &config) {
@@ -73,51 +89,77 @@ std::string scaling_type(const json_node &config) {
     return place ? type_in(*place) : "default";
 }
 
-// The value of a field that may be in several places: the first that has it counts. Others that say something else are remarked upon.
-std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &places, const char *field, const job &j) {
+// The value of a field that may be in several places: the first that has it counts. Others that say something
+// else are remarked upon.
+std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &places, const char *field,
+                                  const job &j) {
     std::optional<json_node> found;
     for (const std::optional<json_node> &p : places) {
         if (!p || !p->has(field)) continue;
         const json_node n = p->at(field);
         if (!found) found = n;
-        else if (!n.same_as(*found)) j.remark(found->file() + ": " + ds::quoted(n.field()) + " differs from " + ds::quoted(found->field()) + ", which counts");
+        else if (!n.same_as(*found))
+            j.remark(found->file() + ": " + ds::quoted(n.field()) + " differs from " +
+                     ds::quoted(found->field()) + ", which counts");
     }
     return found;
 }
 
 double rope_theta(const json_node &config, const job &j) {
-    const std::optional<json_node> n = first_of({rope_place(config), config, other_rope_place(config)}, "rope_theta", j);
+    const std::optional<json_node> n =
+        first_of({rope_place(config), config, other_rope_place(config)}, "rope_theta", j);
     return n ? positive(*n) : 10000.0;
 }
 
-// The positions that a scaled model was made for before; the configuration's own field counts before the one inside.
+// The positions that a scaled model was made for before; the configuration's own field counts before the one
+// inside.
 uint64_t original_context(const json_node &config, const job &j) {
-    const std::optional<json_node> n = first_of({config, rope_place(config)}, "original_max_position_embeddings", j);
+    const std::optional<json_node> n =
+        first_of({config, rope_place(config)}, "original_max_position_embeddings", j);
     const json_node found = n ? *n : config.at("max_position_embeddings");
     if (found.whole(max_count) == 0) found.fail(status::format, "not positive");
     return found.whole(max_count);
 }
 
-// Fields that a type of scaling has; of those that another has transformers makes nothing, and no more do we, but it is said.
-struct rope_field { const char *name, *types; };
+// Fields that a type of scaling has; of those that another has transformers makes nothing, and no more do we,
+// but it is said.
+struct rope_field {
+    const char *name, *types;
+};
 constexpr rope_field rope_fields[] = {
-    {"rope_type", "default linear llama3 yarn"}, {"type", "default linear llama3 yarn"}, {"rope_theta", "default linear llama3 yarn"},
-    {"partial_rotary_factor", "default linear llama3 yarn"}, {"factor", "linear llama3 yarn"}, {"original_max_position_embeddings", "llama3 yarn"},
-    {"low_freq_factor", "llama3"}, {"high_freq_factor", "llama3"}, {"beta_fast", "yarn"}, {"beta_slow", "yarn"}, {"attention_factor", "yarn"},
-    {"attn_factor", "yarn"}, {"mscale", "yarn"}, {"mscale_all_dim", "yarn"}, {"truncate", "yarn"},
+    {"rope_type", "default linear llama3 yarn"},
+    {"type", "default linear llama3 yarn"},
+    {"rope_theta", "default linear llama3 yarn"},
+    {"partial_rotary_factor", "default linear llama3 yarn"},
+    {"factor", "linear llama3 yarn"},
+    {"original_max_position_embeddings", "llama3 yarn"},
+    {"low_freq_factor", "llama3"},
+    {"high_freq_factor", "llama3"},
+    {"beta_fast", "yarn"},
+    {"beta_slow", "yarn"},
+    {"attention_factor", "yarn"},
+    {"attn_factor", "yarn"},
+    {"mscale", "yarn"},
+    {"mscale_all_dim", "yarn"},
+    {"truncate", "yarn"},
 };
 
 void check_rope_fields(const json_node &place, const job &j) {
     const std::string type = type_in(place);
     if (type != "default" && type != "linear" && type != "llama3" && type != "yarn")
-        place.fail(status::unsupported, "rope scaling " + ds::quoted(type) + " is not known; known: default, linear, llama3, yarn");
-    if (place.has("type") && place.at("type").text() != type) j.remark(place.file() + ": " + ds::quoted(place.at("type").field()) + " differs from rope_type, which counts");
+        place.fail(status::unsupported, "rope scaling " + ds::quoted(type) +
+                                            " is not known; known: default, linear, llama3, yarn");
+    if (place.has("type") && place.at("type").text() != type)
+        j.remark(place.file() + ": " + ds::quoted(place.at("type").field()) +
+                 " differs from rope_type, which counts");
     for (const std::string &name : place.names()) {
-        const auto row = std::find_if(std::begin(rope_fields), std::end(rope_fields), [&](const rope_field &f) { return name == f.name; });
+        const auto row = std::find_if(std::begin(rope_fields), std::end(rope_fields),
+                                      [&](const rope_field &f) { return name == f.name; });
         if (!place.has(name)) continue;
         if (row == std::end(rope_fields)) place.at(name).fail(status::unsupported, "is not known");
         if (std::string_view(row->types).find(type) == std::string_view::npos)
-            j.remark(place.file() + ": " + ds::quoted(place.at(name).field()) + " has no meaning with rope scaling " + ds::quoted(type));
+            j.remark(place.file() + ": " + ds::quoted(place.at(name).field()) +
+                     " has no meaning with rope scaling " + ds::quoted(type));
     }
 }
 
@@ -126,74 +168,99 @@ void check_other_place(const json_node &place, const json_node &other) {
     for (const std::string &name : other.names()) {
         if (name == "rope_theta" || !other.has(name)) continue;
         if ((name == "rope_type" || name == "type") && other.at(name).text() == "default") continue;
-        if (!place.has(name) || !place.at(name).same_as(other.at(name))) other.at(name).fail(status::unsupported, "rope_scaling, which counts, does not say the same");
+        if (!place.has(name) || !place.at(name).same_as(other.at(name)))
+            other.at(name).fail(status::unsupported, "rope_scaling, which counts, does not say the same");
     }
 }
 
 void check_rope(const json_node &config, const job &j) {
-    if (config.has("rope_interleave") && !config.at("rope_interleave").flag() && is_latent(config)) config.at("rope_interleave").fail(status::unsupported, "only true is known");
-    for (const std::optional<json_node> &place : {std::optional(config), rope_place(config), other_rope_place(config)})
-        if (place && place->number("partial_rotary_factor", 1) != 1) place->at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
+    if (config.has("rope_interleave") && !config.at("rope_interleave").flag() && is_latent(config))
+        config.at("rope_interleave").fail(status::unsupported, "only true is known");
+    for (const std::optional<json_node> &place :
+         {std::optional(config), rope_place(config), other_rope_place(config)})
+        if (place && place->number("partial_rotary_factor", 1) != 1)
+            place->at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
     if (const std::optional<json_node> place = rope_place(config)) check_rope_fields(*place, j);
-    if (const std::optional<json_node> other = other_rope_place(config)) check_other_place(*rope_place(config), *other);
+    if (const std::optional<json_node> other = other_rope_place(config))
+        check_other_place(*rope_place(config), *other);
 }
 
-// What YaRN multiplies its usual magnitude 0.1 ln(factor) + 1 by. A checkpoint gives the whole magnitude (attention_factor), or the two mscale
-// exponents whose quotient it is, or (Qwen) the multiplier itself, attn_factor.
+// What YaRN multiplies its usual magnitude 0.1 ln(factor) + 1 by. A checkpoint gives the whole magnitude
+// (attention_factor), or the two mscale exponents whose quotient it is, or (Qwen) the multiplier itself,
+// attn_factor.
 double yarn_multiplier(const json_node &s, double factor) {
     const auto magnitude = [&](double m) { return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1.0; };
     if (s.has("attention_factor")) return positive(s.at("attention_factor")) / magnitude(1);
-    if (s.number("mscale", 0) != 0 && s.number("mscale_all_dim", 0) != 0) return magnitude(positive(s.at("mscale"))) / magnitude(positive(s.at("mscale_all_dim"))) / magnitude(1);
+    if (s.number("mscale", 0) != 0 && s.number("mscale_all_dim", 0) != 0)
+        return magnitude(positive(s.at("mscale"))) / magnitude(positive(s.at("mscale_all_dim"))) /
+               magnitude(1);
     return s.has("attn_factor") ? positive(s.at("attn_factor")) : 1.0;
 }
 
-// DeepSeek's latent attention has YaRN's magnitude in the scores, by mscale_all_dim, and multiplies rope by the quotient of mscale's and mscale_all_dim's,
-// which is 1 in the published models; so attn_factor says here what rope is multiplied by in all. Absent, mscale is 1 and mscale_all_dim 0, as in
-// modeling_deepseek.py. Where mscale alone is absent, or mscale_all_dim alone, transformers takes both for absent in rope (0.1 ln(factor) + 1), and its
-// DeepseekV2 has no magnitude in the scores at all: there the published code is followed.
+// DeepSeek's latent attention has YaRN's magnitude in the scores, by mscale_all_dim, and multiplies rope by
+// the quotient of mscale's and mscale_all_dim's, which is 1 in the published models; so attn_factor says here
+// what rope is multiplied by in all. Absent, mscale is 1 and mscale_all_dim 0, as in modeling_deepseek.py.
+// Where mscale alone is absent, or mscale_all_dim alone, transformers takes both for absent in rope (0.1
+// ln(factor) + 1), and its DeepseekV2 has no magnitude in the scores at all: there the published code is
+// followed.
 double latent_multiplier(const json_node &s, double factor) {
-    if (s.has("attn_factor")) s.at("attn_factor").fail(status::unsupported, "is not known where attention is latent; known: attention_factor, or mscale and mscale_all_dim");
+    if (s.has("attn_factor"))
+        s.at("attn_factor")
+            .fail(status::unsupported, "is not known where attention is latent; known: attention_factor, or "
+                                       "mscale and mscale_all_dim");
     if (s.has("attention_factor")) return positive(s.at("attention_factor"));
     const double log_factor = factor > 1 ? std::log(factor) : 0.0;
-    const double one = 0.1 * s.number("mscale", 1) * log_factor + 1, all = 0.1 * s.number("mscale_all_dim", 0) * log_factor + 1;
+    const double one = 0.1 * s.number("mscale", 1) * log_factor + 1,
+                 all = 0.1 * s.number("mscale_all_dim", 0) * log_factor + 1;
     if (!(one > 0)) s.at("mscale").fail(status::format, "gives a magnitude that is not positive");
     if (!(all > 0)) s.at("mscale_all_dim").fail(status::format, "gives a magnitude that is not positive");
     return one / all;
 }
 
-void set_yarn_keys(const json_node &s, bool latent, uint64_t original, const std::string &prefix, gguf_writer &w) {
-    const double factor = positive(s.at("factor")), multiplier = latent ? latent_multiplier(s, factor) : yarn_multiplier(s, factor);
-    if (latent) w.set_f32(prefix + "yarn_log_multiplier", static_cast<float>(0.1 * s.number("mscale_all_dim", 0)));
+void set_yarn_keys(const json_node &s, bool latent, uint64_t original, const std::string &prefix,
+                   gguf_writer &w) {
+    const double factor = positive(s.at("factor")),
+                 multiplier = latent ? latent_multiplier(s, factor) : yarn_multiplier(s, factor);
+    if (latent)
+        w.set_f32(prefix + "yarn_log_multiplier", static_cast<float>(0.1 * s.number("mscale_all_dim", 0)));
     if (!s.flag("truncate", true)) s.at("truncate").fail(status::unsupported, "only true is known");
     w.set_string(prefix + "type", "yarn");
     w.set_f32(prefix + "factor", static_cast<float>(factor));
     w.set_u32(prefix + "original_context_length", static_cast<uint32_t>(original));
     if (multiplier != 1) w.set_f32(prefix + "attn_factor", static_cast<float>(multiplier));
-    if (s.has("beta_fast")) w.set_f32(prefix + "yarn_beta_fast", static_cast<float>(positive(s.at("beta_fast"))));
-    if (s.has("beta_slow")) w.set_f32(prefix + "yarn_beta_slow", static_cast<float>(positive(s.at("beta_slow"))));
+    if (s.has("beta_fast"))
+        w.set_f32(prefix + "yarn_beta_fast", static_cast<float>(positive(s.at("beta_fast"))));
+    if (s.has("beta_slow"))
+        w.set_f32(prefix + "yarn_beta_slow", static_cast<float>(positive(s.at("beta_slow"))));
 }
 
 void set_scaling_keys(const json_node &config, const std::string &prefix, gguf_writer &w, const job &j) {
     const std::string type = scaling_type(config);
-    if (type == "default" || type == "llama3") return;          // llama3 is told by the tensor rope_freqs alone
+    // llama3 is told by the tensor rope_freqs alone
+    if (type == "default" || type == "llama3") return;
     const json_node s = *rope_place(config);
     if (type == "yarn") return set_yarn_keys(s, is_latent(config), original_context(config, j), prefix, w);
     w.set_string(prefix + "type", "linear");
     w.set_f32(prefix + "factor", static_cast<float>(positive(s.at("factor"))));
 }
 
-// The positions that the model is made for. Qwen 2.5's card has YaRN added to a configuration whose max_position_embeddings stays as it was: vLLM
-// derives the product, and a file that says less would not let the scaling be used.
+// The positions that the model is made for. Qwen 2.5's card has YaRN added to a configuration whose
+// max_position_embeddings stays as it was: vLLM derives the product, and a file that says less would not let
+// the scaling be used.
 uint64_t context_length(const json_node &config) {
     const uint64_t given = config.at("max_position_embeddings").whole(max_count);
     if (scaling_type(config) != "yarn") return given;
-    const double product = static_cast<double>(original_context(config, {})) * positive(rope_place(config)->at("factor"));
+    const double product =
+        static_cast<double>(original_context(config, {})) * positive(rope_place(config)->at("factor"));
     return std::max(given, static_cast<uint64_t>(std::min(product, static_cast<double>(max_count))));
 }
 
-// Latent attention as llama.cpp has it since 2025: one head of latent and turned part, and with the suffix _mla what a head has before it is absorbed.
+// Latent attention as llama.cpp has it since 2025: one head of latent and turned part, and with the suffix
+// _mla what a head has before it is absorbed.
 void set_latent_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
-    const auto whole = [&](const char *field) { return static_cast<uint32_t>(config.at(field).whole(max_count)); };
+    const auto whole = [&](const char *field) {
+        return static_cast<uint32_t>(config.at(field).whole(max_count));
+    };
     const uint32_t rank = whole("kv_lora_rank"), rope = whole("qk_rope_head_dim");
     w.set_u32(prefix + "attention.head_count_kv", 1);
     w.set_u32(prefix + "attention.q_lora_rank", config.has("q_lora_rank") ? whole("q_lora_rank") : 0);
@@ -206,21 +273,33 @@ void set_latent_keys(const json_node &config, const std::string &prefix, gguf_wr
 
 // How experts are chosen: topk_method, scoring_func and the groups must be one of the published ways.
 void set_expert_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
-    const auto whole = [&](const char *field, uint64_t absent) { return static_cast<uint32_t>(config.whole(field, max_count, absent)); };
+    const auto whole = [&](const char *field, uint64_t absent) {
+        return static_cast<uint32_t>(config.whole(field, max_count, absent));
+    };
     const bool sigmoid = config.text("scoring_func", "softmax") == "sigmoid";
     const std::string method = config.text("topk_method", sigmoid ? "noaux_tc" : "greedy");
-    if (!sigmoid && config.text("scoring_func", "softmax") != "softmax") config.at("scoring_func").fail(status::unsupported, "is not known; known: softmax, sigmoid");
-    if (method != "noaux_tc" && method != "greedy" && method != "group_limited_greedy") config.at("topk_method").fail(status::unsupported, "is not known; known: greedy, group_limited_greedy, noaux_tc");
-    if ((method == "noaux_tc") != sigmoid) config.at("topk_method").fail(status::unsupported, "noaux_tc is known with sigmoid scores alone, the others with softmax");
+    if (!sigmoid && config.text("scoring_func", "softmax") != "softmax")
+        config.at("scoring_func").fail(status::unsupported, "is not known; known: softmax, sigmoid");
+    if (method != "noaux_tc" && method != "greedy" && method != "group_limited_greedy")
+        config.at("topk_method")
+            .fail(status::unsupported, "is not known; known: greedy, group_limited_greedy, noaux_tc");
+    if ((method == "noaux_tc") != sigmoid)
+        config.at("topk_method")
+            .fail(status::unsupported,
+                  "noaux_tc is known with sigmoid scores alone, the others with softmax");
     const bool grouped = method != "greedy";
-    // DeepSeek-V2's gate divides the weights by their sum or multiplies them by the factor, V3's sigmoid does both (modeling_deepseek.py of each).
-    // transformers' DeepseekV2 differs from that: it never divides and always multiplies.
-    const bool norm = config.flag("norm_topk_prob", false) && (sigmoid || config.at("num_experts_per_tok").whole(max_count) > 1);
+    // DeepSeek-V2's gate divides the weights by their sum or multiplies them by the factor, V3's sigmoid does
+    // both (modeling_deepseek.py of each). transformers' DeepseekV2 differs from that: it never divides and
+    // always multiplies.
+    const bool norm = config.flag("norm_topk_prob", false) &&
+                      (sigmoid || config.at("num_experts_per_tok").whole(max_count) > 1);
     const double scale = positive(config.at("routed_scaling_factor"));
     w.set_u32(prefix + "leading_dense_block_count", whole("first_k_dense_replace", 0));
     w.set_u32(prefix + "expert_count", static_cast<uint32_t>(config.at("n_routed_experts").whole(max_count)));
-    w.set_u32(prefix + "expert_used_count", static_cast<uint32_t>(config.at("num_experts_per_tok").whole(max_count)));
-    w.set_u32(prefix + "expert_feed_forward_length", static_cast<uint32_t>(config.at("moe_intermediate_size").whole(max_count)));
+    w.set_u32(prefix + "expert_used_count",
+              static_cast<uint32_t>(config.at("num_experts_per_tok").whole(max_count)));
+    w.set_u32(prefix + "expert_feed_forward_length",
+              static_cast<uint32_t>(config.at("moe_intermediate_size").whole(max_count)));
     w.set_u32(prefix + "expert_shared_count", whole("n_shared_experts", 0));
     w.set_u32(prefix + "expert_gating_func", sigmoid ? 2 : 1);
     w.set_u32(prefix + "expert_group_count", grouped ? whole("n_group", 1) : 1);
@@ -229,11 +308,12 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
     w.set_bool(prefix + "expert_weights_norm", norm);
 }
 
-} // namespace
+}  // namespace
 
 static std::string classes_known() {
     std::string out;
-    for (const arch *const a : architectures()) out += (out.empty() ? "" : " ") + std::string(a->checkpoint_class);
+    for (const arch *const a : architectures())
+        out += (out.empty() ? "" : " ") + std::string(a->checkpoint_class);
     for (size_t at = 0; (at = out.find(' ', at)) != std::string::npos; at += 2) out.replace(at, 1, ", ");
     return out;
 }
@@ -242,7 +322,9 @@ const arch &checkpoint_arch(const json_node &config) {
     const json_node classes = config.at("architectures").array();
     if (classes.size() != 1) classes.fail(status::format, "not one name");
     const arch *const a = arch_by_checkpoint_class(classes.at(size_t(0)).text());
-    if (!a) classes.fail(status::unsupported, ds::quoted(classes.at(size_t(0)).text()) + " is not known; known: " + classes_known());
+    if (!a)
+        classes.fail(status::unsupported,
+                     ds::quoted(classes.at(size_t(0)).text()) + " is not known; known: " + classes_known());
     return *a;
 }
 
@@ -251,29 +333,39 @@ void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j
     refuse_unsupported(config);
     w.set_string("general.architecture", checkpoint_arch(config).name);
     check_rope(config, j);
-    for (const count_row &c : counts) w.set_u32(prefix + c.key, static_cast<uint32_t>(config.at(c.field).whole(max_count)));
+    for (const count_row &c : counts)
+        w.set_u32(prefix + c.key, static_cast<uint32_t>(config.at(c.field).whole(max_count)));
     w.set_u32(prefix + "context_length", static_cast<uint32_t>(context_length(config)));
-    if (const uint64_t nextn = config.whole("num_nextn_predict_layers", max_count, 0)) {      // GGUF counts them among the blocks
-        w.set_u32(prefix + "block_count", static_cast<uint32_t>(config.at("num_hidden_layers").whole(max_count) + nextn));
+    // GGUF counts them among the blocks
+    if (const uint64_t nextn = config.whole("num_nextn_predict_layers", max_count, 0)) {
+        w.set_u32(prefix + "block_count",
+                  static_cast<uint32_t>(config.at("num_hidden_layers").whole(max_count) + nextn));
         w.set_u32(prefix + "nextn_predict_layers", static_cast<uint32_t>(nextn));
     }
 
-    const uint64_t heads = config.at("num_attention_heads").whole(max_count), hidden = config.at("hidden_size").whole(max_count);
+    const uint64_t heads = config.at("num_attention_heads").whole(max_count),
+                   hidden = config.at("hidden_size").whole(max_count);
     if (heads == 0) config.at("num_attention_heads").fail(status::format, "not positive");
-    if (!config.has("head_dim") && !is_latent(config) && hidden % heads != 0) config.at("hidden_size").fail(status::format, "not a multiple of num_attention_heads, and no head_dim is given");
+    if (!config.has("head_dim") && !is_latent(config) && hidden % heads != 0)
+        config.at("hidden_size")
+            .fail(status::format, "not a multiple of num_attention_heads, and no head_dim is given");
     const auto head_size = static_cast<uint32_t>(config.whole("head_dim", max_count, hidden / heads));
     if (is_latent(config)) {
         set_latent_keys(config, prefix, w);
         set_expert_keys(config, prefix, w);
     } else {
-        w.set_u32(prefix + "attention.head_count_kv", static_cast<uint32_t>(config.whole("num_key_value_heads", max_count, heads)));
+        w.set_u32(prefix + "attention.head_count_kv",
+                  static_cast<uint32_t>(config.whole("num_key_value_heads", max_count, heads)));
         if (config.has("head_dim")) {
             w.set_u32(prefix + "attention.key_length", head_size);
             w.set_u32(prefix + "attention.value_length", head_size);
         }
     }
-    w.set_f32(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(positive(config.at("rms_norm_eps"))));
-    w.set_u32(prefix + "rope.dimension_count", is_latent(config) ? static_cast<uint32_t>(config.at("qk_rope_head_dim").whole(max_count)) : head_size);
+    w.set_f32(prefix + "attention.layer_norm_rms_epsilon",
+              static_cast<float>(positive(config.at("rms_norm_eps"))));
+    w.set_u32(prefix + "rope.dimension_count",
+              is_latent(config) ? static_cast<uint32_t>(config.at("qk_rope_head_dim").whole(max_count))
+                                : head_size);
     w.set_f32(prefix + "rope.freq_base", static_cast<float>(rope_theta(config, j)));
     set_scaling_keys(config, prefix + "rope.scaling.", w, j);
 }
@@ -282,7 +374,8 @@ bool has_llama3_scaling(const json_node &config) { return scaling_type(config) =
 
 llama3_scaling read_llama3_scaling(const json_node &config) {
     const json_node s = *rope_place(config);
-    const llama3_scaling out{positive(s.at("factor")), positive(s.at("low_freq_factor")), positive(s.at("high_freq_factor")),
+    const llama3_scaling out{positive(s.at("factor")), positive(s.at("low_freq_factor")),
+                             positive(s.at("high_freq_factor")),
                              static_cast<double>(original_context(config, {}))};
     if (!(out.high > out.low)) s.at("high_freq_factor").fail(status::format, "not above low_freq_factor");
     return out;
@@ -291,10 +384,14 @@ llama3_scaling read_llama3_scaling(const json_node &config) {
 std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t rotated) {
     std::vector<float> out;
     for (int64_t i = 0; i < rotated / 2; ++i) {
-        const double wavelength = 2 * M_PI * std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(rotated));
-        const double turns = s.original_context / wavelength;      // in the original context: many turns stay, few are stretched
+        const double wavelength =
+            2 * M_PI * std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(rotated));
+        // in the original context: many turns stay, few are stretched
+        const double turns = s.original_context / wavelength;
         const double smooth = (turns - s.low) / (s.high - s.low);
-        const double divisor = turns > s.high ? 1.0 : turns < s.low ? s.factor : 1.0 / ((1 - smooth) / s.factor + smooth);
+        const double divisor = turns > s.high  ? 1.0
+                               : turns < s.low ? s.factor
+                                               : 1.0 / ((1 - smooth) / s.factor + smooth);
         out.push_back(static_cast<float>(divisor));
     }
     return out;
@@ -305,15 +402,19 @@ std::optional<fp8_blocks> read_fp8_blocks(const json_node &config) {
     if (!config.has("quantization_config")) return {};
     const json_node q = config.at("quantization_config").object();
     const std::string method = q.text("quant_method", "no method named");
-    if (method != "fp8") q.fail(status::unsupported, "weights that are quantized already (" + ds::quoted(method) + ") are not read; known: fp8");
-    if (q.has("fmt") && q.at("fmt").text() != "e4m3") q.at("fmt").fail(status::unsupported, ds::quoted(q.at("fmt").text()) + " is not known; known: e4m3");
+    if (method != "fp8")
+        q.fail(status::unsupported,
+               "weights that are quantized already (" + ds::quoted(method) + ") are not read; known: fp8");
+    if (q.has("fmt") && q.at("fmt").text() != "e4m3")
+        q.at("fmt").fail(status::unsupported, ds::quoted(q.at("fmt").text()) + " is not known; known: e4m3");
     const json_node size = q.at("weight_block_size").array();
     if (size.size() != 2) size.fail(status::format, "not two numbers");
-    const fp8_blocks b{static_cast<int64_t>(size.at(size_t(0)).whole(max_count)), static_cast<int64_t>(size.at(1).whole(max_count))};
+    const fp8_blocks b{static_cast<int64_t>(size.at(size_t(0)).whole(max_count)),
+                       static_cast<int64_t>(size.at(1).whole(max_count))};
     if (b.rows == 0 || b.columns == 0) size.fail(status::format, "not positive");
     return b;
 }
 
 bool ties_embeddings(const json_node &config) { return config.flag("tie_word_embeddings", false); }
 
-} // namespace ds
+}  // namespace ds

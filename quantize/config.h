@@ -18,8 +18,9 @@ struct llama3_scaling {
 // The architecture that config.json names. Throws status::unsupported, listing the known ones.
 const arch &checkpoint_arch(const json_node &config);
 
-// Sets general.architecture and the architecture's keys; refuses what the forward pass would get wrong (another activation, a sliding window,
-// weights quantized otherwise than as FP8 blocks, an unknown rope scaling).
+// Sets general.architecture and the architecture's keys; refuses what the forward pass would get wrong
+// (another activation, a sliding window, weights quantized otherwise than as FP8 blocks, an unknown rope
+// scaling).
 void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j = {});
 
 bool has_llama3_scaling(const json_node &config);
@@ -31,7 +32,9 @@ std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t
 bool ties_embeddings(const json_node &config);
 
 // The blocks of rows and columns of FP8 weights that share a scale; none where the weights are not FP8.
-struct fp8_blocks { int64_t rows, columns; };
+struct fp8_blocks {
+    int64_t rows, columns;
+};
 std::optional<fp8_blocks> read_fp8_blocks(const json_node &config);
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// The converter: metadata from the JSON files, then the architecture's own tensor rows, one by one, from the checkpoint. The metadata is parsed back by the
-// library before a tensor is touched, so that whatever the library refuses is refused here, with the same words.
+// The converter: metadata from the JSON files, then the architecture's own tensor rows, one by one, from the
+// checkpoint. The metadata is parsed back by the library before a tensor is touched, so that whatever the
+// library refuses is refused here, with the same words.
 
 #include "convert.h"
 
@@ -22,7 +23,7 @@ std::string directory_name(const std::string &directory) {
 
 struct config_file {
     json_tree tree;
-    std::optional<json_node> node;      // none: the directory has no config.json
+    std::optional<json_node> node;  // none: the directory has no config.json
 };
 
 void read_config(const std::string &directory, bool needed, const job &j, config_file &out) {
@@ -32,7 +33,8 @@ void read_config(const std::string &directory, bool needed, const job &j, config
     out.node.emplace(out.tree);
 }
 
-void set_metadata(const std::string &directory, const convert_options &o, const config_file &config, const job &j, gguf_writer &w) {
+void set_metadata(const std::string &directory, const convert_options &o, const config_file &config,
+                  const job &j, gguf_writer &w) {
     // A vocabulary needs no architecture, but readers ask for the key.
     if (config.node) set_architecture_keys(*config.node, w, j);
     else w.set_string("general.architecture", "llama");
@@ -41,13 +43,13 @@ void set_metadata(const std::string &directory, const convert_options &o, const 
     set_vocabulary_keys(read_vocabulary(directory, config.node ? &*config.node : nullptr, j), w);
 }
 
-// ---- Tensors --------------------------------------------------------------------------------------------------------------------------------------
+// ---- Tensors
 
 struct planned {
     tensor_row row;
-    std::vector<const safetensor *> sources;    // none: computed
-    std::vector<float> values;          // when computed
-    std::vector<e4m3_scales> e4m3 = {};         // of each source, when they are FP8
+    std::vector<const safetensor *> sources;  // none: computed
+    std::vector<float> values;                // when computed
+    std::vector<e4m3_scales> e4m3 = {};       // of each source, when they are FP8
 };
 
 // Buffers that checkpoints carry and that the forward pass computes for itself.
@@ -64,12 +66,17 @@ std::string e4m3_scale_name(const std::string &weight) { return weight + "_scale
 
 void check_source(const checkpoint &c, const safetensor &s, const tensor_row &row, const hparams &h) {
     const std::string where = c.file_name(s) + ": " + ds::quoted(s.name) + ": ";
-    if (!s.type && s.dtype != fp8_dtype) throw error(status::unsupported, where + "element type " + s.dtype + " is not read; known: F32, F16, BF16, " + fp8_dtype);
-    const bool part = row.order == reorder::key_part || row.order == reorder::value_part, one_of_many = row.checkpoint.find('*') != std::string::npos;
+    if (!s.type && s.dtype != fp8_dtype)
+        throw error(status::unsupported,
+                    where + "element type " + s.dtype + " is not read; known: F32, F16, BF16, " + fp8_dtype);
+    const bool part = row.order == reorder::key_part || row.order == reorder::value_part,
+               one_of_many = row.checkpoint.find('*') != std::string::npos;
     std::vector<int64_t> ne = row.ne;
     if (part) ne = {h.heads * (h.nope_size + h.value_size), h.kv_rank};
     if (one_of_many) ne.erase(ne.begin());
-    if (s.ne != ne) throw error(status::format, where + "shape " + shape(s.ne) + ", but config.json asks for " + shape(ne));
+    if (s.ne != ne)
+        throw error(status::format,
+                    where + "shape " + shape(s.ne) + ", but config.json asks for " + shape(ne));
 }
 
 // The names of a row's tensors in the checkpoint.
@@ -77,23 +84,35 @@ std::vector<std::string> source_names(const tensor_row &row) {
     const size_t star = row.checkpoint.find('*');
     if (star == std::string::npos) return {row.checkpoint};
     std::vector<std::string> names;
-    for (int64_t i = 0; i < row.ne[0]; ++i) names.push_back(row.checkpoint.substr(0, star) + std::to_string(i) + row.checkpoint.substr(star + 1));
+    for (int64_t i = 0; i < row.ne[0]; ++i)
+        names.push_back(row.checkpoint.substr(0, star) + std::to_string(i) + row.checkpoint.substr(star + 1));
     return names;
 }
 
 // The scales of an FP8 matrix whose shape is right: a tensor beside it, maybe in another shard.
 e4m3_scales find_scales(const checkpoint &c, const safetensor &s, const json_node &config) {
-    const std::string where = c.file_name(s) + ": " + ds::quoted(s.name) + ": ", name = e4m3_scale_name(s.name);
+    const std::string where = c.file_name(s) + ": " + ds::quoted(s.name) + ": ",
+                      name = e4m3_scale_name(s.name);
     const std::optional<fp8_blocks> b = read_fp8_blocks(config);
-    if (!b) throw error(status::format, where + s.dtype + ", but config.json has no quantization_config that tells its blocks");
-    if (s.ne.size() != 2) throw error(status::unsupported, where + s.dtype + " of shape " + shape(s.ne) + ": only matrices are read");
+    if (!b)
+        throw error(status::format,
+                    where + s.dtype + ", but config.json has no quantization_config that tells its blocks");
+    if (s.ne.size() != 2)
+        throw error(status::unsupported,
+                    where + s.dtype + " of shape " + shape(s.ne) + ": only matrices are read");
     const safetensor *const scales = c.find(name);
-    if (!scales) throw error(status::format, where + s.dtype + ", but the checkpoint lacks " + ds::quoted(name));
+    if (!scales)
+        throw error(status::format, where + s.dtype + ", but the checkpoint lacks " + ds::quoted(name));
     const std::string at = c.file_name(*scales) + ": " + ds::quoted(name) + ": ";
-    const std::vector<int64_t> wanted = {(s.ne[0] + b->rows - 1) / b->rows, (s.ne[1] + b->columns - 1) / b->columns};
-    if (!scales->type) throw error(status::unsupported, at + "scales of element type " + scales->dtype + " are not read; known: F32, F16, BF16");
+    const std::vector<int64_t> wanted = {(s.ne[0] + b->rows - 1) / b->rows,
+                                         (s.ne[1] + b->columns - 1) / b->columns};
+    if (!scales->type)
+        throw error(status::unsupported,
+                    at + "scales of element type " + scales->dtype + " are not read; known: F32, F16, BF16");
     if (scales->ne != wanted)
-        throw error(status::format, at + "shape " + shape(scales->ne) + ", but blocks of " + shape({b->rows, b->columns}) + " of a weight of " + shape(s.ne) + " ask for " + shape(wanted));
+        throw error(status::format, at + "shape " + shape(scales->ne) + ", but blocks of " +
+                                        shape({b->rows, b->columns}) + " of a weight of " + shape(s.ne) +
+                                        " ask for " + shape(wanted));
     return {scales->data, *scales->type, wanted[1], b->rows, b->columns, c.file_name(*scales) + ": " + name};
 }
 
@@ -105,10 +124,13 @@ void refuse_leftovers(const checkpoint &c, const std::unordered_set<std::string>
         if (++n <= 8) names += (n > 1 ? ", " : "") + ds::quoted(t.name);
     }
     if (n > 8) names += format_text(" and %zu more", n - 8);
-    if (n > 0) throw error(status::unsupported, c.file_name(c.tensors()[0]) + ": the architecture has no place for " + names);
+    if (n > 0)
+        throw error(status::unsupported,
+                    c.file_name(c.tensors()[0]) + ": the architecture has no place for " + names);
 }
 
-std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpoint &c, const json_node &config) {
+std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpoint &c,
+                                  const json_node &config) {
     std::vector<planned> out;
     std::unordered_set<std::string> used;
     const bool tied = ties_embeddings(config);
@@ -128,7 +150,9 @@ std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpo
             const safetensor *const s = c.find(name);
             if (!s) throw error(status::format, config.file() + ": the checkpoint lacks " + ds::quoted(name));
             check_source(c, *s, row, h);
-            if (s->dtype != c.find(names[0])->dtype) throw error(status::format, c.file_name(*s) + ": " + ds::quoted(name) + ": element type " + s->dtype + " differs from that of the first of its kind");
+            if (s->dtype != c.find(names[0])->dtype)
+                throw error(status::format, c.file_name(*s) + ": " + ds::quoted(name) + ": element type " +
+                                                s->dtype + " differs from that of the first of its kind");
             used.insert(s->name);
             out.back().sources.push_back(s);
             if (s->type) continue;
@@ -136,15 +160,21 @@ std::vector<planned> plan_tensors(const arch &a, const hparams &h, const checkpo
             used.insert(e4m3_scale_name(s->name));
         }
     }
-    if (has_llama3_scaling(config) && !divisors) config.fail(status::unsupported, std::string("rope scaling llama3 is not known for ") + a.name);
+    if (has_llama3_scaling(config) && !divisors)
+        config.fail(status::unsupported, std::string("rope scaling llama3 is not known for ") + a.name);
     refuse_leftovers(c, used, tied);
     return out;
 }
 
 encode_job job_of(const planned &p, const checkpoint &c, format to) {
-    if (p.sources.empty()) return {p.row.name, p.row.name, reinterpret_cast<const uint8_t *>(p.values.data()), format::f32, to, p.row.ne};
+    if (p.sources.empty())
+        return {p.row.name,  p.row.name, reinterpret_cast<const uint8_t *>(p.values.data()),
+                format::f32, to,         p.row.ne};
     const safetensor &s = *p.sources[0];
-    encode_job e{p.row.name, c.file_name(s) + ": " + p.row.checkpoint, s.data, s.type.value_or(format::f32), to, p.row.ne, p.row.order, p.row.heads};
+    encode_job e{p.row.name,  c.file_name(s) + ": " + p.row.checkpoint,
+                 s.data,      s.type.value_or(format::f32),
+                 to,          p.row.ne,
+                 p.row.order, p.row.heads};
     e.whole_rows = s.ne[0];
     if (p.sources.size() > 1)
         for (const safetensor *part : p.sources) e.parts.push_back(part->data);
@@ -152,8 +182,8 @@ encode_job job_of(const planned &p, const checkpoint &c, format to) {
     return e;
 }
 
-void convert_tensors(const std::string &directory, const std::string &out, const convert_options &o, const json_node &config, gguf_writer &w,
-                     const gguf_file &metadata, const job &j) {
+void convert_tensors(const std::string &directory, const std::string &out, const convert_options &o,
+                     const json_node &config, gguf_writer &w, const gguf_file &metadata, const job &j) {
     const arch &a = checkpoint_arch(config);
     const checkpoint c(directory, [&] { return j.stopped(); });
     const std::vector<planned> plan = plan_tensors(a, a.read(metadata), c, config);
@@ -168,14 +198,16 @@ void convert_tensors(const std::string &directory, const std::string &out, const
     });
 }
 
-} // namespace
+}  // namespace
 
 format lossless_type(const std::string &directory) {
     const checkpoint c(directory);
     std::optional<format> type;
     for (const safetensor &t : c.tensors()) {
-        if (t.dtype == fp8_dtype) return format::f32;   // a code times a scale needs more bits than f16 and bf16 have
-        if (!t.type || t.ne.size() < 2) continue;       // norms and biases stay f32; what cannot be read is refused when it is to be converted
+        // a code times a scale needs more bits than f16 and bf16 have
+        if (t.dtype == fp8_dtype) return format::f32;
+        // norms and biases stay f32; what cannot be read is refused when it is to be converted
+        if (!t.type || t.ne.size() < 2) continue;
         if (type && type != t.type) return format::f32;
         type = t.type;
     }
@@ -202,4 +234,4 @@ void convert(const std::string &directory, const std::string &out, const convert
     write_gguf(out, w, j, [](size_t, const byte_sink &) {});
 }
 
-} // namespace ds
+}  // namespace ds

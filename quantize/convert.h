@@ -6,9 +6,10 @@
 namespace ds {
 
 struct convert_options {
-    format type = format::q8_0;     // one of target_formats(), of every tensor that is not kept in F32
-    bool vocab_only = false;        // metadata and vocabulary, no tensors; the directory needs no weights then, and no config.json
-    std::string name = {};          // general.name; empty: the directory's
+    format type = format::q8_0;  // one of target_formats(), of every tensor that is not kept in F32
+    // metadata and vocabulary, no tensors; the directory needs no weights then, and no config.json
+    bool vocab_only = false;
+    std::string name = {};  // general.name; empty: the directory's
 };
 
 // Throws ds::error naming file, field and value; nothing is left under `out` then but what was there before.
@@ -20,4 +21,4 @@ format lossless_type(const std::string &directory);
 // The metadata alone, as a GGUF file in memory: what vocab_only writes.
 std::string convert_metadata(const std::string &directory, const convert_options &o, const job &j);
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Tensor encoding by rows. Memory: two chunks of encoded rows, and one decoded row a thread. A value that the target cannot hold is an error here,
-// because encode_row lets it fall as it may. I8 is the format whose scales lie apart: they come in by the job and go out as a result.
+// Tensor encoding by rows. Memory: two chunks of encoded rows, and one decoded row a thread. A value that the
+// target cannot hold is an error here, because encode_row lets it fall as it may. I8 is the format whose
+// scales lie apart: they come in by the job and go out as a result.
 
 #include "encode.h"
 
@@ -20,19 +21,25 @@ constexpr uint64_t chunk_bytes = 8u << 20;
     std::string index;
     int64_t rest = row * e.ne.back() + column;
     if (e.order != reorder::none && e.ne.size() == 1) rest = row;
-    for (size_t d = e.ne.size(); d-- > 0; rest /= e.ne[d]) index = std::to_string(rest % e.ne[d]) + (index.empty() ? "" : ", ") + index;
+    for (size_t d = e.ne.size(); d-- > 0; rest /= e.ne[d])
+        index = std::to_string(rest % e.ne[d]) + (index.empty() ? "" : ", ") + index;
     if (!e.e4m3.empty() && e.order == reorder::none) {
         const e4m3_scales &scales = e.e4m3[e.parts.empty() ? 0 : static_cast<size_t>(row / e.ne[1])];
         const int64_t stored = e.parts.empty() ? row : row % e.ne[1];
-        if (const float s = scales.at(stored, column); !std::isfinite(s)) throw error(status::numeric, scales.place(stored, column) + ": " + shortest(s) + " is not a finite number");
+        if (const float s = scales.at(stored, column); !std::isfinite(s))
+            throw error(status::numeric,
+                        scales.place(stored, column) + ": " + shortest(s) + " is not a finite number");
     }
     const std::string text = e.where + "[" + index + "]: " + shortest(x);
     if (!std::isfinite(x)) throw error(status::numeric, text + " is not a finite number");
     throw error(status::numeric, text + " is too large for " + info(e.to).text + "; convert to bf16 instead");
 }
 
-// A tensor as the rows that are encoded one by one; a vector whose elements change places has rows of one element.
-struct row_view { int64_t rows, cols; };
+// A tensor as the rows that are encoded one by one; a vector whose elements change places has rows of one
+// element.
+struct row_view {
+    int64_t rows, cols;
+};
 row_view rows_of(const encode_job &e) {
     if (e.ne.size() == 1 && e.order != reorder::none) return {e.ne[0], 1};
     int64_t rows = 1;
@@ -45,23 +52,29 @@ void decode_stored(const encode_job &e, int64_t r, uint64_t cols, size_t c, floa
     const int64_t rows = e.parts.empty() ? r + 1 : e.ne[1], row = r % rows;
     const auto part = static_cast<size_t>(r / rows);
     const uint8_t *const data = e.parts.empty() ? e.data : e.parts[part];
-    if (e.e4m3.empty()) decode_row(e.from, data + static_cast<uint64_t>(row) * row_bytes(e.from, cols) + row_bytes(e.from, c), out, n);
+    if (e.e4m3.empty())
+        decode_row(e.from, data + static_cast<uint64_t>(row) * row_bytes(e.from, cols) + row_bytes(e.from, c),
+                   out, n);
     else e.e4m3[part].decode_row(data + static_cast<uint64_t>(row) * cols, row, c, out, n);
 }
 
 // The column of a head's key rows in kv_b that becomes row `r`.
 void decode_key_column(const encode_job &e, int64_t r, float *out) {
     const int64_t rank = e.ne[1], first = r / rank * (e.whole_rows / e.heads);
-    for (int64_t k = 0; k < e.ne[2]; ++k) decode_stored(e, first + k, static_cast<uint64_t>(rank), static_cast<size_t>(r % rank), out + k, 1);
+    for (int64_t k = 0; k < e.ne[2]; ++k)
+        decode_stored(e, first + k, static_cast<uint64_t>(rank), static_cast<size_t>(r % rank), out + k, 1);
 }
 
 void decode(const encode_job &e, const row_view &v, int64_t r, float *out) {
     if (e.order == reorder::key_part) return decode_key_column(e, r, out);
-    const int64_t values = e.order == reorder::value_part ? e.ne[1] : 0, both = values ? e.whole_rows / e.heads : 0;
-    const int64_t from = values ? r / values * both + both - values + r % values : source_row(e.order, e.heads, v.rows, r);
+    const int64_t values = e.order == reorder::value_part ? e.ne[1] : 0,
+                  both = values ? e.whole_rows / e.heads : 0;
+    const int64_t from =
+        values ? r / values * both + both - values + r % values : source_row(e.order, e.heads, v.rows, r);
     const auto n = static_cast<size_t>(v.cols);
     decode_stored(e, from, n, 0, out, n);
-    const float row = (e.scales ? e.scales[from] : 1.0f) * (e.factors.rows.empty() ? 1.0f : e.factors.rows[static_cast<size_t>(r)]);
+    const float row = (e.scales ? e.scales[from] : 1.0f) *
+                      (e.factors.rows.empty() ? 1.0f : e.factors.rows[static_cast<size_t>(r)]);
     if (row != 1.0f)
         for (size_t c = 0; c < n; ++c) out[c] *= row;
     if (!e.factors.columns.empty())
@@ -69,7 +82,8 @@ void decode(const encode_job &e, const row_view &v, int64_t r, float *out) {
 }
 
 // `scales`: of the rows from `first` on, for I8.
-void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t last, uint8_t *out, float *scales) {
+void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t last, uint8_t *out,
+                  float *scales) {
     const float limit = magnitude_limit(e.to);
     const uint64_t encoded = row_bytes(e.to, static_cast<uint64_t>(v.cols));
     std::vector<float> row(static_cast<size_t>(v.cols));
@@ -78,13 +92,17 @@ void encode_range(const encode_job &e, const row_view &v, int64_t first, int64_t
         bool fits = true;
         for (const float x : row) fits &= std::fabs(x) < limit;
         for (size_t c = 0; !fits && c < row.size(); ++c)
-            if (!(std::fabs(row[c]) < limit)) refuse(e, source_row(e.order, e.heads, v.rows, r), static_cast<int64_t>(c), row[c]);
-        if (e.to == format::i8) *scales++ = encode_row_i8(row.data(), reinterpret_cast<int8_t *>(out), row.size());
-        else encode_row(e.to, row.data(), out, row.size(), e.importance ? e.importance + r / (v.rows / e.importances) * v.cols : nullptr);
+            if (!(std::fabs(row[c]) < limit))
+                refuse(e, source_row(e.order, e.heads, v.rows, r), static_cast<int64_t>(c), row[c]);
+        if (e.to == format::i8)
+            *scales++ = encode_row_i8(row.data(), reinterpret_cast<int8_t *>(out), row.size());
+        else
+            encode_row(e.to, row.data(), out, row.size(),
+                       e.importance ? e.importance + r / (v.rows / e.importances) * v.cols : nullptr);
     }
 }
 
-} // namespace
+}  // namespace
 
 int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r) {
     if (order != reorder::adjacent_pairs) return r;
@@ -94,7 +112,9 @@ int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r) {
 
 void check_i8_columns(const std::string &where, int64_t columns) {
     if (columns > i8_most_columns)
-        throw error(status::unsupported, where + ": rows of " + std::to_string(columns) + " are too long for int8, which can be computed with up to " + std::to_string(i8_most_columns));
+        throw error(status::unsupported, where + ": rows of " + std::to_string(columns) +
+                                             " are too long for int8, which can be computed with up to " +
+                                             std::to_string(i8_most_columns));
 }
 
 void decode_job_row(const encode_job &e, int64_t r, float *out) { decode(e, rows_of(e), r, out); }
@@ -110,15 +130,17 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
         std::copy_n(e.scales, scales.size(), scales.begin());
         return scales;
     }
-    const auto rows_a_chunk = std::max<int64_t>(1, static_cast<int64_t>(chunk_bytes / std::max<uint64_t>(encoded, 1)));
-    std::vector<uint8_t> out[2];      // one is encoded while the other is written
+    const auto rows_a_chunk =
+        std::max<int64_t>(1, static_cast<int64_t>(chunk_bytes / std::max<uint64_t>(encoded, 1)));
+    std::vector<uint8_t> out[2];  // one is encoded while the other is written
     std::future<void> written;
     for (int64_t first = 0, chunk = 0; first < v.rows; first += rows_a_chunk, ++chunk) {
         const int64_t n = std::min(rows_a_chunk, v.rows - first);
         std::vector<uint8_t> &bytes = out[chunk % 2];
         bytes.resize(static_cast<uint64_t>(n) * encoded);
         parallel_ranges(n, threads, [&](int64_t a, int64_t b) {
-            encode_range(e, v, first + a, first + b, bytes.data() + static_cast<uint64_t>(a) * encoded, scales.data() + (scales.empty() ? 0 : first + a));
+            encode_range(e, v, first + a, first + b, bytes.data() + static_cast<uint64_t>(a) * encoded,
+                         scales.data() + (scales.empty() ? 0 : first + a));
         });
         if (written.valid()) written.get();
         const auto write = [&sink, &bytes] { sink(bytes.data(), bytes.size()); };
@@ -130,15 +152,17 @@ std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const by
 
 void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors) {
     for (const encode_job &e : tensors) {
-        if (e.has_scales()) check_i8_columns(e.where, e.ne.back());      // before anything is written
+        if (e.has_scales()) check_i8_columns(e.where, e.ne.back());  // before anything is written
         w.add_tensor(e.name, e.to, e.ne);
-        if (e.has_scales()) w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
+        if (e.has_scales())
+            w.add_tensor(scale_name(e.name), format::f32, std::span(e.ne).first(e.ne.size() - 1));
     }
 }
 
-void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors, const job &j, const std::function<void(size_t i)> &written) {
+void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors,
+                   const job &j, const std::function<void(size_t i)> &written) {
     add_tensors(w, tensors);
-    std::vector<size_t> of;     // of each tensor of the file, the job; a second time for its scales
+    std::vector<size_t> of;  // of each tensor of the file, the job; a second time for its scales
     for (size_t i = 0; i < tensors.size(); ++i) of.insert(of.end(), tensors[i].has_scales() ? 2 : 1, i);
     std::vector<float> scales;
     write_gguf(path, w, j, [&](size_t t, const byte_sink &sink) {
@@ -148,8 +172,9 @@ void write_tensors(const std::string &path, gguf_writer &w, const std::vector<en
     });
 }
 
-void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64_t first, int64_t last)> &run) {
-    constexpr int64_t worthwhile = 16;      // rows; below, a thread costs more than it saves
+void parallel_ranges(int64_t n, unsigned threads,
+                     const std::function<void(int64_t first, int64_t last)> &run) {
+    constexpr int64_t worthwhile = 16;  // rows; below, a thread costs more than it saves
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, n / worthwhile));
     std::vector<std::exception_ptr> failed(static_cast<size_t>(parts));
     const auto part = [&](int64_t p) {
@@ -167,4 +192,4 @@ void parallel_ranges(int64_t n, unsigned threads, const std::function<void(int64
         if (f) std::rethrow_exception(f);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,5 @@
-// Runs windows through the architecture's own graph on the CPU backend. To look at a product's input after the run, its bytes are kept to the end of the
-// graph; the plan of the largest step serves the smaller ones.
+// Runs windows through the architecture's own graph on the CPU backend. To look at a product's input after
+// the run, its bytes are kept to the end of the graph; the plan of the largest step serves the smaller ones.
 
 #include "forward.h"
 
@@ -9,12 +9,15 @@
 
 namespace ds {
 
-static constexpr int64_t step_rows = 64;        // kept inputs take (4 hidden + ffn) * layers floats a row
+static constexpr int64_t step_rows = 64;  // kept inputs take (4 hidden + ffn) * layers floats a row
 
-const tensor *&slot_of(model_weights &w, const tensor_row &row) { return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top; }
+const tensor *&slot_of(model_weights &w, const tensor_row &row) {
+    return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
+}
 
 forward::forward(const model &m, const model_weights &w, const forward_options &o)
-    : model_(m), weights_(w), options_(o), layout_(make_page_layout(*m.architecture, m.h, o.kv)), graph_(static_cast<size_t>(32 + 32 * m.h.layers)) {
+    : model_(m), weights_(w), options_(o), layout_(make_page_layout(*m.architecture, m.h, o.kv)),
+      graph_(static_cast<size_t>(32 + 32 * m.h.layers)) {
     backend_ = cpu_backend({.threads = std::min(o.threads, 256u)});
     const int64_t pages = pages_for(o.window), rows = std::min(step_rows, o.window);
     for (int32_t p = 0; p < pages; ++p) table_.push_back(p);
@@ -29,7 +32,9 @@ forward::forward(const model &m, const model_weights &w, const forward_options &
 // Inputs by fives: ids, positions, sequence, slots, outputs, each of `rows`.
 const tensor *forward::build(int64_t rows) {
     graph_.reset();
-    const auto input = [&](int64_t i, const char *name) { return graph_.input(format::i32, {rows}, inputs_.data() + i * rows, name); };
+    const auto input = [&](int64_t i, const char *name) {
+        return graph_.input(format::i32, {rows}, inputs_.data() + i * rows, name);
+    };
     const auto pages = static_cast<int64_t>(table_.size());
     step_inputs in;
     in.ids = input(0, "ids");
@@ -38,7 +43,8 @@ const tensor *forward::build(int64_t rows) {
     in.slots = input(3, "slots");
     in.outputs = input(4, "outputs");
     in.tables = graph_.input(format::i32, {1, pages}, table_.data(), "tables");
-    in.pages = graph_.input(format::i8, {pages, static_cast<int64_t>(layout_.page_bytes)}, pages_.data(), "pages");
+    in.pages =
+        graph_.input(format::i8, {pages, static_cast<int64_t>(layout_.page_bytes)}, pages_.data(), "pages");
     const tensor *const logits = model_.architecture->build({graph_, model_.h, weights_, in, layout_.layer});
     if (options_.keep_inputs)
         for (const node &n : graph_.nodes())
@@ -54,7 +60,8 @@ products products_of(const node &n) {
         return weights;
     };
     if (n.kind == op::matmul) return {s[0], nullptr, 0, list(1, 2)};
-    if (n.kind == op::projections) return {s[0], s[1], n.as<rms_norm_params>().eps, list(2, 2 + most_projections)};
+    if (n.kind == op::projections)
+        return {s[0], s[1], n.as<rms_norm_params>().eps, list(2, 2 + most_projections)};
     if (n.kind == op::gated_projection) return {s[0], s[1], n.as<gated_params>().eps, list(2, 4)};
     return {};
 }
@@ -67,8 +74,10 @@ void forward::run(std::span<const token_id> ids, const look &each) {
         const int64_t rows = std::min(step_rows, n - first);
         for (int64_t i = 0; i < rows; ++i) {
             const auto position = static_cast<int32_t>(first + i);
-            const int32_t row[] = {ids[static_cast<size_t>(first + i)], position, 0, position, static_cast<int32_t>(i)};
-            for (size_t k = 0; k < std::size(row); ++k) inputs_[k * static_cast<size_t>(rows) + static_cast<size_t>(i)] = row[k];
+            const int32_t row[] = {ids[static_cast<size_t>(first + i)], position, 0, position,
+                                   static_cast<int32_t>(i)};
+            for (size_t k = 0; k < std::size(row); ++k)
+                inputs_[k * static_cast<size_t>(rows) + static_cast<size_t>(i)] = row[k];
         }
         const tensor *const logits = build(rows);
         place(graph_, plan_, arena_.data());
@@ -77,4 +86,4 @@ void forward::run(std::span<const token_id> ids, const look &each) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// A model's forward pass as measurements need it: one sequence at a time, logits of every position, and, if asked for, what went into each product.
+// A model's forward pass as measurements need it: one sequence at a time, logits of every position, and, if
+// asked for, what went into each product.
 #pragma once
 
 #include "../llm/engine/page_pool.h"
@@ -9,10 +10,10 @@
 namespace ds {
 
 struct forward_options {
-    int64_t window;                 // positions of a sequence, at most
+    int64_t window;  // positions of a sequence, at most
     unsigned threads = 1;
-    format kv = format::f32;        // of the pages
-    bool keep_inputs = false;       // every product's input can be read when `look` is called
+    format kv = format::f32;   // of the pages
+    bool keep_inputs = false;  // every product's input can be read when `look` is called
 };
 
 class forward {
@@ -20,11 +21,11 @@ public:
     // `w` may differ from the model's own weights; both must outlive this.
     forward(const model &m, const model_weights &w, const forward_options &o);
 
-    // Runs ids, at most a window of them, from position 0, some rows at a time. `look` gets the graph that ran, the logits [rows, vocab] and the position of
-    // the first of them.
+    // Runs ids, at most a window of them, from position 0, some rows at a time. `look` gets the graph that
+    // ran, the logits [rows, vocab] and the position of the first of them.
     using look = std::function<void(const graph &g, const tensor &logits, int64_t first)>;
     void run(std::span<const token_id> ids, const look &each);
-    static uint64_t steps(size_t ids);      // how often a run of so many calls `look`, and reads all weights
+    static uint64_t steps(size_t ids);  // how often a run of so many calls `look`, and reads all weights
 
 private:
     const tensor *build(int64_t rows);
@@ -39,7 +40,8 @@ private:
     block pages_, arena_, work_;
 };
 
-// What a node multiplies with: x, normed where there is a norm, by each of the weights; none, if it is another operation.
+// What a node multiplies with: x, normed where there is a norm, by each of the weights; none, if it is
+// another operation.
 struct products {
     const tensor *x = nullptr, *norm = nullptr;
     float eps = 0;
@@ -50,4 +52,4 @@ products products_of(const node &n);
 // The slot of a tensor row in `w`.
 const tensor *&slot_of(model_weights &w, const tensor_row &row);
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// Importance files as llama.cpp's imatrix tool writes them: of each matrix, the mean square of what each of its columns is multiplied by.
+// Importance files as llama.cpp's imatrix tool writes them: of each matrix, the mean square of what each of
+// its columns is multiplied by.
 #pragma once
 
 #include "../tensor/os.h"
@@ -11,14 +12,17 @@ namespace ds {
 
 struct imatrix {
     std::string path;
-    std::vector<std::string> datasets;      // what it was measured on, as the file says
-    uint64_t chunks = 0;                    // of text; 0: not told
-    std::map<std::string, std::vector<float>> entries;      // by the matrix's name: its columns' mean squares, or those of each of several matrices (experts, heads) in turn
-    std::vector<std::string> unread;        // tensors of the file that are none of these
+    std::vector<std::string> datasets;  // what it was measured on, as the file says
+    uint64_t chunks = 0;                // of text; 0: not told
+    // by the matrix's name: its columns' mean squares, or those of each of several matrices (experts, heads)
+    // in turn
+    std::map<std::string, std::vector<float>> entries;
+    std::vector<std::string> unread;  // tensors of the file that are none of these
 };
 
-// Both forms: GGUF (general.type "imatrix", tensors X.in_sum2 and X.counts), and the older .dat. Throws ds::error naming file, entry and value.
+// Both forms: GGUF (general.type "imatrix", tensors X.in_sum2 and X.counts), and the older .dat. Throws
+// ds::error naming file, entry and value.
 imatrix load_imatrix(const std::string &path);
 imatrix parse_imatrix(os::mapping bytes, const std::string &name);
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// JSON reading for the converter, over nlohmann's parser (which keeps its own stack, so depth costs no recursion; the limit here keeps it small).
-// A duplicate member is an error: two readers of one file must not see two values.
+// JSON reading for the converter, over nlohmann's parser (which keeps its own stack, so depth costs no
+// recursion; the limit here keeps it small). A duplicate member is an error: two readers of one file must not
+// see two values.
 
 #include "json.h"
 
@@ -15,12 +16,14 @@ namespace ds {
 
 using kind = json_tree::kind;
 
-// ---- Reading a tree ---------------------------------------------------------------------------------------------------------------------------------
+// ---- Reading a tree
 
 size_t json_node::find(std::string_view member) const {
     object();
-    const auto from = t_->order_.begin() + static_cast<std::ptrdiff_t>(t_->first_order(at_)), to = from + static_cast<std::ptrdiff_t>(size());
-    const auto i = std::lower_bound(from, to, member, [&](uint32_t name, std::string_view m) { return t_->text(name) < m; });
+    const auto from = t_->order_.begin() + static_cast<std::ptrdiff_t>(t_->first_order(at_)),
+               to = from + static_cast<std::ptrdiff_t>(size());
+    const auto i = std::lower_bound(from, to, member,
+                                    [&](uint32_t name, std::string_view m) { return t_->text(name) < m; });
     return i == to || t_->text(*i) != member || t_->words_[*i + 1].what() == kind::null ? SIZE_MAX : *i + 1;
 }
 
@@ -28,7 +31,8 @@ bool json_node::has(std::string_view member) const { return find(member) != SIZE
 
 json_node json_node::at(std::string_view member) const {
     const size_t i = find(member);
-    if (i == SIZE_MAX) throw error(status::format, file() + ": " + ds::quoted(field_of(member)) + ": missing");
+    if (i == SIZE_MAX)
+        throw error(status::format, file() + ": " + ds::quoted(field_of(member)) + ": missing");
     return json_node(t_, i, field_of(member));
 }
 
@@ -54,7 +58,8 @@ void json_node::each(const std::function<void(std::string_view name, const json_
 
 void json_node::each(const std::function<void(size_t i, const json_node &value)> &f) const {
     size_t at = array().at_ + 2;
-    for (size_t i = 0; i < size(); ++i, at = t_->behind(at)) f(i, json_node(t_, at, field_ + "[" + std::to_string(i) + "]"));
+    for (size_t i = 0; i < size(); ++i, at = t_->behind(at))
+        f(i, json_node(t_, at, field_ + "[" + std::to_string(i) + "]"));
 }
 
 uint64_t json_node::whole(uint64_t max) const {
@@ -65,7 +70,9 @@ uint64_t json_node::whole(uint64_t max) const {
 double json_node::number_at(const json_tree &t, size_t at) {
     const uint64_t bits = t.number_bits(at);
     const kind k = t.words_[at].what();
-    return k == kind::whole ? static_cast<double>(bits) : k == kind::negative ? static_cast<double>(static_cast<int64_t>(bits)) : std::bit_cast<double>(bits);
+    return k == kind::whole      ? static_cast<double>(bits)
+           : k == kind::negative ? static_cast<double>(static_cast<int64_t>(bits))
+                                 : std::bit_cast<double>(bits);
 }
 
 double json_node::number() const {
@@ -98,14 +105,17 @@ void json_node::fail(status code, const std::string &text) const {
 }
 
 std::string json_node::shown() const {
-    const auto as_json = [](const nlohmann::json &v) { return v.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); };
+    const auto as_json = [](const nlohmann::json &v) {
+        return v.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    };
     switch (what()) {
     case kind::array: return "array";
     case kind::object: return "object";
     case kind::null: return "null";
     case kind::no: return "false";
     case kind::yes: return "true";
-    case kind::text: return as_json(std::string(t_->text(at_).substr(0, 256)));    // longer ones are cut where they are quoted
+    // longer ones are cut where they are quoted
+    case kind::text: return as_json(std::string(t_->text(at_).substr(0, 256)));
     case kind::whole: return std::to_string(t_->number_bits(at_));
     case kind::negative: return std::to_string(static_cast<int64_t>(t_->number_bits(at_)));
     case kind::number: break;
@@ -113,13 +123,19 @@ std::string json_node::shown() const {
     return as_json(number_at(*t_, at_));
 }
 
-void json_node::not_a(const char *what) const { fail(status::format, ds::quoted(shown()) + " is not " + what); }
+void json_node::not_a(const char *what) const {
+    fail(status::format, ds::quoted(shown()) + " is not " + what);
+}
 
 // Numbers are the same where their values are. As deep as a tree may be.
 bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j) {
     const kind x = a.words_[i].what(), y = b.words_[j].what();
-    const auto is_number = [](kind k) { return k == kind::whole || k == kind::negative || k == kind::number; };
-    if (is_number(x) && is_number(y)) return x == y && x != kind::number ? a.number_bits(i) == b.number_bits(j) : number_at(a, i) == number_at(b, j);
+    const auto is_number = [](kind k) {
+        return k == kind::whole || k == kind::negative || k == kind::number;
+    };
+    if (is_number(x) && is_number(y))
+        return x == y && x != kind::number ? a.number_bits(i) == b.number_bits(j)
+                                           : number_at(a, i) == number_at(b, j);
     if (x != y) return false;
     if (x == kind::text) return a.text(i) == b.text(j);
     if (x != kind::array && x != kind::object) return true;
@@ -137,7 +153,7 @@ bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j)
     return true;
 }
 
-// ---- Making one -------------------------------------------------------------------------------------------------------------------------------------
+// ---- Making one
 
 // What nlohmann's parser sees, as a tree, in one pass.
 class json_builder {
@@ -146,11 +162,17 @@ public:
 
     bool null() { return put({kind::null, 0}); }
     bool boolean(bool v) { return put({v ? kind::yes : kind::no, 0}); }
-    bool number_integer(int64_t v) { return apart(v < 0 ? kind::negative : kind::whole, static_cast<uint64_t>(v)); }
-    bool number_unsigned(uint64_t v) { return v < json_tree::kept_apart ? put({kind::whole, v}) : apart(kind::whole, v); }
-    bool number_float(double v, const std::string &) { return apart(kind::number, std::bit_cast<uint64_t>(v)); }
+    bool number_integer(int64_t v) {
+        return apart(v < 0 ? kind::negative : kind::whole, static_cast<uint64_t>(v));
+    }
+    bool number_unsigned(uint64_t v) {
+        return v < json_tree::kept_apart ? put({kind::whole, v}) : apart(kind::whole, v);
+    }
+    bool number_float(double v, const std::string &) {
+        return apart(kind::number, std::bit_cast<uint64_t>(v));
+    }
     bool string(std::string &v) { return put({kind::text, keep(v)}); }
-    bool binary(nlohmann::json::binary_t &) { return false; }    // not in JSON
+    bool binary(nlohmann::json::binary_t &) { return false; }  // not in JSON
     bool start_object(size_t) { return open(kind::object); }
     bool start_array(size_t) { return open(kind::array); }
     bool end_array() { return close(); }
@@ -164,30 +186,39 @@ public:
     bool end_object() {
         const opened o = open_.back();
         const size_t first = t_.order_.size();
-        for (size_t i = 0, at = o.at + 2; i < o.count; ++i, at = t_.behind(at + 1)) t_.order_.push_back(static_cast<uint32_t>(at));
+        for (size_t i = 0, at = o.at + 2; i < o.count; ++i, at = t_.behind(at + 1))
+            t_.order_.push_back(static_cast<uint32_t>(at));
         const auto from = t_.order_.begin() + static_cast<std::ptrdiff_t>(first);
-        std::sort(from, t_.order_.end(), [&](uint32_t a, uint32_t b) { return ++steps_, t_.text(a) < t_.text(b); });
-        const auto twice = std::adjacent_find(from, t_.order_.end(), [&](uint32_t a, uint32_t b) { return t_.text(a) == t_.text(b); });
+        std::sort(from, t_.order_.end(),
+                  [&](uint32_t a, uint32_t b) { return ++steps_, t_.text(a) < t_.text(b); });
+        const auto twice = std::adjacent_find(
+            from, t_.order_.end(), [&](uint32_t a, uint32_t b) { return t_.text(a) == t_.text(b); });
         if (twice != t_.order_.end()) {
             const std::string_view name = t_.text(*twice);
-            throw error(status::format, t_.name_ + ": " + ds::quoted(name.data(), name.size()) + ": given twice");
+            throw error(status::format,
+                        t_.name_ + ": " + ds::quoted(name.data(), name.size()) + ": given twice");
         }
         first_order_ = first;
         return close();
     }
     bool parse_error(size_t, const std::string &, const nlohmann::json::exception &e) {
         const auto *const where = dynamic_cast<const nlohmann::json::parse_error *>(&e);
-        throw error(status::format, t_.name_ + (where ? ": not JSON at byte " + std::to_string(where->byte) : std::string(": a number in the JSON is out of range")));
+        throw error(status::format,
+                    t_.name_ + (where ? ": not JSON at byte " + std::to_string(where->byte)
+                                      : std::string(": a number in the JSON is out of range")));
     }
 
     uint64_t steps() const { return steps_; }
 
 private:
-    struct opened { size_t at, count; };
+    struct opened {
+        size_t at, count;
+    };
 
     // An element of an array is counted here, a member of an object by its name.
     void count() {
-        if (++values_ % 65536 == 0 && stopped_ && stopped_()) throw error(status::cancelled, t_.name_ + ": stopped before it was read");
+        if (++values_ % 65536 == 0 && stopped_ && stopped_())
+            throw error(status::cancelled, t_.name_ + ": stopped before it was read");
         ++steps_;
         if (!in_object_ && !open_.empty()) ++open_.back().count;
         in_object_ = false;
@@ -202,7 +233,9 @@ private:
         return put({k, json_tree::kept_apart + t_.numbers_.size() - 1});
     }
     bool open(kind k) {
-        if (open_.size() > json_max_depth) throw error(status::format, t_.name_ + ": JSON nested deeper than " + std::to_string(json_max_depth));
+        if (open_.size() > json_max_depth)
+            throw error(status::format,
+                        t_.name_ + ": JSON nested deeper than " + std::to_string(json_max_depth));
         put({k, 0});
         open_.push_back({t_.words_.size() - 1, 0});
         t_.words_.push_back({kind::null, 0});
@@ -237,14 +270,17 @@ private:
 
     json_tree &t_;
     std::vector<opened> open_;
-    bool in_object_ = false;        // a name has been read, its value comes
+    bool in_object_ = false;  // a name has been read, its value comes
     size_t first_order_ = 0;
     uint64_t steps_ = 0, values_ = 0;
     const stop_asked &stopped_;
 };
 
-json_tree parse_json(std::string_view text, const std::string &name, const stop_asked &stopped, uint64_t *steps) {
-    if (text.size() > json_max_bytes) throw error(status::format, name + ": more than " + std::to_string(json_max_bytes) + " bytes of JSON");
+json_tree parse_json(std::string_view text, const std::string &name, const stop_asked &stopped,
+                     uint64_t *steps) {
+    if (text.size() > json_max_bytes)
+        throw error(status::format,
+                    name + ": more than " + std::to_string(json_max_bytes) + " bytes of JSON");
     json_tree tree(name);
     json_builder b(tree, stopped);
     nlohmann::json::sax_parse(text, &b);
@@ -254,7 +290,8 @@ json_tree parse_json(std::string_view text, const std::string &name, const stop_
 
 json_tree read_json(const std::string &path, const stop_asked &stopped) {
     const os::mapping bytes = os::mapping::map_file(path);
-    return parse_json(std::string_view(reinterpret_cast<const char *>(bytes.data()), bytes.size()), path, stopped);
+    return parse_json(std::string_view(reinterpret_cast<const char *>(bytes.data()), bytes.size()), path,
+                      stopped);
 }
 
 bool file_exists(const std::string &path) {
@@ -262,4 +299,4 @@ bool file_exists(const std::string &path) {
     return std::filesystem::exists(path, ignored);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// The quantize program: flags only. Each subcommand checks its arguments and calls one function of this folder.
-// Exit status: 0 done, 1 failed (one line on stderr says why; nothing new is left behind), 2 wrong usage.
+// The quantize program: flags only. Each subcommand checks its arguments and calls one function of this
+// folder. Exit status: 0 done, 1 failed (one line on stderr says why; nothing new is left behind), 2 wrong
+// usage.
 
 #include "calibrate.h"
 #include "convert.h"
@@ -25,7 +26,8 @@ namespace {
 volatile std::sig_atomic_t stop_requested = 0;
 void request_stop(int) { stop_requested = 1; }
 
-// A signal asks the running operation to stop, so that it takes its unfinished file with it; one that cannot be written any more is an error code, not a signal.
+// A signal asks the running operation to stop, so that it takes its unfinished file with it; one that cannot
+// be written any more is an error code, not a signal.
 void install_signals() {
     struct sigaction stop = {};
     stop.sa_handler = request_stop;
@@ -64,23 +66,34 @@ ds::format type_of(const flags &f) {
 }
 
 void add_running(CLI::App *c, flags &f) {
-    c->add_option("-j,--threads", f.threads, "Threads; the result does not depend on it")->check(CLI::Range(1u, 256u).description(""))->type_name("N")->capture_default_str();
+    c->add_option("-j,--threads", f.threads, "Threads; the result does not depend on it")
+        ->check(CLI::Range(1u, 256u).description(""))
+        ->type_name("N")
+        ->capture_default_str();
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
 }
 
 constexpr const char *split_bytes = "--split-max", *split_tensors = "--split-max-tensors";
 
 void add_splitting(CLI::App *c, flags &f) {
-    c->add_option(split_bytes, f.split.bytes, "Write parts, none larger than this: bytes, or with K, M, G, T decimal; a larger tensor has a part alone")
-        ->transform(CLI::AsSizeValue(true).description(""))->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))->type_name("SIZE");
-    c->add_option(split_tensors, f.split.tensors, "Write parts of at most so many tensors")->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))->type_name("N");
+    c->add_option(split_bytes, f.split.bytes,
+                  "Write parts, none larger than this: bytes, or with K, M, G, T decimal; a larger tensor "
+                  "has a part alone")
+        ->transform(CLI::AsSizeValue(true).description(""))
+        ->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))
+        ->type_name("SIZE");
+    c->add_option(split_tensors, f.split.tensors, "Write parts of at most so many tensors")
+        ->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))
+        ->type_name("N");
 }
 
 bool wants_parts(const CLI::App &c) { return c.count(split_bytes) > 0 || c.count(split_tensors) > 0; }
 
 std::string not_negative(const std::string &text) {
     double value = 0;
-    return CLI::detail::lexical_cast(text, value) && value >= 0 ? "" : "is " + text + ", must be a number from 0 on";
+    return CLI::detail::lexical_cast(text, value) && value >= 0
+               ? ""
+               : "is " + text + ", must be a number from 0 on";
 }
 
 // CLI11 takes -1 for the largest number, and the largest for one that is larger.
@@ -94,29 +107,45 @@ std::string whole_number(const std::string &text) {
 void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
     std::string known;
     for (const std::string &t : types(measured)) known += (known.empty() ? "" : ", ") + t;
-    CLI::Option *const type = c->add_option("-t,--type", f.type, "Number format of the matrices: " + known)->type_name("TYPE");
+    CLI::Option *const type =
+        c->add_option("-t,--type", f.type, "Number format of the matrices: " + known)->type_name("TYPE");
     type->transform(CLI::IsMember(types(measured), CLI::ignore_case).description(""));
     if (type_needed) type->required();
     else type->capture_default_str();
     add_running(c, f);
     add_splitting(c, f);
     if (!measured) return;
-    c->add_option("--calibration", f.calibration, "Statistics of `quantize calibrate`, for int8, mixed and types of less than 8 bits")->type_name("STATS");
-    c->add_option("--imatrix", f.imatrix, "Importances from llama.cpp's llama-imatrix, GGUF or .dat, for types of less than 8 bits")->type_name("FILE");
+    c->add_option("--calibration", f.calibration,
+                  "Statistics of `quantize calibrate`, for int8, mixed and types of less than 8 bits")
+        ->type_name("STATS");
+    c->add_option("--imatrix", f.imatrix,
+                  "Importances from llama.cpp's llama-imatrix, GGUF or .dat, for types of less than 8 bits")
+        ->type_name("FILE");
     c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT");
-    c->add_option("--max-nll-loss", f.mixed.max_nll_loss, "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")->check(not_negative)->type_name("X");
-    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")->check(whole_number)->type_name("N");
+    c->add_option("--max-nll-loss", f.mixed.max_nll_loss,
+                  "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")
+        ->check(not_negative)
+        ->type_name("X");
+    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")
+        ->check(whole_number)
+        ->type_name("N");
 }
 
 // What CLI11's rules cannot say of the options together.
 void check_together(const flags &f, const CLI::App &c) {
     const bool mixed = f.type == mixed_text;
     const bool takes_statistics = mixed || type_of(f) == ds::format::i8 || ds::is_weighted(type_of(f));
-    if (!f.calibration.empty() && !takes_statistics) throw CLI::ValidationError("--calibration", "is for --type int8, mixed, and those of less than 8 bits");
-    if (!f.imatrix.empty() && (mixed || !ds::is_weighted(type_of(f)))) throw CLI::ValidationError("--imatrix", "is for --type of less than 8 bits");
-    if (!f.imatrix.empty() && !f.calibration.empty()) throw CLI::ValidationError("--imatrix", "takes the place of --calibration: one of the two");
-    if (mixed && f.mixed.texts.empty()) throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
-    if (mixed && !c.count("--max-nll-loss") && !c.count("--max-bytes")) throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
+    if (!f.calibration.empty() && !takes_statistics)
+        throw CLI::ValidationError("--calibration",
+                                   "is for --type int8, mixed, and those of less than 8 bits");
+    if (!f.imatrix.empty() && (mixed || !ds::is_weighted(type_of(f))))
+        throw CLI::ValidationError("--imatrix", "is for --type of less than 8 bits");
+    if (!f.imatrix.empty() && !f.calibration.empty())
+        throw CLI::ValidationError("--imatrix", "takes the place of --calibration: one of the two");
+    if (mixed && f.mixed.texts.empty())
+        throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
+    if (mixed && !c.count("--max-nll-loss") && !c.count("--max-bytes"))
+        throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
     if (mixed) return;
     for (const char *const option : {"--text", "--max-nll-loss", "--max-bytes"})
         if (c.count(option)) throw CLI::ValidationError(option, "is for --type mixed");
@@ -129,77 +158,120 @@ const char *const types_help =
     "  bf16   16 bits; what most checkpoints hold, so nothing is lost\n"
     "  q8_0   8.5 bits: blocks of 32 share a scale; a row that 32 does not divide becomes f16\n"
     "  q6_k, q5_k_m, q4_k_m, q3_k_m, q2_k\n"
-    "         6.6 to 3 bits: blocks of 256; what suffers most has more bits, as is usual for files of these names; other rows get blocks of 32, with a remark\n"
+    "         6.6 to 3 bits: blocks of 256; what suffers most has more bits, as is usual for files of these "
+    "names; other rows get blocks of 32, with a remark\n"
     "  q5_1, q5_0, q4_1, q4_0, iq4_nl\n"
     "         6 to 4.5 bits: blocks of 32; the output head is q6_k. iq4_nl is the best of 4.5 bits\n"
     "         With --calibration or --imatrix these meet best what the model's inputs weigh most\n"
-    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every machine; runs in deepseek only\n"
-    "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within --max-nll-loss, or the best within --max-bytes\n"
-    "         (convert and requantize only; needs room beside OUT for one or two files of 16 bits a weight while it runs)\n"
+    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every "
+    "machine; runs in deepseek only\n"
+    "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within "
+    "--max-nll-loss, or the best within --max-bytes\n"
+    "         (convert and requantize only; needs room beside OUT for one or two files of 16 bits a weight "
+    "while it runs)\n"
     "Norms, biases and rope_freqs stay f32 in every case.\n";
 const char *const int8_help =
-    "int8 quantizes activations too, a row at a time with one scale. Large models have channels with outliers, which coarsen all others: left as they are they cost\n"
-    "0.8 to 5 points of perplexity in the figures of arXiv 2208.07339. `quantize calibrate` measures the channels on a text; --calibration then moves the outliers\n"
-    "into the weights (SmoothQuant), place by place as far as that makes the products better. The file says so in its keys, and needs nothing else to run.\n";
+    "int8 quantizes activations too, a row at a time with one scale. Large models have channels with "
+    "outliers, which coarsen all others: left as they are they cost\n"
+    "0.8 to 5 points of perplexity in the figures of arXiv 2208.07339. `quantize calibrate` measures the "
+    "channels on a text; --calibration then moves the outliers\n"
+    "into the weights (SmoothQuant), place by place as far as that makes the products better. The file says "
+    "so in its keys, and needs nothing else to run.\n";
 const char *const writing_help =
-    "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a full disk, Ctrl-C or SIGTERM, not at all,\n"
+    "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a "
+    "full disk, Ctrl-C or SIGTERM, not at all,\n"
     "and a file that was there before stays as it was. The progress bar shows on a terminal only.\n";
 const char *const split_help =
-    "Parts are OUT-00001-of-00003.gguf and so on (OUT without .gguf), as llama.cpp names them; the first has all metadata, and a model is loaded by the path of its first\n"
+    "Parts are OUT-00001-of-00003.gguf and so on (OUT without .gguf), as llama.cpp names them; the first has "
+    "all metadata, and a model is loaded by the path of its first\n"
     "part. They appear together, when all are complete. Every command takes a model in parts by its first.\n";
-const char *const exit_help = "Exit status: 0 done; 1 failed, and a line on standard error names file, field and value; 2 wrong usage.\n";
+const char *const exit_help = "Exit status: 0 done; 1 failed, and a line on standard error names file, field "
+                              "and value; 2 wrong usage.\n";
 
 CLI::App *add_convert(CLI::App &app, flags &f) {
-    CLI::App *const c = app.add_subcommand("convert", "Turn a Hugging Face checkpoint directory into one GGUF file");
+    CLI::App *const c =
+        app.add_subcommand("convert", "Turn a Hugging Face checkpoint directory into one GGUF file");
     c->add_option("DIR", f.in, "Checkpoint directory")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     add_writing(c, f, false, true);
-    c->add_option("--name", f.name, "general.name in the file; default: the directory's name")->type_name("TEXT");
-    c->add_flag("--vocab-only", f.vocab_only, "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
+    c->add_option("--name", f.name, "general.name in the file; default: the directory's name")
+        ->type_name("TEXT");
+    c->add_flag("--vocab-only", f.vocab_only,
+                "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
     std::string classes;
-    for (const ds::arch *const a : ds::architectures()) classes += (classes.empty() ? "" : ", ") + std::string(a->checkpoint_class);
+    for (const ds::arch *const a : ds::architectures())
+        classes += (classes.empty() ? "" : ", ") + std::string(a->checkpoint_class);
     c->footer("Reads from DIR:\n"
-              "  config.json                  architecture and sizes (" + classes + ")\n"
-              "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its patterns\n"
-              "  tokenizer_config.json        special tokens, chat template (optional; also chat_template.jinja, chat_template.json)\n"
+              "  config.json                  architecture and sizes (" +
+              classes +
+              ")\n"
+              "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its "
+              "patterns\n"
+              "  tokenizer_config.json        special tokens, chat template (optional; also "
+              "chat_template.jinja, chat_template.json)\n"
               "  generation_config.json       end tokens (optional)\n"
-              "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), or shards named by\n"
+              "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), "
+              "or shards named by\n"
               "                               model.safetensors.index.json\n"
-              "A tensor that is missing, has another shape, or that the architecture has no place for, is an error that names it, and so is a weight that is not\n"
-              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 MB. The file runs in llama.cpp as well, if its type does.\n"
-              "With --calibration, --imatrix or --type mixed a file without loss is written beside OUT first, and removed in the end.\n\n" +
-              types_help + "\n" + int8_help + "\n" + writing_help + split_help + "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" + exit_help);
+              "A tensor that is missing, has another shape, or that the architecture has no place for, is an "
+              "error that names it, and so is a weight that is not\n"
+              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 "
+              "MB. The file runs in llama.cpp as well, if its type does.\n"
+              "With --calibration, --imatrix or --type mixed a file without loss is written beside OUT "
+              "first, and removed in the end.\n\n" +
+              types_help + "\n" + int8_help + "\n" + writing_help + split_help +
+              "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" +
+              exit_help);
     return c;
 }
 
 CLI::App *add_synth(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("synth", "Write a GGUF file of a named shape with random weights");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
-    c->add_option("-s,--shape", f.shape, "Shape; see below")->required()->transform(CLI::IsMember(ds::synth_shapes(), CLI::ignore_case).description(""))->type_name("NAME");
-    c->add_option("--layers", f.layers, "Layers, instead of the shape's")->check(CLI::Range(1, 1000).description(""))->type_name("N");
-    c->add_option("--vocabulary", f.vocabulary, "Tokens of the vocabulary, instead of the shape's")->check(CLI::Range(static_cast<int>(ds::fewest_synthetic_tokens), 1 << 20).description(""))->type_name("N");
-    c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")->check(whole_number)->type_name("N")->capture_default_str();
+    c->add_option("-s,--shape", f.shape, "Shape; see below")
+        ->required()
+        ->transform(CLI::IsMember(ds::synth_shapes(), CLI::ignore_case).description(""))
+        ->type_name("NAME");
+    c->add_option("--layers", f.layers, "Layers, instead of the shape's")
+        ->check(CLI::Range(1, 1000).description(""))
+        ->type_name("N");
+    c->add_option("--vocabulary", f.vocabulary, "Tokens of the vocabulary, instead of the shape's")
+        ->check(CLI::Range(static_cast<int>(ds::fewest_synthetic_tokens), 1 << 20).description(""))
+        ->type_name("N");
+    c->add_option("--seed", f.seed, "The same seed, shape and type give the same file")
+        ->check(whole_number)
+        ->type_name("N")
+        ->capture_default_str();
     add_writing(c, f, false, false);
     std::string shapes = "Shapes:\n";
-    for (const std::string &s : ds::synth_shapes()) shapes += "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
-    c->footer("For benchmarks and tests: such a file runs at the speed of the real model and says nothing sensible. Weights have the size that keeps activations\n"
-              "sane (deviation 1 / sqrt(columns)); within a file they repeat stretches of a tile of a million numbers. The vocabulary is made up, and any text tokenizes.\n\n" +
-              shapes + "\n" + types_help + "\n" + writing_help + split_help + "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
+    for (const std::string &s : ds::synth_shapes())
+        shapes +=
+            "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
+    c->footer("For benchmarks and tests: such a file runs at the speed of the real model and says nothing "
+              "sensible. Weights have the size that keeps activations\n"
+              "sane (deviation 1 / sqrt(columns)); within a file they repeat stretches of a tile of a "
+              "million numbers. The vocabulary is made up, and any text tokenizes.\n\n" +
+              shapes + "\n" + types_help + "\n" + writing_help + split_help +
+              "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
     return c;
 }
 
 CLI::App *add_requantize(CLI::App &app, flags &f) {
-    CLI::App *const c = app.add_subcommand("requantize", "Write a GGUF file's tensors in another number format");
+    CLI::App *const c =
+        app.add_subcommand("requantize", "Write a GGUF file's tensors in another number format");
     c->add_option("IN", f.in, "GGUF file in any format that runs")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
     add_writing(c, f, true, true);
-    c->footer(std::string("The metadata is kept, but for what it says of number formats. Tensors that the architecture keeps in f32 are copied. From a smaller format to a larger one is\n"
-              "allowed, with a remark: the file grows and nothing comes back.\n\n") +
+    c->footer(std::string("The metadata is kept, but for what it says of number formats. Tensors that the "
+                          "architecture keeps in f32 are copied. From a smaller format to a larger one is\n"
+                          "allowed, with a remark: the file grows and nothing comes back.\n\n") +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +
               "\nExamples:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n"
               "  quantize requantize r1-bf16.gguf r1-q4_k_m.gguf --type q4_k_m --imatrix r1.imatrix.gguf\n"
               "  quantize requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n"
-              "  quantize requantize r1-bf16.gguf r1-mixed.gguf --type mixed --text talks.txt --max-nll-loss 0.002\n\n" + exit_help);
+              "  quantize requantize r1-bf16.gguf r1-mixed.gguf --type mixed --text talks.txt --max-nll-loss "
+              "0.002\n\n" +
+              exit_help);
     return c;
 }
 
@@ -209,7 +281,8 @@ CLI::App *add_split(CLI::App &app, flags &f) {
     c->add_option("OUT", f.out, "What the names of the parts begin with")->required()->type_name("");
     add_splitting(c, f);
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
-    c->footer(std::string(split_help) + "Tensors are copied as they are, of whatever architecture and number format.\n" + writing_help +
+    c->footer(std::string(split_help) +
+              "Tensors are copied as they are, of whatever architecture and number format.\n" + writing_help +
               "\nExample:\n  quantize split r1-q8_0.gguf parts/r1-q8_0 --split-max 40G\n\n" + exit_help);
     return c;
 }
@@ -219,24 +292,43 @@ CLI::App *add_merge(CLI::App &app, flags &f) {
     c->add_option("FIRST", f.in, "The first of the files, …-00001-of-00003.gguf")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
-    c->footer(std::string("Of parts that `quantize split` made, the result is the file that was split, byte for byte.\n") + writing_help +
-              "\nExample:\n  quantize merge parts/r1-q8_0-00001-of-00018.gguf r1-q8_0.gguf\n\n" + exit_help);
+    c->footer(
+        std::string(
+            "Of parts that `quantize split` made, the result is the file that was split, byte for byte.\n") +
+        writing_help + "\nExample:\n  quantize merge parts/r1-q8_0-00001-of-00018.gguf r1-q8_0.gguf\n\n" +
+        exit_help);
     return c;
 }
 
 CLI::App *add_calibrate(CLI::App &app, flags &f) {
-    CLI::App *const c = app.add_subcommand("calibrate", "Measure what goes into a model's products, for --calibration");
-    c->add_option("MODEL", f.in, "GGUF file, best in a float format: f32, f16, bf16")->required()->type_name("");
-    c->add_option("TEXT", f.texts, "Texts like those that the model will see; its own answers serve well")->required()->type_name("");
+    CLI::App *const c =
+        app.add_subcommand("calibrate", "Measure what goes into a model's products, for --calibration");
+    c->add_option("MODEL", f.in, "GGUF file, best in a float format: f32, f16, bf16")
+        ->required()
+        ->type_name("");
+    c->add_option("TEXT", f.texts, "Texts like those that the model will see; its own answers serve well")
+        ->required()
+        ->type_name("");
     c->add_option("-o,--output", f.out, "File of statistics to write")->required()->type_name("STATS");
-    c->add_option("-c,--context", f.calibrate.window, "Tokens that are read together, 2 or more; default: 512, or the model's context")->check(CLI::Range(int64_t(2), int64_t(1) << 31).description(""))->type_name("N");
-    c->add_option("-n,--tokens", f.calibrate.tokens, "Tokens to read at most, in windows spread over the texts")->check(CLI::Range(uint64_t(2), uint64_t(1) << 32).description(""))->type_name("N")->capture_default_str();
+    c->add_option("-c,--context", f.calibrate.window,
+                  "Tokens that are read together, 2 or more; default: 512, or the model's context")
+        ->check(CLI::Range(int64_t(2), int64_t(1) << 31).description(""))
+        ->type_name("N");
+    c->add_option("-n,--tokens", f.calibrate.tokens,
+                  "Tokens to read at most, in windows spread over the texts")
+        ->check(CLI::Range(uint64_t(2), uint64_t(1) << 32).description(""))
+        ->type_name("N")
+        ->capture_default_str();
     add_running(c, f);
-    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's largest magnitude and mean square, and some whole rows to try\n"
-              "formats on. The statistics are for this model in whatever float format, and are refused for another. A text is any bytes: bad UTF-8 is taken as it is,\n"
-              "with a remark, and control tokens may be written as their text. A text longer than the context is read in windows, each from its own beginning. Some\n"
+    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's "
+              "largest magnitude and mean square, and some whole rows to try\n"
+              "formats on. The statistics are for this model in whatever float format, and are refused for "
+              "another. A text is any bytes: bad UTF-8 is taken as it is,\n"
+              "with a remark, and control tokens may be written as their text. A text longer than the "
+              "context is read in windows, each from its own beginning. Some\n"
               "tens of thousands of tokens are plenty.\n\n"
-              "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
+              "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize "
+              "requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
               std::string(exit_help));
     return c;
 }
@@ -246,11 +338,17 @@ CLI::App *add_inspect(CLI::App &app, flags &f) {
     c->add_option("FILE", f.in, "GGUF file")->required()->type_name("");
     c->add_flag("--json", f.json, "One JSON object: file, version, metadata, tensors, totals");
     c->add_flag("--no-tensors", f.no_tensors, "Leave out the list of tensors");
-    c->add_option("--elements", f.elements, "Elements shown of an array")->check(whole_number)->type_name("N")->capture_default_str();
-    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build cannot run are measured as well; bits a weight count scales and offsets.\n"
-              "The JSON's metadata is a list of {key, type, array, count, value}, value as text; its tensors are {name, type, shape, bytes, offset},\n"
-              "and of a model in several files {…, part}, an index in the list parts.\n\n"
-              "Example:\n  quantize inspect models/tiny-r1.gguf --no-tensors\n\n") + exit_help);
+    c->add_option("--elements", f.elements, "Elements shown of an array")
+        ->check(whole_number)
+        ->type_name("N")
+        ->capture_default_str();
+    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build "
+                          "cannot run are measured as well; bits a weight count scales and offsets.\n"
+                          "The JSON's metadata is a list of {key, type, array, count, value}, value as text; "
+                          "its tensors are {name, type, shape, bytes, offset},\n"
+                          "and of a model in several files {…, part}, an index in the list parts.\n\n"
+                          "Example:\n  quantize inspect models/tiny-r1.gguf --no-tensors\n\n") +
+              exit_help);
     return c;
 }
 
@@ -262,7 +360,8 @@ std::vector<std::string> files_of(const std::string &path) {
     return out;
 }
 
-// What a command reads and OUT may not replace. Requantizing a file in its place is fine, but not one part of several.
+// What a command reads and OUT may not replace. Requantizing a file in its place is fine, but not one part of
+// several.
 std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
     std::vector<std::string> out = f.texts;
     out.insert(out.end(), f.mixed.texts.begin(), f.mixed.texts.end());
@@ -279,18 +378,20 @@ std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
 }
 
 // Runs an operation that writes, with the progress bar and remarks that the flags ask for.
-void with_job(const flags &f, const CLI::App &command, bool in_parts, const std::function<void(const ds::job &)> &run) {
+void with_job(const flags &f, const CLI::App &command, bool in_parts,
+              const std::function<void(const ds::job &)> &run) {
     ds::progress_bar bar(!f.quiet && isatty(STDERR_FILENO));
     ds::job j;
     j.threads = f.threads;
     j.inputs = inputs_of(f, command.get_name());
-    if (!in_parts) ds::refuse_inputs(f.out, j.inputs);    // now, not after hours of work
+    if (!in_parts) ds::refuse_inputs(f.out, j.inputs);  // now, not after hours of work
     if (in_parts) j.split = f.split;
     j.progress = [&](uint64_t done, uint64_t total) {
         bar.update(done, total);
         return !stop_requested;
     };
-    if (!f.quiet) j.note = [](const std::string &text) { fprintf(stderr, "quantize: note: %s\n", text.c_str()); };
+    if (!f.quiet)
+        j.note = [](const std::string &text) { fprintf(stderr, "quantize: note: %s\n", text.c_str()); };
     run(j);
 }
 
@@ -299,7 +400,8 @@ void requantize(const flags &f, const std::string &in, const ds::job &j) {
     mixed.calibration = f.calibration;
     if (f.type == mixed_text) ds::requantize_mixed(in, f.out, mixed, j);
     else if (!f.imatrix.empty()) ds::requantize_by_imatrix(in, f.out, type_of(f), f.imatrix, j);
-    else if (!f.calibration.empty() && ds::is_weighted(type_of(f))) ds::requantize_weighted(in, f.out, type_of(f), f.calibration, j);
+    else if (!f.calibration.empty() && ds::is_weighted(type_of(f)))
+        ds::requantize_weighted(in, f.out, type_of(f), f.calibration, j);
     else if (!f.calibration.empty()) ds::requantize_smoothed(in, f.out, type_of(f), f.calibration, j);
     else ds::requantize(in, f.out, type_of(f), j);
 }
@@ -316,16 +418,18 @@ void convert(const flags &f, const ds::job &j) {
 }
 
 void inspect(const flags &f) {
-    // nlohmann-json takes memory in destructors, where there is no way to say that there is none. Nothing is written here that would be left behind.
+    // nlohmann-json takes memory in destructors, where there is no way to say that there is none. Nothing is
+    // written here that would be left behind.
     std::set_new_handler([] {
         const std::string_view text = "quantize: out of memory\n";
-        if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);    // nobody is there to hear it
+        if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nobody is there to hear it
         _exit(1);
     });
     const ds::gguf_file file = ds::gguf_file::open(f.in);
     const ds::inspect_options o{f.elements, !f.no_tensors};
     const std::string text = f.json ? ds::inspect_json(file, o) : ds::inspect_text(file, o);
-    if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) throw ds::error(ds::status::io, "standard output: cannot be written");
+    if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0)
+        throw ds::error(ds::status::io, "standard output: cannot be written");
 }
 
 // A full disk, say: what was asked for has not arrived.
@@ -345,13 +449,18 @@ void check_command(const CLI::App &app, int argc, char **argv) {
     throw CLI::ValidationError(word, "there is no such command; there are: " + known);
 }
 
-} // namespace
+}  // namespace
 
 static int run(int argc, char **argv) {
     flags f;
-    CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all about a command.", "quantize");
+    CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all "
+                 "about a command.",
+                 "quantize");
     app.require_subcommand(1);
-    const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f), *const to_requantize = add_requantize(app, f), *const to_calibrate = add_calibrate(app, f), *const to_split = add_split(app, f), *const to_merge = add_merge(app, f);
+    const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f),
+                          *const to_requantize = add_requantize(app, f),
+                          *const to_calibrate = add_calibrate(app, f), *const to_split = add_split(app, f),
+                          *const to_merge = add_merge(app, f);
     add_inspect(app, f);
     app.footer(exit_help);
     try {
@@ -359,7 +468,9 @@ static int run(int argc, char **argv) {
         app.parse(argc, argv);
         for (const CLI::App *const c : {to_convert, to_requantize})
             if (c->parsed()) check_together(f, *c);
-        if (to_split->parsed() && !wants_parts(*to_split)) throw CLI::ValidationError("split", std::string("needs ") + split_bytes + " or " + split_tensors + ", or both");
+        if (to_split->parsed() && !wants_parts(*to_split))
+            throw CLI::ValidationError("split", std::string("needs ") + split_bytes + " or " + split_tensors +
+                                                    ", or both");
     } catch (const CLI::ParseError &e) {
         if (app.exit(e) != 0) return 2;
         if (output_arrived()) return 0;
@@ -368,11 +479,21 @@ static int run(int argc, char **argv) {
     }
     install_signals();
     try {
-        if (to_convert->parsed()) with_job(f, *to_convert, wants_parts(*to_convert), [&](const ds::job &j) { convert(f, j); });
-        else if (to_synth->parsed()) with_job(f, *to_synth, wants_parts(*to_synth), [&](const ds::job &j) { ds::synthesize(f.out, {f.shape, type_of(f), f.seed, f.layers, f.vocabulary}, j); });
-        else if (to_requantize->parsed()) with_job(f, *to_requantize, wants_parts(*to_requantize), [&](const ds::job &j) { requantize(f, f.in, j); });
-        else if (to_split->parsed() || to_merge->parsed()) with_job(f, to_split->parsed() ? *to_split : *to_merge, to_split->parsed(), [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
-        else if (to_calibrate->parsed()) with_job(f, *to_calibrate, false, [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
+        if (to_convert->parsed())
+            with_job(f, *to_convert, wants_parts(*to_convert), [&](const ds::job &j) { convert(f, j); });
+        else if (to_synth->parsed())
+            with_job(f, *to_synth, wants_parts(*to_synth), [&](const ds::job &j) {
+                ds::synthesize(f.out, {f.shape, type_of(f), f.seed, f.layers, f.vocabulary}, j);
+            });
+        else if (to_requantize->parsed())
+            with_job(f, *to_requantize, wants_parts(*to_requantize),
+                     [&](const ds::job &j) { requantize(f, f.in, j); });
+        else if (to_split->parsed() || to_merge->parsed())
+            with_job(f, to_split->parsed() ? *to_split : *to_merge, to_split->parsed(),
+                     [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });
+        else if (to_calibrate->parsed())
+            with_job(f, *to_calibrate, false,
+                     [&](const ds::job &j) { save(ds::calibrate(f.in, f.texts, f.calibrate, j), f.out); });
         else inspect(f);
     } catch (const std::bad_alloc &) {
         throw;
@@ -386,7 +507,7 @@ static int run(int argc, char **argv) {
 int main(int argc, char **argv) {
     try {
         return run(argc, argv);
-    } catch (const std::bad_alloc &) {    // of the flags' description, too
+    } catch (const std::bad_alloc &) {  // of the flags' description, too
         fputs("quantize: out of memory\n", stderr);
         return 1;
     }

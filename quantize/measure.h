@@ -8,8 +8,12 @@ namespace ds {
 
 // Of all windows. `stepped` is called after each step of the pass; it may throw.
 using step_fn = std::function<void()>;
-double mean_nll(forward &pass, const text_windows &text, const step_fn &stepped);                       // natural logarithm, of each token after a window's first
-std::vector<float> logits_of(forward &pass, const text_windows &text, const step_fn &stepped);          // [tokens, vocab]
-double mean_divergence(forward &pass, const text_windows &text, const std::vector<float> &logits, const step_fn &stepped);     // KL(logits || pass's)
+// natural logarithm, of each token after a window's first
+double mean_nll(forward &pass, const text_windows &text, const step_fn &stepped);
+// [tokens, vocab]
+std::vector<float> logits_of(forward &pass, const text_windows &text, const step_fn &stepped);
+// KL(logits || pass's)
+double mean_divergence(forward &pass, const text_windows &text, const std::vector<float> &logits,
+                       const step_fn &stepped);
 
-} // namespace ds
+}  // namespace ds

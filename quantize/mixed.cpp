@@ -1,6 +1,8 @@
-// The choice of formats by measurement. First a file with every matrix in the better of f16 and bf16, scales folded in, beside the output; each matrix in turn
-// becomes int8 in memory, and the divergence from the original model is measured; matrices then become int8 in the order of divergence for a byte saved, as
-// many as the bounds ask for or allow, which the likelihood of the text decides by halving. What is measured is what is written: both come from that file.
+// The choice of formats by measurement. First a file with every matrix in the better of f16 and bf16, scales
+// folded in, beside the output; each matrix in turn becomes int8 in memory, and the divergence from the
+// original model is measured; matrices then become int8 in the order of divergence for a byte saved, as many
+// as the bounds ask for or allow, which the likelihood of the text decides by halving. What is measured is
+// what is written: both come from that file.
 
 #include "mixed.h"
 
@@ -17,10 +19,10 @@ namespace ds {
 namespace {
 
 constexpr int64_t longest_window = 512, divergence_window = 128;
-constexpr uint64_t divergence_floats = uint64_t(1) << 25;       // logits that are kept of the original model
+constexpr uint64_t divergence_floats = uint64_t(1) << 25;  // logits that are kept of the original model
 constexpr double no_bound = std::numeric_limits<double>::infinity();
 
-// ---- f16 or bf16 --------------------------------------------------------------------------------------------------------------------------------------
+// ---- f16 or bf16
 
 // The squares of what rounding takes away; infinite where an f16 overflows.
 double rounding_error(const encode_job &e, format to) {
@@ -32,23 +34,26 @@ double rounding_error(const encode_job &e, format to) {
         decode_job_row(e, r, x.data());
         encode_row(to, x.data(), encoded.data(), columns);
         decode_row(to, encoded.data(), y.data(), columns);
-        for (size_t c = 0; c < columns; ++c) sum += (static_cast<double>(x[c]) - y[c]) * (static_cast<double>(x[c]) - y[c]);
+        for (size_t c = 0; c < columns; ++c)
+            sum += (static_cast<double>(x[c]) - y[c]) * (static_cast<double>(x[c]) - y[c]);
     }
     return sum;
 }
 
-void take_better_half(std::vector<encode_job> &jobs, const std::unordered_set<std::string> &matrices, const job &j) {
+void take_better_half(std::vector<encode_job> &jobs, const std::unordered_set<std::string> &matrices,
+                      const job &j) {
     parallel_ranges(static_cast<int64_t>(jobs.size()), j.threads, [&](int64_t first, int64_t last) {
         for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
             encode_job &e = jobs[i];
             if (!matrices.count(e.name)) continue;
-            e.to = rounding_error(e, format::f16) < rounding_error(e, format::bf16) ? format::f16 : format::bf16;
+            e.to =
+                rounding_error(e, format::f16) < rounding_error(e, format::bf16) ? format::f16 : format::bf16;
             e.verbatim = e.from == e.to && e.factors.rows.empty() && e.factors.columns.empty();
         }
     });
 }
 
-// ---- A model some of whose matrices are int8 ----------------------------------------------------------------------------------------------------------------
+// ---- A model some of whose matrices are int8
 
 struct int8_matrix {
     std::vector<uint8_t> q;
@@ -72,22 +77,22 @@ struct int8_matrix {
 };
 
 struct candidate {
-    size_t job;                         // in the list of the half file's jobs
+    size_t job;  // in the list of the half file's jobs
     tensor_row row;
-    double saved, divergence = 0;       // bytes; of the model's distributions with this one in int8
+    double saved, divergence = 0;  // bytes; of the model's distributions with this one in int8
 };
 
 struct search {
     const mixed_options &options;
     const key_setter &set_keys;
     const job &j;
-    model half;                                 // every matrix in f16 or bf16
-    std::vector<encode_job> jobs;               // of its file
-    std::vector<candidate> candidates = {};     // once measured, in the order in which they become int8
+    model half;                              // every matrix in f16 or bf16
+    std::vector<encode_job> jobs;            // of its file
+    std::vector<candidate> candidates = {};  // once measured, in the order in which they become int8
     text_windows text = {}, short_text = {};
-    double nll = 0;                             // of the original model, and its logits of short_text
+    double nll = 0;  // of the original model, and its logits of short_text
     std::vector<float> logits = {};
-    uint64_t read = 0, total = 0;               // bytes of weights gone through, and about how many will be
+    uint64_t read = 0, total = 0;  // bytes of weights gone through, and about how many will be
 
     int64_t window() const { return std::min(longest_window, half.h.context); }
     int64_t short_window() const { return std::min(divergence_window, half.h.context); }
@@ -95,17 +100,20 @@ struct search {
         return [this] {
             read += half.weight_bytes;
             total = std::max(read, total);
-            if (j.progress && !j.progress(read, total)) throw error(status::cancelled, "measuring was stopped");
+            if (j.progress && !j.progress(read, total))
+                throw error(status::cancelled, "measuring was stopped");
         };
     }
 };
 
 void find_candidates(search &s) {
     for (const tensor_row &row : s.half.architecture->tensors(s.half.h)) {
-        const auto found = std::find_if(s.jobs.begin(), s.jobs.end(), [&](const encode_job &e) { return e.name == row.name; });
+        const auto found = std::find_if(s.jobs.begin(), s.jobs.end(),
+                                        [&](const encode_job &e) { return e.name == row.name; });
         if (found == s.jobs.end() || row.stays_f32()) continue;
         const auto rows = static_cast<double>(row.ne[0]), columns = static_cast<double>(row.ne.back());
-        s.candidates.push_back({static_cast<size_t>(found - s.jobs.begin()), row, std::max(1.0, rows * columns - rows * sizeof(float))});
+        s.candidates.push_back({static_cast<size_t>(found - s.jobs.begin()), row,
+                                std::max(1.0, rows * columns - rows * sizeof(float))});
     }
 }
 
@@ -137,7 +145,9 @@ void measure_candidates(search &s) {
         forward pass(s.half, w, {.window = s.short_window(), .threads = s.j.threads});
         c.divergence = mean_divergence(pass, s.short_text, s.logits, s.stepped());
     }
-    std::stable_sort(s.candidates.begin(), s.candidates.end(), [](const candidate &a, const candidate &b) { return a.divergence / a.saved < b.divergence / b.saved; });
+    std::stable_sort(s.candidates.begin(), s.candidates.end(), [](const candidate &a, const candidate &b) {
+        return a.divergence / a.saved < b.divergence / b.saved;
+    });
 }
 
 std::vector<encode_job> jobs_with(const search &s, size_t n) {
@@ -150,7 +160,9 @@ std::vector<encode_job> jobs_with(const search &s, size_t n) {
     return out;
 }
 
-uint64_t size_with(const search &s, size_t n) { return size_of_jobs(s.half.file, jobs_with(s, n), s.set_keys); }
+uint64_t size_with(const search &s, size_t n) {
+    return size_of_jobs(s.half.file, jobs_with(s, n), s.set_keys);
+}
 
 // The pages that an engine takes for such a file, if not told otherwise: i8 where most bytes of weights are.
 format pages_with(const search &s, size_t n) {
@@ -160,7 +172,9 @@ format pages_with(const search &s, size_t n) {
         for (const int64_t d : e.ne) size *= static_cast<double>(d);
         bytes[static_cast<size_t>(e.to)] += size / info(e.to).block;
     }
-    return *std::max_element(std::begin(bytes), std::end(bytes)) == bytes[static_cast<size_t>(format::i8)] ? format::i8 : format::f16;
+    return *std::max_element(std::begin(bytes), std::end(bytes)) == bytes[static_cast<size_t>(format::i8)]
+               ? format::i8
+               : format::f16;
 }
 
 // How much likelihood the first n in int8 cost, relative to the original's.
@@ -175,7 +189,7 @@ double loss_with(search &s, size_t n) {
     return mean_nll(pass, s.text, s.stepped()) / s.nll - 1;
 }
 
-// ---- The choice -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- The choice
 
 std::string percent(double x) { return format_text("%.3f %%", 100 * x); }
 
@@ -183,21 +197,30 @@ size_t fewest_that_fit(const search &s) {
     size_t n = s.candidates.size();
     const uint64_t least = size_with(s, n);
     if (least > s.options.max_bytes)
-        throw error(status::argument, "max-bytes: " + std::to_string(s.options.max_bytes) + " are too few: with every matrix in int8 the file has " + std::to_string(least));
+        throw error(status::argument, "max-bytes: " + std::to_string(s.options.max_bytes) +
+                                          " are too few: with every matrix in int8 the file has " +
+                                          std::to_string(least));
     while (n > 0 && size_with(s, n - 1) <= s.options.max_bytes) --n;
     return n;
 }
 
-struct choice { size_t n; double loss; };
+struct choice {
+    size_t n;
+    double loss;
+};
 
-// The loss is taken to grow with the number of int8 matrices, which noise of a short text may break; the loss of what is chosen is measured in any case.
+// The loss is taken to grow with the number of int8 matrices, which noise of a short text may break; the loss
+// of what is chosen is measured in any case.
 choice choose(search &s) {
     const size_t least = fewest_that_fit(s);
     choice good{least, loss_with(s, least)};
     if (s.options.max_nll_loss == no_bound) return good;
     if (!(good.loss <= s.options.max_nll_loss))
-        throw error(status::argument, format_text("max-nll-loss: cannot be kept: with %zu of %zu matrices in int8", least, s.candidates.size()) +
-                                          (least > 0 ? ", which max-bytes asks for," : "") + " the likelihood's loss is " + percent(good.loss));
+        throw error(status::argument,
+                    format_text("max-nll-loss: cannot be kept: with %zu of %zu matrices in int8", least,
+                                s.candidates.size()) +
+                        (least > 0 ? ", which max-bytes asks for," : "") + " the likelihood's loss is " +
+                        percent(good.loss));
     size_t bad = s.candidates.size() + 1;
     while (bad - good.n > 1) {
         const size_t n = good.n + (bad - good.n) / 2;
@@ -209,10 +232,12 @@ choice choose(search &s) {
 }
 
 // The file that everything after it is measured on and made from; gives the scales that were folded in.
-std::optional<smoothing> write_half(const gguf_file &f, const std::optional<calibration> &c, const std::string &path, const job &j) {
+std::optional<smoothing> write_half(const gguf_file &f, const std::optional<calibration> &c,
+                                    const std::string &path, const job &j) {
     std::optional<smoothing> scales;
     std::unordered_set<std::string> matrices;
-    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return matrices.insert(row.name), format::f16; });
+    std::vector<encode_job> jobs =
+        jobs_of(f, [&](const tensor_row &row, format) { return matrices.insert(row.name), format::f16; });
     if (c) {
         scales = smooth(f, jobs, *c, j);
         fold_into(jobs, *scales);
@@ -222,7 +247,7 @@ std::optional<smoothing> write_half(const gguf_file &f, const std::optional<cali
     return scales;
 }
 
-} // namespace
+}  // namespace
 
 void requantize_mixed(const std::string &in, const std::string &out, const mixed_options &o, const job &j) {
     if (!(o.max_nll_loss >= 0)) throw error(status::argument, "max-nll-loss: must be at least 0");
@@ -244,8 +269,10 @@ void requantize_mixed(const std::string &in, const std::string &out, const mixed
     measure_candidates(s);
     const choice chosen = choose(s);
     loss = chosen.loss;
-    j.remark(format_text("%zu of %zu matrices in int8; the text's likelihood loses ", chosen.n, s.candidates.size()) + percent(loss));
+    j.remark(format_text("%zu of %zu matrices in int8; the text's likelihood loses ", chosen.n,
+                         s.candidates.size()) +
+             percent(loss));
     write_jobs(s.half.file, jobs_with(s, chosen.n), out, set_keys, j);
 }
 
-} // namespace ds
+}  // namespace ds

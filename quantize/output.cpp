@@ -15,32 +15,40 @@ namespace ds {
 
 namespace {
 constexpr uint32_t no_file_type = UINT32_MAX;
-struct target { format f; const char *text; uint32_t file_type; };
+struct target {
+    format f;
+    const char *text;
+    uint32_t file_type;
+};
 constexpr target targets[] = {
-    {format::f32, "f32", 0}, {format::f16, "f16", 1}, {format::bf16, "bf16", 32}, {format::q8_0, "q8_0", 7}, {format::q6_k, "q6_k", 18},
-    {format::q5_k, "q5_k_m", 17}, {format::q4_k, "q4_k_m", 15}, {format::q3_k, "q3_k_m", 12}, {format::q2_k, "q2_k", 10}, {format::q5_1, "q5_1", 9},
-    {format::q5_0, "q5_0", 8}, {format::q4_1, "q4_1", 3}, {format::q4_0, "q4_0", 2}, {format::iq4_nl, "iq4_nl", 25}, {format::i8, "int8", no_file_type},
+    {format::f32, "f32", 0},      {format::f16, "f16", 1},        {format::bf16, "bf16", 32},
+    {format::q8_0, "q8_0", 7},    {format::q6_k, "q6_k", 18},     {format::q5_k, "q5_k_m", 17},
+    {format::q4_k, "q4_k_m", 15}, {format::q3_k, "q3_k_m", 12},   {format::q2_k, "q2_k", 10},
+    {format::q5_1, "q5_1", 9},    {format::q5_0, "q5_0", 8},      {format::q4_1, "q4_1", 3},
+    {format::q4_0, "q4_0", 2},    {format::iq4_nl, "iq4_nl", 25}, {format::i8, "int8", no_file_type},
 };
 const target &target_of(format f) {
-    const target *const t = std::find_if(std::begin(targets), std::end(targets), [&](const target &x) { return x.f == f; });
+    const target *const t =
+        std::find_if(std::begin(targets), std::end(targets), [&](const target &x) { return x.f == f; });
     assert(t != std::end(targets));
     return *t;
 }
 
-constexpr size_t piece_bytes = 8u << 20;    // written between two looks at whether to stop
-} // namespace
+constexpr size_t piece_bytes = 8u << 20;  // written between two looks at whether to stop
+}  // namespace
 
 void refuse_inputs(const std::string &path, const std::vector<std::string> &inputs) {
     for (const std::string &input : inputs) {
-        std::error_code none;    // one of them is not there: then they are two
+        std::error_code none;  // one of them is not there: then they are two
         if (std::filesystem::equivalent(path, input, none))
-            throw error(status::argument, path + ": is the same file as the input " + input + ", which the output would replace");
+            throw error(status::argument, path + ": is the same file as the input " + input +
+                                              ", which the output would replace");
     }
 }
 
 std::vector<std::string> checkpoint_inputs(const std::string &directory) {
     std::vector<std::string> out;
-    std::error_code none;    // what cannot be listed cannot be read, and whoever reads it says so
+    std::error_code none;  // what cannot be listed cannot be read, and whoever reads it says so
     for (const auto &entry : std::filesystem::directory_iterator(directory, none)) {
         if (!entry.is_regular_file(none)) continue;
         char magic[4] = {};
@@ -50,7 +58,8 @@ std::vector<std::string> checkpoint_inputs(const std::string &directory) {
     return out;
 }
 
-void write_gguf(const std::string &path, const gguf_writer &w, const job &j, const std::function<void(size_t i, const byte_sink &sink)> &produce) {
+void write_gguf(const std::string &path, const gguf_writer &w, const job &j,
+                const std::function<void(size_t i, const byte_sink &sink)> &produce) {
     const std::vector<gguf_writer> parts = j.split ? w.split(*j.split) : std::vector<gguf_writer>{w};
     const std::string prefix = path.ends_with(".gguf") ? path.substr(0, path.size() - 5) : path;
     uint64_t done = 0, total = 0;
@@ -60,13 +69,14 @@ void write_gguf(const std::string &path, const gguf_writer &w, const job &j, con
     std::vector<std::unique_ptr<os::output_file>> files;
     const auto put = [&](const void *data, size_t n) {
         for (size_t at = 0, piece; at < n; at += piece) {
-            if (j.progress && !j.progress(done, total)) throw error(status::cancelled, path + ": stopped before it was complete");
+            if (j.progress && !j.progress(done, total))
+                throw error(status::cancelled, path + ": stopped before it was complete");
             piece = std::min(n - at, piece_bytes);
             files.back()->write(static_cast<const uint8_t *>(data) + at, piece);
             done += piece;
         }
     };
-    size_t tensor = 0;      // of all parts
+    size_t tensor = 0;  // of all parts
     for (const gguf_writer &p : parts) {
         files.push_back(std::make_unique<os::output_file>(part_path(files.size())));
         const std::string header = p.header();
@@ -121,4 +131,4 @@ std::vector<format> target_formats() {
     return out;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -7,22 +7,27 @@
 
 namespace ds {
 
-// The format nearest to `wanted` that a tensor can have: norms, biases and rope divisors stay F32; a row that no whole number of blocks of 256 fills gets
-// blocks of 32 of like size, and one that those do not fill either F16.
+// The format nearest to `wanted` that a tensor can have: norms, biases and rope divisors stay F32; a row that
+// no whole number of blocks of 256 fills gets blocks of 32 of like size, and one that those do not fill
+// either F16.
 format target_format(const tensor_row &row, format wanted);
 
 // Of less than 8 bits: what a file in it meets best can be weighed by column.
 bool is_weighted(format f);
 
-// The same for all tensors of a model, with the choices that are usual for mixes: in those of less than 8 bits the output head is Q6_K, and in Q2_K to Q5_K what
-// suffers most from few bits (values, the feed-forward's way down, the attention's output) has more of them. As in llama.cpp's quantize
+// The same for all tensors of a model, with the choices that are usual for mixes: in those of less than 8
+// bits the output head is Q6_K, and in Q2_K to Q5_K what suffers most from few bits (values, the
+// feed-forward's way down, the attention's output) has more of them. As in llama.cpp's quantize
 // (src/llama-quant.cpp), so that a file of that name has the size and quality that its name promises.
 class format_policy {
 public:
-    format_policy(format wanted, const hparams &h, bool tied) : wanted_(wanted), layers_(h.layers), group_(h.heads / std::max<int64_t>(h.kv_heads, 1)), tied_(tied) {}
-    format_policy(format wanted, const gguf_file &f);       // of a model's file
+    format_policy(format wanted, const hparams &h, bool tied)
+        : wanted_(wanted), layers_(h.layers), group_(h.heads / std::max<int64_t>(h.kv_heads, 1)),
+          tied_(tied) {}
+    format_policy(format wanted, const gguf_file &f);  // of a model's file
     format operator()(const tensor_row &row);
-    void remark(const job &j) const;                        // which tensors got another format than the mix wants, for the length of their rows
+    // which tensors got another format than the mix wants, for the length of their rows
+    void remark(const job &j) const;
 
 private:
     format wanted_;
@@ -34,4 +39,4 @@ private:
     format choose(const tensor_row &row) const;
 };
 
-} // namespace ds
+}  // namespace ds

@@ -1,6 +1,7 @@
-// SmoothQuant's scales: s = max|x|^alpha / max|w|^(1 - alpha) a channel, alpha for each place by trying: the least squared error of the products with int8
-// weights and activations, on the sampled rows of the calibration and a part of the matrix's rows, and none at all if nothing is better.
-// Only columns count here: what rows are multiplied by changes a row's own scale and nothing else.
+// SmoothQuant's scales: s = max|x|^alpha / max|w|^(1 - alpha) a channel, alpha for each place by trying: the
+// least squared error of the products with int8 weights and activations, on the sampled rows of the
+// calibration and a part of the matrix's rows, and none at all if nothing is better. Only columns count here:
+// what rows are multiplied by changes a row's own scale and nothing else.
 
 #include "smooth.h"
 
@@ -14,36 +15,43 @@ namespace ds {
 namespace {
 
 constexpr float alphas_tried[] = {0.5f, 0.4f, 0.6f, 0.3f, 0.7f, 0.8f, 0.9f};
-constexpr int64_t rows_tried = 128;             // of each matrix, evenly spread
-constexpr double smallest = 1e-3, largest = 1e3;    // of s, whose geometric mean is 1: beyond, a channel that the texts hardly used could drown others
+constexpr int64_t rows_tried = 128;  // of each matrix, evenly spread
+// of s, whose geometric mean is 1: beyond, a channel that the texts hardly used could drown others
+constexpr double smallest = 1e-3, largest = 1e3;
 
-// Where scales fold in: the matrices whose columns take s, and the producers whose rows (of a vector: elements) take 1 / s.
+// Where scales fold in: the matrices whose columns take s, and the producers whose rows (of a vector:
+// elements) take 1 / s.
 struct place {
     std::vector<const encode_job *> matrices, producers;
-    int64_t group = 1, head = 0;                // attention: heads that read one key head, and its size; its v has one s for all of them
+    // attention: heads that read one key head, and its size; its v has one s for all of them
+    int64_t group = 1, head = 0;
 };
 
 // What a place's product has to do with: the sampled inputs and some rows of its matrices.
 struct trial {
     const linear_input &in;
-    std::vector<std::vector<float>> weights;    // [rows, channels] a matrix
-    std::vector<std::vector<double>> wanted;    // [samples, rows] a matrix
-    std::vector<float> largest_weight;          // a channel, over all rows of all matrices
+    std::vector<std::vector<float>> weights;  // [rows, channels] a matrix
+    std::vector<std::vector<double>> wanted;  // [samples, rows] a matrix
+    std::vector<float> largest_weight;        // a channel, over all rows of all matrices
 };
 
 int64_t rows_of(const encode_job &e) { return e.ne.size() > 1 ? e.ne[0] : 1; }
 
-// ---- The error of a product in int8 ---------------------------------------------------------------------------------------------------------------------
+// ---- The error of a product in int8
 
 // Rows as int8 and their scales, each channel first multiplied.
-struct quantized { std::vector<int8_t> q; std::vector<float> scale; };
+struct quantized {
+    std::vector<int8_t> q;
+    std::vector<float> scale;
+};
 
 quantized quantize_rows(const std::vector<float> &x, const std::vector<float> &factor, bool divide) {
     const size_t channels = factor.size(), rows = x.size() / channels;
     quantized out{std::vector<int8_t>(x.size()), std::vector<float>(rows)};
     std::vector<float> row(channels);
     for (size_t r = 0; r < rows; ++r) {
-        for (size_t c = 0; c < channels; ++c) row[c] = divide ? x[r * channels + c] / factor[c] : x[r * channels + c] * factor[c];
+        for (size_t c = 0; c < channels; ++c)
+            row[c] = divide ? x[r * channels + c] / factor[c] : x[r * channels + c] * factor[c];
         out.scale[r] = encode_row_i8(row.data(), out.q.data() + r * channels, channels);
     }
     return out;
@@ -65,7 +73,9 @@ double error_of(const trial &t, const std::vector<float> &s) {
         double off = 0, all = 1e-300;
         for (size_t i = 0, at = 0; i < x.scale.size(); ++i)
             for (size_t k = 0; k < w.scale.size(); ++k, ++at) {
-                const double y = static_cast<double>(dot(x.q.data() + i * channels, w.q.data() + k * channels, channels)) * w.scale[k] * x.scale[i];
+                const double y =
+                    static_cast<double>(dot(x.q.data() + i * channels, w.q.data() + k * channels, channels)) *
+                    w.scale[k] * x.scale[i];
                 off += (y - t.wanted[m][at]) * (y - t.wanted[m][at]);
                 all += t.wanted[m][at] * t.wanted[m][at];
             }
@@ -84,22 +94,26 @@ trial make_trial(const place &p, const linear_input &in) {
         for (int64_t r = 0; r < rows; ++r) {
             decode_job_row(*e, r, row.data());
             for (size_t c = 0; c < row.size(); ++c) {
-                if (!finite_f32(row[c])) throw error(status::numeric, e->where + ": holds what is not a finite number");
+                if (!finite_f32(row[c]))
+                    throw error(status::numeric, e->where + ": holds what is not a finite number");
                 t.largest_weight[c] = std::max(t.largest_weight[c], std::fabs(row[c]));
             }
-            if (r * taken / rows != (r + 1) * taken / rows) weights.insert(weights.end(), row.begin(), row.end());
+            if (r * taken / rows != (r + 1) * taken / rows)
+                weights.insert(weights.end(), row.begin(), row.end());
         }
         std::vector<double> &wanted = t.wanted.emplace_back();
         for (size_t i = 0; i < in.rows(); ++i)
             for (size_t k = 0; k < weights.size() / row.size(); ++k)
-                wanted.push_back(dot_in_lanes<dot_lanes>(in.samples.data() + i * row.size(), weights.data() + k * row.size(), row.size()));
+                wanted.push_back(dot_in_lanes<dot_lanes>(in.samples.data() + i * row.size(),
+                                                         weights.data() + k * row.size(), row.size()));
     }
     return t;
 }
 
-// ---- Scales ---------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Scales
 
-// Channels of the query heads that read one key head come from the same rows of v: the largest of them speaks for all.
+// Channels of the query heads that read one key head come from the same rows of v: the largest of them speaks
+// for all.
 void share_in_groups(const place &p, std::vector<float> &v) {
     if (p.group == 1) return;
     const auto head = static_cast<size_t>(p.head), group = static_cast<size_t>(p.group);
@@ -114,17 +128,24 @@ void share_in_groups(const place &p, std::vector<float> &v) {
 // A channel that is never used, or that no weight reads, keeps s = 1.
 std::vector<float> scales_for(float alpha, const std::vector<float> &x, const std::vector<float> &w) {
     const auto used = [&](size_t c) { return x[c] > 0 && w[c] > 0; };
-    const auto log_scale = [&](size_t c) { return alpha * std::log(static_cast<double>(x[c])) - (1.0 - alpha) * std::log(static_cast<double>(w[c])); };
+    const auto log_scale = [&](size_t c) {
+        return alpha * std::log(static_cast<double>(x[c])) -
+               (1.0 - alpha) * std::log(static_cast<double>(w[c]));
+    };
     double sum = 0, n = 0;
     for (size_t c = 0; c < x.size(); ++c)
         if (used(c)) sum += log_scale(c), ++n;
     std::vector<float> s(x.size(), 1.0f);
     for (size_t c = 0; c < x.size(); ++c)
-        if (used(c)) s[c] = static_cast<float>(std::clamp(std::exp(log_scale(c) - sum / n), smallest, largest));
+        if (used(c))
+            s[c] = static_cast<float>(std::clamp(std::exp(log_scale(c) - sum / n), smallest, largest));
     return s;
 }
 
-struct choice { float alpha; std::vector<float> s; };
+struct choice {
+    float alpha;
+    std::vector<float> s;
+};
 choice choose(const place &p, const linear_input &in) {
     trial t = make_trial(p, in);
     std::vector<float> x = in.largest;
@@ -159,20 +180,23 @@ void fold(const place &p, const std::vector<float> &s, smoothing &out) {
     for (const encode_job *const e : p.matrices) out.factors[e->name].columns = s;
     std::vector<float> inverse = of_producer(p, s);
     for (float &x : inverse) x = 1.0f / x;
-    for (const encode_job *const e : p.producers) (e->ne.size() > 1 ? out.factors[e->name].rows : out.factors[e->name].columns) = inverse;
+    for (const encode_job *const e : p.producers)
+        (e->ne.size() > 1 ? out.factors[e->name].rows : out.factors[e->name].columns) = inverse;
 }
 
-// ---- Places ---------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Places
 
 using slot = const tensor *layer_weights::*;
 
-// Routed experts are left out: their norm serves the router and the shared experts as well. So are MLA's latents, which are quantized turned.
+// Routed experts are left out: their norm serves the router and the shared experts as well. So are MLA's
+// latents, which are quantized turned.
 std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &jobs) {
     const arch &a = *arch_of(f);
     const hparams h = a.read(f);
     const std::vector<tensor_row> rows = a.tensors(h);
     const auto job_of = [&](const tensor_row &row) -> const encode_job * {
-        const auto found = std::find_if(jobs.begin(), jobs.end(), [&](const encode_job &e) { return e.name == row.name; });
+        const auto found =
+            std::find_if(jobs.begin(), jobs.end(), [&](const encode_job &e) { return e.name == row.name; });
         return found == jobs.end() ? nullptr : &*found;
     };
     const auto pick = [&](int64_t layer, std::initializer_list<slot> wanted) {
@@ -187,7 +211,8 @@ std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &
     for (int64_t i = 0; i < h.layers; ++i) {
         out.push_back({pick(i, {&lw::q, &lw::k, &lw::v, &lw::q_a, &lw::kv_a}), pick(i, {&lw::attn_norm})});
         out.push_back({pick(i, {&lw::q_b}), pick(i, {&lw::q_a_norm})});
-        out.push_back({pick(i, {&lw::attn_output}), pick(i, {&lw::v, &lw::v_bias}), h.heads / h.kv_heads, h.head_size});
+        out.push_back(
+            {pick(i, {&lw::attn_output}), pick(i, {&lw::v, &lw::v_bias}), h.heads / h.kv_heads, h.head_size});
         out.push_back({pick(i, {&lw::gate, &lw::up}), pick(i, {&lw::ffn_norm})});
         out.push_back({pick(i, {&lw::down}), pick(i, {&lw::up})});
     }
@@ -196,12 +221,13 @@ std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &
         if (row.top == &model_weights::output && job_of(row)) top.matrices.push_back(job_of(row));
         if (row.top == &model_weights::output_norm && job_of(row)) top.producers.push_back(job_of(row));
     }
-    if (!top.matrices.empty() && h.nextn_layers == 0) out.push_back(top);      // what predicts one more token reads output_norm's result too
+    // what predicts one more token reads output_norm's result too
+    if (!top.matrices.empty() && h.nextn_layers == 0) out.push_back(top);
     std::erase_if(out, [](const place &p) { return p.matrices.empty() || p.producers.empty(); });
     return out;
 }
 
-} // namespace
+}  // namespace
 
 float smoothing::mean_alpha() const {
     double sum = 0, n = 0;
@@ -209,7 +235,8 @@ float smoothing::mean_alpha() const {
     return n > 0 ? static_cast<float>(sum / n) : 0;
 }
 
-smoothing smooth(const gguf_file &f, const std::vector<encode_job> &jobs, const calibration &c, const job &j) {
+smoothing smooth(const gguf_file &f, const std::vector<encode_job> &jobs, const calibration &c,
+                 const job &j) {
     check_fits(c, f);
     const std::vector<place> places = places_of(f, jobs);
     std::vector<choice> chosen(places.size());
@@ -237,15 +264,18 @@ void fold_into(std::vector<encode_job> &jobs, const smoothing &s) {
 }
 
 void set_smoothing_keys(gguf_writer &w, const calibration &c, const smoothing &s) {
-    w.set_u32("deepseek.quant.calibration_tokens", static_cast<uint32_t>(std::min<uint64_t>(c.tokens, UINT32_MAX)));
+    w.set_u32("deepseek.quant.calibration_tokens",
+              static_cast<uint32_t>(std::min<uint64_t>(c.tokens, UINT32_MAX)));
     w.set_f32("deepseek.quant.smooth_alpha", s.mean_alpha());
     w.set_f32s("deepseek.quant.smooth_alphas", s.alphas);
 }
 
-void requantize_smoothed(const std::string &in, const std::string &out, format type, const std::string &stats, const job &j) {
+void requantize_smoothed(const std::string &in, const std::string &out, format type, const std::string &stats,
+                         const job &j) {
     const gguf_file f = gguf_file::open(in);
     const calibration c = load_calibration(stats);
-    std::vector<encode_job> jobs = jobs_of(f, [&](const tensor_row &row, format) { return target_format(row, type); });
+    std::vector<encode_job> jobs =
+        jobs_of(f, [&](const tensor_row &row, format) { return target_format(row, type); });
     const smoothing s = smooth(f, jobs, c, j);
     fold_into(jobs, s);
     const auto set_keys = [&](gguf_writer &w) {
@@ -255,4 +285,4 @@ void requantize_smoothed(const std::string &in, const std::string &out, format t
     write_jobs(f, jobs, out, set_keys, j);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Random files. A shape is written as the config.json of such a checkpoint, so that its keys come from where every checkpoint's keys come from.
-// Shapes: config.json of the models that deepseek-ai published on Hugging Face (design notes: formats.md).
+// Random files. A shape is written as the config.json of such a checkpoint, so that its keys come from where
+// every checkpoint's keys come from. Shapes: config.json of the models that deepseek-ai published on Hugging
+// Face (design notes: formats.md).
 
 #include "synth.h"
 
@@ -18,20 +19,26 @@ struct shape_row {
     const char *name, *checkpoint_class;
     int layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
     double rope_base;
-    const char *scaling;        // JSON
+    const char *scaling;  // JSON
     const char *pre;
     bool tied;
-    const char *more = "{}";    // JSON: fields of this class alone
+    const char *more = "{}";  // JSON: fields of this class alone
 };
-constexpr const char *llama3_json = R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})";
-constexpr const char *yarn_json = R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768,"attn_factor":1})";
-constexpr const char *latent_yarn_json = R"({"type":"yarn","factor":40,"original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,"mscale":0.707,"mscale_all_dim":0.707})";
-constexpr const char *v2_lite_json = R"({"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,"n_routed_experts":64,
+constexpr const char *llama3_json =
+    R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})";
+constexpr const char *yarn_json =
+    R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768,"attn_factor":1})";
+constexpr const char *latent_yarn_json =
+    R"({"type":"yarn","factor":40,"original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,"mscale":0.707,"mscale_all_dim":0.707})";
+constexpr const char *v2_lite_json =
+    R"({"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,"n_routed_experts":64,
     "n_shared_experts":2,"num_experts_per_tok":6,"moe_intermediate_size":1408,"first_k_dense_replace":1,"routed_scaling_factor":1})";
-constexpr const char *tiny_deepseek2_json = R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,"n_routed_experts":8,
+constexpr const char *tiny_deepseek2_json =
+    R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,"n_routed_experts":8,
     "n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":64,"first_k_dense_replace":1,"routed_scaling_factor":2.5,"scoring_func":"sigmoid",
     "topk_method":"noaux_tc","n_group":4,"topk_group":2,"norm_topk_prob":true})";
 constexpr shape_row shapes[] = {
+    // clang-format off
     // name         class               layers hidden heads kv  head  ffn   vocab  context base  scaling  pre                  tied
     {"r1-1.5b",    "Qwen2ForCausalLM",  28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
     {"r1-7b",      "Qwen2ForCausalLM",  28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
@@ -46,6 +53,7 @@ constexpr shape_row shapes[] = {
     {"tiny-qwen2", "Qwen2ForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 1e4, "null",      "deepseek-r1-qwen", false},
     {"tiny-qwen3", "Qwen3ForCausalLM",   2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn_json,   "deepseek-r1-qwen", false},
     {"tiny-deepseek2", "DeepseekV3ForCausalLM", 2, 128, 4, 4, 64,  256,    512,   4096, 1e4, latent_yarn_json, "deepseek-v3",    false, tiny_deepseek2_json},
+    // clang-format on
 };
 
 const shape_row &find_shape(const std::string &name) {
@@ -58,15 +66,24 @@ const shape_row &find_shape(const std::string &name) {
 }
 
 nlohmann::json config_of(const shape_row &s) {
-    nlohmann::json config = {{"architectures", {s.checkpoint_class}}, {"num_hidden_layers", s.layers}, {"hidden_size", s.hidden}, {"num_attention_heads", s.heads},
-            {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_size}, {"intermediate_size", s.ffn}, {"vocab_size", s.vocab},
-            {"max_position_embeddings", s.context}, {"rope_theta", s.rope_base}, {"rms_norm_eps", 1e-6}, {"tie_word_embeddings", s.tied},
-            {"rope_scaling", nlohmann::json::parse(s.scaling)}};
+    nlohmann::json config = {{"architectures", {s.checkpoint_class}},
+                             {"num_hidden_layers", s.layers},
+                             {"hidden_size", s.hidden},
+                             {"num_attention_heads", s.heads},
+                             {"num_key_value_heads", s.kv_heads},
+                             {"head_dim", s.head_size},
+                             {"intermediate_size", s.ffn},
+                             {"vocab_size", s.vocab},
+                             {"max_position_embeddings", s.context},
+                             {"rope_theta", s.rope_base},
+                             {"rms_norm_eps", 1e-6},
+                             {"tie_word_embeddings", s.tied},
+                             {"rope_scaling", nlohmann::json::parse(s.scaling)}};
     config.update(nlohmann::json::parse(s.more));
     return config;
 }
 
-// ---- Random numbers ------------------------------------------------------------------------------------------------------------------------------
+// ---- Random numbers
 
 // splitmix64 (Steele, Lea, Flood 2014).
 struct random_bits {
@@ -80,16 +97,24 @@ struct random_bits {
     // Nearly normal, mean 0 and deviation 1: the sum of four uniform numbers of 16 bits.
     float normal() {
         const uint64_t u = next();
-        const auto sum = static_cast<int32_t>((u & 0xffff) + (u >> 16 & 0xffff) + (u >> 32 & 0xffff) + (u >> 48)) - 2 * 65535;
-        return static_cast<float>(sum) * static_cast<float>(1.7320508 / 65536);      // four variances of 65536^2 / 12
+        const auto sum =
+            static_cast<int32_t>((u & 0xffff) + (u >> 16 & 0xffff) + (u >> 32 & 0xffff) + (u >> 48)) -
+            2 * 65535;
+        // four variances of 65536^2 / 12
+        return static_cast<float>(sum) * static_cast<float>(1.7320508 / 65536);
     }
 };
 
 constexpr size_t tile_elements = size_t(1) << 20;
-constexpr size_t tile_block = 256;          // every target's block divides it
+constexpr size_t tile_block = 256;  // every target's block divides it
 
 // Of I8: the integers, and apart from them what they are to be multiplied by.
-struct tile { format type; float deviation; std::vector<uint8_t> bytes; float scale; };
+struct tile {
+    format type;
+    float deviation;
+    std::vector<uint8_t> bytes;
+    float scale;
+};
 
 // The tile for a format and a deviation, made on first use; a model has a handful of them.
 const tile &find_tile(std::vector<tile> &tiles, format type, float deviation, random_bits &random) {
@@ -98,14 +123,17 @@ const tile &find_tile(std::vector<tile> &tiles, format type, float deviation, ra
     std::vector<float> values(tile_elements);
     for (float &x : values) x = random.normal() * deviation;
     tile t{type, deviation, std::vector<uint8_t>(row_bytes(type, tile_elements)), 0};
-    if (type == format::i8) t.scale = encode_row_i8(values.data(), reinterpret_cast<int8_t *>(t.bytes.data()), values.size());
+    if (type == format::i8)
+        t.scale = encode_row_i8(values.data(), reinterpret_cast<int8_t *>(t.bytes.data()), values.size());
     else encode_row(type, values.data(), t.bytes.data(), values.size());
     tiles.push_back(std::move(t));
     return tiles.back();
 }
 
 float deviation_of(const tensor_row &row, const hparams &h) {
-    const double residual = row.what == role::attention_output || row.what == role::down ? 2.0 * static_cast<double>(h.layers) : 1.0;
+    const double residual = row.what == role::attention_output || row.what == role::down
+                                ? 2.0 * static_cast<double>(h.layers)
+                                : 1.0;
     return static_cast<float>(1 / std::sqrt(static_cast<double>(row.ne.back()) * residual));
 }
 
@@ -113,7 +141,8 @@ float deviation_of(const tensor_row &row, const hparams &h) {
 void put_matrix(const tile &t, uint64_t bytes, random_bits &random, const byte_sink &sink) {
     const uint64_t step = row_bytes(t.type, tile_block), blocks = t.bytes.size() / step;
     while (bytes > 0) {
-        const uint64_t begin = random.next() % (blocks / 2) * step;      // so that a stretch is half a tile at least
+        // so that a stretch is half a tile at least
+        const uint64_t begin = random.next() % (blocks / 2) * step;
         const uint64_t n = std::min<uint64_t>(bytes, t.bytes.size() - begin);
         sink(t.bytes.data() + begin, n);
         bytes -= n;
@@ -134,19 +163,22 @@ void put_vector(const tensor_row &row, uint64_t bytes, random_bits &random, cons
     sink(values.data(), values.size() * sizeof(float));
 }
 
-// The rows that a file of this shape has: every required one, and of the optional ones those that its configuration asks for.
+// The rows that a file of this shape has: every required one, and of the optional ones those that its
+// configuration asks for.
 std::vector<tensor_row> rows_of(const arch &a, const hparams &h, const json_node &config) {
     std::vector<tensor_row> out;
     for (tensor_row &row : a.tensors(h)) {
-        const bool wanted = row.what == role::output ? !ties_embeddings(config) : row.what == role::rope_divisors ? has_llama3_scaling(config) : !row.optional;
+        const bool wanted = row.what == role::output          ? !ties_embeddings(config)
+                            : row.what == role::rope_divisors ? has_llama3_scaling(config)
+                                                              : !row.optional;
         if (wanted) out.push_back(std::move(row));
     }
     return out;
 }
 
-void write_random(const std::string &out, const synth_options &o, const std::vector<tensor_row> &rows, const hparams &h, const json_node &config,
-                  gguf_writer &w, const job &j) {
-    std::vector<const tensor_row *> of;     // of each tensor of the file; a second time for its scales
+void write_random(const std::string &out, const synth_options &o, const std::vector<tensor_row> &rows,
+                  const hparams &h, const json_node &config, gguf_writer &w, const job &j) {
+    std::vector<const tensor_row *> of;  // of each tensor of the file; a second time for its scales
     std::vector<format> types;
     format_policy policy(o.type, h, ties_embeddings(config));
     for (const tensor_row &row : rows) {
@@ -178,19 +210,27 @@ void write_random(const std::string &out, const synth_options &o, const std::vec
     });
 }
 
-// ---- Vocabulary ------------------------------------------------------------------------------------------------------------------------------------
+// ---- Vocabulary
 
-struct special_token { const char *text; token_kind kind; };
+struct special_token {
+    const char *text;
+    token_kind kind;
+};
 constexpr special_token specials[] = {
-    {"<｜begin▁of▁sentence｜>", token_kind::control}, {"<｜end▁of▁sentence｜>", token_kind::control}, {"<｜User｜>", token_kind::control},
-    {"<｜Assistant｜>", token_kind::control}, {"<think>", token_kind::user_defined}, {"</think>", token_kind::user_defined},
+    {"<｜begin▁of▁sentence｜>", token_kind::control},
+    {"<｜end▁of▁sentence｜>", token_kind::control},
+    {"<｜User｜>", token_kind::control},
+    {"<｜Assistant｜>", token_kind::control},
+    {"<think>", token_kind::user_defined},
+    {"</think>", token_kind::user_defined},
 };
 constexpr const char *r1_template =
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{% elif m['role'] == 'assistant' %}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{% "
+    "elif m['role'] == 'assistant' %}"
     "{{ '<｜Assistant｜>' + m['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}";
 
-} // namespace
+}  // namespace
 
 std::vector<std::string> synth_shapes() {
     std::vector<std::string> out;
@@ -200,8 +240,9 @@ std::vector<std::string> synth_shapes() {
 
 std::string synth_shape_text(const std::string &shape) {
     const shape_row &s = find_shape(shape);
-    return format_text("%s, %d layers of %d, %d/%d heads of %d, ffn %d, vocabulary %d", arch_by_checkpoint_class(s.checkpoint_class)->name, s.layers, s.hidden,
-                       s.heads, s.kv_heads, s.head_size, s.ffn, s.vocab);
+    return format_text("%s, %d layers of %d, %d/%d heads of %d, ffn %d, vocabulary %d",
+                       arch_by_checkpoint_class(s.checkpoint_class)->name, s.layers, s.hidden, s.heads,
+                       s.kv_heads, s.head_size, s.ffn, s.vocab);
 }
 
 void synthesize(const std::string &out, const synth_options &o, const job &j) {
@@ -224,7 +265,9 @@ void synthesize(const std::string &out, const synth_options &o, const job &j) {
 }
 
 std::string byte_level_text(uint8_t byte) {
-    const auto printable = [](unsigned b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; };
+    const auto printable = [](unsigned b) {
+        return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+    };
     unsigned code = byte;
     if (!printable(byte)) {
         code = 0x100;
@@ -240,7 +283,7 @@ vocabulary synthetic_vocabulary(size_t size, const std::string &pre) {
     vocabulary v;
     v.pre = pre;
     for (unsigned b = 0; b < 256; ++b) v.tokens.push_back(byte_level_text(static_cast<uint8_t>(b)));
-    for (char first = 'a' - 1; first <= 'z'; ++first)            // the one before 'a' stands for the space
+    for (char first = 'a' - 1; first <= 'z'; ++first)  // the one before 'a' stands for the space
         for (char second = 'a'; second <= 'z' && v.tokens.size() < first_special; ++second) {
             const std::string left = first < 'a' ? byte_level_text(' ') : std::string(1, first);
             v.tokens.push_back(left + second);
@@ -262,4 +305,4 @@ vocabulary synthetic_vocabulary(size_t size, const std::string &pre) {
     return v;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// Texts as windows of tokens. A window knows nothing of what went before it, and a last token alone is left out: it says nothing.
+// Texts as windows of tokens. A window knows nothing of what went before it, and a last token alone is left
+// out: it says nothing.
 
 #include "text.h"
 
@@ -15,7 +16,10 @@ void remark_oddities(const std::string &path, std::string_view text, const job &
     const char *const begin = text.data(), *const end = begin + text.size();
     for (const char *p = begin; p < end;) {
         const uint32_t n = utf8_sequence(p, end);
-        if (n == 0) return j.remark(path + format_text(": is not UTF-8 from byte %zu on; such bytes are taken one by one", static_cast<size_t>(p - begin)));
+        if (n == 0)
+            return j.remark(path +
+                            format_text(": is not UTF-8 from byte %zu on; such bytes are taken one by one",
+                                        static_cast<size_t>(p - begin)));
         p += n;
     }
 }
@@ -25,18 +29,22 @@ void cut(const model &m, const std::vector<token_id> &ids, size_t window, text_w
     const size_t step = window - bos;
     for (size_t begin = 0; begin < ids.size(); begin += step) {
         std::vector<token_id> w(bos, m.vocabulary.bos());
-        w.insert(w.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(std::min(begin + step, ids.size())));
+        w.insert(w.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin),
+                 ids.begin() + static_cast<std::ptrdiff_t>(std::min(begin + step, ids.size())));
         if (w.size() < 2) continue;
         out.tokens += w.size();
         out.list.push_back(std::move(w));
     }
 }
 
-} // namespace
+}  // namespace
 
 void text_windows::keep(uint64_t most) {
     if (tokens <= most) return;
-    const size_t n = std::clamp<size_t>(static_cast<size_t>(static_cast<double>(list.size()) * static_cast<double>(most) / static_cast<double>(tokens)), 1, list.size());
+    const size_t n =
+        std::clamp<size_t>(static_cast<size_t>(static_cast<double>(list.size()) * static_cast<double>(most) /
+                                               static_cast<double>(tokens)),
+                           1, list.size());
     std::vector<std::vector<token_id>> kept;
     tokens = 0;
     for (size_t i = 0; i < n; ++i) {
@@ -46,9 +54,11 @@ void text_windows::keep(uint64_t most) {
     list = std::move(kept);
 }
 
-text_windows read_windows(const model &m, const std::vector<std::string> &paths, int64_t window, const job &j) {
+text_windows read_windows(const model &m, const std::vector<std::string> &paths, int64_t window,
+                          const job &j) {
     if (window < 2 || window > m.h.context)
-        throw error(status::argument, "context: is " + std::to_string(window) + ", must be from 2 to the model's " + std::to_string(m.h.context));
+        throw error(status::argument, "context: is " + std::to_string(window) +
+                                          ", must be from 2 to the model's " + std::to_string(m.h.context));
     text_windows out;
     for (const std::string &path : paths) {
         const os::mapping file = os::mapping::map_file(path);
@@ -62,8 +72,10 @@ text_windows read_windows(const model &m, const std::vector<std::string> &paths,
         }
         cut(m, ids, static_cast<size_t>(window), out);
     }
-    if (out.list.empty()) throw error(status::argument, (paths.empty() ? std::string("the text") : paths[0]) + ": has too few tokens to measure anything");
+    if (out.list.empty())
+        throw error(status::argument, (paths.empty() ? std::string("the text") : paths[0]) +
+                                          ": has too few tokens to measure anything");
     return out;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// tokenizer.json (Hugging Face tokenizers) to GGUF keys. The pre-tokenizer is recognised by its patterns, not by a model's name. Every field of the
-// file is used, or kept by a key of ours where GGUF has none, or refused by name where it would make ids differ; none is passed over.
+// tokenizer.json (Hugging Face tokenizers) to GGUF keys. The pre-tokenizer is recognised by its patterns, not
+// by a model's name. Every field of the file is used, or kept by a key of ours where GGUF has none, or
+// refused by name where it would make ids differ; none is passed over.
 
 #include "vocabulary.h"
 
@@ -20,18 +21,21 @@ constexpr uint64_t max_tokens = 1u << 24;
 // Fields that nobody here knows may change ids.
 void check_fields(const json_node &n, std::initializer_list<std::string_view> known) {
     for (const std::string &name : n.names())
-        if (n.has(name) && std::find(known.begin(), known.end(), name) == known.end()) n.at(name).fail(status::unsupported, "is not known");
+        if (n.has(name) && std::find(known.begin(), known.end(), name) == known.end())
+            n.at(name).fail(status::unsupported, "is not known");
 }
 
-// ---- Tokens and merges -----------------------------------------------------------------------------------------------------------------------
+// ---- Tokens and merges
 
-// Tokens that frame a conversation are control tokens whatever the file's flag says (DeepSeek leaves it off for <｜User｜>): text that a user types
-// must never become one. llama.cpp's converter decides alike.
+// Tokens that frame a conversation are control tokens whatever the file's flag says (DeepSeek leaves it off
+// for <｜User｜>): text that a user types must never become one. llama.cpp's converter decides alike.
 bool frames_conversation(std::string_view text) {
-    return (text.starts_with("<|") && text.ends_with("|>")) || (text.starts_with("<｜") && text.ends_with("｜>"));
+    return (text.starts_with("<|") && text.ends_with("|>")) ||
+           (text.starts_with("<｜") && text.ends_with("｜>"));
 }
 
-// So many ids may be without a token: published vocabularies leave hundreds. A number in a small file must not ask for gigabytes.
+// So many ids may be without a token: published vocabularies leave hundreds. A number in a small file must
+// not ask for gigabytes.
 constexpr uint64_t max_filled = 1u << 16;
 
 void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::string &text, token_kind kind) {
@@ -40,7 +44,8 @@ void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::st
         v.kinds.resize(id + 1, token_kind::undefined);
     }
     if (v.kinds[id] != token_kind::undefined && v.tokens[id] != text)
-        where.fail(status::format, "id " + std::to_string(id) + " is given to " + ds::quoted(v.tokens[id]) + " and to " + ds::quoted(text));
+        where.fail(status::format, "id " + std::to_string(id) + " is given to " + ds::quoted(v.tokens[id]) +
+                                       " and to " + ds::quoted(text));
     v.tokens[id] = text;
     v.kinds[id] = kind;
 }
@@ -49,22 +54,31 @@ void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::st
 uint64_t read_id(const json_node &n, uint64_t given, const json_node *config) {
     const uint64_t id = n.whole(max_tokens), most = given + max_filled;
     const uint64_t size = config ? config->at("vocab_size").whole(max_tokens) : most;
-    if (id >= size) config->at("vocab_size").fail(status::format, std::to_string(size) + " tokens, but " + n.file() + " has the id " + std::to_string(id));
-    if (id >= most) n.fail(status::format, std::to_string(id) + " is an id far beyond the " + std::to_string(given) + " tokens of the file");
+    if (id >= size)
+        config->at("vocab_size")
+            .fail(status::format,
+                  std::to_string(size) + " tokens, but " + n.file() + " has the id " + std::to_string(id));
+    if (id >= most)
+        n.fail(status::format, std::to_string(id) + " is an id far beyond the " + std::to_string(given) +
+                                   " tokens of the file");
     return id;
 }
 
 void check_added(const json_node &a, const json_node &vocab, bool nfc, const job &j) {
     check_fields(a, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
     for (const char *const flag : {"single_word", "lstrip", "rstrip"})
-        if (a.flag(flag, false)) a.at(flag).fail(status::unsupported, "only false is known, here of " + ds::quoted(a.at("content").text()));
+        if (a.flag(flag, false))
+            a.at(flag).fail(status::unsupported,
+                            "only false is known, here of " + ds::quoted(a.at("content").text()));
     const std::string text = a.at("content").text();
     if (vocab.has(text) && vocab.at(text).whole(max_tokens) != a.at("id").whole(max_tokens))
         a.at("id").fail(status::format, ds::quoted(text) + " has another id in model.vocab");
     if (!nfc || !a.flag("normalized", false)) return;
     std::string composed;
-    if (unicode::to_nfc(text, composed) && composed != text) a.at("normalized").fail(status::unsupported, ds::quoted(text) + " is not in form C");
-    j.remark(a.file() + ": " + ds::quoted(a.at("normalized").field()) + ": " + ds::quoted(text) + " is found in the text as it is written, not as NFC composes it");
+    if (unicode::to_nfc(text, composed) && composed != text)
+        a.at("normalized").fail(status::unsupported, ds::quoted(text) + " is not in form C");
+    j.remark(a.file() + ": " + ds::quoted(a.at("normalized").field()) + ": " + ds::quoted(text) +
+             " is found in the text as it is written, not as NFC composes it");
 }
 
 void read_tokens(vocabulary &v, const json_node &root, const json_node *config, bool nfc, const job &j) {
@@ -73,13 +87,16 @@ void read_tokens(vocabulary &v, const json_node &root, const json_node *config, 
     if (root.has("added_tokens")) added = root.at("added_tokens").array();
     const uint64_t given = vocab.size() + (added ? added->size() : 0);
     v.tokens.reserve(given), v.kinds.reserve(given);
-    vocab.each([&](std::string_view text, const json_node &id) { put_token(v, vocab, read_id(id, given, config), std::string(text), token_kind::normal); });
+    vocab.each([&](std::string_view text, const json_node &id) {
+        put_token(v, vocab, read_id(id, given, config), std::string(text), token_kind::normal);
+    });
     if (!added) return;
     added->each([&](size_t, const json_node &a) {
         check_added(a, vocab, nfc, j);
         const std::string text = a.at("content").text();
         const bool control = a.flag("special", false) || frames_conversation(text);
-        put_token(v, a, read_id(a.at("id"), given, config), text, control ? token_kind::control : token_kind::user_defined);
+        put_token(v, a, read_id(a.at("id"), given, config), text,
+                  control ? token_kind::control : token_kind::user_defined);
     });
 }
 
@@ -89,9 +106,10 @@ void read_merges(vocabulary &v, const json_node &model) {
     merges.each([&](size_t, const json_node &m) {
         const bool pair = m.is_array() && m.size() == 2 && m.at(size_t(0)).is_text() && m.at(1).is_text();
         if (!pair && !m.is_text()) m.fail(status::format, "neither a string nor a pair of strings");
-        if (!pair && m.view().starts_with("#version")) return;     // the head of a merges.txt
+        if (!pair && m.view().starts_with("#version")) return;  // the head of a merges.txt
         v.merges.push_back(pair ? m.at(size_t(0)).text() + " " + m.at(1).text() : m.text());
-        if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1) m.fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
+        if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1)
+            m.fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
     });
 }
 
@@ -103,10 +121,13 @@ void read_unknown(vocabulary &v, const json_node &model, const job &j) {
         if (!vocab.has(byte_level_text(static_cast<uint8_t>(b)))) ++missing, first = b;
     if (missing == 0) return;
     const std::string which = format_text("%u bytes have no token, the first is 0x%02X", missing, first);
-    if (!model.has("unk_token")) return j.remark(vocab.file() + ": 'model.vocab': " + which + "; texts that have one are refused");
-    if (model.flag("fuse_unk", false)) model.at("fuse_unk").fail(status::unsupported, "only false is known where " + which);
+    if (!model.has("unk_token"))
+        return j.remark(vocab.file() + ": 'model.vocab': " + which + "; texts that have one are refused");
+    if (model.flag("fuse_unk", false))
+        model.at("fuse_unk").fail(status::unsupported, "only false is known where " + which);
     const json_node name = model.at("unk_token");
-    if (!vocab.has(name.text())) name.fail(status::format, ds::quoted(name.text()) + " is not in the vocabulary");
+    if (!vocab.has(name.text()))
+        name.fail(status::format, ds::quoted(name.text()) + " is not in the vocabulary");
     v.unknown = static_cast<token_id>(vocab.at(name.text()).whole(v.tokens.size() - 1));
 }
 
@@ -121,9 +142,11 @@ void fill_up(vocabulary &v, size_t size) {
     }
 }
 
-// ---- How text is split ---------------------------------------------------------------------------------------------------------------------------
+// ---- How text is split
 
-void check_byte_level(const json_node &step) { check_fields(step, {"type", "add_prefix_space", "trim_offsets", "use_regex"}); }
+void check_byte_level(const json_node &step) {
+    check_fields(step, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
+}
 
 void read_split(const json_node &step, std::vector<std::string> &patterns, bool &bytes) {
     const std::string type = step.at("type").text();
@@ -134,7 +157,8 @@ void read_split(const json_node &step, std::vector<std::string> &patterns, bool 
         for (size_t i = 0; i < steps.size(); ++i) read_split(steps.at(i), patterns, bytes);
     } else if (type == "Split") {
         check_fields(step, {"type", "pattern", "behavior", "invert"});
-        if (step.text("behavior", "") != "Isolated" || step.flag("invert", false)) step.fail(status::unsupported, "only isolated, not inverted splits are known");
+        if (step.text("behavior", "") != "Isolated" || step.flag("invert", false))
+            step.fail(status::unsupported, "only isolated, not inverted splits are known");
         check_fields(step.at("pattern"), {"Regex"});
         patterns.push_back(step.at("pattern").at("Regex").text());
     } else if (type == "Digits") {
@@ -143,10 +167,13 @@ void read_split(const json_node &step, std::vector<std::string> &patterns, bool 
     } else if (type == "ByteLevel") {
         check_byte_level(step);
         bytes = true;
-        if (step.flag("add_prefix_space", true)) step.at("add_prefix_space").fail(status::unsupported, "only false is known");
-        if (step.flag("use_regex", true)) step.fail(status::unsupported, "GPT-2's own pattern (use_regex) is not known");
+        if (step.flag("add_prefix_space", true))
+            step.at("add_prefix_space").fail(status::unsupported, "only false is known");
+        if (step.flag("use_regex", true))
+            step.fail(status::unsupported, "GPT-2's own pattern (use_regex) is not known");
     } else {
-        step.at("type").fail(status::unsupported, ds::quoted(type) + " is not known; known: Sequence, Split, Digits, ByteLevel");
+        step.at("type").fail(status::unsupported,
+                             ds::quoted(type) + " is not known; known: Sequence, Split, Digits, ByteLevel");
     }
 }
 
@@ -155,7 +182,8 @@ bool asks_for_nfc(const json_node &n) {
     const std::string type = n.at("type").text();
     check_fields(n, {"type", type == "Sequence" ? "normalizers" : "type"});
     if (type == "NFC") return true;
-    if (type != "Sequence") n.fail(status::unsupported, ds::quoted(type) + " is not known; known: NFC, Sequence, or none");
+    if (type != "Sequence")
+        n.fail(status::unsupported, ds::quoted(type) + " is not known; known: NFC, Sequence, or none");
     const json_node steps = n.at("normalizers").array();
     bool nfc = false;
     for (size_t i = 0; i < steps.size(); ++i) nfc |= asks_for_nfc(steps.at(i));
@@ -171,7 +199,8 @@ void read_pre_tokenizer(vocabulary &v, const json_node &root) {
     if (!pre_tokenizer_recognise(patterns, &p)) {
         std::string listed;
         for (const std::string &s : patterns) listed += "\n  " + s;
-        root.at("pre_tokenizer").fail(status::unsupported, "these patterns are none of " + pre_tokenizers_known() + ":" + listed);
+        root.at("pre_tokenizer")
+            .fail(status::unsupported, "these patterns are none of " + pre_tokenizers_known() + ":" + listed);
     }
     const bool nfc = root.has("normalizer") && asks_for_nfc(root.at("normalizer"));
     v.nfc = nfc;
@@ -182,16 +211,25 @@ void read_pre_tokenizer(vocabulary &v, const json_node &root) {
 }
 
 void refuse_unsupported(const json_node &root) {
-    check_fields(root, {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
+    check_fields(root, {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                        "post_processor", "decoder", "model"});
     for (const char *const cut : {"truncation", "padding"})
-        if (root.has(cut)) root.at(cut).fail(status::unsupported, "texts are neither cut nor filled up here; null is known alone");
+        if (root.has(cut))
+            root.at(cut).fail(status::unsupported,
+                              "texts are neither cut nor filled up here; null is known alone");
     const json_node model = root.at("model").object();
-    check_fields(model, {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
-    if (model.at("type").text() != "BPE") model.at("type").fail(status::unsupported, ds::quoted(model.at("type").text()) + " is not known; known: BPE");
-    if (model.number("dropout", 0) != 0) model.at("dropout").fail(status::unsupported, "only 0 and null are known");
-    if (model.flag("byte_fallback", false)) model.at("byte_fallback").fail(status::unsupported, "only false is known");
+    check_fields(model, {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+                         "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
+    if (model.at("type").text() != "BPE")
+        model.at("type").fail(status::unsupported,
+                              ds::quoted(model.at("type").text()) + " is not known; known: BPE");
+    if (model.number("dropout", 0) != 0)
+        model.at("dropout").fail(status::unsupported, "only 0 and null are known");
+    if (model.flag("byte_fallback", false))
+        model.at("byte_fallback").fail(status::unsupported, "only false is known");
     for (const char *const affix : {"continuing_subword_prefix", "end_of_word_suffix"})
-        if (!model.text(affix, "").empty()) model.at(affix).fail(status::unsupported, "only an empty one is known");
+        if (!model.text(affix, "").empty())
+            model.at(affix).fail(status::unsupported, "only an empty one is known");
 }
 
 // Tokens become bytes, and those text; Fuse joins what is joined already.
@@ -200,18 +238,25 @@ void check_decoder(const json_node &step) {
     if (type == "ByteLevel") return check_byte_level(step);
     check_fields(step, {"type", type == "Sequence" ? "decoders" : "type"});
     if (type == "Fuse") return;
-    if (type != "Sequence") step.at("type").fail(status::unsupported, ds::quoted(type) + " is not known; known: Sequence, ByteLevel, Fuse");
+    if (type != "Sequence")
+        step.at("type").fail(status::unsupported,
+                             ds::quoted(type) + " is not known; known: Sequence, ByteLevel, Fuse");
     const json_node steps = step.at("decoders").array();
     for (size_t i = 0; i < steps.size(); ++i) check_decoder(steps.at(i));
 }
 
-// ---- Special tokens ---------------------------------------------------------------------------------------------------------------------------------
+// ---- Special tokens
 
-// What the files name but the vocabulary does not have. -1 and the like stand for "none" in many files; only a duty that something depends on is missed.
-struct absent { json_node at; bool named, none; };
+// What the files name but the vocabulary does not have. -1 and the like stand for "none" in many files; only
+// a duty that something depends on is missed.
+struct absent {
+    json_node at;
+    bool named, none;
+};
 using absentees = std::vector<absent>;
 
-std::optional<token_id> token_named(const vocabulary &v, const json_node &config, const char *field, absentees &missing) {
+std::optional<token_id> token_named(const vocabulary &v, const json_node &config, const char *field,
+                                    absentees &missing) {
     if (!config.has(field)) return {};
     const json_node n = config.at(field).is_object() ? config.at(field).at("content") : config.at(field);
     const std::optional<token_id> id = v.find(n.text());
@@ -219,20 +264,23 @@ std::optional<token_id> token_named(const vocabulary &v, const json_node &config
     return id;
 }
 
-std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const char *field, absentees &missing) {
+std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const char *field,
+                             absentees &missing) {
     std::vector<token_id> out;
     if (!config.has(field)) return out;
     const json_node n = config.at(field);
     for (size_t i = 0; i < (n.is_array() ? n.size() : 1); ++i) {
         const json_node one = n.is_array() ? n.at(i) : n;
-        if (one.is_whole(v.tokens.size() - 1)) out.push_back(static_cast<token_id>(one.whole(v.tokens.size() - 1)));
+        if (one.is_whole(v.tokens.size() - 1))
+            out.push_back(static_cast<token_id>(one.whole(v.tokens.size() - 1)));
         else if (one.is_integer()) missing.push_back({one, false, !one.is_whole(UINT32_MAX - 1)});
         else one.whole(v.tokens.size() - 1);
     }
     return out;
 }
 
-// A name must be there where the duty is one of inference; of ids, which may be in several files, one must; that there is none may be said, too.
+// A name must be there where the duty is one of inference; of ids, which may be in several files, one must;
+// that there is none may be said, too.
 void require_or_remark(const absentees &missing, bool duty, bool filled, bool may_lack, const job &j) {
     for (const absent &a : missing) {
         const std::string text = a.at.shown() + " is not in the vocabulary";
@@ -241,28 +289,34 @@ void require_or_remark(const absentees &missing, bool duty, bool filled, bool ma
     }
 }
 
-// Of several tokens that end an answer GGUF names three: eos, eot (a turn) and eom (a message that waits for a tool).
+// Of several tokens that end an answer GGUF names three: eos, eot (a turn) and eom (a message that waits for
+// a tool).
 void set_ends(vocabulary &v, const std::vector<token_id> &ends, const job &j) {
     for (const token_id t : ends) {
         if (!v.eos) v.eos = t;
         if (t == v.eos || t == v.eot || t == v.eom) continue;
-        std::optional<token_id> &slot = v.tokens[static_cast<size_t>(t)] == "<|eom_id|>" || v.eot ? v.eom : v.eot;
+        std::optional<token_id> &slot =
+            v.tokens[static_cast<size_t>(t)] == "<|eom_id|>" || v.eot ? v.eom : v.eot;
         if (slot) j.remark("eos_token_id: a fourth end token, " + std::to_string(t) + ", has no key in GGUF");
         else slot = t;
     }
 }
 
 // What tokenizer.json's own post-processor puts around a text.
-struct framing { std::optional<token_id> first, last; };
+struct framing {
+    std::optional<token_id> first, last;
+};
 
-void put_frame(const json_node &step, const json_node &piece, const vocabulary &v, std::optional<token_id> &place) {
+void put_frame(const json_node &step, const json_node &piece, const vocabulary &v,
+               std::optional<token_id> &place) {
     const std::string name = piece.at("SpecialToken").at("id").text();
     const std::optional<token_id> id = v.find(name);
     if (!id) piece.fail(status::format, ds::quoted(name) + " is not in the vocabulary");
     if (place) piece.fail(status::unsupported, "more than one token at one end of a text is not known");
     if (step.has("special_tokens") && step.at("special_tokens").has(name)) {
         const json_node ids = step.at("special_tokens").at(name).at("ids").array();
-        if (ids.size() != 1 || !ids.at(size_t(0)).is_whole(max_tokens) || ids.at(size_t(0)).whole(max_tokens) != static_cast<uint64_t>(*id))
+        if (ids.size() != 1 || !ids.at(size_t(0)).is_whole(max_tokens) ||
+            ids.at(size_t(0)).whole(max_tokens) != static_cast<uint64_t>(*id))
             ids.fail(status::unsupported, "is not the id of " + ds::quoted(name) + " alone");
     }
     place = id;
@@ -270,14 +324,17 @@ void put_frame(const json_node &step, const json_node &piece, const vocabulary &
 
 void read_framing(const json_node &step, const vocabulary &v, framing &out) {
     const std::string type = step.at("type").text();
-    if (type == "ByteLevel") return check_byte_level(step);       // offsets alone
+    if (type == "ByteLevel") return check_byte_level(step);  // offsets alone
     if (type == "Sequence") {
         check_fields(step, {"type", "processors"});
         const json_node steps = step.at("processors").array();
         for (size_t i = 0; i < steps.size(); ++i) read_framing(steps.at(i), v, out);
         return;
     }
-    if (type != "TemplateProcessing") step.at("type").fail(status::unsupported, ds::quoted(type) + " is not known; known: Sequence, ByteLevel, TemplateProcessing");
+    if (type != "TemplateProcessing")
+        step.at("type").fail(status::unsupported,
+                             ds::quoted(type) +
+                                 " is not known; known: Sequence, ByteLevel, TemplateProcessing");
     check_fields(step, {"type", "single", "pair", "special_tokens"});
     const json_node pieces = step.at("single").array();
     size_t texts = 0;
@@ -288,17 +345,25 @@ void read_framing(const json_node &step, const vocabulary &v, framing &out) {
     if (texts != 1) pieces.fail(status::unsupported, "does not have the text once");
 }
 
-// BOS and EOS by the post-processor, unless tokenizer_config.json says whether they are added: Llama's class makes the post-processor anew then.
-bool added_by(const json_node &root, const json_node &settings, const char *flag, std::optional<token_id> framed, std::optional<token_id> &duty) {
+// BOS and EOS by the post-processor, unless tokenizer_config.json says whether they are added: Llama's class
+// makes the post-processor anew then.
+bool added_by(const json_node &root, const json_node &settings, const char *flag,
+              std::optional<token_id> framed, std::optional<token_id> &duty) {
     if (settings.has(flag) || !framed) return settings.flag(flag, false);
     if (!duty) duty = framed;
-    if (duty != framed) root.at("post_processor").fail(status::unsupported, "the token at that end of a text is not the one of tokenizer_config.json");
+    if (duty != framed)
+        root.at("post_processor")
+            .fail(status::unsupported,
+                  "the token at that end of a text is not the one of tokenizer_config.json");
     return true;
 }
 
-json_tree read_optional(const std::string &path, const job &j) { return file_exists(path) ? read_json(path, [&] { return j.stopped(); }) : parse_json("{}", path); }
+json_tree read_optional(const std::string &path, const job &j) {
+    return file_exists(path) ? read_json(path, [&] { return j.stopped(); }) : parse_json("{}", path);
+}
 
-// The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the default is taken.
+// The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the
+// default is taken.
 class chat_template_search {
 public:
     explicit chat_template_search(const job &j) : j_(j) {}
@@ -319,26 +384,36 @@ public:
             if (name == "default") chosen = text.text();
             named += (named.empty() ? "" : ", ") + ds::quoted(name);
         };
-        for (size_t i = 0; t.is_array() && i < t.size(); ++i) offer(t.at(i).at("name").text(), t.at(i).at("template"));
-        if (t.is_object()) t.each([&](std::string_view name, const json_node &text) { offer(std::string(name), text); });
+        for (size_t i = 0; t.is_array() && i < t.size(); ++i)
+            offer(t.at(i).at("name").text(), t.at(i).at("template"));
+        if (t.is_object())
+            t.each([&](std::string_view name, const json_node &text) { offer(std::string(name), text); });
         if (chosen) take(*chosen, where);
-        else if (!named.empty()) unused_.push_back(where + ": none of its templates is named 'default', so none of them is kept: " + named);
+        else if (!named.empty())
+            unused_.push_back(
+                where + ": none of its templates is named 'default', so none of them is kept: " + named);
     }
     void read_folder(const std::string &path) {
         std::error_code failed;
         std::vector<std::string> names;
         for (const auto &entry : std::filesystem::directory_iterator(path, failed))
-            if (entry.path().extension() == ".jinja") names.push_back(ds::quoted(entry.path().stem().string()));
+            if (entry.path().extension() == ".jinja")
+                names.push_back(ds::quoted(entry.path().stem().string()));
         std::sort(names.begin(), names.end());
         std::string named;
         for (const std::string &name : names) named += (named.empty() ? "" : ", ") + name;
-        if (!named.empty()) unused_.push_back(path + ": none of its templates is the checkpoint's default, so none of them is kept: " + named);
+        if (!named.empty())
+            unused_.push_back(
+                path +
+                ": none of its templates is the checkpoint's default, so none of them is kept: " + named);
     }
 
     std::string found(const std::string &directory) {
         if (text_.empty()) {
             for (const std::string &why : unused_) j_.remark(why);
-            if (unused_.empty()) j_.remark(directory + ": there is no chat template; programs that chat have to be told the name of one");
+            if (unused_.empty())
+                j_.remark(directory +
+                          ": there is no chat template; programs that chat have to be told the name of one");
         }
         return text_;
     }
@@ -358,11 +433,15 @@ private:
     std::vector<std::string> unused_;
 };
 
-void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root, const json_node *config, const job &j) {
-    const std::string config_path = directory + "/tokenizer_config.json", generation_path = directory + "/generation_config.json";
-    const json_tree config_tree = read_optional(config_path, j), generation_tree = read_optional(generation_path, j);
+void read_special_tokens(vocabulary &v, const std::string &directory, const json_node &root,
+                         const json_node *config, const job &j) {
+    const std::string config_path = directory + "/tokenizer_config.json",
+                      generation_path = directory + "/generation_config.json";
+    const json_tree config_tree = read_optional(config_path, j),
+                    generation_tree = read_optional(generation_path, j);
     const json_tree none = parse_json("{}", directory);
-    const json_node settings(config_tree), generation(generation_tree), model = config ? *config : json_node(none);
+    const json_node settings(config_tree), generation(generation_tree),
+        model = config ? *config : json_node(none);
     absentees no_bos, no_eos, unneeded;
     v.bos = token_named(v, settings, "bos_token", no_bos);
     v.eos = token_named(v, settings, "eos_token", no_eos);
@@ -393,7 +472,7 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     v.chat_template = templates.found(directory);
 }
 
-} // namespace
+}  // namespace
 
 std::optional<token_id> vocabulary::find(std::string_view token) const {
     const auto i = std::find(tokens.begin(), tokens.end(), token);
@@ -414,7 +493,9 @@ vocabulary read_vocabulary(const std::string &directory, const json_node *config
     read_unknown(v, root.at("model"), j);
     const size_t size = config ? config->at("vocab_size").whole(max_tokens) : v.tokens.size();
     if (size > v.tokens.size() + max_filled)
-        config->at("vocab_size").fail(status::format, std::to_string(size) + " tokens, but " + path + " has no id above " + std::to_string(v.tokens.size() - 1));
+        config->at("vocab_size")
+            .fail(status::format, std::to_string(size) + " tokens, but " + path + " has no id above " +
+                                      std::to_string(v.tokens.size() - 1));
     if (size == 0) root.at("model").at("vocab").fail(status::format, "empty");
     fill_up(v, size);
     read_special_tokens(v, directory, root, config, j);
@@ -427,14 +508,19 @@ void set_vocabulary_keys(const vocabulary &v, gguf_writer &w) {
     w.set_string("tokenizer.ggml.model", "gpt2");
     w.set_string("tokenizer.ggml.pre", v.pre);
     pre_tokenizer pre;
-    if (pre_tokenizer_from_text(v.pre, &pre)) {     // where GGUF has no key, the name decides unless ours are there
-        if (v.nfc && *v.nfc != normalises(pre)) w.set_string("deepseek.tokenizer.normalizer", *v.nfc ? "nfc" : "none");
-        if (v.ignore_merges && *v.ignore_merges != ignores_merges(pre)) w.set_bool("deepseek.tokenizer.ignore_merges", *v.ignore_merges);
+    // where GGUF has no key, the name decides unless ours are there
+    if (pre_tokenizer_from_text(v.pre, &pre)) {
+        if (v.nfc && *v.nfc != normalises(pre))
+            w.set_string("deepseek.tokenizer.normalizer", *v.nfc ? "nfc" : "none");
+        if (v.ignore_merges && *v.ignore_merges != ignores_merges(pre))
+            w.set_bool("deepseek.tokenizer.ignore_merges", *v.ignore_merges);
     }
     w.set_strings("tokenizer.ggml.tokens", v.tokens);
     w.set_i32s("tokenizer.ggml.token_type", kinds);
     w.set_strings("tokenizer.ggml.merges", v.merges);
-    const auto set_id = [&](const char *key, std::optional<token_id> t) { if (t) w.set_u32(key, static_cast<uint32_t>(*t)); };
+    const auto set_id = [&](const char *key, std::optional<token_id> t) {
+        if (t) w.set_u32(key, static_cast<uint32_t>(*t));
+    };
     set_id("tokenizer.ggml.bos_token_id", v.bos);
     set_id("tokenizer.ggml.eos_token_id", v.eos);
     set_id("tokenizer.ggml.eot_token_id", v.eot);
@@ -446,4 +532,4 @@ void set_vocabulary_keys(const vocabulary &v, gguf_writer &w) {
     if (!v.chat_template.empty()) w.set_string("tokenizer.chat_template", v.chat_template);
 }
 
-} // namespace ds
+}  // namespace ds

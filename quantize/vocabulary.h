@@ -1,4 +1,5 @@
-// A tokenizer's vocabulary on its way into a GGUF file: read from a checkpoint directory here, or made up in synth.cpp.
+// A tokenizer's vocabulary on its way into a GGUF file: read from a checkpoint directory here, or made up in
+// synth.cpp.
 #pragma once
 
 #include "json.h"
@@ -11,23 +12,25 @@
 namespace ds {
 
 struct vocabulary {
-    std::vector<std::string> tokens;        // by id; byte-level spelling, added tokens as they are
+    std::vector<std::string> tokens;  // by id; byte-level spelling, added tokens as they are
     std::vector<token_kind> kinds;
-    std::vector<std::string> merges;        // "left right", best first
-    std::string pre;                        // tokenizer.ggml.pre
+    std::vector<std::string> merges;  // "left right", best first
+    std::string pre;                  // tokenizer.ggml.pre
     std::optional<token_id> bos, eos, eot, eom, pad, unknown;
     bool add_bos = false, add_eos = false;
-    std::optional<bool> nfc, ignore_merges; // whether text is composed, and tokens are not merged; none: as `pre` implies
-    std::string chat_template;              // empty: none
+    // whether text is composed, and tokens are not merged; none: as `pre` implies
+    std::optional<bool> nfc, ignore_merges;
+    std::string chat_template;  // empty: none
 
-    std::optional<token_id> find(std::string_view token) const;   // slow: for a handful of special tokens
+    std::optional<token_id> find(std::string_view token) const;  // slow: for a handful of special tokens
 };
 
-// Reads tokenizer.json and, where they are, tokenizer_config.json, generation_config.json and the files of chat templates. `config` is config.json, or null
-// when the directory has none; its vocab_size is the number of tokens, ids that no token has are filled up as llama.cpp's converter does.
-// Throws status::format and status::unsupported naming file, field and value.
+// Reads tokenizer.json and, where they are, tokenizer_config.json, generation_config.json and the files of
+// chat templates. `config` is config.json, or null when the directory has none; its vocab_size is the number
+// of tokens, ids that no token has are filled up as llama.cpp's converter does. Throws status::format and
+// status::unsupported naming file, field and value.
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j);
 
 void set_vocabulary_keys(const vocabulary &v, gguf_writer &w);
 
-} // namespace ds
+}  // namespace ds

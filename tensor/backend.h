@@ -1,5 +1,6 @@
-// What runs a graph: a table of functions over memory and threads (or streams) of its own. The same graph, placed in a backend's memory, gives on every
-// backend what the reference forward of its operations gives, to the bit wherever numerics.md says so.
+// What runs a graph: a table of functions over memory and threads (or streams) of its own. The same graph,
+// placed in a backend's memory, gives on every backend what the reference forward of its operations gives, to
+// the bit wherever numerics.md says so.
 #pragma once
 
 #include "graph.h"
@@ -12,24 +13,29 @@ struct backend;
 
 struct backend_fns {
     const char *name;
-    bool host_memory;       // its memory can be used through pointers, and weights stay where they were mapped
+    // its memory can be used through pointers, and weights stay where they were mapped
+    bool host_memory;
     void (*free)(backend *);
-    void *(*alloc)(backend *, size_t bytes);                        // throws status::memory
+    void *(*alloc)(backend *, size_t bytes);  // throws status::memory
     void (*release)(backend *, void *p, size_t bytes);
-    // Copies and runs follow one another in the order of the calls. `src` may be used again when upload returns; `dst` is there when download does.
+    // Copies and runs follow one another in the order of the calls. `src` may be used again when upload
+    // returns; `dst` is there when download does.
     void (*upload)(backend *, void *dst, const void *src, size_t bytes);
     void (*download)(backend *, void *dst, const void *src, size_t bytes);
-    void (*copy)(backend *, void *dst, const void *src, size_t bytes);      // within its memory
+    void (*copy)(backend *, void *dst, const void *src, size_t bytes);  // within its memory
     // Memory of the host, from and to which copies go at full speed.
-    void *(*alloc_host)(backend *, size_t bytes);                   // throws status::memory
+    void *(*alloc_host)(backend *, size_t bytes);  // throws status::memory
     void (*release_host)(backend *, void *p, size_t bytes);
-    void (*wait)(backend *);                                        // returns when everything that was begun is done. Throws status::device
+    // returns when everything that was begun is done. Throws status::device
+    void (*wait)(backend *);
     // Scratch for the node at its present shape, in bytes; grows with every dimension of the shapes.
     size_t (*work_bytes)(const backend *, const node &);
-    // Runs the nodes in order; every tensor has its data, `work` holds the largest work_bytes. Allocates nothing. Returns false when `stop` became
-    // true between two nodes (what was computed is then worthless). What fails on a device may show as late as at the next download. Throws status::device.
+    // Runs the nodes in order; every tensor has its data, `work` holds the largest work_bytes. Allocates
+    // nothing. Returns false when `stop` became true between two nodes (what was computed is then worthless).
+    // What fails on a device may show as late as at the next download. Throws status::device.
     bool (*run)(backend *, const graph &, void *work, const std::atomic<bool> *stop);
-    // The name of the variant that run would take for this node; null when there is none, which must then not be run. A node of a smaller shape has one, too.
+    // The name of the variant that run would take for this node; null when there is none, which must then not
+    // be run. A node of a smaller shape has one, too.
     const char *(*variant)(const backend *, const node &);
 };
 
@@ -48,7 +54,9 @@ public:
     enum kind { own, for_copies };
 
     backend_memory() = default;
-    backend_memory(std::shared_ptr<backend> b, size_t bytes, kind k = own) : kind_(k), bytes_(bytes), data_(bytes ? (k == own ? b->fn->alloc : b->fn->alloc_host)(b.get(), bytes) : nullptr) {
+    backend_memory(std::shared_ptr<backend> b, size_t bytes, kind k = own)
+        : kind_(k), bytes_(bytes),
+          data_(bytes ? (k == own ? b->fn->alloc : b->fn->alloc_host)(b.get(), bytes) : nullptr) {
         backend_ = std::move(b);
     }
     backend_memory(backend_memory &&o) noexcept { *this = std::move(o); }
@@ -60,7 +68,9 @@ public:
         return *this;
     }
     ~backend_memory() {
-        if (data_) (kind_ == own ? backend_->fn->release : backend_->fn->release_host)(backend_.get(), data_, bytes_);
+        if (data_)
+            (kind_ == own ? backend_->fn->release : backend_->fn->release_host)(backend_.get(), data_,
+                                                                                bytes_);
     }
     void *data() const { return data_; }
     size_t size() const { return bytes_; }
@@ -72,4 +82,4 @@ private:
     void *data_ = nullptr;
 };
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// Text for messages, and memory and log lines through the host's hooks. Nothing here prints: vsnprintf writes into a string of ours and nowhere else.
+// Text for messages, and memory and log lines through the host's hooks. Nothing here prints: vsnprintf writes
+// into a string of ours and nowhere else.
 #include "base.h"
 
 #include "utf8.h"
@@ -28,16 +29,19 @@ std::string format_text(const char *fmt, ...) {
     return text;
 }
 
-// A whole sequence, or its first byte as \xNN; returns the bytes taken. C1 controls (U+0080 to U+009F) can steer a terminal as C0 do.
+// A whole sequence, or its first byte as \xNN; returns the bytes taken. C1 controls (U+0080 to U+009F) can
+// steer a terminal as C0 do.
 static size_t append_shown(std::string &out, const char *p, const char *end) {
     const uint32_t n = utf8_sequence(p, end);
     const auto first = static_cast<uint8_t>(*p);
-    const bool control = (n == 1 && (first < 0x20 || first == 0x7f)) || (n == 2 && first == 0xc2 && static_cast<uint8_t>(p[1]) < 0xa0);
+    const bool control = (n == 1 && (first < 0x20 || first == 0x7f)) ||
+                         (n == 2 && first == 0xc2 && static_cast<uint8_t>(p[1]) < 0xa0);
     if (n > 0 && !control) {
         out.append(p, n);
         return n;
     }
-    for (uint32_t i = 0; i < (n > 0 ? n : 1); ++i) out += format_text("\\x%02x", static_cast<unsigned>(static_cast<uint8_t>(p[i])));
+    for (uint32_t i = 0; i < (n > 0 ? n : 1); ++i)
+        out += format_text("\\x%02x", static_cast<unsigned>(static_cast<uint8_t>(p[i])));
     return n > 0 ? n : 1;
 }
 
@@ -62,24 +66,29 @@ template <class number> static std::string shortest_text(number v) {
 std::string shortest(float v) { return shortest_text(v); }
 std::string shortest(double v) { return shortest_text(v); }
 
-[[noreturn]] static void no_memory(size_t bytes) { throw error(status::memory, format_text("no memory for %zu bytes", bytes)); }
+[[noreturn]] static void no_memory(size_t bytes) {
+    throw error(status::memory, format_text("no memory for %zu bytes", bytes));
+}
 
 void *host::alloc(size_t bytes, size_t alignment) const {
     assert(alignment != 0 && (alignment & (alignment - 1)) == 0);
     // Allocators round sizes up to the alignment, and some wrap around to a small block.
     if (bytes > PTRDIFF_MAX - alignment) no_memory(bytes);
-    void *p = alloc_fn ? alloc_fn(alloc_user, bytes, alignment) : ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+    void *p = alloc_fn ? alloc_fn(alloc_user, bytes, alignment)
+                       : ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
     if (!p) no_memory(bytes);
     if ((reinterpret_cast<uintptr_t>(p) & (alignment - 1)) != 0) {
         release(p, bytes, alignment);
-        throw error(status::argument, format_text("the allocator's block is not aligned to %zu bytes", alignment));
+        throw error(status::argument,
+                    format_text("the allocator's block is not aligned to %zu bytes", alignment));
     }
     return p;
 }
 
 void host::release(void *p, size_t bytes, size_t alignment) const noexcept {
     if (!alloc_fn) ::operator delete(p, std::align_val_t(alignment));
-    else if (free_fn) free_fn(alloc_user, p, bytes, alignment);   // an arena that is dropped as a whole has none
+    // an arena that is dropped as a whole has none
+    else if (free_fn) free_fn(alloc_user, p, bytes, alignment);
 }
 
 void host::log(log_level level, const char *fmt, ...) const {
@@ -91,4 +100,4 @@ void host::log(log_level level, const char *fmt, ...) const {
     log_call(log_fn, log_user, level, line.c_str());
 }
 
-} // namespace ds
+}  // namespace ds

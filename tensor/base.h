@@ -16,20 +16,20 @@ namespace ds {
 // The numbers are those of ds_status in deepseek.h; deepseek.cpp asserts that they agree.
 enum class status : int {
     ok = 0,
-    argument = 1,      // a value outside its documented range
-    io = 2,            // the operating system refused
-    format = 3,        // bytes of a file are not what they claim to be
-    unsupported = 4,   // well-formed, but not among what this build can do
-    memory = 5,        // memory could not be had
-    cancelled = 6,     // a callback asked to stop
-    buffer = 7,        // the caller's buffer is too small; the size needed is reported
-    too_long = 8,      // the request can never fit
-    numeric = 9,       // NaN or infinity where a number was needed
-    state = 10,        // the call is not legal now
-    busy = 11,         // the queue is full; try again after a step
-    device = 12,       // the device failed or is lost
-    internal = 13,     // a mistake of ours
-    no_device = 14,    // there is no such device, or a driver or library that it needs is missing
+    argument = 1,     // a value outside its documented range
+    io = 2,           // the operating system refused
+    format = 3,       // bytes of a file are not what they claim to be
+    unsupported = 4,  // well-formed, but not among what this build can do
+    memory = 5,       // memory could not be had
+    cancelled = 6,    // a callback asked to stop
+    buffer = 7,       // the caller's buffer is too small; the size needed is reported
+    too_long = 8,     // the request can never fit
+    numeric = 9,      // NaN or infinity where a number was needed
+    state = 10,       // the call is not legal now
+    busy = 11,        // the queue is full; try again after a step
+    device = 12,      // the device failed or is lost
+    internal = 13,    // a mistake of ours
+    no_device = 14,   // there is no such device, or a driver or library that it needs is missing
 };
 
 struct error : std::exception {
@@ -39,8 +39,8 @@ struct error : std::exception {
     const char *what() const noexcept override { return text.c_str(); }
 };
 
-// printf-style formatting into a string; never writes anywhere else. Numbers are formatted in the C locale's way only
-// as far as integers go: do not format floats with it in anything that is parsed again.
+// printf-style formatting into a string; never writes anywhere else. Numbers are formatted in the C locale's
+// way only as far as integers go: do not format floats with it in anything that is parsed again.
 __attribute__((format(printf, 1, 2))) std::string format_text(const char *fmt, ...);
 
 // A file's bytes shown in a message: at most 64 of them, control characters and bad UTF-8 written as \xNN.
@@ -57,17 +57,17 @@ inline bool add_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_ad
 
 enum class log_level : int { debug = 0, info = 1, warning = 2, error = 3 };
 
-// What a host lends one model or one engine. Bulk memory (weights read into memory, KV pages, activations) comes from `alloc`;
-// small bookkeeping comes from operator new. Log lines go to `log`, or nowhere.
+// What a host lends one model or one engine. Bulk memory (weights read into memory, KV pages, activations)
+// comes from `alloc`; small bookkeeping comes from operator new. Log lines go to `log`, or nowhere.
 struct host {
     void *(*alloc_fn)(void *user, size_t bytes, size_t alignment) = nullptr;
     void (*free_fn)(void *user, void *p, size_t bytes, size_t alignment) = nullptr;
     void *alloc_user = nullptr;
-    void (*log_fn)() = nullptr;    // of the host's own type, which log_call knows
+    void (*log_fn)() = nullptr;  // of the host's own type, which log_call knows
     void *log_user = nullptr;
     void (*log_call)(void (*fn)(), void *user, log_level level, const char *line) = nullptr;
 
-    void *alloc(size_t bytes, size_t alignment) const;   // throws status::memory
+    void *alloc(size_t bytes, size_t alignment) const;  // throws status::memory
     void release(void *p, size_t bytes, size_t alignment) const noexcept;
     __attribute__((format(printf, 3, 4))) void log(log_level level, const char *fmt, ...) const;
 };
@@ -76,15 +76,19 @@ struct host {
 class block {
 public:
     block() = default;
-    block(const host &h, size_t bytes) : h_(h), bytes_(bytes), data_(bytes ? h.alloc(bytes, alignment) : nullptr) {}
-    block(block &&o) noexcept : h_(o.h_), bytes_(std::exchange(o.bytes_, 0)), data_(std::exchange(o.data_, nullptr)) {}
+    block(const host &h, size_t bytes)
+        : h_(h), bytes_(bytes), data_(bytes ? h.alloc(bytes, alignment) : nullptr) {}
+    block(block &&o) noexcept
+        : h_(o.h_), bytes_(std::exchange(o.bytes_, 0)), data_(std::exchange(o.data_, nullptr)) {}
     block &operator=(block &&o) noexcept {
         std::swap(h_, o.h_);
         std::swap(bytes_, o.bytes_);
         std::swap(data_, o.data_);
         return *this;
     }
-    ~block() { if (data_) h_.release(data_, bytes_, alignment); }
+    ~block() {
+        if (data_) h_.release(data_, bytes_, alignment);
+    }
     void *data() const { return data_; }
     size_t size() const { return bytes_; }
 
@@ -96,4 +100,4 @@ private:
     void *data_ = nullptr;
 };
 
-} // namespace ds
+}  // namespace ds

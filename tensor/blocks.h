@@ -1,7 +1,9 @@
-// What the blocks of the packed formats hold, as integers and the floats that they are multiplied by; and the arithmetic of products with them.
-// Layouts: ggml's block structs, which GGUF files hold as they are (ggml/src/ggml-common.h in ggml-org/llama.cpp); offsets in bytes, little endian.
+// What the blocks of the packed formats hold, as integers and the floats that they are multiplied by; and the
+// arithmetic of products with them. Layouts: ggml's block structs, which GGUF files hold as they are
+// (ggml/src/ggml-common.h in ggml-org/llama.cpp); offsets in bytes, little endian.
 //
-// A block's element i is (d * scale[i / 16]) * q[i], and in a format with minima + m * min[i / 16] besides; each operation rounds once.
+// A block's element i is (d * scale[i / 16]) * q[i], and in a format with minima + m * min[i / 16] besides;
+// each operation rounds once.
 #pragma once
 
 #include "formats.h"
@@ -31,8 +33,9 @@ inline int bit32(const uint8_t *p, int i) { return p[i / 8] >> i % 8 & 1; }
 // Sixty-four elements in 32 bytes: the low halves first.
 inline int nibble64(const uint8_t *p, int i) { return p[i / 64 * 32 + i % 32] >> i % 64 / 32 * 4 & 15; }
 
-// Eight scales and eight minima of 6 bits in 12 bytes: the first four of each are low bits of bytes 0 to 3 and 4 to 7, whose two high bits are the
-// high bits of the other four; the low four bits of those share bytes 8 to 11. Each is for 32 elements.
+// Eight scales and eight minima of 6 bits in 12 bytes: the first four of each are low bits of bytes 0 to 3
+// and 4 to 7, whose two high bits are the high bits of the other four; the low four bits of those share bytes
+// 8 to 11. Each is for 32 elements.
 inline void unpack_6bit(const uint8_t *p, int8_t *scale, int8_t *min) {
     for (int s = 0; s < 8; ++s) {
         const int a = s < 4 ? p[s] & 63 : (p[s + 4] & 15) | p[s - 4] >> 6 << 4;
@@ -42,7 +45,7 @@ inline void unpack_6bit(const uint8_t *p, int8_t *scale, int8_t *min) {
     }
 }
 
-} // namespace packed_detail
+}  // namespace packed_detail
 
 // The sixteen levels of IQ4: closer together where weights are more.
 constexpr int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -50,7 +53,7 @@ constexpr int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 
 // packed<format>: elements a block, whether it has minima, and unpack.
 template <format f> struct packed;
 
-template <> struct packed<format::q8_0> {       // d, int8 q[32]
+template <> struct packed<format::q8_0> {  // d, int8 q[32]
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -60,7 +63,7 @@ template <> struct packed<format::q8_0> {       // d, int8 q[32]
     }
 };
 
-template <> struct packed<format::q4_0> {       // d, 16 bytes of halves; less 8
+template <> struct packed<format::q4_0> {  // d, 16 bytes of halves; less 8
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -70,7 +73,7 @@ template <> struct packed<format::q4_0> {       // d, 16 bytes of halves; less 8
     }
 };
 
-template <> struct packed<format::q4_1> {       // d, m, 16 bytes of halves
+template <> struct packed<format::q4_1> {  // d, m, 16 bytes of halves
     static constexpr int block = 32;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -80,27 +83,31 @@ template <> struct packed<format::q4_1> {       // d, m, 16 bytes of halves
     }
 };
 
-template <> struct packed<format::q5_0> {       // d, 4 bytes of fifth bits, 16 bytes of halves; less 16
+template <> struct packed<format::q5_0> {  // d, 4 bytes of fifth bits, 16 bytes of halves; less 16
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
         b.d = packed_detail::half_at(p), b.m = 0.0f;
         packed_detail::set_scales(b, 1, 0);
-        for (int i = 0; i < 32; ++i) b.q[i] = static_cast<int8_t>((packed_detail::nibble32(p + 6, i) | packed_detail::bit32(p + 2, i) << 4) - 16);
+        for (int i = 0; i < 32; ++i)
+            b.q[i] = static_cast<int8_t>(
+                (packed_detail::nibble32(p + 6, i) | packed_detail::bit32(p + 2, i) << 4) - 16);
     }
 };
 
-template <> struct packed<format::q5_1> {       // d, m, 4 bytes of fifth bits, 16 bytes of halves
+template <> struct packed<format::q5_1> {  // d, m, 4 bytes of fifth bits, 16 bytes of halves
     static constexpr int block = 32;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<32> &b) {
         b.d = packed_detail::half_at(p), b.m = packed_detail::half_at(p + 2);
         packed_detail::set_scales(b, 1, 1);
-        for (int i = 0; i < 32; ++i) b.q[i] = static_cast<int8_t>(packed_detail::nibble32(p + 8, i) | packed_detail::bit32(p + 4, i) << 4);
+        for (int i = 0; i < 32; ++i)
+            b.q[i] =
+                static_cast<int8_t>(packed_detail::nibble32(p + 8, i) | packed_detail::bit32(p + 4, i) << 4);
     }
 };
 
-template <> struct packed<format::iq4_nl> {     // d, 16 bytes of halves, which are places in iq4_levels
+template <> struct packed<format::iq4_nl> {  // d, 16 bytes of halves, which are places in iq4_levels
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -110,8 +117,10 @@ template <> struct packed<format::iq4_nl> {     // d, 16 bytes of halves, which 
     }
 };
 
-// The formats of 256 have a second, small integer a 16 or 32 elements. Two bits of 128 elements at a time share 32 bytes.
-template <> struct packed<format::q2_k> {       // 16 bytes: scale and minimum of 4 bits each; 64 bytes of two bits; d, dmin
+// The formats of 256 have a second, small integer a 16 or 32 elements. Two bits of 128 elements at a time
+// share 32 bytes.
+// 16 bytes: scale and minimum of 4 bits each; 64 bytes of two bits; d, dmin
+template <> struct packed<format::q2_k> {
     static constexpr int block = 256;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<256> &b) {
@@ -121,21 +130,27 @@ template <> struct packed<format::q2_k> {       // 16 bytes: scale and minimum o
     }
 };
 
-template <> struct packed<format::q3_k> {       // 32 bytes of third bits, bit j of them all for the j-th 32; 64 bytes of two bits; scales; d
+// 32 bytes of third bits, bit j of them all for the j-th 32; 64 bytes of two bits; scales; d
+template <> struct packed<format::q3_k> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
-    // Sixteen scales of 6 bits in 12 bytes, less 32: the low four bits of scale s and s + 8 share byte s, the high two of s, s + 4, s + 8, s + 12 byte 8 + s.
+    // Sixteen scales of 6 bits in 12 bytes, less 32: the low four bits of scale s and s + 8 share byte s, the
+    // high two of s, s + 4, s + 8, s + 12 byte 8 + s.
     static void unpack(const uint8_t *p, levels<256> &b) {
         b.d = packed_detail::half_at(p + 108), b.m = 0.0f;
         packed_detail::set_scales(b, 0, 0);
         const uint8_t *const c = p + 96;
-        for (int s = 0; s < 16; ++s) b.scale[s] = static_cast<int8_t>(((c[s % 8] >> s / 8 * 4 & 15) | (c[8 + s % 4] >> s / 4 * 2 & 3) << 4) - 32);
+        for (int s = 0; s < 16; ++s)
+            b.scale[s] = static_cast<int8_t>(
+                ((c[s % 8] >> s / 8 * 4 & 15) | (c[8 + s % 4] >> s / 4 * 2 & 3) << 4) - 32);
         for (int i = 0; i < 256; ++i)
-            b.q[i] = static_cast<int8_t>(((p[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3) | (p[i % 32] >> i / 32 & 1) << 2) - 4);
+            b.q[i] = static_cast<int8_t>(
+                ((p[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3) | (p[i % 32] >> i / 32 & 1) << 2) -
+                4);
     }
 };
 
-template <> struct packed<format::q4_k> {       // d, dmin, scales and minima, 128 bytes of halves
+template <> struct packed<format::q4_k> {  // d, dmin, scales and minima, 128 bytes of halves
     static constexpr int block = 256;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<256> &b) {
@@ -145,17 +160,21 @@ template <> struct packed<format::q4_k> {       // d, dmin, scales and minima, 1
     }
 };
 
-template <> struct packed<format::q5_k> {       // d, dmin, scales and minima, 32 bytes of fifth bits, bit j for the j-th 32, 128 bytes of halves
+// d, dmin, scales and minima, 32 bytes of fifth bits, bit j for the j-th 32, 128 bytes of halves
+template <> struct packed<format::q5_k> {
     static constexpr int block = 256;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<256> &b) {
         b.d = packed_detail::half_at(p), b.m = -packed_detail::half_at(p + 2);
         packed_detail::unpack_6bit(p + 4, b.scale, b.min);
-        for (int i = 0; i < 256; ++i) b.q[i] = static_cast<int8_t>(packed_detail::nibble64(p + 48, i) | (p[16 + i % 32] >> i / 32 & 1) << 4);
+        for (int i = 0; i < 256; ++i)
+            b.q[i] =
+                static_cast<int8_t>(packed_detail::nibble64(p + 48, i) | (p[16 + i % 32] >> i / 32 & 1) << 4);
     }
 };
 
-template <> struct packed<format::q6_k> {       // 128 bytes of halves, 64 of the upper two bits, int8 scale[16], d; less 32
+// 128 bytes of halves, 64 of the upper two bits, int8 scale[16], d; less 32
+template <> struct packed<format::q6_k> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
     // Of 128 elements at a time: the low halves of 64 bytes, then the high ones; two bits as in q2_k.
@@ -164,13 +183,15 @@ template <> struct packed<format::q6_k> {       // 128 bytes of halves, 64 of th
         packed_detail::set_scales(b, 0, 0);
         memcpy(b.scale, p + 192, 16);
         for (int i = 0; i < 256; ++i) {
-            const int low = p[i / 128 * 64 + i % 64] >> i % 128 / 64 * 4 & 15, high = p[128 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+            const int low = p[i / 128 * 64 + i % 64] >> i % 128 / 64 * 4 & 15,
+                      high = p[128 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
             b.q[i] = static_cast<int8_t>((low | high << 4) - 32);
         }
     }
 };
 
-template <> struct packed<format::iq4_xs> {     // d, 2 bytes: the scales' upper two bits; 4 bytes: their lower four; 128 bytes of halves, by 32
+// d, 2 bytes: the scales' upper two bits; 4 bytes: their lower four; 128 bytes of halves, by 32
+template <> struct packed<format::iq4_xs> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<256> &b) {
@@ -180,7 +201,8 @@ template <> struct packed<format::iq4_xs> {     // d, 2 bytes: the scales' upper
             const int scale = (p[4 + s / 2] >> s % 2 * 4 & 15) | (p[2 + s / 4] >> s % 4 * 2 & 3) << 4;
             b.scale[2 * s] = b.scale[2 * s + 1] = static_cast<int8_t>(scale - 32);
         }
-        for (int i = 0; i < 256; ++i) b.q[i] = iq4_levels[packed_detail::nibble32(p + 8 + i / 32 * 16, i % 32)];
+        for (int i = 0; i < 256; ++i)
+            b.q[i] = iq4_levels[packed_detail::nibble32(p + 8 + i / 32 * 16, i % 32)];
     }
 };
 
@@ -195,12 +217,16 @@ template <format f> void decode_block(const uint8_t *p, float *out) {
     }
 }
 
-void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const float *importance);      // of encode_row: all but q8_0
+// of encode_row: all but q8_0
+void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const float *importance);
 
 // ---- Products: activations are quantized in blocks of the weights' size, 32 or 256
 
-// The integers of a product of one block: of scale * q * x, and of min * x. None can overflow: 256 * 128 * 128 * 127 < 2^31.
-struct block_sums { int32_t scaled, min; };
+// The integers of a product of one block: of scale * q * x, and of min * x. None can overflow: 256 * 128 *
+// 128 * 127 < 2^31.
+struct block_sums {
+    int32_t scaled, min;
+};
 template <int n> block_sums multiply_block(const levels<n> &w, const int8_t *x) {
     block_sums s = {0, 0};
     for (int i = 0; i < n; ++i) {
@@ -209,7 +235,8 @@ template <int n> block_sums multiply_block(const levels<n> &w, const int8_t *x) 
     }
     return s;
 }
-// One output: for the blocks of the row in order, q8_block_step of the scaled sum, then, in a format with minima, of that of the minima; from 0.
+// One output: for the blocks of the row in order, q8_block_step of the scaled sum, then, in a format with
+// minima, of that of the minima; from 0.
 template <format f> float block_step(const uint8_t *w, const int8_t *x, float x_scale, float sum) {
     levels<packed<f>::block> b;
     packed<f>::unpack(w, b);
@@ -224,7 +251,10 @@ template <class F> bool with_packed(format f, const F &fn) {
     switch (f) {
 #define DS_CASE_no(name)
 #define DS_CASE_yes(name)
-#define DS_CASE_packed(name) case format::name: fn(packed_tag<format::name>{}); return true;
+#define DS_CASE_packed(name)                                                                                 \
+    case format::name:                                                                                       \
+        fn(packed_tag<format::name>{});                                                                      \
+        return true;
 #define DS_FORMAT(name, text, id, block, bytes, runs, writes) DS_CASE_##runs(name)
 #include "formats.def"
 #undef DS_FORMAT
@@ -234,6 +264,8 @@ template <class F> bool with_packed(format f, const F &fn) {
     default: return false;
     }
 }
-inline bool is_packed(format f) { return with_packed(f, [](auto) {}); }
+inline bool is_packed(format f) {
+    return with_packed(f, [](auto) {});
+}
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Encoding of the packed formats but Q8_0: fit.h looks for scales, here they get the form that blocks hold them in.
-// In blocks of 256 the scales themselves become integers: then a step up and down of each is tried, and the one float is fitted to all of them.
+// Encoding of the packed formats but Q8_0: fit.h looks for scales, here they get the form that blocks hold
+// them in. In blocks of 256 the scales themselves become integers: then a step up and down of each is tried,
+// and the one float is fitted to all of them.
 // Invariant: every search ends with levels taken against the scales as the block holds them.
 #include "fit.h"
 
@@ -12,12 +13,15 @@ void put_half(uint8_t *p, float x) {
     memcpy(p, &h, sizeof h);
 }
 float rounded_to_half(float x) { return f16_to_f32(f32_to_f16(x)); }
-v4 rounded_to_half(v4 x) { return v4{rounded_to_half(x[0]), rounded_to_half(x[1]), rounded_to_half(x[2]), rounded_to_half(x[3])}; }
+v4 rounded_to_half(v4 x) {
+    return v4{rounded_to_half(x[0]), rounded_to_half(x[1]), rounded_to_half(x[2]), rounded_to_half(x[3])};
+}
 
 // ---- Blocks of 32
 
 void put_nibbles(uint8_t *p, const int8_t *q, int offset) {
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(((q[i] + offset) & 15) | (q[i + 16] + offset) << 4);
+    for (int i = 0; i < 16; ++i)
+        p[i] = static_cast<uint8_t>(((q[i] + offset) & 15) | (q[i + 16] + offset) << 4);
 }
 void put_fifth_bits(uint8_t *p, const int8_t *q, int offset) {
     uint32_t bits = 0;
@@ -51,7 +55,8 @@ struct iq4_nearest {
     v4 operator()(v4 x) const {
         v4 level = lanes(iq4_levels[0]);
         for (int i = 1; i < 16; ++i) {
-            const v4 step = lanes(static_cast<float>(iq4_levels[i] - iq4_levels[i - 1])), middle = lanes(0.5f * static_cast<float>(iq4_levels[i] + iq4_levels[i - 1]));
+            const v4 step = lanes(static_cast<float>(iq4_levels[i] - iq4_levels[i - 1])),
+                     middle = lanes(0.5f * static_cast<float>(iq4_levels[i] + iq4_levels[i - 1]));
             level += (v4)((x > middle) & (i4)step);
         }
         return level;
@@ -64,7 +69,10 @@ template <class G> four_blocks fit_iq4_nl(const G &g) {
     const v4 inverse = quotient(lanes(1.0f), b.d);
     for (int i = 0; i < 32; ++i) {
         const v4 level = iq4_nearest{}(g.x[i] * inverse);
-        for (int l = 0; l < 4; ++l) b.q[l][i] = static_cast<int8_t>(std::find(std::begin(iq4_levels), std::end(iq4_levels), static_cast<int8_t>(level[l])) - iq4_levels);
+        for (int l = 0; l < 4; ++l)
+            b.q[l][i] = static_cast<int8_t>(
+                std::find(std::begin(iq4_levels), std::end(iq4_levels), static_cast<int8_t>(level[l])) -
+                iq4_levels);
     }
     return b;
 }
@@ -88,7 +96,8 @@ void put_block32(format f, const four_blocks &b, int which, uint8_t *to) {
     put_nibbles(to, b.q[which], offset);
 }
 
-template <bool weighted> void encode_four(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
+template <bool weighted>
+void encode_four(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
     group<32, weighted> g;
     g.load(x, weight, blocks);
     const four_blocks b = fit32(f, g);
@@ -97,7 +106,8 @@ template <bool weighted> void encode_four(format f, const float *x, const float 
 
 // ---- Blocks of 256
 
-// What such a block is made of, before its bits are put in their places: parts of `n` elements, and whether there are minima.
+// What such a block is made of, before its bits are put in their places: parts of `n` elements, and whether
+// there are minima.
 template <int n> struct big_block {
     float d = 0.0f, m = 0.0f;
     int8_t q[256];
@@ -111,7 +121,7 @@ template <int n, bool weighted> struct big_groups {
     }
 };
 
-constexpr int tries = 3;        // how often scales and the floats above them are fitted in turn
+constexpr int tries = 3;  // how often scales and the floats above them are fitted in turn
 
 float sum_of(v4 x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 
@@ -120,16 +130,21 @@ template <class G> v4 best_scales(const G &g, range levels, range scales, float 
     const v4 near = level(quotient(own, lanes(d)), scales);
     v4 best = near, least = lanes(std::numeric_limits<float>::infinity());
     for (int step = -1; step <= 1; ++step) {
-        const v4 s = level(near + static_cast<float>(step), scales), error = take_levels(g, levels, {d * s, lanes(0.0f)}, nullptr);
+        const v4 s = level(near + static_cast<float>(step), scales),
+                 error = take_levels(g, levels, {d * s, lanes(0.0f)}, nullptr);
         best = error < least ? s : best;
         least = smaller(error, least);
     }
     return best;
 }
 
-// The scales of all parts, own[i] being what those of group i would have by themselves; the error, and the float that fits them best.
-struct scaled_fit { float error, next; };
-template <int n, class G> scaled_fit fit_scales(const G &groups, range levels, range scales, const v4 *own, big_block<n> &b) {
+// The scales of all parts, own[i] being what those of group i would have by themselves; the error, and the
+// float that fits them best.
+struct scaled_fit {
+    float error, next;
+};
+template <int n, class G>
+scaled_fit fit_scales(const G &groups, range levels, range scales, const v4 *own, big_block<n> &b) {
     v4 error = lanes(0.0f), xq = error, qq = error;
     for (int i = 0; i < G::count; ++i) {
         const v4 s = best_scales(groups.at[i], levels, scales, b.d, own[i]), d = b.d * s;
@@ -143,7 +158,8 @@ template <int n, class G> scaled_fit fit_scales(const G &groups, range levels, r
     return {sum_of(error), below > 0 ? sum_of(xq) / below : 0.0f};
 }
 
-template <bool weighted> big_block<16> fit_symmetric256(const float *x, const float *weight, range levels, range scales) {
+template <bool weighted>
+big_block<16> fit_symmetric256(const float *x, const float *weight, range levels, range scales) {
     const big_groups<16, weighted> groups(x, weight);
     v4 own[4];
     float most = 0.0f;
@@ -152,7 +168,7 @@ template <bool weighted> big_block<16> fit_symmetric256(const float *x, const fl
         for (int l = 0; l < 4; ++l)
             if (std::fabs(own[i][l]) > std::fabs(most)) most = own[i][l];
     }
-    big_block<16> best{};       // stays where no error is a number
+    big_block<16> best{};  // stays where no error is a number
     scaled_fit fit = {std::numeric_limits<float>::infinity(), 0.0f};
     const auto attempt = [&](float d) {
         big_block<16> b;
@@ -169,12 +185,14 @@ template <bool weighted> big_block<16> fit_symmetric256(const float *x, const fl
 
 // As best_scales, of both; `own` less what `floats` are.
 template <class G> lines best_steps(const G &g, int high, range steps, line floats, lines own) {
-    const v4 near = level(quotient(own.d, lanes(floats.d)), steps), near_min = level(quotient(own.m, lanes(floats.m)), steps);
+    const v4 near = level(quotient(own.d, lanes(floats.d)), steps),
+             near_min = level(quotient(own.m, lanes(floats.m)), steps);
     lines best = {near, near_min};
     v4 least = lanes(std::numeric_limits<float>::infinity());
     for (int i = -1; i <= 1; ++i)
         for (int k = -1; k <= 1; ++k) {
-            const v4 s = level(near + static_cast<float>(i), steps), m = level(near_min + static_cast<float>(k), steps);
+            const v4 s = level(near + static_cast<float>(i), steps),
+                     m = level(near_min + static_cast<float>(k), steps);
             const v4 error = take_levels(g, {0, high}, {floats.d * s, floats.m * m}, nullptr);
             const i4 better = error < least;
             best = {better ? s : best.d, better ? m : best.m};
@@ -183,16 +201,27 @@ template <class G> lines best_steps(const G &g, int high, range steps, line floa
     return best;
 }
 
-// What the floats above scales and minima are fitted to: sums over all elements of products of x, level times scale (l) and minimum (m).
-struct big_sums { v4 ll, lm, mm, xl, xm; };
+// What the floats above scales and minima are fitted to: sums over all elements of products of x, level times
+// scale (l) and minimum (m).
+struct big_sums {
+    v4 ll, lm, mm, xl, xm;
+};
 line fitted_floats(const big_sums &s) {
-    const double ll = sum_of(s.ll), lm = sum_of(s.lm), mm = sum_of(s.mm), xl = sum_of(s.xl), xm = sum_of(s.xm), determinant = ll * mm - lm * lm;
-    if (!(determinant > 1e-6 * ll * mm)) return {ll > 0 ? static_cast<float>(xl / ll) : 0.0f, ll > 0 || mm == 0 ? 0.0f : static_cast<float>(xm / mm)};
-    return {static_cast<float>((xl * mm - xm * lm) / determinant), static_cast<float>((ll * xm - lm * xl) / determinant)};
+    const double ll = sum_of(s.ll), lm = sum_of(s.lm), mm = sum_of(s.mm), xl = sum_of(s.xl),
+                 xm = sum_of(s.xm), determinant = ll * mm - lm * lm;
+    if (!(determinant > 1e-6 * ll * mm))
+        return {ll > 0 ? static_cast<float>(xl / ll) : 0.0f,
+                ll > 0 || mm == 0 ? 0.0f : static_cast<float>(xm / mm)};
+    return {static_cast<float>((xl * mm - xm * lm) / determinant),
+            static_cast<float>((ll * xm - lm * xl) / determinant)};
 }
 
-struct line_fit { float error; line next; };
-template <int n, class G> line_fit fit_steps(const G &groups, int high, range steps, const lines *own, big_block<n> &b) {
+struct line_fit {
+    float error;
+    line next;
+};
+template <int n, class G>
+line_fit fit_steps(const G &groups, int high, range steps, const lines *own, big_block<n> &b) {
     v4 error = lanes(0.0f);
     big_sums sums = {error, error, error, error, error};
     for (int i = 0; i < G::count; ++i) {
@@ -204,13 +233,16 @@ template <int n, class G> line_fit fit_steps(const G &groups, int high, range st
         sums.mm += k.m * k.m * s.w;
         sums.xl += k.d * s.xl;
         sums.xm += k.m * s.x;
-        for (int lane = 0; lane < 4; ++lane) b.scale[4 * i + lane] = static_cast<int>(k.d[lane]), b.min[4 * i + lane] = static_cast<int>(k.m[lane]);
+        for (int lane = 0; lane < 4; ++lane)
+            b.scale[4 * i + lane] = static_cast<int>(k.d[lane]),
+                            b.min[4 * i + lane] = static_cast<int>(k.m[lane]);
     }
     return {sum_of(error), fitted_floats(sums)};
 }
 
 // Scales and minima from 0 to `last`; the float above the minima is not above zero.
-template <int n, bool weighted> big_block<n> fit_lines256(const float *x, const float *weight, int high, int last) {
+template <int n, bool weighted>
+big_block<n> fit_lines256(const float *x, const float *weight, int high, int last) {
     const big_groups<n, weighted> groups(x, weight);
     lines own[64 / n];
     line most = {0.0f, 0.0f};
@@ -218,7 +250,8 @@ template <int n, bool weighted> big_block<n> fit_lines256(const float *x, const 
         own[i] = fitted_line(groups.at[i], high, true);
         for (int l = 0; l < 4; ++l) most = {std::max(most.d, own[i].d[l]), std::min(most.m, own[i].m[l])};
     }
-    line floats = {rounded_to_half(most.d / static_cast<float>(last)), rounded_to_half(most.m / static_cast<float>(last))};
+    line floats = {rounded_to_half(most.d / static_cast<float>(last)),
+                   rounded_to_half(most.m / static_cast<float>(last))};
     big_block<n> best{};
     float least = std::numeric_limits<float>::infinity();
     for (int t = 0; t < tries; ++t) {
@@ -234,7 +267,8 @@ template <int n, bool weighted> big_block<n> fit_lines256(const float *x, const 
 
 // Bits `from` on of each level, two of them, as q2_k, q3_k and q6_k hold them.
 void put_pairs(uint8_t *p, const int8_t *q, int offset, int from) {
-    for (int i = 0; i < 256; ++i) p[i / 128 * 32 + i % 32] |= static_cast<uint8_t>(((q[i] + offset) >> from & 3) << i % 128 / 32 * 2);
+    for (int i = 0; i < 256; ++i)
+        p[i / 128 * 32 + i % 32] |= static_cast<uint8_t>(((q[i] + offset) >> from & 3) << i % 128 / 32 * 2);
 }
 // Bit `which` of each level: bit j of 32 bytes for the j-th 32 levels.
 void put_bits(uint8_t *p, const int8_t *q, int offset, int which) {
@@ -271,51 +305,61 @@ template <bool weighted> void encode_q45_k(format f, const float *x, const float
         scales[s + 8] = static_cast<uint8_t>((b.scale[s + 4] & 15) | (b.min[s + 4] & 15) << 4);
     }
     if (f == format::q5_k) put_bits(to + 16, b.q, 0, 4);
-    for (int i = 0; i < 256; ++i) nibbles[i / 64 * 32 + i % 32] |= static_cast<uint8_t>((b.q[i] & 15) << i % 64 / 32 * 4);
+    for (int i = 0; i < 256; ++i)
+        nibbles[i / 64 * 32 + i % 32] |= static_cast<uint8_t>((b.q[i] & 15) << i % 64 / 32 * 4);
 }
 
 template <bool weighted> void encode_q6_k(const float *x, const float *weight, uint8_t *to) {
     const big_block<16> b = fit_symmetric256<weighted>(x, weight, {-32, 31}, {-128, 127});
-    for (int i = 0; i < 256; ++i) to[i / 128 * 64 + i % 64] |= static_cast<uint8_t>(((b.q[i] + 32) & 15) << i % 128 / 64 * 4);
+    for (int i = 0; i < 256; ++i)
+        to[i / 128 * 64 + i % 64] |= static_cast<uint8_t>(((b.q[i] + 32) & 15) << i % 128 / 64 * 4);
     put_pairs(to + 128, b.q, 32, 4);
     for (int s = 0; s < 16; ++s) to[192 + s] = static_cast<uint8_t>(static_cast<int8_t>(b.scale[s]));
     put_half(to + 208, b.d);
 }
 
 // Where a block keeps its float, for one whose values are not numbers.
-size_t scale_offset(format f) { return f == format::q2_k ? 80 : f == format::q3_k ? 108 : f == format::q6_k ? 208 : 0; }
+size_t scale_offset(format f) {
+    return f == format::q2_k ? 80 : f == format::q3_k ? 108 : f == format::q6_k ? 208 : 0;
+}
 
 template <bool weighted> void encode_256(format f, const float *x, const float *weight, uint8_t *to) {
     switch (f) {
     case format::q2_k: return encode_q2_k<weighted>(x, weight, to);
     case format::q3_k: return encode_q3_k<weighted>(x, weight, to);
-    case format::q4_k: case format::q5_k: return encode_q45_k<weighted>(f, x, weight, to);
+    case format::q4_k:
+    case format::q5_k: return encode_q45_k<weighted>(f, x, weight, to);
     default: return encode_q6_k<weighted>(x, weight, to);
     }
 }
 
 // As many blocks as are searched together: one of 256, or up to four of 32.
-template <bool weighted> void encode_blocks(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
+template <bool weighted>
+void encode_blocks(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
     if (info(f).block == 256) encode_256<weighted>(f, x, weight, to);
     else encode_four<weighted>(f, x, weight, blocks, to);
 }
 
-// How much each element of a block counts: 1 at most. Channels that were never used count for little, not for nothing: they are met well where that costs no other.
+// How much each element of a block counts: 1 at most. Channels that were never used count for little, not for
+// nothing: they are met well where that costs no other.
 void set_weights(const float *importance, size_t n, float *weight) {
     const float most = *std::max_element(importance, importance + n);
     for (size_t i = 0; i < n; ++i) weight[i] = most > 0.0f ? std::max(importance[i] / most, 1e-6f) : 1.0f;
 }
 
-} // namespace
+}  // namespace
 
 void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const float *importance) {
     const size_t block = info(f).block, bytes = info(f).bytes, together = block == 256 ? 1 : 4;
     float weight[256];
-    for (size_t left = n / block, count; left > 0; left -= count, src += count * block, dst += count * bytes) {
+    for (size_t left = n / block, count; left > 0;
+         left -= count, src += count * block, dst += count * bytes) {
         count = std::min(left, together);
         std::fill_n(dst, count * bytes, static_cast<uint8_t>(0));
-        for (size_t i = 0; importance && i < count; ++i) set_weights(importance + i * block, block, weight + i * block);
-        if (importance) encode_blocks<true>(f, src, weight, static_cast<int>(count), dst), importance += count * block;
+        for (size_t i = 0; importance && i < count; ++i)
+            set_weights(importance + i * block, block, weight + i * block);
+        if (importance)
+            encode_blocks<true>(f, src, weight, static_cast<int>(count), dst), importance += count * block;
         else encode_blocks<false>(f, src, nullptr, static_cast<int>(count), dst);
         for (size_t i = 0; i < count; ++i)
             if (!std::all_of(src + i * block, src + (i + 1) * block, finite_f32)) {
@@ -325,4 +369,4 @@ void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const flo
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,7 +1,8 @@
-// The scales that leave the least squared error in some elements, each counted by its importance, and the levels that go with them; for encode.cpp.
-// Candidates lie around the scale that puts the largest element on the last level; what fits a candidate's levels best by least squares tells how good they
-// are, and the best are fitted once more. That k-quants are made like this is described in ggml-org/llama.cpp pull request 1684.
-// Elements that share a scale are a part; four parts are searched at a time, one a lane.
+// The scales that leave the least squared error in some elements, each counted by its importance, and the
+// levels that go with them; for encode.cpp. Candidates lie around the scale that puts the largest element on
+// the last level; what fits a candidate's levels best by least squares tells how good they are, and the best
+// are fitted once more. That k-quants are made like this is described in ggml-org/llama.cpp pull request
+// 1684. Elements that share a scale are a part; four parts are searched at a time, one a lane.
 #pragma once
 
 #include "blocks.h"
@@ -35,9 +36,13 @@ template <int n, bool weighted> struct group {
     }
 };
 
-struct range { int low, high; };
+struct range {
+    int low, high;
+};
 
-inline v4 level(v4 x, range r) { return nearest(larger(smaller(x, lanes(static_cast<float>(r.high))), lanes(static_cast<float>(r.low)))); }
+inline v4 level(v4 x, range r) {
+    return nearest(larger(smaller(x, lanes(static_cast<float>(r.high))), lanes(static_cast<float>(r.low))));
+}
 
 // ---- Without a minimum: x = d q
 
@@ -46,7 +51,9 @@ struct even_levels {
     v4 operator()(v4 x) const { return level(x, r); }
 };
 
-struct scale_sums { v4 xq, qq; };
+struct scale_sums {
+    v4 xq, qq;
+};
 template <class G, class L> scale_sums sums_of(const G &g, const L &levels, v4 inverse) {
     scale_sums s = {lanes(0.0f), lanes(0.0f)};
     for (int i = 0; i < G::size; ++i) {
@@ -57,19 +64,22 @@ template <class G, class L> scale_sums sums_of(const G &g, const L &levels, v4 i
     return s;
 }
 
-template <class G> v4 largest_of(const G &g) {       // with its sign
+template <class G> v4 largest_of(const G &g) {  // with its sign
     v4 most = lanes(0.0f);
     for (const v4 x : g.x) most = magnitude(x) > magnitude(most) ? x : most;
     return most;
 }
 
-// The best scale of those that put the largest element at first + k step, k from -steps to steps, for each of two places.
-template <class G, class L> v4 fitted_scale(const G &g, const L &levels, const float (&places)[2], float step, int steps) {
+// The best scale of those that put the largest element at first + k step, k from -steps to steps, for each of
+// two places.
+template <class G, class L>
+v4 fitted_scale(const G &g, const L &levels, const float (&places)[2], float step, int steps) {
     const v4 most = largest_of(g);
-    v4 best = lanes(0.0f), least = best;      // the squared error is that of zeros less `gain`
+    v4 best = lanes(0.0f), least = best;  // the squared error is that of zeros less `gain`
     for (const float place : places)
         for (int k = -steps; k <= steps; ++k) {
-            const scale_sums s = sums_of(g, levels, quotient(lanes(place + step * static_cast<float>(k)), most));
+            const scale_sums s =
+                sums_of(g, levels, quotient(lanes(place + step * static_cast<float>(k)), most));
             const v4 d = quotient(s.xq, s.qq), gain = d * s.xq;
             best = gain > least ? d : best;
             least = larger(gain, least);
@@ -83,11 +93,17 @@ template <class G> v4 fitted_scale(const G &g, range r) {
 
 // ---- With a minimum: x = d q + m, q from 0 to `high`
 
-struct line { float d, m; };
-struct lines { v4 d, m; };
+struct line {
+    float d, m;
+};
+struct lines {
+    v4 d, m;
+};
 
 // Least squares over levels of x less `low`; a minimum above zero is taken as zero where `below` asks for it.
-struct line_sums { v4 w, x, l, xl, ll; };
+struct line_sums {
+    v4 w, x, l, xl, ll;
+};
 template <class G> line_sums sums_of(const G &g, int high, v4 inverse, v4 offset, v4 low) {
     line_sums s = {g.total(), lanes(0.0f), lanes(0.0f), lanes(0.0f), lanes(0.0f)};
     for (int i = 0; i < G::size; ++i) {
@@ -101,7 +117,8 @@ template <class G> line_sums sums_of(const G &g, int high, v4 inverse, v4 offset
 }
 inline lines fitted_to(const line_sums &s, v4 low, bool below) {
     const v4 determinant = s.w * s.ll - s.l * s.l;
-    v4 d = determinant > 0.0f ? (s.w * s.xl - s.x * s.l) / determinant : lanes(0.0f), m = quotient(s.x - d * s.l, s.w);
+    v4 d = determinant > 0.0f ? (s.w * s.xl - s.x * s.l) / determinant : lanes(0.0f),
+       m = quotient(s.x - d * s.l, s.w);
     if (below) {
         const i4 above = m + low > 0.0f;
         d = above ? quotient(s.xl + low * s.l, s.ll) : d;
@@ -116,7 +133,9 @@ template <class G> lines fitted_line(const G &g, int high, bool below) {
     lines best = {lanes(0.0f), lanes(0.0f)};
     v4 most = lanes(-std::numeric_limits<float>::infinity());
     for (int k = -4; k <= 8; ++k) {
-        const line_sums s = sums_of(g, high, quotient(lanes(static_cast<float>(high) + 0.2f * static_cast<float>(k)), top - low), lanes(0.0f), low);
+        const line_sums s = sums_of(
+            g, high, quotient(lanes(static_cast<float>(high) + 0.2f * static_cast<float>(k)), top - low),
+            lanes(0.0f), low);
         const lines f = fitted_to(s, low, below);
         const v4 gain = f.d * (2.0f * s.xl - f.d * s.ll) + f.m * (2.0f * s.x - f.m * s.w - 2.0f * f.d * s.l);
         const i4 better = gain > most;
@@ -139,4 +158,4 @@ template <class G> v4 take_levels(const G &g, range r, lines l, int8_t *q) {
     return error;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,6 +1,7 @@
-// What each number format means: its row of formats.def, and one row of numbers to and from f32. These are the definitions that fast kernels are held
-// against, so they are plain and slow. Everything is done on bits or with single IEEE operations: the same result on every machine.
-// Decoding of the packed formats is blocks.h, their encoding but Q8_0's encode.cpp.
+// What each number format means: its row of formats.def, and one row of numbers to and from f32. These are
+// the definitions that fast kernels are held against, so they are plain and slow. Everything is done on bits
+// or with single IEEE operations: the same result on every machine. Decoding of the packed formats is
+// blocks.h, their encoding but Q8_0's encode.cpp.
 #include "formats.h"
 
 #include "blocks.h"
@@ -22,7 +23,8 @@ static constexpr format_info table[] = {
 #define DS_RUNS_yes true
 #define DS_RUNS_packed true
 #define DS_RUNS_no false
-#define DS_FORMAT(name, text, id, block, bytes, runs, writes) {text, id, block, bytes, DS_RUNS_##runs, writes},
+#define DS_FORMAT(name, text, id, block, bytes, runs, writes)                                                \
+    {text, id, block, bytes, DS_RUNS_##runs, writes},
 #include "formats.def"
 #undef DS_FORMAT
 };
@@ -60,13 +62,15 @@ float f16_to_f32(uint16_t h) {
     const uint32_t exponent = (h >> 10) & 31u, fraction = h & 0x3ffu;
     if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
     if (exponent == 0) {
-        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;   // exact: a subnormal f16 is a normal f32
+        // exact: a subnormal f16 is a normal f32
+        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
         return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
     }
     return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-// Drops the low `bits` bits, 1 to 31, rounding to nearest, ties to even. A carry into the exponent is the right next number, infinity included.
+// Drops the low `bits` bits, 1 to 31, rounding to nearest, ties to even. A carry into the exponent is the
+// right next number, infinity included.
 static uint32_t drop_bits(uint32_t u, uint32_t bits) {
     const uint32_t half = (1u << (bits - 1)) - 1 + ((u >> bits) & 1u);
     return (u + half) >> bits;
@@ -76,11 +80,13 @@ uint16_t f32_to_f16(float f) {
     const uint32_t u = std::bit_cast<uint32_t>(f), magnitude = u & 0x7fffffffu;
     const uint32_t sign = (u >> 16) & 0x8000u;
     uint32_t h;
-    if (magnitude > 0x7f800000u) h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);   // NaN, made quiet
-    else if (magnitude >= 0x47800000u) h = 0x7c00u;                              // 65536 and more
-    else if (magnitude >= 0x38800000u) h = drop_bits(magnitude - (112u << 23), 13);   // 65504 < f < 65536 rounds up to infinity by the carry or down
-    else if (magnitude >= 0x33000000u) {                                         // 2^-25 up to 2^-14: a multiple of 2^-24
-        const uint32_t exponent = magnitude >> 23;                               // 102 to 112
+    if (magnitude > 0x7f800000u) h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);  // NaN, made quiet
+    else if (magnitude >= 0x47800000u) h = 0x7c00u;                           // 65536 and more
+    // 65504 < f < 65536 rounds up to infinity by the carry or down
+    else if (magnitude >= 0x38800000u) h = drop_bits(magnitude - (112u << 23), 13);
+    // 2^-25 up to 2^-14: a multiple of 2^-24
+    else if (magnitude >= 0x33000000u) {
+        const uint32_t exponent = magnitude >> 23;  // 102 to 112
         h = drop_bits((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent);
     } else h = 0;
     return static_cast<uint16_t>(sign | h);
@@ -88,7 +94,7 @@ uint16_t f32_to_f16(float f) {
 
 uint16_t f32_to_bf16(float f) {
     const uint32_t u = std::bit_cast<uint32_t>(f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(u >> 16 | 0x40u);   // NaN, made quiet
+    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(u >> 16 | 0x40u);  // NaN, made quiet
     return static_cast<uint16_t>(drop_bits(u, 16));
 }
 
@@ -112,7 +118,8 @@ static float largest_magnitude(const float *x, size_t n) {
     return std::bit_cast<float>(largest);
 }
 
-// Four numbers in -127 to 127; what is no number becomes 0: a scale may be NaN, or so small that its reciprocal is infinite.
+// Four numbers in -127 to 127; what is no number becomes 0: a scale may be NaN, or so small that its
+// reciprocal is infinite.
 static void put_bytes(v4 q, uint8_t *to) {
     q = q == q ? larger(smaller(q, lanes(127.0f)), lanes(-127.0f)) : lanes(0.0f);
     const i4 k = __builtin_convertvector(q, i4);
@@ -122,18 +129,22 @@ static void put_bytes(v4 q, uint8_t *to) {
 // To the nearest integer, halves away from zero; what is larger than any that is kept stays so.
 static v4 rounded_away(v4 x) {
     const v4 q = nearest(x), rest = x - q;
-    const v4 away = q + (rest == 0.5f && x > 0.0f ? lanes(1.0f) : rest == -0.5f && x < 0.0f ? lanes(-1.0f) : lanes(0.0f));
+    const v4 away = q + (rest == 0.5f && x > 0.0f    ? lanes(1.0f)
+                         : rest == -0.5f && x < 0.0f ? lanes(-1.0f)
+                                                     : lanes(0.0f));
     return magnitude(x) < 0x1p22f ? away : x;
 }
 
-// The published encoder multiplies by the reciprocal of the scale before it is rounded to f16; so do we, so that files agree byte for byte.
+// The published encoder multiplies by the reciprocal of the scale before it is rounded to f16; so do we, so
+// that files agree byte for byte.
 static void encode_q8_0(const float *src, uint8_t *dst, size_t n) {
     for (size_t b = 0; b < n / q8_0_block; ++b, src += q8_0_block, dst += q8_0_bytes) {
         const float d = largest_magnitude(src, q8_0_block) / 127.0f;
         const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
         const uint16_t h = f32_to_f16(d);
         std::memcpy(dst, &h, 2);
-        for (size_t i = 0; i < q8_0_block; i += 4) put_bytes(rounded_away(load4(src + i) * inverse), dst + 2 + i);
+        for (size_t i = 0; i < q8_0_block; i += 4)
+            put_bytes(rounded_away(load4(src + i) * inverse), dst + 2 + i);
     }
 }
 
@@ -144,7 +155,8 @@ template <class convert> static void decode_halves(const uint8_t *src, float *ds
         dst[i] = to_f32(h);
     }
 }
-template <class convert> static void encode_halves(const float *src, uint8_t *dst, size_t n, convert from_f32) {
+template <class convert>
+static void encode_halves(const float *src, uint8_t *dst, size_t n, convert from_f32) {
     for (size_t i = 0; i < n; ++i) {
         const uint16_t h = from_f32(src[i]);
         std::memcpy(dst + 2 * i, &h, 2);
@@ -155,10 +167,15 @@ void decode_row(format f, const void *src, float *dst, size_t n) {
     assert(n % info(f).block == 0);
     const auto *bytes = static_cast<const uint8_t *>(src);
     switch (f) {
-    case format::f32: if (n) std::memcpy(dst, bytes, 4 * n); break;
+    case format::f32:
+        if (n) std::memcpy(dst, bytes, 4 * n);
+        break;
     case format::f16: decode_halves(bytes, dst, n, f16_to_f32); break;
     case format::bf16: decode_halves(bytes, dst, n, bf16_to_f32); break;
-    case format::i8: std::transform(bytes, bytes + n, dst, [](uint8_t b) { return static_cast<float>(static_cast<int8_t>(b)); }); break;
+    case format::i8:
+        std::transform(bytes, bytes + n, dst,
+                       [](uint8_t b) { return static_cast<float>(static_cast<int8_t>(b)); });
+        break;
     default: {
         const bool known = with_packed(f, [&](auto tag) { decode_packed<tag.value>(bytes, dst, n); });
         assert(known && "a format that does not run, or holds integers");
@@ -169,7 +186,8 @@ void decode_row(format f, const void *src, float *dst, size_t n) {
 
 float encode_row_i8(const float *src, int8_t *dst, size_t n) {
     float largest = largest_magnitude(src, n);
-    if (largest < 1e-30f) largest = 0.0f;    // as numerics.h has it for activations; 127 / largest may be infinite there
+    // as numerics.h has it for activations; 127 / largest may be infinite there
+    if (largest < 1e-30f) largest = 0.0f;
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
     auto *const to = reinterpret_cast<uint8_t *>(dst);
     size_t i = 0;
@@ -183,10 +201,11 @@ float encode_row_i8(const float *src, int8_t *dst, size_t n) {
 
 float magnitude_limit(format f) {
     switch (f) {
-    case format::f32: case format::i8: return std::numeric_limits<float>::infinity();
+    case format::f32:
+    case format::i8: return std::numeric_limits<float>::infinity();
     case format::bf16: return 0x1.ffp127f;
-    case format::q8_0: return 127.0f * 65520.0f;      // max / 127 is kept as an f16
-    default: return 65520.0f;                          // what rounds to infinity in an f16 starts there
+    case format::q8_0: return 127.0f * 65520.0f;  // max / 127 is kept as an f16
+    default: return 65520.0f;                     // what rounds to infinity in an f16 starts there
     }
 }
 
@@ -194,7 +213,9 @@ void encode_row(format f, const float *src, void *dst, size_t n, const float *im
     assert(n % info(f).block == 0 && info(f).writes);
     auto *bytes = static_cast<uint8_t *>(dst);
     switch (f) {
-    case format::f32: if (n) std::memcpy(bytes, src, 4 * n); break;
+    case format::f32:
+        if (n) std::memcpy(bytes, src, 4 * n);
+        break;
     case format::f16: encode_halves(src, bytes, n, f32_to_f16); break;
     case format::bf16: encode_halves(src, bytes, n, f32_to_bf16); break;
     case format::q8_0: encode_q8_0(src, bytes, n); break;
@@ -202,4 +223,4 @@ void encode_row(format f, const float *src, void *dst, size_t n, const float *im
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,7 +1,9 @@
-// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for; first over the file, which tells where the header ends and
-// what is wrong with it, then over a copy that nobody else can write to, and whose pointers stay. The invariant: `pos <= size` always, every
-// length is compared with `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its entries need at
-// least before anything is allocated. Steps and memory are bounded by the file's size whatever it says. Layout: ggml's docs/gguf.md.
+// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for; first over
+// the file, which tells where the header ends and what is wrong with it, then over a copy that nobody else
+// can write to, and whose pointers stay. The invariant: `pos <= size` always, every length is compared with
+// `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its
+// entries need at least before anything is allocated. Steps and memory are bounded by the file's size
+// whatever it says. Layout: ggml's docs/gguf.md.
 #include "gguf.h"
 #include "lfs.h"
 
@@ -13,24 +15,30 @@ namespace ds {
 
 static_assert(std::endian::native == std::endian::little, "GGUF is read in place, little endian");
 
-struct gguf_type_row { const char *text; uint32_t bytes; };   // 0 bytes: of variable length
+struct gguf_type_row {
+    const char *text;
+    uint32_t bytes;
+};  // 0 bytes: of variable length
 static constexpr gguf_type_row type_rows[] = {
-    {"u8", 1}, {"i8", 1}, {"u16", 2}, {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4}, {"bool", 1}, {"string", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8},
+    {"u8", 1},   {"i8", 1},     {"u16", 2},   {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
+    {"bool", 1}, {"string", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8},
 };
 
 const char *gguf_type_text(gguf_type t) { return type_rows[static_cast<uint32_t>(t)].text; }
 
-// A model has some tens of keys, and at most some tens of thousands of tensors (one a matrix, an expert and a layer). The bounds keep the memory for the two tables
-// small beside any file.
+// A model has some tens of keys, and at most some tens of thousands of tensors (one a matrix, an expert and a
+// layer). The bounds keep the memory for the two tables small beside any file.
 static constexpr uint64_t max_keys = 65536;
 static constexpr uint64_t max_key_bytes = 65535, max_name_bytes = 63;
 static constexpr unsigned min_alignment = 8, max_alignment = 1 << 20;
-static constexpr uint64_t min_key_entry = 8 + 1 + 4 + 1;             // length, a byte of name, type, a byte of value
-static constexpr uint64_t min_tensor_entry = 8 + 1 + 4 + 8 + 4 + 8;  // length, a byte of name, rank, one dimension, format, offset
+// length, a byte of name, type, a byte of value
+static constexpr uint64_t min_key_entry = 8 + 1 + 4 + 1;
+// length, a byte of name, rank, one dimension, format, offset
+static constexpr uint64_t min_tensor_entry = 8 + 1 + 4 + 8 + 4 + 8;
 
 struct gguf_parser {
     gguf_file &file;
-    const uint8_t *base;            // the file, or the copy of its header
+    const uint8_t *base;  // the file, or the copy of its header
     uint64_t size, pos = 0;
 
     // What is being read, for messages: "header", "key 3 'general.name'", "tensor 7 'output.weight'".
@@ -44,15 +52,20 @@ struct gguf_parser {
         if (!item.empty()) text += " " + quoted(item.data(), item.size());
         return text + " " + field;
     }
-    [[noreturn]] void fail(const char *field, const std::string &text) const { file.fail(where(field), text); }
+    [[noreturn]] void fail(const char *field, const std::string &text) const {
+        file.fail(where(field), text);
+    }
     [[noreturn]] void refuse(const char *field, const std::string &text) const {
         throw error(status::unsupported, file.name_ + ": " + where(field) + ": " + text);
     }
 
     uint64_t left() const { return size - pos; }
-    std::string shortage() const { return ", but the file has only " + std::to_string(left()) + " more bytes"; }
+    std::string shortage() const {
+        return ", but the file has only " + std::to_string(left()) + " more bytes";
+    }
     const uint8_t *take(uint64_t n, const char *field) {
-        if (n > left()) fail(field, std::to_string(n) + " bytes at offset " + std::to_string(pos) + shortage());
+        if (n > left())
+            fail(field, std::to_string(n) + " bytes at offset " + std::to_string(pos) + shortage());
         const uint8_t *p = base + pos;
         pos += n;
         return p;
@@ -64,7 +77,8 @@ struct gguf_parser {
     }
     std::string_view take_string(const char *field, uint64_t max_bytes) {
         const auto n = take_number<uint64_t>(field);
-        if (n > max_bytes) fail(field, "its length is " + std::to_string(n) + ", more than " + std::to_string(max_bytes));
+        if (n > max_bytes)
+            fail(field, "its length is " + std::to_string(n) + ", more than " + std::to_string(max_bytes));
         return {reinterpret_cast<const char *>(take(n, field)), static_cast<size_t>(n)};
     }
     uint64_t take_count(const char *field, uint64_t min_entry, uint64_t max) {
@@ -77,13 +91,17 @@ struct gguf_parser {
     void read_magic() {
         if (size == 0) fail("magic", "the file is empty");
         const std::string_view magic(reinterpret_cast<const char *>(base), std::min<uint64_t>(size, 4));
-        if (magic != "GGUF") refuse_lfs_pointer({reinterpret_cast<const char *>(base), static_cast<size_t>(size)}, file.name_);
-        if (magic != "GGUF") fail("magic", "not a GGUF file, it begins with " + quoted(magic.data(), magic.size()));
+        if (magic != "GGUF")
+            refuse_lfs_pointer({reinterpret_cast<const char *>(base), static_cast<size_t>(size)}, file.name_);
+        if (magic != "GGUF")
+            fail("magic", "not a GGUF file, it begins with " + quoted(magic.data(), magic.size()));
         pos = 4;
         const auto version = take_number<uint32_t>("version");
         if (version != 0 && (version & 0xffff) == 0)
-            refuse("version", std::to_string(__builtin_bswap32(version)) + " in big-endian order; only little-endian files are read");
-        if (version != 2 && version != 3) refuse("version", std::to_string(version) + "; versions 2 and 3 are read");
+            refuse("version", std::to_string(__builtin_bswap32(version)) +
+                                  " in big-endian order; only little-endian files are read");
+        if (version != 2 && version != 3)
+            refuse("version", std::to_string(version) + "; versions 2 and 3 are read");
         file.version_ = version;
     }
 
@@ -99,7 +117,9 @@ struct gguf_parser {
             return;
         }
         const uint64_t bytes = type_rows[static_cast<uint32_t>(v.type)].bytes;
-        if (v.count > left() / bytes) fail(v.is_array ? "count" : "value", std::to_string(v.count) + " of type " + gguf_type_text(v.type) + shortage());
+        if (v.count > left() / bytes)
+            fail(v.is_array ? "count" : "value",
+                 std::to_string(v.count) + " of type " + gguf_type_text(v.type) + shortage());
         const uint8_t *p = take(v.count * bytes, "value");
         if (v.type != gguf_type::boolean) return;
         for (uint64_t i = 0; i < v.count; ++i)
@@ -136,18 +156,21 @@ struct gguf_parser {
     void apply_keys() {
         const uint64_t a = file.get_uint("general.alignment", UINT64_MAX, file.alignment_);
         if (!std::has_single_bit(a) || a < min_alignment || a > max_alignment)
-            file.fail("general.alignment", std::to_string(a) + format_text(" is not a power of two from %u to %u", min_alignment, max_alignment));
+            file.fail("general.alignment",
+                      std::to_string(a) +
+                          format_text(" is not a power of two from %u to %u", min_alignment, max_alignment));
         file.alignment_ = a;
     }
 
-    // Element counts and bytes are multiplied step by step, each step checked: a product that is formed first may have wrapped to something sane.
+    // Element counts and bytes are multiplied step by step, each step checked: a product that is formed first
+    // may have wrapped to something sane.
     void read_shape(gguf_tensor &t) {
         const auto rank = take_number<uint32_t>("rank");
         if (rank < 1 || rank > 4) fail("rank", std::to_string(rank) + " is not within 1 to 4");
         t.rank = static_cast<int>(rank);
         std::fill(std::begin(t.ne), std::end(t.ne), 1);
         uint64_t elements = 1;
-        for (int i = t.rank - 1; i >= 0; --i) {   // the file's order is innermost first
+        for (int i = t.rank - 1; i >= 0; --i) {  // the file's order is innermost first
             const auto d = take_number<uint64_t>("dimension");
             if (d < 1 || d > INT64_MAX) fail("dimension", std::to_string(d) + " is not within 1 to 2^63 - 1");
             if (!mul_ok(elements, d, &elements) || elements > INT64_MAX)
@@ -159,17 +182,22 @@ struct gguf_parser {
         const auto id = take_number<uint32_t>("type");
         if (!format_from_gguf(id, &t.type)) {
             std::string known;
-            for (int i = 0; i < static_cast<int>(format::count); ++i) known += (i ? ", " : "") + std::string(info(static_cast<format>(i)).text);
-            refuse("type", "number format " + std::to_string(id) + " is unknown, or was withdrawn; known are " + known);
+            for (int i = 0; i < static_cast<int>(format::count); ++i)
+                known += (i ? ", " : "") + std::string(info(static_cast<format>(i)).text);
+            refuse("type", "number format " + std::to_string(id) +
+                               " is unknown, or was withdrawn; known are " + known);
         }
         const format_info &f = info(t.type);
         const int64_t row = t.ne[t.rank - 1];
         if (row % f.block != 0)
-            fail("dimension", "rows of " + std::to_string(row) + " are not whole blocks of " + std::to_string(f.block) + " (" + f.text + ")");
+            fail("dimension", "rows of " + std::to_string(row) + " are not whole blocks of " +
+                                  std::to_string(f.block) + " (" + f.text + ")");
         uint64_t blocks = static_cast<uint64_t>(row / f.block);
-        for (int i = 0; i < t.rank - 1; ++i) blocks *= static_cast<uint64_t>(t.ne[i]);   // no more than the elements, which fit
+        // no more than the elements, which fit
+        for (int i = 0; i < t.rank - 1; ++i) blocks *= static_cast<uint64_t>(t.ne[i]);
         if (!mul_ok(blocks, f.bytes, &t.bytes))
-            fail("size", std::to_string(blocks) + " blocks of " + std::to_string(f.bytes) + " bytes are more than 2^64 - 1 bytes");
+            fail("size", std::to_string(blocks) + " blocks of " + std::to_string(f.bytes) +
+                             " bytes are more than 2^64 - 1 bytes");
     }
     void read_tensors(uint64_t n) {
         file.tensors_.reserve(n);
@@ -185,21 +213,26 @@ struct gguf_parser {
             read_format(t);
             t.offset = take_number<uint64_t>("offset");
             if (t.offset % file.alignment_ != 0)
-                fail("offset", std::to_string(t.offset) + " is not a multiple of the alignment, " + std::to_string(file.alignment_));
+                fail("offset", std::to_string(t.offset) + " is not a multiple of the alignment, " +
+                                   std::to_string(file.alignment_));
         }
     }
 
-    // Offsets count from the first aligned byte after the table; here they become offsets from the start of the file.
+    // Offsets count from the first aligned byte after the table; here they become offsets from the start of
+    // the file.
     void place_tensors() {
-        const uint64_t aligned = (pos + file.alignment_ - 1) / file.alignment_ * file.alignment_;   // no wrap: a file has at most 2^63 bytes
+        // no wrap: a file has at most 2^63 bytes
+        const uint64_t aligned = (pos + file.alignment_ - 1) / file.alignment_ * file.alignment_;
         const uint64_t file_bytes = file.bytes_.size();
-        file.data_offset_ = std::min<uint64_t>(aligned, file_bytes);   // a file without tensors need not be padded
+        // a file without tensors need not be padded
+        file.data_offset_ = std::min<uint64_t>(aligned, file_bytes);
         const uint64_t space = file_bytes - file.data_offset_;
         for (index = 0; index < file.tensors_.size(); ++index) {
             gguf_tensor &t = file.tensors_[index];
             item = t.name;
             if (t.offset > space || t.bytes > space - t.offset)
-                fail("data", std::to_string(t.bytes) + " bytes at offset " + std::to_string(t.offset) + ", but the file's data end at " + std::to_string(space));
+                fail("data", std::to_string(t.bytes) + " bytes at offset " + std::to_string(t.offset) +
+                                 ", but the file's data end at " + std::to_string(space));
             t.offset += file.data_offset_;
             t.data = file.bytes_.data() + t.offset;
         }
@@ -208,7 +241,8 @@ struct gguf_parser {
         std::vector<const gguf_tensor *> order;
         order.reserve(file.tensors_.size());
         for (const gguf_tensor &t : file.tensors_) order.push_back(&t);
-        std::sort(order.begin(), order.end(), [](const gguf_tensor *a, const gguf_tensor *b) { return a->offset < b->offset; });
+        std::sort(order.begin(), order.end(),
+                  [](const gguf_tensor *a, const gguf_tensor *b) { return a->offset < b->offset; });
         for (size_t i = 1; i < order.size(); ++i) {
             const gguf_tensor &a = *order[i - 1], &b = *order[i];
             if (b.offset - a.offset >= a.bytes) continue;
@@ -226,7 +260,7 @@ struct gguf_parser {
         const uint64_t key_count = take_count("key count", min_key_entry, max_keys);
         read_keys(key_count);
         apply_keys();
-        if (tensor_count > left() / min_tensor_entry) {   // the keys took their part since
+        if (tensor_count > left() / min_tensor_entry) {  // the keys took their part since
             kind = "header", item = {};
             fail("tensor count", std::to_string(tensor_count) + shortage());
         }
@@ -246,7 +280,8 @@ void gguf_file::clear_tables() {
     tensor_index_.clear();
 }
 
-gguf_file::gguf_file(gguf_source part, const host &h) : bytes_(std::move(part.bytes)), name_(std::move(part.name)) {
+gguf_file::gguf_file(gguf_source part, const host &h)
+    : bytes_(std::move(part.bytes)), name_(std::move(part.name)) {
     const uint64_t n = gguf_parser{*this, bytes_.data(), bytes_.size()}.parse();
     header_ = block(h, n);
     std::memcpy(header_.data(), bytes_.data(), n);
@@ -254,10 +289,13 @@ gguf_file::gguf_file(gguf_source part, const host &h) : bytes_(std::move(part.by
     bytes_.forget(0, n);
 }
 
-gguf_file::gguf_file(os::mapping bytes, std::string name, const host &h) : gguf_file(gguf_source{std::move(bytes), std::move(name)}, h) {
+gguf_file::gguf_file(os::mapping bytes, std::string name, const host &h)
+    : gguf_file(gguf_source{std::move(bytes), std::move(name)}, h) {
     const uint64_t parts = get_uint("split.count", UINT64_MAX, 0);
     if (parts > 1)
-        throw error(status::unsupported, name_ + ": split.count: the model is split into " + std::to_string(parts) + " files; it is loaded by the path of the first, or joined into one file before");
+        throw error(status::unsupported,
+                    name_ + ": split.count: the model is split into " + std::to_string(parts) +
+                        " files; it is loaded by the path of the first, or joined into one file before");
 }
 
 const gguf_value *gguf_file::find(std::string_view key) const {
@@ -275,4 +313,4 @@ void gguf_file::fail(std::string_view field, const std::string &text) const {
     throw error(status::format, (t ? name_of(*t) : name_) + ": " + std::string(field) + ": " + text);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,18 +1,22 @@
-// A model in several files, as llama.cpp's gguf-split writes it: PREFIX-00001-of-00003.gguf and so on. Each part is a GGUF file with tensors of its own and three keys,
-// split.no (from 0), split.count and split.tensors.count (of all parts); the first has the metadata. A part is parsed and checked as any file is; here the parts are held
-// against each other. Mappings stay, descriptors do not: what a set of parts costs is address space.
+// A model in several files, as llama.cpp's gguf-split writes it: PREFIX-00001-of-00003.gguf and so on. Each
+// part is a GGUF file with tensors of its own and three keys, split.no (from 0), split.count and
+// split.tensors.count (of all parts); the first has the metadata. A part is parsed and checked as any file
+// is; here the parts are held against each other. Mappings stay, descriptors do not: what a set of parts
+// costs is address space.
 #include "gguf.h"
 
 #include <cstring>
 
 namespace ds {
 
-static const char *const no_key = "split.no", *const count_key = "split.count", *const tensors_key = "split.tensors.count";
+static const char *const no_key = "split.no", *const count_key = "split.count",
+                         *const tensors_key = "split.tensors.count";
 
 bool is_split_key(std::string_view key) { return key == no_key || key == count_key || key == tensors_key; }
 
 std::string gguf_part_path(const std::string &prefix, uint64_t no, uint64_t count) {
-    return prefix + format_text("-%05u-of-%05u.gguf", static_cast<unsigned>(no + 1), static_cast<unsigned>(count));
+    return prefix +
+           format_text("-%05u-of-%05u.gguf", static_cast<unsigned>(no + 1), static_cast<unsigned>(count));
 }
 
 // The path without what gguf_part_path adds; none where it does not end in that.
@@ -31,21 +35,29 @@ uint64_t gguf_file::file_bytes() const {
 }
 
 static bool same_value(const gguf_value &a, const gguf_value &b) {
-    return a.type == b.type && a.is_array == b.is_array && a.bytes == b.bytes && std::memcmp(a.data, b.data, a.bytes) == 0;
+    return a.type == b.type && a.is_array == b.is_array && a.bytes == b.bytes &&
+           std::memcmp(a.data, b.data, a.bytes) == 0;
 }
 
 // Of a part after the first: its numbers, and that what it says of the model is what the first says.
 void gguf_file::check_part(const gguf_file &first, uint64_t no) const {
     for (const char *const key : {count_key, tensors_key}) {
         const uint64_t here = get_uint(key, UINT64_MAX), there = first.get_uint(key, UINT64_MAX);
-        if (here != there) fail(key, "is " + std::to_string(here) + ", but " + std::to_string(there) + " in " + first.name_);
+        if (here != there)
+            fail(key, "is " + std::to_string(here) + ", but " + std::to_string(there) + " in " + first.name_);
     }
     const uint64_t here = get_uint(no_key, UINT64_MAX);
-    if (here != no) fail(no_key, "is " + std::to_string(here) + ", but the file's name and " + first.name_ + " make it " + std::to_string(no));
+    if (here != no)
+        fail(no_key, "is " + std::to_string(here) + ", but the file's name and " + first.name_ + " make it " +
+                         std::to_string(no));
     for (size_t i = 0; i < keys_.size(); ++i) {
         const gguf_value *const theirs = first.find(keys_[i]);
-        if (is_split_key(keys_[i]) || keys_[i] == "general.alignment" || !theirs || same_value(values_[i], *theirs)) continue;
-        fail(keys_[i], "is " + quoted(gguf_value_text(values_[i], 4)) + ", but " + quoted(gguf_value_text(*theirs, 4)) + " in " + first.name_ + ": a part of another model");
+        if (is_split_key(keys_[i]) || keys_[i] == "general.alignment" || !theirs ||
+            same_value(values_[i], *theirs))
+            continue;
+        fail(keys_[i], "is " + quoted(gguf_value_text(values_[i], 4)) + ", but " +
+                           quoted(gguf_value_text(*theirs, 4)) + " in " + first.name_ +
+                           ": a part of another model");
     }
 }
 
@@ -72,17 +84,23 @@ gguf_file gguf_file::open(const std::string &path, const gguf_opener &open_file,
     if (count <= 1) return f;
     const uint64_t no = f.get_uint(no_key, count - 1), tensors = f.get_uint(tensors_key, gguf_max_tensors);
     if (no != 0)
-        throw error(status::argument, f.name_ + ": " + no_key + ": is " + std::to_string(no) + ", the file is part " + std::to_string(no + 1) + " of " + std::to_string(count) +
-                                          "; the model is loaded by the path of " + name_of_first(f, no, count));
+        throw error(status::argument, f.name_ + ": " + no_key + ": is " + std::to_string(no) +
+                                          ", the file is part " + std::to_string(no + 1) + " of " +
+                                          std::to_string(count) + "; the model is loaded by the path of " +
+                                          name_of_first(f, no, count));
     const std::optional<std::string> prefix = prefix_of(path, 0, count);
-    if (!prefix) f.fail(count_key, "is " + std::to_string(count) + ", but the file's name does not end in " + gguf_part_path("", 0, count) + ", so that the other parts are not known");
+    if (!prefix)
+        f.fail(count_key, "is " + std::to_string(count) + ", but the file's name does not end in " +
+                              gguf_part_path("", 0, count) + ", so that the other parts are not known");
     for (uint64_t i = 1; i < count; ++i) {
         gguf_file part(open_file(gguf_part_path(*prefix, i, count)), h);
         part.check_part(f, i);
         f.append(std::move(part));
     }
-    if (f.tensors_.size() != tensors) f.fail(tensors_key, "is " + std::to_string(tensors) + ", but the parts have " + std::to_string(f.tensors_.size()) + " tensors");
+    if (f.tensors_.size() != tensors)
+        f.fail(tensors_key, "is " + std::to_string(tensors) + ", but the parts have " +
+                                std::to_string(f.tensors_.size()) + " tensors");
     return f;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Metadata values as C++ values and as text. Values lie in the header unaligned, so every number is copied out; arrays were walked once by the parser, and are walked
-// here by the same lengths, known to lie within the header's copy.
+// Metadata values as C++ values and as text. Values lie in the header unaligned, so every number is copied
+// out; arrays were walked once by the parser, and are walked here by the same lengths, known to lie within
+// the header's copy.
 #include "gguf.h"
 
 #include "utf8.h"
@@ -17,13 +18,17 @@ template <class number> static number load(const uint8_t *p) {
 }
 
 static bool is_float(gguf_type t) { return t == gguf_type::f32 || t == gguf_type::f64; }
-static bool is_integer(gguf_type t) { return !is_float(t) && t != gguf_type::boolean && t != gguf_type::string && t != gguf_type::array; }
+static bool is_integer(gguf_type t) {
+    return !is_float(t) && t != gguf_type::boolean && t != gguf_type::string && t != gguf_type::array;
+}
 
 // An integer of any type: 64 bits of two's complement, and whether they are to be read as a negative number.
 struct any_int {
     uint64_t bits;
     bool negative;
-    std::string text() const { return negative ? std::to_string(static_cast<int64_t>(bits)) : std::to_string(bits); }
+    std::string text() const {
+        return negative ? std::to_string(static_cast<int64_t>(bits)) : std::to_string(bits);
+    }
 };
 template <class number> static any_int load_as(const uint8_t *p, uint64_t i) {
     const auto v = load<number>(p + sizeof(number) * i);
@@ -56,8 +61,10 @@ static const gguf_value &require(const gguf_file &f, std::string_view key) {
     if (!v) f.fail(key, "missing");
     return *v;
 }
-[[noreturn]] static void wrong_type(const gguf_file &f, std::string_view key, const gguf_value &v, const char *wanted) {
-    f.fail(key, std::string(v.is_array ? "an array of " : "a value of type ") + gguf_type_text(v.type) + ", not " + wanted);
+[[noreturn]] static void wrong_type(const gguf_file &f, std::string_view key, const gguf_value &v,
+                                    const char *wanted) {
+    f.fail(key, std::string(v.is_array ? "an array of " : "a value of type ") + gguf_type_text(v.type) +
+                    ", not " + wanted);
 }
 
 static uint64_t scalar_uint(const gguf_file &f, std::string_view key, const gguf_value &v, uint64_t max) {
@@ -66,7 +73,9 @@ static uint64_t scalar_uint(const gguf_file &f, std::string_view key, const gguf
     if (n.negative || n.bits > max) f.fail(key, n.text() + " is not within 0 to " + std::to_string(max));
     return n.bits;
 }
-uint64_t gguf_file::get_uint(std::string_view key, uint64_t max) const { return scalar_uint(*this, key, require(*this, key), max); }
+uint64_t gguf_file::get_uint(std::string_view key, uint64_t max) const {
+    return scalar_uint(*this, key, require(*this, key), max);
+}
 uint64_t gguf_file::get_uint(std::string_view key, uint64_t max, uint64_t absent) const {
     const gguf_value *v = find(key);
     return v ? scalar_uint(*this, key, *v, max) : absent;
@@ -76,7 +85,9 @@ static double scalar_float(const gguf_file &f, std::string_view key, const gguf_
     if (v.is_array || !is_float(v.type)) wrong_type(f, key, v, "f32 or f64");
     return load_float(v.type, v.data, 0);
 }
-double gguf_file::get_float(std::string_view key) const { return scalar_float(*this, key, require(*this, key)); }
+double gguf_file::get_float(std::string_view key) const {
+    return scalar_float(*this, key, require(*this, key));
+}
 double gguf_file::get_float(std::string_view key, double absent) const {
     const gguf_value *v = find(key);
     return v ? scalar_float(*this, key, *v) : absent;
@@ -94,7 +105,9 @@ static std::string_view scalar_string(const gguf_file &f, std::string_view key, 
     const uint8_t *p = v.data;
     return load_string(p);
 }
-std::string_view gguf_file::get_string(std::string_view key) const { return scalar_string(*this, key, require(*this, key)); }
+std::string_view gguf_file::get_string(std::string_view key) const {
+    return scalar_string(*this, key, require(*this, key));
+}
 std::string_view gguf_file::get_string(std::string_view key, std::string_view absent) const {
     const gguf_value *v = find(key);
     return v ? scalar_string(*this, key, *v) : absent;
@@ -116,7 +129,8 @@ std::vector<int32_t> gguf_file::get_ints(std::string_view key) const {
     for (uint64_t i = 0; i < v.count; ++i) {
         const any_int n = load_int(v.type, v.data, i);
         const bool fits = n.negative ? static_cast<int64_t>(n.bits) >= INT32_MIN : n.bits <= INT32_MAX;
-        if (!fits) fail(key, "element " + std::to_string(i) + " is " + n.text() + ", which 32 bits do not hold");
+        if (!fits)
+            fail(key, "element " + std::to_string(i) + " is " + n.text() + ", which 32 bits do not hold");
         out[i] = static_cast<int32_t>(n.bits);
     }
     return out;
@@ -130,13 +144,13 @@ std::vector<float> gguf_file::get_floats(std::string_view key) const {
     return out;
 }
 
-// ---- Values as text -----------------------------------------------------------------------------------------------------------------------------
+// ---- Values as text
 
 // JSON is UTF-8, so what is not becomes U+FFFD.
 static void put_json(const text_sink &put, std::string_view s) {
     char piece[1024];
     size_t n = 0;
-    const auto add = [&](const char *p, size_t bytes) {      // a few
+    const auto add = [&](const char *p, size_t bytes) {  // a few
         if (n + bytes > sizeof piece) put({piece, std::exchange(n, 0)});
         std::memcpy(piece + n, p, bytes);
         n += bytes;
@@ -166,7 +180,8 @@ static std::string number_text(gguf_type type, const uint8_t *p, uint64_t i) {
 
 void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &put) {
     const uint8_t *p = v.data;
-    if (!v.is_array) return v.type == gguf_type::string ? put(load_string(p)) : put(number_text(v.type, p, 0));
+    if (!v.is_array)
+        return v.type == gguf_type::string ? put(load_string(p)) : put(number_text(v.type, p, 0));
     put("[");
     for (uint64_t i = 0; i < v.count; ++i) {
         if (i > 0) put(", ");
@@ -175,7 +190,8 @@ void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &
             break;
         }
         if (v.type == gguf_type::string) put_json(put, load_string(p));
-        else if (is_float(v.type) && !std::isfinite(load_float(v.type, p, i))) put("null");   // JSON knows no other
+        // JSON knows no other
+        else if (is_float(v.type) && !std::isfinite(load_float(v.type, p, i))) put("null");
         else put(number_text(v.type, p, i));
     }
     put("]");
@@ -187,4 +203,4 @@ std::string gguf_value_text(const gguf_value &v, size_t max_elements) {
     return out;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data lie in the order they were added, each at
-// a multiple of the default alignment of 32, so the file states no alignment of its own: a key that says otherwise, copied from another file, is not kept.
+// The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data
+// lie in the order they were added, each at a multiple of the default alignment of 32, so the file states no
+// alignment of its own: a key that says otherwise, copied from another file, is not kept.
 #include "gguf.h"
 
 #include <cstring>
@@ -9,7 +10,9 @@ namespace ds {
 static constexpr uint64_t alignment = 32;
 static uint64_t to_next_aligned(uint64_t n) { return (alignment - n % alignment) % alignment; }
 
-template <class number> static void put(std::string &out, number v) { out.append(reinterpret_cast<const char *>(&v), sizeof v); }
+template <class number> static void put(std::string &out, number v) {
+    out.append(reinterpret_cast<const char *>(&v), sizeof v);
+}
 static void put_string(std::string &out, std::string_view s) {
     put<uint64_t>(out, s.size());
     out += s;
@@ -35,7 +38,9 @@ template <class number> static std::string numbers(gguf_type element, std::span<
 }
 
 void gguf_writer::set(const std::string &key, std::string encoded) {
-    if (key.empty() || key.size() > 65535) throw error(status::argument, "a key of " + std::to_string(key.size()) + " bytes: 1 to 65535 are possible");
+    if (key.empty() || key.size() > 65535)
+        throw error(status::argument,
+                    "a key of " + std::to_string(key.size()) + " bytes: 1 to 65535 are possible");
     if (key == "general.alignment") return;
     const auto [i, added] = key_index_.emplace(key, keys_.size());
     if (added) keys_.emplace_back(key, std::move(encoded));
@@ -47,9 +52,15 @@ void gguf_writer::set_u32(const std::string &key, uint32_t v) { set(key, scalar(
 void gguf_writer::set_i32(const std::string &key, int32_t v) { set(key, scalar(gguf_type::i32, v)); }
 void gguf_writer::set_u64(const std::string &key, uint64_t v) { set(key, scalar(gguf_type::u64, v)); }
 void gguf_writer::set_f32(const std::string &key, float v) { set(key, scalar(gguf_type::f32, v)); }
-void gguf_writer::set_bool(const std::string &key, bool v) { set(key, scalar<uint8_t>(gguf_type::boolean, v)); }
-void gguf_writer::set_i32s(const std::string &key, std::span<const int32_t> v) { set(key, numbers(gguf_type::i32, v)); }
-void gguf_writer::set_f32s(const std::string &key, std::span<const float> v) { set(key, numbers(gguf_type::f32, v)); }
+void gguf_writer::set_bool(const std::string &key, bool v) {
+    set(key, scalar<uint8_t>(gguf_type::boolean, v));
+}
+void gguf_writer::set_i32s(const std::string &key, std::span<const int32_t> v) {
+    set(key, numbers(gguf_type::i32, v));
+}
+void gguf_writer::set_f32s(const std::string &key, std::span<const float> v) {
+    set(key, numbers(gguf_type::f32, v));
+}
 
 void gguf_writer::set_string(const std::string &key, std::string_view v) {
     std::string out;
@@ -82,11 +93,17 @@ void gguf_writer::erase(const std::string &key) {
 bool gguf_writer::has(const std::string &key) const { return key_index_.count(key) != 0; }
 
 static uint64_t checked_bytes(const std::string &name, format type, std::span<const int64_t> ne) {
-    const auto refuse = [&](const std::string &text) { throw error(status::argument, "tensor " + quoted(name) + ": " + text); };
-    if (name.empty() || name.size() > 63) refuse("its name has " + std::to_string(name.size()) + " bytes: 1 to 63 are possible");
-    if (ne.empty() || ne.size() > 4) refuse("its rank is " + std::to_string(ne.size()) + ": 1 to 4 are possible");
+    const auto refuse = [&](const std::string &text) {
+        throw error(status::argument, "tensor " + quoted(name) + ": " + text);
+    };
+    if (name.empty() || name.size() > 63)
+        refuse("its name has " + std::to_string(name.size()) + " bytes: 1 to 63 are possible");
+    if (ne.empty() || ne.size() > 4)
+        refuse("its rank is " + std::to_string(ne.size()) + ": 1 to 4 are possible");
     const format_info &f = info(type);
-    if (ne.back() % f.block != 0) refuse("rows of " + std::to_string(ne.back()) + " are not whole blocks of " + std::to_string(f.block) + " (" + f.text + ")");
+    if (ne.back() % f.block != 0)
+        refuse("rows of " + std::to_string(ne.back()) + " are not whole blocks of " +
+               std::to_string(f.block) + " (" + f.text + ")");
     uint64_t bytes = f.bytes;
     for (size_t i = 0; i < ne.size(); ++i) {
         if (ne[i] < 1) refuse("a dimension is " + std::to_string(ne[i]));
@@ -101,7 +118,8 @@ void gguf_writer::add_tensor(const std::string &name, format type, std::span<con
     uint64_t end;
     if (!add_ok(data_bytes_, bytes + to_next_aligned(bytes), &end) || end > INT64_MAX)
         throw error(status::argument, "tensor " + quoted(name) + ": the file becomes too large");
-    if (!tensor_index_.emplace(name, tensors_.size()).second) throw error(status::argument, "tensor " + quoted(name) + ": already added");
+    if (!tensor_index_.emplace(name, tensors_.size()).second)
+        throw error(status::argument, "tensor " + quoted(name) + ": already added");
     tensors_.push_back({name, type, {ne.begin(), ne.end()}, bytes, data_bytes_});
     data_bytes_ = end;
 }
@@ -118,7 +136,8 @@ std::string gguf_writer::header() const {
     for (const entry &t : tensors_) {
         put_string(out, t.name);
         put(out, static_cast<uint32_t>(t.ne.size()));
-        for (size_t i = t.ne.size(); i-- > 0;) put<uint64_t>(out, static_cast<uint64_t>(t.ne[i]));   // the file's order is innermost first
+        // the file's order is innermost first
+        for (size_t i = t.ne.size(); i-- > 0;) put<uint64_t>(out, static_cast<uint64_t>(t.ne[i]));
         put<uint32_t>(out, info(t.type).gguf_id);
         put<uint64_t>(out, t.offset);
     }
@@ -128,7 +147,9 @@ std::string gguf_writer::header() const {
 
 uint64_t gguf_writer::padding(size_t i) const { return to_next_aligned(tensors_[i].bytes); }
 
-uint64_t gguf_writer::description_bytes(const entry &t) { return 8 + t.name.size() + 4 + 8 * t.ne.size() + 4 + 8; }
+uint64_t gguf_writer::description_bytes(const entry &t) {
+    return 8 + t.name.size() + 4 + 8 * t.ne.size() + 4 + 8;
+}
 uint64_t gguf_writer::file_bytes_with(const entry *one_more) const {
     uint64_t n = 4 + 4 + 8 + 8, data = data_bytes_;
     for (const auto &[key, encoded] : keys_) n += 8 + key.size() + encoded.size();
@@ -141,9 +162,10 @@ uint64_t gguf_writer::file_bytes_with(const entry *one_more) const {
 }
 uint64_t gguf_writer::file_bytes() const { return file_bytes_with(nullptr); }
 
-// ---- Several files (see gguf_split.cpp) -----------------------------------------------------------------------------------------------------------
+// ---- Several files (see gguf_split.cpp)
 
-// A part's keys. Readers need the numbers alone; the short general ones are there so that a part of another model is noticed.
+// A part's keys. Readers need the numbers alone; the short general ones are there so that a part of another
+// model is noticed.
 gguf_writer gguf_writer::part(uint64_t no) const {
     gguf_writer w;
     for (const auto &[key, encoded] : keys_) {
@@ -152,7 +174,7 @@ gguf_writer gguf_writer::part(uint64_t no) const {
         if (no == 0 || (key.starts_with("general.") && type != gguf_type::array)) w.set(key, encoded);
     }
     w.set_u16("split.no", static_cast<uint16_t>(no));
-    w.set_u16("split.count", 0);            // known in the end, and as long then
+    w.set_u16("split.count", 0);  // known in the end, and as long then
     w.set_i32("split.tensors.count", static_cast<int32_t>(tensors_.size()));
     return w;
 }
@@ -161,12 +183,15 @@ std::vector<gguf_writer> gguf_writer::split(const gguf_split_limits &l) const {
     std::vector<gguf_writer> parts = {part(0)};
     for (const entry &t : tensors_) {
         const size_t held = parts.back().tensor_count();
-        if (held > 0 && (held >= l.tensors || parts.back().file_bytes_with(&t) > l.bytes)) parts.push_back(part(parts.size()));
+        if (held > 0 && (held >= l.tensors || parts.back().file_bytes_with(&t) > l.bytes))
+            parts.push_back(part(parts.size()));
         parts.back().add_tensor(t.name, t.type, t.ne);
-        if (parts.size() > gguf_max_parts) throw error(status::argument, "more than " + std::to_string(gguf_max_parts) + " parts would be needed");
+        if (parts.size() > gguf_max_parts)
+            throw error(status::argument,
+                        "more than " + std::to_string(gguf_max_parts) + " parts would be needed");
     }
     for (gguf_writer &w : parts) w.set_u16("split.count", static_cast<uint16_t>(parts.size()));
     return parts;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// The graph's storage and the descriptors expanded from ops.def. Vectors never grow past their reserve, so pointers into them stay good until reset.
+// The graph's storage and the descriptors expanded from ops.def. Vectors never grow past their reserve, so
+// pointers into them stay good until reset.
 #include "op.h"
 
 namespace ds {
@@ -7,15 +8,17 @@ static constexpr bool yes = true, no = false;
 
 const op_info &info(op k) {
     static constexpr op_info table[] = {
-#define DS_OP(name, sources, params, cpu, cuda, grad) {#name, sources, name##_shape, name##_forward, cpu, cuda, grad},
+#define DS_OP(name, sources, params, cpu, cuda, grad)                                                        \
+    {#name, sources, name##_shape, name##_forward, cpu, cuda, grad},
 #include "ops.def"
 #undef DS_OP
     };
     return table[static_cast<size_t>(k)];
 }
 
-#define DS_OP(name, sources, params, cpu, cuda, grad) \
-    static_assert(sources <= max_sources && sizeof(params) <= max_params_bytes && std::is_trivially_copyable_v<params>);
+#define DS_OP(name, sources, params, cpu, cuda, grad)                                                        \
+    static_assert(sources <= max_sources && sizeof(params) <= max_params_bytes &&                            \
+                  std::is_trivially_copyable_v<params>);
 #include "ops.def"
 #undef DS_OP
 
@@ -33,7 +36,8 @@ void graph::reset() {
 }
 
 static void check_room(size_t used, size_t max) {
-    if (used >= max) throw error(status::internal, format_text("graph: more than the %zu nodes that were reserved", max));
+    if (used >= max)
+        throw error(status::internal, format_text("graph: more than the %zu nodes that were reserved", max));
 }
 
 tensor *graph::input(format type, std::initializer_list<int64_t> ne, void *data, const char *name) {
@@ -59,7 +63,10 @@ tensor *graph::reshape(const tensor *t, std::initializer_list<int64_t> ne) {
 tensor *graph::part(const tensor *t, int dim, int64_t first, int64_t count, const char *what) {
     check_room(views_.size(), max_nodes_);
     if (t->type != format::f32 || dim < 0 || first < 0 || count < 1 || first > t->ne[dim] - count)
-        throw error(status::internal, format_text("%s: %lld from %lld on of ", what, static_cast<long long>(count), static_cast<long long>(first)) + shape_text(*t));
+        throw error(status::internal,
+                    format_text("%s: %lld from %lld on of ", what, static_cast<long long>(count),
+                                static_cast<long long>(first)) +
+                        shape_text(*t));
     tensor v = *t;
     const int64_t skipped = first * t->stride[dim];
     v.ne[dim] = count;
@@ -68,8 +75,12 @@ tensor *graph::part(const tensor *t, int dim, int64_t first, int64_t count, cons
     v.offset = t->offset + static_cast<size_t>(skipped) * sizeof(float);
     return &views_.emplace_back(v);
 }
-tensor *graph::slice(const tensor *t, int64_t first, int64_t count) { return part(t, t->rank - 1, first, count, "slice"); }
-tensor *graph::heads(const tensor *t, int64_t first, int64_t count) { return part(t, t->rank == 3 ? 1 : -1, first, count, "heads"); }
+tensor *graph::slice(const tensor *t, int64_t first, int64_t count) {
+    return part(t, t->rank - 1, first, count, "slice");
+}
+tensor *graph::heads(const tensor *t, int64_t first, int64_t count) {
+    return part(t, t->rank == 3 ? 1 : -1, first, count, "heads");
+}
 
 node &graph::append(op k, std::initializer_list<const tensor *> src) {
     check_room(nodes_.size(), max_nodes_);
@@ -92,4 +103,4 @@ void graph::keep(const tensor *t) {
     kept_.push_back(t->base ? t->base : t);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// A graph: operations in the order in which they run, each with its sources and its result. Built anew for a step of another size, in storage
-// that was reserved once; a node's place in the order, not its address, is what a plan remembers.
+// A graph: operations in the order in which they run, each with its sources and its result. Built anew for a
+// step of another size, in storage that was reserved once; a node's place in the order, not its address, is
+// what a plan remembers.
 #pragma once
 
 #include "tensor.h"
@@ -35,7 +36,7 @@ constexpr size_t max_params_bytes = 64;
 struct node {
     op kind;
     tensor out;
-    const tensor *src[max_sources];             // null where an optional source is absent
+    const tensor *src[max_sources];  // null where an optional source is absent
     alignas(8) unsigned char params[max_params_bytes];
 
     template <class P> const P &as() const {
@@ -48,20 +49,22 @@ struct node {
 struct op_info {
     const char *name;
     int sources;
-    void (*shape)(node &);              // checks the sources and sets out's format and shape; throws status::internal
-    void (*reference)(const node &);    // slow and obvious, any strides, any format
+    // checks the sources and sets out's format and shape; throws status::internal
+    void (*shape)(node &);
+    void (*reference)(const node &);  // slow and obvious, any strides, any format
     bool cpu, cuda, grad;
 };
 const op_info &info(op k);
 
 class graph {
 public:
-    explicit graph(size_t max_nodes);           // throws status::internal when more are added
+    explicit graph(size_t max_nodes);  // throws status::internal when more are added
     graph(const graph &) = delete;
-    void reset();                               // forgets everything, keeps the storage
+    void reset();  // forgets everything, keeps the storage
 
-    // Not 0: whoever runs a graph of this identity again on the same backend runs the very same nodes over the same memory, so that a backend may keep what it has
-    // made of it. What the memory contains may be other.
+    // Not 0: whoever runs a graph of this identity again on the same backend runs the very same nodes over
+    // the same memory, so that a backend may keep what it has made of it. What the memory contains may be
+    // other.
     uint64_t identity = 0;
 
     // A tensor whose bytes the caller places (inputs of a step).
@@ -91,9 +94,9 @@ private:
     tensor *part(const tensor *t, int dim, int64_t first, int64_t count, const char *what);
     tensor *shaped(node &n);
     size_t max_nodes_;
-    std::vector<node> nodes_;        // never grows past its reserve: addresses are stable until reset
-    std::vector<tensor> views_;      // inputs and views
+    std::vector<node> nodes_;    // never grows past its reserve: addresses are stable until reset
+    std::vector<tensor> views_;  // inputs and views
     std::vector<const tensor *> kept_;
 };
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Four floats side by side, as the compiler has them on every machine: each lane does single IEEE operations of its own, so a loop over lanes gives the bits
-// that a loop over numbers would, and the code needs no instruction set to be chosen.
+// Four floats side by side, as the compiler has them on every machine: each lane does single IEEE operations
+// of its own, so a loop over lanes gives the bits that a loop over numbers would, and the code needs no
+// instruction set to be chosen.
 #pragma once
 
 #include "base.h"
@@ -7,7 +8,7 @@
 namespace ds {
 
 typedef float v4 __attribute__((vector_size(16)));
-typedef int32_t i4 __attribute__((vector_size(16)));      // of comparisons: all ones where true
+typedef int32_t i4 __attribute__((vector_size(16)));  // of comparisons: all ones where true
 
 inline v4 lanes(float x) { return v4{x, x, x, x}; }
 inline v4 load4(const float *p) {
@@ -15,11 +16,11 @@ inline v4 load4(const float *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
-inline v4 smaller(v4 a, v4 b) { return a < b ? a : b; }      // b where either is not a number
+inline v4 smaller(v4 a, v4 b) { return a < b ? a : b; }  // b where either is not a number
 inline v4 larger(v4 a, v4 b) { return a > b ? a : b; }
 inline v4 magnitude(v4 x) { return (v4)((i4)x & 0x7fffffff); }
 inline v4 quotient(v4 a, v4 b) { return b != 0.0f ? a / b : lanes(0.0f); }
 // To the nearest integer, half to even, for magnitudes below 2^22.
 inline v4 nearest(v4 x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 
-} // namespace ds
+}  // namespace ds

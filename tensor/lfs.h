@@ -1,5 +1,6 @@
-// A clone of a repository without Git LFS has a few lines in a large file's place, which name it (git-lfs's docs/spec.md). They are recognised
-// wherever a file is read, so that the error says what the file is instead of what it is not.
+// A clone of a repository without Git LFS has a few lines in a large file's place, which name it (git-lfs's
+// docs/spec.md). They are recognised wherever a file is read, so that the error says what the file is instead
+// of what it is not.
 #pragma once
 
 #include "base.h"
@@ -11,4 +12,4 @@ namespace ds {
 // Throws status::format where `bytes` are such lines.
 void refuse_lfs_pointer(std::string_view bytes, const std::string &name);
 
-} // namespace ds
+}  // namespace ds

@@ -9,23 +9,27 @@ namespace ds {
 // Of a head: elements of a latent, of a key's two parts, and of a value.
 struct mla_sizes {
     int64_t heads, latent, nope, rope, value;
-    bool packed;      // weights
+    bool packed;  // weights
 
     explicit mla_sizes(const node &n)
-        : heads(n.src[0]->ne[1]), latent(n.src[2]->ne[1]), nope(n.src[0]->ne[2]), rope(n.src[1]->ne[2]), value(n.src[3]->ne[1]), packed(is_packed(n.src[2]->type)) {}
+        : heads(n.src[0]->ne[1]), latent(n.src[2]->ne[1]), nope(n.src[0]->ne[2]), rope(n.src[1]->ne[2]),
+          value(n.src[3]->ne[1]), packed(is_packed(n.src[2]->type)) {}
     int64_t key() const { return nope + rope; }
 };
 
 inline int64_t mla_positions(const node &n, int64_t row) { return *i32_at(*n.src[7], row) + 1; }
 
-// How much work a head is in each form for some rows of one sequence, which see `positions`, and are `pairs` with one of these: in products of floats. The
-// constants beside the shapes were measured.
-struct mla_rows { int64_t rows, positions, pairs; };
+// How much work a head is in each form for some rows of one sequence, which see `positions`, and are `pairs`
+// with one of these: in products of floats. The constants beside the shapes were measured.
+struct mla_rows {
+    int64_t rows, positions, pairs;
+};
 mla_rows mla_rows_of(const node &n, int64_t begin, int64_t end);
 int64_t mla_absorbed_work(const mla_sizes &s, const mla_rows &r);
 int64_t mla_expanded_work(const mla_sizes &s, const mla_rows &r);
 
-// Rows [begin, end): a run of one sequence's positions, one after the other, that is expanded; or rows of any sequences that are not.
+// Rows [begin, end): a run of one sequence's positions, one after the other, that is expanded; or rows of any
+// sequences that are not.
 struct mla_stretch {
     int64_t begin, end;
     bool expanded;
@@ -33,8 +37,8 @@ struct mla_stretch {
 // The longest from `begin` on, which is below the number of rows.
 mla_stretch mla_stretch_at(const node &n, int64_t begin);
 
-// The absorbed form of rows [begin, end): three operations outside any graph, to be run in this order; n must outlive them. What lies between them is in
-// `scratch`, of `bytes`; null where only shapes are asked for.
+// The absorbed form of rows [begin, end): three operations outside any graph, to be run in this order; n must
+// outlive them. What lies between them is in `scratch`, of `bytes`; null where only shapes are asked for.
 struct mla_absorbed {
     tensor q, q_rope, sequence, position;
     node ops[3];
@@ -44,4 +48,4 @@ struct mla_absorbed {
     static size_t bytes(const node &n, int64_t rows);
 };
 
-} // namespace ds
+}  // namespace ds

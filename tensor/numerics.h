@@ -1,8 +1,10 @@
-// The arithmetic that must agree to the bit between instruction sets, threads, batch sizes and devices, as C expressions that the CPU's and the
-// CUDA compiler both compile. Vector code elsewhere is held against these byte for byte.
+// The arithmetic that must agree to the bit between instruction sets, threads, batch sizes and devices, as C
+// expressions that the CPU's and the CUDA compiler both compile. Vector code elsewhere is held against these
+// byte for byte.
 //
-// The rule: floats touch elements one at a time, or are summed in one fixed order that does not depend on who does the summing. Only + - * / sqrt, fma and
-// rint occur, each rounded once as IEEE 754 says; nothing here may be contracted or reassociated.
+// The rule: floats touch elements one at a time, or are summed in one fixed order that does not depend on who
+// does the summing. Only + - * / sqrt, fma and rint occur, each rounded once as IEEE 754 says; nothing here
+// may be contracted or reassociated.
 #pragma once
 
 #include <cstddef>
@@ -20,20 +22,37 @@
 
 namespace ds {
 
-DS_HD uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
-DS_HD float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-DS_HD uint64_t bits_of(double f) { uint64_t u; memcpy(&u, &f, 8); return u; }
-DS_HD double double_of(uint64_t u) { double f; memcpy(&f, &u, 8); return f; }
+DS_HD uint32_t bits_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+DS_HD float float_of(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+DS_HD uint64_t bits_of(double f) {
+    uint64_t u;
+    memcpy(&u, &f, 8);
+    return u;
+}
+DS_HD double double_of(uint64_t u) {
+    double f;
+    memcpy(&f, &u, 8);
+    return f;
+}
 DS_HD bool finite_f32(float f) { return (bits_of(f) & 0x7f800000u) != 0x7f800000u; }
 DS_HD float fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
-// ---- Sums of floats -------------------------------------------------------------------------------------------------------------------------
+// ---- Sums of floats
 
-// Norms: lane j of 128 takes x[j], x[j + 128], … in order, by fma; then lanes are folded: j += j ^ 64, ^ 32, … ^ 1.
+// Norms: lane j of 128 takes x[j], x[j + 128], … in order, by fma; then lanes are folded: j += j ^ 64, ^ 32,
+// … ^ 1.
 constexpr int sum_lanes = 128;
 
-// Products of float matrices: lane j of 16 takes elements j, j + 16, … in order, by fma; then the lanes are folded: j += j ^ 8, ^ 4, ^ 2, ^ 1.
-// (Sixteen, not 128, so that a register tile of several outputs fits.)
+// Products of float matrices: lane j of 16 takes elements j, j + 16, … in order, by fma; then the lanes are
+// folded: j += j ^ 8, ^ 4, ^ 2, ^ 1. (Sixteen, not 128, so that a register tile of several outputs fits.)
 constexpr int dot_lanes = 16;
 
 template <int lanes> DS_HD float fold_lanes(float *lane) {
@@ -52,10 +71,11 @@ DS_HD float rms_factor(float sum_of_squares, int64_t n, float eps) {
     return 1.0f / __builtin_sqrtf(sum_of_squares / static_cast<float>(n) + eps);
 }
 
-// ---- Packed weights against activations quantized in blocks of the same size (blocks.h) --------------------------------------------------------------
+// ---- Packed weights against activations quantized in blocks of the same size (blocks.h)
 
-// A block of n activations: a = largest |x| (of the bits with the sign cleared, so that NaN counts as largest everywhere). a < 1e-30: all zero, scale 0.
-// Not finite: all zero, scale a, so that the products become NaN and the request ends with status numeric. Else q = rint(x * (127 / a)), scale = a / 127.
+// A block of n activations: a = largest |x| (of the bits with the sign cleared, so that NaN counts as largest
+// everywhere). a < 1e-30: all zero, scale 0. Not finite: all zero, scale a, so that the products become NaN
+// and the request ends with status numeric. Else q = rint(x * (127 / a)), scale = a / 127.
 DS_HD float quantize_block(const float *x, int8_t *q, int n) {
     uint32_t a = 0;
     for (int i = 0; i < n; ++i) {
@@ -65,21 +85,24 @@ DS_HD float quantize_block(const float *x, int8_t *q, int n) {
     const float largest = float_of(a);
     const bool number = finite_f32(largest) && !(largest < 1e-30f);
     const float inverse = number ? 127.0f / largest : 0.0f;
-    for (int i = 0; i < n; ++i) q[i] = number ? static_cast<int8_t>(__builtin_rintf(x[i] * inverse)) : static_cast<int8_t>(0);
+    for (int i = 0; i < n; ++i)
+        q[i] = number ? static_cast<int8_t>(__builtin_rintf(x[i] * inverse)) : static_cast<int8_t>(0);
     return !finite_f32(largest) ? largest : number ? largest / 127.0f : 0.0f;
 }
-// One output: for the blocks of the row in order, sum = fma(float(int32 product of the block), w_scale * x_scale, sum), from 0; then + bias.
-// The order makes the product independent of how rows are tiled, so one row alone and a row among many give the same bits, and so does every instruction set.
+// One output: for the blocks of the row in order, sum = fma(float(int32 product of the block), w_scale *
+// x_scale, sum), from 0; then + bias. The order makes the product independent of how rows are tiled, so one
+// row alone and a row among many give the same bits, and so does every instruction set.
 DS_HD float q8_block_step(int32_t product, float w_scale, float x_scale, float sum) {
     return fma_f32(static_cast<float>(product), w_scale * x_scale, sum);
 }
 
-// ---- INT8 weights and activations (W8A8) -------------------------------------------------------------------------------------------------------------
+// ---- INT8 weights and activations (W8A8)
 
-// One row of activations (or of keys and values): a = largest |x| of the bits with the sign cleared. a < 1e-30: all zero, scale 0. Not finite: all zero,
-// scale a, so that what is computed from it becomes NaN and the request ends with status numeric. Else q = rint(x * (levels / a)), scale = a / levels.
+// One row of activations (or of keys and values): a = largest |x| of the bits with the sign cleared. a <
+// 1e-30: all zero, scale 0. Not finite: all zero, scale a, so that what is computed from it becomes NaN and
+// the request ends with status numeric. Else q = rint(x * (levels / a)), scale = a / levels.
 struct row_scale {
-    float inverse, scale;    // of quantizing, of the result; inverse 0: all zero
+    float inverse, scale;  // of quantizing, of the result; inverse 0: all zero
 };
 DS_HD row_scale row_scale_of(uint32_t largest_bits, float levels) {
     const float a = float_of(largest_bits);
@@ -95,43 +118,58 @@ DS_HD uint32_t largest_bits(const float *x, size_t n) {
     }
     return a;
 }
-DS_HD int32_t quantize_i8(float x, row_scale s) { return s.inverse == 0.0f ? 0 : static_cast<int32_t>(__builtin_rintf(x * s.inverse)); }
+DS_HD int32_t quantize_i8(float x, row_scale s) {
+    return s.inverse == 0.0f ? 0 : static_cast<int32_t>(__builtin_rintf(x * s.inverse));
+}
 constexpr float i8_levels = 127.0f;
-// The scales that a row of finite numbers can have. Those of a page are what its exponents and shifts are made of (below): others from a file are refused
-// before they come here, and those of rows that were not finite are infinite or no numbers, which attention looks for.
+// The scales that a row of finite numbers can have. Those of a page are what its exponents and shifts are
+// made of (below): others from a file are refused before they come here, and those of rows that were not
+// finite are infinite or no numbers, which attention looks for.
 constexpr float i8_smallest_scale = 1e-30f / i8_levels, i8_largest_scale = 3.402823466e+38f / i8_levels;
-DS_HD bool is_row_scale(float s) { return bits_of(s) == 0 || (s >= i8_smallest_scale && s <= i8_largest_scale); }
+DS_HD bool is_row_scale(float s) {
+    return bits_of(s) == 0 || (s >= i8_smallest_scale && s <= i8_largest_scale);
+}
 
 // One output: the int32 product over the whole row, then the two scales; then + bias.
-DS_HD float i8_output(int32_t product, float w_scale, float x_scale) { return (static_cast<float>(product) * w_scale) * x_scale; }
+DS_HD float i8_output(int32_t product, float w_scale, float x_scale) {
+    return (static_cast<float>(product) * w_scale) * x_scale;
+}
 
-// What the integer sums hold, whatever bytes a file has (-128 among them, which no encoder of ours writes). Whoever brings in a shape looks at these: a model's
-// tensors when they are bound, the tools before they write, the engine for its context, and every operation's shape rule.
-constexpr int64_t i8_most_columns = INT32_MAX / (128 * 127);      // 132,104: of a row of weights
-constexpr int64_t i8_most_head = INT32_MAX / (128 * 16383);       // 1,024: of a head, or a latent, in pages of i8, whose queries have 15 bits
-constexpr int64_t i8_most_positions = int64_t{1} << 22;           // of a sequence in pages of i8: page_total of 64 positions is below 2^47, and a total has 63 bits
+// What the integer sums hold, whatever bytes a file has (-128 among them, which no encoder of ours writes).
+// Whoever brings in a shape looks at these: a model's tensors when they are bound, the tools before they
+// write, the engine for its context, and every operation's shape rule.
+constexpr int64_t i8_most_columns = INT32_MAX / (128 * 127);  // 132,104: of a row of weights
+// 1,024: of a head, or a latent, in pages of i8, whose queries have 15 bits
+constexpr int64_t i8_most_head = INT32_MAX / (128 * 16383);
+// of a sequence in pages of i8: page_total of 64 positions is below 2^47, and a total has 63 bits
+constexpr int64_t i8_most_positions = int64_t{1} << 22;
 
-// ---- Mixture of experts: y = shared, then y = fma(weight, expert's output, y) in the order in which the router ranks them ------------------------------
+// ---- Mixture of experts: y = shared, then y = fma(weight, expert's output, y) in the order in which the
+// router ranks them
 
-// Softmax's sums are of attention_share (below) here too. A sum of weights that is to be 1 goes in the order of the ranks.
+// Softmax's sums are of attention_share (below) here too. A sum of weights that is to be 1 goes in the order
+// of the ranks.
 
-// ---- Exponentials ---------------------------------------------------------------------------------------------------------------------------
+// ---- Exponentials
 
-// 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to the seventh power, relative error below 6e-9 before rounding.
+// 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to the seventh power, relative error below 6e-9 before
+// rounding.
 DS_HD float exp2_poly(float f) {
-    float p = 1.5252734e-05f;                    // ln2^7 / 7!
-    p = fma_f32(p, f, 1.5403530e-04f);           // ln2^6 / 6!
-    p = fma_f32(p, f, 1.3333558e-03f);           // ln2^5 / 5!
-    p = fma_f32(p, f, 9.6181291e-03f);           // ln2^4 / 4!
-    p = fma_f32(p, f, 5.5504109e-02f);           // ln2^3 / 3!
-    p = fma_f32(p, f, 2.4022651e-01f);           // ln2^2 / 2!
-    p = fma_f32(p, f, 6.9314718e-01f);           // ln2
+    float p = 1.5252734e-05f;           // ln2^7 / 7!
+    p = fma_f32(p, f, 1.5403530e-04f);  // ln2^6 / 6!
+    p = fma_f32(p, f, 1.3333558e-03f);  // ln2^5 / 5!
+    p = fma_f32(p, f, 9.6181291e-03f);  // ln2^4 / 4!
+    p = fma_f32(p, f, 5.5504109e-02f);  // ln2^3 / 3!
+    p = fma_f32(p, f, 2.4022651e-01f);  // ln2^2 / 2!
+    p = fma_f32(p, f, 6.9314718e-01f);  // ln2
     return fma_f32(p, f, 1.0f);
 }
-// p * 2^n in two exact-exponent steps, so that results below the normal range round once and overflow becomes infinity. n in [-252, 252].
+// p * 2^n in two exact-exponent steps, so that results below the normal range round once and overflow becomes
+// infinity. n in [-252, 252].
 DS_HD float scale_exp2(float p, int32_t n) {
     const int32_t half = n >> 1;
-    return (p * float_of(static_cast<uint32_t>(half + 127) << 23)) * float_of(static_cast<uint32_t>(n - half + 127) << 23);
+    return (p * float_of(static_cast<uint32_t>(half + 127) << 23)) *
+           float_of(static_cast<uint32_t>(n - half + 127) << 23);
 }
 DS_HD float exp2_f32(float x) {
     if (x != x) return x;
@@ -139,7 +177,8 @@ DS_HD float exp2_f32(float x) {
     const float n = __builtin_rintf(x);
     return scale_exp2(exp2_poly(x - n), static_cast<int32_t>(n));
 }
-// exp(x) = 2^(x / ln 2); the quotient's fraction is taken with a two-part 1/ln 2, so that large |x| loses nothing.
+// exp(x) = 2^(x / ln 2); the quotient's fraction is taken with a two-part 1/ln 2, so that large |x| loses
+// nothing.
 constexpr float log2e_high = 1.44269502f, log2e_low = 1.92596299e-08f;
 DS_HD float exp_f32(float x) {
     if (x != x) return x;
@@ -150,27 +189,35 @@ DS_HD float exp_f32(float x) {
 }
 DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 
-// Sampling: a logit's weight against the largest one, times 2^40, so that 2^22 of them can be summed in int64. factor = 1 / temperature. A logit that weighs nothing
-// has none below it that weighs something.
+// Sampling: a logit's weight against the largest one, times 2^40, so that 2^22 of them can be summed in
+// int64. factor = 1 / temperature. A logit that weighs nothing has none below it that weighs something.
 constexpr float sampling_one = 1099511627776.0f;
-DS_HD int64_t sampling_weight(float logit, float largest, float factor) { return static_cast<int64_t>(__builtin_rintf(exp_f32((logit - largest) * factor) * sampling_one)); }
+DS_HD int64_t sampling_weight(float logit, float largest, float factor) {
+    return static_cast<int64_t>(__builtin_rintf(exp_f32((logit - largest) * factor) * sampling_one));
+}
 
-// ---- Attention over float pages -----------------------------------------------------------------------------------------------------------------
+// ---- Attention over float pages
 
-// For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page visible (the last page's rest is not):
-//   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e),  M' = max(M, s_t),  w_t = exp2(s_t - M'),  r = exp2(M - M')  (r = 0 for the first page)
-//   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions count 0)
+// For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page
+// visible (the last page's rest is not):
+//   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e), M' = max(M, s_t), w_t = exp2(s_t -
+//   M'), r = exp2(M - M') (r = 0 for the first page)
+//   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions
+//   count 0)
 //   o_d = fma(o_d, r, P_d), P_d = sum over t ascending of fma(w_t, v_td, .) from 0
-// and at the end o_d / l. Of latent pages the sum of s_t is dot_in_lanes of 16, over the latent and then the turned part. Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
-// Where keys and values are made of latents (mla_attention), k_td and v_td are dot_in_lanes of 16 of the latent and a row of weights as f32, and the turned part as it is.
-// A score that is NaN makes the row NaN: max is taken as (s > M || s != s) ? s : M.
+// and at the end o_d / l. Of latent pages the sum of s_t is dot_in_lanes of 16, over the latent and then the
+// turned part. Pages start at fixed positions whatever the chunking, so every split of the work gives these
+// bits. Where keys and values are made of latents (mla_attention), k_td and v_td are dot_in_lanes of 16 of
+// the latent and a row of weights as f32, and the turned part as it is. A score that is NaN makes the row
+// NaN: max is taken as (s > M || s != s) ? s : M.
 DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
 DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }
 
-// ---- Attention over INT8 pages ------------------------------------------------------------------------------------------------------------------------
+// ---- Attention over INT8 pages
 
-// Keys and queries are turned by a Walsh-Hadamard transform, head by head, in blocks of the largest power of two that divides the head size: q.k is
-// unchanged but for a factor of the block, and an outlier channel is spread over the block. Values are stored as they are.
+// Keys and queries are turned by a Walsh-Hadamard transform, head by head, in blocks of the largest power of
+// two that divides the head size: q.k is unchanged but for a factor of the block, and an outlier channel is
+// spread over the block. Values are stored as they are.
 DS_HD int32_t hadamard_block(int32_t head_size) { return head_size & -head_size; }
 DS_HD void hadamard(float *x, int32_t head_size) {
     const int32_t block = hadamard_block(head_size);
@@ -193,36 +240,49 @@ constexpr float q15_levels = 16383.0f;
 DS_HD int32_t plane_high(int32_t q) { return q >> 7; }
 DS_HD int32_t plane_low(int32_t q) { return q & 127; }
 
-// score = (float(128 * high.k + low.k) * k_scale) * q_factor, in units of log2; q_factor = (q_scale * attention_scale(scale)) / block.
+// score = (float(128 * high.k + low.k) * k_scale) * q_factor, in units of log2; q_factor = (q_scale *
+// attention_scale(scale)) / block.
 DS_HD float i8_query_factor(float q_scale, float scale, int32_t head_size) {
     return (q_scale * attention_scale(scale)) / static_cast<float>(hadamard_block(head_size));
 }
-DS_HD float i8_score(int32_t product, float k_scale, float q_factor) { return (static_cast<float>(product) * k_scale) * q_factor; }
+DS_HD float i8_score(int32_t product, float k_scale, float q_factor) {
+    return (static_cast<float>(product) * k_scale) * q_factor;
+}
 
 // For one query row and head, over the positions that it sees:
-//   M = ceil(largest score); E0 = exponent_above(largest v scale); p = exp2(score - M); denominator = sum of rint(p * 2^30)
-//   a page of 64 positions: w = p * v_scale, e = page_exponent(largest w), wq = page_weight(w, e), acc_d = sum of wq * v_d (int32),
+//   M = ceil(largest score); E0 = exponent_above(largest v scale); p = exp2(score - M); denominator = sum of
+//   rint(p * 2^30)
+//   a page of 64 positions: w = p * v_scale, e = page_exponent(largest w), wq = page_weight(w, e), acc_d =
+//   sum of wq * v_d (int32),
 //   total_d += (int64(acc_d) << 20) >> min(E0 - e, 63); a page whose w are all zero adds nothing
 //   out_d = i8_attention_output(total_d, E0, denominator)
-// Latent pages: a score is the sum of the latents' and of the turned part's, each by its own scales; values are the latents as they lie, and out_d is
-// turned back at the end.
-// Everything that is summed is an integer, so positions, pages and chunks may be taken in any order and by anybody.
+// Latent pages: a score is the sum of the latents' and of the turned part's, each by its own scales; values
+// are the latents as they lie, and out_d is turned back at the end.
+// Everything that is summed is an integer, so positions, pages and chunks may be taken in any order and by
+// anybody.
 DS_HD int64_t attention_share(float p) { return static_cast<int64_t>(__builtin_rintf(p * 1073741824.0f)); }
-DS_HD int32_t exponent_above(float x) { return static_cast<int32_t>(bits_of(x) >> 23) - 126; }      // x >= 0: x < 2^this
-DS_HD int32_t page_exponent(float largest) { const int32_t e = exponent_above(largest); return e < -112 ? -112 : e; }
-DS_HD float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }      // n in [-126, 127]
+// x >= 0: x < 2^this
+DS_HD int32_t exponent_above(float x) { return static_cast<int32_t>(bits_of(x) >> 23) - 126; }
+DS_HD int32_t page_exponent(float largest) {
+    const int32_t e = exponent_above(largest);
+    return e < -112 ? -112 : e;
+}
+// n in [-126, 127]
+DS_HD float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }
 DS_HD int32_t page_weight(float w, int32_t e) {
     const int32_t q = static_cast<int32_t>(__builtin_rintf(w * power_of_two(14 - e)));
     return q < 16383 ? q : 16383;
 }
 DS_HD int64_t page_total(int32_t acc, int32_t shift) {
-    return static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(acc)) << 20) >> (shift < 63 ? shift : 63);
+    return static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(acc)) << 20) >>
+           (shift < 63 ? shift : 63);
 }
 DS_HD float i8_attention_output(int64_t total, int32_t e0, int64_t denominator) {
-    return scale_exp2(static_cast<float>(total), e0 - 34) / (static_cast<float>(denominator) * 9.31322574615478515625e-10f);
+    return scale_exp2(static_cast<float>(total), e0 - 34) /
+           (static_cast<float>(denominator) * 9.31322574615478515625e-10f);
 }
 
-// ---- Double routines for tables and log-probabilities (libm's last bit differs by version) ---------------------------------------------------------
+// ---- Double routines for tables and log-probabilities (libm's last bit differs by version)
 
 DS_HD double exp2_f64(double x) {
     if (x != x) return x;
@@ -230,26 +290,32 @@ DS_HD double exp2_f64(double x) {
     if (x > 1023.999) x = 1023.999;
     const double n = __builtin_rint(x), f = (x - n) * 0.69314718055994530942;
     double p = 1.0;
-    for (int k = 14; k > 0; --k) p = 1.0 + p * f / k;    // the exponential series; |f| <= 0.35, so the rest is below 1e-18
+    // the exponential series; |f| <= 0.35, so the rest is below 1e-18
+    for (int k = 14; k > 0; --k) p = 1.0 + p * f / k;
     const int32_t i = static_cast<int32_t>(n), half = i >> 1;
-    return p * double_of(static_cast<uint64_t>(half + 1023) << 52) * double_of(static_cast<uint64_t>(i - half + 1023) << 52);
+    return p * double_of(static_cast<uint64_t>(half + 1023) << 52) *
+           double_of(static_cast<uint64_t>(i - half + 1023) << 52);
 }
-// x > 0 and normal. log2 of the mantissa by the series of 2 atanh((m - 1) / (m + 1)), m in [sqrt(1/2), sqrt(2)).
+// x > 0 and normal. log2 of the mantissa by the series of 2 atanh((m - 1) / (m + 1)), m in [sqrt(1/2),
+// sqrt(2)).
 DS_HD double log2_f64(double x) {
     uint64_t u = bits_of(x);
     int32_t e = static_cast<int32_t>(u >> 52) - 1023;
     double m = double_of((u & 0x000fffffffffffffull) | 0x3ff0000000000000ull);
-    if (m > 1.41421356237309504880) { m = m * 0.5; e = e + 1; }
+    if (m > 1.41421356237309504880) {
+        m = m * 0.5;
+        e = e + 1;
+    }
     const double t = (m - 1.0) / (m + 1.0), t2 = t * t;
     double s = 0.0;
-    for (int k = 23; k > 0; k -= 2) s = 1.0 / k + s * t2;    // |t| <= 0.172, so the rest is below 1e-19
+    for (int k = 23; k > 0; k -= 2) s = 1.0 / k + s * t2;  // |t| <= 0.172, so the rest is below 1e-19
     return e + 2.0 * t * s * 1.44269504088896340736;
 }
 DS_HD double log_f64(double x) { return log2_f64(x) * 0.69314718055994530942; }
 DS_HD double pow_f64(double base, double e) { return exp2_f64(e * log2_f64(base)); }
 
-// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts, of 33, 33 and 53 bits, by fma, so that what is left of x and the first part's
-// multiple is exact; then the two series on [-pi/4, pi/4].
+// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts, of 33, 33 and 53 bits, by fma,
+// so that what is left of x and the first part's multiple is exact; then the two series on [-pi/4, pi/4].
 DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
     const double n = __builtin_rint(x * 0.63661977236758134308);
     double r = __builtin_fma(-n, 1.57079632673412561417, x);
@@ -267,18 +333,21 @@ DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
     *cosine = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
 }
 
-// ---- Rope ------------------------------------------------------------------------------------------------------------------------------------
+// ---- Rope
 
 DS_HD float rope_first(float a, float b, float cosine, float sine) { return fma_f32(a, cosine, -(b * sine)); }
 DS_HD float rope_second(float a, float b, float cosine, float sine) { return fma_f32(a, sine, b * cosine); }
 
 // The frequency of pair i, scaled; see rope_table_params.
-DS_HD double rope_frequency(double base, double factor, int32_t yarn, float low, float high, int32_t rotated, int32_t i) {
+DS_HD double rope_frequency(double base, double factor, int32_t yarn, float low, float high, int32_t rotated,
+                            int32_t i) {
     const double f = pow_f64(base, -2.0 * i / rotated);
     if (!yarn) return f / factor;
-    const double width = static_cast<double>(high) - low, ramp = (i - static_cast<double>(low)) / (width > 0.001 ? width : 0.001);
-    const double divided = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;      // how much of the division by `factor` this pair takes
+    const double width = static_cast<double>(high) - low,
+                 ramp = (i - static_cast<double>(low)) / (width > 0.001 ? width : 0.001);
+    // how much of the division by `factor` this pair takes
+    const double divided = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;
     return f * (1.0 - divided) + f / factor * divided;
 }
 
-} // namespace ds
+}  // namespace ds

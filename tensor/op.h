@@ -1,4 +1,5 @@
-// For ops/<name>.cpp: checks of a shape rule, and reading a tensor of any format and stride one element at a time.
+// For ops/<name>.cpp: checks of a shape rule, and reading a tensor of any format and stride one element at a
+// time.
 #pragma once
 
 #include "numerics.h"
@@ -8,11 +9,14 @@
 
 namespace ds {
 
-#define DS_OP(name, ...) void name##_shape(node &n); void name##_forward(const node &n);
+#define DS_OP(name, ...)                                                                                     \
+    void name##_shape(node &n);                                                                              \
+    void name##_forward(const node &n);
 #include "ops.def"
 #undef DS_OP
 
-// A shape rule's refusal. Shapes come from the architectures, which have checked the file: this is a mistake of ours, named.
+// A shape rule's refusal. Shapes come from the architectures, which have checked the file: this is a mistake
+// of ours, named.
 inline void expect(bool ok, const node &n, const char *what) {
     if (ok) return;
     std::string text = std::string(info(n.kind).name) + ": " + what + " (";
@@ -20,11 +24,19 @@ inline void expect(bool ok, const node &n, const char *what) {
     throw error(status::internal, text + ")");
 }
 
-inline bool is_list(const tensor *t, int64_t n) { return t->rank == 1 && t->type == format::i32 && t->ne[0] == n; }
+inline bool is_list(const tensor *t, int64_t n) {
+    return t->rank == 1 && t->type == format::i32 && t->ne[0] == n;
+}
 
-// What products take as weights: a format that runs, with scales if it is i8, and then in rows whose sums fit.
-inline bool is_weights(const tensor &w) { return info(w.type).runs && (w.type == format::i8) == (w.scale != nullptr); }
-inline void expect_sums_fit(const node &n, const tensor &w) { expect(w.type != format::i8 || w.ne[w.rank - 1] <= i8_most_columns, n, "needs rows of i8 of at most 132104 elements"); }
+// What products take as weights: a format that runs, with scales if it is i8, and then in rows whose sums
+// fit.
+inline bool is_weights(const tensor &w) {
+    return info(w.type).runs && (w.type == format::i8) == (w.scale != nullptr);
+}
+inline void expect_sums_fit(const node &n, const tensor &w) {
+    expect(w.type != format::i8 || w.ne[w.rank - 1] <= i8_most_columns, n,
+           "needs rows of i8 of at most 132104 elements");
+}
 
 // A matrix of rank 3 as `i` of its outermost dimension; `scale` is for the scales that those of i8 have.
 inline tensor matrix_of(const tensor &t, int64_t i, tensor &scale) {
@@ -72,8 +84,12 @@ inline node product_node(const tensor &x, const tensor &w, const tensor &y) {
 inline bool fits_pages(const kv_layout &l, const tensor &pages) {
     if (pages.rank != 2 || pages.type != format::i8 || l.kv_heads < 1 || l.head_size < 1) return false;
     if (l.type == format::i8 && std::max(l.head_size, l.rope_size) > i8_most_head) return false;
-    if (l.rope_size < 0 || (l.rope_size > 0 && (l.kv_heads != 1 || l.v_offset != l.k_offset + static_cast<int64_t>(l.k_bytes())))) return false;
-    const int64_t k_end = l.k_offset + static_cast<int64_t>(l.k_bytes()), v_end = l.v_offset + static_cast<int64_t>(l.v_bytes());
+    if (l.rope_size < 0 ||
+        (l.rope_size > 0 &&
+         (l.kv_heads != 1 || l.v_offset != l.k_offset + static_cast<int64_t>(l.k_bytes()))))
+        return false;
+    const int64_t k_end = l.k_offset + static_cast<int64_t>(l.k_bytes()),
+                  v_end = l.v_offset + static_cast<int64_t>(l.v_bytes());
     return std::min(l.k_offset, l.v_offset) >= 0 && std::max(k_end, v_end) <= pages.ne[1];
 }
 
@@ -81,8 +97,9 @@ inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out =
 
 inline float apply(unary f, float x) {
     switch (f) {
-#define DS_UNARY(name, formula, derivative) \
-    case unary::name: return formula;
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    case unary::name:                                                                                        \
+        return formula;
 #include "unary.def"
 #undef DS_UNARY
     }
@@ -99,4 +116,4 @@ inline void read_row(const tensor &t, int64_t i0, int64_t i1, int64_t i2, std::v
     for (float &x : row) x = x * scale;
 }
 
-} // namespace ds
+}  // namespace ds

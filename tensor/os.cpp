@@ -1,6 +1,7 @@
-// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address space, the clock and the
-// floating-point control register.
-// A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not waited for.
+// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address
+// space, the clock and the floating-point control register.
+// A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not
+// waited for.
 #include "os.h"
 #include "lfs.h"
 
@@ -24,7 +25,8 @@
 #include <sys/auxv.h>
 #endif
 
-// tests/faults/os_faults.cpp compiles this file a second time, with calls of its own in place of the system's.
+// tests/faults/os_faults.cpp compiles this file a second time, with calls of its own in place of the
+// system's.
 #ifndef DS_SYSTEM
 #define DS_SYSTEM(call) ::call
 #define DS_THREAD std::thread
@@ -44,11 +46,13 @@ static std::string reason(int code) {
 }
 
 namespace {
-struct descriptor {   // a file opened for the length of one call
+struct descriptor {  // a file opened for the length of one call
     int fd;
-    ~descriptor() { if (fd >= 0) DS_SYSTEM(close)(fd); }
+    ~descriptor() {
+        if (fd >= 0) DS_SYSTEM(close)(fd);
+    }
 };
-}
+}  // namespace
 
 // The host's signals may interrupt a call: on some file systems any of these.
 template <class F> static auto uninterrupted(const F &call) {
@@ -57,7 +61,8 @@ template <class F> static auto uninterrupted(const F &call) {
 }
 
 static int open_file(const std::string &path) {
-    const int fd = uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
+    const int fd = uninterrupted(
+        [&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
     if (fd < 0) fail(path, "cannot open", errno);
     return fd;
 }
@@ -73,7 +78,7 @@ static size_t file_size(int fd, const std::string &name) {
 // 0: the system does not say.
 static size_t page_size() { return static_cast<size_t>(std::max(0l, DS_SYSTEM(sysconf)(_SC_PAGESIZE))); }
 
-// ---- mapping ----------------------------------------------------------------------------------------------------------------------------------
+// ---- mapping
 
 mapping::mapping(mapping &&o) noexcept { *this = std::move(o); }
 mapping &mapping::operator=(mapping &&o) noexcept {
@@ -95,7 +100,7 @@ mapping mapping::map_file(const std::string &path) {
 mapping mapping::map_fd(int fd, const std::string &name) {
     mapping m;
     m.size_ = file_size(fd, name);
-    if (m.size_ == 0) return m;   // the system refuses to map nothing
+    if (m.size_ == 0) return m;  // the system refuses to map nothing
     void *p = DS_SYSTEM(mmap)(nullptr, m.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) fail(name, "cannot map", errno);
     m.data_ = static_cast<const uint8_t *>(p);
@@ -112,9 +117,13 @@ mapping mapping::read_file(const std::string &path, const host &h, const progres
 // By pread: the descriptor's own position is the caller's, and stays. `size` is what the file should have.
 static void read_all(int fd, const std::string &name, uint64_t offset, void *to, size_t n, uint64_t size) {
     for (auto *bytes = static_cast<uint8_t *>(to); n > 0;) {
-        const ssize_t got = uninterrupted([&] { return DS_SYSTEM(pread)(fd, bytes, n, static_cast<off_t>(offset)); });
+        const ssize_t got =
+            uninterrupted([&] { return DS_SYSTEM(pread)(fd, bytes, n, static_cast<off_t>(offset)); });
         if (got < 0) fail(name, "cannot read", errno);
-        if (got == 0) throw error(status::io, name + format_text(": ends after %llu of %llu bytes", static_cast<unsigned long long>(offset), static_cast<unsigned long long>(size)));
+        if (got == 0)
+            throw error(status::io, name + format_text(": ends after %llu of %llu bytes",
+                                                       static_cast<unsigned long long>(offset),
+                                                       static_cast<unsigned long long>(size)));
         bytes += got;
         offset += static_cast<uint64_t>(got);
         n -= static_cast<size_t>(got);
@@ -122,7 +131,7 @@ static void read_all(int fd, const std::string &name, uint64_t offset, void *to,
 }
 
 mapping mapping::read_fd(int fd, const std::string &name, const host &h, const progress_fn &progress) {
-    constexpr size_t step = size_t(8) << 20;   // between two calls of `progress`
+    constexpr size_t step = size_t(8) << 20;  // between two calls of `progress`
     const size_t size = file_size(fd, name);
     mapping m;
     m.owned_ = block(h, size);
@@ -131,7 +140,8 @@ mapping mapping::read_fd(int fd, const std::string &name, const host &h, const p
         const size_t n = std::min(step, size - done);
         read_all(fd, name, done, bytes + done, n, size);
         done += n;
-        if (progress && !progress(done, size)) throw error(status::cancelled, name + ": reading was cancelled");
+        if (progress && !progress(done, size))
+            throw error(status::cancelled, name + ": reading was cancelled");
     }
     m.data_ = bytes;
     m.size_ = size;
@@ -156,7 +166,7 @@ void mapping::forget(size_t offset, size_t n) const {
     if (first < last) DS_SYSTEM(madvise)(const_cast<uint8_t *>(data_) + first, last - first, MADV_DONTNEED);
 }
 
-// ---- input_file -------------------------------------------------------------------------------------------------------------------------------
+// ---- input_file
 
 input_file::input_file(const std::string &path) : path_(path), fd_(open_file(path)) {
     try {
@@ -169,9 +179,11 @@ input_file::input_file(const std::string &path) : path_(path), fd_(open_file(pat
 
 input_file::~input_file() { DS_SYSTEM(close)(fd_); }
 
-void input_file::read(uint64_t offset, void *data, size_t n) const { read_all(fd_, path_, offset, data, n, size_); }
+void input_file::read(uint64_t offset, void *data, size_t n) const {
+    read_all(fd_, path_, offset, data, n, size_);
+}
 
-// ---- output_file ------------------------------------------------------------------------------------------------------------------------------
+// ---- output_file
 
 static std::string directory_of(const std::string &path) {
     const size_t slash = path.rfind('/');
@@ -180,7 +192,8 @@ static std::string directory_of(const std::string &path) {
 
 static void write_all(int fd, const std::string &path, uint64_t offset, const char *data, size_t n) {
     while (n > 0) {
-        const ssize_t written = uninterrupted([&] { return DS_SYSTEM(pwrite)(fd, data, n, static_cast<off_t>(offset)); });
+        const ssize_t written =
+            uninterrupted([&] { return DS_SYSTEM(pwrite)(fd, data, n, static_cast<off_t>(offset)); });
         if (written <= 0) fail(path, "cannot write", written < 0 ? errno : ENOSPC);
         data += written;
         offset += static_cast<uint64_t>(written);
@@ -190,12 +203,12 @@ static void write_all(int fd, const std::string &path, uint64_t offset, const ch
 
 // Where links lead, maybe to a file that is not there yet.
 static std::string end_of_links(const std::string &path) {
-    constexpr int most_links = 40;      // as many as Linux follows
+    constexpr int most_links = 40;  // as many as Linux follows
     std::string at = path;
     for (int i = 0; i <= most_links; ++i) {
         char to[4096];
         const ssize_t n = DS_SYSTEM(readlink)(at.c_str(), to, sizeof to);
-        if (n < 0 && (errno == EINVAL || errno == ENOENT)) return at;    // it is no link, or not there
+        if (n < 0 && (errno == EINVAL || errno == ENOENT)) return at;  // it is no link, or not there
         if (n < 0) fail(path, "cannot create", errno);
         if (static_cast<size_t>(n) == sizeof to) fail(path, "cannot create", ENAMETOOLONG);
         const std::string target(to, static_cast<size_t>(n));
@@ -205,7 +218,8 @@ static std::string end_of_links(const std::string &path) {
 }
 
 output_file::output_file(const std::string &path) : path_(path), target_(end_of_links(path)) {
-    // The rename at the end would replace a device or fail on a directory: say so now, not after hours of work.
+    // The rename at the end would replace a device or fail on a directory: say so now, not after hours of
+    // work.
     struct stat s;
     const bool there = DS_SYSTEM(stat)(path.c_str(), &s) == 0;
     if (!there && errno != ENOENT) fail(path, "cannot create", errno);
@@ -213,7 +227,8 @@ output_file::output_file(const std::string &path) : path_(path), target_(end_of_
     constexpr int attempts = 100;
     for (int i = 0; i < attempts; ++i) {
         std::string name = target_ + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
-        fd_ = uninterrupted([&] { return DS_SYSTEM(open)(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
+        fd_ = uninterrupted(
+            [&] { return DS_SYSTEM(open)(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
         if (fd_ < 0 && errno == EEXIST) continue;
         if (fd_ < 0) fail(path, "cannot create", errno);
         temp_ = std::move(name);
@@ -250,15 +265,18 @@ void output_file::flush() {
 
 // Opened before anything is renamed, so that what can fail afterwards is the disk alone.
 static int open_directory(const std::string &path) {
-    const int fd = uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
-    // One that may be written but not listed: the file is complete, only its name may be lost with power. One that is gone: renaming will say so.
+    const int fd =
+        uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+    // One that may be written but not listed: the file is complete, only its name may be lost with power. One
+    // that is gone: renaming will say so.
     if (fd < 0 && errno != EACCES && errno != ENOENT) fail(path, "cannot open", errno);
     return fd;
 }
 
 static void sync_directory(const descriptor &d, const std::string &path) {
     if (d.fd < 0) return;
-    if (uninterrupted([&] { return DS_SYSTEM(fsync)(d.fd); }) != 0 && errno != EINVAL && errno != ENOTSUP) fail(path, "cannot sync", errno);
+    if (uninterrupted([&] { return DS_SYSTEM(fsync)(d.fd); }) != 0 && errno != EINVAL && errno != ENOTSUP)
+        fail(path, "cannot sync", errno);
 }
 
 void output_file::finish() {
@@ -269,12 +287,13 @@ void output_file::finish() {
 }
 
 void output_file::rename() {
-    if (DS_SYSTEM(rename)(temp_.c_str(), target_.c_str()) != 0) fail(path_, "cannot rename into place", errno);
+    if (DS_SYSTEM(rename)(temp_.c_str(), target_.c_str()) != 0)
+        fail(path_, "cannot rename into place", errno);
     temp_.clear();
 }
 
 void output_file::commit() {
-    const std::string path = directory_of(target_);    // after the rename nothing is to fail but the system
+    const std::string path = directory_of(target_);  // after the rename nothing is to fail but the system
     const descriptor directory{open_directory(path)};
     finish();
     rename();
@@ -285,13 +304,14 @@ void output_file::commit() {
 void output_file::keep_old() {
     std::string name = temp_ + ".old";
     if (DS_SYSTEM(link)(target_.c_str(), name.c_str()) == 0) old_ = std::move(name);
-    else if (const int why = errno; why == EIO || why == ENOMEM || why == ENOSPC || why == EDQUOT) fail(path_, "cannot keep the old file", why);
+    else if (const int why = errno; why == EIO || why == ENOMEM || why == ENOSPC || why == EDQUOT)
+        fail(path_, "cannot keep the old file", why);
 }
 
 void output_file::put_back() {
     if (old_.empty()) DS_SYSTEM(unlink)(target_.c_str());
     else DS_SYSTEM(rename)(old_.c_str(), target_.c_str());
-    old_.clear();    // where even that fails, the old file stays under its second name
+    old_.clear();  // where even that fails, the old file stays under its second name
 }
 
 // The first comes last: whoever opens a set by its first file does not find it before all others are there.
@@ -312,9 +332,11 @@ void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files
     sync_directory(directory, path);
 }
 
-// ---- reserved_memory --------------------------------------------------------------------------------------------------------------------------
+// ---- reserved_memory
 
-[[noreturn]] static void no_room(const char *what, size_t bytes, int code) { throw error(status::memory, format_text("%s for %zu bytes: ", what, bytes) + reason(code)); }
+[[noreturn]] static void no_room(const char *what, size_t bytes, int code) {
+    throw error(status::memory, format_text("%s for %zu bytes: ", what, bytes) + reason(code));
+}
 
 reserved_memory::reserved_memory(size_t bytes) : size_(bytes) {
     if (bytes == 0) return;
@@ -345,10 +367,12 @@ void reserved_memory::uncommit(size_t bytes) {
     const size_t first = page ? (bytes + page - 1) / page * page : committed_;
     if (first >= committed_) return;
     void *const p = static_cast<char *>(data_) + first;
-    if (DS_SYSTEM(madvise)(p, committed_ - first, MADV_DONTNEED) == 0 && DS_SYSTEM(mprotect)(p, committed_ - first, PROT_NONE) == 0) committed_ = first;
+    if (DS_SYSTEM(madvise)(p, committed_ - first, MADV_DONTNEED) == 0 &&
+        DS_SYSTEM(mprotect)(p, committed_ - first, PROT_NONE) == 0)
+        committed_ = first;
 }
 
-// ---- shared objects -----------------------------------------------------------------------------------------------------------------------------
+// ---- shared objects
 
 void *open_library(const std::string &path) {
     void *const library = DS_SYSTEM(dlopen)(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
@@ -368,7 +392,7 @@ std::string code_directory() {
 
 bool file_exists(const std::string &path) { return DS_SYSTEM(access)(path.c_str(), F_OK) == 0; }
 
-// ---- processor, threads and clock ---------------------------------------------------------------------------------------------------------------
+// ---- processor, threads and clock
 
 unsigned processor_count() {
     // The mask must be as wide as the kernel's, which may know more processors than cpu_set_t holds.
@@ -386,7 +410,8 @@ unsigned processor_count() {
     return 1;
 }
 
-// A thread inherits its starter's mask. Ours handle no signals but those that an instruction of their own causes, so that the host's handlers run in the host's threads.
+// A thread inherits its starter's mask. Ours handle no signals but those that an instruction of their own
+// causes, so that the host's handlers run in the host's threads.
 std::thread start_thread(std::function<void()> run) {
     struct blocked {
         sigset_t before;
@@ -415,17 +440,20 @@ static uint64_t saved_state() {
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     return static_cast<uint64_t>(d) << 32 | a;
 }
-// Linux, Documentation/arch/x86/xstate.rst: the tiles' state is large, so that a process has to ask before it first touches them. What was granted once stays.
-static constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
+// Linux, Documentation/arch/x86/xstate.rst: the tiles' state is large, so that a process has to ask before it
+// first touches them. What was granted once stays.
+static constexpr long tile_data = 18;  // XFEATURE_XTILEDATA
 static constexpr uint64_t tiles = uint64_t(1) << 17 | uint64_t(1) << tile_data;
 bool allow_tiles() {
-    constexpr long request_permission = 0x1023;     // ARCH_REQ_XCOMP_PERM
-    return (saved_state() & tiles) == tiles && DS_SYSTEM(syscall)(SYS_arch_prctl, request_permission, tile_data) == 0;
+    constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    return (saved_state() & tiles) == tiles &&
+           DS_SYSTEM(syscall)(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 bool has_tiles() {
-    constexpr long supported = 0x1021;              // ARCH_GET_XCOMP_SUPP
+    constexpr long supported = 0x1021;  // ARCH_GET_XCOMP_SUPP
     uint64_t mask = 0;
-    return (saved_state() & tiles) == tiles && DS_SYSTEM(syscall)(SYS_arch_prctl, supported, &mask) == 0 && (mask & tiles) == tiles;
+    return (saved_state() & tiles) == tiles && DS_SYSTEM(syscall)(SYS_arch_prctl, supported, &mask) == 0 &&
+           (mask & tiles) == tiles;
 }
 #else
 bool allow_tiles() { return false; }
@@ -435,7 +463,8 @@ bool has_tiles() { return false; }
 #if defined(__x86_64__)
 static uint64_t float_control() { return _mm_getcsr(); }
 static void set_float_control(uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
-static constexpr uint64_t default_control = 0x1f80;   // all exceptions masked, round to nearest, no flush to zero
+// all exceptions masked, round to nearest, no flush to zero
+static constexpr uint64_t default_control = 0x1f80;
 #elif defined(__aarch64__)
 static uint64_t float_control() {
     uint64_t v;
@@ -443,7 +472,8 @@ static uint64_t float_control() {
     return v;
 }
 static void set_float_control(uint64_t v) { __asm__ volatile("msr fpcr, %0" : : "r"(v)); }
-static constexpr uint64_t default_control = 0;        // the same; halves as IEEE 754 has them, a NaN keeps its bits
+// the same; halves as IEEE 754 has them, a NaN keeps its bits
+static constexpr uint64_t default_control = 0;
 
 bool has_dot_product() {
     const unsigned long has = ::getauxval(AT_HWCAP);
@@ -456,4 +486,4 @@ bool has_dot_product() {
 default_float_mode::default_float_mode() : saved_(float_control()) { set_float_control(default_control); }
 default_float_mode::~default_float_mode() { set_float_control(saved_); }
 
-} // namespace ds::os
+}  // namespace ds::os

@@ -1,5 +1,7 @@
-// The planner: results get their place in one arena in the order of the nodes, first fit into the gaps that results past their last use have left.
-// Invariant: two results whose lives overlap never share a byte. A result whose `base` is set (kv_write's pages) shares its source's bytes.
+// The planner: results get their place in one arena in the order of the nodes, first fit into the gaps that
+// results past their last use have left.
+// Invariant: two results whose lives overlap never share a byte. A result whose `base` is set (kv_write's
+// pages) shares its source's bytes.
 #include "plan.h"
 
 #include <algorithm>
@@ -7,7 +9,9 @@
 
 namespace ds {
 
-static constexpr size_t align_up(size_t n) { return (n + block::alignment - 1) / block::alignment * block::alignment; }
+static constexpr size_t align_up(size_t n) {
+    return (n + block::alignment - 1) / block::alignment * block::alignment;
+}
 
 // For each node, the index of the last node that reads its result; kept results live to the end.
 static std::vector<size_t> last_uses(const graph &g) {
@@ -56,7 +60,8 @@ plan make_plan(const graph &g, const backend &b) {
         std::erase_if(live, [&](const place_in_arena &l) { return l.last < i; });
         const place_in_arena here = {0, align_up(tensor_bytes(nodes[i].out)), last[i]};
         const size_t offset = first_fit(live, here.bytes);
-        const auto after = std::find_if(live.begin(), live.end(), [&](const place_in_arena &l) { return l.offset > offset; });
+        const auto after = std::find_if(live.begin(), live.end(),
+                                        [&](const place_in_arena &l) { return l.offset > offset; });
         live.insert(after, {offset, here.bytes, here.last});
         p.offset[i] = offset;
         p.arena_bytes = std::max(p.arena_bytes, offset + here.bytes);
@@ -75,4 +80,4 @@ void place(graph &g, const plan &p, void *arena) {
         if (n.out.base) n.out.data = static_cast<char *>(n.out.base->data) + n.out.offset;
 }
 
-} // namespace ds
+}  // namespace ds

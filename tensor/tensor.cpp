@@ -44,4 +44,4 @@ std::string shape_text(const tensor &t) {
     return s + "]";
 }
 
-} // namespace ds
+}  // namespace ds

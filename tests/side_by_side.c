@@ -40,12 +40,12 @@ static int append(void *user, const char *text, size_t n) {
 }
 
 /* ISO C has no cast from an object pointer to a function's; POSIX promises that the bytes are those. */
-#define TAKE(library, name) \
-    __typeof__(&name) fn_##name; \
-    do { \
-        void *symbol = dlsym(library, #name); \
-        if (!symbol) return fail(#name, dlerror()); \
-        memcpy(&fn_##name, &symbol, sizeof symbol); \
+#define TAKE(library, name)                                                                                  \
+    __typeof__(&name) fn_##name;                                                                             \
+    do {                                                                                                     \
+        void *symbol = dlsym(library, #name);                                                                \
+        if (!symbol) return fail(#name, dlerror());                                                          \
+        memcpy(&fn_##name, &symbol, sizeof symbol);                                                          \
     } while (0)
 
 static int ask(void *library, const char *path, struct answer *a) {
@@ -58,8 +58,9 @@ static int ask(void *library, const char *path, struct answer *a) {
     ds_model *model = NULL;
     ds_engine *engine = NULL;
     ds_message question = {"user", "What is 37 + 85?"};
-    const int ok = fn_ds_model_load(path, NULL, &model, &err) == DS_OK && fn_ds_engine_new(model, NULL, &engine, &err) == DS_OK
-                && fn_ds_engine_chat(engine, &question, 1, NULL, append, a, NULL, &err) == DS_OK;
+    const int ok = fn_ds_model_load(path, NULL, &model, &err) == DS_OK &&
+                   fn_ds_engine_new(model, NULL, &engine, &err) == DS_OK &&
+                   fn_ds_engine_chat(engine, &question, 1, NULL, append, a, NULL, &err) == DS_OK;
     fn_ds_engine_free(engine);
     fn_ds_model_free(model);
     return ok || fail(path, err.message);
@@ -101,7 +102,8 @@ static int run(const char *library, const char *model, const char *copy, const c
     if (llama_dir && !open_llama(llama_dir, &llama)) return 0;
     void *one = dlopen(library, RTLD_NOW | RTLD_GLOBAL), *two = dlopen(copy, RTLD_NOW | RTLD_GLOBAL);
     if (!one || !two) return fail("dlopen", dlerror());
-    if (dlsym(one, "ds_version") == dlsym(two, "ds_version")) return fail("dlopen", "both names gave the same library");
+    if (dlsym(one, "ds_version") == dlsym(two, "ds_version"))
+        return fail("dlopen", "both names gave the same library");
     struct answer a = {{0}, 0}, b = {{0}, 0};
     if (!ask(one, model, &a) || !ask(two, model, &b)) return 0;
     if (llama && !llama_answers(llama)) return 0;
@@ -111,9 +113,11 @@ static int run(const char *library, const char *model, const char *copy, const c
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return fprintf(stderr, "usage: side_by_side libdeepseek.so model.gguf scratch-directory\n"), 2;
+    if (argc != 4)
+        return fprintf(stderr, "usage: side_by_side libdeepseek.so model.gguf scratch-directory\n"), 2;
     const char *llama_dir = getenv("DS_LLAMA_DIR");
-    if (!llama_dir) printf("side_by_side: without llama.cpp (DS_LLAMA_DIR names the directory of its libraries)\n");
+    if (!llama_dir)
+        printf("side_by_side: without llama.cpp (DS_LLAMA_DIR names the directory of its libraries)\n");
     char copy[4096];
     snprintf(copy, sizeof copy, "%s/libdeepseek-copy.so", argv[3]);
     if (!copy_file(argv[1], copy)) return fail(copy, "cannot be written"), 1;

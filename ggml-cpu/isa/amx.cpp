@@ -1,5 +1,6 @@
-// AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's. Which bytes its kernels give is held against
-// scalar's by a model of the tile registers (tests/cpu/test_amx.cpp), and has been on a processor that has them (Emerald Rapids): every bit was right.
+// AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's.
+// Which bytes its kernels give is held against scalar's by a model of the tile registers
+// (tests/cpu/test_amx.cpp), and has been on a processor that has them (Emerald Rapids): every bit was right.
 // The system must be asked before the registers are first touched: os::allow_tiles, from available.
 
 #include "isa.h"
@@ -22,8 +23,9 @@ namespace {
 
 #include "vnni_avx512.inl"
 
-// Written out, since GCC's own functions take a register's number as text and nothing of a template's, and promise nothing of memory for a load: what was
-// packed must be there before. Volatile, which also keeps their order: the compiler knows of no tile registers.
+// Written out, since GCC's own functions take a register's number as text and nothing of a template's, and
+// promise nothing of memory for a load: what was packed must be there before. Volatile, which also keeps
+// their order: the compiler knows of no tile registers.
 struct tiles {
     static DS_INLINE void configure(const void *shapes) {
         __asm__ volatile("ldtilecfg (%0)" : : "r"(shapes) : "memory");
@@ -43,24 +45,27 @@ struct tiles {
 
 #include "amx.inl"
 
-} // namespace
-} // namespace amx
-} // namespace ds
+}  // namespace
+}  // namespace amx
+}  // namespace ds
 DS_TARGET_END
 
 namespace ds {
 
-// CPUID (Intel's manual, volume 2A): leaf 7 has the two features, leaf 0x1D the palette's sizes. GCC 12 has no names for them.
+// CPUID (Intel's manual, volume 2A): leaf 7 has the two features, leaf 0x1D the palette's sizes. GCC 12 has
+// no names for them.
 static bool has_tiles() {
     unsigned a, b, c, d;
     constexpr unsigned tile = 1u << 24, int8 = 1u << 25;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (tile | int8)) != (tile | int8)) return false;
-    return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && (b & 0xffff) >= 64 && b >> 16 >= 8 && (c & 0xffff) >= 16;     // bytes a row, registers, rows
+    // bytes a row, registers, rows
+    return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && (b & 0xffff) >= 64 && b >> 16 >= 8 &&
+           (c & 0xffff) >= 16;
 }
 static bool available() { return has_tiles() && isa_avx512_vnni.available() && os::allow_tiles(); }
 static bool could_be() { return has_tiles() && isa_avx512_vnni.available() && os::has_tiles(); }
 
 const isa isa_amx = {"amx", available, &floats_avx512, packed_avx512_vnni, &amx::i8_by_tiles, could_be};
 
-} // namespace ds
+}  // namespace ds
 #endif

@@ -1,14 +1,19 @@
-// I8 by tiles of AMX, where there are many rows: after vnni_avx512.inl, whose rows, weights and heads these are (a head's start is VNNI's alone: TDPBSSD
-// takes signed by signed bytes, and sums start at zero). Given by the including file: `tiles`, the instructions on tile registers, which are the
-// processor's in amx.cpp and a model's in tests/cpu/test_amx.cpp.
+// I8 by tiles of AMX, where there are many rows: after vnni_avx512.inl, whose rows, weights and heads these
+// are (a head's start is VNNI's alone: TDPBSSD takes signed by signed bytes, and sums start at zero). Given
+// by the including file: `tiles`, the instructions on tile registers, which are the processor's in amx.cpp
+// and a model's in tests/cpu/test_amx.cpp.
 //
-// There are eight tile registers, of 16 rows of 64 bytes. A product adds to 16 x 16 int32 those of 16 rows of 64 x by 64 k of 16 weights, which lie four k
-// of every weight to a row: what i8_pack writes. Two tiles of x by two of weights, with their four of sums, take all eight, and four loads for four products.
-// int32 sums are exact modulo 2^32, in any order.
-// The figures below were reasoned out from those of Intel's optimization manual, chapter on AMX: a product every 16 cycles. On an Emerald Rapids a
-// prompt of 512 was 1.3 to 2.6 times as quick as with VNNI, at 8 to 15 % of what the registers alone can do: loads from the second-level cache and the stores of y are what it waits for.
+// There are eight tile registers, of 16 rows of 64 bytes. A product adds to 16 x 16 int32 those of 16 rows of
+// 64 x by 64 k of 16 weights, which lie four k of every weight to a row: what i8_pack writes. Two tiles of x
+// by two of weights, with their four of sums, take all eight, and four loads for four products. int32 sums
+// are exact modulo 2^32, in any order.
+// The figures below were reasoned out from those of Intel's optimization manual, chapter on AMX: a product
+// every 16 cycles. On an Emerald Rapids a prompt of 512 was 1.3 to 2.6 times as quick as with VNNI, at 8 to
+// 15 % of what the registers alone can do: loads from the second-level cache and the stores of y are what it
+// waits for.
 
-constexpr size_t tile_rows = 16, tile_bytes = 64, pair_columns = 32;      // a pair: two packed tiles, side by side
+// a pair: two packed tiles, side by side
+constexpr size_t tile_rows = 16, tile_bytes = 64, pair_columns = 32;
 
 // The shapes of the eight registers, as LDTILECFG reads them.
 struct tile_config {
@@ -18,10 +23,11 @@ struct tile_config {
 };
 static_assert(sizeof(tile_config) == 64);
 
-// The configuration, while a kernel runs: sums are in registers 0 to 3 (2 * tile of x + tile of weights), x in 4 and 5, weights in 6 and 7. Afterwards the
-// registers are back in their initial state, so that a thread of the host's leaves the library as it came: with nothing in the registers that the system
-// would save at every switch from then on, and no configuration that another library's could be taken for. Against a kernel's thousands of cycles, the
-// tens that this takes are nothing.
+// The configuration, while a kernel runs: sums are in registers 0 to 3 (2 * tile of x + tile of weights), x
+// in 4 and 5, weights in 6 and 7. Afterwards the registers are back in their initial state, so that a thread
+// of the host's leaves the library as it came: with nothing in the registers that the system would save at
+// every switch from then on, and no configuration that another library's could be taken for. Against a
+// kernel's thousands of cycles, the tens that this takes are nothing.
 class tile_shape {
 public:
     tile_shape() = default;
@@ -56,12 +62,13 @@ static void pack_pairs(const char *rows, size_t stride, size_t count, size_t dep
 
 // A product of as many tiles of x, and of a pair. Both are filled up with zeros to a multiple of 64 deep.
 struct tile_args {
-    const char *x, *next_x;       // where the two tiles' rows are
-    size_t x_stride;              // bytes
+    const char *x, *next_x;  // where the two tiles' rows are
+    size_t x_stride;         // bytes
     const char *pair;
-    size_t steps;                 // 64 deep each
-    int32_t *sums;                // [2 * tile_rows][pair_columns]; the second tile of x has the rows from tile_rows
-    i8_fetch_rows next;           // weights, a line of each row at a step
+    size_t steps;  // 64 deep each
+    // [2 * tile_rows][pair_columns]; the second tile of x has the rows from tile_rows
+    int32_t *sums;
+    i8_fetch_rows next;  // weights, a line of each row at a step
 };
 
 DS_INLINE w16i sums_at(const int32_t *p) { return w16i(reinterpret_cast<const char *>(p)); }
@@ -74,7 +81,8 @@ template <bool two_x, bool two_w> static void tile_product(const tile_args &a) {
     if constexpr (two_x && two_w) tiles::zero<3>();
     const char *x = a.x, *next_x = a.next_x, *w = a.pair;
     const size_t x_stride = a.x_stride;
-    for (size_t s = 0; s < a.steps; ++s, x += tile_bytes, next_x += tile_bytes, w += tile_rows * pair_stride) {
+    for (size_t s = 0; s < a.steps;
+         ++s, x += tile_bytes, next_x += tile_bytes, w += tile_rows * pair_stride) {
         i8_fetch(a.next, s * tile_bytes);
         tiles::load<4>(x, x_stride);
         tiles::load<6>(w, pair_stride);
@@ -98,17 +106,21 @@ template <bool two_x, bool two_w> static void tile_product(const tile_args &a) {
 
 // ---- Many rows of activations
 
-// What will be packed next is fetched evenly between the products: a burst of it would stand before the tiles' own loads in the buffers for misses.
-// A tile is 64 rows of weights, so that activations, which may lie in the third-level cache, are fetched once for 64 of them; and as much of k as leaves
-// room in a second-level cache of 2 MB for the tile, the next one's weights and 32 rows of activations (9216 deep: 0.6, 0.6 and 0.3 MB). Most models' k
-// is not longer, so that their sums stay in the registers to the end.
-// Repacking 1 KB of weights takes 64 shuffles, with its loads and stores about 80 cycles, and a product of it with 16 rows another 16; VNNI takes it as it
-// lies, for 8 cycles a row (16 products, two a cycle). So tiles pay from about 12 rows.
+// What will be packed next is fetched evenly between the products: a burst of it would stand before the
+// tiles' own loads in the buffers for misses. A tile is 64 rows of weights, so that activations, which may
+// lie in the third-level cache, are fetched once for 64 of them; and as much of k as leaves room in a
+// second-level cache of 2 MB for the tile, the next one's weights and 32 rows of activations (9216 deep: 0.6,
+// 0.6 and 0.3 MB). Most models' k is not longer, so that their sums stay in the registers to the end.
+// Repacking 1 KB of weights takes 64 shuffles, with its loads and stores about 80 cycles, and a product of it
+// with 16 rows another 16; VNNI takes it as it lies, for 8 cycles a row (16 products, two a cycle). So tiles
+// pay from about 12 rows.
 constexpr size_t tile_chunk = 9216, tile_few_rows = 12;
 static_assert(i8_columns == 2 * pair_columns);
 
-// Sums to results, of `rows` rows by the vectors from v of them. Between one chunk of k and the next, y holds the sums so far.
-static void tile_outputs(const i8_args &a, const int32_t *sums, size_t begin, size_t end, size_t x0, size_t rows, size_t v) {
+// Sums to results, of `rows` rows by the vectors from v of them. Between one chunk of k and the next, y holds
+// the sums so far.
+static void tile_outputs(const i8_args &a, const int32_t *sums, size_t begin, size_t end, size_t x0,
+                         size_t rows, size_t v) {
     for (; rows > 0; --rows, ++x0, sums += pair_columns) {
         const float x_scale = i8_head_of(a.x + x0 * a.x_stride).scale;
         for (size_t j = 0; j < 2; ++j) {
@@ -133,19 +145,24 @@ static void tile_i8(const i8_args &a, char *pairs) {
     constexpr size_t most = 2 * tile_rows;
     alignas(64) int32_t sums[most * pair_columns];
     tile_shape shape;
-    const size_t passes = (a.rows + most - 1) / most, pairs_count = (a.weights + pair_columns - 1) / pair_columns;
+    const size_t passes = (a.rows + most - 1) / most,
+                 pairs_count = (a.weights + pair_columns - 1) / pair_columns;
     for (size_t begin = 0; begin < a.k; begin += tile_chunk) {
         const size_t end = std::min(begin + tile_chunk, a.k), steps = align64(end - begin) / tile_bytes;
         const char *const next_weights = a.w + (end < a.k ? end : i8_columns * a.w_stride);
         pack_pairs(a.w + begin, a.w_stride, a.weights, end - begin, pairs);
         for (size_t p = 0, x0 = 0; p < passes; ++p, x0 += most) {
             const size_t rows = std::min(most, a.rows - x0), first = std::min(tile_rows, rows);
-            const char *x = a.x + x0 * a.x_stride + i8_head_bytes + begin, *next_x = rows > first ? x + first * a.x_stride : x;
+            const char *x = a.x + x0 * a.x_stride + i8_head_bytes + begin,
+                       *next_x = rows > first ? x + first * a.x_stride : x;
             shape.set(first, rows - first);
             for (size_t c = 0; c < a.weights; c += pair_columns) {
                 const size_t product = p * pairs_count + c / pair_columns, products = passes * pairs_count;
-                const i8_fetch_rows next = {next_weights, a.w_stride, product * i8_columns / products, (product + 1) * i8_columns / products};
-                const tile_args t = {x, next_x, a.x_stride, pairs + c / pair_columns * pair_bytes(end - begin), steps, sums, next};
+                const i8_fetch_rows next = {next_weights, a.w_stride, product * i8_columns / products,
+                                            (product + 1) * i8_columns / products};
+                const tile_args t = {
+                    x,     next_x, a.x_stride, pairs + c / pair_columns * pair_bytes(end - begin),
+                    steps, sums,   next};
                 const bool two_w = a.weights - c > 16;
                 if (rows > first) two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
                 else two_w ? tile_product<false, true>(t) : tile_product<false, false>(t);
@@ -155,7 +172,8 @@ static void tile_i8(const i8_args &a, char *pairs) {
     }
 }
 
-// ---- A page's part in attention: sixteen query rows' high planes are a tile of x, their low planes the other
+// ---- A page's part in attention: sixteen query rows' high planes are a tile of x, their low planes the
+// other
 
 struct tile_pages {
     static constexpr size_t rows = tile_rows;
@@ -169,7 +187,9 @@ struct tile_pages {
         const char *high = a.x + i8_head_bytes, *pair = a.tile;
         shape.set(a.rows, a.rows);
         for (size_t c = 0; c < a.columns; c += pair_columns, pair += pair_bytes(a.depth)) {
-            const tile_args t = {high, high + i8_plane_bytes(a.depth), i8_row_bytes(1, a.depth, 2), pair, align64(a.depth) / tile_bytes, sums, {}};
+            const tile_args t = {high, high + i8_plane_bytes(a.depth), i8_row_bytes(1, a.depth, 2),
+                                 pair, align64(a.depth) / tile_bytes,  sums,
+                                 {}};
             const bool two_w = a.columns - c > 16;
             two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
             for (size_t r = 0; r < a.rows; ++r)
@@ -181,12 +201,19 @@ struct tile_pages {
     }
 };
 
-// A page of 64 keys of 128 takes 16 products, 256 cycles, and some 100 more around them, for up to sixteen rows that see it; VNNI takes 128 for each row (256
-// products, two a cycle), and three at a time.
+// A page of 64 keys of 128 takes 16 products, 256 cycles, and some 100 more around them, for up to sixteen
+// rows that see it; VNNI takes 128 for each row (256 products, two a cycle), and three at a time.
 constexpr size_t tile_few_attend = 3;
 DS_INLINE bool few_attend(const i8_attend_args &a) { return a.rows - i8_first_row(a) <= tile_few_attend; }
-static void tile_scores(const i8_attend_args &a) { few_attend(a) ? i8_scores_by<i8_pages>(a) : i8_scores_by<tile_pages>(a); }
-static void tile_values(const i8_attend_args &a) { few_attend(a) ? i8_values_by<i8_pages>(a) : i8_values_by<tile_pages>(a); }
+static void tile_scores(const i8_attend_args &a) {
+    few_attend(a) ? i8_scores_by<i8_pages>(a) : i8_scores_by<tile_pages>(a);
+}
+static void tile_values(const i8_attend_args &a) {
+    few_attend(a) ? i8_values_by<i8_pages>(a) : i8_values_by<tile_pages>(a);
+}
 
-static constexpr i8_kernels i8_by_tiles = {sizeof(i8_x), tile_few_rows, i8_columns, i8_columns * tile_chunk, tile_pages::rows, i8_quantize, i8_rows, tile_i8,
-                                           i8_turn, i8_put, i8_query, tile_scores, tile_values};
+static constexpr i8_kernels i8_by_tiles = {
+    sizeof(i8_x),     tile_few_rows, i8_columns, i8_columns *tile_chunk,
+    tile_pages::rows, i8_quantize,   i8_rows,    tile_i8,
+    i8_turn,          i8_put,        i8_query,   tile_scores,
+    tile_values};

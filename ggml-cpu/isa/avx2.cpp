@@ -28,22 +28,26 @@ struct w16i {
     DS_INLINE w16i(__m256i lo, __m256i hi) : lo(lo), hi(hi) {}
     DS_INLINE explicit w16i(int32_t x) : lo(_mm256_set1_epi32(x)), hi(lo) {}
     DS_INLINE explicit w16i(const char *p)
-        : lo(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), hi(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 32))) {}
+        : lo(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))),
+          hi(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 32))) {}
 };
 constexpr bool packed_unsigned = false;
 constexpr size_t packed_vectors = 1;
 constexpr int packed_tile_x = 4;
 
 DS_INLINE v16 to_float(w16i x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-// The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there are.
+// The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there
+// are.
 DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
-    w16i next(_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x.lo)), _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x.hi)));
+    w16i next(_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x.lo)),
+              _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x.hi)));
     __asm__("" : "+x"(next.lo), "+x"(next.hi));
     return next;
 }
 DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) { return tile_step(sum, w, x); }
 [[maybe_unused]] DS_INLINE w16i multiply_add(w16i a, w16i b, w16i c) {
-    return {_mm256_add_epi32(_mm256_mullo_epi32(a.lo, b.lo), c.lo), _mm256_add_epi32(_mm256_mullo_epi32(a.hi, b.hi), c.hi)};
+    return {_mm256_add_epi32(_mm256_mullo_epi32(a.lo, b.lo), c.lo),
+            _mm256_add_epi32(_mm256_mullo_epi32(a.hi, b.hi), c.hi)};
 }
 
 #include "packed_x86.inl"
@@ -58,7 +62,8 @@ DS_INLINE w16i widened(const char *w) {
 }
 DS_INLINE w16i load_sums(const float *y, size_t n) {
     const auto p = reinterpret_cast<const int *>(y);
-    return {_mm256_maskload_epi32(p, low_mask(n)), n > 8 ? _mm256_maskload_epi32(p + 8, high_mask(n)) : _mm256_setzero_si256()};
+    return {_mm256_maskload_epi32(p, low_mask(n)),
+            n > 8 ? _mm256_maskload_epi32(p + 8, high_mask(n)) : _mm256_setzero_si256()};
 }
 DS_INLINE void store_sums(float *y, w16i sum, size_t n) {
     const auto p = reinterpret_cast<int *>(y);
@@ -70,9 +75,10 @@ DS_INLINE void store_ints(int32_t *p, w16i x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), x.hi);
 }
 DS_INLINE w16i planes_joined(w16i high, w16i low) {
-    return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 7), low.lo), _mm256_add_epi32(_mm256_slli_epi32(high.hi, 7), low.hi)};
+    return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 7), low.lo),
+            _mm256_add_epi32(_mm256_slli_epi32(high.hi, 7), low.hi)};
 }
-DS_INLINE void transpose16(w16i *r) {     // sixteen rows become sixteen columns
+DS_INLINE void transpose16(w16i *r) {  // sixteen rows become sixteen columns
     __m256i t[4][8];
     for (int i = 0; i < 8; ++i) {
         t[0][i] = r[i].lo;
@@ -90,19 +96,21 @@ DS_INLINE __m256i halved(w16i x) { return _mm256_add_epi32(x.lo, x.hi); }
 
 #include "i8_x86.inl"
 
-} // namespace
-} // namespace avx2
-} // namespace ds
+}  // namespace
+}  // namespace avx2
+}  // namespace ds
 DS_TARGET_END
 
 namespace ds {
 
-// __builtin_cpu_supports looks at what the operating system saves, too. Not every compiler's knows of F16C, which shares the other two's registers.
+// __builtin_cpu_supports looks at what the operating system saves, too. Not every compiler's knows of F16C,
+// which shares the other two's registers.
 static bool available() {
     unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 const isa isa_avx2 = {"avx2", available, &avx2::floats, packed_table<avx2::packed_x86>, &avx2::i8};
 
-} // namespace ds
+}  // namespace ds
 #endif

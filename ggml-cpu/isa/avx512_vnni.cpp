@@ -1,4 +1,5 @@
-// AVX-512 with VNNI (Intel since Ice Lake's servers, AMD since Zen 4): packed formats and I8 by its byte products; all else is avx512's.
+// AVX-512 with VNNI (Intel since Ice Lake's servers, AMD since Zen 4): packed formats and I8 by its byte
+// products; all else is avx512's.
 
 #include "isa.h"
 #include "target.h"
@@ -21,9 +22,9 @@ namespace {
 #include "packed256_x86.inl"
 #include "packed_rows_vnni.inl"
 
-} // namespace
-} // namespace avx512_vnni
-} // namespace ds
+}  // namespace
+}  // namespace avx512_vnni
+}  // namespace ds
 DS_TARGET_END
 
 namespace ds {
@@ -33,5 +34,5 @@ static bool available() { return __builtin_cpu_supports("avx512vnni") && isa_avx
 const packed_kernels *packed_avx512_vnni(format f) { return packed_table<avx512_vnni::packed_x86>(f); }
 const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, packed_avx512_vnni, &avx512_vnni::i8};
 
-} // namespace ds
+}  // namespace ds
 #endif

@@ -1,4 +1,5 @@
-// The exponentials of numerics.h on vectors, term by term. What `clamped` makes of NaN differs between processors; numbers_or puts the NaN back.
+// The exponentials of numerics.h on vectors, term by term. What `clamped` makes of NaN differs between
+// processors; numbers_or puts the NaN back.
 
 DS_INLINE v16 exp2_poly(v16 f) {
     v16 p = 1.5252734e-05f;

@@ -1,7 +1,9 @@
-// The float kernels, once, over whatever v16 is: included by each instruction set's file after its vec_*.inl, inside its namespace and target region.
-// The order of every sum is that of numerics.h. Tails are masked, not padded: adding a zero can change the sign of one.
+// The float kernels, once, over whatever v16 is: included by each instruction set's file after its vec_*.inl,
+// inside its namespace and target region. The order of every sum is that of numerics.h. Tails are masked, not
+// padded: adding a zero can change the sign of one.
 
-#define DS_UNARY(name, formula, derivative) DS_INLINE v16 unary_##name(v16 x) { return formula; }
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    DS_INLINE v16 unary_##name(v16 x) { return formula; }
 DS_INLINE v16 sigmoid_f32(v16 x) { return v16(1.0f) / (v16(1.0f) + exp_f32(-x)); }
 #include "../../tensor/unary.def"
 #undef DS_UNARY
@@ -16,12 +18,12 @@ static void add(const float *a, const float *b, float *y, size_t n) {
 
 static void gated(unary f, const float *gate, const float *up, float *y, size_t n) {
     switch (f) {
-#define DS_UNARY(name, formula, derivative)                                                                                           \
-    case unary::name: {                                                                                                               \
-        size_t i = 0;                                                                                                                 \
-        for (; i + 16 <= n; i += 16) store(y + i, unary_##name(load(gate + i)) * load(up + i));                                       \
-        if (i < n) store_n(y + i, unary_##name(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);                              \
-        return;                                                                                                                       \
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    case unary::name: {                                                                                      \
+        size_t i = 0;                                                                                        \
+        for (; i + 16 <= n; i += 16) store(y + i, unary_##name(load(gate + i)) * load(up + i));              \
+        if (i < n) store_n(y + i, unary_##name(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);     \
+        return;                                                                                              \
     }
 #include "../../tensor/unary.def"
 #undef DS_UNARY
@@ -60,7 +62,8 @@ static float sum_of_squares(const float *x, size_t n) {
     }
     for (int j = 0; i < n; ++j, i += 16) {
         const v16 v = n - i < 16 ? load_n(x + i, n - i) : load(x + i);
-        lane[j] = fma_f32(v, v, lane[j]);     // squares are not below zero, so here zeros beyond the end change nothing
+        // squares are not below zero, so here zeros beyond the end change nothing
+        lane[j] = fma_f32(v, v, lane[j]);
     }
     for (int s = 4; s > 0; s /= 2)
         for (int j = 0; j < s; ++j) lane[j] = lane[j] + lane[j + s];
@@ -79,7 +82,8 @@ static void rms_norm(const float *x, const float *w, float *y, size_t n, float e
 DS_INLINE v16 rope_first(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, c, -(b * s)); }
 DS_INLINE v16 rope_second(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, s, b * c); }
 
-static void rope_halves(const float *a, const float *b, const float *cosine, const float *sine, float *ya, float *yb, size_t pairs) {
+static void rope_halves(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
+                        float *yb, size_t pairs) {
     size_t i = 0;
     for (; i + 16 <= pairs; i += 16) {
         const v16 u = load(a + i), v = load(b + i), c = load(cosine + i), s = load(sine + i);
@@ -87,7 +91,8 @@ static void rope_halves(const float *a, const float *b, const float *cosine, con
         store(yb + i, rope_second(u, v, c, s));
     }
     if (const size_t n = pairs - i) {
-        const v16 u = load_n(a + i, n), v = load_n(b + i, n), c = load_n(cosine + i, n), s = load_n(sine + i, n);
+        const v16 u = load_n(a + i, n), v = load_n(b + i, n), c = load_n(cosine + i, n),
+                  s = load_n(sine + i, n);
         store_n(ya + i, rope_first(u, v, c, s), n);
         store_n(yb + i, rope_second(u, v, c, s), n);
     }
@@ -110,7 +115,8 @@ static void rope_adjacent(const float *a, const float *cosine, const float *sine
     }
 }
 
-// ---- Products of float matrices: tiles of dot_weights weight rows by up to dot_rows activation rows, one v16 of lanes for each pair
+// ---- Products of float matrices: tiles of dot_weights weight rows by up to dot_rows activation rows, one
+// v16 of lanes for each pair
 
 constexpr size_t dot_panel = 32, dot_chunk = 1024;
 
@@ -125,21 +131,24 @@ template <size_t count> DS_INLINE void fold_each(const v16 *x, float *y) {
     DS_UNROLL for (size_t i = fours; i < count; ++i) y[i] = fold(x[i]);
 }
 
-template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
+template <int rows, class E>
+static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
     const E *w[dot_weights];
     const float *x[rows];
     // A tile past the last row repeats that row, and drops the result.
-    for (size_t i = 0; i < dot_weights; ++i) w[i] = reinterpret_cast<const E *>(a.w + std::min(w0 + i, a.weights - 1) * a.w_stride);
+    for (size_t i = 0; i < dot_weights; ++i)
+        w[i] = reinterpret_cast<const E *>(a.w + std::min(w0 + i, a.weights - 1) * a.w_stride);
     for (int j = 0; j < rows; ++j) x[j] = a.x + (x0 + j) * a.x_stride;
     v16 lane[rows][dot_weights];
-    DS_UNROLL for (int j = 0; j < rows; ++j)
-        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] = begin == 0 ? v16(0.0f) : load(kept[j * dot_weights + i]);
+    DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] =
+        begin == 0 ? v16(0.0f) : load(kept[j * dot_weights + i]);
     size_t k = begin;
     for (; k + 16 <= end; k += 16) {
         v16 wk[dot_weights];
         DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) {
             wk[i] = load(w[i] + k);
-            if (rows < dot_rows) __builtin_prefetch(reinterpret_cast<const char *>(w[i] + k) + dot_weights * a.w_stride, 0, 2);
+            if (rows < dot_rows)
+                __builtin_prefetch(reinterpret_cast<const char *>(w[i] + k) + dot_weights * a.w_stride, 0, 2);
         }
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const v16 xk = load(x[j] + k);
@@ -149,13 +158,13 @@ template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, 
     if (const size_t n = end - k) {
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const v16 xk = load_n(x[j] + k, n);
-            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i)
-                lane[j][i] = keep_n(fma_f32(xk, load_n(w[i] + k, n), lane[j][i]), lane[j][i], n);
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] =
+                keep_n(fma_f32(xk, load_n(w[i] + k, n), lane[j][i]), lane[j][i], n);
         }
     }
     if (end < a.k) {
-        DS_UNROLL for (int j = 0; j < rows; ++j)
-            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) store(kept[j * dot_weights + i], lane[j][i]);
+        DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t i = 0; i < dot_weights; ++i)
+            store(kept[j * dot_weights + i], lane[j][i]);
         return;
     }
     float sum[rows * dot_weights];
@@ -163,18 +172,21 @@ template <int rows, class E> static void dot_tile(const dot_args &a, size_t w0, 
     const size_t valid = std::min(dot_weights, a.weights - w0);
     for (int j = 0; j < rows; ++j) {
         float *y = a.y + (x0 + j) * a.y_stride + w0;
-        for (size_t i = 0; i < valid; ++i) y[i] = a.bias ? sum[j * dot_weights + i] + a.bias[w0 + i] : sum[j * dot_weights + i];
+        for (size_t i = 0; i < valid; ++i)
+            y[i] = a.bias ? sum[j * dot_weights + i] + a.bias[w0 + i] : sum[j * dot_weights + i];
     }
 }
 
-template <int rows, class E> DS_INLINE void dot_tile_of(const dot_args &a, size_t count, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
+template <int rows, class E> DS_INLINE void dot_tile_of(const dot_args &a, size_t count, size_t w0, size_t x0,
+                                                        size_t begin, size_t end, float (*kept)[16]) {
     if constexpr (rows > 1) {
         if (count < rows) return dot_tile_of<rows - 1, E>(a, count, w0, x0, begin, end, kept);
     }
     dot_tile<rows, E>(a, w0, x0, begin, end, kept);
 }
 
-// Rows of activations go by tiles, chunk by chunk of k, so that a chunk of a tile stays in the first-level cache while the weights pass by.
+// Rows of activations go by tiles, chunk by chunk of k, so that a chunk of a tile stays in the first-level
+// cache while the weights pass by.
 template <class E> static void dot(const dot_args &a) {
     dot_lanes_store kept;
     const size_t chunk = a.rows > dot_rows ? dot_chunk : a.k;
@@ -183,25 +195,28 @@ template <class E> static void dot(const dot_args &a) {
         for (size_t x0 = 0; x0 < a.rows; x0 += dot_rows)
             for (size_t begin = 0; begin < a.k; begin += chunk)
                 for (size_t w0 = p0; w0 < p1; w0 += dot_weights)
-                    dot_tile_of<dot_rows, E>(a, a.rows - x0, w0, x0, begin, std::min(begin + chunk, a.k), kept.lane[(w0 - p0) / dot_weights]);
+                    dot_tile_of<dot_rows, E>(a, a.rows - x0, w0, x0, begin, std::min(begin + chunk, a.k),
+                                             kept.lane[(w0 - p0) / dot_weights]);
     }
 }
 
 // ---- Attention: a page's part, for up to attend_rows query rows at a time
 
-// Pages lie anywhere and are read once, in pieces too short for the processor to foresee: while keys are read, the values that go with them are
-// fetched, and while values are read, the next page's keys. `ahead` is where those lie, or null.
+// Pages lie anywhere and are read once, in pieces too short for the processor to foresee: while keys are
+// read, the values that go with them are fetched, and while values are read, the next page's keys. `ahead` is
+// where those lie, or null.
 DS_INLINE void fetch(const char *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
 // weights[r][t] = (q_r . k_t) * scale for `vectors` times 16 positions from t on.
-template <int rows, int vectors, class E> static void attend_scores(const attend_args &a, size_t r0, size_t t, const char *ahead) {
+template <int rows, int vectors, class E>
+static void attend_scores(const attend_args &a, size_t r0, size_t t, const char *ahead) {
     const E *k = reinterpret_cast<const E *>(a.k) + t;
     const float *q = a.q + r0 * a.key_size;
     v16 sum[rows][vectors];
-    DS_UNROLL for (int r = 0; r < rows; ++r)
-        DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = v16(0.0f);
+    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] =
+        v16(0.0f);
     for (size_t d = 0; d < a.key_size; ++d) {
         v16 kd[vectors];
         if (ahead) fetch(ahead + d * page_positions * sizeof(E), page_positions * sizeof(E));
@@ -211,15 +226,17 @@ template <int rows, int vectors, class E> static void attend_scores(const attend
             DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = fma_f32(qd, kd[v], sum[r][v]);
         }
     }
-    DS_UNROLL for (int r = 0; r < rows; ++r)
-        DS_UNROLL for (int v = 0; v < vectors; ++v) store(a.weights + (r0 + r) * page_positions + t + 16 * v, sum[r][v] * v16(a.scale));
+    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int v = 0; v < vectors; ++v)
+        store(a.weights + (r0 + r) * page_positions + t + 16 * v, sum[r][v] * v16(a.scale));
 }
 
-// Scores become weights, 0 where unseen; the row's maximum and sum move on. Gives what the sums so far are to be multiplied by.
-// A score that is NaN need not be the maximum: its weight is NaN in any case, so the sum is, and all that is divided by it.
+// Scores become weights, 0 where unseen; the row's maximum and sum move on. Gives what the sums so far are to
+// be multiplied by. A score that is NaN need not be the maximum: its weight is NaN in any case, so the sum
+// is, and all that is divided by it.
 static float attend_softmax(const attend_args &a, size_t r) {
     float *w = a.weights + r * page_positions;
-    const size_t seen = static_cast<size_t>(a.seen[r]), full = seen / 16, rest = seen % 16, vectors = full + (rest != 0);
+    const size_t seen = static_cast<size_t>(a.seen[r]), full = seen / 16, rest = seen % 16,
+                 vectors = full + (rest != 0);
     v16 s[4], most(-std::numeric_limits<float>::infinity()), lane(0.0f);
     for (size_t v = 0; v < vectors; ++v) {
         s[v] = load(w + 16 * v);
@@ -239,56 +256,72 @@ static float attend_softmax(const attend_args &a, size_t r) {
     return keep;
 }
 
-// out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on, or `n` < 16 of them.
-template <int rows, int vectors, class E> DS_INLINE void attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep, const char *ahead) {
+// out[r][d] = out * keep + sum over t of weights[r][t] * v[t][d], for `vectors` times 16 elements from d on,
+// or `n` < 16 of them.
+template <int rows, int vectors, class E> DS_INLINE void
+attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *keep, const char *ahead) {
     const E *v = reinterpret_cast<const E *>(a.v) + d;
     const size_t stride = a.value_stride;
     const float *w = a.weights + r0 * page_positions;
     const int32_t *seen = a.seen + r0;
     v16 sum[rows][vectors], vt[vectors];
-    DS_UNROLL for (int r = 0; r < rows; ++r)
-        DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = v16(0.0f);
+    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] =
+        v16(0.0f);
     int32_t t = 0;
     for (; t < seen[0]; ++t) {
         if (ahead) fetch(ahead + t * stride * sizeof(E), stride * sizeof(E));
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] =
+            n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
         DS_UNROLL for (int r = 0; r < rows; ++r) {
             const v16 wt(w[r * page_positions + t]);
             DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
         }
     }
-    for (; t < seen[rows - 1]; ++t) {    // positions that only the later rows see
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+    for (; t < seen[rows - 1]; ++t) {  // positions that only the later rows see
+        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] =
+            n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
         DS_UNROLL for (int r = 1; r < rows; ++r) {
             if (t >= seen[r]) continue;
             const v16 wt(w[r * page_positions + t]);
             DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
         }
     }
-    DS_UNROLL for (int r = 0; r < rows; ++r)
-        DS_UNROLL for (int i = 0; i < vectors; ++i) {
-            float *o = a.out + (r0 + r) * a.head_size + d + 16 * i;
-            if (n) store_n(o, fma_f32(load_n(o, n), v16(keep[r]), sum[r][i]), n);
-            else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
-        }
+    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int i = 0; i < vectors; ++i) {
+        float *o = a.out + (r0 + r) * a.head_size + d + 16 * i;
+        if (n) store_n(o, fma_f32(load_n(o, n), v16(keep[r]), sum[r][i]), n);
+        else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
+    }
 }
-template <int rows, int vectors, class E> static void attend_values_full(const attend_args &a, size_t r0, size_t d, const float *keep, const char *ahead) {
+template <int rows, int vectors, class E> static void
+attend_values_full(const attend_args &a, size_t r0, size_t d, const float *keep, const char *ahead) {
     attend_values<rows, vectors, E>(a, r0, d, 0, keep, ahead);
 }
-template <int rows, class E> static void attend_values_part(const attend_args &a, size_t r0, size_t d, const float *keep) {
+template <int rows, class E>
+static void attend_values_part(const attend_args &a, size_t r0, size_t d, const float *keep) {
     attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep, nullptr);
 }
 
 // Scores of latents: products of rows of floats, which end as a page's others do.
 template <class E> static void attend_latent_scores(const attend_args &a, size_t r0) {
     const size_t seen = static_cast<size_t>(a.seen[a.rows - 1]);
-    dot<E>({.w = a.k, .w_stride = a.key_size * sizeof(E), .x = a.q + r0 * a.key_size, .x_stride = a.key_size, .y = a.weights + r0 * page_positions,
-            .y_stride = page_positions, .bias = nullptr, .k = a.key_size, .weights = seen, .rows = a.rows - r0});
+    dot<E>({.w = a.k,
+            .w_stride = a.key_size * sizeof(E),
+            .x = a.q + r0 * a.key_size,
+            .x_stride = a.key_size,
+            .y = a.weights + r0 * page_positions,
+            .y_stride = page_positions,
+            .bias = nullptr,
+            .k = a.key_size,
+            .weights = seen,
+            .rows = a.rows - r0});
     for (size_t r = r0; r < a.rows; ++r)
-        for (size_t t = 0; t < seen; t += 16) store(a.weights + r * page_positions + t, load(a.weights + r * page_positions + t) * v16(a.scale));
+        for (size_t t = 0; t < seen; t += 16)
+            store(a.weights + r * page_positions + t,
+                  load(a.weights + r * page_positions + t) * v16(a.scale));
 }
 
-template <int rows, bool latents, class E> static void attend_tile(const attend_args &a, size_t r0, bool first) {
+template <int rows, bool latents, class E>
+static void attend_tile(const attend_args &a, size_t r0, bool first) {
     constexpr int vectors = attend_vectors(rows);
     constexpr size_t wide = 16 * vectors;
     const size_t seen = static_cast<size_t>(a.seen[r0 + rows - 1]);
@@ -300,12 +333,14 @@ template <int rows, bool latents, class E> static void attend_tile(const attend_
     }
     float keep[rows];
     for (int r = 0; r < rows; ++r) keep[r] = attend_softmax(a, r0 + r);
-    for (; d + wide <= a.head_size; d += wide, k = nullptr) attend_values_full<rows, vectors, E>(a, r0, d, keep, k);
+    for (; d + wide <= a.head_size; d += wide, k = nullptr)
+        attend_values_full<rows, vectors, E>(a, r0, d, keep, k);
     for (; d + 16 <= a.head_size; d += 16, k = nullptr) attend_values_full<rows, 1, E>(a, r0, d, keep, k);
     if (d < a.head_size) attend_values_part<rows, E>(a, r0, d, keep);
 }
 
-template <int rows, bool latents, class E> DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0, bool first) {
+template <int rows, bool latents, class E>
+DS_INLINE void attend_tile_of(const attend_args &a, size_t count, size_t r0, bool first) {
     if constexpr (rows > 1) {
         if (count < rows) return attend_tile_of<rows - 1, latents, E>(a, count, r0, first);
     }
@@ -325,6 +360,7 @@ template <class E, bool latents = false> static void attend(const attend_args &a
     }
 }
 
-static constexpr float_kernels floats = {add,         gated,         divide,       add_times,  encode_f16, rms_norm,   rope_halves,
-                                         rope_adjacent, dot<float>, dot<half>, dot<brain>, attend<float>, attend<half>,
-                                         attend<float, true>, attend<half, true>};
+static constexpr float_kernels floats = {
+    add,        gated,         divide,        add_times,           encode_f16,
+    rms_norm,   rope_halves,   rope_adjacent, dot<float>,          dot<half>,
+    dot<brain>, attend<float>, attend<half>,  attend<float, true>, attend<half, true>};

@@ -1,12 +1,13 @@
-// I8 around its products, once, over whatever v16 is: quantizing, and attention over pages of i8 (numerics.h). Given by the including file: i8_x, the
-// element that products take, and i8_start, what their sums start from. How a page is multiplied is given to i8_scores_by and i8_values_by as `pages`:
+// I8 around its products, once, over whatever v16 is: quantizing, and attention over pages of i8
+// (numerics.h). Given by the including file: i8_x, the element that products take, and i8_start, what their
+// sums start from. How a page is multiplied is given to i8_scores_by and i8_values_by as `pages`:
 //   static constexpr size_t rows;                                                                     // of queries, that go over a page together
 //   void pack(const int8_t *page, size_t stride, size_t columns, size_t depth, char *tile);
 //   void product(const page_args &a);
 
 // The head of a row of such elements.
 struct i8_head {
-    float scale;          // of activations; of a query row, its factor
+    float scale;  // of activations; of a query row, its factor
     int32_t start;
 };
 constexpr size_t i8_head_bytes = 64;
@@ -57,13 +58,15 @@ static float i8_put(const float *x, int8_t *to, size_t step, size_t n) {
     for (size_t i = 0; i < n; i += 16) {
         int32_t q[16];
         i8_round(x + i, n - i, s, q);
-        for (size_t j = 0; j < std::min<size_t>(16, n - i); ++j) to[(i + j) * step] = static_cast<int8_t>(q[j]);
+        for (size_t j = 0; j < std::min<size_t>(16, n - i); ++j)
+            to[(i + j) * step] = static_cast<int8_t>(q[j]);
     }
     return s.scale;
 }
 
-// Each pass takes pairs side by side and puts their sums before their differences, so that the next stride's pairs come to lie side by side; after the
-// last pass everything is in its place again (M. C. Pease, J. ACM 15, 1968).
+// Each pass takes pairs side by side and puts their sums before their differences, so that the next stride's
+// pairs come to lie side by side; after the last pass everything is in its place again (M. C. Pease, J. ACM
+// 15, 1968).
 static void i8_turn(float *x, size_t head_size) {
     constexpr size_t largest_block = 1024;
     const size_t block = static_cast<size_t>(hadamard_block(static_cast<int32_t>(head_size)));
@@ -116,7 +119,8 @@ static void i8_score_row(const i8_attend_args &a, size_t r, const int32_t *produ
     v16 most(-std::numeric_limits<float>::infinity()), scales(0.0f);
     bool nan = false, nan_scale = false;
     for (size_t t = 0; t < seen; t += 16) {
-        const v16 s = (load_i32(product + t) * load(a.k_scale + t)) * v16(factor), scale = i8_seen(load(a.v_scale + t), 0.0f, t, seen);
+        const v16 s = (load_i32(product + t) * load(a.k_scale + t)) * v16(factor),
+                  scale = i8_seen(load(a.v_scale + t), 0.0f, t, seen);
         store(a.scores + r * a.score_stride + t, s);
         const v16 score = i8_seen(s, -std::numeric_limits<float>::infinity(), t, seen);
         nan |= any_nan(score);
@@ -132,7 +136,9 @@ static void i8_score_row(const i8_attend_args &a, size_t r, const int32_t *produ
 // While some rows are at work on this page, their part of what comes next is fetched.
 DS_INLINE void i8_fetch(const i8_attend_args &a, size_t r, size_t first, size_t together) {
     if (!a.next) return;
-    const size_t bytes = a.head_size * page_positions, rows = a.rows - first, begin = (r - first) * bytes / rows, end = std::min(r - first + together, rows) * bytes / rows;
+    const size_t bytes = a.head_size * page_positions, rows = a.rows - first,
+                 begin = (r - first) * bytes / rows,
+                 end = std::min(r - first + together, rows) * bytes / rows;
     for (size_t i = begin / 64 * 64; i < end; i += 64) __builtin_prefetch(a.next + i, 0, 2);
 }
 DS_INLINE size_t i8_first_row(const i8_attend_args &a) {
@@ -151,7 +157,8 @@ template <class pages> static void i8_scores_by(const i8_attend_args &a) {
         const size_t rows = std::min<size_t>(pages::rows, a.rows - r);
         i8_fetch(a, r, first, pages::rows);
         p.product({a.scratch, page_positions, a.head_size, a.q + r * row_bytes, rows, product});
-        for (size_t i = 0; i < rows; ++i) i8_score_row(a, r + i, product + i * page_positions, i8_head_of(a.q + (r + i) * row_bytes).scale);
+        for (size_t i = 0; i < rows; ++i)
+            i8_score_row(a, r + i, product + i * page_positions, i8_head_of(a.q + (r + i) * row_bytes).scale);
     }
 }
 
@@ -161,7 +168,8 @@ template <class pages> static void i8_scores_by(const i8_attend_args &a) {
 static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
     const size_t seen = static_cast<size_t>(a.seen[r]);
     const float *scores = a.scores + r * a.score_stride;
-    i8_x *high = reinterpret_cast<i8_x *>(planes + i8_head_bytes), *low = reinterpret_cast<i8_x *>(planes + i8_head_bytes + i8_plane_bytes(page_positions));
+    i8_x *high = reinterpret_cast<i8_x *>(planes + i8_head_bytes),
+         *low = reinterpret_cast<i8_x *>(planes + i8_head_bytes + i8_plane_bytes(page_positions));
     memset(planes, 0, i8_row_bytes(sizeof(i8_x), page_positions, 2));
     if (a.exponent[r] == i8_not_a_number) return 0;
     v16 w[page_positions / 16], most(0.0f);
@@ -192,7 +200,8 @@ static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
 }
 
 template <class pages> static void i8_values_by(const i8_attend_args &a) {
-    const size_t first = i8_first_row(a), d = align64(a.head_size), row_bytes = i8_row_bytes(sizeof(i8_x), page_positions, 2);
+    const size_t first = i8_first_row(a), d = align64(a.head_size),
+                 row_bytes = i8_row_bytes(sizeof(i8_x), page_positions, 2);
     if (first == a.rows) return;
     char *planes = a.scratch + d * page_positions * sizeof(i8_x);
     int32_t *product = reinterpret_cast<int32_t *>(planes + pages::rows * row_bytes);
@@ -205,6 +214,7 @@ template <class pages> static void i8_values_by(const i8_attend_args &a) {
         for (size_t i = 0; i < rows; ++i) shift[i] = i8_weights(a, r + i, planes + i * row_bytes);
         p.product({a.scratch, a.head_size, page_positions, planes, rows, product});
         for (size_t i = 0; i < rows; ++i)
-            for (size_t e = 0; e < a.head_size; e += 16) add_totals(a.total + (r + i) * d + e, product + i * d + e, shift[i]);
+            for (size_t e = 0; e < a.head_size; e += 16)
+                add_totals(a.total + (r + i) * d + e, product + i * d + e, shift[i]);
     }
 }

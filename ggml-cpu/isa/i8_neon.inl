@@ -1,8 +1,9 @@
-// I8 products. Weights (or a page's rows) lie side by side in a tile, sixteen of them; rows of activations go by six, whose sums fill the registers.
-// int32 sums are exact in any order.
+// I8 products. Weights (or a page's rows) lie side by side in a tile, sixteen of them; rows of activations go
+// by six, whose sums fill the registers. int32 sums are exact in any order.
 
 using i8_x = int8_t;
-constexpr size_t i8_columns = 16, i8_tile_x = 6, i8_chunk = 1024;       // a tile is i8_columns rows of i8_chunk weights
+// a tile is i8_columns rows of i8_chunk weights
+constexpr size_t i8_columns = 16, i8_tile_x = 6, i8_chunk = 1024;
 constexpr size_t i8_few_rows = 9, i8_dot_weights = 8, i8_dot_x = 3;
 constexpr size_t i8_group_bytes(size_t depth) { return (depth + 15) / 16 * 16 * i8_columns; }
 DS_INLINE int32_t i8_start(int32_t) { return 0; }
@@ -32,7 +33,8 @@ static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, cha
 }
 
 // Rows of activations are readable, and zero, to their padded ends.
-template <size_t rows> DS_INLINE void i8_tile_product(const char *tile, const char *const *x, size_t depth, int32x4_t (*sum)[4]) {
+template <size_t rows>
+DS_INLINE void i8_tile_product(const char *tile, const char *const *x, size_t depth, int32x4_t (*sum)[4]) {
     for (size_t k = 0; k < depth; k += 16) {
         int8x16_t xs[rows];
         DS_UNROLL for (size_t j = 0; j < rows; ++j) xs[j] = bytes16(x[j] + k);
@@ -45,15 +47,16 @@ template <size_t rows> DS_INLINE void i8_tile_product(const char *tile, const ch
 template <size_t rows> static void page_product_of(const page_args &a) {
     const size_t plane = i8_plane_bytes(a.depth);
     const char *x[2 * rows], *tile = a.tile;
-    for (size_t j = 0; j < 2 * rows; ++j) x[j] = a.x + j / 2 * i8_row_bytes(1, a.depth, 2) + i8_head_bytes + j % 2 * plane;
+    for (size_t j = 0; j < 2 * rows; ++j)
+        x[j] = a.x + j / 2 * i8_row_bytes(1, a.depth, 2) + i8_head_bytes + j % 2 * plane;
     for (size_t c = 0; c < a.columns; c += i8_columns, tile += i8_group_bytes(a.depth)) {
         int32x4_t sum[2 * rows][4];
-        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j)
-            DS_UNROLL for (size_t v = 0; v < 4; ++v) sum[j][v] = vdupq_n_s32(0);
+        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v) sum[j][v] =
+            vdupq_n_s32(0);
         i8_tile_product<2 * rows>(tile, x, a.depth, sum);
-        DS_UNROLL for (size_t j = 0; j < rows; ++j)
-            DS_UNROLL for (size_t v = 0; v < 4; ++v)
-                vst1q_s32(a.out + j * align64(a.columns) + c + 4 * v, vaddq_s32(vshlq_n_s32(sum[2 * j][v], 7), sum[2 * j + 1][v]));
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v)
+            vst1q_s32(a.out + j * align64(a.columns) + c + 4 * v,
+                      vaddq_s32(vshlq_n_s32(sum[2 * j][v], 7), sum[2 * j + 1][v]));
     }
 }
 struct i8_pages {
@@ -71,8 +74,9 @@ struct i8_pages {
 
 // ---- Many rows of activations
 
-// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are the bits of a signalling NaN, which any
-// arithmetic makes quiet, and compilers add -0.0 where the source adds nothing.
+// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are
+// the bits of a signalling NaN, which any arithmetic makes quiet, and compilers add -0.0 where the source
+// adds nothing.
 DS_INLINE void load_sums(const float *y, size_t n, int32x4_t *sum) {
     int32_t copy[i8_columns] = {};
     if (n == i8_columns) memcpy(copy, y, sizeof copy);
@@ -86,7 +90,8 @@ DS_INLINE void store_sums(float *y, const int32x4_t *sum, size_t n) {
     else memcpy(y, copy, n * sizeof *copy);
 }
 
-template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
+template <size_t rows>
+static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
     const size_t n = std::min(a.weights, i8_columns);
     const char *x[rows];
     float *y = a.y + x0 * a.y_stride;
@@ -103,13 +108,15 @@ template <size_t rows> static void i8_tile_rows(const i8_args &a, const char *ti
             store_sums(y + j * a.y_stride, s, n);
             continue;
         }
-        v16 out = (to_float(s) * load_columns(a.w_scale, n)) * v16(i8_head_of(x[j] - begin - i8_head_bytes).scale);
+        v16 out =
+            (to_float(s) * load_columns(a.w_scale, n)) * v16(i8_head_of(x[j] - begin - i8_head_bytes).scale);
         if (a.bias) out = out + load_columns(a.bias, n);
         store_columns(y + j * a.y_stride, out, n);
     }
 }
 
-template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const char *tile, size_t begin, size_t end, size_t count, size_t x0) {
+template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const char *tile, size_t begin,
+                                                      size_t end, size_t count, size_t x0) {
     if constexpr (rows > 1) {
         if (count < rows) return i8_tile_rows_of<rows - 1>(a, tile, begin, end, count, x0);
     }
@@ -120,13 +127,15 @@ static void i8_tile(const i8_args &a, char *tile) {
     for (size_t begin = 0; begin < a.k; begin += i8_chunk) {
         const size_t end = std::min(begin + i8_chunk, a.k);
         i8_pack(a.w + begin, a.w_stride, a.weights, end - begin, tile);
-        for (size_t x0 = 0; x0 < a.rows; x0 += i8_tile_x) i8_tile_rows_of<i8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+        for (size_t x0 = 0; x0 < a.rows; x0 += i8_tile_x)
+            i8_tile_rows_of<i8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
     }
 }
 
 // ---- Few rows of activations: eight rows of weights at a time, as they lie
 
-template <size_t rows> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x, size_t x_stride, int32x4_t (*sum)[i8_dot_weights]) {
+template <size_t rows> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x,
+                                                  size_t x_stride, int32x4_t (*sum)[i8_dot_weights]) {
     int8x16_t xs[rows];
     DS_UNROLL for (size_t j = 0; j < rows; ++j) xs[j] = bytes16(x + j * x_stride);
     DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) {
@@ -140,8 +149,8 @@ template <size_t rows> static void i8_rows8(const i8_args &a, size_t w0, size_t 
     const char *w[i8_dot_weights], *x = a.x + x0 * a.x_stride;
     for (size_t r = 0; r < i8_dot_weights; ++r) w[r] = a.w + (w0 + std::min(r, valid - 1)) * a.w_stride;
     int32x4_t sum[rows][i8_dot_weights];
-    DS_UNROLL for (size_t j = 0; j < rows; ++j)
-        DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) sum[j][r] = vdupq_n_s32(0);
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r)
+        sum[j][r] = vdupq_n_s32(0);
     size_t k = 0;
     for (; k + 16 <= a.k; k += 16) {
         if (k % 64 == 0)
@@ -180,5 +189,16 @@ static void i8_rows(const i8_args &a) {
         for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, w0, x0);
 }
 
-static constexpr i8_kernels i8 = {sizeof(i8_x), i8_few_rows, i8_columns, i8_group_bytes(i8_chunk), i8_pages::rows, i8_quantize, i8_rows, i8_tile,
-                                  i8_turn, i8_put, i8_query, i8_scores_by<i8_pages>, i8_values_by<i8_pages>};
+static constexpr i8_kernels i8 = {sizeof(i8_x),
+                                  i8_few_rows,
+                                  i8_columns,
+                                  i8_group_bytes(i8_chunk),
+                                  i8_pages::rows,
+                                  i8_quantize,
+                                  i8_rows,
+                                  i8_tile,
+                                  i8_turn,
+                                  i8_put,
+                                  i8_query,
+                                  i8_scores_by<i8_pages>,
+                                  i8_values_by<i8_pages>};

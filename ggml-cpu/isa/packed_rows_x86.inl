@@ -1,20 +1,23 @@
-// Few rows of activations with packed weights as they lie, on 256 bits without VNNI: eight rows of weights at once.
+// Few rows of activations with packed weights as they lie, on 256 bits without VNNI: eight rows of weights at
+// once.
 
 template <format f> struct rows32 {
     using block = block32<f>;
     static constexpr bool minima = packed<f>::minima;
     static constexpr size_t weight_bytes = packed32<f>::weight_bytes;
 
-    // Levels of at most five bits are multiplied as they are: four sums of pairs fit a word, and the bias is made up for at the end. Of others the sign goes
-    // to the activations, and a pair's sum still fits a word.
+    // Levels of at most five bits are multiplied as they are: four sums of pairs fit a word, and the bias is
+    // made up for at the end. Of others the sign goes to the activations, and a pair's sum still fits a word.
     static constexpr bool small = block::bias != 128;
     static DS_INLINE __m256i sums(__m256i w, __m256i x) {
         if constexpr (small) return _mm256_maddubs_epi16(w, x);
-        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1));
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+                                 _mm256_set1_epi16(1));
     }
     static DS_INLINE __m256i unbiased(__m256i product, const char *x) {
         if constexpr (!small || block::bias == 0) return product;
-        return _mm256_sub_epi32(product, _mm256_set1_epi32(block::bias * static_cast<int32_t>(read<float>(x + x32_sum))));
+        return _mm256_sub_epi32(
+            product, _mm256_set1_epi32(block::bias * static_cast<int32_t>(read<float>(x + x32_sum))));
     }
 
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
@@ -39,7 +42,9 @@ template <format f> struct rows32 {
                 const __m256i product = unbiased(sum_of_each<small>(p[j]), xb);
                 const __m256 scale = _mm256_set1_ps(read<float>(xb + x32_scale));
                 sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product), _mm256_mul_ps(d, scale), sum[j]);
-                if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)), _mm256_mul_ps(m, scale), sum[j]);
+                if constexpr (minima)
+                    sum[j] = _mm256_fmadd_ps(_mm256_set1_ps(read<float>(xb + x32_sum)),
+                                             _mm256_mul_ps(m, scale), sum[j]);
             }
         }
         for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
@@ -51,29 +56,37 @@ template <format f> struct rows256 {
     static constexpr bool minima = packed<f>::minima;
     static constexpr size_t weight_bytes = block::bytes;
 
-    // The pairs' sums of the s-th 32 products, as words: levels up to 63 cannot overflow them, nor can iq4's signed levels up to 127.
+    // The pairs' sums of the s-th 32 products, as words: levels up to 63 cannot overflow them, nor can iq4's
+    // signed levels up to 127.
     template <size_t s> static DS_INLINE __m256i pair_sums(__m256i levels, const char *x) {
         if constexpr (block::bias != 128) return _mm256_maddubs_epi16(levels, bytes32(x + 32 * s));
         const __m256i w = _mm256_xor_si256(levels, _mm256_set1_epi8(-128));
         return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(bytes32(x + 32 * s), w));
     }
-    template <size_t s> static DS_INLINE __m256i add_scaled(__m256i sum, __m256i levels, const char *x, __m256i scales) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(pair_sums<s>(levels, x), packed256<f>::template scale_of<s>(scales)));
+    template <size_t s>
+    static DS_INLINE __m256i add_scaled(__m256i sum, __m256i levels, const char *x, __m256i scales) {
+        return _mm256_add_epi32(
+            sum, _mm256_madd_epi16(pair_sums<s>(levels, x), packed256<f>::template scale_of<s>(scales)));
     }
 
-    struct row_sums { __m256i scaled, minima; };
-    template <int rows> static DS_INLINE void one_row(const char *w, const char *x, size_t x_stride, row_sums *out) {
+    struct row_sums {
+        __m256i scaled, minima;
+    };
+    template <int rows>
+    static DS_INLINE void one_row(const char *w, const char *x, size_t x_stride, row_sums *out) {
         const __m256i scales = block::scales(w), min = block::minima(w);
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const __m256i sums = bytes32(x + j * x_stride + x256_sums16);
             out[j].scaled = _mm256_setzero_si256();
             if constexpr (block::bias != 0 && block::bias != 128)
-                out[j].scaled = _mm256_madd_epi16(_mm256_mullo_epi16(scales, _mm256_set1_epi16(-block::bias)), sums);
+                out[j].scaled =
+                    _mm256_madd_epi16(_mm256_mullo_epi16(scales, _mm256_set1_epi16(-block::bias)), sums);
             out[j].minima = minima ? _mm256_madd_epi16(min, sums) : out[j].scaled;
         }
         by_8([&](auto s) {
             const __m256i levels = block::template levels<s.value>(w);
-            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled = add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
+            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled =
+                add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
         });
     }
 
@@ -85,22 +98,28 @@ template <format f> struct rows256 {
         for (size_t b = 0, at = 0; b < a.blocks; ++b, at += weight_bytes, x += x256_bytes) {
             __m256i product[rows][8], min[rows][8];
             for (int r = 0; r < 8; ++r) {
-                for (size_t i = 0; i < weight_bytes; i += 64) __builtin_prefetch(w[r] + at + packed_rows_ahead + i, 0, 2);
+                for (size_t i = 0; i < weight_bytes; i += 64)
+                    __builtin_prefetch(w[r] + at + packed_rows_ahead + i, 0, 2);
                 row_sums sums[rows];
                 one_row<rows>(w[r] + at, x, a.x_stride, sums);
-                DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums[j].scaled, min[j][r] = sums[j].minima;
+                DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums[j].scaled,
+                                                         min[j][r] = sums[j].minima;
             }
             const __m256 d = scales8(w, at + block::d), m = minima ? negated(scales8(w, at + block::m)) : d;
             DS_UNROLL for (int j = 0; j < rows; ++j) {
                 const __m256 scale = _mm256_set1_ps(read<float>(x + j * a.x_stride + x256_scale));
-                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(product[j])), _mm256_mul_ps(d, scale), sum[j]);
-                if constexpr (minima) sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(min[j])), _mm256_mul_ps(m, scale), sum[j]);
+                sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(product[j])), _mm256_mul_ps(d, scale),
+                                         sum[j]);
+                if constexpr (minima)
+                    sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_each(min[j])), _mm256_mul_ps(m, scale),
+                                             sum[j]);
             }
         }
         for (int j = 0; j < rows; ++j) store_rows8(a, sum[j], x0 + j, w0);
     }
 };
 
-template <format f> struct rows_of : std::conditional_t<packed<f>::block == 32, std::type_identity<rows32<f>>, std::type_identity<rows256<f>>>::type {
-    static constexpr int together = 4;      // as many as registers hold
+template <format f> struct rows_of : std::conditional_t<packed<f>::block == 32, std::type_identity<rows32<f>>,
+                                                        std::type_identity<rows256<f>>>::type {
+    static constexpr int together = 4;  // as many as registers hold
 };

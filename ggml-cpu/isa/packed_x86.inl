@@ -1,14 +1,17 @@
-// Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by the including file: w16i (16 int32 lanes),
-// packed_unsigned (products take weights as unsigned bytes; else both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of
-// activations go through it together, in registers), and the products: tile_step (four bytes or two words a lane), plane_step (two words a lane) and
-// multiply_add (lane by lane).
+// Products with packed formats on 256 and 512 bits: what those with blocks of 32 and of 256 share. Given by
+// the including file: w16i (16 int32 lanes), packed_unsigned (products take weights as unsigned bytes; else
+// both sides as int16), packed_vectors and packed_tile_x (a tile's width and how many rows of activations go
+// through it together, in registers), and the products: tile_step (four bytes or two words a lane),
+// plane_step (two words a lane) and multiply_add (lane by lane).
 // All integer sums are exact; the order of the float sums is block_step's (tensor/blocks.h).
 
-// kernels' few_rows: tiles of blocks of 256 take long. Where products take words, a tile is twice as large, and it is the same for all.
+// kernels' few_rows: tiles of blocks of 256 take long. Where products take words, a tile is twice as large,
+// and it is the same for all.
 constexpr size_t few_rows32 = packed_unsigned ? 3 : 6, few_rows256 = packed_unsigned ? 8 : 6;
 
 constexpr size_t packed_element = packed_unsigned ? 1 : 2, packed_columns = 16 * packed_vectors;
-constexpr size_t packed_step = 64 * packed_vectors;      // bytes of a tile that meet 4 bytes of x: 4 or 2 elements of each column
+// bytes of a tile that meet 4 bytes of x: 4 or 2 elements of each column
+constexpr size_t packed_step = 64 * packed_vectors;
 
 template <class T> DS_INLINE T read(const void *p) {
     T v;
@@ -26,7 +29,8 @@ DS_INLINE void put32(char *p, __m256i x) { _mm256_storeu_si256(reinterpret_cast<
 DS_INLINE row_scale packed_scale(const float *x, size_t n) {
     __m256i largest = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i += 8)
-        largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)), _mm256_set1_epi32(0x7fffffff)));
+        largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)),
+                                                             _mm256_set1_epi32(0x7fffffff)));
     __m128i m = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
     m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
@@ -37,7 +41,8 @@ DS_INLINE row_scale packed_scale(const float *x, size_t n) {
 DS_INLINE __m256i packed_round(const float *x, float inverse) {
     if (inverse == 0.0f) return _mm256_setzero_si256();
     __m256i q[4];
-    DS_UNROLL for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
+    DS_UNROLL for (int i = 0; i < 4; ++i) q[i] =
+        _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
     const __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     return _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
@@ -45,11 +50,14 @@ DS_INLINE __m256i wide_half(__m256i bytes, size_t half) {
     return _mm256_cvtepi8_epi16(half ? _mm256_extracti128_si256(bytes, 1) : _mm256_castsi256_si128(bytes));
 }
 // Their sums by 16, from their bytes with the sign bit flipped.
-struct two_sums { int32_t first, second; };
+struct two_sums {
+    int32_t first, second;
+};
 DS_INLINE two_sums packed_sums(__m256i q) {
     const __m256i s = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
     const __m256i both = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
-    return {_mm_cvtsi128_si32(_mm256_castsi256_si128(both)) - 2048, _mm_cvtsi128_si32(_mm256_extracti128_si256(both, 1)) - 2048};
+    return {_mm_cvtsi128_si32(_mm256_castsi256_si128(both)) - 2048,
+            _mm_cvtsi128_si32(_mm256_extracti128_si256(both, 1)) - 2048};
 }
 
 // ---- Eight rows of weights
@@ -68,15 +76,22 @@ DS_INLINE __m256 scales8(const char *const *w, size_t offset) {
 }
 
 // Lane r of the result is the sum of p[r]'s lanes; or of its words, of which any four fit a word.
-template <bool words> DS_INLINE __m256i added(__m256i a, __m256i b) { return words ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b); }
+template <bool words> DS_INLINE __m256i added(__m256i a, __m256i b) {
+    return words ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b);
+}
 template <bool words = false> DS_INLINE __m256i sum_of_each(const __m256i *p) {
     __m256i s[4];
-    DS_UNROLL for (int i = 0; i < 4; ++i)     // lanes of p[i], p[i + 4]: a0+a2 b0+b2 a1+a3 b1+b3, in each half
-        s[i] = added<words>(_mm256_unpacklo_epi32(p[i], p[i + 4]), _mm256_unpackhi_epi32(p[i], p[i + 4]));
-    __m256i t = added<words>(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));     // 0 4 1 5
-    __m256i u = added<words>(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));     // 2 6 3 7
-    if constexpr (words) t = _mm256_madd_epi16(t, _mm256_set1_epi16(1)), u = _mm256_madd_epi16(u, _mm256_set1_epi16(1));
-    const __m256i all = _mm256_add_epi32(_mm256_permute2x128_si256(t, u, 0x20), _mm256_permute2x128_si256(t, u, 0x31));
+    // lanes of p[i], p[i + 4]: a0+a2 b0+b2 a1+a3 b1+b3, in each half
+    DS_UNROLL for (int i = 0; i < 4; ++i) s[i] =
+        added<words>(_mm256_unpacklo_epi32(p[i], p[i + 4]), _mm256_unpackhi_epi32(p[i], p[i + 4]));
+    // 0 4 1 5
+    __m256i t = added<words>(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));
+    // 2 6 3 7
+    __m256i u = added<words>(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));
+    if constexpr (words)
+        t = _mm256_madd_epi16(t, _mm256_set1_epi16(1)), u = _mm256_madd_epi16(u, _mm256_set1_epi16(1));
+    const __m256i all =
+        _mm256_add_epi32(_mm256_permute2x128_si256(t, u, 0x20), _mm256_permute2x128_si256(t, u, 0x31));
     return _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
 }
 
@@ -87,11 +102,10 @@ DS_INLINE void transpose8(__m256i *r) {
         t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
     }
-    DS_UNROLL for (int i = 0; i < 8; i += 4)
-        DS_UNROLL for (int j = 0; j < 2; ++j) {
-            u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
-            u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
-        }
+    DS_UNROLL for (int i = 0; i < 8; i += 4) DS_UNROLL for (int j = 0; j < 2; ++j) {
+        u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+        u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
     DS_UNROLL for (int i = 0; i < 4; ++i) {
         r[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
         r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
@@ -100,8 +114,8 @@ DS_INLINE void transpose8(__m256i *r) {
 
 // ---- Tiles: rows of weights side by side in the lanes
 
-// What is fetched while a tile's sums are made: the weights of the next tile, every step-th row from the first on. The passes over a tile take turns,
-// so that memory is asked evenly.
+// What is fetched while a tile's sums are made: the weights of the next tile, every step-th row from the
+// first on. The passes over a tile take turns, so that memory is asked evenly.
 struct packed_ahead {
     const char *w;
     size_t first, step;
@@ -112,40 +126,44 @@ DS_INLINE void fetch(packed_ahead &ahead, size_t stride, size_t bytes) {
     ahead.w += bytes;
 }
 
-DS_INLINE size_t packed_valid(const packed_args &a, size_t v) { return a.weights > 16 * v ? std::min<size_t>(16, a.weights - 16 * v) : 0; }
+DS_INLINE size_t packed_valid(const packed_args &a, size_t v) {
+    return a.weights > 16 * v ? std::min<size_t>(16, a.weights - 16 * v) : 0;
+}
 
 // The sums so far of some rows of activations, before part `begin` of the blocks; and after part `end`.
-template <int rows> DS_INLINE void load_sums(const packed_args &a, size_t begin, size_t x0, v16 (*sum)[packed_vectors]) {
-    DS_UNROLL for (int j = 0; j < rows; ++j)
-        DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
-            const float *from = a.y + (x0 + j) * a.y_stride + 16 * v;
-            const size_t n = packed_valid(a, v);
-            sum[j][v] = begin == 0 || n == 0 ? v16(0.0f) : n < 16 ? load_n(from, n) : load(from);
-        }
+template <int rows>
+DS_INLINE void load_sums(const packed_args &a, size_t begin, size_t x0, v16 (*sum)[packed_vectors]) {
+    DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+        const float *from = a.y + (x0 + j) * a.y_stride + 16 * v;
+        const size_t n = packed_valid(a, v);
+        sum[j][v] = begin == 0 || n == 0 ? v16(0.0f) : n < 16 ? load_n(from, n) : load(from);
+    }
 }
-template <int rows> DS_INLINE void store_sums(const packed_args &a, size_t end, size_t x0, v16 (*sum)[packed_vectors]) {
-    DS_UNROLL for (int j = 0; j < rows; ++j)
-        DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
-            const size_t n = packed_valid(a, v);
-            float *to = a.y + (x0 + j) * a.y_stride + 16 * v;
-            if (n == 0) continue;
-            v16 s = sum[j][v];
-            if (end == a.blocks && a.bias) s = s + (n < 16 ? load_n(a.bias + 16 * v, n) : load(a.bias + 16 * v));
-            if (n < 16) store_n(to, s, n);
-            else store(to, s);
-        }
+template <int rows>
+DS_INLINE void store_sums(const packed_args &a, size_t end, size_t x0, v16 (*sum)[packed_vectors]) {
+    DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+        const size_t n = packed_valid(a, v);
+        float *to = a.y + (x0 + j) * a.y_stride + 16 * v;
+        if (n == 0) continue;
+        v16 s = sum[j][v];
+        if (end == a.blocks && a.bias) s = s + (n < 16 ? load_n(a.bias + 16 * v, n) : load(a.bias + 16 * v));
+        if (n < 16) store_n(to, s, n);
+        else store(to, s);
+    }
 }
 
-// Few rows of activations, with weights as they lie: eight rows of weights at once, one of each eighth of the panel, so that memory is read in straight lines,
-// and somewhat ahead, since its own prefetchers stop at every memory page.
-constexpr size_t packed_rows_ahead = 1024;    // bytes
+// Few rows of activations, with weights as they lie: eight rows of weights at once, one of each eighth of the
+// panel, so that memory is read in straight lines, and somewhat ahead, since its own prefetchers stop at
+// every memory page.
+constexpr size_t packed_rows_ahead = 1024;  // bytes
 DS_INLINE size_t packed_eighth(const packed_args &a) { return (a.weights + 7) / 8; }
 DS_INLINE void store_rows8(const packed_args &a, __m256 sum, size_t row, size_t w0) {
     float out[8];
     _mm256_storeu_ps(out, sum);
     float *y = a.y + row * a.y_stride;
     size_t at = w0;
-    for (size_t r = 0; r < 8 && at < a.weights; ++r, at += packed_eighth(a)) y[at] = a.bias ? out[r] + a.bias[at] : out[r];
+    for (size_t r = 0; r < 8 && at < a.weights; ++r, at += packed_eighth(a))
+        y[at] = a.bias ? out[r] + a.bias[at] : out[r];
 }
 
 // For rows of activations x0 on, groups of at most `most`: run(number of rows as a constant, x0).
@@ -165,12 +183,14 @@ template <class K> static void packed_pack(const packed_args &a, size_t begin, s
     for (size_t g = 0; g < packed_columns; g += 8) {
         const char *w[8];
         rows_at(a, g, 1, w);
-        for (size_t b = begin; b < end; ++b) K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
+        for (size_t b = begin; b < end; ++b)
+            K::pack8(w, b * K::weight_bytes, tile + (b - begin) * K::tile_block + 4 * g);
     }
 }
 
-// Every part of the weights packed, and gone through by all rows of activations. K gives: weight_bytes and part, blocks of a row and how many make a part;
-// tile_block, bytes of a block of a tile; pack8(eight rows of weights, offset, tile); product<rows>(args, tile, begin, end, x0, ahead).
+// Every part of the weights packed, and gone through by all rows of activations. K gives: weight_bytes and
+// part, blocks of a row and how many make a part; tile_block, bytes of a block of a tile; pack8(eight rows of
+// weights, offset, tile); product<rows>(args, tile, begin, end, x0, ahead).
 template <class K> static void packed_tile(const packed_args &a, char *tile) {
     for (size_t begin = 0; begin < a.blocks; begin += K::part) {
         const size_t end = std::min(begin + K::part, a.blocks);
@@ -183,8 +203,13 @@ template <class K> static void packed_tile(const packed_args &a, char *tile) {
             });
     }
 }
-template <format f> struct rows_of;      // packed_rows_*.inl: rows8<rows of activations>(args, first row of weights, of activations), for up to `together`
+// packed_rows_*.inl: rows8<rows of activations>(args, first row of weights, of activations), for up to
+// `together`
+template <format f> struct rows_of;
 template <class K> static void packed_rows(const packed_args &a) {
     for (size_t w0 = 0; w0 < packed_eighth(a); ++w0)
-        for (size_t x0 = 0; x0 < a.rows; x0 += K::together) by_rows<K::together>(a.rows - x0, x0, [&](auto rows, size_t first) { K::template rows8<rows.value>(a, w0, first); });
+        for (size_t x0 = 0; x0 < a.rows; x0 += K::together)
+            by_rows<K::together>(a.rows - x0, x0, [&](auto rows, size_t first) {
+                K::template rows8<rows.value>(a, w0, first);
+            });
 }

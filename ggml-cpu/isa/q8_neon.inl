@@ -1,8 +1,10 @@
 // Q8_0 products. Integer sums are exact; the order of the float sums is q8_block_step's.
 
 constexpr int q8_block = packed<format::q8_0>::block;
-constexpr size_t q8_w_block = 34, q8_columns = 16, q8_tile_x = 3;       // three rows: their sums, of integers and of floats, fill the registers
-constexpr size_t q8_tile_block = 64 + 8 * 64, q8_chunk = packed_tile_width / q8_block;      // of a tile: sixteen scales, then steps; blocks wide
+// three rows: their sums, of integers and of floats, fill the registers
+constexpr size_t q8_w_block = 34, q8_columns = 16, q8_tile_x = 3;
+// of a tile: sixteen scales, then steps; blocks wide
+constexpr size_t q8_tile_block = 64 + 8 * 64, q8_chunk = packed_tile_width / q8_block;
 
 // A block of quantized activations.
 struct q8_x {
@@ -60,10 +62,13 @@ template <size_t rows> static void q8_rows4(const packed_args &a, size_t w0, siz
         }
         DS_UNROLL for (size_t j = 0; j < rows; ++j) {
             const char *xb = x + j * a.x_stride;
-            const int8x16_t x_lo = bytes16(xb + offsetof(q8_x, q)), x_hi = bytes16(xb + offsetof(q8_x, q) + 16);
+            const int8x16_t x_lo = bytes16(xb + offsetof(q8_x, q)),
+                            x_hi = bytes16(xb + offsetof(q8_x, q) + 16);
             int32x4_t p[4];
-            DS_UNROLL for (size_t r = 0; r < 4; ++r) p[r] = dot_bytes(dot_bytes(vdupq_n_s32(0), lo[r], x_lo), hi[r], x_hi);
-            sum[j] = vfmaq_f32(sum[j], vcvtq_f32_s32(sum_of_each(p)), vmulq_f32(scale, vdupq_n_f32(q8_x_scale(xb))));
+            DS_UNROLL for (size_t r = 0; r < 4; ++r) p[r] =
+                dot_bytes(dot_bytes(vdupq_n_s32(0), lo[r], x_lo), hi[r], x_hi);
+            sum[j] = vfmaq_f32(sum[j], vcvtq_f32_s32(sum_of_each(p)),
+                               vmulq_f32(scale, vdupq_n_f32(q8_x_scale(xb))));
         }
     }
     for (size_t j = 0; j < rows; ++j) {
@@ -103,7 +108,8 @@ static void q8_pack(const packed_args &a, size_t begin, size_t end, char *tile) 
     }
 }
 
-template <size_t rows> static void q8_tile_rows(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
+template <size_t rows>
+static void q8_tile_rows(const packed_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
     const size_t n = std::min(a.weights, q8_columns);
     const char *x[rows];
     float *y = a.y + x0 * a.y_stride;
@@ -114,15 +120,17 @@ template <size_t rows> static void q8_tile_rows(const packed_args &a, const char
     }
     for (size_t b = 0; b < (end - begin) * sizeof(q8_x); b += sizeof(q8_x), tile += q8_tile_block) {
         int32x4_t product[rows][4];
-        DS_UNROLL for (size_t j = 0; j < rows; ++j)
-            DS_UNROLL for (size_t v = 0; v < 4; ++v) product[j][v] = vdupq_n_s32(0);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v) product[j][v] =
+            vdupq_n_s32(0);
         DS_UNROLL for (size_t part = 0; part < 2; ++part) {
             int8x16_t xs[rows];
-            DS_UNROLL for (size_t j = 0; j < rows; ++j) xs[j] = bytes16(x[j] + b + offsetof(q8_x, q) + 16 * part);
+            DS_UNROLL for (size_t j = 0; j < rows; ++j) xs[j] =
+                bytes16(x[j] + b + offsetof(q8_x, q) + 16 * part);
             steps16<rows>(tile + 64 + 256 * part, xs, product);
         }
         const v16 scale = load(reinterpret_cast<const float *>(tile));
-        DS_UNROLL for (size_t j = 0; j < rows; ++j) sum[j] = fma_f32(to_float(product[j]), scale * v16(q8_x_scale(x[j] + b)), sum[j]);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) sum[j] =
+            fma_f32(to_float(product[j]), scale * v16(q8_x_scale(x[j] + b)), sum[j]);
     }
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         if (end == a.blocks && a.bias) sum[j] = sum[j] + load_columns(a.bias, n);
@@ -130,7 +138,8 @@ template <size_t rows> static void q8_tile_rows(const packed_args &a, const char
     }
 }
 
-template <size_t rows> DS_INLINE void q8_tile_rows_of(const packed_args &a, const char *tile, size_t begin, size_t end, size_t count, size_t x0) {
+template <size_t rows> DS_INLINE void q8_tile_rows_of(const packed_args &a, const char *tile, size_t begin,
+                                                      size_t end, size_t count, size_t x0) {
     if constexpr (rows > 1) {
         if (count < rows) return q8_tile_rows_of<rows - 1>(a, tile, begin, end, count, x0);
     }
@@ -141,8 +150,10 @@ static void q8_tile(const packed_args &a, char *tile) {
     for (size_t begin = 0; begin < a.blocks; begin += q8_chunk) {
         const size_t end = std::min(begin + q8_chunk, a.blocks);
         q8_pack(a, begin, end, tile);
-        for (size_t x0 = 0; x0 < a.rows; x0 += q8_tile_x) q8_tile_rows_of<q8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
+        for (size_t x0 = 0; x0 < a.rows; x0 += q8_tile_x)
+            q8_tile_rows_of<q8_tile_x>(a, tile, begin, end, a.rows - x0, x0);
     }
 }
 
-static constexpr packed_kernels q8 = {sizeof(q8_x), 6, q8_columns, q8_chunk * q8_tile_block, q8_quantize, q8_rows, q8_tile};
+static constexpr packed_kernels q8 = {sizeof(q8_x), 6,       q8_columns, q8_chunk *q8_tile_block,
+                                      q8_quantize,  q8_rows, q8_tile};

@@ -52,7 +52,8 @@ template <format f> void packed_rows(const packed_args &a) {
 template <format f> void packed_tile(const packed_args &a, char *) { packed_rows<f>(a); }
 
 template <format f> struct packed_of {
-    static constexpr packed_kernels kernels = {sizeof(packed_x<packed<f>::block>), 6, 32, 0, packed_quantize<f>, packed_rows<f>, packed_tile<f>};
+    static constexpr packed_kernels kernels = {
+        sizeof(packed_x<packed<f>::block>), 6, 32, 0, packed_quantize<f>, packed_rows<f>, packed_tile<f>};
 };
 
 // ---- I8
@@ -73,11 +74,14 @@ struct scalar_pages {
     }
     static void product(const page_args &a) {
         for (size_t r = 0; r < a.rows; ++r) {
-            const char *high = a.x + r * i8_row_bytes(1, a.depth, 2) + i8_head_bytes, *low = high + align64(a.depth);
+            const char *high = a.x + r * i8_row_bytes(1, a.depth, 2) + i8_head_bytes,
+                       *low = high + align64(a.depth);
             for (size_t c = 0; c < a.columns; ++c) {
                 const char *column = a.tile + c * a.depth;
-                const int32_t h = i8_dot(column, high, a.depth), l = i8_dot(column, low, a.depth);      // the sum fits, its first part need not
-                a.out[r * align64(a.columns) + c] = static_cast<int32_t>(128u * static_cast<uint32_t>(h) + static_cast<uint32_t>(l));
+                // the sum fits, its first part need not
+                const int32_t h = i8_dot(column, high, a.depth), l = i8_dot(column, low, a.depth);
+                a.out[r * align64(a.columns) + c] =
+                    static_cast<int32_t>(128u * static_cast<uint32_t>(h) + static_cast<uint32_t>(l));
             }
         }
     }
@@ -87,20 +91,32 @@ void i8_rows(const i8_args &a) {
     for (size_t j = 0; j < a.weights; ++j)
         for (size_t i = 0; i < a.rows; ++i) {
             const char *x = a.x + i * a.x_stride;
-            const float y = i8_output(i8_dot(a.w + j * a.w_stride, x + i8_head_bytes, a.k), a.w_scale[j], i8_head_of(x).scale);
+            const float y = i8_output(i8_dot(a.w + j * a.w_stride, x + i8_head_bytes, a.k), a.w_scale[j],
+                                      i8_head_of(x).scale);
             a.y[i * a.y_stride + j] = a.bias ? y + a.bias[j] : y;
         }
 }
 void i8_tile(const i8_args &a, char *) { i8_rows(a); }
 
-constexpr i8_kernels i8 = {sizeof(i8_x), 6, 32, 0, scalar_pages::rows, i8_quantize, i8_rows, i8_tile, i8_turn, i8_put, i8_query,
-                           i8_scores_by<scalar_pages>, i8_values_by<scalar_pages>};
+constexpr i8_kernels i8 = {sizeof(i8_x),
+                           6,
+                           32,
+                           0,
+                           scalar_pages::rows,
+                           i8_quantize,
+                           i8_rows,
+                           i8_tile,
+                           i8_turn,
+                           i8_put,
+                           i8_query,
+                           i8_scores_by<scalar_pages>,
+                           i8_values_by<scalar_pages>};
 
-} // namespace
-} // namespace scalar
+}  // namespace
+}  // namespace scalar
 
 static bool available() { return true; }
 const packed_kernels *packed_scalar(format f) { return packed_table<scalar::packed_of>(f); }
 const isa isa_scalar = {"scalar", available, &scalar::floats, packed_scalar, &scalar::i8};
 
-} // namespace ds
+}  // namespace ds

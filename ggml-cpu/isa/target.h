@@ -1,5 +1,6 @@
-// Target regions: everything between BEGIN and END is compiled for the named instruction sets, and nothing else of the file is. Code inside is static, in
-// a namespace of the instruction set's own, so that no inline function made here can serve as another file's. Standard headers stay outside.
+// Target regions: everything between BEGIN and END is compiled for the named instruction sets, and nothing
+// else of the file is. Code inside is static, in a namespace of the instruction set's own, so that no inline
+// function made here can serve as another file's. Standard headers stay outside.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +9,15 @@
 
 #define DS_PRAGMA(text) _Pragma(#text)
 #ifdef __clang__
-#define DS_TARGET_BEGIN(sets) DS_PRAGMA(clang attribute push(__attribute__((target(sets))), apply_to = function))
+#define DS_TARGET_BEGIN(sets)                                                                                \
+    DS_PRAGMA(clang attribute push(__attribute__((target(sets))), apply_to = function))
 #define DS_TARGET_END _Pragma("clang attribute pop")
 #define DS_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define DS_TARGET_BEGIN(sets) _Pragma("GCC push_options") DS_PRAGMA(GCC target(sets))
 #define DS_TARGET_END _Pragma("GCC pop_options")
 #define DS_UNROLL _Pragma("GCC unroll 32")
-#pragma GCC diagnostic ignored "-Wuninitialized"          // in GCC 12's own avx512fintrin.h (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own avx512fintrin.h (its bug 105593)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #define DS_INLINE inline __attribute__((always_inline))
@@ -23,16 +25,21 @@
 namespace ds {
 
 // Elements of the 16-bit formats, so that `load` can tell them apart.
-struct half { uint16_t bits; };
-struct brain { uint16_t bits; };
-
-// The product of a repacked page of i8 and some rows of two planes: out[r][c] = 128 * (high plane . column c) + (low plane . column c) + the row's start.
-struct page_args {
-    const char *tile;
-    size_t columns, depth;        // of the page's rows: how many, how long
-    const char *x;                // rows of two planes
-    size_t rows;                  // at most those that go over a page together (i8.inl)
-    int32_t *out;                 // [rows][align64(columns)]
+struct half {
+    uint16_t bits;
+};
+struct brain {
+    uint16_t bits;
 };
 
-} // namespace ds
+// The product of a repacked page of i8 and some rows of two planes: out[r][c] = 128 * (high plane . column c)
+// + (low plane . column c) + the row's start.
+struct page_args {
+    const char *tile;
+    size_t columns, depth;  // of the page's rows: how many, how long
+    const char *x;          // rows of two planes
+    size_t rows;            // at most those that go over a page together (i8.inl)
+    int32_t *out;           // [rows][align64(columns)]
+};
+
+}  // namespace ds

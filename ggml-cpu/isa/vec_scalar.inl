@@ -1,10 +1,12 @@
-// Sixteen floats without vectors; the other vec_*.inl give the same names. `n` in load_n, store_n and keep_n is below 16, and lanes from n on are
-// neither read nor written.
+// Sixteen floats without vectors; the other vec_*.inl give the same names. `n` in load_n, store_n and keep_n
+// is below 16, and lanes from n on are neither read nor written.
 
 struct v16 {
     float f[16];
     v16() = default;
-    DS_INLINE v16(float x) { for (float &y : f) y = x; }
+    DS_INLINE v16(float x) {
+        for (float &y : f) y = x;
+    }
 };
 
 constexpr int attend_rows = 2, dot_rows = 2;
@@ -27,14 +29,26 @@ template <class E> DS_INLINE v16 load_n(const E *p, size_t n) {
 template <class E> DS_INLINE v16 load(const E *p) { return load_n(p, 16); }
 DS_INLINE void store_n(float *p, v16 x, size_t n) { memcpy(p, x.f, n * sizeof(float)); }
 DS_INLINE void store(float *p, v16 x) { store_n(p, x, 16); }
-DS_INLINE void store_f16_n(uint16_t *p, v16 x, size_t n) { for (size_t i = 0; i < n; ++i) p[i] = f32_to_f16(x.f[i]); }
+DS_INLINE void store_f16_n(uint16_t *p, v16 x, size_t n) {
+    for (size_t i = 0; i < n; ++i) p[i] = f32_to_f16(x.f[i]);
+}
 DS_INLINE void store_f16(uint16_t *p, v16 x) { store_f16_n(p, x, 16); }
 
-DS_INLINE v16 operator+(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x + y; }); }
-DS_INLINE v16 operator-(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x - y; }); }
-DS_INLINE v16 operator*(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x * y; }); }
-DS_INLINE v16 operator/(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x / y; }); }
-DS_INLINE v16 operator-(v16 a) { return map(a, a, [](float x, float) { return -x; }); }
+DS_INLINE v16 operator+(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x + y; });
+}
+DS_INLINE v16 operator-(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x - y; });
+}
+DS_INLINE v16 operator*(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x * y; });
+}
+DS_INLINE v16 operator/(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x / y; });
+}
+DS_INLINE v16 operator-(v16 a) {
+    return map(a, a, [](float x, float) { return -x; });
+}
 DS_INLINE v16 fma_f32(v16 a, v16 b, v16 c) {
     for (int i = 0; i < 16; ++i) c.f[i] = ds::fma_f32(a.f[i], b.f[i], c.f[i]);
     return c;
@@ -44,10 +58,17 @@ DS_INLINE v16 keep_n(v16 a, v16 b, size_t n) {
     memcpy(b.f, a.f, n * sizeof(float));
     return b;
 }
-DS_INLINE v16 exp2_f32(v16 x) { return map(x, x, [](float a, float) { return ds::exp2_f32(a); }); }
-DS_INLINE v16 exp_f32(v16 x) { return map(x, x, [](float a, float) { return ds::exp_f32(a); }); }
+DS_INLINE v16 exp2_f32(v16 x) {
+    return map(x, x, [](float a, float) { return ds::exp2_f32(a); });
+}
+DS_INLINE v16 exp_f32(v16 x) {
+    return map(x, x, [](float a, float) { return ds::exp_f32(a); });
+}
 
-DS_INLINE v16 larger(v16 a, v16 b) { return map(a, b, [](float x, float y) { return x > y ? x : y; }); }    // of numbers
+// of numbers
+DS_INLINE v16 larger(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x > y ? x : y; });
+}
 DS_INLINE bool any_nan(v16 x) {
     bool nan = false;
     for (float a : x.f) nan |= a != a;
@@ -59,7 +80,9 @@ DS_INLINE float largest(v16 x) {
     return m;
 }
 DS_INLINE float fold(v16 x) { return fold_lanes<16>(x.f); }
-DS_INLINE void fold4(const v16 *x, float *y) { for (int i = 0; i < 4; ++i) y[i] = fold(x[i]); }
+DS_INLINE void fold4(const v16 *x, float *y) {
+    for (int i = 0; i < 4; ++i) y[i] = fold(x[i]);
+}
 
 // lo and hi hold pairs side by side; even gets the first of each pair.
 DS_INLINE void split_pairs(v16 lo, v16 hi, v16 &even, v16 &odd) {
@@ -83,7 +106,9 @@ DS_INLINE v16 load_i32(const int32_t *p) {
     for (int i = 0; i < 16; ++i) y.f[i] = static_cast<float>(p[i]);
     return y;
 }
-DS_INLINE void store_rounded(int32_t *p, v16 x) { for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(__builtin_rintf(x.f[i])); }
+DS_INLINE void store_rounded(int32_t *p, v16 x) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(__builtin_rintf(x.f[i]));
+}
 // The larger bits, signs cleared: a NaN is larger than any number.
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
     return map(a, b, [](float x, float y) {
@@ -92,4 +117,6 @@ DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
     });
 }
 // total[i] += page_total(acc[i], shift)
-DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) { for (int i = 0; i < 16; ++i) total[i] += page_total(acc[i], shift); }
+DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
+    for (int i = 0; i < 16; ++i) total[i] += page_total(acc[i], shift);
+}

@@ -1,5 +1,6 @@
-// I8 on AVX-512 with VNNI, and what packed formats need for theirs, for avx512_vnni.cpp and what builds on it.
-// VPDPBUSD takes unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and each sum starts at -128 times the sum of x. All is exact.
+// I8 on AVX-512 with VNNI, and what packed formats need for theirs, for avx512_vnni.cpp and what builds on
+// it. VPDPBUSD takes unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and each sum
+// starts at -128 times the sum of x. All is exact.
 
 #include "vec_avx512.inl"
 #include "exp_vec.inl"
@@ -19,6 +20,8 @@ DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) { return _mm512_dpwssd_epi32
 #include "packed_x86.inl"
 
 constexpr size_t i8_vectors = 4, i8_dot_x = 6, i8_streams = 4, i8_few_rows = 64;
-DS_INLINE w16i widened(const char *w) { return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128)); }
+DS_INLINE w16i widened(const char *w) {
+    return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128));
+}
 
 #include "i8_x86.inl"

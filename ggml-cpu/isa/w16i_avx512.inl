@@ -9,11 +9,19 @@ struct w16i {
 };
 DS_INLINE v16 to_float(w16i x) { return _mm512_cvtepi32_ps(x.r); }
 DS_INLINE w16i load_sums(const float *y, size_t n) { return _mm512_maskz_loadu_epi32(first_lanes(n), y); }
-DS_INLINE void store_sums(float *y, w16i sum, size_t n) { _mm512_mask_storeu_epi32(y, first_lanes(n), sum.r); }
+DS_INLINE void store_sums(float *y, w16i sum, size_t n) {
+    _mm512_mask_storeu_epi32(y, first_lanes(n), sum.r);
+}
 DS_INLINE void store_ints(int32_t *p, w16i x) { _mm512_storeu_si512(p, x.r); }
-DS_INLINE w16i planes_joined(w16i high, w16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high.r, 7), low.r); }
-DS_INLINE w16i multiply_add(w16i a, w16i b, w16i c) { return _mm512_add_epi32(_mm512_mullo_epi32(a.r, b.r), c.r); }
-DS_INLINE __m256i halved(w16i x) { return _mm256_add_epi32(_mm512_castsi512_si256(x.r), _mm512_extracti64x4_epi64(x.r, 1)); }
+DS_INLINE w16i planes_joined(w16i high, w16i low) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high.r, 7), low.r);
+}
+DS_INLINE w16i multiply_add(w16i a, w16i b, w16i c) {
+    return _mm512_add_epi32(_mm512_mullo_epi32(a.r, b.r), c.r);
+}
+DS_INLINE __m256i halved(w16i x) {
+    return _mm256_add_epi32(_mm512_castsi512_si256(x.r), _mm512_extracti64x4_epi64(x.r, 1));
+}
 
 // Sixteen rows become sixteen columns.
 DS_INLINE void transpose16(w16i *r) {
@@ -22,14 +30,18 @@ DS_INLINE void transpose16(w16i *r) {
         t[i] = _mm512_unpacklo_epi32(r[i].r, r[i + 1].r);
         t[i + 1] = _mm512_unpackhi_epi32(r[i].r, r[i + 1].r);
     }
-    DS_UNROLL for (int i = 0; i < 16; i += 4)      // u[i + c]: column c of each quarter, of rows i to i + 3
+    DS_UNROLL for (int i = 0; i < 16; i += 4)  // u[i + c]: column c of each quarter, of rows i to i + 3
         DS_UNROLL for (int j = 0; j < 2; ++j) {
-            u[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-            u[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-        }
+        u[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+        u[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
     DS_UNROLL for (int c = 0; c < 4; ++c) {
-        const __m512i a = _mm512_shuffle_i32x4(u[c], u[4 + c], 0x88), b = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0x88);      // quarters 0, 2
-        const __m512i d = _mm512_shuffle_i32x4(u[c], u[4 + c], 0xdd), e = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0xdd);      // quarters 1, 3
+        // quarters 0, 2
+        const __m512i a = _mm512_shuffle_i32x4(u[c], u[4 + c], 0x88),
+                      b = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0x88);
+        // quarters 1, 3
+        const __m512i d = _mm512_shuffle_i32x4(u[c], u[4 + c], 0xdd),
+                      e = _mm512_shuffle_i32x4(u[8 + c], u[12 + c], 0xdd);
         r[c] = _mm512_shuffle_i32x4(a, b, 0x88);
         r[4 + c] = _mm512_shuffle_i32x4(d, e, 0x88);
         r[8 + c] = _mm512_shuffle_i32x4(a, b, 0xdd);

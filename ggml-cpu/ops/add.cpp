@@ -18,4 +18,4 @@ static void run(cpu &c, const node &n, char *) {
 static constexpr variant list[] = {{"vector", fits, nullptr, run}, reference_variant};
 constexpr variants add_variants = list;
 
-} // namespace ds
+}  // namespace ds

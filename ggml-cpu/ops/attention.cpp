@@ -1,7 +1,9 @@
-// attention on the CPU. A tile is some consecutive rows of one sequence with the query heads that share a key head: what is read of a page serves all of
-// them. Tiles are shared out, the longest first; where there are fewer than threads, a key head's query heads are split.
-// Every row goes over its pages in order, so the cut changes no bit. Pages of i8 are gone over twice, the scores kept in between.
-// Latent pages of floats are keys and values as they lie; those of i8 lie as keys do, and a tile transposes a page once more to have its values.
+// attention on the CPU. A tile is some consecutive rows of one sequence with the query heads that share a key
+// head: what is read of a page serves all of them. Tiles are shared out, the longest first; where there are
+// fewer than threads, a key head's query heads are split. Every row goes over its pages in order, so the cut
+// changes no bit. Pages of i8 are gone over twice, the scores kept in between. Latent pages of floats are
+// keys and values as they lie; those of i8 lie as keys do, and a tile transposes a page once more to have its
+// values.
 
 #include "../variants.h"
 
@@ -15,7 +17,7 @@ namespace ds {
 
 namespace {
 
-constexpr int64_t tile_rows = 48;      // query rows times heads, about
+constexpr int64_t tile_rows = 48;  // query rows times heads, about
 
 bool fits(const cpu &, const node &n) {
     const format type = n.as<attention_params>().kv.type;
@@ -25,7 +27,9 @@ bool fits(const cpu &, const node &n) {
 int64_t group_size(const node &n) { return n.src[0]->ne[1] / n.as<attention_params>().kv.kv_heads; }
 int64_t rows_of_tile(const node &n) { return std::max<int64_t>(1, tile_rows / group_size(n)); }
 // Elements of a key: of latent pages, the turned part among them.
-size_t key_size(const node &n) { return static_cast<size_t>(n.as<attention_params>().kv.head_size + n.as<attention_params>().kv.rope_size); }
+size_t key_size(const node &n) {
+    return static_cast<size_t>(n.as<attention_params>().kv.head_size + n.as<attention_params>().kv.rope_size);
+}
 int64_t positions_of(const node &n, int64_t i) { return *i32_at(*n.src[4], i) + 1; }
 
 // A worker's scratch; the tiles' starts stand before the first.
@@ -33,19 +37,27 @@ struct scratch {
     float *q, *out, *weights, *max, *sum;
     int32_t *seen;
 };
-size_t starts_bytes(const node &n) { return align64(static_cast<size_t>(n.src[0]->ne[0] + 1) * sizeof(int32_t)); }
+size_t starts_bytes(const node &n) {
+    return align64(static_cast<size_t>(n.src[0]->ne[0] + 1) * sizeof(int32_t));
+}
 size_t scratch_rows(const node &n) { return static_cast<size_t>(rows_of_tile(n) * group_size(n)); }
 size_t value_size(const node &n) { return static_cast<size_t>(n.src[0]->ne[2]); }
-size_t scratch_bytes(const node &n) { return align64(scratch_rows(n) * (key_size(n) + value_size(n) + page_positions + 3) * sizeof(float)); }
+size_t scratch_bytes(const node &n) {
+    return align64(scratch_rows(n) * (key_size(n) + value_size(n) + page_positions + 3) * sizeof(float));
+}
 scratch scratch_at(const node &n, char *work, unsigned worker) {
     const size_t rows = scratch_rows(n);
     float *q = reinterpret_cast<float *>(work + starts_bytes(n) + worker * scratch_bytes(n));
-    float *out = q + rows * key_size(n), *weights = out + rows * value_size(n), *max = weights + rows * page_positions, *sum = max + rows;
+    float *out = q + rows * key_size(n), *weights = out + rows * value_size(n),
+          *max = weights + rows * page_positions, *sum = max + rows;
     return {q, out, weights, max, sum, reinterpret_cast<int32_t *>(sum + rows)};
 }
-size_t work_bytes(const cpu &c, const node &n) { return fits(c, n) ? starts_bytes(n) + c.pool.size() * scratch_bytes(n) : 0; }
+size_t work_bytes(const cpu &c, const node &n) {
+    return fits(c, n) ? starts_bytes(n) + c.pool.size() * scratch_bytes(n) : 0;
+}
 
-// Eight rows of eight bytes become columns: neighbours change places by one byte, by two, by four (H. S. Warren, Hacker's Delight, section 7-3).
+// Eight rows of eight bytes become columns: neighbours change places by one byte, by two, by four (H. S.
+// Warren, Hacker's Delight, section 7-3).
 void transpose8(const int8_t *x, size_t x_stride, int8_t *y, size_t y_stride) {
     uint64_t row[8];
     for (size_t r = 0; r < 8; ++r) std::memcpy(&row[r], x + r * x_stride, 8);
@@ -67,18 +79,21 @@ void transpose8(const int8_t *x, size_t x_stride, int8_t *y, size_t y_stride) {
 void transpose_page(const int8_t *x, size_t columns, int8_t *y) {
     size_t c = 0;
     for (; c + 8 <= columns; c += 8)
-        for (size_t t = 0; t < page_positions; t += 8) transpose8(x + t * columns + c, columns, y + c * page_positions + t, page_positions);
+        for (size_t t = 0; t < page_positions; t += 8)
+            transpose8(x + t * columns + c, columns, y + c * page_positions + t, page_positions);
     for (; c < columns; ++c)
         for (size_t t = 0; t < page_positions; ++t) y[c * page_positions + t] = x[t * columns + c];
 }
 
-// Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, none sees fewer positions than the one before. Gives the number of tiles.
+// Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, none sees fewer positions
+// than the one before. Gives the number of tiles.
 int64_t cut_rows(const node &n, int64_t most, int32_t *starts) {
     const tensor &sequence = *n.src[3];
     const int32_t rows = static_cast<int32_t>(n.src[0]->ne[0]);
     int64_t tiles = 0;
     for (int32_t i = 0; i < rows; ++i) {
-        const bool joins = i > 0 && i - starts[tiles - 1] < most && *i32_at(sequence, i) == *i32_at(sequence, i - 1) &&
+        const bool joins = i > 0 && i - starts[tiles - 1] < most &&
+                           *i32_at(sequence, i) == *i32_at(sequence, i - 1) &&
                            positions_of(n, i) >= positions_of(n, i - 1);
         if (!joins) starts[tiles++] = i;
     }
@@ -110,52 +125,79 @@ void attend(const cpu &c, const node &n, const tile &t, const scratch &s) {
     const size_t key = key_size(n), value = value_size(n), rows = rows_in(t);
     for (size_t r = 0; r < rows; ++r) {
         std::memcpy(s.q + r * key, f32_at(q, row_of(t, r), head_of(t, r)), value * sizeof(float));
-        if (n.src[5]) std::memcpy(s.q + r * key + value, f32_at(*n.src[5], row_of(t, r), head_of(t, r)), (key - value) * sizeof(float));
+        if (n.src[5])
+            std::memcpy(s.q + r * key + value, f32_at(*n.src[5], row_of(t, r), head_of(t, r)),
+                        (key - value) * sizeof(float));
         std::fill_n(s.out + r * value, value, 0.0f);
         s.max[r] = -std::numeric_limits<float>::infinity();
         s.sum[r] = 0.0f;
     }
     const attend_kernel kernel = kernel_of(c, n);
-    const int64_t key_head = row_bytes(p.kv.type, static_cast<uint64_t>(t.head / group_size(n) * p.kv.head_size * page_positions));
+    const int64_t key_head =
+        row_bytes(p.kv.type, static_cast<uint64_t>(t.head / group_size(n) * p.kv.head_size * page_positions));
     const int64_t positions = positions_of(n, t.end - 1);
-    const auto keys = [&](int64_t first) { return at(pages, *i32_at(tables, *i32_at(sequence, t.begin), first / page_positions)) + p.kv.k_offset + key_head; };
+    const auto keys = [&](int64_t first) {
+        return at(pages, *i32_at(tables, *i32_at(sequence, t.begin), first / page_positions)) +
+               p.kv.k_offset + key_head;
+    };
     for (int64_t done = 0; done < positions; done += page_positions) {
         for (size_t r = 0; r < rows; ++r)
-            s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
-        const char *k = keys(done), *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
-        kernel({.q = s.q, .out = s.out, .max = s.max, .sum = s.sum, .weights = s.weights, .seen = s.seen,
-                .k = k, .v = n.src[5] ? k : k + (p.kv.v_offset - p.kv.k_offset), .next_k = next,
-                .rows = rows, .head_size = value, .key_size = key, .value_stride = key, .scale = attention_scale(p.scale), .first = done == 0});
+            s.seen[r] = static_cast<int32_t>(
+                std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
+        const char *k = keys(done),
+                   *next = done + page_positions < positions ? keys(done + page_positions) : nullptr;
+        kernel({.q = s.q,
+                .out = s.out,
+                .max = s.max,
+                .sum = s.sum,
+                .weights = s.weights,
+                .seen = s.seen,
+                .k = k,
+                .v = n.src[5] ? k : k + (p.kv.v_offset - p.kv.k_offset),
+                .next_k = next,
+                .rows = rows,
+                .head_size = value,
+                .key_size = key,
+                .value_stride = key,
+                .scale = attention_scale(p.scale),
+                .first = done == 0});
     }
-    for (size_t r = 0; r < rows; ++r) c.vec->floats->divide(s.out + r * value, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), value);
+    for (size_t r = 0; r < rows; ++r)
+        c.vec->floats->divide(s.out + r * value, s.sum[r], f32_at(n.out, row_of(t, r), head_of(t, r)), value);
 }
 
-// f(tile, worker) for every tile of at most `most` rows, with a key head's query heads in at least `splits` parts.
-template <class F> void share_tiles(cpu &c, const node &n, int64_t most, int64_t splits, char *work, const F &f) {
+// f(tile, worker) for every tile of at most `most` rows, with a key head's query heads in at least `splits`
+// parts.
+template <class F>
+void share_tiles(cpu &c, const node &n, int64_t most, int64_t splits, char *work, const F &f) {
     int32_t *starts = reinterpret_cast<int32_t *>(work);
-    const int64_t kv_heads = n.as<attention_params>().kv.kv_heads, group = group_size(n), tiles = cut_rows(n, most, starts);
+    const int64_t kv_heads = n.as<attention_params>().kv.kv_heads, group = group_size(n),
+                  tiles = cut_rows(n, most, starts);
     splits = std::clamp<int64_t>(c.pool.size() / (tiles * kv_heads), splits, group);
     const int64_t a_tile = kv_heads * splits;
-    int64_t pairs = 0;      // of query rows and positions, all heads
+    int64_t pairs = 0;  // of query rows and positions, all heads
     for (int64_t i = 0; i < n.out.ne[0]; ++i) pairs += positions_of(n, i) * n.out.ne[1];
     const auto one = [&](size_t task, unsigned worker) {
-        const int64_t i = tiles - 1 - static_cast<int64_t>(task) / a_tile, part = static_cast<int64_t>(task) % a_tile;
+        const int64_t i = tiles - 1 - static_cast<int64_t>(task) / a_tile,
+                      part = static_cast<int64_t>(task) % a_tile;
         const int64_t key_head = part / splits, split = part % splits;
         const int64_t first = group * split / splits, last = group * (split + 1) / splits;
         f(tile{starts[i], starts[i + 1], key_head * group + first, last - first}, worker);
     };
     const size_t tasks = static_cast<size_t>(tiles * a_tile);
     if (pairs * n.out.ne[2] / 16 >= worth_sharing) c.pool.run(tasks, one);
-    else for (size_t i = 0; i < tasks; ++i) one(i, 0);
+    else
+        for (size_t i = 0; i < tasks; ++i) one(i, 0);
 }
 
 void run(cpu &c, const node &n, char *work) {
-    share_tiles(c, n, rows_of_tile(n), 1, work, [&](const tile &t, unsigned worker) { attend(c, n, t, scratch_at(n, work, worker)); });
+    share_tiles(c, n, rows_of_tile(n), 1, work,
+                [&](const tile &t, unsigned worker) { attend(c, n, t, scratch_at(n, work, worker)); });
 }
 
 // ---- Pages of i8
 
-constexpr size_t most_scores_bytes = 8 << 20;     // a worker keeps, unless one row needs more
+constexpr size_t most_scores_bytes = 8 << 20;  // a worker keeps, unless one row needs more
 
 bool i8_fits(const cpu &, const node &n) { return n.as<attention_params>().kv.type == format::i8; }
 
@@ -173,7 +215,8 @@ struct i8_scratch {
     int32_t *seen, *exponent;
     int64_t *total, *denominator;
     char *q, *page;
-    float *rope_scores, *other;      // of latent pages: the turned part's scores, and maxima that nobody asks for
+    // of latent pages: the turned part's scores, and maxima that nobody asks for
+    float *rope_scores, *other;
     char *q_rope;
     int8_t *values;
 
@@ -216,7 +259,9 @@ void i8_begin(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
     };
     for (size_t r = 0; r < rows_in(t); ++r) {
         query(*n.src[0], r, s.q + r * q_bytes);
-        if (n.src[5]) query(*n.src[5], r, s.q_rope + r * i8_row_bytes(c.vec->i8->element, static_cast<size_t>(n.src[5]->ne[2]), 2));
+        if (n.src[5])
+            query(*n.src[5], r,
+                  s.q_rope + r * i8_row_bytes(c.vec->i8->element, static_cast<size_t>(n.src[5]->ne[2]), 2));
         s.max[r] = -std::numeric_limits<float>::infinity();
         s.largest[r] = 0.0f;
         s.denominator[r] = 0;
@@ -225,7 +270,8 @@ void i8_begin(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
 }
 
 // A latent page's scores: those of its two parts, added.
-void i8_latent_scores(const cpu &c, i8_attend_args a, const int8_t *rope, size_t rope_size, const i8_scratch &s) {
+void i8_latent_scores(const cpu &c, i8_attend_args a, const int8_t *rope, size_t rope_size,
+                      const i8_scratch &s) {
     a.v_scale = a.k_scale;
     float *const max = std::exchange(a.max, s.other);
     std::fill_n(s.other, a.rows, -std::numeric_limits<float>::infinity());
@@ -253,21 +299,41 @@ void i8_pass(const cpu &c, const node &n, const tile &t, const i8_scratch &s, bo
     const kv_layout &l = n.as<attention_params>().kv;
     const int64_t key_head = t.head / group_size(n), positions = positions_of(n, t.end - 1);
     const auto part = [&](int64_t first, int64_t offset) {
-        const int64_t sequence = *i32_at(*n.src[3], t.begin), page = *i32_at(tables, sequence, first / page_positions);
-        return reinterpret_cast<const int8_t *>(at(pages, page)) + offset + key_head * l.head_size * page_positions;
+        const int64_t sequence = *i32_at(*n.src[3], t.begin),
+                      page = *i32_at(tables, sequence, first / page_positions);
+        return reinterpret_cast<const int8_t *>(at(pages, page)) + offset +
+               key_head * l.head_size * page_positions;
     };
     const auto scales = [&](int64_t first, int64_t offset) {
-        return reinterpret_cast<const float *>(part(first, offset) - key_head * l.head_size * page_positions + l.elements()) + key_head * page_positions;
+        return reinterpret_cast<const float *>(part(first, offset) - key_head * l.head_size * page_positions +
+                                               l.elements()) +
+               key_head * page_positions;
     };
     for (int64_t done = 0; done < positions; done += page_positions) {
         const int64_t next = done + page_positions;
         for (size_t r = 0; r < rows_in(t); ++r)
-            s.seen[r] = static_cast<int32_t>(std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
-        i8_attend_args a = {.q = s.q, .scores = s.scores + done, .score_stride = ceil_div(static_cast<size_t>(positions), page_positions) * page_positions, .seen = s.seen,
-                .k = part(done, l.k_offset), .v = part(done, l.v_offset), .k_scale = scales(done, l.k_offset), .v_scale = scales(done, l.v_offset),
-                .next = next < positions ? reinterpret_cast<const char *>(part(next, values && !l.rope_size ? l.v_offset : l.k_offset)) : nullptr,
-                .max = s.max, .largest = s.largest, .exponent = s.exponent, .total = s.total, .denominator = s.denominator, .scratch = s.page,
-                .rows = rows_in(t), .head_size = static_cast<size_t>(l.head_size)};
+            s.seen[r] = static_cast<int32_t>(
+                std::clamp<int64_t>(positions_of(n, row_of(t, r)) - done, 0, page_positions));
+        i8_attend_args a = {
+            .q = s.q,
+            .scores = s.scores + done,
+            .score_stride = ceil_div(static_cast<size_t>(positions), page_positions) * page_positions,
+            .seen = s.seen,
+            .k = part(done, l.k_offset),
+            .v = part(done, l.v_offset),
+            .k_scale = scales(done, l.k_offset),
+            .v_scale = scales(done, l.v_offset),
+            .next = next < positions ? reinterpret_cast<const char *>(
+                                           part(next, values && !l.rope_size ? l.v_offset : l.k_offset))
+                                     : nullptr,
+            .max = s.max,
+            .largest = s.largest,
+            .exponent = s.exponent,
+            .total = s.total,
+            .denominator = s.denominator,
+            .scratch = s.page,
+            .rows = rows_in(t),
+            .head_size = static_cast<size_t>(l.head_size)};
         if (!l.rope_size) {
             (values ? c.vec->i8->values : c.vec->i8->scores)(a);
         } else if (!values) {
@@ -295,7 +361,9 @@ void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) 
         float *y = f32_at(n.out, row_of(t, r), head_of(t, r));
         const int64_t *total = s.total + r * i8_total_stride(d);
         if (s.exponent[r] == i8_not_a_number) std::fill_n(y, d, std::numeric_limits<float>::quiet_NaN());
-        else for (size_t e = 0; e < d; ++e) y[e] = i8_attention_output(total[e], s.exponent[r], s.denominator[r]);
+        else
+            for (size_t e = 0; e < d; ++e)
+                y[e] = i8_attention_output(total[e], s.exponent[r], s.denominator[r]);
         if (n.src[5]) turn_back(y, static_cast<int32_t>(d));
     }
 }
@@ -304,7 +372,8 @@ void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) 
 void i8_run(cpu &c, const node &n, char *work) {
     int64_t longest = 1;
     for (int64_t i = 0; i < n.out.ne[0]; ++i) longest = std::max(longest, positions_of(n, i));
-    const int64_t row = (longest + page_positions - 1) / page_positions * page_positions, group = group_size(n);
+    const int64_t row = (longest + page_positions - 1) / page_positions * page_positions,
+                  group = group_size(n);
     const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(scores_room(n)) / row, 1, tile_rows);
     const int64_t splits = (group + most - 1) / most, heads = (group + splits - 1) / splits;
     const size_t bytes = i8_scratch(c, n, nullptr).bytes;
@@ -313,10 +382,11 @@ void i8_run(cpu &c, const node &n, char *work) {
     });
 }
 
-constexpr variant list[] = {{"pages", fits, work_bytes, run}, {"integers", i8_fits, i8_work_bytes, i8_run}, reference_variant};
+constexpr variant list[] = {
+    {"pages", fits, work_bytes, run}, {"integers", i8_fits, i8_work_bytes, i8_run}, reference_variant};
 
-} // namespace
+}  // namespace
 
 constexpr variants attention_variants = list;
 
-} // namespace ds
+}  // namespace ds

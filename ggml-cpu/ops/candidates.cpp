@@ -6,4 +6,4 @@ namespace ds {
 static constexpr variant list[] = {reference_variant};
 constexpr variants candidates_variants = list;
 
-} // namespace ds
+}  // namespace ds

@@ -1,6 +1,7 @@
-// experts on the CPU: tokens are sorted by expert, so that an expert's weights are read once for all of its tokens, and those of experts without tokens not
-// at all. A token is made ready for the products once, whatever the number of its experts. Then two rounds, each cut for all threads: gate, up and what comes
-// of them, panel by panel of all experts; and down. The sums are made token by token.
+// experts on the CPU: tokens are sorted by expert, so that an expert's weights are read once for all of its
+// tokens, and those of experts without tokens not at all. A token is made ready for the products once,
+// whatever the number of its experts. Then two rounds, each cut for all threads: gate, up and what comes of
+// them, panel by panel of all experts; and down. The sums are made token by token.
 
 #include "../products.h"
 
@@ -10,7 +11,7 @@ namespace {
 
 bool fits(const cpu &, const node &n) { return contiguous(*n.src[0]); }
 
-int64_t pairs_of(const node &n) { return n.src[1]->ne[0] * n.src[1]->ne[2]; }      // of a token and an expert
+int64_t pairs_of(const node &n) { return n.src[1]->ne[0] * n.src[1]->ne[2]; }  // of a token and an expert
 size_t ffn_of(const node &n) { return static_cast<size_t>(n.src[2]->ne[1]); }
 
 // What the products take. Up may be of another format than gate, and then has rows of its own.
@@ -24,18 +25,19 @@ struct products {
 struct scratch {
     char *memory;
     size_t bytes = 0, tile_bytes, panel_bytes;
-    int32_t *place;       // [pairs], of each pair as the router gave it
-    int32_t *first;       // [experts + 1], each expert's first place
-    int32_t *touched;     // [experts], those that have tokens
-    char *x, *x_up;       // [pairs] rows ready for gate, and for up
-    float *hidden;        // [pairs][f]
-    char *ready;          // [pairs] rows of it ready for down
-    float *y;             // [pairs][d]
-    char *tiles;          // [threads][tile_bytes]
-    char *panels;         // [threads][panel_bytes]: up's part of a panel
+    int32_t *place;    // [pairs], of each pair as the router gave it
+    int32_t *first;    // [experts + 1], each expert's first place
+    int32_t *touched;  // [experts], those that have tokens
+    char *x, *x_up;    // [pairs] rows ready for gate, and for up
+    float *hidden;     // [pairs][f]
+    char *ready;       // [pairs] rows of it ready for down
+    float *y;          // [pairs][d]
+    char *tiles;       // [threads][tile_bytes]
+    char *panels;      // [threads][panel_bytes]: up's part of a panel
 
     scratch(const cpu &c, const node &n, const products &p, char *memory) : memory(memory) {
-        const int64_t tokens = n.src[0]->ne[0], d = n.src[0]->ne[1], pairs = pairs_of(n), experts = n.src[2]->ne[0];
+        const int64_t tokens = n.src[0]->ne[0], d = n.src[0]->ne[1], pairs = pairs_of(n),
+                      experts = n.src[2]->ne[0];
         const auto rows = static_cast<size_t>(pairs);
         place = take<int32_t>(pairs);
         first = take<int32_t>(experts + 1);
@@ -55,7 +57,9 @@ struct scratch {
         bytes += align64(n);
         return p;
     }
-    template <class T> T *take(int64_t count) { return reinterpret_cast<T *>(take_bytes(static_cast<size_t>(count) * sizeof(T))); }
+    template <class T> T *take(int64_t count) {
+        return reinterpret_cast<T *>(take_bytes(static_cast<size_t>(count) * sizeof(T)));
+    }
 };
 size_t work_bytes(const cpu &c, const node &n) { return scratch(c, n, products(c, n), nullptr).bytes; }
 
@@ -75,7 +79,8 @@ int64_t sort_pairs(const node &n, const scratch &s) {
         s.first[e + 1] += s.first[e];
     }
     for (int64_t i = 0; i < pairs; ++i) s.place[i] = s.first[expert_of(n, i)]++;
-    std::copy_backward(s.first, s.first + experts, s.first + experts + 1);      // each start has moved on to the next one's
+    // each start has moved on to the next one's
+    std::copy_backward(s.first, s.first + experts, s.first + experts + 1);
     s.first[0] = 0;
     return count;
 }
@@ -87,22 +92,26 @@ void gather(cpu &c, const node &n, const products &p, const scratch &s) {
         const size_t bytes = to.row_bytes();
         char *const row = rows + static_cast<size_t>(s.place[token * k]) * bytes;
         to.make_ready(f32_at(*n.src[0], token), row);
-        for (int64_t r = 1; r < k; ++r) std::memcpy(rows + static_cast<size_t>(s.place[token * k + r]) * bytes, row, bytes);
+        for (int64_t r = 1; r < k; ++r)
+            std::memcpy(rows + static_cast<size_t>(s.place[token * k + r]) * bytes, row, bytes);
     };
-    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), n.src[0]->ne[0] * d * (k + 4) / 32, [&](size_t begin, size_t end, unsigned) {
-        for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-            make(p.gate, s.x, i);
-            if (p.apart()) make(p.up, s.x_up, i);
-        }
-    });
+    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), n.src[0]->ne[0] * d * (k + 4) / 32,
+                [&](size_t begin, size_t end, unsigned) {
+                    for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
+                        make(p.gate, s.x, i);
+                        if (p.apart()) make(p.up, s.x_up, i);
+                    }
+                });
 }
 
-// f(expert, its first place, its pairs, first weight, weights, worker) for every panel of the touched experts' `weights` rows.
+// f(expert, its first place, its pairs, first weight, weights, worker) for every panel of the touched
+// experts' `weights` rows.
 template <class F> void share_panels(cpu &c, const scratch &s, size_t touched, size_t weights, const F &f) {
     const size_t panel = product_panel(touched, weights, c.pool.size()), panels = ceil_div(weights, panel);
     c.pool.run(touched * panels, [&](size_t task, unsigned worker) {
         const int32_t e = s.touched[task / panels];
-        const auto begin = static_cast<size_t>(s.first[e]), rows = static_cast<size_t>(s.first[e + 1]) - begin;
+        const auto begin = static_cast<size_t>(s.first[e]),
+                   rows = static_cast<size_t>(s.first[e + 1]) - begin;
         const size_t w0 = task % panels * panel;
         f(e, begin, rows, w0, std::min(panel, weights - w0), worker);
     });
@@ -110,14 +119,22 @@ template <class F> void share_panels(cpu &c, const scratch &s, size_t touched, s
 
 void gate_and_up(cpu &c, const node &n, const products &p, const scratch &s, size_t touched) {
     const size_t f = ffn_of(n);
-    share_panels(c, s, touched, f, [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
-        float *const gate = s.hidden + place * f + w0, *const up = reinterpret_cast<float *>(s.panels + worker * s.panel_bytes);
-        char *const tile = s.tiles + worker * s.tile_bytes;
-        tensor scale;
-        p.gate.run(matrix_of(*n.src[2], e, scale), {w0, weights, s.x + place * p.gate.row_bytes(), p.gate.row_bytes(), rows, gate, f}, tile);
-        p.up.run(matrix_of(*n.src[3], e, scale), {w0, weights, s.x_up + place * p.up.row_bytes(), p.up.row_bytes(), rows, up, weights}, tile);
-        for (size_t r = 0; r < rows; ++r) c.vec->floats->gated(unary::silu, gate + r * f, up + r * weights, gate + r * f, weights);
-    });
+    share_panels(
+        c, s, touched, f,
+        [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
+            float *const gate = s.hidden + place * f + w0, *const up = reinterpret_cast<float *>(
+                                                               s.panels + worker * s.panel_bytes);
+            char *const tile = s.tiles + worker * s.tile_bytes;
+            tensor scale;
+            p.gate.run(matrix_of(*n.src[2], e, scale),
+                       {w0, weights, s.x + place * p.gate.row_bytes(), p.gate.row_bytes(), rows, gate, f},
+                       tile);
+            p.up.run(matrix_of(*n.src[3], e, scale),
+                     {w0, weights, s.x_up + place * p.up.row_bytes(), p.up.row_bytes(), rows, up, weights},
+                     tile);
+            for (size_t r = 0; r < rows; ++r)
+                c.vec->floats->gated(unary::silu, gate + r * f, up + r * weights, gate + r * f, weights);
+        });
 }
 
 void down(cpu &c, const node &n, const products &p, const scratch &s, size_t touched) {
@@ -126,22 +143,29 @@ void down(cpu &c, const node &n, const products &p, const scratch &s, size_t tou
     share_range(c, pairs, static_cast<int64_t>(pairs * f / 8), [&](size_t begin, size_t end, unsigned) {
         for (size_t i = begin; i < end; ++i) p.down.make_ready(s.hidden + i * f, s.ready + i * bytes);
     });
-    share_panels(c, s, touched, d, [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
-        tensor scale;
-        p.down.run(matrix_of(*n.src[4], e, scale), {w0, weights, s.ready + place * bytes, bytes, rows, s.y + place * d + w0, d}, s.tiles + worker * s.tile_bytes);
-    });
+    share_panels(c, s, touched, d,
+                 [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
+                     tensor scale;
+                     p.down.run(matrix_of(*n.src[4], e, scale),
+                                {w0, weights, s.ready + place * bytes, bytes, rows, s.y + place * d + w0, d},
+                                s.tiles + worker * s.tile_bytes);
+                 });
 }
 
 void combine(cpu &c, const node &n, const scratch &s) {
     const int64_t k = n.src[1]->ne[2], d = n.src[0]->ne[1];
-    share_range(c, static_cast<size_t>(n.out.ne[0]), pairs_of(n) * d / 8, [&](size_t begin, size_t end, unsigned) {
-        for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-            float *y = f32_at(n.out, i);
-            if (n.src[5]) std::memcpy(y, f32_at(*n.src[5], i), static_cast<size_t>(d) * sizeof(float));
-            else std::fill_n(y, d, 0.0f);
-            for (int64_t r = 0; r < k; ++r) c.vec->floats->add_times(*f32_at(*n.src[1], i, 1, r), s.y + s.place[i * k + r] * d, y, static_cast<size_t>(d));
-        }
-    });
+    share_range(c, static_cast<size_t>(n.out.ne[0]), pairs_of(n) * d / 8,
+                [&](size_t begin, size_t end, unsigned) {
+                    for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
+                        float *y = f32_at(n.out, i);
+                        if (n.src[5])
+                            std::memcpy(y, f32_at(*n.src[5], i), static_cast<size_t>(d) * sizeof(float));
+                        else std::fill_n(y, d, 0.0f);
+                        for (int64_t r = 0; r < k; ++r)
+                            c.vec->floats->add_times(*f32_at(*n.src[1], i, 1, r),
+                                                     s.y + s.place[i * k + r] * d, y, static_cast<size_t>(d));
+                    }
+                });
 }
 
 void run(cpu &c, const node &n, char *work) {
@@ -156,8 +180,8 @@ void run(cpu &c, const node &n, char *work) {
 
 constexpr variant list[] = {{"grouped", fits, work_bytes, run}, reference_variant};
 
-} // namespace
+}  // namespace
 
 constexpr variants experts_variants = list;
 
-} // namespace ds
+}  // namespace ds

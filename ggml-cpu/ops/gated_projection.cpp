@@ -1,5 +1,5 @@
-// gated_projection on the CPU: x is normed and made ready once; then gate, up and what comes of them, panel by panel. Gate's part is made in its place, up's
-// in scratch.
+// gated_projection on the CPU: x is normed and made ready once; then gate, up and what comes of them, panel
+// by panel. Gate's part is made in its place, up's in scratch.
 
 #include "../products.h"
 
@@ -16,17 +16,21 @@ struct own_scratch {
     size_t panel, tile;
     own_scratch(const cpu &c, const node &n) {
         const product gate(c, *n.src[2]), up(c, *n.src[3]);
-        panel = align64(static_cast<size_t>(n.src[0]->ne[0]) * std::max(most_panel, gate.tile_weights()) * sizeof(float));
+        panel = align64(static_cast<size_t>(n.src[0]->ne[0]) * std::max(most_panel, gate.tile_weights()) *
+                        sizeof(float));
         tile = std::max(gate.tile_bytes(), up.tile_bytes());
     }
     size_t bytes() const { return panel + tile; }
 };
-size_t work_bytes(const cpu &c, const node &n) { return input_of(n).bytes(c) + c.pool.size() * own_scratch(c, n).bytes(); }
+size_t work_bytes(const cpu &c, const node &n) {
+    return input_of(n).bytes(c) + c.pool.size() * own_scratch(c, n).bytes();
+}
 
 void run(cpu &c, const node &n, char *work) {
     const shared_input in = input_of(n);
     const tensor &x = in.x, &gate = *in.w[0], &up = *in.w[1], &y = n.out;
-    const size_t weights = static_cast<size_t>(y.ne[1]), rows = static_cast<size_t>(x.ne[0]), y_stride = static_cast<size_t>(y.stride[0]);
+    const size_t weights = static_cast<size_t>(y.ne[1]), rows = static_cast<size_t>(x.ne[0]),
+                 y_stride = static_cast<size_t>(y.stride[0]);
     const product by_gate(c, gate), by_up(c, up);
     const cut s = cut_of(by_gate, weights, rows, c.pool.size());
     const own_scratch own(c, n);
@@ -34,12 +38,17 @@ void run(cpu &c, const node &n, char *work) {
     char *const scratch = work + in.bytes(c);
     in.make_ready(c, work);
     const auto task = [&](size_t t, unsigned worker) {
-        const size_t w0 = t / s.groups * s.panel, x0 = t % s.groups * s.group, wn = std::min(s.panel, weights - w0), xn = std::min(s.group, rows - x0);
-        float *const to = f32_at(y, static_cast<int64_t>(x0), static_cast<int64_t>(w0)), *const other = reinterpret_cast<float *>(scratch + worker * own.bytes());
+        const size_t w0 = t / s.groups * s.panel, x0 = t % s.groups * s.group,
+                     wn = std::min(s.panel, weights - w0), xn = std::min(s.group, rows - x0);
+        float *const to = f32_at(y, static_cast<int64_t>(x0), static_cast<int64_t>(w0)),
+                     *const other = reinterpret_cast<float *>(scratch + worker * own.bytes());
         char *const tile = scratch + worker * own.bytes() + own.panel;
-        by_gate.run(gate, {w0, wn, gate_x + x0 * by_gate.row_bytes(), by_gate.row_bytes(), xn, to, y_stride}, tile);
+        by_gate.run(gate, {w0, wn, gate_x + x0 * by_gate.row_bytes(), by_gate.row_bytes(), xn, to, y_stride},
+                    tile);
         by_up.run(up, {w0, wn, up_x + x0 * by_up.row_bytes(), by_up.row_bytes(), xn, other, wn}, tile);
-        for (size_t r = 0; r < xn; ++r) c.vec->floats->gated(n.as<gated_params>().f, to + r * y_stride, other + r * wn, to + r * y_stride, wn);
+        for (size_t r = 0; r < xn; ++r)
+            c.vec->floats->gated(n.as<gated_params>().f, to + r * y_stride, other + r * wn, to + r * y_stride,
+                                 wn);
     };
     const size_t tasks = s.panels * s.groups;
     if (2 * y.ne[1] * x.ne[1] * (x.ne[0] + 5) / 200 >= worth_sharing) return c.pool.run(tasks, task);
@@ -48,8 +57,8 @@ void run(cpu &c, const node &n, char *work) {
 
 constexpr variant list[] = {{"shared", fits, work_bytes, run}, reference_variant};
 
-} // namespace
+}  // namespace
 
 constexpr variants gated_projection_variants = list;
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// get_rows on the CPU: rows are shared out, each decoded by its format's definition, then multiplied by its scale where it has one.
+// get_rows on the CPU: rows are shared out, each decoded by its format's definition, then multiplied by its
+// scale where it has one.
 
 #include "../variants.h"
 
@@ -26,4 +27,4 @@ static void run(cpu &c, const node &n, char *) {
 static constexpr variant list[] = {{"rows", always, nullptr, run}, reference_variant};
 constexpr variants get_rows_variants = list;
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,5 @@
-// head_matmul on the CPU: rows are made ready once for all parts of a head's weights; heads, and where they are fewer than threads want, parts of their
-// weights, are shared out.
+// head_matmul on the CPU: rows are made ready once for all parts of a head's weights; heads, and where they
+// are fewer than threads want, parts of their weights, are shared out.
 
 #include "../products.h"
 
@@ -7,7 +7,9 @@ namespace ds {
 
 static bool always(const cpu &, const node &) { return true; }
 
-static size_t ready_bytes(const product &p, const node &n) { return p.floats() ? 0 : static_cast<size_t>(n.src[0]->ne[0] * n.src[0]->ne[1]) * p.row_bytes(); }
+static size_t ready_bytes(const product &p, const node &n) {
+    return p.floats() ? 0 : static_cast<size_t>(n.src[0]->ne[0] * n.src[0]->ne[1]) * p.row_bytes();
+}
 
 static size_t work_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
@@ -20,24 +22,34 @@ static void make_ready(cpu &c, const node &n, const product &p, char *to) {
     const size_t rows = static_cast<size_t>(x.ne[0]);
     share_range(c, rows, elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
         for (size_t i = begin; i < end; ++i)
-            for (int64_t h = 0; h < x.ne[1]; ++h) p.make_ready(f32_at(x, static_cast<int64_t>(i), h), to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
+            for (int64_t h = 0; h < x.ne[1]; ++h)
+                p.make_ready(f32_at(x, static_cast<int64_t>(i), h),
+                             to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
     });
 }
 
 static void run(cpu &c, const node &n, char *work) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     const product p(c, w);
-    const size_t rows = static_cast<size_t>(x.ne[0]), heads = static_cast<size_t>(x.ne[1]), weights = static_cast<size_t>(w.ne[1]);
+    const size_t rows = static_cast<size_t>(x.ne[0]), heads = static_cast<size_t>(x.ne[1]),
+                 weights = static_cast<size_t>(w.ne[1]);
     if (!p.floats()) make_ready(c, n, p, work);
-    const size_t parts = std::clamp<size_t>(ceil_div(4 * c.pool.size(), heads), 1, ceil_div(weights, 32)), panel = ceil_div(ceil_div(weights, parts), 16) * 16;
+    const size_t parts = std::clamp<size_t>(ceil_div(4 * c.pool.size(), heads), 1, ceil_div(weights, 32)),
+                 panel = ceil_div(ceil_div(weights, parts), 16) * 16;
     const size_t tasks_a_head = ceil_div(weights, panel);
     const auto task = [&](size_t i, unsigned worker) {
         const size_t h = i / tasks_a_head, first = i % tasks_a_head * panel;
         const auto head = static_cast<int64_t>(h);
         tensor scale;
-        product::part part = {.first = first, .weights = std::min(panel, weights - first), .x = work + h * rows * p.row_bytes(), .x_stride = p.row_bytes(), .rows = rows,
-                              .y = f32_at(n.out, 0, head) + first, .y_stride = static_cast<size_t>(n.out.stride[0])};
-        if (p.floats()) part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
+        product::part part = {.first = first,
+                              .weights = std::min(panel, weights - first),
+                              .x = work + h * rows * p.row_bytes(),
+                              .x_stride = p.row_bytes(),
+                              .rows = rows,
+                              .y = f32_at(n.out, 0, head) + first,
+                              .y_stride = static_cast<size_t>(n.out.stride[0])};
+        if (p.floats())
+            part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
         p.run(matrix_of(w, head, scale), part, work + ready_bytes(p, n) + worker * p.tile_bytes());
     };
     c.pool.run(heads * tasks_a_head, task);
@@ -46,4 +58,4 @@ static void run(cpu &c, const node &n, char *work) {
 static constexpr variant list[] = {{"products", always, work_bytes, run}, reference_variant};
 constexpr variants head_matmul_variants = list;
 
-} // namespace ds
+}  // namespace ds

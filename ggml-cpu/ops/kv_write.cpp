@@ -1,5 +1,6 @@
-// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by side;
-// in pages of i8 the other way round. Of latent pages, floats lie side by side, and both parts of i8 are written as keys are.
+// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by
+// side; in pages of i8 the other way round. Of latent pages, floats lie side by side, and both parts of i8
+// are written as keys are.
 
 #include "../variants.h"
 
@@ -19,7 +20,8 @@ static void put_key(const cpu &c, const kv_layout &l, const float *k, size_t d, 
     for (size_t begin = 0; begin < d; begin += std::size(some)) {
         const size_t count = std::min(std::size(some), d - begin);
         c.vec->floats->encode_f16(k + begin, some, count);
-        for (size_t i = 0; i < count; ++i) reinterpret_cast<uint16_t *>(to)[(begin + i) * page_positions] = some[i];
+        for (size_t i = 0; i < count; ++i)
+            reinterpret_cast<uint16_t *>(to)[(begin + i) * page_positions] = some[i];
     }
 }
 
@@ -45,8 +47,10 @@ static void run(cpu &c, const node &n, char *) {
                 continue;
             }
             for (int64_t h = 0; h < l.kv_heads; ++h) {
-                put_key(c, l, f32_at(k, i, h), d, page + l.k_offset + (h * l.head_size * page_positions + place) * element);
-                put_row(c, l, f32_at(v, i, h), d, page + l.v_offset + (h * page_positions + place) * l.head_size * element);
+                put_key(c, l, f32_at(k, i, h), d,
+                        page + l.k_offset + (h * l.head_size * page_positions + place) * element);
+                put_row(c, l, f32_at(v, i, h), d,
+                        page + l.v_offset + (h * page_positions + place) * l.head_size * element);
             }
         }
     });
@@ -54,9 +58,13 @@ static void run(cpu &c, const node &n, char *) {
 
 // ---- Pages of i8
 
-constexpr size_t one_head(const kv_layout &l) { return align64(static_cast<size_t>(std::max(l.head_size, l.rope_size)) * sizeof(float)); }
+constexpr size_t one_head(const kv_layout &l) {
+    return align64(static_cast<size_t>(std::max(l.head_size, l.rope_size)) * sizeof(float));
+}
 static bool i8_fits(const cpu &, const node &n) { return n.as<kv_layout>().type == format::i8; }
-static size_t i8_work(const cpu &c, const node &n) { return i8_fits(c, n) ? c.pool.size() * one_head(n.as<kv_layout>()) : 0; }
+static size_t i8_work(const cpu &c, const node &n) {
+    return i8_fits(c, n) ? c.pool.size() * one_head(n.as<kv_layout>()) : 0;
+}
 
 // One position's heads; `turned` holds one head.
 static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
@@ -64,14 +72,18 @@ static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
     const int64_t place = *i32_at(*n.src[3], i) % page_positions;
     const size_t d = static_cast<size_t>(l.head_size);
     char *page = at(*n.src[2], *i32_at(*n.src[3], i) / page_positions);
-    int8_t *k = reinterpret_cast<int8_t *>(page + l.k_offset), *v = reinterpret_cast<int8_t *>(page + l.v_offset);
-    float *k_scale = reinterpret_cast<float *>(k + l.elements()) + place, *v_scale = reinterpret_cast<float *>(v + l.elements()) + place;
+    int8_t *k = reinterpret_cast<int8_t *>(page + l.k_offset),
+           *v = reinterpret_cast<int8_t *>(page + l.v_offset);
+    float *k_scale = reinterpret_cast<float *>(k + l.elements()) + place,
+          *v_scale = reinterpret_cast<float *>(v + l.elements()) + place;
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         std::memcpy(turned, f32_at(*n.src[0], i, h), d * sizeof(float));
         c.vec->i8->turn(turned, d);
-        k_scale[h * page_positions] = c.vec->i8->put(turned, k + (h * page_positions + place) * l.head_size, 1, d);
+        k_scale[h * page_positions] =
+            c.vec->i8->put(turned, k + (h * page_positions + place) * l.head_size, 1, d);
         if (l.rope_size) continue;
-        v_scale[h * page_positions] = c.vec->i8->put(f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + place, page_positions, d);
+        v_scale[h * page_positions] = c.vec->i8->put(
+            f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + place, page_positions, d);
     }
 }
 
@@ -80,24 +92,28 @@ static void put_i8_rope(const cpu &c, const node &n, int64_t i, float *turned) {
     const kv_layout &l = n.as<kv_layout>();
     const int64_t place = *i32_at(*n.src[3], i) % page_positions;
     const size_t r = static_cast<size_t>(l.rope_size);
-    int8_t *k = reinterpret_cast<int8_t *>(at(*n.src[2], *i32_at(*n.src[3], i) / page_positions) + l.v_offset);
+    int8_t *k =
+        reinterpret_cast<int8_t *>(at(*n.src[2], *i32_at(*n.src[3], i) / page_positions) + l.v_offset);
     std::memcpy(turned, f32_at(*n.src[1], i, 0), r * sizeof(float));
     c.vec->i8->turn(turned, r);
-    reinterpret_cast<float *>(k + l.rope_size * page_positions)[place] = c.vec->i8->put(turned, k + place * l.rope_size, 1, r);
+    reinterpret_cast<float *>(k + l.rope_size * page_positions)[place] =
+        c.vec->i8->put(turned, k + place * l.rope_size, 1, r);
 }
 
 static void run_i8(cpu &c, const node &n, char *work) {
     const size_t bytes = one_head(n.as<kv_layout>());
-    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), elements(*n.src[0]) * 2, [&](size_t begin, size_t end, unsigned worker) {
-        float *turned = reinterpret_cast<float *>(work + worker * bytes);
-        for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-            put_i8(c, n, i, turned);
-            if (n.as<kv_layout>().rope_size) put_i8_rope(c, n, i, turned);
-        }
-    });
+    share_range(c, static_cast<size_t>(n.src[0]->ne[0]), elements(*n.src[0]) * 2,
+                [&](size_t begin, size_t end, unsigned worker) {
+                    float *turned = reinterpret_cast<float *>(work + worker * bytes);
+                    for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
+                        put_i8(c, n, i, turned);
+                        if (n.as<kv_layout>().rope_size) put_i8_rope(c, n, i, turned);
+                    }
+                });
 }
 
-static constexpr variant list[] = {{"positions", fits, nullptr, run}, {"integers", i8_fits, i8_work, run_i8}, reference_variant};
+static constexpr variant list[] = {
+    {"positions", fits, nullptr, run}, {"integers", i8_fits, i8_work, run_i8}, reference_variant};
 constexpr variants kv_write_variants = list;
 
-} // namespace ds
+}  // namespace ds

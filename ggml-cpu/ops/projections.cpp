@@ -1,5 +1,5 @@
-// projections on the CPU: x is normed and made ready once, then the matrices' panels are shared out as if they were one matrix. Small weights get by without
-// a second thread, as those of matmul do.
+// projections on the CPU: x is normed and made ready once, then the matrices' panels are shared out as if
+// they were one matrix. Small weights get by without a second thread, as those of matmul do.
 
 #include "../products.h"
 
@@ -32,8 +32,9 @@ void run(cpu &c, const node &n, char *work) {
     char *const tiles = work + in.bytes(c);
     const size_t tile = tile_bytes(c, in);
     in.make_ready(c, work);
-    size_t end[most_projections] = {};       // of each matrix's tasks
-    for (size_t i = 0; i < in.count; ++i) end[i] = (i ? end[i - 1] : 0) + ceil_div(static_cast<size_t>(in.w[i]->ne[0]), s.panel) * s.groups;
+    size_t end[most_projections] = {};  // of each matrix's tasks
+    for (size_t i = 0; i < in.count; ++i)
+        end[i] = (i ? end[i - 1] : 0) + ceil_div(static_cast<size_t>(in.w[i]->ne[0]), s.panel) * s.groups;
     const auto task = [&](size_t t, unsigned worker) {
         size_t i = 0, column = 0;
         for (; t >= end[i]; ++i) column += static_cast<size_t>(in.w[i]->ne[0]);
@@ -41,9 +42,15 @@ void run(cpu &c, const node &n, char *work) {
         const product p(c, w);
         t -= i ? end[i - 1] : 0;
         const size_t w0 = t / s.groups * s.panel, x0 = t % s.groups * s.group;
-        p.run(w, {.first = w0, .weights = std::min(s.panel, static_cast<size_t>(w.ne[0]) - w0), .x = work + in.offset(c, i) + x0 * p.row_bytes(), .x_stride = p.row_bytes(),
-                  .rows = std::min(s.group, rows - x0), .y = f32_at(n.out, static_cast<int64_t>(x0), static_cast<int64_t>(column + w0)),
-                  .y_stride = static_cast<size_t>(n.out.stride[0]), .bias = bias ? f32_at(*bias, static_cast<int64_t>(w0)) : nullptr},
+        p.run(w,
+              {.first = w0,
+               .weights = std::min(s.panel, static_cast<size_t>(w.ne[0]) - w0),
+               .x = work + in.offset(c, i) + x0 * p.row_bytes(),
+               .x_stride = p.row_bytes(),
+               .rows = std::min(s.group, rows - x0),
+               .y = f32_at(n.out, static_cast<int64_t>(x0), static_cast<int64_t>(column + w0)),
+               .y_stride = static_cast<size_t>(n.out.stride[0]),
+               .bias = bias ? f32_at(*bias, static_cast<int64_t>(w0)) : nullptr},
               tiles + worker * tile);
     };
     const size_t tasks = end[in.count - 1];
@@ -53,8 +60,8 @@ void run(cpu &c, const node &n, char *work) {
 
 constexpr variant list[] = {{"shared", fits, work_bytes, run}, reference_variant};
 
-} // namespace
+}  // namespace
 
 constexpr variants projections_variants = list;
 
-} // namespace ds
+}  // namespace ds

@@ -8,7 +8,8 @@ static bool always(const cpu &, const node &) { return true; }
 
 static void run(cpu &c, const node &n, char *) {
     const tensor &x = *n.src[0], &y = n.out;
-    const size_t d = static_cast<size_t>(x.ne[x.rank - 1]), middle = x.rank == 3 ? static_cast<size_t>(x.ne[1]) : 1;
+    const size_t d = static_cast<size_t>(x.ne[x.rank - 1]),
+                 middle = x.rank == 3 ? static_cast<size_t>(x.ne[1]) : 1;
     const size_t rows = static_cast<size_t>(x.ne[0]) * middle;
     const int64_t x_step = x.rank == 3 ? x.stride[1] : 0, y_step = y.rank == 3 ? y.stride[1] : 0;
     const float *w = f32_at(*n.src[1], 0);
@@ -24,4 +25,4 @@ static void run(cpu &c, const node &n, char *) {
 static constexpr variant list[] = {{"rows", always, nullptr, run}, reference_variant};
 constexpr variants rms_norm_variants = list;
 
-} // namespace ds
+}  // namespace ds

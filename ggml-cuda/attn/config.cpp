@@ -7,7 +7,7 @@ namespace ds::cuda {
 
 static size_t part_bytes(size_t n) { return (n + 255) / 256 * 256; }
 static int32_t parts_of(int32_t n, int32_t of) { return (n + of - 1) / of; }
-constexpr size_t most_scores_kept = 64 << 20;      // bytes
+constexpr size_t most_scores_kept = 64 << 20;  // bytes
 
 const char *name_of(attention_way w) {
     constexpr const char *names[] = {"plain", "integers", "floats"};
@@ -15,7 +15,8 @@ const char *name_of(attention_way w) {
 }
 
 static size_t scores_bytes(const attention_launch_params &a) {
-    return static_cast<size_t>(a.n) * static_cast<size_t>(a.heads) * static_cast<size_t>(a.max_pages) * page_places * sizeof(float);
+    return static_cast<size_t>(a.n) * static_cast<size_t>(a.heads) * static_cast<size_t>(a.max_pages) *
+           page_places * sizeof(float);
 }
 
 static int32_t most_memory(const attention_launch_params &a, const attention_cut &c) {
@@ -33,7 +34,9 @@ attention_cut cut_of(const attention_launch_params &a, const device_facts &d) {
     c.heads = parts_of(group, c.head_parts);
     c.rows = c.prefill ? std::max(1, places / c.heads) : 1;
     const int64_t blocks = std::max<int64_t>(1, int64_t{a.n} * l.kv_heads * c.head_parts);
-    c.splits = c.prefill ? 1 : static_cast<int32_t>(std::clamp<int64_t>(2 * d.processors / blocks, 1, std::max(1, a.max_pages)));
+    c.splits = c.prefill ? 1
+                         : static_cast<int32_t>(
+                               std::clamp<int64_t>(2 * d.processors / blocks, 1, std::max(1, a.max_pages)));
     c.keeps_scores = !c.prefill && scores_bytes(a) <= most_scores_kept;
     c.stages = 2;
     if (most_memory(a, c) > d.shared_bytes) c.stages = 1;
@@ -54,17 +57,22 @@ attention_work work_of(const attention_launch_params &a, const attention_cut &c)
     if (c.prefill) return w;
     w.maxima = 0;
     w.totals = part_bytes(2 * heads * sizeof(uint32_t));
-    w.scores = w.totals + (c.splits > 1 ? part_bytes(heads * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) : 0);
+    w.scores =
+        w.totals +
+        (c.splits > 1 ? part_bytes(heads * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) : 0);
     w.bytes = w.scores + (c.keeps_scores ? part_bytes(scores_bytes(a)) : 0);
     return w;
 }
 
-// A bound that grows with every dimension, whatever is chosen: with n rows there may be fewer, which are cut in another way.
+// A bound that grows with every dimension, whatever is chosen: with n rows there may be fewer, which are cut
+// in another way.
 size_t attention_work_bytes(const attention_launch_params &a, const device_facts &d) {
     if (a.p.kv.type != format::i8) return float_attention_bytes(a);
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
-    const size_t shared = std::min(heads, static_cast<size_t>(2 * d.processors) * 16);      // rows times heads that are split at most
-    return part_bytes(2 * heads * sizeof(uint32_t)) + part_bytes(shared * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) +
+    // rows times heads that are split at most
+    const size_t shared = std::min(heads, static_cast<size_t>(2 * d.processors) * 16);
+    return part_bytes(2 * heads * sizeof(uint32_t)) +
+           part_bytes(shared * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) +
            part_bytes(std::min(scores_bytes(a), most_scores_kept));
 }
 
@@ -72,13 +80,17 @@ bool fits(attention_way way, const attention_launch_params &a, const device_fact
     const kv_layout &l = a.p.kv;
     if (a.n > 65535 || int64_t{a.heads} > 65535) return false;
     switch (way) {
-    case attention_way::plain: return l.type == format::i8 && l.head_size <= most_plain_head && l.rope_size <= most_plain_head;
+    case attention_way::plain:
+        return l.type == format::i8 && l.head_size <= most_plain_head && l.rope_size <= most_plain_head;
     case attention_way::integers: {
-        const bool pieces = l.head_size % 32 == 0 && l.rope_size % 32 == 0 && a.page_bytes % 16 == 0 && l.k_offset % 16 == 0 && l.v_offset % 16 == 0;
-        return l.type == format::i8 && pieces && l.head_size <= 512 && l.rope_size <= l.head_size && reinterpret_cast<uintptr_t>(a.pages) % 16 == 0 && d.major >= 8 &&
+        const bool pieces = l.head_size % 32 == 0 && l.rope_size % 32 == 0 && a.page_bytes % 16 == 0 &&
+                            l.k_offset % 16 == 0 && l.v_offset % 16 == 0;
+        return l.type == format::i8 && pieces && l.head_size <= 512 && l.rope_size <= l.head_size &&
+               reinterpret_cast<uintptr_t>(a.pages) % 16 == 0 && d.major >= 8 &&
                most_memory(a, cut_of(a, d)) <= d.shared_bytes;
     }
-    case attention_way::floats: return (l.type == format::f16 || l.type == format::f32) && float_attention_fits(a);
+    case attention_way::floats:
+        return (l.type == format::f16 || l.type == format::f32) && float_attention_fits(a);
     default: return false;
     }
 }
@@ -88,4 +100,4 @@ attention_way choose(const attention_launch_params &a, const device_facts &d) {
     return attention_way::plain;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,4 +1,5 @@
-// How attention over pages of i8 is cut into blocks, and where things lie in a block's shared memory: plain numbers for host and device.
+// How attention over pages of i8 is cut into blocks, and where things lie in a block's shared memory: plain
+// numbers for host and device.
 #pragma once
 
 #include "../launch.h"
@@ -10,19 +11,20 @@ namespace ds::cuda {
 constexpr int32_t attention_threads = 256;
 constexpr int32_t most_plain_head = 1024;
 constexpr int32_t page_places = static_cast<int32_t>(page_positions);
-constexpr int32_t score_stride = page_places + 4;           // floats: rows begin in different banks
+constexpr int32_t score_stride = page_places + 4;  // floats: rows begin in different banks
 
-// A tile is `rows` rows of the batch with `heads` query heads each that share a key head: rows * heads places of 16 * tiles.
-// Decode: one row, up to 16 heads; its pages are shared out among `splits` blocks, scores are kept where there is room, and a last kernel divides.
-// Prefill: as many rows as 64 places hold; a block sees all pages of its rows.
+// A tile is `rows` rows of the batch with `heads` query heads each that share a key head: rows * heads places
+// of 16 * tiles. Decode: one row, up to 16 heads; its pages are shared out among `splits` blocks, scores are
+// kept where there is room, and a last kernel divides. Prefill: as many rows as 64 places hold; a block sees
+// all pages of its rows.
 struct attention_cut {
     bool prefill;
-    int32_t tiles;               // of 16 places: 1 or 4
+    int32_t tiles;  // of 16 places: 1 or 4
     int32_t rows, heads;
-    int32_t head_parts;          // tiles that the heads of a key head are cut into
+    int32_t head_parts;  // tiles that the heads of a key head are cut into
     int32_t splits;
     bool keeps_scores;
-    int32_t stages;              // of pages in shared memory
+    int32_t stages;  // of pages in shared memory
 };
 attention_cut cut_of(const attention_launch_params &, const device_facts &);
 // The same for rows that share their tile with no other; group: query heads of a key head.
@@ -30,30 +32,33 @@ attention_cut one_row_of(attention_cut, int32_t group);
 
 // Bytes of the parts of `work`, each at a multiple of 256.
 struct attention_work {
-    size_t maxima, totals, scores, bytes;      // offsets, and all of it. Maxima: of scores and of value scales, [2][n, heads]; then denominators and totals
+    // offsets, and all of it. Maxima: of scores and of value scales, [2][n, heads]; then denominators and
+    // totals
+    size_t maxima, totals, scores, bytes;
 };
 attention_work work_of(const attention_launch_params &, const attention_cut &);
 
 // Offsets in shared memory.
 struct attention_memory {
-    int32_t high, low, rope_high, rope_low;     // planes of the queries [places][head_size], [places][rope_size]
-    int32_t weights_high, weights_low;          // planes of a page's weights [places][64]
-    int32_t scores;                             // [places][score_stride]
-    int32_t rows;                               // what is known of each place
-    int32_t values;                             // latent pages: the values [head_size][64]
-    int32_t stages, stage_bytes;                // of pages
-    int32_t k, k_scale, rope, rope_scale, v, v_scale;    // in a stage
+    // planes of the queries [places][head_size], [places][rope_size]
+    int32_t high, low, rope_high, rope_low;
+    int32_t weights_high, weights_low;                 // planes of a page's weights [places][64]
+    int32_t scores;                                    // [places][score_stride]
+    int32_t rows;                                      // what is known of each place
+    int32_t values;                                    // latent pages: the values [head_size][64]
+    int32_t stages, stage_bytes;                       // of pages
+    int32_t k, k_scale, rope, rope_scale, v, v_scale;  // in a stage
     int32_t bytes;
 };
-struct place_facts {                            // of each place, one after the other in shared memory
-    float factor, rope_factor;                  // of the query
-    float max;                                  // of the scores, rounded up
-    int32_t e0;                                 // exponent above the largest scale of a value
-    int32_t numbers;                            // 0: something is not finite, the result is NaN
-    int32_t count;                              // positions that it sees
-    int32_t shift;                              // of the page's sums
-    uint32_t max_code, largest;                 // on their way
-    uint32_t unused;                            // so that what follows is at a multiple of 8
+struct place_facts {             // of each place, one after the other in shared memory
+    float factor, rope_factor;   // of the query
+    float max;                   // of the scores, rounded up
+    int32_t e0;                  // exponent above the largest scale of a value
+    int32_t numbers;             // 0: something is not finite, the result is NaN
+    int32_t count;               // positions that it sees
+    int32_t shift;               // of the page's sums
+    uint32_t max_code, largest;  // on their way
+    uint32_t unused;             // so that what follows is at a multiple of 8
     int64_t denominator;
 };
 
@@ -63,7 +68,8 @@ DS_HD int32_t take_bytes(int32_t &bytes, int32_t n) {
     return at;
 }
 // `with_k`, `with_v`: what a stage holds.
-DS_HD attention_memory memory_of(int32_t places, int32_t head_size, int32_t rope_size, bool with_k, bool with_v, int32_t stages) {
+DS_HD attention_memory memory_of(int32_t places, int32_t head_size, int32_t rope_size, bool with_k,
+                                 bool with_v, int32_t stages) {
     attention_memory m = {};
     const bool latent = rope_size > 0;
     m.high = take_bytes(m.bytes, places * head_size);
@@ -107,4 +113,4 @@ DS_HD float number_of(uint32_t code) {
     return float_of(code & 0x80000000u ? code & 0x7fffffffu : ~code);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

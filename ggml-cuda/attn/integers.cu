@@ -1,9 +1,11 @@
-// Attention over pages of i8 on tensor cores, in integers as numerics.h says, so that blocks may share a row's pages in any way: sums go together by atomic
-// additions of integers, maxima by atomic maxima. A tile's places (rows of the batch times query heads of one key head) are the 16 rows of mma.m16n8k32: of
-// queries against a page's keys, of weights against its values, two planes each. Eight warps, `tiles` of them down and the others across a page's positions,
-// then across the head's elements.
-// Prefill: one kernel goes over all pages of its rows twice; rows whose neighbours are of other sequences, as decode's are beside a prompt's, would make a tile
-// work them off one by one, and have blocks of their own. Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
+// Attention over pages of i8 on tensor cores, in integers as numerics.h says, so that blocks may share a
+// row's pages in any way: sums go together by atomic additions of integers, maxima by atomic maxima. A tile's
+// places (rows of the batch times query heads of one key head) are the 16 rows of mma.m16n8k32: of queries
+// against a page's keys, of weights against its values, two planes each. Eight warps, `tiles` of them down
+// and the others across a page's positions, then across the head's elements.
+// Prefill: one kernel goes over all pages of its rows twice; rows whose neighbours are of other sequences, as
+// decode's are beside a prompt's, would make a tile work them off one by one, and have blocks of their own.
+// Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -13,22 +15,24 @@ namespace {
 struct integer_args {
     attention_launch_params a;
     attention_cut cut;
-    uint32_t *max_code, *largest;              // [n, heads]
-    unsigned long long *denominators, *totals; // [n, heads], [n, heads, head_size]; null: one block sees all of a row
-    float *scores;                             // [n, heads, max_pages * 64], or null: made again
+    uint32_t *max_code, *largest;  // [n, heads]
+    // [n, heads], [n, heads, head_size]; null: one block sees all of a row
+    unsigned long long *denominators, *totals;
+    float *scores;  // [n, heads, max_pages * 64], or null: made again
 };
 
 enum class pass { maxima, values, both };
 
 template <int tiles, int wide, pass which> struct attend {
-    static constexpr int places = 16 * tiles, across = 8 / tiles, a_place = attention_threads / places, own = page_places / a_place, score_tiles = 8 / across;
+    static constexpr int places = 16 * tiles, across = 8 / tiles, a_place = attention_threads / places,
+                         own = page_places / a_place, score_tiles = 8 / across;
 
     const integer_args &g;
     char *const memory;
     const kv_layout &l;
     const attention_memory m;
-    const int size, rope;                       // of heads
-    const int warp, lane, down, beside;         // the warp's tile of places, and its part across
+    const int size, rope;                // of heads
+    const int warp, lane, down, beside;  // the warp's tile of places, and its part across
     int32_t first_row, rows, head, heads, kv_head;
     const int32_t *table = nullptr;
     uint32_t code[2] = {0, 0}, largest[2] = {0, 0};
@@ -37,9 +41,12 @@ template <int tiles, int wide, pass which> struct attend {
     __device__ bool keeps() const { return g.scores != nullptr; }
     __device__ attend(const integer_args &args, char *shared)
         : g(args), memory(shared), l(args.a.p.kv),
-          m(memory_of(places, l.head_size, l.rope_size, which != pass::values || !args.scores, which != pass::maxima, args.cut.stages)), size(l.head_size),
-          rope(l.rope_size), warp(warp_number()), lane(lane_number()), down(warp % tiles), beside(warp / tiles) {
-        const int32_t group = g.a.heads / l.kv_heads, part = static_cast<int32_t>(blockIdx.y) % g.cut.head_parts;
+          m(memory_of(places, l.head_size, l.rope_size, which != pass::values || !args.scores,
+                      which != pass::maxima, args.cut.stages)),
+          size(l.head_size), rope(l.rope_size), warp(warp_number()), lane(lane_number()), down(warp % tiles),
+          beside(warp / tiles) {
+        const int32_t group = g.a.heads / l.kv_heads,
+                      part = static_cast<int32_t>(blockIdx.y) % g.cut.head_parts;
         kv_head = static_cast<int32_t>(blockIdx.y) / g.cut.head_parts;
         head = kv_head * group + part * g.cut.heads;
         heads = group - part * g.cut.heads < g.cut.heads ? group - part * g.cut.heads : g.cut.heads;
@@ -50,7 +57,9 @@ template <int tiles, int wide, pass which> struct attend {
     __device__ place_facts *facts() const { return reinterpret_cast<place_facts *>(memory + m.rows); }
     __device__ bool is_place(int32_t r) const { return r < rows * heads; }
     __device__ int32_t row_of(int32_t r) const { return first_row + r / heads; }
-    __device__ int64_t pair_of(int32_t r) const { return static_cast<int64_t>(row_of(r)) * g.a.heads + head + r % heads; }
+    __device__ int64_t pair_of(int32_t r) const {
+        return static_cast<int64_t>(row_of(r)) * g.a.heads + head + r % heads;
+    }
     __device__ float *turning() const { return reinterpret_cast<float *>(memory + m.stages) + warp * size; }
 
     // The planes of the queries, and what is known of each place.
@@ -65,10 +74,13 @@ template <int tiles, int wide, pass which> struct attend {
                     memory[low + at] = static_cast<char>(there ? plane_low(q) : 0);
                 };
             };
-            const float factor = quantize_query(g.a.q + row * g.a.q_stride + h * g.a.q_head_stride, turning(), size, g.a.p.scale, planes(m.high, m.low, size));
+            const float factor = quantize_query(g.a.q + row * g.a.q_stride + h * g.a.q_head_stride, turning(),
+                                                size, g.a.p.scale, planes(m.high, m.low, size));
             float rope_factor = 0.0f;
             if (rope)
-                rope_factor = quantize_query(g.a.q_rope + row * g.a.rope_stride + h * g.a.rope_head_stride, turning(), rope, g.a.p.scale, planes(m.rope_high, m.rope_low, rope));
+                rope_factor =
+                    quantize_query(g.a.q_rope + row * g.a.rope_stride + h * g.a.rope_head_stride, turning(),
+                                   rope, g.a.p.scale, planes(m.rope_high, m.rope_low, rope));
             if (lane == 0) {
                 place_facts f = {};
                 f.factor = factor, f.rope_factor = rope_factor;
@@ -94,13 +106,17 @@ template <int tiles, int wide, pass which> struct attend {
     // ---- Pages on their way into shared memory
 
     __device__ void copy_rows(char *to, const char *from, int32_t n, int32_t pieces) const {
-        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n * pieces; i += attention_threads) copy_async(to + swizzled(i / pieces, i % pieces, pieces), from + i * 16, true);
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n * pieces; i += attention_threads)
+            copy_async(to + swizzled(i / pieces, i % pieces, pieces), from + i * 16, true);
     }
-    __device__ void copy_scales(char *to, const char *from) const { copy_rows(to, from, 1, page_places / 4); }      // one row is not swizzled
+    // one row is not swizzled
+    __device__ void copy_scales(char *to, const char *from) const { copy_rows(to, from, 1, page_places / 4); }
     __device__ void copy_page(int32_t page, bool with_k, bool with_v) const {
         char *const stage = memory + m.stages + (page % g.cut.stages) * m.stage_bytes;
-        const char *const at = g.a.pages + static_cast<int64_t>(table[page]) * g.a.page_bytes, *const k = at + l.k_offset, *const v = at + l.v_offset;
-        const int64_t elements = static_cast<int64_t>(l.kv_heads) * size * page_places, part = static_cast<int64_t>(kv_head) * size * page_places;
+        const char *const at = g.a.pages + static_cast<int64_t>(table[page]) * g.a.page_bytes,
+                          *const k = at + l.k_offset, *const v = at + l.v_offset;
+        const int64_t elements = static_cast<int64_t>(l.kv_heads) * size * page_places,
+                      part = static_cast<int64_t>(kv_head) * size * page_places;
         if (with_k || rope) {
             copy_rows(stage + m.k, k + part, page_places, size / 16);
             copy_scales(stage + m.k_scale, k + elements + kv_head * page_places * 4);
@@ -114,7 +130,8 @@ template <int tiles, int wide, pass which> struct attend {
         copy_scales(stage + m.v_scale, v + elements + kv_head * page_places * 4);
     }
     // f(page, its stage) for pages [begin, end).
-    template <class F> __device__ void over_pages(int32_t begin, int32_t end, bool with_k, bool with_v, const F &f) {
+    template <class F>
+    __device__ void over_pages(int32_t begin, int32_t end, bool with_k, bool with_v, const F &f) {
         if (begin >= end) return;
         copy_page(begin, with_k, with_v);
         close_copies();
@@ -136,9 +153,13 @@ template <int tiles, int wide, pass which> struct attend {
 
     // ---- Scores
 
-    struct sums { int32_t high[score_tiles][4], low[score_tiles][4]; };
+    struct sums {
+        int32_t high[score_tiles][4], low[score_tiles][4];
+    };
     __device__ int32_t place_of(int e) const { return down * 16 + lane / 4 + e / 2 * 8; }
-    __device__ int32_t position_of(int j, int e) const { return beside * score_tiles * 8 + j * 8 + lane % 4 * 2 + e % 2; }
+    __device__ int32_t position_of(int j, int e) const {
+        return beside * score_tiles * 8 + j * 8 + lane % 4 * 2 + e % 2;
+    }
 
     __device__ void multiply(const char *high, const char *low, const char *keys, int32_t n, sums &s) const {
         const int pieces = n / 16, steps = n / 32;
@@ -146,7 +167,8 @@ template <int tiles, int wide, pass which> struct attend {
             uint32_t h[2][4], w[2][4];
             DS_UNROLL
             for (int i = 0; i < 2; ++i) {
-                const int at = swizzled(down * 16 + lane % 16, (step + i < steps ? step + i : step) * 2 + lane / 16, pieces);
+                const int at = swizzled(down * 16 + lane % 16,
+                                        (step + i < steps ? step + i : step) * 2 + lane / 16, pieces);
                 load_matrices(h[i], high + at);
                 load_matrices(w[i], low + at);
             }
@@ -154,7 +176,8 @@ template <int tiles, int wide, pass which> struct attend {
             for (int j = 0; j < score_tiles; ++j) {
                 uint32_t b[4];
                 const int piece = step * 2 + lane / 8;
-                load_matrices(b, keys + swizzled((beside * score_tiles + j) * 8 + lane % 8, piece < pieces ? piece : pieces - 1, pieces));
+                load_matrices(b, keys + swizzled((beside * score_tiles + j) * 8 + lane % 8,
+                                                 piece < pieces ? piece : pieces - 1, pieces));
                 DS_UNROLL
                 for (int i = 0; i < 2; ++i)
                     if (step + i < steps) {
@@ -169,18 +192,23 @@ template <int tiles, int wide, pass which> struct attend {
         sums s = {}, r = {};
         multiply(memory + m.high, memory + m.low, stage + m.k, size, s);
         if (rope) multiply(memory + m.rope_high, memory + m.rope_low, stage + m.rope, rope, r);
-        const float *const k_scale = reinterpret_cast<const float *>(stage + m.k_scale), *const rope_scale = reinterpret_cast<const float *>(stage + m.rope_scale);
+        const float *const k_scale = reinterpret_cast<const float *>(stage + m.k_scale),
+                           *const rope_scale = reinterpret_cast<const float *>(stage + m.rope_scale);
         DS_UNROLL
-        for (int j = 0; j < score_tiles; ++j)
-            DS_UNROLL
-            for (int e = 0; e < 4; ++e) {
-                const int32_t place = place_of(e), position = position_of(j, e);
-                float score = i8_score(128 * s.high[j][e] + s.low[j][e], k_scale[position], facts()[place].factor);
-                if (rope) score = score + i8_score(128 * r.high[j][e] + r.low[j][e], rope_scale[position], facts()[place].rope_factor);
-                f(e, place, position, score);
-            }
+        for (int j = 0; j < score_tiles; ++j) DS_UNROLL
+        for (int e = 0; e < 4; ++e) {
+            const int32_t place = place_of(e), position = position_of(j, e);
+            float score =
+                i8_score(128 * s.high[j][e] + s.low[j][e], k_scale[position], facts()[place].factor);
+            if (rope)
+                score = score + i8_score(128 * r.high[j][e] + r.low[j][e], rope_scale[position],
+                                         facts()[place].rope_factor);
+            f(e, place, position, score);
+        }
     }
-    __device__ float *kept(int32_t r, int32_t page) const { return g.scores + (pair_of(r) * g.a.max_pages + page) * page_places; }
+    __device__ float *kept(int32_t r, int32_t page) const {
+        return g.scores + (pair_of(r) * g.a.max_pages + page) * page_places;
+    }
 
     __device__ void maxima_of_page(int32_t page, const char *stage) {
         const float *const v_scale = reinterpret_cast<const float *>(stage + m.v_scale);
@@ -197,7 +225,8 @@ template <int tiles, int wide, pass which> struct attend {
         DS_UNROLL
         for (int i = 0; i < 2; ++i) {
             for (int s = 1; s < 4; s *= 2) {
-                const uint32_t c = __shfl_xor_sync(all_lanes, code[i], s), v = __shfl_xor_sync(all_lanes, largest[i], s);
+                const uint32_t c = __shfl_xor_sync(all_lanes, code[i], s),
+                               v = __shfl_xor_sync(all_lanes, largest[i], s);
                 code[i] = c > code[i] ? c : code[i];
                 largest[i] = v > largest[i] ? v : largest[i];
             }
@@ -221,7 +250,8 @@ template <int tiles, int wide, pass which> struct attend {
         for (int32_t r = static_cast<int32_t>(threadIdx.x); r < places; r += attention_threads) {
             place_facts &f = facts()[r];
             const bool others = which == pass::values && is_place(r);
-            const row_maxima x = maxima_of(others ? g.max_code[pair_of(r)] : f.max_code, others ? g.largest[pair_of(r)] : f.largest);
+            const row_maxima x = maxima_of(others ? g.max_code[pair_of(r)] : f.max_code,
+                                           others ? g.largest[pair_of(r)] : f.largest);
             f.max = x.max, f.e0 = x.e0, f.numbers = x.numbers;
             f.max_code = f.largest = 0;
             f.denominator = 0;
@@ -233,11 +263,14 @@ template <int tiles, int wide, pass which> struct attend {
 
     // A thread's own weights of its place, as planes; and the shift of the page's sums.
     __device__ void weigh(int32_t page, const char *stage) {
-        const int32_t r = static_cast<int32_t>(threadIdx.x) / a_place, first = static_cast<int32_t>(threadIdx.x) % a_place * own;
+        const int32_t r = static_cast<int32_t>(threadIdx.x) / a_place,
+                      first = static_cast<int32_t>(threadIdx.x) % a_place * own;
         place_facts &f = facts()[r];
         const int32_t seen = f.numbers ? f.count - page * page_places : 0;
         const float *const v_scale = reinterpret_cast<const float *>(stage + m.v_scale);
-        const float *const s = which == pass::values && keeps() && is_place(r) ? kept(r, page) : reinterpret_cast<const float *>(memory + m.scores) + r * score_stride;
+        const float *const s = which == pass::values && keeps() && is_place(r)
+                                   ? kept(r, page)
+                                   : reinterpret_cast<const float *>(memory + m.scores) + r * score_stride;
         float w[own], most = 0.0f;
         DS_UNROLL
         for (int i = 0; i < own; ++i) {
@@ -270,21 +303,30 @@ template <int tiles, int wide, pass which> struct attend {
     }
     // Latents [64][size] to values [size][64], four by four bytes at a time.
     __device__ void transpose(const char *latents, char *values) const {
-        for (int32_t b = static_cast<int32_t>(threadIdx.x); b < page_places / 4 * (size / 4); b += attention_threads) {
+        for (int32_t b = static_cast<int32_t>(threadIdx.x); b < page_places / 4 * (size / 4);
+             b += attention_threads) {
             const int t = b % 8 + b / 32 % 2 * 8, d = b / 8 % 4 + b / 64 * 4;
             uint32_t w[4];
             DS_UNROLL
-            for (int i = 0; i < 4; ++i) w[i] = *reinterpret_cast<const uint32_t *>(latents + swizzled(4 * t + i, d / 4, size / 16) + d % 4 * 4);
-            const uint32_t a = __byte_perm(w[0], w[1], 0x5140), c = __byte_perm(w[2], w[3], 0x5140), e = __byte_perm(w[0], w[1], 0x7362), f = __byte_perm(w[2], w[3], 0x7362);
-            const uint32_t column[4] = {__byte_perm(a, c, 0x5410), __byte_perm(a, c, 0x7632), __byte_perm(e, f, 0x5410), __byte_perm(e, f, 0x7632)};
+            for (int i = 0; i < 4; ++i)
+                w[i] = *reinterpret_cast<const uint32_t *>(latents + swizzled(4 * t + i, d / 4, size / 16) +
+                                                           d % 4 * 4);
+            const uint32_t a = __byte_perm(w[0], w[1], 0x5140), c = __byte_perm(w[2], w[3], 0x5140),
+                           e = __byte_perm(w[0], w[1], 0x7362), f = __byte_perm(w[2], w[3], 0x7362);
+            const uint32_t column[4] = {__byte_perm(a, c, 0x5410), __byte_perm(a, c, 0x7632),
+                                        __byte_perm(e, f, 0x5410), __byte_perm(e, f, 0x7632)};
             DS_UNROLL
-            for (int i = 0; i < 4; ++i) *reinterpret_cast<uint32_t *>(values + swizzled(4 * d + i, t / 4, page_places / 16) + t % 4 * 4) = column[i];
+            for (int i = 0; i < 4; ++i)
+                *reinterpret_cast<uint32_t *>(values + swizzled(4 * d + i, t / 4, page_places / 16) +
+                                              t % 4 * 4) = column[i];
         }
     }
     __device__ void values_of_page(int32_t page, const char *stage) {
         if (which == pass::both || !keeps()) {
             float *const to = reinterpret_cast<float *>(memory + m.scores);
-            scores(stage, [&](int, int32_t place, int32_t position, float score) { to[place * score_stride + position] = score; });
+            scores(stage, [&](int, int32_t place, int32_t position, float score) {
+                to[place * score_stride + position] = score;
+            });
         }
         if (rope) transpose(stage + m.k, memory + m.values);
         __syncthreads();
@@ -324,18 +366,22 @@ template <int tiles, int wide, pass which> struct attend {
     // f(place, element of the head, total)
     template <class F> __device__ void over_totals(const F &f) {
         DS_UNROLL
-        for (int i = 0; i < wide; ++i)
-            DS_UNROLL
-            for (int e = 0; e < 4; ++e) {
-                const int d = (beside + across * i) * 8 + lane % 4 * 2 + e % 2;
-                if (d < size && is_place(place_of(e)) && facts()[place_of(e)].count > 0) f(place_of(e), d, total[i][e]);
-                total[i][e] = 0;
-            }
+        for (int i = 0; i < wide; ++i) DS_UNROLL
+        for (int e = 0; e < 4; ++e) {
+            const int d = (beside + across * i) * 8 + lane % 4 * 2 + e % 2;
+            if (d < size && is_place(place_of(e)) && facts()[place_of(e)].count > 0)
+                f(place_of(e), d, total[i][e]);
+            total[i][e] = 0;
+        }
     }
-    __device__ float *result(int32_t r) const { return g.a.y + static_cast<int64_t>(row_of(r)) * g.a.y_stride + static_cast<int64_t>(head + r % heads) * g.a.y_head_stride; }
+    __device__ float *result(int32_t r) const {
+        return g.a.y + static_cast<int64_t>(row_of(r)) * g.a.y_stride +
+               static_cast<int64_t>(head + r % heads) * g.a.y_head_stride;
+    }
     __device__ void store() {
         join_denominators();
-        float *const latent = reinterpret_cast<float *>(memory + m.values);       // [16][size]: exactly the values' bytes
+        // [16][size]: exactly the values' bytes
+        float *const latent = reinterpret_cast<float *>(memory + m.values);
         over_totals([&](int32_t r, int d, int64_t sum) {
             const place_facts &f = facts()[r];
             const float y = output_of(sum, f.e0, f.denominator, f.numbers);
@@ -344,23 +390,28 @@ template <int tiles, int wide, pass which> struct attend {
         });
         __syncthreads();
         if (!rope) return;
-        for (int32_t r = warp; r < rows * heads; r += attention_threads / warp_lanes) store_turned_back(latent + r * size, size, result(r));
+        for (int32_t r = warp; r < rows * heads; r += attention_threads / warp_lanes)
+            store_turned_back(latent + r * size, size, result(r));
         __syncthreads();
     }
     __device__ void add() {
         join_denominators();
-        over_totals([&](int32_t r, int d, int64_t sum) { atomicAdd(g.totals + pair_of(r) * size + d, static_cast<unsigned long long>(sum)); });
+        over_totals([&](int32_t r, int d, int64_t sum) {
+            atomicAdd(g.totals + pair_of(r) * size + d, static_cast<unsigned long long>(sum));
+        });
         for (int32_t r = static_cast<int32_t>(threadIdx.x); r < rows * heads; r += attention_threads)
             atomicAdd(g.denominators + pair_of(r), static_cast<unsigned long long>(facts()[r].denominator));
     }
 
     __device__ void maxima(int32_t begin, int32_t end) {
-        over_pages(begin, end, true, false, [&](int32_t page, const char *stage) { maxima_of_page(page, stage); });
+        over_pages(begin, end, true, false,
+                   [&](int32_t page, const char *stage) { maxima_of_page(page, stage); });
         join_maxima();
     }
     __device__ void values(int32_t begin, int32_t end) {
         settle_maxima();
-        over_pages(begin, end, which == pass::both || !keeps(), true, [&](int32_t page, const char *stage) { values_of_page(page, stage); });
+        over_pages(begin, end, which == pass::both || !keeps(), true,
+                   [&](int32_t page, const char *stage) { values_of_page(page, stage); });
     }
 };
 
@@ -368,11 +419,14 @@ __device__ int32_t pages_of(int32_t positions) { return (positions + page_places
 
 // Its neighbours are of other sequences.
 __device__ bool is_lone(const attention_launch_params &a, int32_t row) {
-    return (row == 0 || a.sequence[row - 1] != a.sequence[row]) && (row + 1 == a.n || a.sequence[row + 1] != a.sequence[row]);
+    return (row == 0 || a.sequence[row - 1] != a.sequence[row]) &&
+           (row + 1 == a.n || a.sequence[row + 1] != a.sequence[row]);
 }
 
-// Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them out.
-template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads) attend_rows_kernel(integer_args g) {
+// Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them
+// out.
+template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads)
+    attend_rows_kernel(integer_args g) {
     former_results();
     DS_SHARED(memory);
     attend<tiles, wide, pass::both> t(g, memory);
@@ -390,17 +444,21 @@ template <int tiles, int wide> __global__ void __launch_bounds__(attention_threa
 }
 
 // Decode: one row, of whose pages this block takes its part.
-template <int wide, pass which> __global__ void __launch_bounds__(attention_threads) attend_row_kernel(integer_args g) {
+template <int wide, pass which> __global__ void __launch_bounds__(attention_threads)
+    attend_row_kernel(integer_args g) {
     former_results();
     DS_SHARED(memory);
     attend<1, wide, which> t(g, memory);
     if (which == pass::maxima || !t.keeps()) t.make_queries();
     else {
-        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < 16; r += attention_threads) t.facts()[r] = place_facts{};
+        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < 16; r += attention_threads)
+            t.facts()[r] = place_facts{};
         __syncthreads();
     }
-    const int32_t pages = pages_of(t.see(t.first_row, t.first_row + 1)), split = static_cast<int32_t>(blockIdx.x), splits = g.cut.splits;
-    const int32_t begin = static_cast<int32_t>(static_cast<int64_t>(pages) * split / splits), end = static_cast<int32_t>(static_cast<int64_t>(pages) * (split + 1) / splits);
+    const int32_t pages = pages_of(t.see(t.first_row, t.first_row + 1)),
+                  split = static_cast<int32_t>(blockIdx.x), splits = g.cut.splits;
+    const int32_t begin = static_cast<int32_t>(static_cast<int64_t>(pages) * split / splits),
+                  end = static_cast<int32_t>(static_cast<int64_t>(pages) * (split + 1) / splits);
     if (which == pass::maxima) {
         t.maxima(begin, end);
         t.give_maxima();
@@ -418,43 +476,60 @@ __global__ void finish_kernel(integer_args g) {
     const int32_t size = g.a.p.kv.head_size;
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * finish_warps + warp_number();
     if (pair >= static_cast<int64_t>(g.a.n) * g.a.heads) return;
-    float *const y = g.a.y + pair / g.a.heads * g.a.y_stride + pair % g.a.heads * g.a.y_head_stride, *const x = reinterpret_cast<float *>(memory) + warp_number() * size;
+    float *const y = g.a.y + pair / g.a.heads * g.a.y_stride + pair % g.a.heads * g.a.y_head_stride,
+                 *const x = reinterpret_cast<float *>(memory) + warp_number() * size;
     const row_maxima at = maxima_of(g.max_code[pair], g.largest[pair]);
     const bool latent = g.a.p.kv.rope_size > 0;
     for (int32_t d = lane_number(); d < size; d += warp_lanes)
-        (latent ? x : y)[d] = output_of(static_cast<int64_t>(g.totals[pair * size + d]), at.e0, static_cast<int64_t>(g.denominators[pair]), at.numbers);
+        (latent ? x : y)[d] = output_of(static_cast<int64_t>(g.totals[pair * size + d]), at.e0,
+                                        static_cast<int64_t>(g.denominators[pair]), at.numbers);
     __syncwarp();
     if (latent) store_turned_back(x, size, y);
 }
 
 template <int tiles, int wide> int launch_prefill(const integer_args &g, stream s) {
     const kv_layout &l = g.a.p.kv;
-    const dim3 grid(static_cast<unsigned>((g.a.n + g.cut.rows - 1) / g.cut.rows), static_cast<unsigned>(l.kv_heads * g.cut.head_parts));
+    const dim3 grid(static_cast<unsigned>((g.a.n + g.cut.rows - 1) / g.cut.rows),
+                    static_cast<unsigned>(l.kv_heads * g.cut.head_parts));
     const auto kernel = attend_rows_kernel<tiles, wide>;
-    return DS_LAUNCH(kernel, grid, dim3(attention_threads), static_cast<size_t>(memory_of(16 * tiles, l.head_size, 0, true, true, g.cut.stages).bytes), s, g);
+    return DS_LAUNCH(
+        kernel, grid, dim3(attention_threads),
+        static_cast<size_t>(memory_of(16 * tiles, l.head_size, 0, true, true, g.cut.stages).bytes), s, g);
 }
 template <int wide> int launch_decode(const integer_args &g, stream s) {
     const kv_layout &l = g.a.p.kv;
-    const dim3 grid(static_cast<unsigned>(g.cut.splits), static_cast<unsigned>(l.kv_heads * g.cut.head_parts), static_cast<unsigned>(g.a.n)), block(attention_threads);
-    const auto bytes = [&](bool k, bool v) { return static_cast<size_t>(memory_of(16, l.head_size, l.rope_size, k, v, g.cut.stages).bytes); };
+    const dim3 grid(static_cast<unsigned>(g.cut.splits), static_cast<unsigned>(l.kv_heads * g.cut.head_parts),
+                    static_cast<unsigned>(g.a.n)),
+        block(attention_threads);
+    const auto bytes = [&](bool k, bool v) {
+        return static_cast<size_t>(memory_of(16, l.head_size, l.rope_size, k, v, g.cut.stages).bytes);
+    };
     const auto maxima = attend_row_kernel<wide, pass::maxima>, values = attend_row_kernel<wide, pass::values>;
     if (const int bad = DS_LAUNCH(maxima, grid, block, bytes(true, false), s, g)) return bad;
     if (const int bad = DS_LAUNCH(values, grid, block, bytes(!g.scores, true), s, g)) return bad;
     if (!g.totals) return 0;
     const int64_t pairs = static_cast<int64_t>(g.a.n) * g.a.heads;
-    return DS_LAUNCH(finish_kernel, dim3(static_cast<unsigned>((pairs + finish_warps - 1) / finish_warps)), dim3(finish_warps * warp_lanes),
+    return DS_LAUNCH(finish_kernel, dim3(static_cast<unsigned>((pairs + finish_warps - 1) / finish_warps)),
+                     dim3(finish_warps * warp_lanes),
                      static_cast<size_t>(finish_warps * l.head_size) * sizeof(float), s, g);
 }
 
-constexpr int narrow = 2, medium = 8;      // tiles of 8 elements a warp: of heads to 128, and to 512; in prefill medium is for heads to 128
+// tiles of 8 elements a warp: of heads to 128, and to 512; in prefill medium is for heads to 128
+constexpr int narrow = 2, medium = 8;
 
-} // namespace
+}  // namespace
 
 int launch_integers(const attention_launch_params &a, const attention_cut &cut, stream s) {
     const attention_work w = work_of(a, cut);
     char *const work = static_cast<char *>(a.work);
     const size_t pairs = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
-    integer_args g = {a, cut, reinterpret_cast<uint32_t *>(work), reinterpret_cast<uint32_t *>(work) + pairs, nullptr, nullptr, nullptr};
+    integer_args g = {a,
+                      cut,
+                      reinterpret_cast<uint32_t *>(work),
+                      reinterpret_cast<uint32_t *>(work) + pairs,
+                      nullptr,
+                      nullptr,
+                      nullptr};
     if (cut.prefill) {
         if (const int bad = launch_prefill<4, medium>(g, s)) return bad;
         g.cut = one_row_of(cut, a.heads / a.p.kv.kv_heads);
@@ -472,7 +547,9 @@ int launch_integers(const attention_launch_params &a, const attention_cut &cut, 
 int prepare_integers(const device_facts &d) {
     int bad = 0;
     const auto allow = [&](const void *kernel) {
-        if (!bad) bad = static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes));
+        if (!bad)
+            bad = static_cast<int>(
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes));
     };
     allow(reinterpret_cast<const void *>(attend_rows_kernel<4, medium>));
     allow(reinterpret_cast<const void *>(attend_rows_kernel<1, narrow>));
@@ -483,4 +560,4 @@ int prepare_integers(const device_facts &d) {
     return bad;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -12,4 +12,4 @@ int launch_attention(attention_way way, const attention_launch_params &a, const 
     }
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

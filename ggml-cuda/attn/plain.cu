@@ -1,4 +1,5 @@
-// Attention over pages of i8 of any head size: a warp a query head, position by position. The sums are the same integers, so the result is the same.
+// Attention over pages of i8 of any head size: a warp a query head, position by position. The sums are the
+// same integers, so the result is the same.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -6,7 +7,9 @@ namespace ds::cuda {
 namespace {
 
 // Offsets in shared memory.
-struct plain_memory { int32_t q, rope, turning, total, weights, bytes; };
+struct plain_memory {
+    int32_t q, rope, turning, total, weights, bytes;
+};
 DS_HD plain_memory plain_memory_of(int32_t size, int32_t rope) {
     plain_memory m = {};
     m.q = take_bytes(m.bytes, 4 * size);
@@ -20,7 +23,7 @@ DS_HD plain_memory plain_memory_of(int32_t size, int32_t rope) {
 struct plain_page {
     const int8_t *k, *v, *rope;
     const float *k_scale, *v_scale, *rope_scale;
-    int32_t d_step, t_step;      // from an element of a value to the next, from a position to the next
+    int32_t d_step, t_step;  // from an element of a value to the next, from a position to the next
 };
 
 struct plain_row {
@@ -32,13 +35,27 @@ struct plain_row {
 
     __device__ plain_page page_at(int32_t page) const {
         const int32_t kv_head = head / (a.heads / l.kv_heads);
-        const char *const at = a.pages + static_cast<int64_t>(a.tables[static_cast<int64_t>(a.sequence[row]) * a.table_stride + page]) * a.page_bytes;
-        const int64_t elements = static_cast<int64_t>(l.kv_heads) * l.head_size * page_places, part = static_cast<int64_t>(kv_head) * l.head_size * page_places;
+        const char *const at =
+            a.pages +
+            static_cast<int64_t>(a.tables[static_cast<int64_t>(a.sequence[row]) * a.table_stride + page]) *
+                a.page_bytes;
+        const int64_t elements = static_cast<int64_t>(l.kv_heads) * l.head_size * page_places,
+                      part = static_cast<int64_t>(kv_head) * l.head_size * page_places;
         const char *const k = at + l.k_offset, *const v = at + l.v_offset;
         const float *const k_scale = reinterpret_cast<const float *>(k + elements) + kv_head * page_places;
         const auto bytes = [](const char *p) { return reinterpret_cast<const int8_t *>(p); };
-        if (l.rope_size) return {bytes(k), bytes(k), bytes(v), k_scale, k_scale, reinterpret_cast<const float *>(v + l.rope_size * page_places), 1, l.head_size};
-        return {bytes(k + part), bytes(v + part), nullptr, k_scale, reinterpret_cast<const float *>(v + elements) + kv_head * page_places, nullptr, page_places, 1};
+        if (l.rope_size)
+            return {bytes(k), bytes(k),   bytes(v),
+                    k_scale,  k_scale,    reinterpret_cast<const float *>(v + l.rope_size * page_places),
+                    1,        l.head_size};
+        return {bytes(k + part),
+                bytes(v + part),
+                nullptr,
+                k_scale,
+                reinterpret_cast<const float *>(v + elements) + kv_head * page_places,
+                nullptr,
+                page_places,
+                1};
     }
     __device__ float score(const plain_page &p, int32_t t) const {
         int32_t sum = 0;
@@ -63,18 +80,32 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
     former_results();
     DS_SHARED(memory);
     const plain_memory m = plain_memory_of(a.p.kv.head_size, a.p.kv.rope_size);
-    const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), lane = lane_number(), size = a.p.kv.head_size;
+    const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y),
+                  lane = lane_number(), size = a.p.kv.head_size;
     float *const turning = reinterpret_cast<float *>(memory + m.turning);
     int64_t *const total = reinterpret_cast<int64_t *>(memory + m.total);
     int32_t *const weights = reinterpret_cast<int32_t *>(memory + m.weights);
-    plain_row r = {a, a.p.kv, reinterpret_cast<int32_t *>(memory + m.q), reinterpret_cast<int32_t *>(memory + m.rope), 0, 0, row, head, a.position[row] + 1};
-    const auto query = [&](const float *x, int32_t n, int32_t *to) { return quantize_query(x, turning, n, a.p.scale, [&](int32_t c, int32_t q) { to[c] = q; }); };
+    plain_row r = {a,
+                   a.p.kv,
+                   reinterpret_cast<int32_t *>(memory + m.q),
+                   reinterpret_cast<int32_t *>(memory + m.rope),
+                   0,
+                   0,
+                   row,
+                   head,
+                   a.position[row] + 1};
+    const auto query = [&](const float *x, int32_t n, int32_t *to) {
+        return quantize_query(x, turning, n, a.p.scale, [&](int32_t c, int32_t q) { to[c] = q; });
+    };
     r.factor = query(a.q + row * a.q_stride + head * a.q_head_stride, size, r.q);
-    if (a.p.kv.rope_size) r.rope_factor = query(a.q_rope + row * a.rope_stride + head * a.rope_head_stride, a.p.kv.rope_size, r.rope);
+    if (a.p.kv.rope_size)
+        r.rope_factor =
+            query(a.q_rope + row * a.rope_stride + head * a.rope_head_stride, a.p.kv.rope_size, r.rope);
     uint32_t code = 0, largest = 0;
     for (int32_t t = lane; t < r.count; t += warp_lanes) {
         const plain_page p = r.page_at(t / page_places);
-        const uint32_t c = code_of(r.score(p, t % page_places)), s = bits_of(p.v_scale[t % page_places]) & 0x7fffffffu;
+        const uint32_t c = code_of(r.score(p, t % page_places)),
+                       s = bits_of(p.v_scale[t % page_places]) & 0x7fffffffu;
         code = c > code ? c : code;
         largest = s > largest ? s : largest;
     }
@@ -97,7 +128,8 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
         most = larger_of_warp(most);
         if (most == 0.0f) continue;
         const int32_t e = page_exponent(most);
-        for (int i = 0; i < page_places / warp_lanes; ++i) weights[lane + i * warp_lanes] = page_weight(w[i], e);
+        for (int i = 0; i < page_places / warp_lanes; ++i)
+            weights[lane + i * warp_lanes] = page_weight(w[i], e);
         __syncwarp();
         for (int32_t d = lane; d < size; d += warp_lanes) {
             int32_t sum = 0;
@@ -108,16 +140,18 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
     }
     for (int s = warp_lanes / 2; s > 0; s /= 2) share += __shfl_xor_sync(all_lanes, share, s);
     float *const y = a.y + row * a.y_stride + head * a.y_head_stride;
-    for (int32_t d = lane; d < size; d += warp_lanes) (a.p.kv.rope_size ? turning : y)[d] = output_of(total[d], at.e0, share, at.numbers);
+    for (int32_t d = lane; d < size; d += warp_lanes)
+        (a.p.kv.rope_size ? turning : y)[d] = output_of(total[d], at.e0, share, at.numbers);
     __syncwarp();
     if (a.p.kv.rope_size) store_turned_back(turning, size, y);
 }
 
-} // namespace
+}  // namespace
 
 int launch_plain_attention(const attention_launch_params &a, stream s) {
-    return DS_LAUNCH(plain_attention_kernel, dim3(static_cast<unsigned>(a.n), static_cast<unsigned>(a.heads)), dim3(warp_lanes),
+    return DS_LAUNCH(plain_attention_kernel, dim3(static_cast<unsigned>(a.n), static_cast<unsigned>(a.heads)),
+                     dim3(warp_lanes),
                      static_cast<size_t>(plain_memory_of(a.p.kv.head_size, a.p.kv.rope_size).bytes), s, a);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

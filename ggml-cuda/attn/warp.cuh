@@ -35,7 +35,8 @@ __device__ inline uint32_t largest_magnitude(const float *x, int32_t size) {
     return a;
 }
 // A query's head in `x`, turned and quantized to 15 bits: put(element, q). Gives its factor.
-template <class F> __device__ float quantize_query(const float *q, float *x, int32_t size, float scale, const F &put) {
+template <class F>
+__device__ float quantize_query(const float *q, float *x, int32_t size, float scale, const F &put) {
     for (int32_t c = lane_number(); c < size; c += warp_lanes) x[c] = q[c];
     __syncwarp();
     turn(x, size);
@@ -53,7 +54,7 @@ __device__ inline void store_turned_back(float *x, int32_t size, float *y) {
 }
 
 struct row_maxima {
-    float max;        // of the scores, rounded up
+    float max;  // of the scores, rounded up
     int32_t e0;
     int32_t numbers;
 };
@@ -65,4 +66,4 @@ __device__ __forceinline__ float output_of(int64_t total, int32_t e0, int64_t de
     return numbers ? i8_attention_output(total, e0, denominator) : float_of(0x7fc00000u);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

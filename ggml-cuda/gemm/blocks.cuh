@@ -1,5 +1,6 @@
-// A piece of 32 elements of a packed block, as a lane takes it: eight words of four int8 each, in the elements' order, with its two scales and minima (one a 16
-// elements). The layouts are those of tensor/blocks.h, which says what they mean; here they are read a word at a time.
+// A piece of 32 elements of a packed block, as a lane takes it: eight words of four int8 each, in the
+// elements' order, with its two scales and minima (one a 16 elements). The layouts are those of
+// tensor/blocks.h, which says what they mean; here they are read a word at a time.
 #pragma once
 
 #include "../../tensor/formats.h"
@@ -12,15 +13,25 @@ struct packed_piece {
     int32_t scale[2], min[2];
 };
 // Where a block's floats lie; -1: there is none. A minimum's is counted negative in the formats of 256.
-struct packed_header { int d, m; };
+struct packed_header {
+    int d, m;
+};
 
 // Blocks begin at even addresses only.
-DS_HD uint32_t two_bytes(const uint8_t *p) { uint16_t h; memcpy(&h, __builtin_assume_aligned(p, 2), 2); return h; }
+DS_HD uint32_t two_bytes(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, __builtin_assume_aligned(p, 2), 2);
+    return h;
+}
 DS_HD uint32_t four_bytes(const uint8_t *p) { return two_bytes(p) | two_bytes(p + 2) << 16; }
 // Four bytes of 0 to 127 each, less n.
-DS_HD uint32_t each_less(uint32_t w, uint32_t n) { return ((w | 0x80808080u) - n * 0x01010101u) ^ 0x80808080u; }
+DS_HD uint32_t each_less(uint32_t w, uint32_t n) {
+    return ((w | 0x80808080u) - n * 0x01010101u) ^ 0x80808080u;
+}
 // The four bits 4i … of `bits`, one to each byte's bit 4.
-DS_HD uint32_t bits_to_bytes(uint32_t bits) { return (bits & 1u) << 4 | (bits & 2u) << 11 | (bits & 4u) << 18 | (bits & 8u) << 25; }
+DS_HD uint32_t bits_to_bytes(uint32_t bits) {
+    return (bits & 1u) << 4 | (bits & 2u) << 11 | (bits & 4u) << 18 | (bits & 8u) << 25;
+}
 // iq4_levels of four places.
 DS_HD uint32_t levels_of(uint32_t places) {
     constexpr uint64_t low = 0xf6eaddcfbfad9881u, high = 0x7159453526190d01u;
@@ -36,7 +47,9 @@ template <format f> struct packed_reader;
 
 struct packed_32 {
     static constexpr int block = 32;
-    DS_HD static void set(packed_piece &p, int32_t min) { p.scale[0] = p.scale[1] = 1, p.min[0] = p.min[1] = min; }
+    DS_HD static void set(packed_piece &p, int32_t min) {
+        p.scale[0] = p.scale[1] = 1, p.min[0] = p.min[1] = min;
+    }
     DS_HD static void nibbles(const uint8_t *b, packed_piece &p) {
         for (int i = 0; i < 4; ++i) {
             const uint32_t w = four_bytes(b + 4 * i);
@@ -121,7 +134,8 @@ template <> struct packed_reader<format::q2_k> : packed_256 {
     DS_HD static packed_piece read(const uint8_t *b, int j) {
         packed_piece p;
         for (int i = 0; i < 2; ++i) p.scale[i] = b[2 * j + i] & 15, p.min[i] = b[2 * j + i] >> 4;
-        for (int i = 0; i < 8; ++i) p.q[i] = four_bytes(b + 16 + j / 4 * 32 + 4 * i) >> j % 4 * 2 & 0x03030303u;
+        for (int i = 0; i < 8; ++i)
+            p.q[i] = four_bytes(b + 16 + j / 4 * 32 + 4 * i) >> j % 4 * 2 & 0x03030303u;
         return p;
     }
 };
@@ -132,10 +146,12 @@ template <> struct packed_reader<format::q3_k> : packed_256 {
         const uint8_t *const c = b + 96;
         for (int i = 0; i < 2; ++i) {
             const int s = 2 * j + i;
-            p.scale[i] = ((c[s % 8] >> s / 8 * 4 & 15) | (c[8 + s % 4] >> s / 4 * 2 & 3) << 4) - 32, p.min[i] = 0;
+            p.scale[i] = ((c[s % 8] >> s / 8 * 4 & 15) | (c[8 + s % 4] >> s / 4 * 2 & 3) << 4) - 32,
+            p.min[i] = 0;
         }
         for (int i = 0; i < 8; ++i) {
-            const uint32_t low = four_bytes(b + 32 + j / 4 * 32 + 4 * i) >> j % 4 * 2 & 0x03030303u, high = four_bytes(b + 4 * i) >> j & 0x01010101u;
+            const uint32_t low = four_bytes(b + 32 + j / 4 * 32 + 4 * i) >> j % 4 * 2 & 0x03030303u,
+                           high = four_bytes(b + 4 * i) >> j & 0x01010101u;
             p.q[i] = each_less(low | high << 2, 4);
         }
         return p;
@@ -143,7 +159,8 @@ template <> struct packed_reader<format::q3_k> : packed_256 {
 };
 // Scale and minimum of piece j, of 6 bits in 12 bytes (q4_k and q5_k).
 DS_HD void read_6bit(const uint8_t *s, int j, packed_piece &p) {
-    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4, min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
+    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4,
+              min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
     p.scale[0] = p.scale[1] = scale, p.min[0] = p.min[1] = min;
 }
 template <> struct packed_reader<format::q4_k> : packed_256 {
@@ -151,7 +168,8 @@ template <> struct packed_reader<format::q4_k> : packed_256 {
     DS_HD static packed_piece read(const uint8_t *b, int j) {
         packed_piece p;
         read_6bit(b + 4, j, p);
-        for (int i = 0; i < 8; ++i) p.q[i] = four_bytes(b + 16 + j / 2 * 32 + 4 * i) >> j % 2 * 4 & 0x0f0f0f0fu;
+        for (int i = 0; i < 8; ++i)
+            p.q[i] = four_bytes(b + 16 + j / 2 * 32 + 4 * i) >> j % 2 * 4 & 0x0f0f0f0fu;
         return p;
     }
 };
@@ -161,7 +179,8 @@ template <> struct packed_reader<format::q5_k> : packed_256 {
         packed_piece p;
         read_6bit(b + 4, j, p);
         for (int i = 0; i < 8; ++i)
-            p.q[i] = (four_bytes(b + 48 + j / 2 * 32 + 4 * i) >> j % 2 * 4 & 0x0f0f0f0fu) | (four_bytes(b + 16 + 4 * i) >> j & 0x01010101u) << 4;
+            p.q[i] = (four_bytes(b + 48 + j / 2 * 32 + 4 * i) >> j % 2 * 4 & 0x0f0f0f0fu) |
+                     (four_bytes(b + 16 + 4 * i) >> j & 0x01010101u) << 4;
         return p;
     }
 };
@@ -171,7 +190,8 @@ template <> struct packed_reader<format::q6_k> : packed_256 {
         packed_piece p;
         for (int i = 0; i < 2; ++i) p.scale[i] = static_cast<int8_t>(b[192 + 2 * j + i]), p.min[i] = 0;
         for (int i = 0; i < 8; ++i) {
-            const uint32_t low = four_bytes(b + j / 4 * 64 + j % 2 * 32 + 4 * i) >> j % 4 / 2 * 4 & 0x0f0f0f0fu;
+            const uint32_t low =
+                four_bytes(b + j / 4 * 64 + j % 2 * 32 + 4 * i) >> j % 4 / 2 * 4 & 0x0f0f0f0fu;
             const uint32_t high = four_bytes(b + 128 + j / 4 * 32 + 4 * i) >> j % 4 * 2 & 0x03030303u;
             p.q[i] = each_less(low | high << 4, 32);
         }
@@ -182,7 +202,8 @@ template <> struct packed_reader<format::iq4_xs> : packed_256 {
     static constexpr packed_header header = {0, -1};
     DS_HD static packed_piece read(const uint8_t *b, int j) {
         packed_piece p;
-        p.scale[0] = p.scale[1] = ((b[4 + j / 2] >> j % 2 * 4 & 15) | (b[2 + j / 4] >> j % 4 * 2 & 3) << 4) - 32;
+        p.scale[0] = p.scale[1] =
+            ((b[4 + j / 2] >> j % 2 * 4 & 15) | (b[2 + j / 4] >> j % 4 * 2 & 3) << 4) - 32;
         p.min[0] = p.min[1] = 0;
         packed_32::nibbles(b + 8 + 16 * j, p);
         for (uint32_t &w : p.q) w = levels_of(w);
@@ -190,13 +211,16 @@ template <> struct packed_reader<format::iq4_xs> : packed_256 {
     }
 };
 
-// Calls fn(tag) with tag.value a format that is packed, and gives what it gives; -1 for another. The list is formats.def's.
+// Calls fn(tag) with tag.value a format that is packed, and gives what it gives; -1 for another. The list is
+// formats.def's.
 template <format f> struct packed_format { static constexpr format value = f; };
 template <class F> int with_packed_format(format f, const F &fn) {
     switch (f) {
 #define DS_CASE_no(name)
 #define DS_CASE_yes(name)
-#define DS_CASE_packed(name) case format::name: return fn(packed_format<format::name>{});
+#define DS_CASE_packed(name)                                                                                 \
+    case format::name:                                                                                       \
+        return fn(packed_format<format::name>{});
 #define DS_FORMAT(name, text, id, block, bytes, runs, writes) DS_CASE_##runs(name)
 #include "../../tensor/formats.def"
 #undef DS_FORMAT
@@ -208,9 +232,9 @@ template <class F> int with_packed_format(format f, const F &fn) {
 }
 // Bytes a block, where formats.cpp's table is not.
 template <format f> struct bytes_of;
-#define DS_FORMAT(name, text, id, block, bytes, runs, writes) \
+#define DS_FORMAT(name, text, id, block, bytes, runs, writes)                                                \
     template <> struct bytes_of<format::name> { static constexpr int a_block = bytes; };
 #include "../../tensor/formats.def"
 #undef DS_FORMAT
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -26,12 +26,14 @@ product_args args_of(const gated_launch_params &p) {
     return a;
 }
 
-static int launch_i8(product_way way, const product_args &a, bool gated, int32_t heads, const device_facts &d, stream s) {
+static int launch_i8(product_way way, const product_args &a, bool gated, int32_t heads, const device_facts &d,
+                     stream s) {
     if (a.n == 0) return 0;
     switch (way) {
     case product_way::rows: return launch_rows(a, gated, a.n, 0, heads, d, s);
     case product_way::tiles: {
-        const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? tile_weights / 2 : tile_weights) * heads;
+        const int32_t across =
+            weights_across(a.w, gated ? 1 : a.count, gated ? tile_weights / 2 : tile_weights) * heads;
         return launch_tiles(a, gated, tile_rows_for(a.n, across, d.processors), 0, heads, s);
     }
     case product_way::wgmma: {
@@ -46,6 +48,8 @@ int launch_products(product_way way, const products_params &p, const device_fact
     if (p.type != format::i8) return p.n == 0 ? 0 : launch_packed(p.type, args_of(p), p.n, 0, p.batch, s);
     return launch_i8(way, args_of(p), false, p.batch, d, s);
 }
-int launch_gated(product_way way, const gated_launch_params &p, const device_facts &d, stream s) { return launch_i8(way, args_of(p), true, 1, d, s); }
+int launch_gated(product_way way, const gated_launch_params &p, const device_facts &d, stream s) {
+    return launch_i8(way, args_of(p), true, 1, d, s);
+}
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

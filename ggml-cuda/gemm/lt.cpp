@@ -1,6 +1,7 @@
-// Products with I8 weights by cuBLASLt (its documentation, "cublasLtMatmul", regular IMMA kernels: both operands K-major, m and k multiples of 4, sums of
-// int32): dependable, where our own kernels are in doubt or slower. Its sums go to scratch, as many rows at a time as that holds; launch_scale_sums makes
-// results of them. Everything that describes the call stands on the stack: nothing is allocated.
+// Products with I8 weights by cuBLASLt (its documentation, "cublasLtMatmul", regular IMMA kernels: both
+// operands K-major, m and k multiples of 4, sums of int32): dependable, where our own kernels are in doubt or
+// slower. Its sums go to scratch, as many rows at a time as that holds; launch_scale_sums makes results of
+// them. Everything that describes the call stands on the stack: nothing is allocated.
 #include "../launch.h"
 
 #include <algorithm>
@@ -23,13 +24,15 @@ static int32_t lt_rows(int32_t n, int32_t m) {
 }
 
 size_t lt_bytes(int64_t n, int64_t m) {
-    const size_t sums = static_cast<size_t>(n) * static_cast<size_t>(m) * sizeof(int32_t), row = static_cast<size_t>(m) * sizeof(int32_t);
+    const size_t sums = static_cast<size_t>(n) * static_cast<size_t>(m) * sizeof(int32_t),
+                 row = static_cast<size_t>(m) * sizeof(int32_t);
     return std::max(row, std::min(sums, most_sums_bytes)) + 256 + library_bytes;
 }
 
 bool lt_fits(const products_params &p) {
     const auto at_16 = [](const void *a) { return reinterpret_cast<uintptr_t>(a) % 16 == 0; };
-    bool fits = p.type == format::i8 && p.batch <= 1 && p.k % 16 == 0 && p.q_stride % 16 == 0 && at_16(p.q) && p.scale_stride == 1;
+    bool fits = p.type == format::i8 && p.batch <= 1 && p.k % 16 == 0 && p.q_stride % 16 == 0 && at_16(p.q) &&
+                p.scale_stride == 1;
     for (int32_t i = 0; i < p.count; ++i) fits = fits && p.w[i].m % 4 == 0 && at_16(p.w[i].w);
     return fits;
 }
@@ -65,20 +68,25 @@ struct lt_call {
         must(cublasLtMatrixLayoutInit(&q, CUDA_R_8I, size(k), size(n), q_stride));
         must(cublasLtMatrixLayoutInit(&sums, CUDA_R_32I, size(m), size(n), m));
         must(cublasLtMatmulPreferenceInit(&wish));
-        must(cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &scratch, sizeof scratch));
+        must(cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &scratch,
+                                                  sizeof scratch));
     }
-    cublasStatus_t run(cublasLtHandle_t handle, const void *w_data, const void *q_data, void *to, void *scratch, stream s) {
+    cublasStatus_t run(cublasLtHandle_t handle, const void *w_data, const void *q_data, void *to,
+                       void *scratch, stream s) {
         const int32_t one = 1, zero = 0;
         cublasLtMatmulHeuristicResult_t best;
         int found = 0;
-        if (bad == CUBLAS_STATUS_SUCCESS) must(cublasLtMatmulAlgoGetHeuristic(handle, &product, &w, &q, &sums, &sums, &wish, 1, &best, &found));
+        if (bad == CUBLAS_STATUS_SUCCESS)
+            must(cublasLtMatmulAlgoGetHeuristic(handle, &product, &w, &q, &sums, &sums, &wish, 1, &best,
+                                                &found));
         if (bad == CUBLAS_STATUS_SUCCESS && found == 0) must(CUBLAS_STATUS_NOT_SUPPORTED);
         if (bad == CUBLAS_STATUS_SUCCESS)
-            must(cublasLtMatmul(handle, &product, &one, w_data, &w, q_data, &q, &zero, to, &sums, to, &sums, &best.algo, scratch, library_bytes, s));
+            must(cublasLtMatmul(handle, &product, &one, w_data, &w, q_data, &q, &zero, to, &sums, to, &sums,
+                                &best.algo, scratch, library_bytes, s));
         return bad;
     }
 };
-}
+}  // namespace
 
 int lt_products(void *handle, const products_params &p, void *work, stream s) {
     if (p.n == 0) return cudaSuccess;
@@ -89,11 +97,17 @@ int lt_products(void *handle, const products_params &p, void *work, stream s) {
         for (int32_t first = 0; first < p.n; first += rows) {
             const int32_t n = std::min(rows, p.n - first), m = p.w[i].m;
             lt_call call(m, n, p.k, p.q_stride);
-            if (const int bad = status_of(call.run(static_cast<cublasLtHandle_t>(handle), p.w[i].w, p.q + first * p.q_stride, sums, scratch, s))) return bad;
+            if (const int bad = status_of(call.run(static_cast<cublasLtHandle_t>(handle), p.w[i].w,
+                                                   p.q + first * p.q_stride, sums, scratch, s)))
+                return bad;
             const float *const residual = p.residual ? p.residual + first * p.residual_stride : nullptr;
-            if (const int bad = launch_scale_sums({sums, m, p.q_scale + first, p.w[i], p.y + first * p.y_stride, p.y_stride, residual, p.residual_stride, n}, s)) return bad;
+            if (const int bad =
+                    launch_scale_sums({sums, m, p.q_scale + first, p.w[i], p.y + first * p.y_stride,
+                                       p.y_stride, residual, p.residual_stride, n},
+                                      s))
+                return bad;
         }
     return cudaSuccess;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

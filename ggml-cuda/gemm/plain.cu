@@ -14,7 +14,8 @@ __device__ int32_t sum_of_warp(int32_t x) {
 }
 __device__ int32_t dot(const int8_t *w, const int8_t *x, int32_t k) {
     int32_t sum = 0;
-    for (int32_t c = static_cast<int32_t>(threadIdx.x) % warp_lanes; c < k; c += warp_lanes) sum += w[c] * x[c];
+    for (int32_t c = static_cast<int32_t>(threadIdx.x) % warp_lanes; c < k; c += warp_lanes)
+        sum += w[c] * x[c];
     return sum_of_warp(sum);
 }
 
@@ -26,19 +27,24 @@ template <bool gated> __global__ void plain_kernel(product_args a) {
     for (int32_t i = 0; i < s.rows; ++i) {
         const int64_t from = source_row(a, s, i);
         const int8_t *const x = s.q + from * a.q_stride;
-        const int32_t sum = dot(s.w + static_cast<int64_t>(w) * a.k, x, a.k), up = gated ? dot(s.up + static_cast<int64_t>(w) * a.k, x, a.k) : 0;
+        const int32_t sum = dot(s.w + static_cast<int64_t>(w) * a.k, x, a.k),
+                      up = gated ? dot(s.up + static_cast<int64_t>(w) * a.k, x, a.k) : 0;
         const float scale = s.q_scale[from * a.scale_stride];
         if (threadIdx.x % warp_lanes == 0)
-            s.y[(s.row + i) * a.y_stride + s.column + w] = gated ? finish_gated(a, s, w, sum, up, scale) : finish(a, s, i, w, sum, scale);
+            s.y[(s.row + i) * a.y_stride + s.column + w] =
+                gated ? finish_gated(a, s, w, sum, up, scale) : finish(a, s, i, w, sum, scale);
     }
 }
 
-} // namespace
+}  // namespace
 
 int launch_plain(const product_args &a, bool gated, int32_t row_groups, int32_t heads, stream s) {
-    const int32_t across = weights_across(a.w, gated ? 1 : a.count, plain_warps), high = row_groups ? row_groups : a.n;
-    const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(high), static_cast<unsigned>(heads)), block(plain_warps * warp_lanes);
-    return gated ? DS_LAUNCH(plain_kernel<true>, grid, block, 0, s, a) : DS_LAUNCH(plain_kernel<false>, grid, block, 0, s, a);
+    const int32_t across = weights_across(a.w, gated ? 1 : a.count, plain_warps),
+                  high = row_groups ? row_groups : a.n;
+    const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(high), static_cast<unsigned>(heads)),
+        block(plain_warps * warp_lanes);
+    return gated ? DS_LAUNCH(plain_kernel<true>, grid, block, 0, s, a)
+                 : DS_LAUNCH(plain_kernel<false>, grid, block, 0, s, a);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,4 +1,5 @@
-// What the kernels of products have in common: which weights and which rows of activations a block takes, and what becomes of a sum.
+// What the kernels of products have in common: which weights and which rows of activations a block takes, and
+// what becomes of a sum.
 #pragma once
 
 #include "../device.cuh"
@@ -16,25 +17,27 @@ struct product_args {
     int64_t q_stride, q_step;
     const float *q_scale;
     int64_t scale_stride, scale_step;
-    matrix w[most_matrices];          // gated: gate and up
+    matrix w[most_matrices];  // gated: gate and up
     int32_t count, n, k;
-    int64_t w_step, w_scale_step;     // elements, from head to head or from expert to expert
+    int64_t w_step, w_scale_step;  // elements, from head to head or from expert to expert
     float *y;
     int64_t y_stride, y_step;
     const float *residual;
     int64_t residual_stride;
     unary f;
-    const row_group *groups;          // of experts: [gridDim.y], those behind the last without rows. Null: rows as they stand
-    const int32_t *row_of;            // of experts: the row of q that a sorted row is. Null: they are sorted as they stand
+    // of experts: [gridDim.y], those behind the last without rows. Null: rows as they stand
+    const row_group *groups;
+    // of experts: the row of q that a sorted row is. Null: they are sorted as they stand
+    const int32_t *row_of;
 };
 
 // A block's share, with heads and experts resolved.
 struct share {
     const int8_t *w, *up;
     const float *scale, *up_scale, *bias;
-    int32_t m, first;                 // weights of the matrix; the first of the share
-    int32_t row, rows;                // rows of y (and of q, unless row_of says otherwise)
-    int32_t column;                   // of y, of the matrix's first weight
+    int32_t m, first;   // weights of the matrix; the first of the share
+    int32_t row, rows;  // rows of y (and of q, unless row_of says otherwise)
+    int32_t column;     // of y, of the matrix's first weight
     const int8_t *q;
     const float *q_scale, *residual;
     float *y;
@@ -44,7 +47,8 @@ struct share {
 template <bool gated> __device__ share share_of(const product_args &a, int32_t across, int32_t down) {
     int32_t i = 0, part = static_cast<int32_t>(blockIdx.x);
     if (!gated)
-        for (; i + 1 < a.count && part >= (a.w[i].m + across - 1) / across; ++i) part -= (a.w[i].m + across - 1) / across;
+        for (; i + 1 < a.count && part >= (a.w[i].m + across - 1) / across; ++i)
+            part -= (a.w[i].m + across - 1) / across;
     const matrix &w = a.w[i];
     share s;
     int64_t head = blockIdx.z;
@@ -72,10 +76,14 @@ template <bool gated> __device__ share share_of(const product_args &a, int32_t a
 }
 
 // Row `i` of the share among the rows of q; i < s.rows.
-__device__ __forceinline__ int64_t source_row(const product_args &a, const share &s, int32_t i) { return a.row_of ? a.row_of[s.row + i] : s.row + i; }
+__device__ __forceinline__ int64_t source_row(const product_args &a, const share &s, int32_t i) {
+    return a.row_of ? a.row_of[s.row + i] : s.row + i;
+}
 
-// The result of weight `w` of the matrix and the share's row `i`. What a gated product makes of its two sums is not added to anything.
-__device__ __forceinline__ float finish(const product_args &a, const share &s, int32_t i, int32_t w, int32_t sum, float x_scale) {
+// The result of weight `w` of the matrix and the share's row `i`. What a gated product makes of its two sums
+// is not added to anything.
+__device__ __forceinline__ float finish(const product_args &a, const share &s, int32_t i, int32_t w,
+                                        int32_t sum, float x_scale) {
     float y = i8_output(sum, s.scale[w], x_scale);
     if (s.bias) y = y + s.bias[w];
     if (s.residual) y = s.residual[(s.row + i) * a.residual_stride + w] + y;
@@ -83,14 +91,16 @@ __device__ __forceinline__ float finish(const product_args &a, const share &s, i
 }
 __device__ __forceinline__ float unary_of(unary f, float x) {
     switch (f) {
-#define DS_UNARY(name, formula, derivative) \
-    case unary::name: return formula;
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    case unary::name:                                                                                        \
+        return formula;
 #include "../../tensor/unary.def"
 #undef DS_UNARY
     }
     return x;
 }
-__device__ __forceinline__ float finish_gated(const product_args &a, const share &s, int32_t w, int32_t gate, int32_t up, float x_scale) {
+__device__ __forceinline__ float finish_gated(const product_args &a, const share &s, int32_t w, int32_t gate,
+                                              int32_t up, float x_scale) {
     return unary_of(a.f, i8_output(gate, s.scale[w], x_scale)) * i8_output(up, s.up_scale[w], x_scale);
 }
 
@@ -98,12 +108,14 @@ product_args args_of(const products_params &p);
 product_args args_of(const gated_launch_params &p);
 
 // `row_groups` of experts (0: none) bound the grid's height. Chosen and checked by the caller.
-int launch_rows(const product_args &, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads, const device_facts &, stream);
-int launch_tiles(const product_args &, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads, stream);
+int launch_rows(const product_args &, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads,
+                const device_facts &, stream);
+int launch_tiles(const product_args &, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads,
+                 stream);
 int launch_plain(const product_args &, bool gated, int32_t row_groups, int32_t heads, stream);
 int launch_packed(format, const product_args &, int32_t most_rows, int32_t row_groups, int32_t heads, stream);
 int launch_wgmma(const product_args &, bool gated, int32_t wide, int32_t row_groups, int32_t heads, stream);
 int prepare_tiles();
 int prepare_wgmma(device_facts &);
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,7 +1,7 @@
-// Rows of activations, normed and quantized: a block of 128 threads a row, thread j of which is lane j of the norm's sum, so that the sum is made in the
-// order that numerics.h says; the largest magnitude is the same in any order. And small kernels around products that a library makes.
+// Rows of activations, normed and quantized: a block of 128 threads a row, thread j of which is lane j of the
+// norm's sum, so that the sum is made in the order that numerics.h says; the largest magnitude is the same in
+// any order. And small kernels around products that a library makes.
 #include "product.cuh"
-
 
 namespace ds::cuda {
 
@@ -68,7 +68,8 @@ __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) 
             largest = u > largest ? u : largest;
         }
         const row_scale s = row_scale_of(largest_of_block(largest), i8_levels);
-        for (int c = j; c < p.q_stride; c += sum_lanes) q[c] = c < p.k ? static_cast<int8_t>(quantize_i8(value(c), s)) : static_cast<int8_t>(0);
+        for (int c = j; c < p.q_stride; c += sum_lanes)
+            q[c] = c < p.k ? static_cast<int8_t>(quantize_i8(value(c), s)) : static_cast<int8_t>(0);
         if (j == 0) p.scale[row] = s.scale;
         return;
     }
@@ -80,7 +81,8 @@ __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) 
             largest = u > largest ? u : largest;
         }
         const row_scale s = row_scale_of(largest_of_warp(largest), i8_levels);
-        for (int c = b * p.block + lane; c < (b + 1) * p.block; c += warp_lanes) q[c] = static_cast<int8_t>(quantize_i8(value(c), s));
+        for (int c = b * p.block + lane; c < (b + 1) * p.block; c += warp_lanes)
+            q[c] = static_cast<int8_t>(quantize_i8(value(c), s));
         if (lane == 0) p.scale[row * blocks + b] = s.scale;
     }
     for (int c = p.k + j; c < p.q_stride; c += sum_lanes) q[c] = 0;
@@ -90,7 +92,8 @@ constexpr int gate_threads = 256;
 
 __global__ void gate_kernel(gate_params p) {
     former_results();
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.m, column = i % p.m;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.m,
+                  column = i % p.m;
     if (row >= p.n) return;
     float *const y = p.y + row * p.y_stride + column;
     *y = unary_of(p.f, *y) * p.up[row * p.up_stride + column];
@@ -98,7 +101,8 @@ __global__ void gate_kernel(gate_params p) {
 
 __global__ void scale_sums_kernel(scale_sums_params p) {
     former_results();
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.w.m, column = i % p.w.m;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.w.m,
+                  column = i % p.w.m;
     if (row >= p.n) return;
     float y = i8_output(p.sums[row * p.sums_stride + column], p.w.scale[column], p.q_scale[row]);
     if (p.w.bias) y = y + p.w.bias[column];
@@ -106,9 +110,11 @@ __global__ void scale_sums_kernel(scale_sums_params p) {
     p.y[row * p.y_stride + p.w.column + column] = y;
 }
 
-dim3 blocks_for(int64_t elements) { return dim3(static_cast<unsigned>((elements + gate_threads - 1) / gate_threads)); }
+dim3 blocks_for(int64_t elements) {
+    return dim3(static_cast<unsigned>((elements + gate_threads - 1) / gate_threads));
+}
 
-} // namespace
+}  // namespace
 
 int launch_quantize(const quantize_params &p, stream s) {
     if (p.n == 0) return 0;
@@ -120,7 +126,8 @@ int launch_gate(const gate_params &p, stream s) {
 }
 int launch_scale_sums(const scale_sums_params &p, stream s) {
     if (p.n == 0) return 0;
-    return DS_LAUNCH(scale_sums_kernel, blocks_for(static_cast<int64_t>(p.n) * p.w.m), dim3(gate_threads), 0, s, p);
+    return DS_LAUNCH(scale_sums_kernel, blocks_for(static_cast<int64_t>(p.n) * p.w.m), dim3(gate_threads), 0,
+                     s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

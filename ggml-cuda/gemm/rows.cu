@@ -1,7 +1,9 @@
-// Products of few rows (up to 32) with I8 weights, bound by reading the weights once. A warp takes 16 weights and all rows by mma.m16n8k32, whose a is the
-// weights: a sum of integers has no order, so a lane's 16 bytes in a row, as they are loaded, stand for whatever 16 places of k the instruction gives its
-// registers, as long as the activations are loaded the same way. No shared memory lies between, and no lane ever waits for another while loading.
-// The warps of a block share the depth k, 256 or 128 bytes at a time; their sums are added at the end.
+// Products of few rows (up to 32) with I8 weights, bound by reading the weights once. A warp takes 16 weights
+// and all rows by mma.m16n8k32, whose a is the weights: a sum of integers has no order, so a lane's 16 bytes
+// in a row, as they are loaded, stand for whatever 16 places of k the instruction gives its registers, as
+// long as the activations are loaded the same way. No shared memory lies between, and no lane ever waits for
+// another while loading. The warps of a block share the depth k, 256 or 128 bytes at a time; their sums are
+// added at the end.
 #include "config.h"
 #include "product.cuh"
 
@@ -9,7 +11,7 @@ namespace ds::cuda {
 
 namespace {
 
-constexpr int piece = 64;      // of a row: four lanes' 16 bytes
+constexpr int piece = 64;  // of a row: four lanes' 16 bytes
 
 // One matrix's pieces in flight: two weights a lane (rows g and g + 8 of the warp's 16).
 template <int pieces> struct pieces_of {
@@ -25,20 +27,25 @@ template <int pieces> struct pieces_of {
         }
     }
 };
-__device__ __forceinline__ void multiply_piece(int32_t (&c)[4], const uint4 &low, const uint4 &high, const uint4 &x) {
+__device__ __forceinline__ void multiply_piece(int32_t (&c)[4], const uint4 &low, const uint4 &high,
+                                               const uint4 &x) {
     multiply_i8(c, low.x, high.x, low.y, high.y, x.x, x.y);
     multiply_i8(c, low.z, high.z, low.w, high.w, x.z, x.w);
 }
 
 template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_kernel(product_args a) {
     constexpr int pieces = gated ? 2 : 4, matrices = gated ? 2 : 1;
-    // Which weights a block takes depends on nothing before it, unless they are an expert's: the first of them are on their way before anything else is waited for.
+    // Which weights a block takes depends on nothing before it, unless they are an expert's: the first of
+    // them are on their way before anything else is waited for.
     const bool early = !a.groups;
     if (!early) former_results();
     DS_SHARED(memory);
-    int32_t *const sums = reinterpret_cast<int32_t *>(memory);      // [warps][matrices][tiles * 8 rows][16 weights]
+    // [warps][matrices][tiles * 8 rows][16 weights]
+    int32_t *const sums = reinterpret_cast<int32_t *>(memory);
     const share s = share_of<gated>(a, rows_weights, tiles * 8);
-    const int warps = static_cast<int>(blockDim.x) / warp_lanes, warp = static_cast<int>(threadIdx.x) / warp_lanes, lane = static_cast<int>(threadIdx.x) % warp_lanes;
+    const int warps = static_cast<int>(blockDim.x) / warp_lanes,
+              warp = static_cast<int>(threadIdx.x) / warp_lanes,
+              lane = static_cast<int>(threadIdx.x) % warp_lanes;
     const int g = lane / 4, t = lane % 4;
     pieces_of<pieces> w[matrices];
     int32_t at = warp * pieces * piece;
@@ -54,28 +61,27 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     if (!early) load();
     const int8_t *x[tiles];
     DS_UNROLL
-    for (int j = 0; j < tiles; ++j) x[j] = 8 * j + g < s.rows ? s.q + source_row(a, s, 8 * j + g) * a.q_stride + t * 16 : nullptr;
+    for (int j = 0; j < tiles; ++j)
+        x[j] = 8 * j + g < s.rows ? s.q + source_row(a, s, 8 * j + g) * a.q_stride + t * 16 : nullptr;
     int32_t c[matrices][tiles][4] = {};
     for (; at < a.k;) {
         DS_UNROLL
-        for (int u = 0; u < pieces; ++u)
+        for (int u = 0; u < pieces; ++u) DS_UNROLL
+        for (int j = 0; j < tiles; ++j) {
+            const bool there = x[j] && at + u * piece < a.k;
+            const uint4 row = there ? load_16(x[j] + at + u * piece) : make_uint4(0, 0, 0, 0);
             DS_UNROLL
-            for (int j = 0; j < tiles; ++j) {
-                const bool there = x[j] && at + u * piece < a.k;
-                const uint4 row = there ? load_16(x[j] + at + u * piece) : make_uint4(0, 0, 0, 0);
-                DS_UNROLL
-                for (int m = 0; m < matrices; ++m) multiply_piece(c[m][j], w[m].low[u], w[m].high[u], row);
-            }
+            for (int m = 0; m < matrices; ++m) multiply_piece(c[m][j], w[m].low[u], w[m].high[u], row);
+        }
         at += warps * pieces * piece;
         if (at < a.k) load();
     }
     DS_UNROLL
-    for (int m = 0; m < matrices; ++m)
-        DS_UNROLL
-        for (int j = 0; j < tiles; ++j)
-            DS_UNROLL
-            for (int i = 0; i < 4; ++i)
-                sums[(((warp * matrices + m) * tiles + j) * 8 + 2 * t + i % 2) * rows_weights + g + i / 2 * 8] = c[m][j][i];
+    for (int m = 0; m < matrices; ++m) DS_UNROLL
+    for (int j = 0; j < tiles; ++j) DS_UNROLL
+    for (int i = 0; i < 4; ++i)
+        sums[(((warp * matrices + m) * tiles + j) * 8 + 2 * t + i % 2) * rows_weights + g + i / 2 * 8] =
+            c[m][j][i];
     __syncthreads();
     constexpr int results = tiles * 8 * rows_weights;
     for (int e = static_cast<int>(threadIdx.x); e < results; e += static_cast<int>(blockDim.x)) {
@@ -85,26 +91,36 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
         for (int i = 0; i < warps; ++i)
             for (int m = 0; m < matrices; ++m) sum[m] += sums[(i * matrices + m) * results + e];
         const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
-        s.y[(s.row + row) * a.y_stride + s.column + w] = gated ? finish_gated(a, s, w, sum[0], sum[matrices - 1], scale) : finish(a, s, row, w, sum[0], scale);
+        s.y[(s.row + row) * a.y_stride + s.column + w] =
+            gated ? finish_gated(a, s, w, sum[0], sum[matrices - 1], scale)
+                  : finish(a, s, row, w, sum[0], scale);
     }
 }
 
-template <int tiles, bool gated> int launch_rows_with(const product_args &a, dim3 grid, int32_t warps, stream s) {
-    const size_t bytes = static_cast<size_t>(warps) * (gated ? 2 : 1) * tiles * 8 * rows_weights * sizeof(int32_t);
+template <int tiles, bool gated>
+int launch_rows_with(const product_args &a, dim3 grid, int32_t warps, stream s) {
+    const size_t bytes =
+        static_cast<size_t>(warps) * (gated ? 2 : 1) * tiles * 8 * rows_weights * sizeof(int32_t);
     const auto kernel = rows_kernel<tiles, gated>;
     return DS_LAUNCH(kernel, grid, dim3(static_cast<unsigned>(warps * warp_lanes)), bytes, s, a);
 }
-template <bool gated> int launch_tiles_of(int32_t rows, const product_args &a, dim3 grid, int32_t warps, stream s) {
-    return rows <= 8 ? launch_rows_with<1, gated>(a, grid, warps, s) : rows <= 16 ? launch_rows_with<2, gated>(a, grid, warps, s) : launch_rows_with<4, gated>(a, grid, warps, s);
+template <bool gated>
+int launch_tiles_of(int32_t rows, const product_args &a, dim3 grid, int32_t warps, stream s) {
+    return rows <= 8    ? launch_rows_with<1, gated>(a, grid, warps, s)
+           : rows <= 16 ? launch_rows_with<2, gated>(a, grid, warps, s)
+                        : launch_rows_with<4, gated>(a, grid, warps, s);
 }
 
-} // namespace
+}  // namespace
 
-int launch_rows(const product_args &a, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads, const device_facts &d, stream s) {
-    const int32_t across = weights_across(a.w, gated ? 1 : a.count, rows_weights), high = row_groups ? row_groups : 1;
+int launch_rows(const product_args &a, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads,
+                const device_facts &d, stream s) {
+    const int32_t across = weights_across(a.w, gated ? 1 : a.count, rows_weights),
+                  high = row_groups ? row_groups : 1;
     const int32_t warps = rows_warps(a.k, across * high * heads, gated, d.processors);
     const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(high), static_cast<unsigned>(heads));
-    return gated ? launch_tiles_of<true>(most_rows, a, grid, warps, s) : launch_tiles_of<false>(most_rows, a, grid, warps, s);
+    return gated ? launch_tiles_of<true>(most_rows, a, grid, warps, s)
+                 : launch_tiles_of<false>(most_rows, a, grid, warps, s);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

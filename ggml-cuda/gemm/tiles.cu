@@ -1,6 +1,7 @@
-// Products of many rows with I8 weights on tensor cores: a tile of 64 or 128 rows by 128 weights, both read 64 bytes of k at a time into a ring of stages in
-// shared memory, multiplied there by mma.m16n8k32. Eight warps, two down and four across, each with half of the rows and 32 weights. Of a gated product every
-// eight weights of gate stand beside the same eight of up, so that one lane comes to hold both sums of a result.
+// Products of many rows with I8 weights on tensor cores: a tile of 64 or 128 rows by 128 weights, both read
+// 64 bytes of k at a time into a ring of stages in shared memory, multiplied there by mma.m16n8k32. Eight
+// warps, two down and four across, each with half of the rows and 32 weights. Of a gated product every eight
+// weights of gate stand beside the same eight of up, so that one lane comes to hold both sums of a result.
 #include "config.h"
 #include "product.cuh"
 
@@ -11,8 +12,8 @@ namespace {
 constexpr int threads = 256, pieces = tile_depth / 16;
 
 template <int rows, bool gated> struct tile {
-    static constexpr int copies = (rows + tile_weights) * pieces / threads;      // a thread and stage
-    static constexpr int down = rows / 32;                                       // tiles of 16 rows a warp
+    static constexpr int copies = (rows + tile_weights) * pieces / threads;  // a thread and stage
+    static constexpr int down = rows / 32;                                   // tiles of 16 rows a warp
     static constexpr int stage_bytes = (rows + tile_weights) * tile_depth;
 
     const int8_t *from[copies];
@@ -30,12 +31,14 @@ template <int rows, bool gated> struct tile {
             } else {
                 const int j = r - rows, w = s.first + (gated ? j / 16 * 8 + j % 8 : j);
                 there[i] = w < s.m;
-                from[i] = (gated && j % 16 >= 8 ? s.up : s.w) + (there[i] ? static_cast<int64_t>(w) * a.k : 0);
+                from[i] =
+                    (gated && j % 16 >= 8 ? s.up : s.w) + (there[i] ? static_cast<int64_t>(w) * a.k : 0);
             }
         }
     }
     __device__ void copy(char *stage, int32_t at, int32_t k) const {
-        const int p = static_cast<int>(threadIdx.x) % pieces, c = at + p * 16;      // threads is a multiple of pieces: a thread's piece is always the same
+        // threads is a multiple of pieces: a thread's piece is always the same
+        const int p = static_cast<int>(threadIdx.x) % pieces, c = at + p * 16;
         DS_UNROLL
         for (int i = 0; i < copies; ++i) {
             const int r = (static_cast<int>(threadIdx.x) + i * threads) / pieces;
@@ -44,42 +47,48 @@ template <int rows, bool gated> struct tile {
         }
     }
     __device__ void multiply(const char *stage) {
-        const int lane = static_cast<int>(threadIdx.x) % warp_lanes, warp = static_cast<int>(threadIdx.x) / warp_lanes;
-        const int row = warp / 4 * (rows / 2) + lane % 16, weight = rows + warp % 4 * 32 + lane % 8 + lane / 16 * 8;
+        const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
+                  warp = static_cast<int>(threadIdx.x) / warp_lanes;
+        const int row = warp / 4 * (rows / 2) + lane % 16,
+                  weight = rows + warp % 4 * 32 + lane % 8 + lane / 16 * 8;
         DS_UNROLL
         for (int step = 0; step < tile_depth / 32; ++step) {
             uint32_t b[2][4];
             DS_UNROLL
-            for (int j = 0; j < 2; ++j) load_matrices(b[j], stage + swizzled(weight + j * 16, step * 2 + lane / 8 % 2, pieces));
+            for (int j = 0; j < 2; ++j)
+                load_matrices(b[j], stage + swizzled(weight + j * 16, step * 2 + lane / 8 % 2, pieces));
             DS_UNROLL
             for (int i = 0; i < down; ++i) {
                 uint32_t x[4];
                 load_matrices(x, stage + swizzled(row + i * 16, step * 2 + lane / 16, pieces));
                 DS_UNROLL
-                for (int j = 0; j < 4; ++j) multiply_i8(c[i][j], x[0], x[1], x[2], x[3], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                for (int j = 0; j < 4; ++j)
+                    multiply_i8(c[i][j], x[0], x[1], x[2], x[3], b[j / 2][j % 2 * 2],
+                                b[j / 2][j % 2 * 2 + 1]);
             }
         }
     }
     __device__ void store(const product_args &a, const share &s) const {
-        const int lane = static_cast<int>(threadIdx.x) % warp_lanes, warp = static_cast<int>(threadIdx.x) / warp_lanes;
+        const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
+                  warp = static_cast<int>(threadIdx.x) / warp_lanes;
         DS_UNROLL
-        for (int i = 0; i < down; ++i)
+        for (int i = 0; i < down; ++i) DS_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int32_t row = warp / 4 * (rows / 2) + i * 16 + lane / 4 + half * 8;
+            if (row >= s.rows) continue;
+            const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
+            float *const y = s.y + (s.row + row) * a.y_stride + s.column;
             DS_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                const int32_t row = warp / 4 * (rows / 2) + i * 16 + lane / 4 + half * 8;
-                if (row >= s.rows) continue;
-                const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
-                float *const y = s.y + (s.row + row) * a.y_stride + s.column;
-                DS_UNROLL
-                for (int j = 0; j < 4; j += gated ? 2 : 1)
-                    DS_UNROLL
-                    for (int e = 0; e < 2; ++e) {
-                        const int32_t w = s.first + (gated ? warp % 4 * 16 + j / 2 * 8 : warp % 4 * 32 + j * 8) + lane % 4 * 2 + e;
-                        if (w >= s.m) continue;
-                        const int32_t sum = c[i][j][half * 2 + e];
-                        y[w] = gated ? finish_gated(a, s, w, sum, c[i][j + (gated ? 1 : 0)][half * 2 + e], scale) : finish(a, s, row, w, sum, scale);
-                    }
+            for (int j = 0; j < 4; j += gated ? 2 : 1) DS_UNROLL
+            for (int e = 0; e < 2; ++e) {
+                const int32_t w =
+                    s.first + (gated ? warp % 4 * 16 + j / 2 * 8 : warp % 4 * 32 + j * 8) + lane % 4 * 2 + e;
+                if (w >= s.m) continue;
+                const int32_t sum = c[i][j][half * 2 + e];
+                y[w] = gated ? finish_gated(a, s, w, sum, c[i][j + (gated ? 1 : 0)][half * 2 + e], scale)
+                             : finish(a, s, row, w, sum, scale);
             }
+        }
     }
 };
 
@@ -98,7 +107,9 @@ template <int rows, bool gated> __global__ void __launch_bounds__(threads) tiles
     }
     for (int32_t step = 0; step < steps; ++step) {
         wait_copies<tile_stages - 2>();
-        __syncthreads();      // this step's stage has come for all, and nobody reads the one before any more: the next copy goes there
+        // this step's stage has come for all, and nobody reads the one before any more: the next copy goes
+        // there
+        __syncthreads();
         const int32_t next = step + tile_stages - 1;
         if (next < steps) t.copy(memory + next % tile_stages * one::stage_bytes, next * tile_depth, a.k);
         close_copies();
@@ -112,19 +123,24 @@ template <int rows, bool gated> int launch_with(const product_args &a, dim3 grid
     return DS_LAUNCH(kernel, grid, dim3(threads), tile_bytes(rows), s, a);
 }
 
-} // namespace
+}  // namespace
 
-int launch_tiles(const product_args &a, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads, stream s) {
-    const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? tile_weights / 2 : tile_weights), high = row_groups ? row_groups : parts(a.n, tile_rows);
+int launch_tiles(const product_args &a, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads,
+                 stream s) {
+    const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? tile_weights / 2 : tile_weights),
+                  high = row_groups ? row_groups : parts(a.n, tile_rows);
     const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(high), static_cast<unsigned>(heads));
-    if (tile_rows == 128) return gated ? launch_with<128, true>(a, grid, s) : launch_with<128, false>(a, grid, s);
+    if (tile_rows == 128)
+        return gated ? launch_with<128, true>(a, grid, s) : launch_with<128, false>(a, grid, s);
     return gated ? launch_with<64, true>(a, grid, s) : launch_with<64, false>(a, grid, s);
 }
 
 int prepare_tiles() {
     int bad = 0;
     const auto allow = [&](const void *kernel, int32_t rows) {
-        if (!bad) bad = static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(tile_bytes(rows))));
+        if (!bad)
+            bad = static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                        static_cast<int>(tile_bytes(rows))));
     };
     allow(reinterpret_cast<const void *>(tiles_kernel<64, false>), 64);
     allow(reinterpret_cast<const void *>(tiles_kernel<64, true>), 64);
@@ -133,4 +149,4 @@ int prepare_tiles() {
     return bad;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,7 +1,9 @@
-// Products of many rows with I8 weights by Hopper's wgmma: a tile of 128 rows by 128 or 256 weights. Two warpgroups, each with 64 of the rows and all of the
-// weights; both copy, 128 bytes of k a stage, into a ring of four stages in shared memory that lie as the instruction's 128-byte exchange wants them. Copies run
-// two stages ahead, and a stage's products run on while the next stage is waited for: a stage may be written again when the products of two steps ago are done
-// in both groups, which the barrier of this step says. Of a gated product every eight weights of gate stand beside the same eight of up.
+// Products of many rows with I8 weights by Hopper's wgmma: a tile of 128 rows by 128 or 256 weights. Two
+// warpgroups, each with 64 of the rows and all of the weights; both copy, 128 bytes of k a stage, into a ring
+// of four stages in shared memory that lie as the instruction's 128-byte exchange wants them. Copies run two
+// stages ahead, and a stage's products run on while the next stage is waited for: a stage may be written
+// again when the products of two steps ago are done in both groups, which the barrier of this step says. Of a
+// gated product every eight weights of gate stand beside the same eight of up.
 #include "wgmma.cuh"
 
 #include "config.h"
@@ -15,7 +17,8 @@ constexpr int wgmma_threads = 256, wgmma_pieces = wgmma_depth / 16;
 static_assert(wgmma_pieces == 8, "rows of 128 bytes");
 
 template <int wide, bool gated> struct wgmma_tile {
-    static constexpr int copies = (wgmma_rows + wide) * wgmma_pieces / wgmma_threads, step = wgmma_threads / wgmma_pieces;
+    static constexpr int copies = (wgmma_rows + wide) * wgmma_pieces / wgmma_threads,
+                         step = wgmma_threads / wgmma_pieces;
     static constexpr int stage_bytes = (wgmma_rows + wide) * wgmma_depth;
 
     // The thread's piece of each row is one and the same; its rows are `step` apart.
@@ -33,7 +36,8 @@ template <int wide, bool gated> struct wgmma_tile {
         return (gated && j % 16 >= 8 ? s.up : s.w) + (there ? static_cast<int64_t>(w) * a.k : 0);
     }
     __device__ void copy(char *stage, int32_t at) const {
-        const int p = static_cast<int>(threadIdx.x) % wgmma_pieces, first = static_cast<int>(threadIdx.x) / wgmma_pieces, c = at + p * 16;
+        const int p = static_cast<int>(threadIdx.x) % wgmma_pieces,
+                  first = static_cast<int>(threadIdx.x) / wgmma_pieces, c = at + p * 16;
         DS_UNROLL
         for (int i = 0; i < copies; ++i) {
             const int r = first + i * step;
@@ -44,14 +48,17 @@ template <int wide, bool gated> struct wgmma_tile {
         }
     }
     __device__ void multiply(const char *stage) {
-        const uint64_t x = describe(stage + static_cast<int>(threadIdx.x) / 128 * 64 * wgmma_depth), w = describe(stage + wgmma_rows * wgmma_depth);
+        const uint64_t x = describe(stage + static_cast<int>(threadIdx.x) / 128 * 64 * wgmma_depth),
+                       w = describe(stage + wgmma_rows * wgmma_depth);
         open_products();
         DS_UNROLL
-        for (int i = 0; i < wgmma_depth / 32; ++i) multiply_async<wide>(d, x + i * (32 >> 4), w + i * (32 >> 4));
+        for (int i = 0; i < wgmma_depth / 32; ++i)
+            multiply_async<wide>(d, x + i * (32 >> 4), w + i * (32 >> 4));
         close_products();
     }
     __device__ void store() const {
-        const int lane = static_cast<int>(threadIdx.x) % warp_lanes, warp = static_cast<int>(threadIdx.x) / warp_lanes;
+        const int lane = static_cast<int>(threadIdx.x) % warp_lanes,
+                  warp = static_cast<int>(threadIdx.x) / warp_lanes;
         DS_UNROLL
         for (int half = 0; half < 2; ++half) {
             const int32_t row = warp * 16 + lane / 4 + half * 8;
@@ -59,18 +66,20 @@ template <int wide, bool gated> struct wgmma_tile {
             const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
             float *const y = s.y + (s.row + row) * a.y_stride + s.column;
             DS_UNROLL
-            for (int j = 0; j < wide / 8; j += gated ? 2 : 1)
-                DS_UNROLL
-                for (int e = 0; e < 2; ++e) {
-                    const int32_t w = s.first + (gated ? j / 2 : j) * 8 + lane % 4 * 2 + e, sum = d[j * 4 + half * 2 + e];
-                    if (w >= s.m) continue;
-                    y[w] = gated ? finish_gated(a, s, w, sum, d[(j + (gated ? 1 : 0)) * 4 + half * 2 + e], scale) : finish(a, s, row, w, sum, scale);
-                }
+            for (int j = 0; j < wide / 8; j += gated ? 2 : 1) DS_UNROLL
+            for (int e = 0; e < 2; ++e) {
+                const int32_t w = s.first + (gated ? j / 2 : j) * 8 + lane % 4 * 2 + e,
+                              sum = d[j * 4 + half * 2 + e];
+                if (w >= s.m) continue;
+                y[w] = gated ? finish_gated(a, s, w, sum, d[(j + (gated ? 1 : 0)) * 4 + half * 2 + e], scale)
+                             : finish(a, s, row, w, sum, scale);
+            }
         }
     }
 };
 
-template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads, 1) wgmma_kernel(product_args a) {
+template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads, 1)
+    wgmma_kernel(product_args a) {
     former_results();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     DS_SHARED(memory);
@@ -85,7 +94,8 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
         close_copies();
     }
     int32_t step = 0;
-    do {      // one at least: where the compiler sees that, it leaves the products of two steps under way together
+    // one at least: where the compiler sees that, it leaves the products of two steps under way together
+    do {
         wait_copies<ahead - 1>();
         show_written();
         __syncthreads();
@@ -101,18 +111,24 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
 #endif
 }
 
-template <int wide, bool gated> int launch_wgmma_tiles(const product_args &a, int32_t row_groups, int32_t heads, stream s) {
-    const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? wide / 2 : wide), high = row_groups ? row_groups : parts(a.n, wgmma_rows);
+template <int wide, bool gated>
+int launch_wgmma_tiles(const product_args &a, int32_t row_groups, int32_t heads, stream s) {
+    const int32_t across = weights_across(a.w, gated ? 1 : a.count, gated ? wide / 2 : wide),
+                  high = row_groups ? row_groups : parts(a.n, wgmma_rows);
     const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(high), static_cast<unsigned>(heads));
     const auto kernel = wgmma_kernel<wide, gated>;
     return DS_LAUNCH(kernel, grid, dim3(wgmma_threads), wgmma_bytes(wide), s, a);
 }
 
-} // namespace
+}  // namespace
 
-int launch_wgmma(const product_args &a, bool gated, int32_t wide, int32_t row_groups, int32_t heads, stream s) {
-    if (wide == 256) return gated ? launch_wgmma_tiles<256, true>(a, row_groups, heads, s) : launch_wgmma_tiles<256, false>(a, row_groups, heads, s);
-    return gated ? launch_wgmma_tiles<128, true>(a, row_groups, heads, s) : launch_wgmma_tiles<128, false>(a, row_groups, heads, s);
+int launch_wgmma(const product_args &a, bool gated, int32_t wide, int32_t row_groups, int32_t heads,
+                 stream s) {
+    if (wide == 256)
+        return gated ? launch_wgmma_tiles<256, true>(a, row_groups, heads, s)
+                     : launch_wgmma_tiles<256, false>(a, row_groups, heads, s);
+    return gated ? launch_wgmma_tiles<128, true>(a, row_groups, heads, s)
+                 : launch_wgmma_tiles<128, false>(a, row_groups, heads, s);
 }
 
 int prepare_wgmma(device_facts &d) {
@@ -120,10 +136,12 @@ int prepare_wgmma(device_facts &d) {
     if (d.major != 9 || d.minor != 0 || static_cast<size_t>(d.shared_bytes) < wgmma_bytes(256)) return 0;
     // Built without sm_90a, what is found of the kernel is empty: it needs no register for a sum.
     cudaFuncAttributes found;
-    const int bad = static_cast<int>(cudaFuncGetAttributes(&found, reinterpret_cast<const void *>(wgmma_kernel<256, false>)));
+    const int bad = static_cast<int>(
+        cudaFuncGetAttributes(&found, reinterpret_cast<const void *>(wgmma_kernel<256, false>)));
     if (bad || found.numRegs < 128) return bad;
     const auto allow = [&](const void *kernel, int32_t wide) {
-        return static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(wgmma_bytes(wide))));
+        return static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                     static_cast<int>(wgmma_bytes(wide))));
     };
     if (const int no = allow(reinterpret_cast<const void *>(wgmma_kernel<128, false>), 128)) return no;
     if (const int no = allow(reinterpret_cast<const void *>(wgmma_kernel<128, true>), 128)) return no;
@@ -133,4 +151,4 @@ int prepare_wgmma(device_facts &d) {
     return 0;
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

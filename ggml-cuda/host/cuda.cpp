@@ -1,5 +1,5 @@
-// Opens libdeepseek-cuda.so and turns its plain functions into a backend that throws. The shared object stays in the process: a driver that was once started does
-// not like to be unloaded.
+// Opens libdeepseek-cuda.so and turns its plain functions into a backend that throws. The shared object stays
+// in the process: a driver that was once started does not like to be unloaded.
 #include "cuda.h"
 
 #include "../../tensor/os.h"
@@ -60,9 +60,13 @@ const cuda_plugin &load(const std::string &path) {
     void *const library = open_library(path);
     const std::string shown = path.empty() ? file_name : path;
     void *const symbol = os::find_symbol(library, cuda_plugin_symbol);
-    if (!symbol) throw error(status::no_device, "no CUDA device can be used: " + shown + " has no " + cuda_plugin_symbol + ", and is something else");
+    if (!symbol)
+        throw error(status::no_device, "no CUDA device can be used: " + shown + " has no " +
+                                           cuda_plugin_symbol + ", and is something else");
     const cuda_plugin *const p = reinterpret_cast<cuda_plugin_fn>(symbol)(plugin_layout());
-    if (!p) throw error(status::no_device, "no CUDA device can be used: " + shown + " was built for another version of this library");
+    if (!p)
+        throw error(status::no_device, "no CUDA device can be used: " + shown +
+                                           " was built for another version of this library");
     return *p;
 }
 
@@ -83,9 +87,12 @@ constexpr backend_fns functions = {
     .free = [](backend *b) { delete &self(b); },
     .alloc = alloc,
     .release = [](backend *b, void *p, size_t) { self(b).plugin.release(self(b).self, p); },
-    .upload = [](backend *b, void *dst, const void *src, size_t bytes) { call(self(b).plugin.upload, self(b).self, dst, src, bytes); },
-    .download = [](backend *b, void *dst, const void *src, size_t bytes) { call(self(b).plugin.download, self(b).self, dst, src, bytes); },
-    .copy = [](backend *b, void *dst, const void *src, size_t bytes) { call(self(b).plugin.copy, self(b).self, dst, src, bytes); },
+    .upload = [](backend *b, void *dst, const void *src,
+                 size_t bytes) { call(self(b).plugin.upload, self(b).self, dst, src, bytes); },
+    .download = [](backend *b, void *dst, const void *src,
+                   size_t bytes) { call(self(b).plugin.download, self(b).self, dst, src, bytes); },
+    .copy = [](backend *b, void *dst, const void *src,
+               size_t bytes) { call(self(b).plugin.copy, self(b).self, dst, src, bytes); },
     .alloc_host = alloc_host,
     .release_host = [](backend *b, void *p, size_t) { self(b).plugin.release_host(self(b).self, p); },
     .wait = [](backend *b) { call(self(b).plugin.wait, self(b).self); },
@@ -100,7 +107,7 @@ constexpr backend_fns functions = {
     .variant = [](const backend *b, const node &n) { return self(b).plugin.variant(self(b).self, &n); },
 };
 
-} // namespace
+}  // namespace
 
 int32_t cuda_device_count(const std::string &library) {
     int32_t n = 0;
@@ -122,7 +129,8 @@ backend_ptr cuda_backend(const cuda_options &o) {
     for (const auto &[name, variant] : o.force) forced.insert(forced.end(), {name.c_str(), variant.c_str()});
     forced.push_back(nullptr);
     call(plugin.describe, o.device, &b->device);
-    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), o.record, o.overlap, &b->self);
+    call(plugin.open, o.device, static_cast<const char *const *>(forced.data()), o.record, o.overlap,
+         &b->self);
     return backend_ptr(b.release());
 }
 
@@ -143,4 +151,4 @@ std::vector<std::string> cuda_variants(const backend &b, op k) {
     return names;
 }
 
-} // namespace ds
+}  // namespace ds

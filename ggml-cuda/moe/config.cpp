@@ -5,8 +5,11 @@
 
 namespace ds::cuda {
 
-// A group's rows go through an expert's weights together. The bound holds however the rows are spread: every touched expert has one group that is not full.
-int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows) { return static_cast<int32_t>(std::min<int64_t>(experts, pairs) + pairs / rows); }
+// A group's rows go through an expert's weights together. The bound holds however the rows are spread: every
+// touched expert has one group that is not full.
+int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows) {
+    return static_cast<int32_t>(std::min<int64_t>(experts, pairs) + pairs / rows);
+}
 
 experts_cut cut_of(const experts_launch_params &p) {
     const int64_t pairs = int64_t{p.n} * p.used, mean = (pairs + p.experts - 1) / std::max(p.experts, 1);
@@ -15,7 +18,8 @@ experts_cut cut_of(const experts_launch_params &p) {
 }
 
 bool gate_and_up_together(const experts_launch_params &p) {
-    return p.gate.type == format::i8 && p.up.type == format::i8 && p.gate.step == p.up.step && p.gate.scale_step == p.up.scale_step;
+    return p.gate.type == format::i8 && p.up.type == format::i8 && p.gate.step == p.up.step &&
+           p.gate.scale_step == p.up.scale_step;
 }
 
 namespace {
@@ -27,7 +31,7 @@ struct taker {
         return at;
     }
 };
-}
+}  // namespace
 
 // Of rows ready for products with weights of the format; floats are taken as they are.
 static size_t ready_bytes(format f, int64_t rows, int64_t k) {
@@ -43,7 +47,8 @@ experts_work work_of(const experts_launch_params &p) {
     experts_work w;
     w.place = take(pairs * sizeof(int32_t));
     w.row_of = take(pairs * sizeof(int32_t));
-    w.groups = take(static_cast<size_t>(group_bound(static_cast<int64_t>(pairs), p.experts, 8)) * 3 * sizeof(int32_t));
+    w.groups = take(static_cast<size_t>(group_bound(static_cast<int64_t>(pairs), p.experts, 8)) * 3 *
+                    sizeof(int32_t));
     w.x = take(ready_bytes(p.gate.type, p.n, p.d));
     w.x_up = p.up.type == p.gate.type ? w.x : take(ready_bytes(p.up.type, p.n, p.d));
     w.hidden = take(pairs * ffn * sizeof(float));
@@ -56,8 +61,10 @@ experts_work work_of(const experts_launch_params &p) {
 size_t experts_work_bytes(const experts_launch_params &p) { return work_of(p).bytes; }
 
 bool experts_fit(const experts_launch_params &p) {
-    return p.experts <= most_experts && p.n <= 65535 && group_bound(int64_t{p.n} * p.used, p.experts, 8) <= 65535 && int64_t{p.n} * p.used <= INT32_MAX / 2;
+    return p.experts <= most_experts && p.n <= 65535 &&
+           group_bound(int64_t{p.n} * p.used, p.experts, 8) <= 65535 &&
+           int64_t{p.n} * p.used <= INT32_MAX / 2;
 }
 bool router_fits(const router_launch_params &p) { return p.experts <= most_experts; }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,6 +1,8 @@
-// The routed experts: pairs of a row and an expert are sorted by expert and cut into groups on the device, so that an expert's weights are read once for a
-// group and those of experts without rows not at all; then the products' own kernels, a group a block, and the sums row by row in the order of the ranks.
-// The grid is as high as groups there can be; a block whose group has no rows has nothing to do. Which place a pair gets changes no bit.
+// The routed experts: pairs of a row and an expert are sorted by expert and cut into groups on the device, so
+// that an expert's weights are read once for a group and those of experts without rows not at all; then the
+// products' own kernels, a group a block, and the sums row by row in the order of the ranks. The grid is as
+// high as groups there can be; a block whose group has no rows has nothing to do. Which place a pair gets
+// changes no bit.
 #include "../gemm/config.h"
 #include "../gemm/product.cuh"
 #include "config.h"
@@ -18,7 +20,9 @@ struct sort_args {
     int32_t *place, *row_of;
     row_group *group;
 };
-__device__ int32_t expert_of_pair(const sort_args &a, int32_t pair) { return static_cast<int32_t>(a.route[pair / a.used * a.route_stride + pair % a.used]); }
+__device__ int32_t expert_of_pair(const sort_args &a, int32_t pair) {
+    return static_cast<int32_t>(a.route[pair / a.used * a.route_stride + pair % a.used]);
+}
 
 // Each thread's x becomes the sum of those up to its own.
 __device__ void sum_up(int32_t *x) {
@@ -48,7 +52,8 @@ __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
     __syncthreads();
     next[i] = first;
     for (int32_t g = 0; g < groups; ++g) {
-        const int32_t begin = g * a.group_rows, rows = mine - begin < a.group_rows ? mine - begin : a.group_rows;
+        const int32_t begin = g * a.group_rows,
+                      rows = mine - begin < a.group_rows ? mine - begin : a.group_rows;
         a.group[first_group + g] = {i, first + begin, rows};
     }
     for (int32_t g = all + i; g < a.groups; g += sort_threads) a.group[g] = {0, 0, 0};
@@ -67,22 +72,33 @@ constexpr int float_warps = 8;
 struct float_product_args {
     const float *x;
     int64_t x_stride;
-    const void *w;                // [experts, m, k]
-    int64_t w_step;               // elements from expert to expert
+    const void *w;   // [experts, m, k]
+    int64_t w_step;  // elements from expert to expert
     int32_t m, k;
-    float *y;                     // [pairs, m]
+    float *y;  // [pairs, m]
     const row_group *groups;
-    const int32_t *row_of;        // or null
+    const int32_t *row_of;  // or null
 };
-struct f32_at_place { const float *p; __device__ float operator()(int64_t i) const { return p[i]; } };
-struct f16_at_place { const uint16_t *p; __device__ float operator()(int64_t i) const { return half_value(p[i]); } };
-struct bf16_at_place { const uint16_t *p; __device__ float operator()(int64_t i) const { return float_of(static_cast<uint32_t>(p[i]) << 16); } };
+struct f32_at_place {
+    const float *p;
+    __device__ float operator()(int64_t i) const { return p[i]; }
+};
+struct f16_at_place {
+    const uint16_t *p;
+    __device__ float operator()(int64_t i) const { return half_value(p[i]); }
+};
+struct bf16_at_place {
+    const uint16_t *p;
+    __device__ float operator()(int64_t i) const { return float_of(static_cast<uint32_t>(p[i]) << 16); }
+};
 
 template <class W, class T> __global__ void float_product_kernel(float_product_args a) {
     former_results();
     const row_group g = a.groups[blockIdx.y];
     const int lane = static_cast<int>(threadIdx.x) % dot_lanes;
-    const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 + static_cast<int32_t>(threadIdx.x) / dot_lanes, w_column = column < a.m ? column : a.m - 1;
+    const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 +
+                           static_cast<int32_t>(threadIdx.x) / dot_lanes,
+                  w_column = column < a.m ? column : a.m - 1;
     const W w = {static_cast<const T *>(a.w) + g.expert * a.w_step + static_cast<int64_t>(w_column) * a.k};
     for (int32_t i = 0; i < g.rows; ++i) {
         const float *const x = a.x + (a.row_of ? a.row_of[g.first + i] : g.first + i) * a.x_stride;
@@ -97,7 +113,7 @@ struct combine_args {
     const float *route;
     int64_t route_stride;
     const int32_t *place;
-    const float *parts;           // [pairs, d]
+    const float *parts;  // [pairs, d]
     const float *shared;
     int64_t shared_stride;
     float *y;
@@ -107,11 +123,13 @@ struct combine_args {
 constexpr int combine_threads = 256;
 __global__ void combine_kernel(combine_args a) {
     former_results();
-    const int32_t row = static_cast<int32_t>(blockIdx.y), c = static_cast<int32_t>(blockIdx.x) * combine_threads + static_cast<int32_t>(threadIdx.x);
+    const int32_t row = static_cast<int32_t>(blockIdx.y),
+                  c = static_cast<int32_t>(blockIdx.x) * combine_threads + static_cast<int32_t>(threadIdx.x);
     if (c >= a.d) return;
     float y = a.shared ? a.shared[row * a.shared_stride + c] : 0.0f;
     const float *const weight = a.route + row * a.route_stride + a.used;
-    for (int32_t r = 0; r < a.used; ++r) y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.place[row * a.used + r]) * a.d + c], y);
+    for (int32_t r = 0; r < a.used; ++r)
+        y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.place[row * a.used + r]) * a.d + c], y);
     a.y[row * a.y_stride + c] = y;
 }
 
@@ -120,9 +138,9 @@ __global__ void combine_kernel(combine_args a) {
 bool is_float(format f) { return f == format::f32 || f == format::f16 || f == format::bf16; }
 
 struct rows_in {
-    const float *x;               // as they are
+    const float *x;  // as they are
     int64_t x_stride;
-    void *ready;                  // and where they are made ready
+    void *ready;  // and where they are made ready
     int32_t n, k;
     const int32_t *row_of;
 };
@@ -130,13 +148,19 @@ struct rows_in {
 int make_ready(const rows_in &in, format f, stream s) {
     if (is_float(f)) return 0;
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
-    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready), i8_stride(in.k), quantized_scales(in.ready, in.n, in.k), block, in.n, in.k}, s);
+    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready),
+                            i8_stride(in.k), quantized_scales(in.ready, in.n, in.k), block, in.n, in.k},
+                           s);
 }
-int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) { return w.step ? w.step : static_cast<int64_t>(m) * k; }
-product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, float *y, const row_group *groups) {
+int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) {
+    return w.step ? w.step : static_cast<int64_t>(m) * k;
+}
+product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
+                      const row_group *groups) {
     product_args a{};
     a.q = quantized_rows(in.ready), a.q_stride = i8_stride(in.k);
-    a.q_scale = quantized_scales(in.ready, in.n, in.k), a.scale_stride = w.type == format::i8 ? 1 : in.k / static_cast<int32_t>(info(w.type).block);
+    a.q_scale = quantized_scales(in.ready, in.n, in.k),
+    a.scale_stride = w.type == format::i8 ? 1 : in.k / static_cast<int32_t>(info(w.type).block);
     a.w[0] = {w.w, w.scale, nullptr, m, 0};
     a.count = 1, a.n = in.n, a.k = in.k;
     a.w_step = step_of(w, m, in.k), a.w_scale_step = w.scale_step ? w.scale_step : m;
@@ -144,9 +168,11 @@ product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, fl
     a.groups = groups, a.row_of = in.row_of;
     return a;
 }
-int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, const device_facts &d, stream s) {
+int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, const device_facts &d,
+                     stream s) {
     const auto at_16 = [](const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-    const bool pieces = a.k % 16 == 0 && a.w_step % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
+    const bool pieces =
+        a.k % 16 == 0 && a.w_step % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
     if (!pieces) return launch_plain(a, gated, cut.groups, 1, s);
     if (d.wgmma && cut.group_rows == wgmma_rows) return launch_wgmma(a, gated, 128, cut.groups, 1, s);
     if (cut.group_rows > most_few_rows) return launch_tiles(a, gated, cut.group_rows, cut.groups, 1, s);
@@ -154,9 +180,12 @@ int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, 
 }
 template <class W, class T> int launch_float_groups(const float_product_args &a, int32_t groups, stream s) {
     const auto kernel = float_product_kernel<W, T>;
-    return DS_LAUNCH(kernel, dim3(static_cast<unsigned>(parts(a.m, 2 * float_warps)), static_cast<unsigned>(groups)), dim3(float_warps * warp_lanes), 0, s, a);
+    return DS_LAUNCH(kernel,
+                     dim3(static_cast<unsigned>(parts(a.m, 2 * float_warps)), static_cast<unsigned>(groups)),
+                     dim3(float_warps * warp_lanes), 0, s, a);
 }
-int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y, const row_group *groups, const experts_cut &cut, const device_facts &d, stream s) {
+int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y, const row_group *groups,
+               const experts_cut &cut, const device_facts &d, stream s) {
     const float_product_args f = {in.x, in.x_stride, w.w, step_of(w, m, in.k), m, in.k, y, groups, in.row_of};
     switch (w.type) {
     case format::f32: return launch_float_groups<f32_at_place, float>(f, cut.groups, s);
@@ -167,13 +196,13 @@ int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
     }
 }
 
-} // namespace
+}  // namespace
 
 int launch_experts(const experts_launch_params &p, const device_facts &d, stream s) {
     if (p.n == 0) return 0;
     experts_cut cut = cut_of(p);
     const bool fused = gate_and_up_together(p), integers = fused && p.down.type == format::i8;
-    if (!integers && cut.group_rows != 8) {      // what is not I8 takes eight rows at a time
+    if (!integers && cut.group_rows != 8) {  // what is not I8 takes eight rows at a time
         cut.group_rows = 8;
         cut.groups = group_bound(static_cast<int64_t>(p.n) * p.used, p.experts, 8);
     }
@@ -188,7 +217,8 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     x_up.ready = work + at.x_up;
     const rows_in hidden = {floats(at.hidden), p.ffn, work + at.ready, pairs, p.ffn, nullptr};
     int bad = DS_LAUNCH(sort_kernel, dim3(1), dim3(sort_threads), 0, s,
-                        sort_args{p.route, p.route_stride, p.n, p.used, p.experts, cut.group_rows, cut.groups, numbers(at.place), numbers(at.row_of), groups});
+                        sort_args{p.route, p.route_stride, p.n, p.used, p.experts, cut.group_rows, cut.groups,
+                                  numbers(at.place), numbers(at.row_of), groups});
     if (!bad) bad = make_ready(x, p.gate.type, s);
     if (!bad && p.up.type != p.gate.type) bad = make_ready(x_up, p.up.type, s);
     if (fused) {
@@ -199,13 +229,17 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     } else {
         if (!bad) bad = launch_one(x, p.gate, p.ffn, floats(at.hidden), groups, cut, d, s);
         if (!bad) bad = launch_one(x_up, p.up, p.ffn, floats(at.up), groups, cut, d, s);
-        if (!bad) bad = launch_gate({floats(at.hidden), p.ffn, floats(at.up), p.ffn, pairs, p.ffn, unary::silu}, s);
+        if (!bad)
+            bad = launch_gate({floats(at.hidden), p.ffn, floats(at.up), p.ffn, pairs, p.ffn, unary::silu}, s);
     }
     if (!bad) bad = make_ready(hidden, p.down.type, s);
     if (!bad) bad = launch_one(hidden, p.down, p.d, floats(at.y), groups, cut, d, s);
     if (bad) return bad;
-    return DS_LAUNCH(combine_kernel, dim3(static_cast<unsigned>(parts(p.d, combine_threads)), static_cast<unsigned>(p.n)), dim3(combine_threads), 0, s,
-                     combine_args{p.route, p.route_stride, numbers(at.place), floats(at.y), p.shared, p.shared_stride, p.y, p.y_stride, p.n, p.used, p.d});
+    return DS_LAUNCH(combine_kernel,
+                     dim3(static_cast<unsigned>(parts(p.d, combine_threads)), static_cast<unsigned>(p.n)),
+                     dim3(combine_threads), 0, s,
+                     combine_args{p.route, p.route_stride, numbers(at.place), floats(at.y), p.shared,
+                                  p.shared_stride, p.y, p.y_stride, p.n, p.used, p.d});
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

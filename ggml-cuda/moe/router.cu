@@ -1,5 +1,6 @@
-// The router: a warp a row, every step of route_row (tensor/ops/router.cpp) by the warp. Choosing is by comparison alone, so that a tie goes to the lowest
-// number; what is summed is integers, or stands in the order of the ranks.
+// The router: a warp a row, every step of route_row (tensor/ops/router.cpp) by the warp. Choosing is by
+// comparison alone, so that a tie goes to the lowest number; what is summed is integers, or stands in the
+// order of the ranks.
 #include "../device.cuh"
 #include "config.h"
 
@@ -7,8 +8,13 @@ namespace ds::cuda {
 
 namespace {
 
-struct choice { float value; int32_t at; };
-__device__ bool before(choice a, choice b) { return a.value > b.value || (a.value == b.value && a.at < b.at); }
+struct choice {
+    float value;
+    int32_t at;
+};
+__device__ bool before(choice a, choice b) {
+    return a.value > b.value || (a.value == b.value && a.at < b.at);
+}
 
 __device__ float never() { return float_of(0xff800000u); }
 
@@ -19,7 +25,8 @@ __device__ choice best_of_warp(const float *x, int32_t n) {
     for (int32_t i = lane; i < n; i += warp_lanes)
         if (before({x[i], i}, best)) best = {x[i], i};
     for (int s = warp_lanes / 2; s > 0; s /= 2) {
-        const choice other = {__shfl_xor_sync(all_lanes, best.value, s), __shfl_xor_sync(all_lanes, best.at, s)};
+        const choice other = {__shfl_xor_sync(all_lanes, best.value, s),
+                              __shfl_xor_sync(all_lanes, best.at, s)};
         if (before(other, best)) best = other;
     }
     return best;
@@ -58,12 +65,14 @@ __device__ void scores_of_row(const float *logits, int32_t n, bool sigmoid, floa
 __device__ void drop_worst_groups(float *rank, int32_t n, const router_params &p, float *worth) {
     const int lane = static_cast<int>(threadIdx.x);
     const int32_t size = n / p.groups;
-    for (int32_t g = lane; g < p.groups; g += warp_lanes) worth[g] = group_worth(rank + g * size, size, p.sigmoid);
+    for (int32_t g = lane; g < p.groups; g += warp_lanes)
+        worth[g] = group_worth(rank + g * size, size, p.sigmoid);
     __syncwarp();
     for (int32_t i = lane; i < n; i += warp_lanes) {
         const int32_t g = i / size;
         int32_t better = 0;
-        for (int32_t o = 0; o < p.groups; ++o) better += worth[o] > worth[g] || (worth[o] == worth[g] && o < g);
+        for (int32_t o = 0; o < p.groups; ++o)
+            better += worth[o] > worth[g] || (worth[o] == worth[g] && o < g);
         if (better >= p.groups_used) rank[i] = never();
     }
     __syncwarp();
@@ -78,7 +87,8 @@ __global__ void router_kernel(router_launch_params p) {
     bool finite = true;
     for (int32_t i = lane; i < p.experts; i += warp_lanes) finite = finite && finite_f32(logits[i]);
     if (__ballot_sync(all_lanes, finite) != all_lanes) {
-        for (int32_t i = lane; i < p.p.used; i += warp_lanes) number[i] = static_cast<float>(i), weight[i] = float_of(0x7fc00000u);
+        for (int32_t i = lane; i < p.p.used; i += warp_lanes)
+            number[i] = static_cast<float>(i), weight[i] = float_of(0x7fc00000u);
         return;
     }
     scores_of_row(logits, p.experts, p.p.sigmoid, score);
@@ -94,14 +104,15 @@ __global__ void router_kernel(router_launch_params p) {
         if (lane == 0) rank[e] = never(), number[i] = static_cast<float>(e), weight[i] = score[e];
         __syncwarp();
     }
-    for (int32_t i = lane; i < p.p.used; i += warp_lanes) weight[i] = (p.p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.p.scale;
+    for (int32_t i = lane; i < p.p.used; i += warp_lanes)
+        weight[i] = (p.p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.p.scale;
 }
 
-} // namespace
+}  // namespace
 
 int launch_router(const router_launch_params &p, stream s) {
     if (p.n == 0) return 0;
     return DS_LAUNCH(router_kernel, dim3(static_cast<unsigned>(p.n)), dim3(warp_lanes), 0, s, p);
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

@@ -1,5 +1,6 @@
 // What a step's logits mean to a request: the token that follows, its text, its events, its end.
-// Invariant: all that is read of logits is read before anything is made of it, so a device that fails has changed nothing.
+// Invariant: all that is read of logits is read before anything is made of it, so a device that fails has
+// changed nothing.
 #include "engine.h"
 
 #include "../../tensor/numerics.h"
@@ -8,7 +9,8 @@
 
 namespace ds {
 
-// All that is read of logits, before anything is made of it: a device that fails now has changed nothing. A request whose thought ends here chooses nothing.
+// All that is read of logits, before anything is made of it: a device that fails now has changed nothing. A
+// request whose thought ends here chooses nothing.
 void engine::choose(const step_plan &p) {
     int64_t output = 0;
     outcomes_.clear();
@@ -18,7 +20,8 @@ void engine::choose(const step_plan &p) {
         outcome &out = outcomes_.emplace_back(outcome{-1, nullptr, status::ok});
         const int64_t first = std::exchange(output, output + part.logits);
         if (part.logits == 0 || (!o.score && r.thought_enough())) continue;
-        if (o.score || o.logits || o.logprobs || o.top_logprobs) out.logits = runner_.logits(first, part.logits);
+        if (o.score || o.logits || o.logprobs || o.top_logprobs)
+            out.logits = runner_.logits(first, part.logits);
         try {
             if (!o.score) out.token = choose_one(r, first, out.logits);
         } catch (const error &e) {
@@ -33,8 +36,11 @@ token_id engine::choose_one(request &r, int64_t output, const float *logits) {
     const sampling &s = r.options.sampling;
     const std::span<const token_id> not_these = r.fresh_answer ? no_beginning_ : std::span<const token_id>();
     if (!logits && runner_.leads())
-        if (const std::optional<token_id> t = sampler_.choose(runner_.leading(output), s, r.counts.data(), r.tokens.size(), not_these)) return *t;
-    return sampler_.choose(logits ? logits : runner_.logits(output), s, r.counts.data(), r.tokens.size(), not_these);
+        if (const std::optional<token_id> t =
+                sampler_.choose(runner_.leading(output), s, r.counts.data(), r.tokens.size(), not_these))
+            return *t;
+    return sampler_.choose(logits ? logits : runner_.logits(output), s, r.counts.data(), r.tokens.size(),
+                           not_these);
 }
 
 void engine::consume(const step_part &p, const outcome &o) {
@@ -52,8 +58,8 @@ void engine::consume(const step_part &p, const outcome &o) {
     }
 }
 
-// The logits of position p speak of the token at p + 1: its log-probability waits in the request for that position's event. What was scored before the
-// request made room for others is not told again.
+// The logits of position p speak of the token at p + 1: its log-probability waits in the request for that
+// position's event. What was scored before the request made room for others is not told again.
 void engine::consume_score(request &r, const step_part &part, const float *logits) {
     const auto vocab = static_cast<size_t>(model_->h.vocab);
     for (int64_t p = part.first; p < part.first + part.rows; ++p, logits += vocab) {
@@ -67,7 +73,8 @@ void engine::consume_score(request &r, const step_part &part, const float *logit
         e.top = top_of(r, logits, log_sum);
         events_.push_back(e);
         r.scored = p + 1;
-        if (p + 1 < r.prompt_count()) r.next_logprob = static_cast<float>(logits[r.tokens[static_cast<size_t>(p + 1)]] - log_sum);
+        if (p + 1 < r.prompt_count())
+            r.next_logprob = static_cast<float>(logits[r.tokens[static_cast<size_t>(p + 1)]] - log_sum);
     }
     if (r.job.computed == r.prompt_count()) finish_with(r, finish::scored, status::ok);
 }
@@ -77,14 +84,16 @@ void engine::consume_token(request &r, const outcome &o) {
         r.first = os::seconds();
         r.state = request_state::answer;
     }
-    if (r.thought_enough()) return close_thinking(r);    // with a budget of 0, of a thought that the prompt has opened
+    // with a budget of 0, of a thought that the prompt has opened
+    if (r.thought_enough()) return close_thinking(r);
     if (o.status != status::ok) return finish_with(r, finish::error, o.status);
     {
         const std::lock_guard lock(r.text_mutex);
         r.fresh_answer = false;
     }
     const std::vector<token_id> &ends = model_->vocabulary.end_tokens();
-    if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), o.token)) return finish_with(r, finish::stop, status::ok);
+    if (!r.options.ignore_end && std::binary_search(ends.begin(), ends.end(), o.token))
+        return finish_with(r, finish::stop, status::ok);
     accept(r, o);
 }
 
@@ -100,14 +109,16 @@ void engine::accept(request &r, const outcome &o) {
     const uint64_t produced = r.produced;
     if (stopped) finish_with(r, finish::stop, status::ok);
     else if (r.options.max_new && produced >= r.options.max_new) finish_with(r, finish::length, status::ok);
-    else if (static_cast<int64_t>(r.tokens.size()) >= r.job.max_length) finish_with(r, finish::context, status::ok);
+    else if (static_cast<int64_t>(r.tokens.size()) >= r.job.max_length)
+        finish_with(r, finish::context, status::ok);
     else if (r.thought_enough()) close_thinking(r);
 }
 
 // What is injected runs through the model like a piece of a prompt, before the next choice.
 void engine::close_thinking(request &r) {
     const std::vector<token_id> &ending = r.options.think_ending;
-    if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.job.max_length) return finish_with(r, finish::context, status::ok);
+    if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.job.max_length)
+        return finish_with(r, finish::context, status::ok);
     bool stopped = false;
     {
         const std::lock_guard lock(r.text_mutex);
@@ -117,8 +128,8 @@ void engine::close_thinking(request &r) {
     if (stopped) finish_with(r, finish::stop, status::ok);
 }
 
-// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is complete. Under the request's lock: a fork takes all of
-// this, or nothing.
+// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is
+// complete. Under the request's lock: a fork takes all of this, or nothing.
 bool engine::say(request &r, token_id t, const outcome *o) {
     const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
@@ -126,7 +137,7 @@ bool engine::say(request &r, token_id t, const outcome *o) {
     r.text.push(bytes, r.decoded);
     const channel_cutter::seen seen = r.channels.push(t, bytes.size(), r.decoded);
     const bool stopped = r.stops.push(r.decoded, r.certain);
-    if (seen.opened && r.options.think_budget == 0) o = nullptr;    // not even a tag is within a budget of 0
+    if (seen.opened && r.options.think_budget == 0) o = nullptr;  // not even a tag is within a budget of 0
     const bool injected = !o;
     const float *const logits = o ? o->logits : nullptr;
     ++(injected ? r.injected_tokens : seen.thinking ? r.thinking_tokens : r.answer_tokens);
@@ -146,13 +157,15 @@ bool engine::say(request &r, token_id t, const outcome *o) {
     return stopped;
 }
 
-// The event gets the text that became certain, as far as it is of its channel; text of the other one gets events of its own, before and after it.
+// The event gets the text that became certain, as far as it is of its channel; text of the other one gets
+// events of its own, before and after it.
 void engine::hand_out(request &r, event e) {
     pieces_.clear();
     r.channels.cut(r.certain, pieces_);
     const bool last = e.type == event_type::done;
     if (last && !pieces_.empty()) e.thinking = pieces_.back().thinking;
-    const auto mine = std::find_if(pieces_.rbegin(), pieces_.rend(), [&](const text_piece &p) { return p.thinking == e.thinking; });
+    const auto mine = std::find_if(pieces_.rbegin(), pieces_.rend(),
+                                   [&](const text_piece &p) { return p.thinking == e.thinking; });
     const auto own = mine == pieces_.rend() ? pieces_.size() : static_cast<size_t>(pieces_.rend() - mine) - 1;
     for (size_t i = 0; i < pieces_.size(); ++i) {
         event text = make_event(r, event_type::text);
@@ -169,7 +182,7 @@ void engine::hand_out(request &r, event e) {
 std::span<const token_logprob> engine::top_of(const request &r, const float *logits, double log_sum) {
     const size_t first = top_.size();
     if (r.options.top_logprobs) sampler_.top(logits, log_sum, r.options.top_logprobs, top_);
-    return {top_.data() + first, top_.size() - first};    // top_ never grows past its reserve
+    return {top_.data() + first, top_.size() - first};  // top_ never grows past its reserve
 }
 
 event engine::make_event(const request &r, event_type type) const {
@@ -195,13 +208,14 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
     r.certain.clear();
     r.text.finish(r.decoded);
     r.channels.finish(r.decoded);
-    if (f != finish::stop || !r.stops.stopped()) {    // after a stop text nothing more is to be said
+    if (f != finish::stop || !r.stops.stopped()) {  // after a stop text nothing more is to be said
         r.stops.push(r.decoded, r.certain);
         r.stops.finish(r.certain);
     }
     r.ended = true;
     event e = make_event(r, event_type::done);
-    const double now = os::seconds(), started = was_running ? r.started : now, first = r.first > 0 ? r.first : now;
+    const double now = os::seconds(), started = was_running ? r.started : now,
+                 first = r.first > 0 ? r.first : now;
     e.position = r.tokens.size();
     e.finish = f;
     e.status = s;
@@ -217,4 +231,4 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
     publish();
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// The engine: many requests on one paged cache. What takes a turn belongs to one thread at a time; everything else may be called from any.
+// The engine: many requests on one paged cache. What takes a turn belongs to one thread at a time; everything
+// else may be called from any.
 #pragma once
 
 #include "request.h"
@@ -14,24 +15,24 @@ namespace ds {
 // What a step did.
 struct step_trace {
     uint64_t step;
-    uint64_t rows, prompt_rows, answer_rows;            // computed; 0 when it was stopped
-    uint64_t started, preempted, ended;                 // requests
+    uint64_t rows, prompt_rows, answer_rows;  // computed; 0 when it was stopped
+    uint64_t started, preempted, ended;       // requests
     uint64_t found_positions, copied_pages;
-    uint64_t running, queued;                           // requests, after it
-    uint64_t pages_free, pages_kept, pages_held;        // likewise
-    double seconds, compute_seconds;                    // of all; of the model alone
+    uint64_t running, queued;                     // requests, after it
+    uint64_t pages_free, pages_kept, pages_held;  // likewise
+    double seconds, compute_seconds;              // of all; of the model alone
 };
 
 struct engine_options {
     int64_t max_requests = 8, max_queue = 1024;
-    int64_t context = 0;          // 0: the model's, at most 4096
-    int64_t step_rows = 0;        // 0: 512, or max_requests if larger
-    int64_t logit_rows = 0;       // 0: max_requests, at least 32, at most step_rows
-    int64_t kv_positions = 0;     // 0: max_requests * context
+    int64_t context = 0;       // 0: the model's, at most 4096
+    int64_t step_rows = 0;     // 0: 512, or max_requests if larger
+    int64_t logit_rows = 0;    // 0: max_requests, at least 32, at most step_rows
+    int64_t kv_positions = 0;  // 0: max_requests * context
     format kv_type = format::f16;
     mla_form mla = mla_form::automatic;
     ds::host host;
-    std::function<void(const step_trace &)> trace;    // by the thread that steps; may be empty
+    std::function<void(const step_trace &)> trace;  // by the thread that steps; may be empty
 };
 
 struct memory_plan {
@@ -63,7 +64,7 @@ struct event {
 struct engine_stats {
     uint64_t running, queued, pages_total, pages_free, pages_committed, steps, prompt_tokens, new_tokens;
     uint64_t pages_kept, looked_up, found, preemptions;
-    double prompt_rate, new_rate;    // tokens a second, of late
+    double prompt_rate, new_rate;  // tokens a second, of late
 };
 
 struct request_progress {
@@ -71,11 +72,12 @@ struct request_progress {
     uint64_t prompt_tokens, prompt_done, produced;
 };
 
-// What a step's logits say to a request: the token that follows, and the logits if the request's events need them all (of a scored one, of all its rows).
+// What a step's logits say to a request: the token that follows, and the logits if the request's events need
+// them all (of a scored one, of all its rows).
 struct outcome {
     token_id token;
-    const float *logits;          // or null
-    ds::status status;            // numeric: they are no numbers, and there is no token
+    const float *logits;  // or null
+    ds::status status;    // numeric: they are no numbers, and there is no token
 };
 
 // The scheduler's deadlines.
@@ -86,7 +88,7 @@ public:
     // The right to step, to read what the step gave, and to the pages; one thread at a time has it.
     class turn {
     public:
-        explicit turn(engine &e);    // throws state when another thread has it
+        explicit turn(engine &e);  // throws state when another thread has it
         turn(const turn &) = delete;
         ~turn() { taken_ = false; }
 
@@ -94,10 +96,11 @@ public:
         std::atomic<bool> &taken_;
     };
 
-    // The engine for one request of its own: submissions of others are refused meanwhile. However it ends, the request is gone then.
+    // The engine for one request of its own: submissions of others are refused meanwhile. However it ends,
+    // the request is gone then.
     class claim {
     public:
-        explicit claim(engine &e);    // throws state when another thread has the turn, or there are requests
+        explicit claim(engine &e);  // throws state when another thread has the turn, or there are requests
         claim(const claim &) = delete;
         ~claim();
         uint64_t submit(request_options o);
@@ -111,42 +114,55 @@ public:
 
     // Checks the options and fills in defaults. Throws status::argument naming the field.
     static engine_options resolve(const model &m, engine_options o);
-    static memory_plan measure(const model &m, const engine_options &o, const backend &b);    // of resolved options
+    // of resolved options
+    static memory_plan measure(const model &m, const engine_options &o, const backend &b);
 
     // The backend's memory is where the model's weights are.
     engine(std::shared_ptr<const model> m, const engine_options &resolved, std::shared_ptr<backend> b);
     const model &loaded() const { return *model_; }
     const backend &device() const { return runner_.device(); }
 
-    uint64_t submit(request_options o);                     // throws argument, too_long, busy
-    uint64_t fork(uint64_t id, request_options o);          // of a request's text so far; o's prompt, tag and use_cache are ignored. Throws the same
-    void cancel(uint64_t id);                               // throws argument
-    request_progress progress(uint64_t id) const;           // of an unknown id: done
-    std::span<const event> step(const turn &);              // events live until the next step. One that throws loses none: the next hands them out
-    void trim(const turn &, int64_t keep);                  // forgets cached pages but the `keep` last used; free memory at the pool's end goes back
-    // Of a sequence's pages that are known, see session.h: positions in the file; positions restored; pages freed that held nothing else and that nobody holds.
-    int64_t save_session(const turn &, uint64_t tag, std::span<const token_id> tokens, const std::string &path);
-    int64_t restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens, size_t &count);
+    uint64_t submit(request_options o);  // throws argument, too_long, busy
+    // of a request's text so far; o's prompt, tag and use_cache are ignored. Throws the same
+    uint64_t fork(uint64_t id, request_options o);
+    void cancel(uint64_t id);                      // throws argument
+    request_progress progress(uint64_t id) const;  // of an unknown id: done
+    // events live until the next step. One that throws loses none: the next hands them out
+    std::span<const event> step(const turn &);
+    // forgets cached pages but the `keep` last used; free memory at the pool's end goes back
+    void trim(const turn &, int64_t keep);
+    // Of a sequence's pages that are known, see session.h: positions in the file; positions restored; pages
+    // freed that held nothing else and that nobody holds.
+    int64_t save_session(const turn &, uint64_t tag, std::span<const token_id> tokens,
+                         const std::string &path);
+    int64_t restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens,
+                            size_t &count);
     int64_t forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens);
-    void check_length(size_t prompt, bool score) const;     // throws too_long when such a request can never fit
-    bool idle() const;                                      // no request is queued or running
-    bool wait(double seconds);                              // for something that a step could do; false when the time is over, or at wake()
+    // throws too_long when such a request can never fit
+    void check_length(size_t prompt, bool score) const;
+    bool idle() const;  // no request is queued or running
+    // for something that a step could do; false when the time is over, or at wake()
+    bool wait(double seconds);
     void wake();
     engine_stats stats() const;
-    size_t most_events() const;                             // of a step
+    size_t most_events() const;  // of a step
 
 private:
-    using request_ptr = std::shared_ptr<request>;           // fork() reads it while it may end
+    using request_ptr = std::shared_ptr<request>;  // fork() reads it while it may end
     void check(const request_options &o) const;
     void check_tokens(const char *field, std::span<const token_id> tokens) const;
-    session_pages session_place() { return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()}; }
+    session_pages session_place() {
+        return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()};
+    }
     void check_room(size_t prompt, uint64_t max_new, bool score) const;
     int64_t max_positions(const request_options &o) const;
     request_ptr make_request(request_options o) const;
     void check_queue() const;
     uint64_t enqueue(request_ptr r, bool claimed = false);
     void check_claim(bool mine) const;
-    bool has_work() const { return !claimed_ && stats_.running + stats_.queued + incoming_.size() + unread_ > 0; }
+    bool has_work() const {
+        return !claimed_ && stats_.running + stats_.queued + incoming_.size() + unread_ > 0;
+    }
     int64_t more_pages(int64_t pages) noexcept;
     void take_in();
     void retire();
@@ -183,33 +199,37 @@ private:
     runner runner_;
     sampler sampler_;
     think_tags tags_;
-    std::vector<token_id> no_beginning_;          // what an answer after a closed thought does not begin with
-    size_t token_bytes_;                          // that one can add to a text, at most
+    std::vector<token_id> no_beginning_;  // what an answer after a closed thought does not begin with
+    size_t token_bytes_;                  // that one can add to a text, at most
 
     std::atomic<bool> stepping_{false}, stop_{false};
-    std::atomic<bool> unread_{false};             // events_ are complete, and were not given to the caller
-    bool handed_out_ = true;                      // they were
+    std::atomic<bool> unread_{false};  // events_ are complete, and were not given to the caller
+    bool handed_out_ = true;           // they were
     std::vector<event> events_;
     std::vector<token_logprob> top_;
     std::vector<text_piece> pieces_;
-    std::vector<outcome> outcomes_;               // of the step's parts
-    std::vector<request *> done_, dropped_;       // the stepping thread's
-    std::exception_ptr no_memory_;                // why the pool did not grow
+    std::vector<outcome> outcomes_;          // of the step's parts
+    std::vector<request *> done_, dropped_;  // the stepping thread's
+    std::exception_ptr no_memory_;           // why the pool did not grow
     uint64_t step_prompt_ = 0, step_new_ = 0, step_ended_ = 0;
 
-    mutable std::mutex mutex_;                    // guards what follows
+    mutable std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, request_ptr> live_;
     std::vector<request *> incoming_, cancelled_;
-    int64_t in_step_ = 0;                         // requests with rows in the step that runs, but for those cancelled
+    // requests with rows in the step that runs, but for those cancelled
+    int64_t in_step_ = 0;
     uint64_t next_id_ = 1;
     bool claimed_ = false;
-    std::condition_variable work_;                // something came in, or wake() was called
-    int64_t waiting_ = 0;                         // threads in wait()
-    uint64_t wakes_ = 0;                          // calls of wake() that somebody waited for
-    bool wake_next_ = false;                      // one that nobody did
+    std::condition_variable work_;  // something came in, or wake() was called
+    int64_t waiting_ = 0;           // threads in wait()
+    uint64_t wakes_ = 0;            // calls of wake() that somebody waited for
+    bool wake_next_ = false;        // one that nobody did
     engine_stats stats_{};
-    struct sample { double begun, ended; uint64_t prompt, made; };
-    std::array<sample, 128> recent_{};            // steps, the last one at stats_.steps % 128
+    struct sample {
+        double begun, ended;
+        uint64_t prompt, made;
+    };
+    std::array<sample, 128> recent_{};  // steps, the last one at stats_.steps % 128
 };
 
-} // namespace ds
+}  // namespace ds

@@ -8,11 +8,14 @@ namespace ds {
 size_t pool_bytes(size_t page_bytes, int64_t pages) {
     uint64_t bytes;
     if (!mul_ok(page_bytes, static_cast<uint64_t>(pages), &bytes) || bytes > PTRDIFF_MAX)
-        throw error(status::memory, format_text("kv_tokens: %lld pages of %zu bytes are more than can be addressed", static_cast<long long>(pages), page_bytes));
+        throw error(status::memory,
+                    format_text("kv_tokens: %lld pages of %zu bytes are more than can be addressed",
+                                static_cast<long long>(pages), page_bytes));
     return bytes;
 }
 
-page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std::shared_ptr<backend> place) : page_bytes_(page_bytes), pages_(pages) {
+page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std::shared_ptr<backend> place)
+    : page_bytes_(page_bytes), pages_(pages) {
     if (place && !place->fn->host_memory) {
         place_ = std::move(place);
         far_ = backend_memory(place_, pool_bytes(page_bytes, pages));
@@ -25,7 +28,9 @@ page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std
     }
 }
 
-void *page_pool::data() const { return far_.data() ? far_.data() : block_.data() ? block_.data() : reserved_.data(); }
+void *page_pool::data() const {
+    return far_.data() ? far_.data() : block_.data() ? block_.data() : reserved_.data();
+}
 
 const void *page_pool::read(int32_t i, void *scratch) const {
     if (!far()) return page(i);
@@ -59,4 +64,4 @@ void page_pool::uncommit(int64_t pages) {
     committed_ = pages;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// Whoever holds a page holds those before it, and drops them after it: so a page is never kept for longer than its predecessor, and the one unused for longest
-// is always one that no other kept page follows. All vectors get their room at construction, of which memory is used as pages become usable.
+// Whoever holds a page holds those before it, and drops them after it: so a page is never kept for longer
+// than its predecessor, and the one unused for longest is always one that no other kept page follows. All
+// vectors get their room at construction, of which memory is used as pages become usable.
 #include "pages.h"
 
 #include <algorithm>
@@ -8,10 +9,11 @@
 namespace ds {
 
 static constexpr size_t root_lists = 256;
-static constexpr int most_matched = 64;    // pages that `match` looks at
+static constexpr int most_matched = 64;  // pages that `match` looks at
 
 static uint64_t mixed(uint64_t a, uint64_t b) {
-    const unsigned __int128 p = static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd1342543de82ef95ull);
+    const unsigned __int128 p =
+        static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd1342543de82ef95ull);
     return static_cast<uint64_t>(p) ^ static_cast<uint64_t>(p >> 64);
 }
 
@@ -23,10 +25,12 @@ static size_t buckets_for(int64_t pages) {
 
 size_t page_book::bytes(int64_t pages) {
     const auto n = static_cast<size_t>(pages);
-    return n * (sizeof(state) + page_positions * sizeof(int32_t) + sizeof(int32_t)) + (buckets_for(pages) + root_lists) * sizeof(int32_t);
+    return n * (sizeof(state) + page_positions * sizeof(int32_t) + sizeof(int32_t)) +
+           (buckets_for(pages) + root_lists) * sizeof(int32_t);
 }
 
-page_book::page_book(int64_t pages, page_source source, uint64_t hash_mask) : source_(source), hash_mask_(hash_mask), total_(pages), roots_(root_lists, -1) {
+page_book::page_book(int64_t pages, page_source source, uint64_t hash_mask)
+    : source_(source), hash_mask_(hash_mask), total_(pages), roots_(root_lists, -1) {
     const auto n = static_cast<size_t>(pages);
     pages_.reserve(n);
     tokens_.reserve(n * page_positions);
@@ -35,7 +39,7 @@ page_book::page_book(int64_t pages, page_source source, uint64_t hash_mask) : so
     if (!source.more) extend(pages);
 }
 
-// ---- Free, held, kept -----------------------------------------------------------------------------------------------------------------------------
+// ---- Free, held, kept
 
 void page_book::add_free(int32_t page) {
     free_.push_back(page);
@@ -52,7 +56,8 @@ void page_book::extend(int64_t usable) {
 }
 
 int32_t page_book::take() {
-    if (free_.empty() && usable() < total_) extend(std::min(total_, source_.more(source_.user, usable() + 1)));
+    if (free_.empty() && usable() < total_)
+        extend(std::min(total_, source_.more(source_.user, usable() + 1)));
     int32_t page = oldest_;
     if (!free_.empty()) {
         std::pop_heap(free_.begin(), free_.end(), std::greater<>());
@@ -115,7 +120,9 @@ int64_t page_book::forget_beginnings(uint64_t tag, int32_t before, std::span<con
     for (int32_t p = first_child(tag, before), next; p >= 0; p = next) {
         const state &s = of(p);
         next = s.next_child;
-        if (s.holders > 0 || s.child >= 0 || !follows(p, tag, before) || s.count > static_cast<int64_t>(tokens.size())) continue;
+        if (s.holders > 0 || s.child >= 0 || !follows(p, tag, before) ||
+            s.count > static_cast<int64_t>(tokens.size()))
+            continue;
         if (!std::equal(tokens.begin(), tokens.begin() + s.count, this->tokens(p))) continue;
         forget_page(p);
         add_free(p);
@@ -127,14 +134,17 @@ int64_t page_book::forget_beginnings(uint64_t tag, int32_t before, std::span<con
 int64_t page_book::forget(uint64_t tag, std::span<const int32_t> tokens) {
     std::vector<int32_t> list = find_all(tag, tokens);
     int64_t n = 0;
-    for (size_t i = list.size() + 1; i-- > 0;) n += forget_beginnings(tag, i ? list[i - 1] : -1, tokens.subspan(i * page_positions));
+    for (size_t i = list.size() + 1; i-- > 0;)
+        n += forget_beginnings(tag, i ? list[i - 1] : -1, tokens.subspan(i * page_positions));
     return n;
 }
 
 int64_t page_book::shrink() {
     int64_t n = usable();
     if (!source_.more) return n;
-    while (n > 0 && pages_[static_cast<size_t>(n - 1)].holders == 0 && pages_[static_cast<size_t>(n - 1)].count == 0) --n;
+    while (n > 0 && pages_[static_cast<size_t>(n - 1)].holders == 0 &&
+           pages_[static_cast<size_t>(n - 1)].count == 0)
+        --n;
     std::erase_if(free_, [n](int32_t p) { return p >= n; });
     std::make_heap(free_.begin(), free_.end(), std::greater<>());
     pages_.resize(static_cast<size_t>(n));
@@ -142,11 +152,15 @@ int64_t page_book::shrink() {
     return n;
 }
 
-// ---- Contents -------------------------------------------------------------------------------------------------------------------------------------
+// ---- Contents
 
 uint64_t page_book::hash_of(uint64_t tag, int32_t before, const int32_t *tokens) const {
-    uint64_t h = mixed(tag, before < 0 ? 1 : (static_cast<uint64_t>(of(before).generation) << 32) + static_cast<uint64_t>(before) + 2);
-    for (int64_t i = 0; i < page_positions; i += 2) h = mixed(h, static_cast<uint32_t>(tokens[i]) | static_cast<uint64_t>(static_cast<uint32_t>(tokens[i + 1])) << 32);
+    uint64_t h = mixed(tag, before < 0 ? 1
+                                       : (static_cast<uint64_t>(of(before).generation) << 32) +
+                                             static_cast<uint64_t>(before) + 2);
+    for (int64_t i = 0; i < page_positions; i += 2)
+        h = mixed(h, static_cast<uint32_t>(tokens[i]) |
+                         static_cast<uint64_t>(static_cast<uint32_t>(tokens[i + 1])) << 32);
     return h & hash_mask_;
 }
 
@@ -155,13 +169,17 @@ bool page_book::follows(int32_t page, uint64_t tag, int32_t before) const {
     return s.tag == tag && s.before == before && (before < 0 || s.before_generation == of(before).generation);
 }
 
-int32_t &page_book::first_child(uint64_t tag, int32_t before) { return before < 0 ? roots_[(mixed(tag, tag) & hash_mask_) % root_lists] : of(before).child; }
+int32_t &page_book::first_child(uint64_t tag, int32_t before) {
+    return before < 0 ? roots_[(mixed(tag, tag) & hash_mask_) % root_lists] : of(before).child;
+}
 
 int32_t page_book::find(uint64_t tag, int32_t before, const int32_t *tokens) const {
     if (buckets_.empty()) return -1;
     const uint64_t h = hash_of(tag, before, tokens);
     for (int32_t p = buckets_[h & (buckets_.size() - 1)]; p >= 0; p = of(p).next_hash)
-        if (of(p).hash == h && follows(p, tag, before) && std::equal(tokens, tokens + page_positions, this->tokens(p))) return p;
+        if (of(p).hash == h && follows(p, tag, before) &&
+            std::equal(tokens, tokens + page_positions, this->tokens(p)))
+            return p;
     return -1;
 }
 
@@ -178,13 +196,15 @@ std::vector<int32_t> page_book::find_all(uint64_t tag, std::span<const int32_t> 
 page_book::part page_book::match(uint64_t tag, int32_t before, std::span<const int32_t> tokens) {
     part best = {-1, 0};
     int looked = 0;
-    for (int32_t p = first_child(tag, before); p >= 0 && looked < most_matched; p = of(p).next_child, ++looked) {
-        if (!follows(p, tag, before)) continue;    // of another tag
+    for (int32_t p = first_child(tag, before); p >= 0 && looked < most_matched;
+         p = of(p).next_child, ++looked) {
+        if (!follows(p, tag, before)) continue;  // of another tag
         const int64_t most = std::min<int64_t>(of(p).count, static_cast<int64_t>(tokens.size()));
-        const int64_t n = std::mismatch(tokens.begin(), tokens.begin() + most, this->tokens(p)).first - tokens.begin();
+        const int64_t n =
+            std::mismatch(tokens.begin(), tokens.begin() + most, this->tokens(p)).first - tokens.begin();
         if (n > best.count) best = {p, n};
     }
-    if (best.page >= 0 && of(best.page).holders == 0) {    // used just now
+    if (best.page >= 0 && of(best.page).holders == 0) {  // used just now
         unkeep(best.page);
         keep(best.page);
     }
@@ -244,4 +264,4 @@ void page_book::rehash() {
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,5 @@
-// Everything that happens under the engine's lock: requests that come, are cancelled, waited for and asked about, from any thread,
-// and what the thread that steps tells the others.
+// Everything that happens under the engine's lock: requests that come, are cancelled, waited for and asked
+// about, from any thread, and what the thread that steps tells the others.
 // Invariant: nothing here computes or waits while it holds the lock, but for wait() itself.
 #include "engine.h"
 
@@ -10,11 +10,14 @@ namespace ds {
 
 void engine::check_queue() const {
     const uint64_t waiting = stats_.queued + incoming_.size();
-    if (waiting >= static_cast<uint64_t>(options_.max_queue)) throw error(status::busy, format_text("the queue is full: %llu requests wait", static_cast<unsigned long long>(waiting)));
+    if (waiting >= static_cast<uint64_t>(options_.max_queue))
+        throw error(status::busy, format_text("the queue is full: %llu requests wait",
+                                              static_cast<unsigned long long>(waiting)));
 }
 
 void engine::check_claim(bool mine) const {
-    if (claimed_ && !mine) throw error(status::state, "the engine is taken by ds_engine_chat until it returns");
+    if (claimed_ && !mine)
+        throw error(status::state, "the engine is taken by ds_engine_chat until it returns");
 }
 
 // Under the lock.
@@ -24,7 +27,7 @@ uint64_t engine::enqueue(request_ptr r, bool claimed) {
     r->id = next_id_;
     request *const raw = r.get();
     live_.emplace(next_id_, std::move(r));
-    incoming_.push_back(raw);    // has room
+    incoming_.push_back(raw);  // has room
     if (waiting_ > 0) work_.notify_all();
     return next_id_++;
 }
@@ -35,7 +38,8 @@ uint64_t engine::submit(request_options o) {
     return enqueue(std::move(r));
 }
 
-// The copy is made under the request's own lock, which a step takes for one token at a time: neither waits long for the other, and others for neither.
+// The copy is made under the request's own lock, which a step takes for one token at a time: neither waits
+// long for the other, and others for neither.
 uint64_t engine::fork(uint64_t id, request_options o) {
     const auto find = [this, id] {
         const auto found = live_.find(id);
@@ -48,12 +52,22 @@ uint64_t engine::fork(uint64_t id, request_options o) {
         check_queue();
         of = find();
     }
-    const auto unknown = [id] { return error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id))); };
+    const auto unknown = [id] {
+        return error(status::argument, format_text("request %llu: unknown, or already done",
+                                                   static_cast<unsigned long long>(id)));
+    };
     if (!of) throw unknown();
-    if (of->options.score) throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork", static_cast<unsigned long long>(id)));
+    if (of->options.score)
+        throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork",
+                                                  static_cast<unsigned long long>(id)));
     o.tag = of->options.tag;
     o.use_cache = of->options.use_cache;
-    struct { utf8_stream text; std::string held; std::optional<channel_cutter> channels; bool closed, fresh_answer; } state{};
+    struct {
+        utf8_stream text;
+        std::string held;
+        std::optional<channel_cutter> channels;
+        bool closed, fresh_answer;
+    } state{};
     {
         const std::lock_guard lock(of->text_mutex);
         if (of->ended) throw unknown();
@@ -67,18 +81,21 @@ uint64_t engine::fork(uint64_t id, request_options o) {
     r->closed = state.closed;
     r->fresh_answer = state.fresh_answer;
     const std::lock_guard lock(mutex_);
-    r->fork_of = find().get();    // it may have ended meanwhile; else it lives until the engine has taken this one in
+    // it may have ended meanwhile; else it lives until the engine has taken this one in
+    r->fork_of = find().get();
     return enqueue(std::move(r));
 }
 
 void engine::cancel(uint64_t id) {
     const std::lock_guard lock(mutex_);
     const auto found = live_.find(id);
-    if (found == live_.end() || found->second->state == request_state::done) throw error(status::argument, format_text("request %llu: unknown, or already done", static_cast<unsigned long long>(id)));
+    if (found == live_.end() || found->second->state == request_state::done)
+        throw error(status::argument, format_text("request %llu: unknown, or already done",
+                                                  static_cast<unsigned long long>(id)));
     request &r = *found->second;
     if (r.cancelled.exchange(true)) return;
-    cancelled_.push_back(&r);    // has room
-    if (r.in_step && --in_step_ == 0) stop_ = true;    // nobody needs what is being computed
+    cancelled_.push_back(&r);                        // has room
+    if (r.in_step && --in_step_ == 0) stop_ = true;  // nobody needs what is being computed
     if (waiting_ > 0) work_.notify_all();
 }
 
@@ -96,8 +113,10 @@ bool engine::idle() const {
 }
 
 bool engine::wait(double seconds) {
-    constexpr double long_time = 1e9;    // as good as for ever
-    const auto until = std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(std::min(seconds, long_time)));
+    constexpr double long_time = 1e9;  // as good as for ever
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                               std::chrono::duration<double>(std::min(seconds, long_time)));
     std::unique_lock lock(mutex_);
     if (has_work()) return true;
     if (std::exchange(wake_next_, false) || seconds == 0) return false;
@@ -123,13 +142,17 @@ engine_stats engine::stats() const {
     uint64_t prompt = 0, made = 0;
     for (const sample &e : recent_)
         if (e.ended > now - 10) since = std::min(since, e.begun), prompt += e.prompt, made += e.made;
-    if (now > since) s.prompt_rate = static_cast<double>(prompt) / (now - since), s.new_rate = static_cast<double>(made) / (now - since);
+    if (now > since)
+        s.prompt_rate = static_cast<double>(prompt) / (now - since),
+        s.new_rate = static_cast<double>(made) / (now - since);
     return s;
 }
 
 engine::claim::claim(engine &e) : engine_(e), turn_(e) {
     const std::lock_guard lock(e.mutex_);
-    if (e.stats_.running + e.stats_.queued + e.incoming_.size() > 0) throw error(status::state, "ds_engine_chat: the engine has other requests, whose events would be lost");
+    if (e.stats_.running + e.stats_.queued + e.incoming_.size() > 0)
+        throw error(status::state,
+                    "ds_engine_chat: the engine has other requests, whose events would be lost");
     e.claimed_ = true;
 }
 
@@ -145,14 +168,15 @@ engine::claim::~claim() {
             engine_.cancel(id_);
             engine_.step(turn_);
         }
-    } catch (...) {    // a device that is lost: the engine is good for nothing more
+    } catch (...) {  // a device that is lost: the engine is good for nothing more
     }
     const std::lock_guard lock(engine_.mutex_);
     engine_.claimed_ = false;
     if (engine_.waiting_ > 0) engine_.work_.notify_all();
 }
 
-// Submissions and cancellations at one moment: what was cancelled is known to the scheduler. What ended before it was is left as it is, and may go.
+// Submissions and cancellations at one moment: what was cancelled is known to the scheduler. What ended
+// before it was is left as it is, and may go.
 void engine::take_in() {
     const std::lock_guard lock(mutex_);
     for (request *r : incoming_) scheduler_.submit(r->job, r->fork_of ? &r->fork_of->job : nullptr);
@@ -231,4 +255,4 @@ void engine::mark_done(request &r) {
     r.state = request_state::done;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -11,11 +11,15 @@ static size_t longest(const std::vector<std::string> &list) {
     return n;
 }
 
-stop_matcher::stop_matcher(const std::vector<std::string> &stops, size_t held_bytes) : stops_(stops) { held_.reserve(held_bytes); }
+stop_matcher::stop_matcher(const std::vector<std::string> &stops, size_t held_bytes) : stops_(stops) {
+    held_.reserve(held_bytes);
+}
 
-request::request(request_options o, int64_t max_positions, channel_cutter channels, size_t token_bytes, size_t step_bytes)
-    : options(std::move(o)), stops(options.stop, longest(options.stop) + token_bytes), channels(std::move(channels)) {
-    const size_t held = longest(options.stop) + 2 * think_open.size();    // by stops, by channels
+request::request(request_options o, int64_t max_positions, channel_cutter channels, size_t token_bytes,
+                 size_t step_bytes)
+    : options(std::move(o)), stops(options.stop, longest(options.stop) + token_bytes),
+      channels(std::move(channels)) {
+    const size_t held = longest(options.stop) + 2 * think_open.size();  // by stops, by channels
     tokens.reserve(static_cast<size_t>(max_positions));
     tokens = options.prompt;
     decoded.reserve(token_bytes);
@@ -57,7 +61,7 @@ static size_t possible_stop(std::string_view text, const std::vector<std::string
 
 bool stop_matcher::push(std::string_view piece, std::string &out) {
     held_ += piece;
-    if (stops_.empty()) {    // something is held even so, where another one's text goes on
+    if (stops_.empty()) {  // something is held even so, where another one's text goes on
         finish(out);
         return false;
     }
@@ -80,4 +84,4 @@ void stop_matcher::finish(std::string &out) {
     held_.clear();
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// The step's graph is built anew whenever its sizes change, in storage that is reserved once, and placed by the plan of the largest step: a result's
-// size only shrinks with the step, so that plan fits every step. On a device the graph goes on to the leading logits: they are few, and mostly enough.
+// The step's graph is built anew whenever its sizes change, in storage that is reserved once, and placed by
+// the plan of the largest step: a result's size only shrinks with the step, so that plan fits every step. On
+// a device the graph goes on to the leading logits: they are few, and mostly enough.
 #include "runner.h"
 
 #include <algorithm>
@@ -8,15 +9,21 @@ namespace ds {
 
 static size_t max_nodes(const hparams &h) { return static_cast<size_t>(16 + 24 * h.layers); }
 
-static size_t input_count(const step_sizes &s) { return static_cast<size_t>(4 * s.rows + 2 * s.logits + s.sequences * s.sequence_pages); }
+static size_t input_count(const step_sizes &s) {
+    return static_cast<size_t>(4 * s.rows + 2 * s.logits + s.sequences * s.sequence_pages);
+}
 
 // That a choice is mostly made from: of R1 at its temperature and top_p a fraction of them.
 static constexpr int32_t leading_count = 128;
 
-struct results { const tensor *logits, *leading; };
+struct results {
+    const tensor *logits, *leading;
+};
 
-// The inputs as tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (of f32), tables.
-static results build(graph &g, const backend &b, const model &m, const page_layout &layout, const step_sizes &s, int64_t rows, int64_t outputs, int32_t *inputs, void *pages) {
+// The inputs as tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (of f32),
+// tables.
+static results build(graph &g, const backend &b, const model &m, const page_layout &layout,
+                     const step_sizes &s, int64_t rows, int64_t outputs, int32_t *inputs, void *pages) {
     g.reset();
     const auto of = [&](int64_t place) { return inputs ? inputs + place : nullptr; };
     step_inputs in;
@@ -25,12 +32,15 @@ static results build(graph &g, const backend &b, const model &m, const page_layo
     in.sequence = g.input(format::i32, {rows}, of(2 * s.rows), "sequence");
     in.slots = g.input(format::i32, {rows}, of(3 * s.rows), "slots");
     in.outputs = g.input(format::i32, {outputs}, of(4 * s.rows), "outputs");
-    in.tables = g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
+    in.tables =
+        g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
     const tensor *const logits = m.architecture->build({g, m.h, m.weights, in, layout.layer, s.mla});
     if (b.fn->host_memory) return {logits, nullptr};
     g.keep(logits);
-    return {logits, candidates(g, logits, g.input(format::f32, {outputs}, of(4 * s.rows + s.logits), "factors"), leading_count)};
+    return {logits,
+            candidates(g, logits, g.input(format::f32, {outputs}, of(4 * s.rows + s.logits), "factors"),
+                       leading_count)};
 }
 
 // The first that the backend cannot run, or null.
@@ -40,9 +50,10 @@ static const node *unsupported(const graph &g, const backend &b) {
     return nullptr;
 }
 
-// The graph of the largest step. A backend that cannot choose between MLA's forms gets the one that is made of other operations; what it cannot run
-// then is refused before anything is taken for it.
-static void build_largest(graph &g, const model &m, const page_layout &layout, step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
+// The graph of the largest step. A backend that cannot choose between MLA's forms gets the one that is made
+// of other operations; what it cannot run then is refused before anything is taken for it.
+static void build_largest(graph &g, const model &m, const page_layout &layout, step_sizes &s,
+                          const backend &b, int32_t *inputs, void *pages) {
     build(g, b, m, layout, s, s.rows, s.logits, inputs, pages);
     const node *n = unsupported(g, b);
     if (n && s.mla == mla_form::automatic) {
@@ -54,23 +65,31 @@ static void build_largest(graph &g, const model &m, const page_layout &layout, s
     std::string sources;
     for (const tensor *t : n->src)
         if (t) sources += (sources.empty() ? "" : ", ") + shape_text(*t);
-    throw error(status::unsupported, format_text("%s cannot compute %s of ", b.fn->name, info(n->kind).name) + sources);
+    throw error(status::unsupported,
+                format_text("%s cannot compute %s of ", b.fn->name, info(n->kind).name) + sources);
 }
 
-static size_t near_logits_bytes(const model &m, const step_sizes &s) { return static_cast<size_t>(s.logits * m.h.vocab) * sizeof(float); }
-static size_t near_leading_bytes(const step_sizes &s) { return static_cast<size_t>(s.logits * (candidates_head_ints + 2 * leading_count)) * sizeof(int32_t); }
+static size_t near_logits_bytes(const model &m, const step_sizes &s) {
+    return static_cast<size_t>(s.logits * m.h.vocab) * sizeof(float);
+}
+static size_t near_leading_bytes(const step_sizes &s) {
+    return static_cast<size_t>(s.logits * (candidates_head_ints + 2 * leading_count)) * sizeof(int32_t);
+}
 
 runner::bytes runner::measure(const model &m, const page_layout &layout, step_sizes s, const backend &b) {
     graph g(max_nodes(m.h));
     build_largest(g, m, layout, s, b, nullptr, nullptr);
     const plan p = make_plan(g, b);
     const size_t inputs = input_count(s) * sizeof(int32_t);
-    return {p.arena_bytes, p.work_bytes, b.fn->host_memory ? inputs : 2 * inputs + near_logits_bytes(m, s) + near_leading_bytes(s)};
+    return {p.arena_bytes, p.work_bytes,
+            b.fn->host_memory ? inputs : 2 * inputs + near_logits_bytes(m, s) + near_leading_bytes(s)};
 }
 
-runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b, const ds::host &host, void *pages)
+runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b,
+               const ds::host &host, void *pages)
     : model_(m), layout_(std::move(layout)), sizes_(s), backend_(std::move(b)), graph_(max_nodes(m.h)),
-      input_block_(host, input_count(s) * sizeof(int32_t)), inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
+      input_block_(host, input_count(s) * sizeof(int32_t)),
+      inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
     std::memset(inputs_, 0, input_block_.size());
     if (!backend_->fn->host_memory) {
         far_inputs_ = backend_memory(backend_, input_block_.size());
@@ -85,14 +104,15 @@ runner::runner(const model &m, page_layout layout, const step_sizes &s, std::sha
 }
 
 bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
-    if (outputs == 0) {    // the middle of a prompt: the graph still ends in one row of logits
+    if (outputs == 0) {  // the middle of a prompt: the graph still ends in one row of logits
         this->outputs()[0] = 0;
         factors()[0] = 0;
         outputs = 1;
     }
     if (rows != built_rows_ || outputs != built_outputs_) {
         built_rows_ = 0;
-        const results r = build(graph_, *backend_, model_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
+        const results r =
+            build(graph_, *backend_, model_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
         logits_ = r.logits, leading_ = r.leading;
         place(graph_, plan_, arena_.data());
         graph_.identity = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(outputs);
@@ -102,7 +122,8 @@ bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
     const backend_fns &fn = *backend_->fn;
     if (fn.host_memory) return fn.run(backend_.get(), graph_, work_.data(), stop);
     // As far as the tables of this step's sequences.
-    const int64_t last = *std::max_element(sequence().begin(), sequence().begin() + rows), used = 4 * sizes_.rows + 2 * sizes_.logits + (last + 1) * sizes_.sequence_pages;
+    const int64_t last = *std::max_element(sequence().begin(), sequence().begin() + rows),
+                  used = 4 * sizes_.rows + 2 * sizes_.logits + (last + 1) * sizes_.sequence_pages;
     fn.upload(backend_.get(), read_inputs_, inputs_, static_cast<size_t>(used) * sizeof(int32_t));
     if (!fn.run(backend_.get(), graph_, work_.data(), stop)) return false;
     fn.download(backend_.get(), near_leading_.data(), leading_->data, tensor_bytes(*leading_));
@@ -110,10 +131,12 @@ bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
 }
 
 const float *runner::logits(int64_t first, int64_t outputs) {
-    const size_t row = static_cast<size_t>(model_.h.vocab) * sizeof(float), at = static_cast<size_t>(first) * row;
+    const size_t row = static_cast<size_t>(model_.h.vocab) * sizeof(float),
+                 at = static_cast<size_t>(first) * row;
     if (!leads()) return f32_at(*logits_, first);
     char *const near = static_cast<char *>(near_logits_.data()) + at;
-    backend_->fn->download(backend_.get(), near, static_cast<const char *>(logits_->data) + at, static_cast<size_t>(outputs) * row);
+    backend_->fn->download(backend_.get(), near, static_cast<const char *>(logits_->data) + at,
+                           static_cast<size_t>(outputs) * row);
     return reinterpret_cast<const float *>(near);
 }
 
@@ -123,7 +146,11 @@ leading_logits runner::leading(int64_t output) const {
     std::memcpy(&head, row, sizeof head);
     const auto vocab = static_cast<size_t>(model_.h.vocab);
     const size_t count = std::min<size_t>(vocab, leading_count);
-    return {head.numbers != 0, {reinterpret_cast<const float *>(row + candidates_head_ints + leading_count), count}, {row + candidates_head_ints, count}, vocab, head.total};
+    return {head.numbers != 0,
+            {reinterpret_cast<const float *>(row + candidates_head_ints + leading_count), count},
+            {row + candidates_head_ints, count},
+            vocab,
+            head.total};
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// The sampler. Probabilities are taken against the most likely token in fixed point, rint(p * 2^40) summed in int64: the order of summing is
-// then free, and 2^22 tokens cannot overflow. A draw is a hash of seed and position (the finaliser of splitmix64), so that it needs no state.
+// The sampler. Probabilities are taken against the most likely token in fixed point, rint(p * 2^40) summed in
+// int64: the order of summing is then free, and 2^22 tokens cannot overflow. A draw is a hash of seed and
+// position (the finaliser of splitmix64), so that it needs no state.
 #include "sampler.h"
 
 #include "../../tensor/numerics.h"
@@ -25,7 +26,8 @@ static uint64_t draw_bits(uint64_t seed, uint64_t position) {
 
 bool sampling::only_lowers() const {
     const bool biases = std::all_of(bias.begin(), bias.end(), [](const auto &b) { return b.second <= 0; });
-    return biases && (repetition_penalty == 0 || repetition_penalty >= 1) && presence_penalty >= 0 && frequency_penalty >= 0;
+    return biases && (repetition_penalty == 0 || repetition_penalty >= 1) && presence_penalty >= 0 &&
+           frequency_penalty >= 0;
 }
 float sampling::factor() const {
     const float f = 1.0f / temperature;
@@ -46,7 +48,7 @@ float sampler::largest(const float *logits) const {
     int32_t wrong[lanes] = {};
     std::fill_n(most, lanes, -infinity);
     const auto take = [&](size_t lane, float x) {
-        wrong[lane] |= !(x < infinity);    // NaN, too
+        wrong[lane] |= !(x < infinity);  // NaN, too
         most[lane] = x > most[lane] ? x : most[lane];
     };
     size_t i = 0;
@@ -65,15 +67,19 @@ double sampler::log_sum(const float *logits) {
     return max + log_f64(static_cast<double>(sum) / static_cast<double>(one));
 }
 
-bool sampler::less_likely(const candidate &a, const candidate &b) { return a.logit < b.logit || (a.logit == b.logit && a.token > b.token); }
+bool sampler::less_likely(const candidate &a, const candidate &b) {
+    return a.logit < b.logit || (a.logit == b.logit && a.token > b.token);
+}
 bool sampler::more_likely(const candidate &a, const candidate &b) { return less_likely(b, a); }
 
 void sampler::top(const float *logits, double log_sum, size_t n, std::vector<token_logprob> &out) {
     candidates_.clear();
     for (size_t i = 0; i < vocab_; ++i) candidates_.push_back({logits[i], static_cast<token_id>(i), 0});
     n = std::min(n, vocab_);
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(n), candidates_.end(), more_likely);
-    for (size_t i = 0; i < n; ++i) out.push_back({candidates_[i].token, static_cast<float>(candidates_[i].logit - log_sum)});
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(n), candidates_.end(),
+                      more_likely);
+    for (size_t i = 0; i < n; ++i)
+        out.push_back({candidates_[i].token, static_cast<float>(candidates_[i].logit - log_sum)});
 }
 
 static float penalised(float l, const sampling &s, int32_t count) {
@@ -82,9 +88,11 @@ static float penalised(float l, const sampling &s, int32_t count) {
     return l - s.presence_penalty - s.frequency_penalty * static_cast<float>(count);
 }
 
-// The logits that the choice is made from: bias, then penalties, then what may not be chosen. Gives the largest.
-float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts, std::span<const token_id> not_these) {
-    const float max = largest(logits);    // refuses what is not a number before anything else touches it
+// The logits that the choice is made from: bias, then penalties, then what may not be chosen. Gives the
+// largest.
+float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts,
+                      std::span<const token_id> not_these) {
+    const float max = largest(logits);  // refuses what is not a number before anything else touches it
     from_ = logits;
     if (s.bias.empty() && !s.penalises() && not_these.empty()) return max;
     from_ = adjusted_.data();
@@ -92,8 +100,10 @@ float sampler::adjust(const float *logits, const sampling &s, const int32_t *cou
     for (const auto &[token, bias] : s.bias) adjusted_[static_cast<size_t>(token)] += bias;
     if (s.penalises())
         for (size_t i = 0; i < vocab_; ++i) adjusted_[i] = penalised(adjusted_[i], s, counts[i]);
-    for (const token_id t : not_these) adjusted_[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
-    if (!not_these.empty() && !finite_f32(*std::max_element(adjusted_.begin(), adjusted_.end()))) return adjust(logits, s, counts, {});
+    for (const token_id t : not_these)
+        adjusted_[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+    if (!not_these.empty() && !finite_f32(*std::max_element(adjusted_.begin(), adjusted_.end())))
+        return adjust(logits, s, counts, {});
     return largest(adjusted_.data());
 }
 
@@ -110,9 +120,11 @@ sampler::pool sampler::collect(float max, float factor) {
     return {false, total};
 }
 
-// The same of leading tokens, as candidates without weights: those that certainly are before all that is not known. Gives the largest, or nothing where that may
-// be one that is not known. What is not known is nowhere raised, so it stays behind the last of the leading ones as that was before.
-std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s, const int32_t *counts, std::span<const token_id> not_these) {
+// The same of leading tokens, as candidates without weights: those that certainly are before all that is not
+// known. Gives the largest, or nothing where that may be one that is not known. What is not known is nowhere
+// raised, so it stays behind the last of the leading ones as that was before.
+std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s, const int32_t *counts,
+                                     std::span<const token_id> not_these) {
     const candidate last = {l.logits.back(), l.tokens.back(), 0};
     candidates_.clear();
     for (size_t i = 0; i < l.tokens.size(); ++i) {
@@ -120,7 +132,8 @@ std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s,
         for (const auto &[token, bias] : s.bias)
             if (token == c.token) c.logit += bias;
         if (s.penalises()) c.logit = penalised(c.logit, s, counts[c.token]);
-        if (std::find(not_these.begin(), not_these.end(), c.token) != not_these.end()) c.logit = -std::numeric_limits<float>::infinity();
+        if (std::find(not_these.begin(), not_these.end(), c.token) != not_these.end())
+            c.logit = -std::numeric_limits<float>::infinity();
         if (l.tokens.size() == l.vocab || !less_likely(c, last)) candidates_.push_back(c);
     }
     if (candidates_.empty()) return std::nullopt;
@@ -129,7 +142,8 @@ std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s,
     return std::nullopt;
 }
 
-// Gives candidates their weights, and makes the heap of them. What weighs nothing has none behind it that weighs something.
+// Gives candidates their weights, and makes the heap of them. What weighs nothing has none behind it that
+// weighs something.
 sampler::pool sampler::weigh(float max, float factor, bool open, int64_t total) {
     int64_t sum = 0;
     for (candidate &c : candidates_) {
@@ -141,14 +155,15 @@ sampler::pool sampler::weigh(float max, float factor, bool open, int64_t total) 
     return {open, open ? total : sum};
 }
 
-// The heap's next, most likely first; it moves behind what is left, so that the i-th stands at the i-th place from the end.
+// The heap's next, most likely first; it moves behind what is left, so that the i-th stands at the i-th place
+// from the end.
 const sampler::candidate &sampler::next(size_t taken) {
     std::pop_heap(candidates_.begin(), candidates_.end() - static_cast<ptrdiff_t>(taken), less_likely);
     return ranked(taken);
 }
 
-// Takes the most likely tokens off the heap as far as top_k, top_p (of the weight that top_k leaves) and min_p let them. Nothing when others, which are not known,
-// would have a say.
+// Takes the most likely tokens off the heap as far as top_k, top_p (of the weight that top_k leaves) and
+// min_p let them. Nothing when others, which are not known, would have a say.
 std::optional<sampler::cut> sampler::keep(const sampling &s, const pool &p) {
     const size_t known = candidates_.size(), most = s.top_k ? std::min<size_t>(s.top_k, known) : known;
     const bool by_p = s.top_p > 0 && s.top_p < 1, open = p.open && (!s.top_k || s.top_k > known);
@@ -158,7 +173,8 @@ std::optional<sampler::cut> sampler::keep(const sampling &s, const pool &p) {
     if (by_p && s.top_k && (most < known || p.open))
         for (total = 0; taken < most;) total += next(taken++).weight;
     if (by_p && total < 0) return std::nullopt;
-    const double enough = by_p ? static_cast<double>(s.top_p) * static_cast<double>(total) : std::numeric_limits<double>::infinity();
+    const double enough = by_p ? static_cast<double>(s.top_p) * static_cast<double>(total)
+                               : std::numeric_limits<double>::infinity();
     const float least = s.min_p * one;
     cut kept = {0, 0};
     while (static_cast<double>(kept.weight) < enough) {
@@ -180,31 +196,36 @@ std::optional<token_id> sampler::draw(const sampling &s, const pool &p, uint64_t
     if (all && p.total < 0) return std::nullopt;
     const std::optional<cut> kept = all ? cut{candidates_.size(), p.total} : keep(s, p);
     if (!kept) return std::nullopt;
-    const auto target = static_cast<int64_t>((static_cast<unsigned __int128>(draw_bits(s.seed, position)) * static_cast<uint64_t>(kept->weight)) >> 64);
+    const auto target = static_cast<int64_t>(
+        (static_cast<unsigned __int128>(draw_bits(s.seed, position)) * static_cast<uint64_t>(kept->weight)) >>
+        64);
     int64_t passed = 0;
     for (size_t i = 0; i < kept->tokens; ++i) {
         const candidate &c = all ? next(i) : ranked(i);
         passed += c.weight;
         if (target < passed) return c.token;
     }
-    return std::nullopt;      // only where not all are known: target lies below the sum of the weights
+    return std::nullopt;  // only where not all are known: target lies below the sum of the weights
 }
 
-token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position, std::span<const token_id> not_these) {
+token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position,
+                         std::span<const token_id> not_these) {
     const float max = adjust(logits, s, counts, not_these), factor = s.factor();
     if (factor == 0) return static_cast<token_id>(std::find(from_, from_ + vocab_, max) - from_);
     return *draw(s, collect(max, factor), position);
 }
 
-std::optional<token_id> sampler::choose(const leading_logits &l, const sampling &s, const int32_t *counts, uint64_t position, std::span<const token_id> not_these) {
+std::optional<token_id> sampler::choose(const leading_logits &l, const sampling &s, const int32_t *counts,
+                                        uint64_t position, std::span<const token_id> not_these) {
     if (!l.numbers) refuse();
     if (!s.only_lowers()) return std::nullopt;
     const std::optional<float> max = adjust(l, s, counts, not_these);
     if (!max) return std::nullopt;
     const float factor = s.factor();
     if (factor == 0) return std::min_element(candidates_.begin(), candidates_.end(), more_likely)->token;
-    const bool as_given = s.bias.empty() && !s.penalises() && not_these.empty(), open = l.tokens.size() < l.vocab;
+    const bool as_given = s.bias.empty() && !s.penalises() && not_these.empty(),
+               open = l.tokens.size() < l.vocab;
     return draw(s, weigh(*max, factor, open, as_given ? l.total : -1), position);
 }
 
-} // namespace ds
+}  // namespace ds

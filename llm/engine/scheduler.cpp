@@ -1,5 +1,6 @@
-// Progress: the oldest task that runs is never preempted, and any task fits the pool alone, so it ends; then another is the oldest. A task starts only when pages
-// for all that it has, one more, and some for those that run are available; a prompt's pages are taken when it starts, an answer's as it grows.
+// Progress: the oldest task that runs is never preempted, and any task fits the pool alone, so it ends; then
+// another is the oldest. A task starts only when pages for all that it has, one more, and some for those that
+// run are available; a prompt's pages are taken when it starts, an answer's as it grows.
 #include "scheduler.h"
 
 #include <algorithm>
@@ -8,9 +9,10 @@
 
 namespace ds {
 
-// ---- Dividing a step: two passes over the wishes, single rows (answers), then longer ones (prompts) --------------------------------------------------
+// ---- Dividing a step: two passes over the wishes, single rows (answers), then longer ones (prompts)
 
-void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits, std::vector<step_share> &shares) {
+void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits,
+                 std::vector<step_share> &shares) {
     shares.assign(wishes.size(), {});
     for (const bool single : {true, false})
         for (size_t i = 0; i < wishes.size(); ++i) {
@@ -18,7 +20,8 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
             if (w.rows == 0 || (w.rows == 1) != single) continue;
             int64_t n = std::min(w.rows, rows);
             if (w.all_logits) n = std::min(n, logits);
-            // The last row of all needs its logits; without room for them the row waits, and the rest goes ahead.
+            // The last row of all needs its logits; without room for them the row waits, and the rest goes
+            // ahead.
             if (!w.all_logits && n == w.rows && logits == 0) --n;
             shares[i] = {n, w.all_logits ? n : n == w.rows && n > 0 ? 1 : 0};
             rows -= n;
@@ -26,19 +29,24 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
         }
 }
 
-// ---- Order ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Order
 
 bool task_order::operator()(const task *a, const task *b) const {
-    return std::tuple(-int64_t{a->priority}, !a->made_room, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, !b->made_room, b->deadline, b->age);
+    return std::tuple(-int64_t{a->priority}, !a->made_room, a->deadline, a->age) <
+           std::tuple(-int64_t{b->priority}, !b->made_room, b->deadline, b->age);
 }
 
-bool deadline_order::operator()(const task *a, const task *b) const { return std::tie(a->deadline, a->age) < std::tie(b->deadline, b->age); }
+bool deadline_order::operator()(const task *a, const task *b) const {
+    return std::tie(a->deadline, a->age) < std::tie(b->deadline, b->age);
+}
 
 static bool runs_before(const task *a, const task *b) {
-    return std::tuple(-int64_t{a->priority}, a->deadline, a->age) < std::tuple(-int64_t{b->priority}, b->deadline, b->age);
+    return std::tuple(-int64_t{a->priority}, a->deadline, a->age) <
+           std::tuple(-int64_t{b->priority}, b->deadline, b->age);
 }
 
-scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), book_(s.pages, source, s.hash_mask) {
+scheduler::scheduler(const scheduler_sizes &s, page_source source)
+    : sizes_(s), book_(s.pages, source, s.hash_mask) {
     const auto most = static_cast<size_t>(s.running);
     running_.reserve(most);
     for (int64_t i = s.running; i-- > 0;) slots_.push_back(static_cast<int32_t>(i));
@@ -50,7 +58,7 @@ scheduler::scheduler(const scheduler_sizes &s, page_source source) : sizes_(s), 
     shares_.reserve(most);
 }
 
-// ---- Waiting ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Waiting
 
 void scheduler::prepare(task &j) {
     std::set<task *, task_order> waiting{&j};
@@ -66,9 +74,11 @@ void scheduler::prepare(task &j) {
 }
 
 void scheduler::submit(task &j, task *parent) {
-    assert(j.at == task::place::outside && pages_for(j.max_length) <= book_.pages() && j.length <= j.max_length);
+    assert(j.at == task::place::outside && pages_for(j.max_length) <= book_.pages() &&
+           j.length <= j.max_length);
     j.age = next_age_++;
-    if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);    // if it is new; else the task keeps the node
+    // if it is new; else the task keeps the node
+    if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);
     j.payer = &accounts_.find(j.tag)->second;
     if (j.payer->jobs++ == 0) lift(*j.payer);
     if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
@@ -92,7 +102,8 @@ void scheduler::unwait(task &j) {
     --waiting_;
 }
 
-// Virtual token counters (arXiv 2401.00588): who comes back after a pause has no claim on what others used meanwhile.
+// Virtual token counters (arXiv 2401.00588): who comes back after a pause has no claim on what others used
+// meanwhile.
 void scheduler::lift(account &a) {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const auto &[tag, other] : accounts_)
@@ -105,10 +116,12 @@ void scheduler::sweep_accounts() {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const auto &[tag, a] : accounts_)
         if (a.jobs > 0) least = std::min(least, a.service);
-    std::erase_if(accounts_, [least](const auto &entry) { return entry.second.jobs == 0 && entry.second.service <= least; });
+    std::erase_if(accounts_, [least](const auto &entry) {
+        return entry.second.jobs == 0 && entry.second.service <= least;
+    });
     for (;;) {
         int64_t idle = 0;
-        auto first = accounts_.end();    // to go: that of the least claim against it
+        auto first = accounts_.end();  // to go: that of the least claim against it
         for (auto a = accounts_.begin(); a != accounts_.end(); ++a) {
             if (a->second.jobs > 0) continue;
             ++idle;
@@ -124,7 +137,9 @@ int64_t scheduler::service(uint64_t tag) const {
     return found == accounts_.end() ? 0 : found->second.service;
 }
 
-task *scheduler::expired(int64_t now) const { return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin(); }
+task *scheduler::expired(int64_t now) const {
+    return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin();
+}
 
 void scheduler::end(task &j) {
     if (j.at == task::place::outside) return;
@@ -134,7 +149,8 @@ void scheduler::end(task &j) {
     if (j.forks > 0)
         for (task *child : j.payer->waiting)
             if (child->parent == &j) forget_parent(*child);
-    if (j.deadline_node.empty() && j.deadline != std::numeric_limits<int64_t>::max()) j.deadline_node = deadlines_.extract(&j);
+    if (j.deadline_node.empty() && j.deadline != std::numeric_limits<int64_t>::max())
+        j.deadline_node = deadlines_.extract(&j);
     if (--j.payer->jobs == 0) sweep_accounts();
 }
 
@@ -143,12 +159,15 @@ void scheduler::forget_parent(task &j) {
     j.parent = nullptr;
 }
 
-// ---- Starting ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- Starting
 
 // What it would share is being computed.
-bool scheduler::held(const task &j) const { return j.parent && j.parent->at == task::place::running && j.parent->computed < j.length - 1; }
+bool scheduler::held(const task &j) const {
+    return j.parent && j.parent->at == task::place::running && j.parent->computed < j.length - 1;
+}
 
-// The next to start: by priority, then those that made room, then by deadline, by what their clients had so far, and by age. Each account's first is its best.
+// The next to start: by priority, then those that made room, then by deadline, by what their clients had so
+// far, and by age. Each account's first is its best.
 task *scheduler::best() const {
     task *best = nullptr;
     const auto key = [](const task *j) {
@@ -163,8 +182,9 @@ task *scheduler::best() const {
     return best;
 }
 
-// Holds the full pages that j can share, appends them to its own, and gives the page that goes on with some of what follows, and how many positions there are
-// in all. One row at least is left to compute: its logits are needed.
+// Holds the full pages that j can share, appends them to its own, and gives the page that goes on with some
+// of what follows, and how many positions there are in all. One row at least is left to compute: its logits
+// are needed.
 void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     const int64_t most = j.length - 1;
     const auto share = [&](int32_t page) {
@@ -175,8 +195,10 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     positions = 0;
     if (j.parent && j.parent->at == task::place::running) {
         positions = std::min(j.parent->computed, most);
-        for (int64_t i = 0; i < positions / page_positions; ++i) share(j.parent->pages[static_cast<size_t>(i)]);
-        if (positions % page_positions) part.from = j.parent->pages[static_cast<size_t>(positions / page_positions)];
+        for (int64_t i = 0; i < positions / page_positions; ++i)
+            share(j.parent->pages[static_cast<size_t>(i)]);
+        if (positions % page_positions)
+            part.from = j.parent->pages[static_cast<size_t>(positions / page_positions)];
     } else if (j.uses_cache && !j.all_logits) {
         int32_t last = -1;
         for (; positions + page_positions <= most; positions += page_positions) {
@@ -184,14 +206,17 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
             if (next < 0) break;
             share(last = next);
         }
-        const page_book::part next = book_.match(j.tag, last, {j.tokens + positions, static_cast<size_t>(std::min(page_positions, most - positions))});
+        const page_book::part next = book_.match(
+            j.tag, last,
+            {j.tokens + positions, static_cast<size_t>(std::min(page_positions, most - positions))});
         part.from = next.page;
         positions += next.count;
     }
 }
 
-// Pages left free for those that run. One in four may want one soon: enough, under a load that fills the pool, that only one in a hundred makes room. But no more
-// than they can ever want: a pool with room for all to the end starts all.
+// Pages left free for those that run. One in four may want one soon: enough, under a load that fills the
+// pool, that only one in a hundred makes room. But no more than they can ever want: a pool with room for all
+// to the end starts all.
 int64_t scheduler::reserve() const {
     int64_t wanted = 0;
     for (const task *j : running_) wanted += pages_for(j->max_length) - static_cast<int64_t>(j->pages.size());
@@ -203,7 +228,8 @@ bool scheduler::start(task &j) {
     int64_t positions;
     find_pages(j, part, positions);
     const auto shared = static_cast<int64_t>(j.pages.size());
-    const int64_t missing = pages_for(j.length) - shared, growth = pages_for(std::min(j.length + page_positions, j.max_length)) - pages_for(j.length);
+    const int64_t missing = pages_for(j.length) - shared,
+                  growth = pages_for(std::min(j.length + page_positions, j.max_length)) - pages_for(j.length);
     bool ok = book_.available() >= missing + growth + reserve();
     for (int64_t i = 0; i < missing && ok; ++i) {
         const int32_t page = book_.take();
@@ -216,7 +242,8 @@ bool scheduler::start(task &j) {
         j.pages.clear();
         return false;
     }
-    // The page to copy from may have been taken just now, by this task too: it is copied before anything is written.
+    // The page to copy from may have been taken just now, by this task too: it is copied before anything is
+    // written.
     part.to = part.from < 0 ? -1 : j.pages[static_cast<size_t>(shared)];
     if (part.from != part.to) plan_.copies.push_back(part);
     unwait(j);
@@ -236,7 +263,7 @@ bool scheduler::start(task &j) {
     return true;
 }
 
-// ---- Running ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Running
 
 // Pages for all that it has; false when there are none.
 bool scheduler::grow(task &j) {
@@ -248,13 +275,16 @@ bool scheduler::grow(task &j) {
     return true;
 }
 
-// Of the lowest priority, who made room least often, then who loses least, then the youngest; but never the oldest of all. Null when it is alone.
+// Of the lowest priority, who made room least often, then who loses least, then the youngest; but never the
+// oldest of all. Null when it is alone.
 task *scheduler::victim() const {
     const task *oldest = running_[0];
     for (const task *j : running_)
         if (j->age < oldest->age) oldest = j;
     task *best = nullptr;
-    const auto key = [](const task *j) { return std::tuple(j->priority, j->preemptions, j->computed, -static_cast<int64_t>(j->age)); };
+    const auto key = [](const task *j) {
+        return std::tuple(j->priority, j->preemptions, j->computed, -static_cast<int64_t>(j->age));
+    };
     for (task *j : running_)
         if (j != oldest && (!best || key(j) < key(best))) best = j;
     return best;
@@ -282,7 +312,9 @@ void scheduler::stop_running(task &j) {
 void scheduler::leave_pages(task &j) {
     const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
     if (j.uses_cache && rest)
-        book_.enter(j.pages[static_cast<size_t>(full)], j.tag, full ? j.pages[static_cast<size_t>(full - 1)] : -1, {j.tokens + full * page_positions, static_cast<size_t>(rest)});
+        book_.enter(j.pages[static_cast<size_t>(full)], j.tag,
+                    full ? j.pages[static_cast<size_t>(full - 1)] : -1,
+                    {j.tokens + full * page_positions, static_cast<size_t>(rest)});
     book_.drop(j.pages);
     j.pages.clear();
 }
@@ -296,9 +328,10 @@ void scheduler::computed(const step_part &p) {
     if (!j.uses_cache) return;
     for (int64_t i = p.first / page_positions; i < j.computed / page_positions; ++i) {
         int32_t &page = j.pages[static_cast<size_t>(i)];
-        const int32_t known = book_.enter(page, j.tag, i ? j.pages[static_cast<size_t>(i - 1)] : -1, {j.tokens + i * page_positions, page_positions});
+        const int32_t known = book_.enter(page, j.tag, i ? j.pages[static_cast<size_t>(i - 1)] : -1,
+                                          {j.tokens + i * page_positions, page_positions});
         if (known == page) continue;
-        book_.hold(known);    // somebody computed the same: one is enough
+        book_.hold(known);  // somebody computed the same: one is enough
         book_.drop({&page, 1});
         page = known;
     }
@@ -309,7 +342,8 @@ void scheduler::charge(task &j, int64_t tokens) { j.payer->service += tokens; }
 void scheduler::divide() {
     wishes_.clear();
     for (const task *j : running_) {
-        const bool has_room = static_cast<int64_t>(j->pages.size()) >= pages_for(j->length);    // not when memory could not be had
+        // not when memory could not be had
+        const bool has_room = static_cast<int64_t>(j->pages.size()) >= pages_for(j->length);
         wishes_.push_back({has_room ? j->length - j->computed : 0, j->all_logits});
     }
     divide_step(wishes_, sizes_.rows, sizes_.logits, shares_);
@@ -332,7 +366,8 @@ const step_plan &scheduler::plan() {
         if (grow(*running_[i])) {
             ++i;
         } else if (task *v = victim()) {
-            i -= std::find(running_.begin(), running_.end(), v) < running_.begin() + static_cast<ptrdiff_t>(i);
+            i -=
+                std::find(running_.begin(), running_.end(), v) < running_.begin() + static_cast<ptrdiff_t>(i);
             preempt(*v);
         } else {
             plan_.starved = true;
@@ -348,4 +383,4 @@ const step_plan &scheduler::plan() {
     return plan_;
 }
 
-} // namespace ds
+}  // namespace ds

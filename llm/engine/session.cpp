@@ -1,6 +1,7 @@
-// A file is not believed: what its header says is compared with the file's size and the engine before anything is taken, every byte is under a checksum, and a page
-// is entered in the book only when all of the file was found good. The checksum is none against intent: a forged file can hold other numbers, but no other sizes,
-// and no scales that a page cannot have.
+// A file is not believed: what its header says is compared with the file's size and the engine before
+// anything is taken, every byte is under a checksum, and a page is entered in the book only when all of the
+// file was found good. The checksum is none against intent: a forged file can hold other numbers, but no
+// other sizes, and no scales that a page cannot have.
 #include "session.h"
 
 #include "../../tensor/lfs.h"
@@ -12,12 +13,17 @@ namespace ds {
 
 static constexpr char session_magic[8] = {'D', 'S', 's', 'e', 's', 's', 'n', '\n'};
 static constexpr uint32_t session_version = 1, session_byte_order = 0x01020304;
-static constexpr uint64_t most_tokens = uint64_t{1} << 30;    // positions that a model can be loaded for
+static constexpr uint64_t most_tokens = uint64_t{1} << 30;  // positions that a model can be loaded for
 
-// ---- The header ------------------------------------------------------------------------------------------------------------------------------------
+// ---- The header
 
-static uint64_t header_sum(const session_header &h) { return checksum(&h, offsetof(session_header, header_sum), 0); }
-static uint64_t page_sum(const void *page, size_t bytes, uint64_t before) { return checksum(page, bytes, before); }    // pages in another order are wrong ones
+static uint64_t header_sum(const session_header &h) {
+    return checksum(&h, offsetof(session_header, header_sum), 0);
+}
+// pages in another order are wrong ones
+static uint64_t page_sum(const void *page, size_t bytes, uint64_t before) {
+    return checksum(page, bytes, before);
+}
 
 static session_header header_for(const session_pages &p, uint64_t tokens, uint64_t pages) {
     const kv_layout l = make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer.front();
@@ -40,9 +46,10 @@ static session_header header_for(const session_pages &p, uint64_t tokens, uint64
     return h;
 }
 
-// ---- Saving ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- Saving
 
-int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token_id> tokens, const std::string &path) {
+int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token_id> tokens,
+                     const std::string &path) {
     const std::vector<int32_t> pages = p.book.find_all(tag, tokens);
     session_header h = header_for(p, tokens.size(), pages.size());
     h.token_sum = checksum(tokens.data(), tokens.size_bytes(), 0);
@@ -62,7 +69,7 @@ int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token
     return static_cast<int64_t>(pages.size()) * page_positions;
 }
 
-// ---- Restoring ------------------------------------------------------------------------------------------------------------------------------------
+// ---- Restoring
 
 namespace {
 
@@ -74,7 +81,8 @@ struct session_file {
     const std::vector<kv_layout> layout;
     session_header h;
 
-    session_file(const session_pages &p, const std::string &path) : p(p), path(path), in(path), layout(make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer) {
+    session_file(const session_pages &p, const std::string &path)
+        : p(p), path(path), in(path), layout(make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer) {
         if (in.size() < sizeof h) damaged("header", in.size(), format_text("%zu bytes or more", sizeof h));
         in.read(0, &h, sizeof h);
         check_itself();
@@ -82,10 +90,14 @@ struct session_file {
     }
 
     [[noreturn]] void damaged(const char *field, uint64_t is, const std::string &needed) const {
-        throw error(status::format, path + ": " + field + ": is " + std::to_string(is) + ", must be " + needed);
+        throw error(status::format,
+                    path + ": " + field + ": is " + std::to_string(is) + ", must be " + needed);
     }
     [[noreturn]] void wrong_sum(const std::string &what, uint64_t is, uint64_t said) const {
-        throw error(status::format, path + ": " + what + ": its checksum is " + format_text("%016llx, and the file says %016llx", static_cast<unsigned long long>(is), static_cast<unsigned long long>(said)));
+        throw error(status::format,
+                    path + ": " + what + ": its checksum is " +
+                        format_text("%016llx, and the file says %016llx", static_cast<unsigned long long>(is),
+                                    static_cast<unsigned long long>(said)));
     }
 
     void check_itself() const {
@@ -93,42 +105,70 @@ struct session_file {
             std::string whole(in.size() <= 1024 ? in.size() : 0, '\0');
             in.read(0, whole.data(), whole.size());
             refuse_lfs_pointer(whole, path);
-            throw error(status::format, path + ": magic: is " + quoted(h.magic, sizeof h.magic) + ": not a session file");
+            throw error(status::format,
+                        path + ": magic: is " + quoted(h.magic, sizeof h.magic) + ": not a session file");
         }
-        if (h.byte_order != session_byte_order) throw error(status::unsupported, path + format_text(": byte_order: is 0x%08x, must be 0x%08x", h.byte_order, session_byte_order));
-        if (h.version != session_version) throw error(status::unsupported, path + format_text(": version: is %u, known is %u", h.version, session_version));
+        if (h.byte_order != session_byte_order)
+            throw error(status::unsupported, path + format_text(": byte_order: is 0x%08x, must be 0x%08x",
+                                                                h.byte_order, session_byte_order));
+        if (h.version != session_version)
+            throw error(status::unsupported,
+                        path + format_text(": version: is %u, known is %u", h.version, session_version));
         if (const uint64_t sum = header_sum(h); sum != h.header_sum) wrong_sum("header", sum, h.header_sum);
-        if (h.tokens < 1 || h.tokens > most_tokens) damaged("tokens", h.tokens, "from 1 to " + std::to_string(most_tokens));
-        if (h.pages > h.tokens / page_positions) damaged("pages", h.pages, "at most " + std::to_string(h.tokens / page_positions) + ", those that the tokens fill");
+        if (h.tokens < 1 || h.tokens > most_tokens)
+            damaged("tokens", h.tokens, "from 1 to " + std::to_string(most_tokens));
+        if (h.pages > h.tokens / page_positions)
+            damaged("pages", h.pages,
+                    "at most " + std::to_string(h.tokens / page_positions) + ", those that the tokens fill");
         if (h.zero != 0) damaged("zero", h.zero, "0");
     }
 
     // Sizes first, for what they say; then that it is the same model.
     void check_engine() const {
         const session_header ours = header_for(p, h.tokens, h.pages);
-        const struct { const char *field; uint64_t is, needed; } fields[] = {
-            {"page_positions", h.page_positions, ours.page_positions}, {"vocabulary", h.vocabulary, ours.vocabulary}, {"layers", h.layers, ours.layers},
-            {"kv_heads", h.kv_heads, ours.kv_heads}, {"head_size", h.head_size, ours.head_size}, {"rope_size", h.rope_size, ours.rope_size},
-            {"kv_type", h.kv_type, ours.kv_type}, {"page_bytes", h.page_bytes, ours.page_bytes}, {"model", h.model, ours.model}};
+        const struct {
+            const char *field;
+            uint64_t is, needed;
+        } fields[] = {{"page_positions", h.page_positions, ours.page_positions},
+                      {"vocabulary", h.vocabulary, ours.vocabulary},
+                      {"layers", h.layers, ours.layers},
+                      {"kv_heads", h.kv_heads, ours.kv_heads},
+                      {"head_size", h.head_size, ours.head_size},
+                      {"rope_size", h.rope_size, ours.rope_size},
+                      {"kv_type", h.kv_type, ours.kv_type},
+                      {"page_bytes", h.page_bytes, ours.page_bytes},
+                      {"model", h.model, ours.model}};
         for (const auto &f : fields)
             if (f.is != f.needed)
-                throw error(status::unsupported, path + ": " + f.field + ": is " + std::to_string(f.is) + ", this engine's is " + std::to_string(f.needed) + ": the session is of another model or kv_type");
-        if (h.file_bytes != ours.file_bytes) damaged("file_bytes", h.file_bytes, std::to_string(ours.file_bytes) + ", as the tokens and pages need");
-        if (h.file_bytes != in.size()) throw error(status::format, path + ": has " + std::to_string(in.size()) + " bytes, must have " + std::to_string(h.file_bytes));
+                throw error(status::unsupported, path + ": " + f.field + ": is " + std::to_string(f.is) +
+                                                     ", this engine's is " + std::to_string(f.needed) +
+                                                     ": the session is of another model or kv_type");
+        if (h.file_bytes != ours.file_bytes)
+            damaged("file_bytes", h.file_bytes,
+                    std::to_string(ours.file_bytes) + ", as the tokens and pages need");
+        if (h.file_bytes != in.size())
+            throw error(status::format, path + ": has " + std::to_string(in.size()) + " bytes, must have " +
+                                            std::to_string(h.file_bytes));
     }
 
     std::vector<token_id> read_tokens() const {
         std::vector<token_id> tokens(h.tokens);
         in.read(sizeof h, tokens.data(), tokens.size() * sizeof(token_id));
-        if (const uint64_t sum = checksum(tokens.data(), tokens.size() * sizeof(token_id), 0); sum != h.token_sum) wrong_sum("tokens", sum, h.token_sum);
+        if (const uint64_t sum = checksum(tokens.data(), tokens.size() * sizeof(token_id), 0);
+            sum != h.token_sum)
+            wrong_sum("tokens", sum, h.token_sum);
         for (size_t i = 0; i < tokens.size(); ++i)
-            if (tokens[i] < 0 || tokens[i] >= p.m.h.vocab) throw error(status::format, path + format_text(": tokens[%zu]: is %d, must be from 0 to %lld", i, tokens[i], static_cast<long long>(p.m.h.vocab - 1)));
+            if (tokens[i] < 0 || tokens[i] >= p.m.h.vocab)
+                throw error(status::format,
+                            path + format_text(": tokens[%zu]: is %d, must be from 0 to %lld", i, tokens[i],
+                                               static_cast<long long>(p.m.h.vocab - 1)));
         return tokens;
     }
 
     // Page `i`, to `to`; gives its checksum, whose predecessor's is `before`.
     uint64_t read_page(uint64_t i, uint64_t before, void *to) const {
-        const uint64_t offset = sizeof h + h.tokens * sizeof(token_id) + i * (h.page_bytes + sizeof(uint64_t));
+        const uint64_t offset =
+            sizeof h + h.tokens * sizeof(token_id) + i * (h.page_bytes + sizeof(uint64_t));
         uint64_t said;
         in.read(offset, to, h.page_bytes);
         in.read(offset + h.page_bytes, &said, sizeof said);
@@ -143,14 +183,22 @@ struct session_file {
         for (size_t layer = 0; layer < layout.size(); ++layer) {
             const kv_layout &l = layout[layer];
             const size_t count = static_cast<size_t>(l.kv_heads) * page_positions;
-            const struct { const char *name, *end; } parts[] = {{l.rope_size ? "latents" : "keys", page + l.k_offset + l.k_bytes()}, {l.rope_size ? "turned keys" : "values", page + l.v_offset + l.v_bytes()}};
+            const struct {
+                const char *name, *end;
+            } parts[] = {{l.rope_size ? "latents" : "keys", page + l.k_offset + l.k_bytes()},
+                         {l.rope_size ? "turned keys" : "values", page + l.v_offset + l.v_bytes()}};
             for (const auto &part : parts)
                 for (size_t k = 0; k < count; ++k) {
                     float scale;
                     std::memcpy(&scale, part.end - (count - k) * sizeof scale, sizeof scale);
                     if (!is_row_scale(scale))
-                        throw error(status::format, path + format_text(": pages[%llu]: layer %zu: scales of the ", static_cast<unsigned long long>(i), layer) + part.name + "[" + std::to_string(k) + "]: is " +
-                                                        shortest(scale) + ", must be 0 or from " + shortest(i8_smallest_scale) + " to " + shortest(i8_largest_scale));
+                        throw error(status::format,
+                                    path +
+                                        format_text(": pages[%llu]: layer %zu: scales of the ",
+                                                    static_cast<unsigned long long>(i), layer) +
+                                        part.name + "[" + std::to_string(k) + "]: is " + shortest(scale) +
+                                        ", must be 0 or from " + shortest(i8_smallest_scale) + " to " +
+                                        shortest(i8_largest_scale));
                 }
         }
     }
@@ -162,16 +210,19 @@ struct held_pages {
     ~held_pages() { book.drop(list); }
 };
 
-} // namespace
+}  // namespace
 
-int64_t restore_session(const session_pages &p, uint64_t tag, const std::string &path, std::span<token_id> to, size_t &count) {
+int64_t restore_session(const session_pages &p, uint64_t tag, const std::string &path, std::span<token_id> to,
+                        size_t &count) {
     const session_file file(p, path);
     if (file.h.tokens > to.size()) {
         count = file.h.tokens;
-        throw error(status::buffer, path + ": tokens: needs room for " + std::to_string(file.h.tokens) + ", has " + std::to_string(to.size()));
+        throw error(status::buffer, path + ": tokens: needs room for " + std::to_string(file.h.tokens) +
+                                        ", has " + std::to_string(to.size()));
     }
     const std::vector<token_id> tokens = file.read_tokens();
-    const std::vector<int32_t> known = p.book.find_all(tag, std::span(tokens).first(file.h.pages * page_positions));
+    const std::vector<int32_t> known =
+        p.book.find_all(tag, std::span(tokens).first(file.h.pages * page_positions));
     held_pages held{p.book};
     held.list.reserve(file.h.pages);
     for (const int32_t page : known) {
@@ -189,10 +240,11 @@ int64_t restore_session(const session_pages &p, uint64_t tag, const std::string 
         if (page >= 0) p.pool.written(page, to);
     }
     for (size_t i = known.size(); i < held.list.size(); ++i)
-        p.book.enter(held.list[i], tag, i ? held.list[i - 1] : -1, std::span(tokens).subspan(i * page_positions, page_positions));
+        p.book.enter(held.list[i], tag, i ? held.list[i - 1] : -1,
+                     std::span(tokens).subspan(i * page_positions, page_positions));
     std::copy(tokens.begin(), tokens.end(), to.begin());
     count = tokens.size();
     return static_cast<int64_t>(held.list.size()) * page_positions;
 }
 
-} // namespace ds
+}  // namespace ds

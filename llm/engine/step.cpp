@@ -1,6 +1,7 @@
-// A step: take in what was submitted, end what was cancelled or is late, let the scheduler plan, copy pages, compute, hand out events.
-// Invariant: a step allocates nothing. What it needs was reserved at construction or at submit; only the page pool grows, and a step that
-// finds no memory for that loses nothing.
+// A step: take in what was submitted, end what was cancelled or is late, let the scheduler plan, copy pages,
+// compute, hand out events.
+// Invariant: a step allocates nothing. What it needs was reserved at construction or at submit; only the page
+// pool grows, and a step that finds no memory for that loses nothing.
 #include "engine.h"
 
 #include "../../tensor/numerics.h"
@@ -16,11 +17,11 @@ engine::turn::turn(engine &e) : taken_(e.stepping_) {
 std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
     const double begun = os::seconds();
-    if (unread_.exchange(false)) {    // a host's trace threw, and they were not read
+    if (unread_.exchange(false)) {  // a host's trace threw, and they were not read
         handed_out_ = true;
         return events_;
     }
-    take_in();    // before requests go that it may name
+    take_in();  // before requests go that it may name
     if (std::exchange(handed_out_, false)) retire();
     drop_cancelled();
     drop_expired();
@@ -97,7 +98,9 @@ void engine::fill(const step_plan &p) {
             runner_.ids()[row] = r.tokens[static_cast<size_t>(position)];
             runner_.positions()[row] = static_cast<int32_t>(position);
             runner_.sequence()[row] = r.job.slot;
-            runner_.slots()[row] = static_cast<int32_t>(pages[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
+            runner_.slots()[row] =
+                static_cast<int32_t>(pages[static_cast<size_t>(position / page_positions)] * page_positions +
+                                     position % page_positions);
             if (k < part.rows - part.logits) continue;
             runner_.factors()[output] = r.options.score ? 0.0f : r.options.sampling.factor();
             runner_.outputs()[output++] = static_cast<int32_t>(row);
@@ -138,13 +141,15 @@ void engine::trim(const turn &, int64_t keep) {
     publish();
 }
 
-int64_t engine::save_session(const turn &, uint64_t tag, std::span<const token_id> tokens, const std::string &path) {
+int64_t engine::save_session(const turn &, uint64_t tag, std::span<const token_id> tokens,
+                             const std::string &path) {
     check_tokens("tokens", tokens);
     return ds::save_session(session_place(), tag, tokens, path);
 }
 
-int64_t engine::restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens, size_t &count) {
-    struct publisher {    // a failure may have displaced kept pages, too
+int64_t engine::restore_session(const turn &, uint64_t tag, const std::string &path,
+                                std::span<token_id> tokens, size_t &count) {
+    struct publisher {  // a failure may have displaced kept pages, too
         engine &e;
         ~publisher() { e.publish(); }
     } const publisher{*this};
@@ -158,4 +163,4 @@ int64_t engine::forget_session(const turn &, uint64_t tag, std::span<const token
     return pages;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
-// One thought at most, first in the answer. A tag that the vocabulary has as a token is that token alone; else it is found by its text, wherever the
-// tokens' borders lie. Tags belong to the thought, so text of a thought is never held back: only what may open one is.
+// One thought at most, first in the answer. A tag that the vocabulary has as a token is that token alone;
+// else it is found by its text, wherever the tokens' borders lie. Tags belong to the thought, so text of a
+// thought is never held back: only what may open one is.
 #include "thinking.h"
 
 #include <algorithm>
@@ -20,7 +21,8 @@ std::string_view channel_cutter::read_start(std::string_view text) {
         know(false, n);
         text.remove_prefix(n);
     }
-    for (; tags_.open < 0 && !text.empty() && text.front() == think_open[undecided_.size()]; text.remove_prefix(1)) {
+    for (; tags_.open < 0 && !text.empty() && text.front() == think_open[undecided_.size()];
+         text.remove_prefix(1)) {
         undecided_ += text.front();
         if (undecided_.size() < think_open.size()) continue;
         know(true, undecided_.size());
@@ -89,7 +91,7 @@ void channel_cutter::reserve(size_t bytes) {
     undecided_.reserve(think_open.size());
     tail_.reserve(think_close.size() + bytes);
     uncut_.reserve(think_open.size() + bytes);
-    runs_.reserve(8);    // there is one thought, with text before and after
+    runs_.reserve(8);  // there is one thought, with text before and after
 }
 
 void channel_cutter::cut(std::string_view text, std::vector<text_piece> &out) {
@@ -106,4 +108,4 @@ void channel_cutter::cut(std::string_view text, std::vector<text_piece> &out) {
     runs_.erase(runs_.begin(), runs_.begin() + static_cast<ptrdiff_t>(runs));
 }
 
-} // namespace ds
+}  // namespace ds

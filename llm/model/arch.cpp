@@ -42,4 +42,4 @@ std::string architectures_known() {
     return s;
 }
 
-} // namespace ds
+}  // namespace ds

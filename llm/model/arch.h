@@ -1,5 +1,5 @@
-// What an architecture is: its hyper-parameters from GGUF keys, its tensors one row each, its KV widths and its forward pass. arch.def lists them,
-// arch/<name>.cpp is one of them, read top to bottom.
+// What an architecture is: its hyper-parameters from GGUF keys, its tensors one row each, its KV widths and
+// its forward pass. arch.def lists them, arch/<name>.cpp is one of them, read top to bottom.
 #pragma once
 
 #include "../../tensor/gguf.h"
@@ -7,45 +7,68 @@
 
 namespace ds {
 
-enum class rope_scaling : int32_t { none, linear, yarn, llama3 };   // llama3: divisors a pair, from the tensor rope_freqs
+// llama3: divisors a pair, from the tensor rope_freqs
+enum class rope_scaling : int32_t { none, linear, yarn, llama3 };
 
 struct hparams {
     int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_size = 0, ffn = 0, vocab = 0;
-    int64_t context = 0;              // positions the model was made for
+    int64_t context = 0;  // positions the model was made for
     float norm_eps = 0;
     // rope
-    int64_t rotated = 0;              // elements of a head that turn
+    int64_t rotated = 0;  // elements of a head that turn
     double rope_base = 10000;
     rope_scaling scaling = rope_scaling::none;
     double rope_factor = 1;
-    int64_t original_context = 0;     // before scaling; yarn
+    int64_t original_context = 0;  // before scaling; yarn
     double beta_fast = 32, beta_slow = 1, attn_factor = 1;
-    // latent attention (MLA): a head's keys are nope_size elements made of the latent and `rotated` that turn, which all heads share
-    int64_t q_rank = 0, kv_rank = 0, nope_size = 0, value_size = 0;    // q_rank 0: q is made of the hidden state at once
-    double yarn_log_multiplier = 0;   // scores are multiplied by (1 + this * ln(rope_factor))^2
+    // latent attention (MLA): a head's keys are nope_size elements made of the latent and `rotated` that
+    // turn, which all heads share
+    // q_rank 0: q is made of the hidden state at once
+    int64_t q_rank = 0, kv_rank = 0, nope_size = 0, value_size = 0;
+    double yarn_log_multiplier = 0;  // scores are multiplied by (1 + this * ln(rope_factor))^2
     // mixture of experts, in the layers from dense_layers on
     int64_t experts = 0, experts_used = 0, experts_shared = 0, expert_ffn = 0, dense_layers = 0;
     int64_t expert_groups = 1, expert_groups_used = 1;
     bool expert_sigmoid = false, expert_norm = false;
     float expert_scale = 1;
-    int64_t nextn_layers = 0;         // behind the others: for predicting one more token; kept, not run
+    int64_t nextn_layers = 0;  // behind the others: for predicting one more token; kept, not run
 };
 
-enum class role : uint8_t { embedding, output, norm, bias, query, key, value, attention_output, gate, up, down, rope_divisors, router };
+enum class role : uint8_t {
+    embedding,
+    output,
+    norm,
+    bias,
+    query,
+    key,
+    value,
+    attention_output,
+    gate,
+    up,
+    down,
+    rope_divisors,
+    router
+};
 
-// What the converter does to a checkpoint's tensor on the way. adjacent_pairs (llama): each head's rows go from halves to adjacent pairs, as GGUF files of that
-// architecture hold them: row (h, i, p) takes the checkpoint's row (h, p, i), p of 2. The other two cut MLA's kv_b, whose rows are, head by head, the key's and
-// then the value's: key_part takes each head's key rows and transposes them, value_part takes its value rows.
+// What the converter does to a checkpoint's tensor on the way. adjacent_pairs (llama): each head's rows go
+// from halves to adjacent pairs, as GGUF files of that architecture hold them: row (h, i, p) takes the
+// checkpoint's row (h, p, i), p of 2. The other two cut MLA's kv_b, whose rows are, head by head, the key's
+// and then the value's: key_part takes each head's key rows and transposes them, value_part takes its value
+// rows.
 enum class reorder : uint8_t { none, adjacent_pairs, key_part, value_part };
 
 struct layer_weights {
-    const tensor *attn_norm = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;
+    const tensor *attn_norm = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *q_bias = nullptr,
+                 *k_bias = nullptr, *v_bias = nullptr;
     const tensor *q_norm = nullptr, *k_norm = nullptr, *attn_output = nullptr, *attn_output_bias = nullptr;
     const tensor *ffn_norm = nullptr, *gate = nullptr, *up = nullptr, *down = nullptr;
-    const tensor *q_a = nullptr, *q_a_norm = nullptr, *q_b = nullptr, *kv_a = nullptr, *kv_a_norm = nullptr, *k_b = nullptr, *v_b = nullptr;
-    const tensor *router = nullptr, *router_bias = nullptr, *expert_gate = nullptr, *expert_up = nullptr, *expert_down = nullptr;
+    const tensor *q_a = nullptr, *q_a_norm = nullptr, *q_b = nullptr, *kv_a = nullptr, *kv_a_norm = nullptr,
+                 *k_b = nullptr, *v_b = nullptr;
+    const tensor *router = nullptr, *router_bias = nullptr, *expert_gate = nullptr, *expert_up = nullptr,
+                 *expert_down = nullptr;
     const tensor *shared_gate = nullptr, *shared_up = nullptr, *shared_down = nullptr;
-    const tensor *nextn_eh = nullptr, *nextn_embedding = nullptr, *nextn_enorm = nullptr, *nextn_hnorm = nullptr, *nextn_head = nullptr, *nextn_head_norm = nullptr;
+    const tensor *nextn_eh = nullptr, *nextn_embedding = nullptr, *nextn_enorm = nullptr,
+                 *nextn_hnorm = nullptr, *nextn_head = nullptr, *nextn_head_norm = nullptr;
 };
 struct model_weights {
     const tensor *embedding = nullptr, *output_norm = nullptr, *output = nullptr, *rope_divisors = nullptr;
@@ -53,36 +76,42 @@ struct model_weights {
 };
 
 struct tensor_row {
-    std::string name;              // in GGUF
-    std::string checkpoint;        // in a Hugging Face checkpoint; empty: the converter computes it. A "*": one tensor for each ne[0], by its number
-    std::vector<int64_t> ne;       // outermost first
+    std::string name;  // in GGUF
+    // in a Hugging Face checkpoint; empty: the converter computes it. A "*": one tensor for each ne[0], by
+    // its number
+    std::string checkpoint;
+    std::vector<int64_t> ne;  // outermost first
     role what;
     bool optional;
     reorder order = reorder::none;
-    int64_t heads = 1;             // for `order`
-    std::string whole = {};        // of the two parts of kv_b, and of the experts' gate and up: what holds both in other files
-    int64_t layer = -1;            // -1: not of a layer
+    int64_t heads = 1;  // for `order`
+    // of the two parts of kv_b, and of the experts' gate and up: what holds both in other files
+    std::string whole = {};
+    int64_t layer = -1;  // -1: not of a layer
     const tensor *layer_weights::*slot = nullptr;
     const tensor *model_weights::*top = nullptr;
 
-    bool stays_f32() const { return what == role::norm || what == role::bias || what == role::rope_divisors || what == role::router; }
+    bool stays_f32() const {
+        return what == role::norm || what == role::bias || what == role::rope_divisors ||
+               what == role::router;
+    }
 };
 
 // Elements of K and V that a layer keeps for a position.
 struct kv_widths {
     int64_t kv_heads, head_size;
-    int64_t rope_size = 0;         // of latent pages: see kv_layout
+    int64_t rope_size = 0;  // of latent pages: see kv_layout
 };
 
 // A step's inputs, n rows of which m ask for logits; see ops.h for what they hold.
 struct step_inputs {
-    const tensor *ids = nullptr, *positions = nullptr, *sequence = nullptr, *slots = nullptr;   // i32 [n]
-    const tensor *tables = nullptr;    // i32 [sequences, pages]
-    const tensor *pages = nullptr;     // i8 [pool pages, page bytes]
-    const tensor *outputs = nullptr;   // i32 [m], rows of the step
+    const tensor *ids = nullptr, *positions = nullptr, *sequence = nullptr, *slots = nullptr;  // i32 [n]
+    const tensor *tables = nullptr;   // i32 [sequences, pages]
+    const tensor *pages = nullptr;    // i8 [pool pages, page bytes]
+    const tensor *outputs = nullptr;  // i32 [m], rows of the step
 };
-// How layers with latents and without integers attend (see mla_attention): every row by one form, or each run of rows by that which is less work. With integers, in
-// pages or weights, it is always absorbed.
+// How layers with latents and without integers attend (see mla_attention): every row by one form, or each run
+// of rows by that which is less work. With integers, in pages or weights, it is always absorbed.
 enum class mla_form : uint8_t { absorbed, expanded, automatic };
 
 struct build_args {
@@ -90,22 +119,22 @@ struct build_args {
     const hparams &h;
     const model_weights &w;
     const step_inputs &in;
-    std::span<const kv_layout> kv;     // one a layer
+    std::span<const kv_layout> kv;  // one a layer
     mla_form mla = mla_form::absorbed;
 };
 
 struct arch {
-    const char *name;              // general.architecture
-    const char *checkpoint_class;  // config.json, architectures[0]; several are separated by a space
-    hparams (*read)(const gguf_file &f);                               // throws status::format naming the key
+    const char *name;                     // general.architecture
+    const char *checkpoint_class;         // config.json, architectures[0]; several are separated by a space
+    hparams (*read)(const gguf_file &f);  // throws status::format naming the key
     std::vector<tensor_row> (*tensors)(const hparams &h);
     kv_widths (*kv)(const hparams &h);
-    const tensor *(*build)(const build_args &a);                       // logits f32 [m, vocab]
+    const tensor *(*build)(const build_args &a);  // logits f32 [m, vocab]
 };
 
 std::span<const arch *const> architectures();
-const arch *arch_by_name(std::string_view name);                       // null when unknown
-const arch *arch_by_checkpoint_class(std::string_view name);           // null when unknown
+const arch *arch_by_name(std::string_view name);              // null when unknown
+const arch *arch_by_checkpoint_class(std::string_view name);  // null when unknown
 std::string architectures_known();
 
-} // namespace ds
+}  // namespace ds

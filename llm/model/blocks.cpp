@@ -1,5 +1,5 @@
-// The forward pass of a pre-norm decoder, and what llama, qwen2 and qwen3 have in common. Row counts come from the step's inputs, so the same
-// code builds the largest graph (for the plan) and every smaller one.
+// The forward pass of a pre-norm decoder, and what llama, qwen2 and qwen3 have in common. Row counts come
+// from the step's inputs, so the same code builds the largest graph (for the plan) and every smaller one.
 #include "blocks.h"
 
 #include "../../tensor/numerics.h"
@@ -10,20 +10,27 @@ namespace ds {
 
 void read_rope(const keys &k, hparams &h) {
     h.rotated = k.count("rope.dimension_count", h.head_size, h.head_size);
-    if (h.rotated % 2) k.f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) + ", must be even");
-    h.rope_base = k.number("rope.freq_base", 1.001, 1e12, 10000.0);    // so that no frequency is above 1, and no angle beyond what sin_cos_f64 takes
+    if (h.rotated % 2)
+        k.f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) + ", must be even");
+    // so that no frequency is above 1, and no angle beyond what sin_cos_f64 takes
+    h.rope_base = k.number("rope.freq_base", 1.001, 1e12, 10000.0);
     const std::string type(k.f.get_string(k.full("rope.scaling.type"), "linear"));
-    const char *const factor_key = k.f.has(k.full("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
+    const char *const factor_key =
+        k.f.has(k.full("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
     const double factor = k.f.get_float(k.full(factor_key), 1.0);
-    h.rope_factor = factor == 0 ? 1.0 : k.in_range(factor_key, factor, 1.0, 1e6);    // converters write 0 for "none"
+    // converters write 0 for "none"
+    h.rope_factor = factor == 0 ? 1.0 : k.in_range(factor_key, factor, 1.0, 1e6);
     if (type == "none") h.scaling = rope_scaling::none;
     else if (type == "linear") h.scaling = h.rope_factor == 1.0 ? rope_scaling::none : rope_scaling::linear;
     else if (type == "yarn") h.scaling = rope_scaling::yarn;
-    else throw error(status::unsupported, k.f.name() + ": " + k.full("rope.scaling.type") + ": is " + quoted(type) + ", known are none, linear, yarn");
+    else
+        throw error(status::unsupported, k.f.name() + ": " + k.full("rope.scaling.type") + ": is " +
+                                             quoted(type) + ", known are none, linear, yarn");
     h.original_context = k.count("rope.scaling.original_context_length", 1 << 30, h.context);
     h.beta_fast = k.number("rope.scaling.yarn_beta_fast", 1e-6, 1e6, 32);
     h.beta_slow = k.number("rope.scaling.yarn_beta_slow", 1e-6, 1e6, 1);
-    h.attn_factor = k.number("rope.scaling.yarn_attn_factor", 1e-6, 1e6, k.number("rope.scaling.attn_factor", 1e-6, 1e6, 1));
+    h.attn_factor = k.number("rope.scaling.yarn_attn_factor", 1e-6, 1e6,
+                             k.number("rope.scaling.attn_factor", 1e-6, 1e6, 1));
 }
 
 void read_sizes(const keys &k, hparams &h) {
@@ -36,9 +43,13 @@ void read_sizes(const keys &k, hparams &h) {
     const gguf_value *tokens = k.f.find("tokenizer.ggml.tokens");
     if (!tokens || !tokens->is_array) k.f.fail("tokenizer.ggml.tokens", "is missing or not an array");
     h.vocab = static_cast<int64_t>(tokens->count);
-    constexpr int64_t max_vocab = 1 << 22;    // as many as the sampler's sums hold
-    if (h.vocab < 1 || h.vocab > max_vocab) k.f.fail("tokenizer.ggml.tokens", "has " + std::to_string(tokens->count) + " entries, must have from 1 to " + std::to_string(max_vocab));
-    if (k.count("vocab_size", max_vocab, h.vocab) != h.vocab) k.f.fail(k.full("vocab_size"), "is not the number of entries of tokenizer.ggml.tokens, " + std::to_string(h.vocab));
+    constexpr int64_t max_vocab = 1 << 22;  // as many as the sampler's sums hold
+    if (h.vocab < 1 || h.vocab > max_vocab)
+        k.f.fail("tokenizer.ggml.tokens", "has " + std::to_string(tokens->count) +
+                                              " entries, must have from 1 to " + std::to_string(max_vocab));
+    if (k.count("vocab_size", max_vocab, h.vocab) != h.vocab)
+        k.f.fail(k.full("vocab_size"),
+                 "is not the number of entries of tokenizer.ggml.tokens, " + std::to_string(h.vocab));
 }
 
 hparams read_decoder(const gguf_file &f, const char *arch_name) {
@@ -47,25 +58,40 @@ hparams read_decoder(const gguf_file &f, const char *arch_name) {
     read_sizes(k, h);
     h.kv_heads = k.count("attention.head_count_kv", 4096, h.heads);
     if (h.heads % h.kv_heads)
-        f.fail(k.full("attention.head_count"), format_text("is %lld, must be a multiple of head_count_kv, %lld", static_cast<long long>(h.heads), static_cast<long long>(h.kv_heads)));
+        f.fail(k.full("attention.head_count"),
+               format_text("is %lld, must be a multiple of head_count_kv, %lld",
+                           static_cast<long long>(h.heads), static_cast<long long>(h.kv_heads)));
     if (!k.f.has(k.full("attention.key_length")) && h.hidden % h.heads)
-        f.fail(k.full("attention.head_count"), format_text("is %lld, must divide embedding_length, %lld", static_cast<long long>(h.heads), static_cast<long long>(h.hidden)));
+        f.fail(k.full("attention.head_count"),
+               format_text("is %lld, must divide embedding_length, %lld", static_cast<long long>(h.heads),
+                           static_cast<long long>(h.hidden)));
     h.head_size = k.count("attention.key_length", i8_most_head, std::max<int64_t>(1, h.hidden / h.heads));
     if (k.count("attention.value_length", i8_most_head, h.head_size) != h.head_size)
-        f.fail(k.full("attention.value_length"), "differs from key_length, which this architecture does not have");
+        f.fail(k.full("attention.value_length"),
+               "differs from key_length, which this architecture does not have");
     read_rope(k, h);
-    // llama 3's scaling is a tensor of divisors, written by the converter; the file names no scaling type then.
-    if (f.find_tensor("rope_freqs.weight") && h.scaling == rope_scaling::none) h.scaling = rope_scaling::llama3;
+    // llama 3's scaling is a tensor of divisors, written by the converter; the file names no scaling type
+    // then.
+    if (f.find_tensor("rope_freqs.weight") && h.scaling == rope_scaling::none)
+        h.scaling = rope_scaling::llama3;
     return h;
 }
 
 std::vector<tensor_row> top_tensors(const hparams &h) {
     std::vector<tensor_row> rows;
-    const auto top = [&](const tensor *model_weights::*slot, role what, const char *name, const char *checkpoint, std::vector<int64_t> ne, bool optional) {
-        rows.push_back({.name = name, .checkpoint = checkpoint, .ne = std::move(ne), .what = what, .optional = optional, .top = slot});
+    const auto top = [&](const tensor *model_weights::*slot, role what, const char *name,
+                         const char *checkpoint, std::vector<int64_t> ne, bool optional) {
+        rows.push_back({.name = name,
+                        .checkpoint = checkpoint,
+                        .ne = std::move(ne),
+                        .what = what,
+                        .optional = optional,
+                        .top = slot});
     };
-    top(&model_weights::embedding, role::embedding, "token_embd.weight", "model.embed_tokens.weight", {h.vocab, h.hidden}, false);
-    top(&model_weights::output_norm, role::norm, "output_norm.weight", "model.norm.weight", {h.hidden}, false);
+    top(&model_weights::embedding, role::embedding, "token_embd.weight", "model.embed_tokens.weight",
+        {h.vocab, h.hidden}, false);
+    top(&model_weights::output_norm, role::norm, "output_norm.weight", "model.norm.weight", {h.hidden},
+        false);
     top(&model_weights::output, role::output, "output.weight", "lm_head.weight", {h.vocab, h.hidden}, true);
     top(&model_weights::rope_divisors, role::rope_divisors, "rope_freqs.weight", "", {h.rotated / 2}, true);
     return rows;
@@ -76,27 +102,46 @@ std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &
     const int64_t q = h.heads * h.head_size, kv = h.kv_heads * h.head_size;
     using lw = layer_weights;
     for (int64_t i = 0; i < h.layers; ++i) {
-        const std::string gguf = "blk." + std::to_string(i) + ".", hf = "model.layers." + std::to_string(i) + ".";
-        const auto row = [&](const tensor *lw::*slot, role what, const char *name, const char *checkpoint, std::vector<int64_t> ne, bool optional = false) -> tensor_row & {
-            rows.push_back({.name = gguf + name, .checkpoint = hf + checkpoint, .ne = std::move(ne), .what = what, .optional = optional, .layer = i, .slot = slot});
+        const std::string gguf = "blk." + std::to_string(i) + ".",
+                          hf = "model.layers." + std::to_string(i) + ".";
+        const auto row = [&](const tensor *lw::*slot, role what, const char *name, const char *checkpoint,
+                             std::vector<int64_t> ne, bool optional = false) -> tensor_row & {
+            rows.push_back({.name = gguf + name,
+                            .checkpoint = hf + checkpoint,
+                            .ne = std::move(ne),
+                            .what = what,
+                            .optional = optional,
+                            .layer = i,
+                            .slot = slot});
             return rows.back();
         };
-        const auto turned = [&](tensor_row &r, int64_t heads) { r.order = t.qk_order; r.heads = heads; };
+        const auto turned = [&](tensor_row &r, int64_t heads) {
+            r.order = t.qk_order;
+            r.heads = heads;
+        };
         row(&lw::attn_norm, role::norm, "attn_norm.weight", "input_layernorm.weight", {h.hidden});
         turned(row(&lw::q, role::query, "attn_q.weight", "self_attn.q_proj.weight", {q, h.hidden}), h.heads);
-        turned(row(&lw::k, role::key, "attn_k.weight", "self_attn.k_proj.weight", {kv, h.hidden}), h.kv_heads);
+        turned(row(&lw::k, role::key, "attn_k.weight", "self_attn.k_proj.weight", {kv, h.hidden}),
+               h.kv_heads);
         row(&lw::v, role::value, "attn_v.weight", "self_attn.v_proj.weight", {kv, h.hidden});
         if (t.qkv_bias) {
-            turned(row(&lw::q_bias, role::bias, "attn_q.bias", "self_attn.q_proj.bias", {q}, t.optional_qkv_bias), h.heads);
-            turned(row(&lw::k_bias, role::bias, "attn_k.bias", "self_attn.k_proj.bias", {kv}, t.optional_qkv_bias), h.kv_heads);
+            turned(row(&lw::q_bias, role::bias, "attn_q.bias", "self_attn.q_proj.bias", {q},
+                       t.optional_qkv_bias),
+                   h.heads);
+            turned(row(&lw::k_bias, role::bias, "attn_k.bias", "self_attn.k_proj.bias", {kv},
+                       t.optional_qkv_bias),
+                   h.kv_heads);
             row(&lw::v_bias, role::bias, "attn_v.bias", "self_attn.v_proj.bias", {kv}, t.optional_qkv_bias);
         }
         if (t.qk_norm) {
             row(&lw::q_norm, role::norm, "attn_q_norm.weight", "self_attn.q_norm.weight", {h.head_size});
             row(&lw::k_norm, role::norm, "attn_k_norm.weight", "self_attn.k_norm.weight", {h.head_size});
         }
-        row(&lw::attn_output, role::attention_output, "attn_output.weight", "self_attn.o_proj.weight", {h.hidden, q});
-        if (t.optional_qkv_bias) row(&lw::attn_output_bias, role::bias, "attn_output.bias", "self_attn.o_proj.bias", {h.hidden}, true);
+        row(&lw::attn_output, role::attention_output, "attn_output.weight", "self_attn.o_proj.weight",
+            {h.hidden, q});
+        if (t.optional_qkv_bias)
+            row(&lw::attn_output_bias, role::bias, "attn_output.bias", "self_attn.o_proj.bias", {h.hidden},
+                true);
         row(&lw::ffn_norm, role::norm, "ffn_norm.weight", "post_attention_layernorm.weight", {h.hidden});
         row(&lw::gate, role::gate, "ffn_gate.weight", "mlp.gate_proj.weight", {h.ffn, h.hidden});
         row(&lw::up, role::up, "ffn_up.weight", "mlp.up_proj.weight", {h.ffn, h.hidden});
@@ -107,36 +152,45 @@ std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &
 
 kv_widths decoder_kv(const hparams &h) { return {h.kv_heads, h.head_size}; }
 
-// YaRN's ramp runs between the pairs that turn beta_fast and beta_slow times within the original context (arXiv 2309.00071, section 3.2).
+// YaRN's ramp runs between the pairs that turn beta_fast and beta_slow times within the original context
+// (arXiv 2309.00071, section 3.2).
 rope_table_params rope_params_of(const hparams &h) {
     rope_table_params p{h.rope_base, 1.0, 0.0f, 0.0f, 1.0f, static_cast<int32_t>(h.rotated), 0};
     if (h.scaling == rope_scaling::linear) p.factor = h.rope_factor;
     if (h.scaling != rope_scaling::yarn) return p;
     const auto pair_that_turns = [&](double times) {
-        return h.rotated * log_f64(static_cast<double>(h.original_context) / (times * 6.28318530717958647693)) / (2.0 * log_f64(h.rope_base));
+        return h.rotated *
+               log_f64(static_cast<double>(h.original_context) / (times * 6.28318530717958647693)) /
+               (2.0 * log_f64(h.rope_base));
     };
     p.yarn = 1;
     p.factor = h.rope_factor;
     p.low = static_cast<float>(std::max(0.0, std::floor(pair_that_turns(h.beta_fast))));
-    p.high = static_cast<float>(std::min(static_cast<double>(h.rotated - 1), std::ceil(pair_that_turns(h.beta_slow))));
-    p.magnitude = static_cast<float>(h.attn_factor * (h.rope_factor > 1.0 ? 0.1 * log_f64(h.rope_factor) + 1.0 : 1.0));
+    p.high = static_cast<float>(
+        std::min(static_cast<double>(h.rotated - 1), std::ceil(pair_that_turns(h.beta_slow))));
+    p.magnitude =
+        static_cast<float>(h.attn_factor * (h.rope_factor > 1.0 ? 0.1 * log_f64(h.rope_factor) + 1.0 : 1.0));
     return p;
 }
 
 // Heads normed one by one, where the layer has a norm for them, and turned.
-static const tensor *turned_heads(const build_args &a, const tensor *x, const tensor *norm, const tensor *rope_t, rope_pairs pairs) {
+static const tensor *turned_heads(const build_args &a, const tensor *x, const tensor *norm,
+                                  const tensor *rope_t, rope_pairs pairs) {
     return rope(a.g, norm ? rms_norm(a.g, x, norm, a.h.norm_eps) : x, rope_t, pairs);
 }
 
-tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t, rope_pairs pairs) {
+tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t,
+                        rope_pairs pairs) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const kv_layout &kv = a.kv[static_cast<size_t>(layer)];
     const int64_t n = x->ne[0], heads = a.h.heads, kv_heads = a.h.kv_heads;
-    const tensor *all = projections(a.g, x, w.attn_norm, a.h.norm_eps, {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
+    const tensor *all =
+        projections(a.g, x, w.attn_norm, a.h.norm_eps, {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
     all = a.g.reshape(all, {n, heads + 2 * kv_heads, a.h.head_size});
     const tensor *q = turned_heads(a, a.g.heads(all, 0, heads), w.q_norm, rope_t, pairs);
     const tensor *k = turned_heads(a, a.g.heads(all, heads, kv_heads), w.k_norm, rope_t, pairs);
-    const tensor *pages = kv_write(a.g, k, a.g.heads(all, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
+    const tensor *pages =
+        kv_write(a.g, k, a.g.heads(all, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
     const attention_params p{kv, static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.h.head_size)))};
     const tensor *o = attention(a.g, q, pages, a.in.tables, a.in.sequence, a.in.positions, p);
     return matmul(a.g, a.g.reshape(o, {n, heads * a.h.head_size}), w.attn_output, w.attn_output_bias, x);
@@ -158,8 +212,9 @@ const tensor *output_block(const build_args &a, const tensor *x) {
 const tensor *decoder(const build_args &a, rope_pairs pairs) {
     const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids);
     const tensor *rope_t = rope_table(a.g, a.in.positions, a.w.rope_divisors, rope_params_of(a.h));
-    for (int64_t i = 0; i < a.h.layers; ++i) x = feed_forward_block(a, i, attention_block(a, i, x, rope_t, pairs));
+    for (int64_t i = 0; i < a.h.layers; ++i)
+        x = feed_forward_block(a, i, attention_block(a, i, x, rope_t, pairs));
     return output_block(a, x);
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// What the decoder architectures share: reading the common keys, the common tensor rows, and the blocks of a forward pass.
+// What the decoder architectures share: reading the common keys, the common tensor rows, and the blocks of a
+// forward pass.
 #pragma once
 
 #include "arch.h"
@@ -11,26 +12,38 @@ struct keys {
     std::string prefix;
 
     std::string full(const char *k) const { return prefix + "." + k; }
-    int64_t count(const char *k, int64_t max) const { return in_range(k, f.get_uint(full(k), UINT64_MAX), max); }
-    int64_t count(const char *k, int64_t max, int64_t absent) const { return in_range(k, f.get_uint(full(k), UINT64_MAX, static_cast<uint64_t>(absent)), max); }
-    double number(const char *k, double min, double max) const { return in_range(k, f.get_float(full(k)), min, max); }
-    double number(const char *k, double min, double max, double absent) const { return in_range(k, f.get_float(full(k), absent), min, max); }
+    int64_t count(const char *k, int64_t max) const {
+        return in_range(k, f.get_uint(full(k), UINT64_MAX), max);
+    }
+    int64_t count(const char *k, int64_t max, int64_t absent) const {
+        return in_range(k, f.get_uint(full(k), UINT64_MAX, static_cast<uint64_t>(absent)), max);
+    }
+    double number(const char *k, double min, double max) const {
+        return in_range(k, f.get_float(full(k)), min, max);
+    }
+    double number(const char *k, double min, double max, double absent) const {
+        return in_range(k, f.get_float(full(k), absent), min, max);
+    }
 
     int64_t in_range(const char *k, uint64_t v, int64_t max) const {
-        if (v < 1 || v > static_cast<uint64_t>(max)) f.fail(full(k), "is " + std::to_string(v) + ", must be from 1 to " + std::to_string(max));
+        if (v < 1 || v > static_cast<uint64_t>(max))
+            f.fail(full(k), "is " + std::to_string(v) + ", must be from 1 to " + std::to_string(max));
         return static_cast<int64_t>(v);
     }
     double in_range(const char *k, double v, double min, double max) const {
-        if (!(v >= min && v <= max)) f.fail(full(k), "is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
+        if (!(v >= min && v <= max))
+            f.fail(full(k), "is " + shortest(v) + ", must be from " + shortest(min) + " to " + shortest(max));
         return v;
     }
 };
 
-// What every architecture has: layers, widths, heads, epsilon, vocabulary; and rope's keys, for which head_size must be known.
+// What every architecture has: layers, widths, heads, epsilon, vocabulary; and rope's keys, for which
+// head_size must be known.
 void read_sizes(const keys &k, hparams &h);
 void read_rope(const keys &k, hparams &h);
 
-// The keys that llama, qwen2 and qwen3 share (formats.md), each checked: counts in range, heads a multiple of kv_heads, scaling known.
+// The keys that llama, qwen2 and qwen3 share (formats.md), each checked: counts in range, heads a multiple of
+// kv_heads, scaling known.
 hparams read_decoder(const gguf_file &f, const char *arch_name);
 
 // What differs between the tensors of those architectures.
@@ -38,14 +51,16 @@ struct decoder_traits {
     bool qkv_bias, optional_qkv_bias, qk_norm;
     reorder qk_order;
 };
-std::vector<tensor_row> top_tensors(const hparams &h);      // those that are of no layer
+std::vector<tensor_row> top_tensors(const hparams &h);  // those that are of no layer
 std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &t);
 kv_widths decoder_kv(const hparams &h);
 
 rope_table_params rope_params_of(const hparams &h);
 
-// x + W_o attention(norm(x)), with biases and per-head norms where the layer has them. rope is rope_table's result.
-tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope, rope_pairs pairs);
+// x + W_o attention(norm(x)), with biases and per-head norms where the layer has them. rope is rope_table's
+// result.
+tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope,
+                        rope_pairs pairs);
 // x + W_down(silu(W_gate norm(x)) * W_up norm(x))
 tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x);
 // norm and output head of the rows that ask for logits; a tied head is the embedding's matrix
@@ -53,4 +68,4 @@ const tensor *output_block(const build_args &a, const tensor *x);
 // The whole pass: embedding, layers, output.
 const tensor *decoder(const build_args &a, rope_pairs pairs);
 
-} // namespace ds
+}  // namespace ds

@@ -1,4 +1,5 @@
-// Checksums and fingerprints. Session files hold both, so what they give for the same bytes may change with the version of these alone.
+// Checksums and fingerprints. Session files hold both, so what they give for the same bytes may change with
+// the version of these alone.
 #include "fingerprint.h"
 
 #include "model.h"
@@ -8,9 +9,12 @@
 
 namespace ds {
 
-// A round of FNV-1a (xor, then a product with an odd number; draft-eastlake-fnv) on words of 8 bytes, with a rotation between, so that high bits reach low ones. It
-// is a bijection of the lane for any word and of the word for any lane: hence what the header promises.
-static uint64_t stirred(uint64_t lane, uint64_t word) { return std::rotl(lane ^ word, 29) * 0x9e3779b97f4a7c15ull; }
+// A round of FNV-1a (xor, then a product with an odd number; draft-eastlake-fnv) on words of 8 bytes, with a
+// rotation between, so that high bits reach low ones. It is a bijection of the lane for any word and of the
+// word for any lane: hence what the header promises.
+static uint64_t stirred(uint64_t lane, uint64_t word) {
+    return std::rotl(lane ^ word, 29) * 0x9e3779b97f4a7c15ull;
+}
 
 checksum_stream::checksum_stream(uint64_t n, uint64_t seed) : lane_{seed, ~seed, std::rotl(seed, 32), n} {}
 
@@ -50,9 +54,11 @@ uint64_t checksum(const void *data, size_t n, uint64_t seed) {
     return s.sum();
 }
 
-// ---- Models -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Models
 
-static uint64_t text_sum(std::string_view text, uint64_t seed) { return checksum(text.data(), text.size(), seed); }
+static uint64_t text_sum(std::string_view text, uint64_t seed) {
+    return checksum(text.data(), text.size(), seed);
+}
 
 // Of the value's text, which may be several times as long as the value, and is not made as a whole.
 static uint64_t value_sum(const gguf_value &v, uint64_t seed) {
@@ -80,8 +86,9 @@ uint64_t model_fingerprint(const model &m) {
     for (size_t i = 0; i < m.file.key_count(); ++i)
         if (m.file.key(i).starts_with(prefix)) sum += value_sum(m.file.value(i), text_sum(m.file.key(i), 1));
     // Who loads a model may turn positions otherwise than its file says.
-    const uint64_t rope[] = {static_cast<uint64_t>(m.h.scaling), std::bit_cast<uint64_t>(m.h.rope_factor), static_cast<uint64_t>(m.h.original_context)};
+    const uint64_t rope[] = {static_cast<uint64_t>(m.h.scaling), std::bit_cast<uint64_t>(m.h.rope_factor),
+                             static_cast<uint64_t>(m.h.original_context)};
     return sum + checksum(rope, sizeof rope, 2);
 }
 
-} // namespace ds
+}  // namespace ds

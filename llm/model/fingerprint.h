@@ -7,7 +7,8 @@
 
 namespace ds {
 
-// Seeded, so that what it is of can be bound to its place. Changes within one aligned word of 8 bytes are always seen, others but for one in 2^64.
+// Seeded, so that what it is of can be bound to its place. Changes within one aligned word of 8 bytes are
+// always seen, others but for one in 2^64.
 uint64_t checksum(const void *data, size_t n, uint64_t seed);
 
 // The same of bytes that come in pieces; how many there will be is told first.
@@ -24,8 +25,9 @@ private:
     size_t fill_ = 0;
 };
 
-// The same for models whose tensors, as far as samples tell, and whose hyper-parameters are the same; however they are loaded.
+// The same for models whose tensors, as far as samples tell, and whose hyper-parameters are the same; however
+// they are loaded.
 struct model;
 uint64_t model_fingerprint(const model &m);
 
-} // namespace ds
+}  // namespace ds

@@ -11,4 +11,4 @@ struct page_layout {
 };
 page_layout make_page_layout(const arch &a, const hparams &h, format type);
 
-} // namespace ds
+}  // namespace ds

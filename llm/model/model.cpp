@@ -1,5 +1,6 @@
-// Loading: hyper-parameters by the architecture's reader, then each of its tensor rows is looked up, its shape and format checked, and bound to the
-// file's bytes. Nothing is copied but norms and biases in a foreign format, and what is computed with in another order than the file has it.
+// Loading: hyper-parameters by the architecture's reader, then each of its tensor rows is looked up, its
+// shape and format checked, and bound to the file's bytes. Nothing is copied but norms and biases in a
+// foreign format, and what is computed with in another order than the file has it.
 #include "model.h"
 
 #include "../../tensor/numerics.h"
@@ -13,20 +14,27 @@ namespace ds {
 const arch *arch_of(const gguf_file &f) {
     const std::string_view name = f.get_string("general.architecture");
     const arch *a = arch_by_name(name);
-    if (!a) throw error(status::unsupported, f.name() + ": general.architecture: is " + quoted(name.data(), name.size()) + ", known are " + architectures_known());
+    if (!a)
+        throw error(status::unsupported, f.name() + ": general.architecture: is " +
+                                             quoted(name.data(), name.size()) + ", known are " +
+                                             architectures_known());
     return a;
 }
 
 static const chat_template *choose_template(const gguf_file &f, const std::string &name) {
     if (name.empty()) return chat_template_recognise(f.get_string("tokenizer.chat_template", ""));
     const chat_template *t = chat_template_by_name(name);
-    if (!t) throw error(status::argument, "chat_template: is " + quoted(name) + ", known are " + chat_templates_known());
+    if (!t)
+        throw error(status::argument,
+                    "chat_template: is " + quoted(name) + ", known are " + chat_templates_known());
     return t;
 }
 
 model::model(gguf_file f, const model_options &o)
-    : file(std::move(f)), name(file.get_string("general.name", "")), architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
-      chat(choose_template(file, o.chat_template)), host_(o.host), to_place_(o.place && !o.place->fn->host_memory) {
+    : file(std::move(f)), name(file.get_string("general.name", "")),
+      architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
+      chat(choose_template(file, o.chat_template)), host_(o.host),
+      to_place_(o.place && !o.place->fn->host_memory) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -34,7 +42,8 @@ model::model(gguf_file f, const model_options &o)
         bytes[static_cast<size_t>(t.type)] += t.bytes;
     }
     main_format = static_cast<format>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
-    for (const std::string &remark : vocabulary.remarks()) o.host.log(log_level::warning, "%s", remark.c_str());
+    for (const std::string &remark : vocabulary.remarks())
+        o.host.log(log_level::warning, "%s", remark.c_str());
     if (o.vocab_only) return;
     architecture = arch_of(file);
     h = architecture->read(file);
@@ -51,7 +60,7 @@ void model::override_rope(const model_options &o) {
     h.scaling = o.scaling;
     h.rope_factor = o.rope_factor;
     if (o.rope_original_context) h.original_context = o.rope_original_context;
-    weights.rope_divisors = nullptr;    // llama 3's divisors are a scaling too
+    weights.rope_divisors = nullptr;  // llama 3's divisors are a scaling too
 }
 
 void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress) {
@@ -64,13 +73,16 @@ void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64
         const gguf_tensor *found = file.find_tensor(row.name);
         if (!found) found = file.find_tensor(row.whole);
         used.insert(found->name);
-        if (found->type == format::i8) used.insert(file.find_tensor(std::string(found->name) + "_scale")->name);
+        if (found->type == format::i8)
+            used.insert(file.find_tensor(std::string(found->name) + "_scale")->name);
         (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
         done = std::min(done + found->bytes, weight_bytes);
-        if (progress && !progress(done, weight_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
+        if (progress && !progress(done, weight_bytes))
+            throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
     }
     if (used.size() < file.tensors().size())
-        host.log(log_level::warning, "%s: %zu tensors are not used by architecture %s", file.name().c_str(), file.tensors().size() - used.size(), architecture->name);
+        host.log(log_level::warning, "%s: %zu tensors are not used by architecture %s", file.name().c_str(),
+                 file.tensors().size() - used.size(), architecture->name);
 }
 
 void *model::take(size_t bytes) {
@@ -82,20 +94,26 @@ void *model::take(size_t bytes) {
 static void check_i8_rows(const gguf_file &f, const gguf_tensor &t) {
     const int64_t columns = t.ne[t.rank - 1];
     if (t.type == format::i8 && columns > i8_most_columns)
-        throw error(status::unsupported, f.name_of(t) + ": " + std::string(t.name) + ": has rows of " + std::to_string(columns) + " in i8, which can be computed with up to " + std::to_string(i8_most_columns));
+        throw error(status::unsupported,
+                    f.name_of(t) + ": " + std::string(t.name) + ": has rows of " + std::to_string(columns) +
+                        " in i8, which can be computed with up to " + std::to_string(i8_most_columns));
 }
 
 const tensor *model::bind_row(const tensor_row &row) {
     const gguf_tensor *found = file.find_tensor(row.name);
-    if (const gguf_tensor *whole = found || row.whole.empty() ? nullptr : file.find_tensor(row.whole)) return bind_part(row, *whole);
+    if (const gguf_tensor *whole = found || row.whole.empty() ? nullptr : file.find_tensor(row.whole))
+        return bind_part(row, *whole);
     if (!found && row.optional) return nullptr;
     if (!found) file.fail(row.name, "tensor is missing");
     tensor t = make_tensor(found->type, row.ne);
     const std::span<const int64_t> have(found->ne, static_cast<size_t>(found->rank));
     if (!std::equal(have.begin(), have.end(), row.ne.begin(), row.ne.end()))
-        file.fail(row.name, "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
+        file.fail(row.name,
+                  "has the shape " + shape_text(make_tensor(found->type, have)) + ", needs " + shape_text(t));
     if (!info(found->type).runs || (found->type == format::i8 && row.stays_f32()))
-        throw error(status::unsupported, file.name_of(*found) + ": " + row.name + ": number format " + info(found->type).text + " cannot be computed with; those that can: " + formats_that_run());
+        throw error(status::unsupported,
+                    file.name_of(*found) + ": " + row.name + ": number format " + info(found->type).text +
+                        " cannot be computed with; those that can: " + formats_that_run());
     check_i8_rows(file, *found);
     t.data = const_cast<uint8_t *>(found->data);
     if (row.stays_f32() && found->type != format::f32) {
@@ -112,7 +130,8 @@ tensor model::bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t
     tensor t = make_tensor(whole.type, ne);
     const std::span<const int64_t> have(whole.ne, static_cast<size_t>(whole.rank));
     if (!std::equal(have.begin(), have.end(), ne.begin(), ne.end()) || !info(whole.type).runs)
-        file.fail(std::string(whole.name), "is " + shape_text(make_tensor(whole.type, have)) + ", needs " + shape_text(make_tensor(format::f32, ne)));
+        file.fail(std::string(whole.name), "is " + shape_text(make_tensor(whole.type, have)) + ", needs " +
+                                               shape_text(make_tensor(format::f32, ne)));
     check_i8_rows(file, whole);
     t.data = const_cast<uint8_t *>(whole.data);
     return t;
@@ -131,16 +150,19 @@ const tensor *model::bind_rows(tensor t, const tensor *scale, int64_t first, int
     return &tensors_.emplace_back(t);
 }
 
-// Gate or up of the routed experts from a tensor that holds, expert by expert, the rows of gate and then those of up.
+// Gate or up of the routed experts from a tensor that holds, expert by expert, the rows of gate and then
+// those of up.
 const tensor *model::bind_half(const tensor_row &row, const gguf_tensor &whole) {
     const int64_t experts = row.ne[0], rows = row.ne[1];
     const tensor all = bind_whole(whole, {experts, 2 * rows, row.ne[2]});
-    const tensor *scale = whole.type == format::i8 ? bind_scale(std::string(whole.name), {{experts, 2 * rows}}) : nullptr;
+    const tensor *scale =
+        whole.type == format::i8 ? bind_scale(std::string(whole.name), {{experts, 2 * rows}}) : nullptr;
     return bind_rows(all, scale, row.what == role::up ? rows : 0, rows);
 }
 
-// One of the two parts of MLA's kv_b, [heads * (key rows + value rows), rank], from a file that holds it whole. The keys' part is transposed, head by head: a copy, in
-// the file's format or, of blocks and integers, in f16. The values' part is a view.
+// One of the two parts of MLA's kv_b, [heads * (key rows + value rows), rank], from a file that holds it
+// whole. The keys' part is transposed, head by head: a copy, in the file's format or, of blocks and integers,
+// in f16. The values' part is a view.
 const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) {
     if (row.order == reorder::none) return bind_half(row, whole);
     const int64_t both = h.nope_size + h.value_size;
@@ -149,7 +171,8 @@ const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) 
     all.data = bind_whole(whole, {h.heads * both, h.kv_rank}).data;
     const tensor *scale = whole.type == format::i8 ? bind_scale(name, {{h.heads * both}}) : nullptr;
     if (row.order == reorder::value_part) return bind_rows(all, scale, h.nope_size, h.value_size);
-    tensor &t = tensors_.emplace_back(make_tensor(info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne));
+    tensor &t = tensors_.emplace_back(make_tensor(
+        info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne));
     const transposed p{&t, all, scale};
     if (to_place_) transposed_.push_back(p);
     else transpose(p, t.data = take(tensor_bytes(t)));
@@ -179,19 +202,26 @@ const tensor *model::bind_scale(const std::string &weights_name, std::span<const
     tensor t = make_tensor(format::f32, ne);
     if (!found) file.fail(name, "tensor is missing, " + weights_name + " is i8 and needs it");
     if (found->type != format::f32 || !std::equal(ne.begin(), ne.end(), found->ne, found->ne + found->rank))
-        file.fail(name, "is " + shape_text(make_tensor(found->type, {found->ne, static_cast<size_t>(found->rank)})) + ", needs " + shape_text(t));
+        file.fail(name,
+                  "is " +
+                      shape_text(make_tensor(found->type, {found->ne, static_cast<size_t>(found->rank)})) +
+                      ", needs " + shape_text(t));
     t.data = const_cast<uint8_t *>(found->data);
     for (int64_t i = 0; i < elements(t); ++i)
-        if (!finite_f32(static_cast<const float *>(t.data)[i])) file.fail(name, "element " + std::to_string(i) + " is not finite");
+        if (!finite_f32(static_cast<const float *>(t.data)[i]))
+            file.fail(name, "element " + std::to_string(i) + " is not finite");
     return &tensors_.emplace_back(t);
 }
 
-// Frequencies are at most 1; half a divisor more would take the angle of a far position out of what sin_cos_f64 takes.
+// Frequencies are at most 1; half a divisor more would take the angle of a far position out of what
+// sin_cos_f64 takes.
 void model::check_rope_divisors() const {
     if (!weights.rope_divisors) return;
     const auto *v = static_cast<const float *>(weights.rope_divisors->data);
     for (int64_t i = 0; i < elements(*weights.rope_divisors); ++i)
-        if (!(v[i] >= 0.5f && finite_f32(v[i]))) file.fail("rope_freqs.weight", "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
+        if (!(v[i] >= 0.5f && finite_f32(v[i])))
+            file.fail("rope_freqs.weight",
+                      "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
 }
 
 // Experts are ranked by them, and a rank that is no number would choose one expert several times.
@@ -199,11 +229,14 @@ void model::check_router_biases() const {
     for (size_t layer = 0; layer < weights.layer.size(); ++layer) {
         const tensor *const bias = weights.layer[layer].router_bias;
         for (int64_t i = 0; bias && i < elements(*bias); ++i)
-            if (!finite_f32(*f32_at(*bias, i))) file.fail("blk." + std::to_string(layer) + ".exp_probs_b.bias", "element " + std::to_string(i) + " is " + shortest(*f32_at(*bias, i)) + ", must be finite");
+            if (!finite_f32(*f32_at(*bias, i)))
+                file.fail("blk." + std::to_string(layer) + ".exp_probs_b.bias",
+                          "element " + std::to_string(i) + " is " + shortest(*f32_at(*bias, i)) +
+                              ", must be finite");
     }
 }
 
-// ---- Placing ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Placing
 
 // The tensors that the layers that run read, scales among them; each once.
 std::vector<tensor *> model::tensors_run() {
@@ -214,7 +247,8 @@ std::vector<tensor *> model::tensors_run() {
         if (t->scale) wanted.insert(t->scale);
     };
     for (const tensor_row &row : architecture->tensors(h))
-        if (row.layer < h.layers) want(row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top);
+        if (row.layer < h.layers)
+            want(row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top);
     std::vector<tensor *> list;
     for (tensor &t : tensors_)
         if (wanted.count(&t)) list.push_back(&t);
@@ -227,28 +261,37 @@ struct piece {
     const char *from;
     uint64_t bytes, to;
 };
-}
+}  // namespace
 
-// What several tensors are parts of goes there once, and keeps its rows where they are relative to each other.
-void model::move_to(const std::shared_ptr<backend> &place, const std::function<bool(uint64_t, uint64_t)> &progress) {
+// What several tensors are parts of goes there once, and keeps its rows where they are relative to each
+// other.
+void model::move_to(const std::shared_ptr<backend> &place,
+                    const std::function<bool(uint64_t, uint64_t)> &progress) {
     constexpr uint64_t alignment = 256, step = uint64_t{64} << 20;
-    std::vector<piece> whole;      // what tensors lie in: the file's tensors, and what was decoded; by address
-    for (const gguf_tensor &t : file.tensors()) whole.push_back({reinterpret_cast<const char *>(t.data), t.bytes, 0});
+    // what tensors lie in: the file's tensors, and what was decoded; by address
+    std::vector<piece> whole;
+    for (const gguf_tensor &t : file.tensors())
+        whole.push_back({reinterpret_cast<const char *>(t.data), t.bytes, 0});
     for (const block &b : made_) whole.push_back({static_cast<const char *>(b.data()), b.size(), 0});
     std::erase_if(whole, [](const piece &p) { return p.bytes == 0; });
     std::sort(whole.begin(), whole.end(), [](const piece &a, const piece &b) { return a.from < b.from; });
     const auto piece_of = [&](const void *p) {
-        const auto after = std::upper_bound(whole.begin(), whole.end(), static_cast<const char *>(p), [](const char *x, const piece &b) { return x < b.from; });
+        const auto after = std::upper_bound(whole.begin(), whole.end(), static_cast<const char *>(p),
+                                            [](const char *x, const piece &b) { return x < b.from; });
         return static_cast<size_t>(after - whole.begin()) - 1;
     };
     const std::vector<tensor *> list = tensors_run();
     std::vector<bool> used(whole.size(), false);
     for (const tensor *t : list)
         if (t->data) used[piece_of(t->data)] = true;
-    const auto place_for = [&](uint64_t bytes) { return std::exchange(placed_bytes, placed_bytes + (bytes + alignment - 1) / alignment * alignment); };
+    const auto place_for = [&](uint64_t bytes) {
+        return std::exchange(placed_bytes, placed_bytes + (bytes + alignment - 1) / alignment * alignment);
+    };
     for (size_t i = 0; i < whole.size(); ++i)
         if (used[i]) whole[i].to = place_for(whole[i].bytes);
-    std::erase_if(transposed_, [&](const transposed &p) { return std::find(list.begin(), list.end(), p.t) == list.end(); });
+    std::erase_if(transposed_, [&](const transposed &p) {
+        return std::find(list.begin(), list.end(), p.t) == list.end();
+    });
     for (transposed &p : transposed_) p.to = place_for(tensor_bytes(*p.t));
     this->place = place;
     placed_ = backend_memory(place, placed_bytes);
@@ -257,17 +300,20 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
         for (uint64_t done = 0; done < p.bytes; done += step) {
             const uint64_t n = std::min(step, p.bytes - done);
             place->fn->upload(place.get(), base + p.to + done, p.from + done, n);
-            if (progress && !progress(p.to + done + n, placed_bytes)) throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
+            if (progress && !progress(p.to + done + n, placed_bytes))
+                throw error(status::cancelled,
+                            file.name() + ": loading was cancelled by its progress callback");
         }
     };
     for (size_t i = 0; i < whole.size(); ++i)
         if (used[i]) upload(whole[i]);
-    for (const transposed &p : transposed_) {      // one at a time: together they may be more than the host has
+    // one at a time: together they may be more than the host has
+    for (const transposed &p : transposed_) {
         const block made(host_, tensor_bytes(*p.t));
         transpose(p, made.data());
         upload({static_cast<const char *>(made.data()), made.size(), p.to});
     }
-    place->fn->wait(place.get());      // engines have streams of their own
+    place->fn->wait(place.get());  // engines have streams of their own
     for (tensor *t : list) {
         if (!t->data) continue;
         const piece &p = whole[piece_of(t->data)];
@@ -280,4 +326,4 @@ void model::move_to(const std::shared_ptr<backend> &place, const std::function<b
     made_bytes = 0;
 }
 
-} // namespace ds
+}  // namespace ds

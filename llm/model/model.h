@@ -1,4 +1,5 @@
-// A loaded model: the file, its vocabulary, and its weights where they lie in the file, or in a device's memory. Immutable after loading.
+// A loaded model: the file, its vocabulary, and its weights where they lie in the file, or in a device's
+// memory. Immutable after loading.
 #pragma once
 
 #include "../../tensor/backend.h"
@@ -13,15 +14,16 @@ namespace ds {
 
 struct model_options {
     bool vocab_only = false;
-    int64_t context = 0;                        // 0: the file's
+    int64_t context = 0;  // 0: the file's
     bool override_rope = false;
     rope_scaling scaling = rope_scaling::none;  // with override_rope
     double rope_factor = 1;
-    int64_t rope_original_context = 0;          // 0: the file's
-    std::string chat_template;                  // a name; empty: recognised from the file's text
+    int64_t rope_original_context = 0;  // 0: the file's
+    std::string chat_template;          // a name; empty: recognised from the file's text
     ds::host host;
-    std::function<bool(uint64_t done, uint64_t total)> progress;   // of tensors bound, in bytes, then of tensors placed; may be empty
-    std::shared_ptr<backend> place;             // whose memory the weights go to; null: they stay in the file
+    // of tensors bound, in bytes, then of tensors placed; may be empty
+    std::function<bool(uint64_t done, uint64_t total)> progress;
+    std::shared_ptr<backend> place;  // whose memory the weights go to; null: they stay in the file
 };
 
 struct model {
@@ -29,26 +31,28 @@ struct model {
     model(const model &) = delete;
 
     gguf_file file;
-    std::string_view name, architecture_name;   // as the file says; empty when it does not
+    std::string_view name, architecture_name;  // as the file says; empty when it does not
     tokenizer vocabulary;
-    const chat_template *chat = nullptr;        // null: not recognised
-    const arch *architecture = nullptr;         // null: vocabulary only
+    const chat_template *chat = nullptr;  // null: not recognised
+    const arch *architecture = nullptr;   // null: vocabulary only
     hparams h;
     model_weights weights;
     std::shared_ptr<backend> place;             // whose memory the weights are in; null: the host's
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
-    uint64_t placed_bytes = 0;                  // of a backend's memory that the weights take; 0: they are in the host's
-    uint64_t made_bytes = 0;                    // of the host's memory: what the file holds in another form than is computed with
-    uint64_t fingerprint = 0;                   // 0: vocabulary only
-    format main_format = format::f32;           // that holds most bytes
+    // of a backend's memory that the weights take; 0: they are in the host's
+    uint64_t placed_bytes = 0;
+    // of the host's memory: what the file holds in another form than is computed with
+    uint64_t made_bytes = 0;
+    uint64_t fingerprint = 0;          // 0: vocabulary only
+    format main_format = format::f32;  // that holds most bytes
 
 private:
     // The keys' part of MLA's kv_b from a file that holds it whole, head by head: transposed.
     struct transposed {
-        tensor *t;                              // the result
-        tensor all;                             // [heads, key rows + value rows, rank]
-        const tensor *scale;                    // of all's rows, or null
-        uint64_t to = 0;                        // where it goes in the place's memory
+        tensor *t;            // the result
+        tensor all;           // [heads, key rows + value rows, rank]
+        const tensor *scale;  // of all's rows, or null
+        uint64_t to = 0;      // where it goes in the place's memory
     };
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
@@ -62,17 +66,19 @@ private:
     void check_rope_divisors() const;
     void check_router_biases() const;
     std::vector<tensor *> tensors_run();
-    void move_to(const std::shared_ptr<backend> &place, const std::function<bool(uint64_t, uint64_t)> &progress);
+    void move_to(const std::shared_ptr<backend> &place,
+                 const std::function<bool(uint64_t, uint64_t)> &progress);
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     ds::host host_;
-    bool to_place_;                             // the weights go to another place
-    std::deque<block> made_;                    // norms and biases that the file holds in another format than f32, and what was transposed
-    std::deque<transposed> transposed_;         // what is to be, on the way to a place
+    bool to_place_;  // the weights go to another place
+    // norms and biases that the file holds in another format than f32, and what was transposed
+    std::deque<block> made_;
+    std::deque<transposed> transposed_;  // what is to be, on the way to a place
     backend_memory placed_;
 };
 
 // The architecture that the file names. Throws status::unsupported, listing those known.
 const arch *arch_of(const gguf_file &f);
 
-} // namespace ds
+}  // namespace ds

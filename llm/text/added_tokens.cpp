@@ -11,25 +11,32 @@ void added_tokens::build(std::vector<token> tokens) {
     auto const backwards = [](std::string_view s, size_t i) { return uint8_t(s[s.size() - 1 - i]); };
     std::sort(tokens.begin(), tokens.end(), [](const token &a, const token &b) {
         if (a.spelling == b.spelling) return a.id < b.id;
-        return std::lexicographical_compare(a.spelling.rbegin(), a.spelling.rend(), b.spelling.rbegin(), b.spelling.rend(),
+        return std::lexicographical_compare(a.spelling.rbegin(), a.spelling.rend(), b.spelling.rbegin(),
+                                            b.spelling.rend(),
                                             [](char x, char y) { return uint8_t(x) < uint8_t(y); });
     });
-    tokens.erase(std::unique(tokens.begin(), tokens.end(), [](const token &a, const token &b) { return a.spelling == b.spelling; }), tokens.end());
+    tokens.erase(std::unique(tokens.begin(), tokens.end(),
+                             [](const token &a, const token &b) { return a.spelling == b.spelling; }),
+                 tokens.end());
     size_t states = 1;
     for (size_t i = 0; i < tokens.size(); i++) {
         size_t shared = 0;
         if (i > 0) {
             std::string_view const a = tokens[i - 1].spelling, b = tokens[i].spelling;
-            while (shared < a.size() && shared < b.size() && backwards(a, shared) == backwards(b, shared)) shared++;
+            while (shared < a.size() && shared < b.size() && backwards(a, shared) == backwards(b, shared))
+                shared++;
         }
         states += tokens[i].spelling.size() - shared;
         found_.push_back({tokens[i].id, uint32_t(tokens[i].spelling.size())});
         longest_ = std::max(longest_, tokens[i].spelling.size());
     }
-    first_child_.reserve(states + 1), shorter_.reserve(states), longest_here_.reserve(states), byte_.reserve(states);
+    first_child_.reserve(states + 1), shorter_.reserve(states), longest_here_.reserve(states),
+        byte_.reserve(states);
 
     // One depth after the other; a state stands for the spellings [from, to), which share what it has read.
-    struct range { uint32_t from, to; };
+    struct range {
+        uint32_t from, to;
+    };
     std::vector<range> level{{0, uint32_t(tokens.size())}}, next;
     shorter_.push_back(0), byte_.push_back(0);
     uint64_t steps = 0;
@@ -71,7 +78,8 @@ uint32_t added_tokens::after(uint32_t state, uint8_t byte, uint64_t &steps) cons
 
 constexpr size_t places_at_once = 4096;
 
-added_search::added_search(std::span<const added_tokens *const> sets, std::string_view text) : sets_(sets), text_(text) {}
+added_search::added_search(std::span<const added_tokens *const> sets, std::string_view text)
+    : sets_(sets), text_(text) {}
 
 // Tokens that begin in the places may end behind them.
 void added_search::look(size_t from) {
@@ -91,7 +99,8 @@ void added_search::look(size_t from) {
 }
 
 bool added_search::next(size_t from, size_t &at, added_tokens::match &found) {
-    if (std::all_of(sets_.begin(), sets_.end(), [](const added_tokens *s) { return s->empty(); })) return false;
+    if (std::all_of(sets_.begin(), sets_.end(), [](const added_tokens *s) { return s->empty(); }))
+        return false;
     for (at = from; at < text_.size(); at++) {
         if (at >= end_) look(at);
         found = here_[at - begin_];
@@ -100,4 +109,4 @@ bool added_search::next(size_t from, size_t &at, added_tokens::match &found) {
     return false;
 }
 
-} // namespace ds
+}  // namespace ds

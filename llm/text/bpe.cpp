@@ -1,5 +1,6 @@
-// The merges of byte pair encoding with a heap of candidate pairs over a linked list of symbols: n log n for a piece of n bytes.
-// An entry of the heap is not removed when one of its symbols changes; it is recognised as stale by the ids when it comes up.
+// The merges of byte pair encoding with a heap of candidate pairs over a linked list of symbols: n log n for
+// a piece of n bytes. An entry of the heap is not removed when one of its symbols changes; it is recognised
+// as stale by the ids when it comes up.
 #include "bpe.h"
 
 #include <algorithm>
@@ -8,11 +9,13 @@
 
 namespace ds {
 
-merge_table::merge_table(std::vector<merge> merges, size_t vocabulary) : merges_(std::move(merges)), first_(vocabulary + 1), entries_(merges_.size()) {
+merge_table::merge_table(std::vector<merge> merges, size_t vocabulary)
+    : merges_(std::move(merges)), first_(vocabulary + 1), entries_(merges_.size()) {
     for (const merge &m : merges_) first_[size_t(m.left) + 1]++;
     for (size_t i = 0; i < vocabulary; i++) first_[i + 1] += first_[i];
     std::vector<uint32_t> next(first_.begin(), first_.end() - 1);
-    for (size_t rank = 0; rank < merges_.size(); rank++) entries_[next[size_t(merges_[rank].left)]++] = {merges_[rank].right, uint32_t(rank)};
+    for (size_t rank = 0; rank < merges_.size(); rank++)
+        entries_[next[size_t(merges_[rank].left)]++] = {merges_[rank].right, uint32_t(rank)};
     for (size_t i = 0; i < vocabulary; i++) {
         std::sort(entries_.begin() + first_[i], entries_.begin() + first_[i + 1],
                   [](entry a, entry b) { return a.right != b.right ? a.right < b.right : a.rank < b.rank; });
@@ -20,7 +23,8 @@ merge_table::merge_table(std::vector<merge> merges, size_t vocabulary) : merges_
 }
 
 uint32_t merge_table::rank(int32_t left, int32_t right) const {
-    auto const from = entries_.begin() + first_[size_t(left)], to = entries_.begin() + first_[size_t(left) + 1];
+    auto const from = entries_.begin() + first_[size_t(left)],
+               to = entries_.begin() + first_[size_t(left) + 1];
     auto const behind = std::upper_bound(from, to, right, [](int32_t r, entry e) { return r < e.right; });
     return behind != from && behind[-1].right == right ? behind[-1].rank : none;
 }
@@ -34,7 +38,7 @@ void merger::push(uint32_t left) {
 }
 
 uint64_t merger::finish(std::vector<int32_t> &out) {
-    auto const n = uint32_t(symbols_.size());    // also stands for "no symbol after"
+    auto const n = uint32_t(symbols_.size());  // also stands for "no symbol after"
     steps_ = n;
     for (uint32_t i = 0; i < n; i++) symbols_[i].before = i - 1, symbols_[i].after = i + 1;
     for (uint32_t i = 0; i + 1 < n; i++) push(i);
@@ -63,13 +67,16 @@ uint64_t merger::finish(std::vector<int32_t> &out) {
 
 namespace {
 
-// A long piece in place. A symbol lies where its first byte was, in a slot that has the rank of its pair with the next one; one of several bytes has its id
-// in the slot after that, one of a single byte is known by the byte. Which slots begin symbols is told by a bit each. The least ranks of blocks of slots
-// are the leaves of a tree of minima, which leads to the leftmost pair of the lowest rank.
+// A long piece in place. A symbol lies where its first byte was, in a slot that has the rank of its pair with
+// the next one; one of several bytes has its id in the slot after that, one of a single byte is known by the
+// byte. Which slots begin symbols is told by a bit each. The least ranks of blocks of slots are the leaves of
+// a tree of minima, which leads to the leftmost pair of the lowest rank.
 class long_piece {
 public:
-    long_piece(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view bytes, std::vector<int32_t> &out)
-        : table_(table), symbols_(symbols), bytes_(bytes), out_(out), base_(out.size()), begins_(bytes.size() / 64 + 1) {
+    long_piece(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view bytes,
+               std::vector<int32_t> &out)
+        : table_(table), symbols_(symbols), bytes_(bytes), out_(out), base_(out.size()),
+          begins_(bytes.size() / 64 + 1) {
         for (size_t n = (bytes.size() + block - 1) / block;; n = (n + 1) / 2) {
             least_.emplace_back(n, merge_table::none);
             if (n == 1) break;
@@ -84,7 +91,7 @@ public:
         for (size_t i = 0; i < n; i += block) update(i);
         steps_ += 2 * n;
         while (least_.back()[0] != merge_table::none) merge_one();
-        size_t kept = 0;    // never more than what has been read
+        size_t kept = 0;  // never more than what has been read
         for (size_t i = 0; i < n; i = next(i)) out_[base_ + kept++] = id(i);
         out_.resize(base_ + kept);
         return steps_;
@@ -95,9 +102,13 @@ private:
 
     bool begins(size_t i) const { return begins_[i / 64] >> i % 64 & 1; }
     int32_t &slot(size_t i) { return out_[base_ + i]; }
-    int32_t id(size_t i) { return i + 1 < bytes_.size() && !begins(i + 1) ? slot(i + 1) : symbols_[uint8_t(bytes_[i])]; }
+    int32_t id(size_t i) {
+        return i + 1 < bytes_.size() && !begins(i + 1) ? slot(i + 1) : symbols_[uint8_t(bytes_[i])];
+    }
     uint32_t rank(size_t i) { return uint32_t(slot(i)); }
-    void set_rank(size_t i, size_t after) { slot(i) = int32_t(after < bytes_.size() ? table_.rank(id(i), id(after)) : merge_table::none); }
+    void set_rank(size_t i, size_t after) {
+        slot(i) = int32_t(after < bytes_.size() ? table_.rank(id(i), id(after)) : merge_table::none);
+    }
 
     // The symbol behind the one at i, or the piece's end.
     size_t next(size_t i) {
@@ -111,7 +122,8 @@ private:
     size_t before(size_t i) {
         for (size_t word = --i / 64;; i = word-- * 64 - 1) {
             steps_++;
-            if (uint64_t const rest = begins_[word] << (63 - i % 64)) return i - size_t(std::countl_zero(rest));
+            if (uint64_t const rest = begins_[word] << (63 - i % 64))
+                return i - size_t(std::countl_zero(rest));
         }
     }
 
@@ -129,7 +141,8 @@ private:
             const std::vector<uint32_t> &below = least_[level - 1];
             at /= 2;
             steps_++;
-            uint32_t const least = 2 * at + 1 < below.size() ? std::min(below[2 * at], below[2 * at + 1]) : below[2 * at];
+            uint32_t const least =
+                2 * at + 1 < below.size() ? std::min(below[2 * at], below[2 * at + 1]) : below[2 * at];
             if (least_[level][at] == least) return;
             least_[level][at] = least;
         }
@@ -138,7 +151,8 @@ private:
     void merge_one() {
         uint32_t const least = least_.back()[0];
         size_t at = 0;
-        for (size_t level = least_.size() - 1; level-- > 0; steps_++) at = 2 * at + (least_[level][2 * at] != least);
+        for (size_t level = least_.size() - 1; level-- > 0; steps_++)
+            at = 2 * at + (least_[level][2 * at] != least);
         for (at *= block; !begins(at) || rank(at) != least; steps_++) at++;
         size_t const right = next(at), after = next(right);
         begins_[right / 64] &= ~(uint64_t(1) << right % 64);
@@ -157,14 +171,15 @@ private:
     std::vector<int32_t> &out_;
     size_t base_;
     std::vector<uint64_t> begins_;
-    std::vector<std::vector<uint32_t>> least_;    // of blocks, of pairs of blocks, and so on
+    std::vector<std::vector<uint32_t>> least_;  // of blocks, of pairs of blocks, and so on
     uint64_t steps_ = 0;
 };
 
-} // namespace
+}  // namespace
 
-uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece, std::vector<int32_t> &out) {
+uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece,
+                    std::vector<int32_t> &out) {
     return piece.empty() ? 0 : long_piece(table, symbols, piece, out).merge();
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,5 +1,6 @@
 // Byte pair encoding over token ids: the table of merges, and the merging of one piece.
-// Merges are applied lowest rank first, leftmost first among equals, as Sennrich et al. (arXiv 1508.07909) define it.
+// Merges are applied lowest rank first, leftmost first among equals, as Sennrich et al. (arXiv 1508.07909)
+// define it.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +13,28 @@ namespace ds {
 
 class merge_table {
 public:
-    struct merge { int32_t left, right, result; };
+    struct merge {
+        int32_t left, right, result;
+    };
 
     merge_table() = default;
-    // `merges` in rank order; ids below `vocabulary`. Of two merges of one pair the later counts, as in the published tokenizers.
+    // `merges` in rank order; ids below `vocabulary`. Of two merges of one pair the later counts, as in the
+    // published tokenizers.
     merge_table(std::vector<merge> merges, size_t vocabulary);
 
     static constexpr uint32_t none = UINT32_MAX;
-    uint32_t rank(int32_t left, int32_t right) const;    // none when the pair does not merge
+    uint32_t rank(int32_t left, int32_t right) const;  // none when the pair does not merge
     const merge &at(uint32_t rank) const { return merges_[rank]; }
 
 private:
-    struct entry { int32_t right; uint32_t rank; };
+    struct entry {
+        int32_t right;
+        uint32_t rank;
+    };
     std::vector<merge> merges_;
-    std::vector<uint32_t> first_;    // [vocabulary + 1] where a left id's entries begin
-    std::vector<entry> entries_;     // of one left id sorted by right id: no hash, so no file can make look-ups slow
+    std::vector<uint32_t> first_;  // [vocabulary + 1] where a left id's entries begin
+    // of one left id sorted by right id: no hash, so no file can make look-ups slow
+    std::vector<entry> entries_;
 };
 
 // Merges a piece's symbols. Its buffers are kept from piece to piece; they take up to 40 bytes a symbol.
@@ -39,7 +47,7 @@ public:
 
 private:
     struct symbol {
-        int32_t id;         // -1: merged into an earlier one
+        int32_t id;  // -1: merged into an earlier one
         uint32_t before;
         uint32_t after = 0;
     };
@@ -47,12 +55,13 @@ private:
 
     const merge_table &table_;
     std::vector<symbol> symbols_;
-    std::vector<uint64_t> heap_;     // rank << 32 | index of the left symbol: the least comes first
+    std::vector<uint64_t> heap_;  // rank << 32 | index of the left symbol: the least comes first
     uint64_t steps_ = 0;
 };
 
-// The same for a piece of any length, a little slower, in 5 bytes a byte of the piece, 4 of which are the room that `out` must have for the ids anyway.
-// `symbols` are the ids of the 256 bytes.
-uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece, std::vector<int32_t> &out);
+// The same for a piece of any length, a little slower, in 5 bytes a byte of the piece, 4 of which are the
+// room that `out` must have for the ids anyway. `symbols` are the ids of the 256 bytes.
+uint64_t merge_long(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view piece,
+                    std::vector<int32_t> &out);
 
-} // namespace ds
+}  // namespace ds

@@ -1,7 +1,9 @@
-// The prompt templates of the families that this library runs, as rows of text around the messages. A file's own Jinja template is never executed: it is
-// recognised when it is one of the published texts, whose fingerprints the rows list, so that none which renders otherwise is taken for a row.
-// Sources: tokenizer_config.json of the models named at each row, as the npm package @huggingface/ollama-utils 0.0.18 and files of llama.cpp's repository
-// have them. tests/interop/templates renders them with @huggingface/jinja; tests/data/templates.json has what it gave.
+// The prompt templates of the families that this library runs, as rows of text around the messages. A file's
+// own Jinja template is never executed: it is recognised when it is one of the published texts, whose
+// fingerprints the rows list, so that none which renders otherwise is taken for a row.
+// Sources: tokenizer_config.json of the models named at each row, as the npm package
+// @huggingface/ollama-utils 0.0.18 and files of llama.cpp's repository have them. tests/interop/templates
+// renders them with @huggingface/jinja; tests/data/templates.json has what it gave.
 #include "chat.h"
 #include "template_text.h"
 #include "unicode.h"
@@ -11,34 +13,38 @@
 namespace ds {
 
 struct chat_template {
-    // When the generation prompt is written, where it is asked for and no tool has the last word: `always` and even unasked; after all but a question,
-    // which has it already; after a question only.
+    // When the generation prompt is written, where it is asked for and no tool has the last word: `always`
+    // and even unasked; after all but a question, which has it already; after a question only.
     enum class prompting { asked, always, not_after_question, after_question };
-    // What an answer of the history loses: nothing; what stands before its last </think>, or before its first; what a question follows (Qwen 3).
+    // What an answer of the history loses: nothing; what stands before its last </think>, or before its
+    // first; what a question follows (Qwen 3).
     enum class forgetting { nothing, to_last, to_first, before_question };
-    // Outputs of tools: not known; in a list, which DeepSeek-V3 opens once in a conversation; one by one; as a question (Qwen).
+    // Outputs of tools: not known; in a list, which DeepSeek-V3 opens once in a conversation; one by one; as
+    // a question (Qwen).
     enum class outputs { none, listed, single, asked };
 
     std::string_view name;
-    uint64_t texts[3] = {};                              // fingerprints; template_text.h
+    uint64_t texts[3] = {};  // fingerprints; template_text.h
 
     // Written by the template; "{bos}" and "{eos}" stand for the texts of the vocabulary's tokens.
     std::string_view begin = {};
-    std::string_view default_system = {};                // where no message is a system message
-    std::string_view default_first = {};                 // where the first message is none
+    std::string_view default_system = {};  // where no message is a system message
+    std::string_view default_first = {};   // where the first message is none
     std::string_view system_open = {}, system_close = {};
     std::string_view user_open = {}, user_close = {};
     std::string_view assistant_open = {}, assistant_close = {};
     std::string_view generation = {};
-    std::string_view think_default = {}, think_on = {}, think_off = {};    // what the generation prompt ends with, where the family thinks
-    bool system_first = false;                           // all system messages come first, an empty line between them
-    bool last_system = false;                            // with system_first: only the last of them
-    std::string_view before_begin = {};                  // for each system message
-    bool trims = false;                                  // messages lose white space at both ends
-    bool opens_after_question = false;                   // assistant_open is written after a question only
+    // what the generation prompt ends with, where the family thinks
+    std::string_view think_default = {}, think_on = {}, think_off = {};
+    // all system messages come first, an empty line between them
+    bool system_first = false;
+    bool last_system = false;            // with system_first: only the last of them
+    std::string_view before_begin = {};  // for each system message
+    bool trims = false;                  // messages lose white space at both ends
+    bool opens_after_question = false;   // assistant_open is written after a question only
     prompting prompts = prompting::asked;
     forgetting forgets = forgetting::nothing;
-    bool forgets_after_outputs = false;                  // else what follows outputs is kept whole
+    bool forgets_after_outputs = false;  // else what follows outputs is kept whole
     outputs tools = outputs::none;
     std::string_view between_outputs = "\n";
 };
@@ -49,7 +55,8 @@ using prompting = chat_template::prompting;
 using forgetting = chat_template::forgetting;
 using outputs = chat_template::outputs;
 
-constexpr std::string_view outputs_open = "<｜tool▁outputs▁begin｜>", outputs_close = "<｜tool▁outputs▁end｜>";
+constexpr std::string_view outputs_open = "<｜tool▁outputs▁begin｜>",
+                           outputs_close = "<｜tool▁outputs▁end｜>";
 constexpr std::string_view output_open = "<｜tool▁output▁begin｜>", output_close = "<｜tool▁output▁end｜>";
 constexpr std::string_view r1_opens = "<think>\n", r1_closes = "<think>\n\n</think>\n\n";
 
@@ -90,7 +97,7 @@ constexpr chat_template prompting_at_questions(chat_template t) {
     return t;
 }
 constexpr chat_template v25(chat_template t) {
-    t.before_begin = "        ";    // it stands between two tags, and no mark strips it
+    t.before_begin = "        ";  // it stands between two tags, and no mark strips it
     return t;
 }
 constexpr chat_template v31(chat_template t) {
@@ -115,7 +122,8 @@ constexpr chat_template chatml(std::string_view name, std::initializer_list<uint
     return t;
 }
 constexpr chat_template qwen25(chat_template t) {
-    t.default_first = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n";
+    t.default_first = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+                      "assistant.<|im_end|>\n";
     t.tools = outputs::asked;
     return t;
 }
@@ -142,15 +150,20 @@ constexpr chat_template llama3(std::string_view name, uint64_t text, prompting p
 }
 
 constexpr chat_template templates[] = {
-    // The distillations of DeepSeek-R1: of several system messages the last counts. First, in January 2025, the model had to begin its thought itself, then
-    // the prompt did it. The second text is the same with arguments of calls as JSON.
-    thinking(with_last_system(deepseek("deepseek-r1-distill", {0x133c03788ea920e4, 0x6eaa9d097c38b38c})), r1_opens),
+    // The distillations of DeepSeek-R1: of several system messages the last counts. First, in January 2025,
+    // the model had to begin its thought itself, then the prompt did it. The second text is the same with
+    // arguments of calls as JSON.
+    thinking(with_last_system(deepseek("deepseek-r1-distill", {0x133c03788ea920e4, 0x6eaa9d097c38b38c})),
+             r1_opens),
     thinking(with_last_system(deepseek("deepseek-r1-first", {0xbc9bd860948c18b8}))),
-    // DeepSeek-R1 since February 2025. The last text is ours, of the models in tests/data: it has the same frame and asks for nothing else.
-    thinking(with_joined_outputs(deepseek("deepseek-r1", {0x1e5fb5df43a45036, 0x63d6c322a1c032a4})), r1_opens),
+    // DeepSeek-R1 since February 2025. The last text is ours, of the models in tests/data: it has the same
+    // frame and asks for nothing else.
+    thinking(with_joined_outputs(deepseek("deepseek-r1", {0x1e5fb5df43a45036, 0x63d6c322a1c032a4})),
+             r1_opens),
     // R1 for some days before, and R1 1776
     thinking(with_joined_outputs(deepseek("r1-1776", {0x19a9c52a7d19c72a}))),
-    // R1-0528 and its distillation to Qwen 3: the model begins its thought itself. The second text is the same with arguments of calls as JSON.
+    // R1-0528 and its distillation to Qwen 3: the model begins its thought itself. The second text is the
+    // same with arguments of calls as JSON.
     prompting_at_questions(thinking(deepseek("deepseek-r1-0528", {0x32ff03f98fb84380, 0x4d89f5c1e4867b2c}))),
     deepseek("deepseek-v3", {0x904ed4da0be0d12b}),
     with_last_system(deepseek("deepseek-v3-first", {0x37ed6c7241ec1206})),
@@ -158,20 +171,34 @@ constexpr chat_template templates[] = {
     v31(deepseek("deepseek-v3.1", {0xbaa4b623fce38050})),
     v25(with_last_system(deepseek("deepseek-v2.5", {0x85173a1e265b429a}))),
     // deepseek-llm chat, DeepSeek-V2 chat, DeepSeek-Coder-V2
-    {.name = "deepseek-llm", .texts = {0xc89fbd19fc6e864a},
-     .begin = "{bos}", .system_close = "\n\n", .user_open = "User: ", .user_close = "\n\n", .assistant_open = "Assistant: ", .assistant_close = "{eos}",
-     .generation = "Assistant:"},
-    {.name = "deepseek-coder", .texts = {0x25823404eda3aea9},
+    {.name = "deepseek-llm",
+     .texts = {0xc89fbd19fc6e864a},
      .begin = "{bos}",
-     .default_system = "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek Company, and you only answer questions "
-                       "related to computer science. For politically sensitive questions, security and privacy issues, and other non-computer science questions, "
+     .system_close = "\n\n",
+     .user_open = "User: ",
+     .user_close = "\n\n",
+     .assistant_open = "Assistant: ",
+     .assistant_close = "{eos}",
+     .generation = "Assistant:"},
+    {.name = "deepseek-coder",
+     .texts = {0x25823404eda3aea9},
+     .begin = "{bos}",
+     .default_system = "You are an AI programming assistant, utilizing the Deepseek Coder model, developed "
+                       "by Deepseek Company, and you only answer questions "
+                       "related to computer science. For politically sensitive questions, security and "
+                       "privacy issues, and other non-computer science questions, "
                        "you will refuse to answer\n",
-     .user_open = "### Instruction:\n", .user_close = "\n", .assistant_open = "### Response:\n", .assistant_close = "\n<|EOT|>\n",
+     .user_open = "### Instruction:\n",
+     .user_close = "\n",
+     .assistant_open = "### Response:\n",
+     .assistant_close = "\n<|EOT|>\n",
      .generation = "### Response:\n"},
-    // Llama 3, whose first text writes the generation prompt unasked; 3.1 and later write dates and tools into the system message
+    // Llama 3, whose first text writes the generation prompt unasked; 3.1 and later write dates and tools
+    // into the system message
     llama3("llama3", 0xc6d951ecf128fdc3, prompting::asked),
     llama3("llama3-first", 0x0d1f31f8d1c85636, prompting::always),
-    qwen25(chatml("qwen2.5", {0x3d3683ec2c58a4b2, 0x21507a99716396ae})),    // they differ where tools are offered
+    // they differ where tools are offered
+    qwen25(chatml("qwen2.5", {0x3d3683ec2c58a4b2, 0x21507a99716396ae})),
     qwen3(chatml("qwen3", {0x996d31a5b0249772, 0xbb080546c0c7a3f9})),
     chatml("chatml", {0x9d34b9da9a31b8e8, 0x1895b93b35354696}),
 };
@@ -181,7 +208,9 @@ std::string_view trimmed(std::string_view s) {
     const char *first = nullptr, *last = s.data();
     for (const char *p = s.data(); p < end;) {
         unicode::code_point const c = unicode::decode(p, end);
-        bool const space = (unicode::class_of(c.value) & unicode::space) || (c.value >= 0x1c && c.value <= 0x1f);    // as Python's str.strip
+        // as Python's str.strip
+        bool const space =
+            (unicode::class_of(c.value) & unicode::space) || (c.value >= 0x1c && c.value <= 0x1f);
         if (!space && !first) first = p;
         p += c.bytes;
         if (!space) last = p;
@@ -230,9 +259,13 @@ void check(const chat_template &t, std::span<const chat_message> messages) {
     if (messages.empty()) throw error(status::argument, "there are no messages");
     for (size_t i = 0; i < messages.size(); ++i) {
         const std::string_view role = messages[i].role;
-        if (role == "system" || role == "user" || role == "assistant" || (has_tools(t) && role == "tool")) continue;
-        throw error(status::argument, "role " + quoted(std::string(role)) + " is unknown to " + std::string(t.name) + " (message " + std::to_string(i + 1) + " of " +
-                                          std::to_string(messages.size()) + "); known are 'system', 'user'" + (has_tools(t) ? ", 'assistant' and 'tool'" : " and 'assistant'"));
+        if (role == "system" || role == "user" || role == "assistant" || (has_tools(t) && role == "tool"))
+            continue;
+        throw error(status::argument, "role " + quoted(std::string(role)) + " is unknown to " +
+                                          std::string(t.name) + " (message " + std::to_string(i + 1) +
+                                          " of " + std::to_string(messages.size()) +
+                                          "); known are 'system', 'user'" +
+                                          (has_tools(t) ? ", 'assistant' and 'tool'" : " and 'assistant'"));
     }
 }
 
@@ -253,10 +286,12 @@ remembered split_at(std::string_view content, size_t close) {
 // Writes a conversation, message by message.
 class renderer {
 public:
-    renderer(const chat_template &t, std::span<const chat_message> messages, writer &out) : t_(t), messages_(messages), out_(out) {
+    renderer(const chat_template &t, std::span<const chat_message> messages, writer &out)
+        : t_(t), messages_(messages), out_(out) {
         last_question_ = messages.size() - 1;
         for (size_t i = messages.size(); i-- > 0;)
-            if (asks(messages[i]) && !(messages[i].content.starts_with(response_open) && messages[i].content.ends_with(response_close))) {
+            if (asks(messages[i]) && !(messages[i].content.starts_with(response_open) &&
+                                       messages[i].content.ends_with(response_close))) {
                 last_question_ = i;
                 break;
             }
@@ -311,14 +346,17 @@ private:
 
     void put_output(size_t i, std::string_view content) {
         if (t_.tools == outputs::asked) {
-            const auto is_tool = [&](size_t k) { return k < messages_.size() && messages_[k].role == "tool"; };
+            const auto is_tool = [&](size_t k) {
+                return k < messages_.size() && messages_[k].role == "tool";
+            };
             if (i == 0 || !is_tool(i - 1)) out_.own("<|im_start|>user");
             out_.own("\n" + std::string(response_open) + "\n");
             out_.message({}, content, "\n" + std::string(response_close));
             if (!is_tool(i + 1)) out_.own(t_.user_close);
             return;
         }
-        // The list is opened once in a conversation: later outputs go without, as the published templates have it.
+        // The list is opened once in a conversation: later outputs go without, as the published templates
+        // have it.
         if (t_.tools == outputs::listed) out_.own(had_outputs_ ? t_.between_outputs : outputs_open);
         out_.message(output_open, content, output_close);
         in_outputs_ = had_outputs_ = true;
@@ -334,13 +372,16 @@ private:
             open = t_.think_off;
         }
         if (!in_outputs_ || t_.forgets_after_outputs) {
-            if (t_.forgets == forgetting::to_last) content = split_at(content, content.rfind(think_close)).answer;
-            if (t_.forgets == forgetting::to_first) content = split_at(content, content.find(think_close)).answer;
+            if (t_.forgets == forgetting::to_last)
+                content = split_at(content, content.rfind(think_close)).answer;
+            if (t_.forgets == forgetting::to_first)
+                content = split_at(content, content.find(think_close)).answer;
         }
         out_.answer(open, content, t_.assistant_close);
     }
 
-    // Qwen 3 keeps the thoughts of what it said since the last question (between calls of tools), and writes them in one form.
+    // Qwen 3 keeps the thoughts of what it said since the last question (between calls of tools), and writes
+    // them in one form.
     void put_recent_answer(size_t i, std::string_view content) {
         std::string_view thought, answer = content;
         if (content.find(think_close) != std::string_view::npos) {
@@ -363,31 +404,39 @@ private:
 
     void put_generation(const chat_options &o) {
         using think = chat_options::think;
-        const bool wanted = o.add_generation_prompt && !in_outputs_;    // after outputs the answer follows at once
-        const bool due = t_.prompts == prompting::always || (wanted && (t_.prompts != prompting::after_question || asked_));
+        // after outputs the answer follows at once
+        const bool wanted = o.add_generation_prompt && !in_outputs_;
+        const bool due = t_.prompts == prompting::always ||
+                         (wanted && (t_.prompts != prompting::after_question || asked_));
         if (!due) return;
         if (t_.prompts != prompting::not_after_question || !asked_) out_.own(t_.generation);
-        out_.own(o.thinking == think::on ? t_.think_on : o.thinking == think::off ? t_.think_off : t_.think_default);
+        out_.own(o.thinking == think::on    ? t_.think_on
+                 : o.thinking == think::off ? t_.think_off
+                                            : t_.think_default);
     }
 
     const chat_template &t_;
     std::span<const chat_message> messages_;
     writer &out_;
-    size_t last_question_;                               // of Qwen 3: the last that is no output of a tool; the last message where there is none
-    bool in_outputs_ = false, had_outputs_ = false;      // of tools: the last message was one; there was one
-    bool asked_ = false;                                 // a question waits for its answer
+    // of Qwen 3: the last that is no output of a tool; the last message where there is none
+    size_t last_question_;
+    bool in_outputs_ = false, had_outputs_ = false;  // of tools: the last message was one; there was one
+    bool asked_ = false;                             // a question waits for its answer
 };
 
-} // namespace
+}  // namespace
 
 const chat_template *chat_template_by_name(std::string_view name) {
-    auto const t = std::find_if(std::begin(templates), std::end(templates), [&](const chat_template &x) { return x.name == name; });
+    auto const t = std::find_if(std::begin(templates), std::end(templates),
+                                [&](const chat_template &x) { return x.name == name; });
     return t == std::end(templates) ? nullptr : t;
 }
 
 const chat_template *chat_template_recognise(std::string_view jinja) {
     uint64_t const text = template_fingerprint(jinja);
-    auto const has = [&](const chat_template &t) { return std::find(std::begin(t.texts), std::end(t.texts), text) != std::end(t.texts); };
+    auto const has = [&](const chat_template &t) {
+        return std::find(std::begin(t.texts), std::end(t.texts), text) != std::end(t.texts);
+    };
     auto const t = std::find_if(std::begin(templates), std::end(templates), has);
     return t == std::end(templates) ? nullptr : t;
 }
@@ -400,7 +449,8 @@ std::string chat_templates_known() {
     return out;
 }
 
-std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok, std::span<const chat_message> messages, const chat_options &o) {
+std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok,
+                                   std::span<const chat_message> messages, const chat_options &o) {
     check(t, messages);
     writer out{tok, {}};
     renderer(t, messages, out).render(o);
@@ -413,7 +463,8 @@ std::string chat_text(std::span<const chat_part> parts) {
     return out;
 }
 
-// Between two control tokens the text is encoded as one, whoever wrote it: tokens may span the border of a part ("User:" + " Hello").
+// Between two control tokens the text is encoded as one, whoever wrote it: tokens may span the border of a
+// part ("User:" + " Hello").
 void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::vector<token_id> &out) {
     std::string plain;
     auto const flush = [&] {
@@ -437,4 +488,4 @@ void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::ve
     flush();
 }
 
-} // namespace ds
+}  // namespace ds

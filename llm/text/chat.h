@@ -1,4 +1,5 @@
-// Prompt templates of the R1 family, built in. A file's Jinja template is recognised by what it contains and never executed.
+// Prompt templates of the R1 family, built in. A file's Jinja template is recognised by what it contains and
+// never executed.
 #pragma once
 
 #include "think_tags.h"
@@ -6,33 +7,39 @@
 namespace ds {
 
 struct chat_message {
-    std::string_view role;       // "system", "user", "assistant" or, in some families, "tool"; another one is status::argument, naming it and the known ones
-    std::string_view content;    // UTF-8
+    // "system", "user", "assistant" or, in some families, "tool"; another one is status::argument, naming it
+    // and the known ones
+    std::string_view role;
+    std::string_view content;  // UTF-8
 };
 
 struct chat_options {
-    bool add_generation_prompt = true;   // end with the tokens that make the model answer
-    enum class think { by_template, on, off } thinking = think::by_template;   // off: the prompt closes an empty thought, where the family thinks
+    bool add_generation_prompt = true;  // end with the tokens that make the model answer
+    // off: the prompt closes an empty thought, where the family thinks
+    enum class think { by_template, on, off } thinking = think::by_template;
 };
 
-// A rendered prompt is a list of parts: `special` parts are the template's own text, in which control tokens count; the others are the
-// messages' text, in which they never do (a user who types <|end|> does not end anything). An assistant's marks around calls of tools are special:
-// they were tokens when the model wrote them.
+// A rendered prompt is a list of parts: `special` parts are the template's own text, in which control tokens
+// count; the others are the messages' text, in which they never do (a user who types <|end|> does not end
+// anything). An assistant's marks around calls of tools are special: they were tokens when the model wrote
+// them.
 struct chat_part {
     std::string text;
     bool special;
 };
 
-struct chat_template;                                                   // a row of the table in chat.cpp
-const chat_template *chat_template_by_name(std::string_view name);      // null when unknown
-const chat_template *chat_template_recognise(std::string_view jinja);   // null when unknown
+struct chat_template;                                                  // a row of the table in chat.cpp
+const chat_template *chat_template_by_name(std::string_view name);     // null when unknown
+const chat_template *chat_template_recognise(std::string_view jinja);  // null when unknown
 const char *chat_template_name(const chat_template &t);
-std::string chat_templates_known();                                     // names for messages
+std::string chat_templates_known();  // names for messages
 
 // Throws status::argument for a role that the family does not have, and when there are no messages.
-std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok, std::span<const chat_message> messages, const chat_options &o);
+std::vector<chat_part> chat_render(const chat_template &t, const tokenizer &tok,
+                                   std::span<const chat_message> messages, const chat_options &o);
 std::string chat_text(std::span<const chat_part> parts);
-// The tokens of the joined text, but for control tokens, which count in special parts only. The template writes BOS itself.
+// The tokens of the joined text, but for control tokens, which count in special parts only. The template
+// writes BOS itself.
 void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::vector<token_id> &out);
 
-} // namespace ds
+}  // namespace ds

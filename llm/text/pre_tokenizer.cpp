@@ -1,7 +1,9 @@
-// How a text is split before the merges: one scanner a pattern of the published tokenizers, and the table of those tokenizers.
-// A tokenizer's patterns apply one after another, each to every piece that the one before left; a match becomes a piece, and so does what
-// lies between two matches. A scanner is a whole regular expression by hand, alternatives in their order and with the backtracking they imply,
-// so that each looks at a code point a bounded number of times; \s is Unicode's White_Space. Patterns: tokenizer.json of the models named below.
+// How a text is split before the merges: one scanner a pattern of the published tokenizers, and the table of
+// those tokenizers. A tokenizer's patterns apply one after another, each to every piece that the one before
+// left; a match becomes a piece, and so does what lies between two matches. A scanner is a whole regular
+// expression by hand, alternatives in their order and with the backtracking they imply, so that each looks at
+// a code point a bounded number of times; \s is Unicode's White_Space. Patterns: tokenizer.json of the models
+// named below.
 #include "tokenizer.h"
 #include "unicode.h"
 
@@ -16,7 +18,7 @@ using namespace unicode;
 
 struct character {
     uint32_t value;
-    uint32_t bytes;      // 0 at the end of the piece
+    uint32_t bytes;  // 0 at the end of the piece
     uint8_t classes;
 };
 
@@ -47,10 +49,9 @@ struct match {
 };
 using scanner = match (*)(reader &r, const char *p);
 
-// From a function that gives the end of a match starting at p, or p: the search for the next match. Failing must look at a bounded number
-// of code points.
-template <auto match_at>
-match search(reader &r, const char *p) {
+// From a function that gives the end of a match starting at p, or p: the search for the next match. Failing
+// must look at a bounded number of code points.
+template <auto match_at> match search(reader &r, const char *p) {
     while (p < r.end) {
         if (const char *const to = match_at(r, p); to != p) return {p, to};
         p += r.at(p).bytes;
@@ -60,7 +61,9 @@ match search(reader &r, const char *p) {
 
 // A character class as the patterns write it, "[a-zµ]", read at compile time from the pattern itself.
 struct character_set {
-    struct range { uint32_t first, last; };
+    struct range {
+        uint32_t first, last;
+    };
     range ranges[128] = {};
     size_t count = 0;
 
@@ -74,7 +77,8 @@ struct character_set {
         std::sort(ranges, ranges + count, [](range a, range b) { return a.first < b.first; });
     }
     bool contains(uint32_t c) const {
-        const range *const r = std::lower_bound(ranges, ranges + count, c, [](range x, uint32_t v) { return x.last < v; });
+        const range *const r =
+            std::lower_bound(ranges, ranges + count, c, [](range x, uint32_t v) { return x.last < v; });
         return r != ranges + count && r->first <= c;
     }
 
@@ -108,8 +112,7 @@ const char *newline(reader &r, const char *p) {
 }
 
 // \s?X+ for a set X: where white space belongs to X itself, taking it as \s is tried first, and as X then.
-template <auto belongs>
-const char *spaced_run(reader &r, const char *p) {
+template <auto belongs> const char *spaced_run(reader &r, const char *p) {
     character c = r.at(p);
     const char *q = p;
     if (c.classes & space) {
@@ -121,18 +124,11 @@ const char *spaced_run(reader &r, const char *p) {
     return q;
 }
 
-template <const character_set &set>
-bool in_set(const character &c) {
-    return set.contains(c.value);
-}
+template <const character_set &set> bool in_set(const character &c) { return set.contains(c.value); }
 
-template <uint8_t classes>
-bool in_class(const character &c) {
-    return c.classes & classes;
-}
+template <uint8_t classes> bool in_class(const character &c) { return c.classes & classes; }
 
-template <const character_set &set>
-const char *set_run(reader &r, const char *p) {
+template <const character_set &set> const char *set_run(reader &r, const char *p) {
     for (character c = r.at(p); set.contains(c.value); c = r.at(p)) p += c.bytes;
     return p;
 }
@@ -150,8 +146,7 @@ match trailing_space(reader &r, const char *p) {
 }
 
 // \p{N}{1,most}
-template <int most>
-const char *numbers(reader &r, const char *p) {
+template <int most> const char *numbers(reader &r, const char *p) {
     character c = r.at(p);
     for (int n = 0; n < most && c.classes & number; n++) p += c.bytes, c = r.at(p);
     return p;
@@ -161,8 +156,8 @@ const char *number_run(reader &r, const char *p) { return r.run(p, number); }
 
 // ---- what the later patterns share
 
-// \s*[\r\n]+|\s+(?!\S)|\s+ where p stands at white space. The first alternative ends behind the run's last line end, the second leaves
-// the run's last space to the word that follows, the third takes a lone space.
+// \s*[\r\n]+|\s+(?!\S)|\s+ where p stands at white space. The first alternative ends behind the run's last
+// line end, the second leaves the run's last space to the word that follows, the third takes a lone space.
 const char *white_space(reader &r, const char *p) {
     const char *line_end = nullptr, *last = p, *q = p;
     for (character c = r.at(q); c.classes & space; c = r.at(q)) {
@@ -194,9 +189,11 @@ const char *v3_word(reader &r, const char *p) {
     }
     if (c.classes & (letter | mark)) return r.run(p, letter | mark);
     bool const line_end = c.value == '\r' || c.value == '\n';
-    if (!line_end && !(c.classes & (punctuation | symbol)) && after.classes & (letter | mark)) return r.run(p + c.bytes, letter | mark);
+    if (!line_end && !(c.classes & (punctuation | symbol)) && after.classes & (letter | mark))
+        return r.run(p + c.bytes, letter | mark);
     if (c.classes & (punctuation | symbol)) return r.newlines(r.run(p, punctuation | symbol));
-    if (c.value == ' ' && after.classes & (punctuation | symbol)) return r.newlines(r.run(p + 1, punctuation | symbol));
+    if (c.value == ' ' && after.classes & (punctuation | symbol))
+        return r.newlines(r.run(p + 1, punctuation | symbol));
     return c.classes & space ? white_space(r, p) : p;
 }
 
@@ -209,7 +206,9 @@ constexpr std::string_view qwen2_pattern =
 
 // (?i:'s|'t|'re|'ve|'m|'ll|'d) behind the apostrophe. Case-insensitively in Unicode, ſ (U+017F) is an s.
 const char *contraction(reader &r, const char *p) {
-    auto const lower = [](uint32_t c) { return c == 0x17f ? uint32_t('s') : c < 0x80 && ascii_letter(c) ? c | 0x20 : c; };
+    auto const lower = [](uint32_t c) {
+        return c == 0x17f ? uint32_t('s') : c < 0x80 && ascii_letter(c) ? c | 0x20 : c;
+    };
     character const first = r.at(p);
     uint32_t const a = lower(first.value);
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + first.bytes;
@@ -218,8 +217,7 @@ const char *contraction(reader &r, const char *p) {
     return b == (a == 'l' ? 'l' : 'e') ? p + 2 : p;
 }
 
-template <int most_digits>
-const char *llama3_word(reader &r, const char *p) {
+template <int most_digits> const char *llama3_word(reader &r, const char *p) {
     auto const other = [](const character &c) { return c.bytes && !(c.classes & (space | letter | number)); };
     character const c = r.at(p);
     if (c.value == '\'') {
@@ -242,36 +240,44 @@ const char *llama3_word(reader &r, const char *p) {
 struct stage {
     std::string_view pattern;
     scanner next;
-    std::string_view also = {};    // a pattern that makes no difference to the tokens
+    std::string_view also = {};  // a pattern that makes no difference to the tokens
 };
 
 struct row {
     pre_tokenizer id;
     std::string_view name;
-    stage stages[6];      // those in use come first
+    stage stages[6];  // those in use come first
 
     size_t used() const {
-        return size_t(std::find_if(std::begin(stages), std::end(stages), [](const stage &s) { return !s.next; }) - std::begin(stages));
+        return size_t(
+            std::find_if(std::begin(stages), std::end(stages), [](const stage &s) { return !s.next; }) -
+            std::begin(stages));
     }
 };
 
 constexpr row rows[] = {
-    // No token of deepseek-llm's vocabulary has two digits, so splitting digits one by one gives the same tokens.
-    {pre_tokenizer::deepseek_llm, "deepseek-llm",
+    // No token of deepseek-llm's vocabulary has two digits, so splitting digits one by one gives the same
+    // tokens.
+    {pre_tokenizer::deepseek_llm,
+     "deepseek-llm",
      {{newline_pattern, search<newline>},
       {cased_pattern, search<spaced_run<in_set<cased>>>},
       {ascii_like_pattern, search<spaced_run<in_set<ascii_like>>>},
       {trailing_pattern, trailing_space},
       {asian_pattern, search<set_run<asian>>},
       {R"(\p{N}+)", search<number_run>, R"(\p{N})"}}},
-    {pre_tokenizer::deepseek_coder, "deepseek-coder",
+    {pre_tokenizer::deepseek_coder,
+     "deepseek-coder",
      {{newline_pattern, search<newline>},
       {R"(\s?\p{L}+)", search<spaced_run<in_class<letter>>>},
       {R"(\s?\p{P}+)", search<spaced_run<in_class<punctuation>>>},
       {asian_pattern, search<set_run<asian>>},
       {R"(\p{N})", search<numbers<1>>}}},
-    {pre_tokenizer::deepseek_v3, "deepseek-v3",
-     {{number3_pattern, search<numbers<3>>}, {cjk_pattern, search<set_run<cjk>>}, {v3_pattern, search<v3_word>}}},
+    {pre_tokenizer::deepseek_v3,
+     "deepseek-v3",
+     {{number3_pattern, search<numbers<3>>},
+      {cjk_pattern, search<set_run<cjk>>},
+      {v3_pattern, search<v3_word>}}},
     {pre_tokenizer::llama_bpe, "llama-bpe", {{llama3_pattern, search<llama3_word<3>>}}},
     {pre_tokenizer::qwen2, "qwen2", {{qwen2_pattern, search<llama3_word<1>>}}},
     {pre_tokenizer::deepseek_r1_qwen, "deepseek-r1-qwen", {{qwen2_pattern, search<llama3_word<1>>}}},
@@ -292,7 +298,7 @@ std::string escaped(std::string_view pattern) {
     return out;
 }
 
-} // namespace
+}  // namespace
 
 splitter::splitter(pre_tokenizer p, std::string_view text) : pre_(p), patterns_(row_of(p).used()) {
     const char *const begin = text.data();
@@ -350,7 +356,9 @@ std::string pre_tokenizers_known() {
 }
 
 bool pre_tokenizer_recognise(std::span<const std::string> patterns, pre_tokenizer *out) {
-    auto const same = [](const stage &s, const std::string &p) { return escaped(p) == s.pattern || escaped(p) == s.also; };
+    auto const same = [](const stage &s, const std::string &p) {
+        return escaped(p) == s.pattern || escaped(p) == s.also;
+    };
     for (const row &r : rows) {
         if (!std::equal(r.stages, r.stages + r.used(), patterns.begin(), patterns.end(), same)) continue;
         *out = r.id;
@@ -359,4 +367,4 @@ bool pre_tokenizer_recognise(std::span<const std::string> patterns, pre_tokenize
     return false;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -9,7 +9,8 @@ namespace {
 
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool is_word(char c) {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || static_cast<signed char>(c) < 0;
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' ||
+           static_cast<signed char>(c) < 0;
 }
 
 // Jinja reads every kind of line end as \n and drops one at the very end.
@@ -36,7 +37,9 @@ public:
             if (kind) rest_.remove_prefix(2);
             const bool stripped = kind && rest_.starts_with('-');
             if (stripped) rest_.remove_prefix(1);
-            put_text(stripped ? without_space_at_end(text) : kind == '%' || kind == '#' ? without_indent(text) : text);
+            put_text(stripped                     ? without_space_at_end(text)
+                     : kind == '%' || kind == '#' ? without_indent(text)
+                                                  : text);
             if (kind == '#') skip_comment();
             else if (kind) read_tag(kind);
         }
@@ -47,7 +50,8 @@ public:
 private:
     size_t next_tag() const {
         for (size_t i = 0; i + 1 < rest_.size(); ++i)
-            if (rest_[i] == '{' && (rest_[i + 1] == '{' || rest_[i + 1] == '%' || rest_[i + 1] == '#')) return i;
+            if (rest_[i] == '{' && (rest_[i + 1] == '{' || rest_[i + 1] == '%' || rest_[i + 1] == '#'))
+                return i;
         return rest_.size();
     }
 
@@ -58,7 +62,7 @@ private:
 
     // lstrip_blocks: white space before a block goes where nothing else is before it in its line.
     std::string_view without_indent(std::string_view text) const {
-        const size_t line = text.rfind('\n') + 1;    // 0 where there is none
+        const size_t line = text.rfind('\n') + 1;  // 0 where there is none
         if (line == 0 && !line_starts_) return text;
         const bool blank = std::all_of(text.begin() + std::ptrdiff_t(line), text.end(), is_space);
         return blank ? text.substr(0, line) : text;
@@ -86,7 +90,7 @@ private:
     void skip_comment() {
         const size_t end = rest_.find("#}");
         if (end == std::string_view::npos) {
-            put('!');    // not a template
+            put('!');  // not a template
             rest_ = {};
             return;
         }
@@ -100,7 +104,7 @@ private:
         flush();
         put(kind);
         const std::string_view end = kind == '{' ? "}}" : "%}";
-        int open = 0;    // braces of dictionaries, whose end is none of the tag
+        int open = 0;  // braces of dictionaries, whose end is none of the tag
         while (!rest_.empty()) {
             const char c = rest_.front();
             if (open == 0 && (rest_.starts_with(end) || (c == '-' && rest_.substr(1).starts_with(end)))) {
@@ -141,7 +145,7 @@ private:
             if (c == 'n') value += '\n';
             else if (c == 't') value += '\t';
             else if (c == '\\' || c == '\'' || c == '"') value += c;
-            else put('!');    // an escape that no known template has
+            else put('!');  // an escape that no known template has
         }
         put('S');
         put_string(value);
@@ -149,7 +153,7 @@ private:
     }
 
     void put(char c) { hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u; }
-    void put_string(std::string_view s) {    // its length first, so that no two lists of strings are one
+    void put_string(std::string_view s) {  // its length first, so that no two lists of strings are one
         for (size_t n = s.size(), i = 0; i < 8; ++i) put(static_cast<char>(n >> (8 * i) & 0xff));
         for (const char c : s) put(c);
     }
@@ -160,11 +164,11 @@ private:
     uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
-} // namespace
+}  // namespace
 
 uint64_t template_fingerprint(std::string_view jinja) {
     const std::string text = with_plain_line_ends(jinja);
     return reader(text).read();
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,8 +1,9 @@
-// The vocabulary of a GGUF file, and text to ids and back. A normal token is spelled in GPT-2's byte alphabet (a printable character for each of the
-// 256 bytes); added tokens (control, user-defined) are spelled as themselves and are cut out of the text before anything else looks at it.
-// Bytes become symbols and merges work on ids, so the alphabet matters only while loading. Everything a file can say is bounded: a look-up by
-// spelling takes at most `max_probes` steps, an added token has at most `max_added_bytes` bytes. So is memory: a text takes no more than its ids do while
-// they are collected, a vocabulary some 50 bytes a token.
+// The vocabulary of a GGUF file, and text to ids and back. A normal token is spelled in GPT-2's byte alphabet
+// (a printable character for each of the 256 bytes); added tokens (control, user-defined) are spelled as
+// themselves and are cut out of the text before anything else looks at it. Bytes become symbols and merges
+// work on ids, so the alphabet matters only while loading. Everything a file can say is bounded: a look-up by
+// spelling takes at most `max_probes` steps, an added token has at most `max_added_bytes` bytes. So is
+// memory: a text takes no more than its ids do while they are collected, a vocabulary some 50 bytes a token.
 #include "tokenizer.h"
 #include "added_tokens.h"
 #include "bpe.h"
@@ -17,10 +18,11 @@ namespace ds {
 
 namespace {
 
-// GPT-2's alphabet: the bytes that Latin-1 prints stand for themselves, the 68 others for U+0100 and on, in order.
+// GPT-2's alphabet: the bytes that Latin-1 prints stand for themselves, the 68 others for U+0100 and on, in
+// order.
 struct byte_alphabet {
     uint16_t character[256] = {};
-    int16_t byte[256 + 68] = {};    // -1 where no byte has this character
+    int16_t byte[256 + 68] = {};  // -1 where no byte has this character
 
     constexpr byte_alphabet() {
         for (int16_t &b : byte) b = -1;
@@ -34,7 +36,8 @@ struct byte_alphabet {
 };
 constexpr byte_alphabet alphabet;
 
-// Appends the bytes that a spelling stands for; false, with nothing appended, when a character is not in the alphabet.
+// Appends the bytes that a spelling stands for; false, with nothing appended, when a character is not in the
+// alphabet.
 bool append_bytes(std::string_view spelling, std::string &out) {
     size_t const before = out.size();
     const char *const end = spelling.data() + spelling.size();
@@ -52,8 +55,14 @@ bool append_bytes(std::string_view spelling, std::string &out) {
 
 // "<0xHH>", the spelling of a token of the byte kind; -1 when it is not that.
 int byte_token(std::string_view s) {
-    auto const digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
-    if (s.size() != 6 || s.substr(0, 3) != "<0x" || s[5] != '>' || digit(s[3]) < 0 || digit(s[4]) < 0) return -1;
+    auto const digit = [](char c) {
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                      : -1;
+    };
+    if (s.size() != 6 || s.substr(0, 3) != "<0x" || s[5] != '>' || digit(s[3]) < 0 || digit(s[4]) < 0)
+        return -1;
     return digit(s[3]) * 16 + digit(s[4]);
 }
 
@@ -68,7 +77,8 @@ uint64_t hash(std::string_view s) {
     return h * 0xbf58476d1ce4e5b9 >> 20;
 }
 
-// Spelling to id, open addressing at most half full. Spellings made to collide are refused instead of searched.
+// Spelling to id, open addressing at most half full. Spellings made to collide are refused instead of
+// searched.
 class spelling_table {
 public:
     static constexpr size_t max_probes = 256;
@@ -101,31 +111,32 @@ private:
         return ids_.size();
     }
     std::span<const std::string_view> tokens_;
-    std::vector<token_id> ids_;     // -1: empty
-    std::vector<uint8_t> tags_;     // bits of the hash, so that few spellings are compared
+    std::vector<token_id> ids_;  // -1: empty
+    std::vector<uint8_t> tags_;  // bits of the hash, so that few spellings are compared
 };
 
 constexpr size_t max_added_bytes = 256;
 
 // Tokens that end an answer in the families this library runs, whatever the file says of its eos.
 constexpr std::string_view known_ends[] = {
-    "<｜end▁of▁sentence｜>", "<|EOT|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|endoftext|>",
+    "<｜end▁of▁sentence｜>", "<|EOT|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>",
+    "<|endoftext|>",
 };
 
 bool is_text(token_kind k) { return k == token_kind::normal || k == token_kind::undefined; }
 
-} // namespace
+}  // namespace
 
 struct tokenizer::impl {
     const gguf_file &file;
     pre_tokenizer pre;
     std::vector<std::string_view> tokens;
     std::vector<token_kind> kinds;
-    std::string arena;                       // what the tokens stand for, one behind the other
-    std::vector<uint32_t> ends;              // [tokens] in it
-    size_t longest = 0;                      // bytes of the longest normal token
+    std::string arena;           // what the tokens stand for, one behind the other
+    std::vector<uint32_t> ends;  // [tokens] in it
+    size_t longest = 0;          // bytes of the longest normal token
     spelling_table spellings;
-    token_id symbols[256];                   // of one byte; -1 when the vocabulary has none
+    token_id symbols[256];  // of one byte; -1 when the vocabulary has none
     added_tokens user_defined, control;
     merge_table merges;
     token_id bos, eos, pad, unknown;
@@ -142,7 +153,9 @@ struct tokenizer::impl {
     void read_special();
     void read_ways();
     token_id special(const char *key, bool needed);
-    std::string_view bytes_of(size_t t) const { return std::string_view(arena).substr(t == 0 ? 0 : ends[t - 1], ends[t] - (t == 0 ? 0 : ends[t - 1])); }
+    std::string_view bytes_of(size_t t) const {
+        return std::string_view(arena).substr(t == 0 ? 0 : ends[t - 1], ends[t] - (t == 0 ? 0 : ends[t - 1]));
+    }
 
     struct scratch;
     void encode_segment(std::string_view text, scratch &s, std::vector<token_id> &out) const;
@@ -154,27 +167,35 @@ struct tokenizer::impl {
 static pre_tokenizer read_pre(const gguf_file &f) {
     std::string_view const model = f.get_string("tokenizer.ggml.model");
     if (model != "gpt2") {
-        throw error(status::unsupported, f.name() + ": tokenizer.ggml.model: " + quoted(std::string(model)) + " is not among what this build reads; it reads 'gpt2' (byte-level BPE)");
+        throw error(status::unsupported,
+                    f.name() + ": tokenizer.ggml.model: " + quoted(std::string(model)) +
+                        " is not among what this build reads; it reads 'gpt2' (byte-level BPE)");
     }
     std::string_view const name = f.get_string("tokenizer.ggml.pre", "");
     pre_tokenizer p;
     if (pre_tokenizer_from_text(name, &p)) return p;
-    if (!f.has("tokenizer.ggml.pre")) f.fail("tokenizer.ggml.pre", "the key is missing; known are " + pre_tokenizers_known());
-    throw error(status::unsupported, f.name() + ": tokenizer.ggml.pre: " + quoted(std::string(name)) + " is unknown; known are " + pre_tokenizers_known());
+    if (!f.has("tokenizer.ggml.pre"))
+        f.fail("tokenizer.ggml.pre", "the key is missing; known are " + pre_tokenizers_known());
+    throw error(status::unsupported, f.name() + ": tokenizer.ggml.pre: " + quoted(std::string(name)) +
+                                         " is unknown; known are " + pre_tokenizers_known());
 }
 
 static std::vector<std::string_view> read_tokens(const gguf_file &f) {
     std::vector<std::string_view> tokens = f.get_strings("tokenizer.ggml.tokens");
     if (tokens.empty()) f.fail("tokenizer.ggml.tokens", "the vocabulary is empty");
-    if (tokens.size() > size_t(std::numeric_limits<token_id>::max())) f.fail("tokenizer.ggml.tokens", "more than 2^31 - 1 tokens");
+    if (tokens.size() > size_t(std::numeric_limits<token_id>::max()))
+        f.fail("tokenizer.ggml.tokens", "more than 2^31 - 1 tokens");
     return tokens;
 }
 
-tokenizer::impl::impl(const gguf_file &f) : file(f), pre(read_pre(f)), tokens(read_tokens(f)), spellings(tokens) {
+tokenizer::impl::impl(const gguf_file &f)
+    : file(f), pre(read_pre(f)), tokens(read_tokens(f)), spellings(tokens) {
     read_kinds();
     check_scores();
     for (size_t i = 0; i < tokens.size(); i++) {
-        if (!spellings.add(token_id(i))) f.fail("tokenizer.ggml.tokens", "token " + std::to_string(i) + " and many others are made to collide in a hash table");
+        if (!spellings.add(token_id(i)))
+            f.fail("tokenizer.ggml.tokens",
+                   "token " + std::to_string(i) + " and many others are made to collide in a hash table");
     }
     read_bytes();
     read_added();
@@ -189,7 +210,8 @@ void tokenizer::impl::read_ways() {
     ignore_merges = file.get_bool("deepseek.tokenizer.ignore_merges", ignores_merges(pre));
     std::string_view const normalizer = file.get_string(key, normalises(pre) ? "nfc" : "none");
     if (normalizer != "nfc" && normalizer != "none")
-        throw error(status::unsupported, file.name() + ": " + key + ": " + quoted(std::string(normalizer)) + " is unknown; known are nfc, none");
+        throw error(status::unsupported, file.name() + ": " + key + ": " + quoted(std::string(normalizer)) +
+                                             " is unknown; known are nfc, none");
     normalise = normalizer == "nfc";
 }
 
@@ -198,11 +220,14 @@ void tokenizer::impl::read_kinds() {
     if (!file.has("tokenizer.ggml.token_type")) return;
     std::vector<int32_t> const types = file.get_ints("tokenizer.ggml.token_type");
     if (types.size() != tokens.size()) {
-        file.fail("tokenizer.ggml.token_type", std::to_string(types.size()) + " values for " + std::to_string(tokens.size()) + " tokens");
+        file.fail("tokenizer.ggml.token_type",
+                  std::to_string(types.size()) + " values for " + std::to_string(tokens.size()) + " tokens");
     }
     for (size_t i = 0; i < types.size(); i++) {
         if (types[i] < 0 || types[i] > int32_t(token_kind::byte)) {
-            file.fail("tokenizer.ggml.token_type", "token " + std::to_string(i) + " has type " + std::to_string(types[i]) + ", which is not within 0 to 6");
+            file.fail("tokenizer.ggml.token_type", "token " + std::to_string(i) + " has type " +
+                                                       std::to_string(types[i]) +
+                                                       ", which is not within 0 to 6");
         }
         kinds[i] = token_kind(types[i]);
     }
@@ -212,13 +237,17 @@ void tokenizer::impl::read_kinds() {
 void tokenizer::impl::check_scores() const {
     if (!file.has("tokenizer.ggml.scores")) return;
     size_t const n = file.get_floats("tokenizer.ggml.scores").size();
-    if (n != tokens.size()) file.fail("tokenizer.ggml.scores", std::to_string(n) + " values for " + std::to_string(tokens.size()) + " tokens");
+    if (n != tokens.size())
+        file.fail("tokenizer.ggml.scores",
+                  std::to_string(n) + " values for " + std::to_string(tokens.size()) + " tokens");
 }
 
 void tokenizer::impl::read_bytes() {
     size_t total = 0;
     for (std::string_view const t : tokens) total += t.size();
-    if (total > UINT32_MAX) throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: " + std::to_string(total) + " bytes in all, more than 2^32 - 1");
+    if (total > UINT32_MAX)
+        throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: " + std::to_string(total) +
+                                             " bytes in all, more than 2^32 - 1");
     arena.reserve(total);
     ends.reserve(tokens.size());
     std::fill(std::begin(symbols), std::end(symbols), -1);
@@ -229,7 +258,10 @@ void tokenizer::impl::read_bytes() {
         bool added = false;
         if (kinds[i] == token_kind::byte) {
             int const b = byte_token(tokens[i]);
-            if (b < 0) file.fail("tokenizer.ggml.tokens", "token " + std::to_string(i) + ", " + quoted(std::string(tokens[i])) + ", is of the byte type but not spelled <0xHH>");
+            if (b < 0)
+                file.fail("tokenizer.ggml.tokens", "token " + std::to_string(i) + ", " +
+                                                       quoted(std::string(tokens[i])) +
+                                                       ", is of the byte type but not spelled <0xHH>");
             arena += char(b);
             table = fallback;
         } else if (!is_text(kinds[i]) || !append_bytes(tokens[i], arena)) {
@@ -254,13 +286,17 @@ void tokenizer::impl::read_added() {
         for (size_t i = 0; i < tokens.size(); i++) {
             if (kinds[i] != kind) continue;
             if (tokens[i].size() > max_added_bytes) {
-                throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: added token " + std::to_string(i) + " has " + std::to_string(tokens[i].size()) +
-                                                     " bytes, more than " + std::to_string(max_added_bytes));
+                throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: added token " +
+                                                     std::to_string(i) + " has " +
+                                                     std::to_string(tokens[i].size()) + " bytes, more than " +
+                                                     std::to_string(max_added_bytes));
             }
             total += tokens[i].size();
             if (total > added_tokens::max_bytes) {
-                throw error(status::unsupported, file.name() + ": tokenizer.ggml.tokens: the added tokens up to " + std::to_string(i) + " have " + std::to_string(total) +
-                                                     " bytes, more than " + std::to_string(added_tokens::max_bytes));
+                throw error(status::unsupported,
+                            file.name() + ": tokenizer.ggml.tokens: the added tokens up to " +
+                                std::to_string(i) + " have " + std::to_string(total) + " bytes, more than " +
+                                std::to_string(added_tokens::max_bytes));
             }
             if (!tokens[i].empty()) added.push_back({tokens[i], token_id(i)});
         }
@@ -268,8 +304,8 @@ void tokenizer::impl::read_added() {
     }
 }
 
-// A merge is "left right". The published tokenizers refuse one that names a token outside the vocabulary, and so do we: it could never be
-// applied, and a vocabulary cut short gives wrong ids without a word.
+// A merge is "left right". The published tokenizers refuse one that names a token outside the vocabulary, and
+// so do we: it could never be applied, and a vocabulary cut short gives wrong ids without a word.
 void tokenizer::impl::read_merges() {
     std::vector<std::string_view> lines = file.get_strings("tokenizer.ggml.merges");
     if (lines.size() >= merge_table::none) file.fail("tokenizer.ggml.merges", "more than 2^32 - 2 merges");
@@ -278,13 +314,16 @@ void tokenizer::impl::read_merges() {
     std::string joined;
     for (size_t i = 0; i < lines.size(); i++) {
         auto const complain = [&](const std::string &text) {
-            file.fail("tokenizer.ggml.merges", "merge " + std::to_string(i) + ", " + quoted(std::string(lines[i])) + ", " + text);
+            file.fail("tokenizer.ggml.merges",
+                      "merge " + std::to_string(i) + ", " + quoted(std::string(lines[i])) + ", " + text);
         };
         size_t const gap = lines[i].find(' ', 1);
-        if (gap == std::string_view::npos || gap + 1 == lines[i].size()) complain("is not two tokens with a space between");
+        if (gap == std::string_view::npos || gap + 1 == lines[i].size())
+            complain("is not two tokens with a space between");
         auto const id = [&](std::string_view spelling) {
             token_id const t = spellings.find(spelling);
-            if (t < 0) complain("names " + quoted(std::string(spelling)) + ", which the vocabulary does not have");
+            if (t < 0)
+                complain("names " + quoted(std::string(spelling)) + ", which the vocabulary does not have");
             return t;
         };
         std::string_view const left = lines[i].substr(0, gap), right = lines[i].substr(gap + 1);
@@ -295,12 +334,14 @@ void tokenizer::impl::read_merges() {
     merges = merge_table(std::move(found), tokens.size());
 }
 
-// The token of a duty, -1 when there is none. An id that no token has is none, too, and remarked upon, where nothing depends on it.
+// The token of a duty, -1 when there is none. An id that no token has is none, too, and remarked upon, where
+// nothing depends on it.
 token_id tokenizer::impl::special(const char *name, bool needed) {
     std::string const key = std::string("tokenizer.ggml.") + name;
     const gguf_value *const v = file.find(key);
     if (!v) return -1;
-    bool const number = !v->is_array && v->type != gguf_type::string && v->type != gguf_type::boolean && v->type != gguf_type::f32 && v->type != gguf_type::f64;
+    bool const number = !v->is_array && v->type != gguf_type::string && v->type != gguf_type::boolean &&
+                        v->type != gguf_type::f32 && v->type != gguf_type::f64;
     try {
         return token_id(file.get_uint(key, tokens.size() - 1));
     } catch (const error &e) {
@@ -313,12 +354,16 @@ token_id tokenizer::impl::special(const char *name, bool needed) {
 // Some files say -1, in one size of number or another, for "none".
 static bool says_none(const gguf_file &f, const char *name) {
     const gguf_value *const v = f.find(std::string("tokenizer.ggml.") + name);
-    return v && !v->is_array && v->bytes >= 4 && std::all_of(v->data, v->data + v->bytes, [](uint8_t b) { return b == 0xff; });
+    return v && !v->is_array && v->bytes >= 4 &&
+           std::all_of(v->data, v->data + v->bytes, [](uint8_t b) { return b == 0xff; });
 }
 
 void tokenizer::impl::read_special() {
-    bool const every_byte = std::none_of(std::begin(symbols), std::end(symbols), [](token_id t) { return t < 0; });
-    auto const unless_none = [&](const char *key, bool needed) { return special(key, needed && !says_none(file, key)); };
+    bool const every_byte =
+        std::none_of(std::begin(symbols), std::end(symbols), [](token_id t) { return t < 0; });
+    auto const unless_none = [&](const char *key, bool needed) {
+        return special(key, needed && !says_none(file, key));
+    };
     // llama 3's files may leave the key out and mean true.
     bool const with_bos = file.get_bool("tokenizer.ggml.add_bos_token", pre == pre_tokenizer::llama_bpe);
     adds_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
@@ -327,14 +372,18 @@ void tokenizer::impl::read_special() {
     pad = special("padding_token_id", false);
     unknown = unless_none("unknown_token_id", !every_byte);
     adds_bos = with_bos && (bos >= 0 || file.has("tokenizer.ggml.add_bos_token"));
-    if (adds_bos && bos < 0) file.fail("tokenizer.ggml.add_bos_token", "it is true, but tokenizer.ggml.bos_token_id is missing");
-    if (adds_eos && eos < 0) file.fail("tokenizer.ggml.add_eos_token", "it is true, but tokenizer.ggml.eos_token_id is missing");
+    if (adds_bos && bos < 0)
+        file.fail("tokenizer.ggml.add_bos_token", "it is true, but tokenizer.ggml.bos_token_id is missing");
+    if (adds_eos && eos < 0)
+        file.fail("tokenizer.ggml.add_eos_token", "it is true, but tokenizer.ggml.eos_token_id is missing");
     for (token_id const t : {eos, unless_none("eot_token_id", true), unless_none("eom_token_id", true)}) {
         if (t >= 0) end_tokens.push_back(t);
     }
     for (std::string_view const s : known_ends) {
         token_id const t = spellings.find(s);
-        if (t >= 0 && (kinds[size_t(t)] == token_kind::control || kinds[size_t(t)] == token_kind::user_defined)) end_tokens.push_back(t);
+        if (t >= 0 &&
+            (kinds[size_t(t)] == token_kind::control || kinds[size_t(t)] == token_kind::user_defined))
+            end_tokens.push_back(t);
     }
     std::sort(end_tokens.begin(), end_tokens.end());
     end_tokens.erase(std::unique(end_tokens.begin(), end_tokens.end()), end_tokens.end());
@@ -346,13 +395,15 @@ struct tokenizer::impl::scratch {
     scratch(const merge_table &merges, size_t bytes) : pieces(merges), rest(bytes) {}
     std::string normal, spelling;
     merger pieces;
-    size_t rest;            // bytes of the text that have no ids yet
+    size_t rest;  // bytes of the text that have no ids yet
     uint64_t steps = 0;
 
-    // Room for the ids of the next piece. Doubling for ever would take three times the ids; what the rest of the text can need at most bounds it.
+    // Room for the ids of the next piece. Doubling for ever would take three times the ids; what the rest of
+    // the text can need at most bounds it.
     void make_room(size_t bytes, std::vector<token_id> &out) const {
         if (out.capacity() - out.size() >= bytes) return;
-        size_t const most = out.size() + std::max(rest, out.size() / 8), doubled = std::max(2 * out.capacity(), out.size() + rest / 4);
+        size_t const most = out.size() + std::max(rest, out.size() / 8),
+                     doubled = std::max(2 * out.capacity(), out.size() + rest / 4);
         out.reserve(std::max(out.size() + bytes, std::min(most, doubled)));
     }
 };
@@ -373,7 +424,11 @@ void tokenizer::impl::encode_piece(std::string_view piece, scratch &s, std::vect
     }
     for (char const c : piece) {
         token_id const t = symbols[uint8_t(c)];
-        if (t < 0) throw error(status::argument, format_text("byte 0x%02X has no token in the vocabulary, which names no unknown token", unsigned(uint8_t(c))));
+        if (t < 0)
+            throw error(
+                status::argument,
+                format_text("byte 0x%02X has no token in the vocabulary, which names no unknown token",
+                            unsigned(uint8_t(c))));
         if (piece.size() < long_piece) s.pieces.add(t);
     }
     s.steps += piece.size() < long_piece ? s.pieces.finish(out) : merge_long(merges, symbols, piece, out);
@@ -391,9 +446,11 @@ void tokenizer::impl::encode_segment(std::string_view text, scratch &s, std::vec
     s.rest = after;
 }
 
-void tokenizer::encode(std::string_view text, const encode_options &o, std::vector<token_id> &out, uint64_t *steps) const {
+void tokenizer::encode(std::string_view text, const encode_options &o, std::vector<token_id> &out,
+                       uint64_t *steps) const {
     if (text.size() > max_text_bytes) {
-        throw error(status::too_long, "the text has " + std::to_string(text.size()) + " bytes, more than " + std::to_string(max_text_bytes));
+        throw error(status::too_long, "the text has " + std::to_string(text.size()) + " bytes, more than " +
+                                          std::to_string(max_text_bytes));
     }
     if (o.add_bos && impl_->adds_bos) out.push_back(impl_->bos);
     impl::scratch s(impl_->merges, text.size());
@@ -416,26 +473,30 @@ std::vector<tokenizer::added> tokenizer::added_in(std::string_view text) const {
     added_search search(sets, text);
     added_tokens::match found;
     std::vector<added> out;
-    for (size_t from = 0, at; search.next(from, at, found); from = at + found.bytes) out.push_back({at, found.bytes, found.id});
+    for (size_t from = 0, at; search.next(from, at, found); from = at + found.bytes)
+        out.push_back({at, found.bytes, found.id});
     return out;
 }
 
 // ---- ids to text
 
 size_t tool_mark_at(std::string_view text) {
-    constexpr std::string_view names[] = {"calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep", "outputs▁begin", "outputs▁end", "output▁begin", "output▁end"};
+    constexpr std::string_view names[] = {"calls▁begin",   "calls▁end",   "call▁begin",   "call▁end",  "sep",
+                                          "outputs▁begin", "outputs▁end", "output▁begin", "output▁end"};
     constexpr std::string_view end = "｜>";
     if (!text.starts_with(tool_mark_begin)) return 0;
     std::string_view const rest = text.substr(tool_mark_begin.size());
     for (std::string_view const name : names)
-        if (rest.starts_with(name) && rest.substr(name.size()).starts_with(end)) return tool_mark_begin.size() + name.size() + end.size();
+        if (rest.starts_with(name) && rest.substr(name.size()).starts_with(end))
+            return tool_mark_begin.size() + name.size() + end.size();
     return 0;
 }
 
 std::string_view tokenizer::bytes(token_id t, bool special) const {
     token_kind const k = kind(t);
     bool const tool_mark = k == token_kind::control && tool_mark_at(impl_->tokens[size_t(t)]) > 0;
-    bool const shown = is_text(k) || k == token_kind::byte || k == token_kind::user_defined || tool_mark || (special && k != token_kind::unused);
+    bool const shown = is_text(k) || k == token_kind::byte || k == token_kind::user_defined || tool_mark ||
+                       (special && k != token_kind::unused);
     return shown ? impl_->bytes_of(size_t(t)) : std::string_view();
 }
 
@@ -457,21 +518,21 @@ const std::vector<std::string> &tokenizer::remarks() const { return impl_->remar
 const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->end_tokens; }
 
 void utf8_stream::push(std::string_view bytes, std::string &out) {
-    if (n_held_ && !bytes.empty()) {    // what is held, and as much as may belong to it
+    if (n_held_ && !bytes.empty()) {  // what is held, and as much as may belong to it
         char joined[8];
         const size_t more = std::min<size_t>(bytes.size(), 4), size = n_held_ + more;
         std::copy_n(held_.data(), n_held_, joined);
         std::copy_n(bytes.data(), more, joined + n_held_);
         uint32_t good;
         const uint32_t n = utf8_sequence(joined, joined + size, &good);
-        if (!n && good == size) {       // still not complete
+        if (!n && good == size) {  // still not complete
             std::copy_n(joined, size, held_.data());
             n_held_ = static_cast<unsigned>(size);
             return;
         }
         if (n) out.append(joined, n);
         else unicode::append_utf8(0xfffd, out);
-        bytes.remove_prefix((n ? n : good) - n_held_);    // what was held began a character, so it is used up
+        bytes.remove_prefix((n ? n : good) - n_held_);  // what was held began a character, so it is used up
         n_held_ = 0;
     }
     const char *const end = bytes.data() + bytes.size();
@@ -480,7 +541,8 @@ void utf8_stream::push(std::string_view bytes, std::string &out) {
         uint32_t const n = utf8_sequence(p, end, &good);
         if (n) {
             out.append(p, n);
-        } else if (p + good == end && uint8_t(*p) >= 0xc2 && uint8_t(*p) <= 0xf4) {    // a lead byte whose sequence is cut off
+            // a lead byte whose sequence is cut off
+        } else if (p + good == end && uint8_t(*p) >= 0xc2 && uint8_t(*p) <= 0xf4) {
             std::copy(p, end, held_.begin());
             n_held_ = good;
         } else {
@@ -495,4 +557,4 @@ void utf8_stream::finish(std::string &out) {
     n_held_ = 0;
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,6 +1,7 @@
 // Normalisation form C (Unicode Standard Annex 15) over the generated tables.
-// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks stays linear: the marks are
-// counted into their places, not bubbled, and a mark is blocked by remembering the class before it, not by looking back.
+// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks
+// stays linear: the marks are counted into their places, not bubbled, and a mark is blocked by remembering
+// the class before it, not by looking back.
 #include "unicode.h"
 
 #include <algorithm>
@@ -44,7 +45,8 @@ void decompose(uint32_t cp, std::vector<element> &out) {
         if (t) out.push_back({t_base + t, 0});
         return;
     }
-    // Only the first half of a pair decomposes further, so the second halves wait in reverse order; the longest chain in Unicode has three.
+    // Only the first half of a pair decomposes further, so the second halves wait in reverse order; the
+    // longest chain in Unicode has three.
     uint32_t waiting[8];
     int n = 0;
     const canonical_pair *pair;
@@ -59,12 +61,14 @@ void decompose(uint32_t cp, std::vector<element> &out) {
     }
 }
 
-// Marks behind one another by their class, those of a class as they were; in linear time, as a text may have any number of them.
+// Marks behind one another by their class, those of a class as they were; in linear time, as a text may have
+// any number of them.
 void order(std::vector<element> &text) {
     auto const starter = [](element e) { return e.combining() == 0; };
     auto const less = [](element a, element b) { return a.combining() < b.combining(); };
     for (auto at = text.begin(); at != text.end();) {
-        auto const first = std::find_if_not(at, text.end(), starter), last = std::find_if(first, text.end(), starter);
+        auto const first = std::find_if_not(at, text.end(), starter),
+                   last = std::find_if(first, text.end(), starter);
         at = last;
         if (std::is_sorted(first, last, less)) continue;
         size_t before[257] = {};
@@ -77,18 +81,23 @@ void order(std::vector<element> &text) {
 
 // The code point that a and b compose to, 0 when there is none.
 uint32_t composition(uint32_t a, uint32_t b) {
-    if (a - l_base < l_count && b - v_base < v_count) return s_base + ((a - l_base) * v_count + (b - v_base)) * t_count;
-    if (a - s_base < s_count && (a - s_base) % t_count == 0 && b - t_base - 1 < t_count - 1) return a + (b - t_base);
+    if (a - l_base < l_count && b - v_base < v_count)
+        return s_base + ((a - l_base) * v_count + (b - v_base)) * t_count;
+    if (a - s_base < s_count && (a - s_base) % t_count == 0 && b - t_base - 1 < t_count - 1)
+        return a + (b - t_base);
     uint64_t const key = uint64_t(a) << 32 | b;
-    auto const key_of = [](uint16_t i) { return uint64_t(canonical_pairs[i].first) << 32 | canonical_pairs[i].second; };
+    auto const key_of = [](uint16_t i) {
+        return uint64_t(canonical_pairs[i].first) << 32 | canonical_pairs[i].second;
+    };
     auto const *r = std::lower_bound(std::begin(composable), std::end(composable), key,
                                      [&](uint16_t i, uint64_t k) { return key_of(i) < k; });
     return r != std::end(composable) && key_of(*r) == key ? canonical_pairs[*r].composed : 0;
 }
 
 void compose(std::vector<element> &text) {
-    size_t starter = SIZE_MAX, n = 0;    // index of the last starter kept, and of what is kept
-    int before = -1;                     // class of the last one kept after that starter; -1 when nothing stands between
+    size_t starter = SIZE_MAX, n = 0;  // index of the last starter kept, and of what is kept
+    // class of the last one kept after that starter; -1 when nothing stands between
+    int before = -1;
     for (element const e : text) {
         if (starter != SIZE_MAX && before < int(e.combining())) {
             if (uint32_t const both = composition(text[starter].value(), e.value())) {
@@ -103,7 +112,7 @@ void compose(std::vector<element> &text) {
     text.erase(text.begin() + std::ptrdiff_t(n), text.end());
 }
 
-} // namespace
+}  // namespace
 
 void append_utf8(uint32_t cp, std::string &out) {
     if (cp >= limit) {
@@ -115,17 +124,19 @@ void append_utf8(uint32_t cp, std::string &out) {
     } else if (cp < 0x10000) {
         out += {char(0xe0 | cp >> 12), char(0x80 | (cp >> 6 & 0x3f)), char(0x80 | (cp & 0x3f))};
     } else {
-        out += {char(0xf0 | cp >> 18), char(0x80 | (cp >> 12 & 0x3f)), char(0x80 | (cp >> 6 & 0x3f)), char(0x80 | (cp & 0x3f))};
+        out += {char(0xf0 | cp >> 18), char(0x80 | (cp >> 12 & 0x3f)), char(0x80 | (cp >> 6 & 0x3f)),
+                char(0x80 | (cp & 0x3f))};
     }
 }
 
-// Text that form C may change is taken by parts: from the last code point before it, which it may compose with, to the next one that nothing changes.
+// Text that form C may change is taken by parts: from the last code point before it, which it may compose
+// with, to the next one that nothing changes.
 bool to_nfc(std::string_view text, std::string &out) {
     const char *const end = text.data() + text.size();
     auto const settled = [&](const char *p) { return !(class_of(decode(p, end).value) & unsettled); };
     std::vector<element> elements;
-    const char *copied = text.data();    // up to there
-    const char *last = copied;           // the last settled code point, if any is behind what is copied
+    const char *copied = text.data();  // up to there
+    const char *last = copied;         // the last settled code point, if any is behind what is copied
     for (const char *p = copied; p < end;) {
         if (settled(p)) {
             last = p;
@@ -153,4 +164,4 @@ bool to_nfc(std::string_view text, std::string &out) {
     return true;
 }
 
-} // namespace ds::unicode
+}  // namespace ds::unicode

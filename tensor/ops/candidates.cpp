@@ -1,4 +1,5 @@
-// candidates: the largest logits of each row and the sum of all weights, see candidates_head. Choosing is by comparison alone, what is summed are integers.
+// candidates: the largest logits of each row and the sum of all weights, see candidates_head. Choosing is by
+// comparison alone, what is summed are integers.
 #include "../op.h"
 
 #include <algorithm>
@@ -6,7 +7,9 @@
 
 namespace ds {
 
-tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count) { return g.add(op::candidates, {logits, factors}, candidates_params{count}); }
+tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count) {
+    return g.add(op::candidates, {logits, factors}, candidates_params{count});
+}
 
 void candidates_shape(node &n) {
     const tensor &l = *n.src[0], &f = *n.src[1];
@@ -19,11 +22,12 @@ void candidates_shape(node &n) {
 }
 
 static void candidates_of(const float *logits, int64_t v, float factor, int32_t count, int32_t *y) {
-    constexpr float nothing = -std::numeric_limits<float>::infinity(), infinity = std::numeric_limits<float>::infinity();
-    std::vector<std::pair<float, int32_t>> order;      // negative, so that the best comes first
+    constexpr float nothing = -std::numeric_limits<float>::infinity(),
+                    infinity = std::numeric_limits<float>::infinity();
+    std::vector<std::pair<float, int32_t>> order;  // negative, so that the best comes first
     bool numbers = true;
     for (int64_t i = 0; i < v; ++i) {
-        numbers &= logits[i] < infinity;      // not so of NaN, too
+        numbers &= logits[i] < infinity;  // not so of NaN, too
         order.emplace_back(-(logits[i] + 0.0f), static_cast<int32_t>(i));
     }
     if (numbers) std::sort(order.begin(), order.end());
@@ -34,7 +38,8 @@ static void candidates_of(const float *logits, int64_t v, float factor, int32_t 
     for (int32_t i = 0; i < count; ++i) {
         const bool there = head.numbers && i < v;
         y[candidates_head_ints + i] = there ? order[static_cast<size_t>(i)].second : -1;
-        y[candidates_head_ints + count + i] = static_cast<int32_t>(bits_of(there ? -order[static_cast<size_t>(i)].first + 0.0f : nothing));
+        y[candidates_head_ints + count + i] =
+            static_cast<int32_t>(bits_of(there ? -order[static_cast<size_t>(i)].first + 0.0f : nothing));
     }
 }
 
@@ -43,8 +48,9 @@ void candidates_forward(const node &n) {
     read_row(*n.src[1], 0, 0, 0, factors);
     for (int64_t i = 0; i < n.out.ne[0]; ++i) {
         read_row(*n.src[0], i, 0, 0, logits);
-        candidates_of(logits.data(), n.src[0]->ne[1], factors[static_cast<size_t>(i)], n.as<candidates_params>().count, i32_at(n.out, i));
+        candidates_of(logits.data(), n.src[0]->ne[1], factors[static_cast<size_t>(i)],
+                      n.as<candidates_params>().count, i32_at(n.out, i));
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,10 +1,12 @@
-// experts: the routed experts of a feed-forward layer (DeepSeekMoE, arXiv 2401.06066): y = shared, then, in the order in which the router ranks a row's
-// experts, y = fma(weight, down_e(silu(gate_e x) * up_e x), y). Each product is a matmul's, with its sums, whichever rows share an expert.
+// experts: the routed experts of a feed-forward layer (DeepSeekMoE, arXiv 2401.06066): y = shared, then, in
+// the order in which the router ranks a row's experts, y = fma(weight, down_e(silu(gate_e x) * up_e x), y).
+// Each product is a matmul's, with its sums, whichever rows share an expert.
 #include "../op.h"
 
 namespace ds {
 
-tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up, const tensor *down, const tensor *shared) {
+tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up,
+                const tensor *down, const tensor *shared) {
     return g.add(op::experts, {x, route, gate, up, down, shared}, no_params{});
 }
 
@@ -15,8 +17,11 @@ static bool is_matrices(const tensor &w, int64_t experts, int64_t rows, int64_t 
 void experts_shape(node &n) {
     const tensor &x = *n.src[0], &route = *n.src[1], &gate = *n.src[2], *shared = n.src[5];
     expect(x.rank == 2 && x.type == format::f32, n, "needs x[n,d] of f32");
-    expect(route.rank == 3 && route.type == format::f32 && route.ne[0] == x.ne[0] && route.ne[1] == 2, n, "needs route[n,2,k] of f32");
-    expect(is_matrices(gate, gate.ne[0], gate.ne[1], x.ne[1]) && is_matrices(*n.src[3], gate.ne[0], gate.ne[1], x.ne[1]), n, "needs gate[e,f,d] and up[e,f,d]");
+    expect(route.rank == 3 && route.type == format::f32 && route.ne[0] == x.ne[0] && route.ne[1] == 2, n,
+           "needs route[n,2,k] of f32");
+    expect(is_matrices(gate, gate.ne[0], gate.ne[1], x.ne[1]) &&
+               is_matrices(*n.src[3], gate.ne[0], gate.ne[1], x.ne[1]),
+           n, "needs gate[e,f,d] and up[e,f,d]");
     expect(is_matrices(*n.src[4], gate.ne[0], x.ne[1], gate.ne[1]), n, "needs down[e,d,f]");
     for (int i = 2; i < 5; ++i) expect_sums_fit(n, *n.src[i]);
     expect(!shared || (same_shape(*shared, x) && shared->type == format::f32), n, "needs shared[n,d] of f32");
@@ -27,9 +32,11 @@ namespace {
 struct rows {
     std::vector<float> values;
     tensor t;
-    explicit rows(int64_t n) : values(static_cast<size_t>(n)), t(make_tensor(format::f32, {1, n})) { t.data = values.data(); }
+    explicit rows(int64_t n) : values(static_cast<size_t>(n)), t(make_tensor(format::f32, {1, n})) {
+        t.data = values.data();
+    }
 };
-}
+}  // namespace
 
 static void product(const tensor &x, const tensor &weights, int64_t expert, const tensor &y) {
     tensor scale;
@@ -48,11 +55,14 @@ void experts_forward(const node &n) {
             const auto expert = static_cast<int64_t>(*f32_at(route, i, 0, r));
             product(in.t, *n.src[2], expert, gate.t);
             product(in.t, *n.src[3], expert, up.t);
-            for (size_t c = 0; c < gate.values.size(); ++c) gate.values[c] = apply(unary::silu, gate.values[c]) * up.values[c];
+            for (size_t c = 0; c < gate.values.size(); ++c)
+                gate.values[c] = apply(unary::silu, gate.values[c]) * up.values[c];
             product(gate.t, *n.src[4], expert, out.t);
-            for (int64_t c = 0; c < d; ++c) *f32_at(n.out, i, c) = fma_f32(*f32_at(route, i, 1, r), out.values[static_cast<size_t>(c)], *f32_at(n.out, i, c));
+            for (int64_t c = 0; c < d; ++c)
+                *f32_at(n.out, i, c) = fma_f32(*f32_at(route, i, 1, r), out.values[static_cast<size_t>(c)],
+                                               *f32_at(n.out, i, c));
         }
     }
 }
 
-} // namespace ds
+}  // namespace ds

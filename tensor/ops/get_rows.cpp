@@ -1,14 +1,19 @@
-// get_rows: rows of a table by index, decoded to f32. Indices are checked where they enter the library, not here.
+// get_rows: rows of a table by index, decoded to f32. Indices are checked where they enter the library, not
+// here.
 #include "../op.h"
 
 namespace ds {
 
-tensor *get_rows(graph &g, const tensor *table, const tensor *ids) { return g.add(op::get_rows, {table, ids}, no_params{}); }
+tensor *get_rows(graph &g, const tensor *table, const tensor *ids) {
+    return g.add(op::get_rows, {table, ids}, no_params{});
+}
 
 void get_rows_shape(node &n) {
     const tensor &table = *n.src[0], &ids = *n.src[1];
-    expect(table.rank == 2 && info(table.type).runs && is_list(&ids, ids.ne[0]), n, "needs table[v,d] and ids[n] of i32");
-    expect((table.type == format::i8) == (table.scale != nullptr), n, "needs a scale with an i8 table, and with no other");
+    expect(table.rank == 2 && info(table.type).runs && is_list(&ids, ids.ne[0]), n,
+           "needs table[v,d] and ids[n] of i32");
+    expect((table.type == format::i8) == (table.scale != nullptr), n,
+           "needs a scale with an i8 table, and with no other");
     set_out(n, format::f32, {{ids.ne[0], table.ne[1]}});
 }
 
@@ -20,4 +25,4 @@ void get_rows_forward(const node &n) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,10 +1,12 @@
-// head_matmul: y[n,h,m] = x[n,h,k] w[h,m,k]^T, every head by a matrix of its own: MLA's way between heads and latents (arXiv 2405.04434, section 2.1).
-// Each head is a matmul, with its sums.
+// head_matmul: y[n,h,m] = x[n,h,k] w[h,m,k]^T, every head by a matrix of its own: MLA's way between heads and
+// latents (arXiv 2405.04434, section 2.1). Each head is a matmul, with its sums.
 #include "../op.h"
 
 namespace ds {
 
-tensor *head_matmul(graph &g, const tensor *x, const tensor *w) { return g.add(op::head_matmul, {x, w}, no_params{}); }
+tensor *head_matmul(graph &g, const tensor *x, const tensor *w) {
+    return g.add(op::head_matmul, {x, w}, no_params{});
+}
 
 void head_matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
@@ -22,4 +24,4 @@ void head_matmul_forward(const node &n) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,38 +1,49 @@
-// kv_write: puts the keys and values of n positions into their pages, in the page's format. Its result is the pages themselves, so that what reads
-// them afterwards stands after it in the graph. How they lie in a page depends on the format: see kv_layout. Keys of i8 pages are turned (hadamard) before they
-// are quantized. Of latent pages, k are the latents and v the turned part of the keys, of another width.
+// kv_write: puts the keys and values of n positions into their pages, in the page's format. Its result is the
+// pages themselves, so that what reads them afterwards stands after it in the graph. How they lie in a page
+// depends on the format: see kv_layout. Keys of i8 pages are turned (hadamard) before they are quantized. Of
+// latent pages, k are the latents and v the turned part of the keys, of another width.
 #include "../op.h"
 
 namespace ds {
 
-const tensor *kv_write(graph &g, const tensor *k, const tensor *v, const tensor *pages, const tensor *slots, const kv_layout &l) {
+const tensor *kv_write(graph &g, const tensor *k, const tensor *v, const tensor *pages, const tensor *slots,
+                       const kv_layout &l) {
     return g.add(op::kv_write, {k, v, pages, slots}, l);
 }
 
 void kv_write_shape(node &n) {
     const tensor &k = *n.src[0], &v = *n.src[1], &pages = *n.src[2], &slots = *n.src[3];
     const kv_layout &l = n.as<kv_layout>();
-    expect(k.rank == 3 && k.type == format::f32 && k.ne[1] == l.kv_heads && k.ne[2] == l.head_size, n, "needs k[n,g,d] of f32");
-    expect(v.rank == 3 && v.type == format::f32 && v.ne[0] == k.ne[0] && v.ne[1] == k.ne[1], n, "needs v[n,g,..] of f32");
+    expect(k.rank == 3 && k.type == format::f32 && k.ne[1] == l.kv_heads && k.ne[2] == l.head_size, n,
+           "needs k[n,g,d] of f32");
+    expect(v.rank == 3 && v.type == format::f32 && v.ne[0] == k.ne[0] && v.ne[1] == k.ne[1], n,
+           "needs v[n,g,..] of f32");
     expect(v.ne[2] == (l.rope_size ? l.rope_size : k.ne[2]), n, "needs v as wide as k, or as rope_size");
-    expect(fits_pages(l, pages) && is_list(&slots, k.ne[0]), n, "needs pages of i8 that hold the layer, and slots[n] of i32");
+    expect(fits_pages(l, pages) && is_list(&slots, k.ne[0]), n,
+           "needs pages of i8 that hold the layer, and slots[n] of i32");
     n.out = pages;
     n.out.base = pages.base ? pages.base : &pages;
 }
 
-static void put(format type, char *array, int64_t i, float x) { encode_row(type, &x, array + row_bytes(type, static_cast<uint64_t>(i)), 1); }
+static void put(format type, char *array, int64_t i, float x) {
+    encode_row(type, &x, array + row_bytes(type, static_cast<uint64_t>(i)), 1);
+}
 
-// One head's keys or values at one place of a page of i8: element d goes to to[d * step]; its scale to *scale.
+// One head's keys or values at one place of a page of i8: element d goes to to[d * step]; its scale to
+// *scale.
 static void put_i8(const std::vector<float> &x, int8_t *to, int64_t step, float *scale) {
     const row_scale s = row_scale_of(largest_bits(x.data(), x.size()), i8_levels);
-    for (size_t d = 0; d < x.size(); ++d) to[static_cast<int64_t>(d) * step] = static_cast<int8_t>(quantize_i8(x[d], s));
+    for (size_t d = 0; d < x.size(); ++d)
+        to[static_cast<int64_t>(d) * step] = static_cast<int8_t>(quantize_i8(x[d], s));
     *scale = s.scale;
 }
 
 static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
     const kv_layout &l = n.as<kv_layout>();
-    auto *k = reinterpret_cast<int8_t *>(page + l.k_offset), *v = reinterpret_cast<int8_t *>(page + l.v_offset);
-    auto *k_scale = reinterpret_cast<float *>(k + l.elements()), *v_scale = reinterpret_cast<float *>(v + l.elements());
+    auto *k = reinterpret_cast<int8_t *>(page + l.k_offset),
+         *v = reinterpret_cast<int8_t *>(page + l.v_offset);
+    auto *k_scale = reinterpret_cast<float *>(k + l.elements()),
+         *v_scale = reinterpret_cast<float *>(v + l.elements());
     std::vector<float> row;
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         read_row(*n.src[0], i, h, 0, row);
@@ -41,8 +52,11 @@ static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
         read_row(*n.src[1], i, h, 0, row);
         if (l.rope_size) {
             hadamard(row.data(), l.rope_size);
-            put_i8(row, v + place * l.rope_size, 1, reinterpret_cast<float *>(v + l.rope_size * page_positions) + place);
-        } else put_i8(row, v + h * l.head_size * page_positions + place, page_positions, v_scale + h * page_positions + place);
+            put_i8(row, v + place * l.rope_size, 1,
+                   reinterpret_cast<float *>(v + l.rope_size * page_positions) + place);
+        } else
+            put_i8(row, v + h * l.head_size * page_positions + place, page_positions,
+                   v_scale + h * page_positions + place);
     }
 }
 
@@ -50,8 +64,10 @@ static void write_floats(const node &n, int64_t i, char *page, int64_t place) {
     const kv_layout &l = n.as<kv_layout>();
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         for (int64_t d = 0; d < l.head_size; ++d) {
-            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place, *f32_at(*n.src[0], i, h, d));
-            put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d, *f32_at(*n.src[1], i, h, d));
+            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place,
+                *f32_at(*n.src[0], i, h, d));
+            put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d,
+                *f32_at(*n.src[1], i, h, d));
         }
     }
 }
@@ -59,8 +75,10 @@ static void write_floats(const node &n, int64_t i, char *page, int64_t place) {
 static void write_latents(const node &n, int64_t i, char *page, int64_t place) {
     const kv_layout &l = n.as<kv_layout>();
     const int64_t row = place * (l.head_size + l.rope_size);
-    for (int64_t d = 0; d < l.head_size; ++d) put(l.type, page + l.k_offset, row + d, *f32_at(*n.src[0], i, 0, d));
-    for (int64_t d = 0; d < l.rope_size; ++d) put(l.type, page + l.k_offset, row + l.head_size + d, *f32_at(*n.src[1], i, 0, d));
+    for (int64_t d = 0; d < l.head_size; ++d)
+        put(l.type, page + l.k_offset, row + d, *f32_at(*n.src[0], i, 0, d));
+    for (int64_t d = 0; d < l.rope_size; ++d)
+        put(l.type, page + l.k_offset, row + l.head_size + d, *f32_at(*n.src[1], i, 0, d));
 }
 
 void kv_write_forward(const node &n) {
@@ -73,4 +91,4 @@ void kv_write_forward(const node &n) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,20 +1,26 @@
-// matmul: y[n,m] = residual[n,m] + (x[n,k] w[m,k]^T + bias[m]). What is summed, and in which order, depends on the weights' format alone (numerics.h):
-// floats by the dot pattern of 16 lanes, packed formats block by block against activations quantized in blocks of that size, I8 in integers over the whole row.
+// matmul: y[n,m] = residual[n,m] + (x[n,k] w[m,k]^T + bias[m]). What is summed, and in which order, depends
+// on the weights' format alone (numerics.h): floats by the dot pattern of 16 lanes, packed formats block by
+// block against activations quantized in blocks of that size, I8 in integers over the whole row.
 #include "../blocks.h"
 #include "../op.h"
 
 namespace ds {
 
-tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias, const tensor *residual) { return g.add(op::matmul, {x, w, bias, residual}, no_params{}); }
+tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias, const tensor *residual) {
+    return g.add(op::matmul, {x, w, bias, residual}, no_params{});
+}
 
 void matmul_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
-    expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32 && info(w.type).runs, n, "needs x[n,k] of f32 and w[m,k]");
-    expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32), n, "needs bias[m] of f32");
+    expect(x.rank == 2 && w.rank == 2 && x.ne[1] == w.ne[1] && x.type == format::f32 && info(w.type).runs, n,
+           "needs x[n,k] of f32 and w[m,k]");
+    expect(!n.src[2] || (n.src[2]->rank == 1 && n.src[2]->ne[0] == w.ne[0] && n.src[2]->type == format::f32),
+           n, "needs bias[m] of f32");
     expect(is_weights(w), n, "needs a scale with i8 weights, and with no others");
     expect_sums_fit(n, w);
     set_out(n, format::f32, {{x.ne[0], w.ne[0]}});
-    expect(!n.src[3] || (same_shape(*n.src[3], n.out) && n.src[3]->type == format::f32), n, "needs residual[n,m] of f32");
+    expect(!n.src[3] || (same_shape(*n.src[3], n.out) && n.src[3]->type == format::f32), n,
+           "needs residual[n,m] of f32");
 }
 
 template <format f> static void forward_packed(const node &n) {
@@ -29,7 +35,8 @@ template <format f> static void forward_packed(const node &n) {
         for (int64_t j = 0; j < w.ne[0]; ++j) {
             const auto *at_j = reinterpret_cast<const uint8_t *>(at(w, j));
             float sum = 0.0f;
-            for (size_t b = 0; b < blocks; ++b) sum = block_step<f>(at_j + b * info(f).bytes, &xq[b * block], scale[b], sum);
+            for (size_t b = 0; b < blocks; ++b)
+                sum = block_step<f>(at_j + b * info(f).bytes, &xq[b * block], scale[b], sum);
             *f32_at(n.out, i, j) = sum;
         }
     }
@@ -76,4 +83,4 @@ void matmul_forward(const node &n) {
         }
 }
 
-} // namespace ds
+}  // namespace ds

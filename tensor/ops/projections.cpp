@@ -1,28 +1,35 @@
-// projections: up to three products of one x, normed first if there is a norm: y = (rms_norm(x)) w^T + bias for each, side by side in a row of the result.
-// Sources: x, norm, three matrices, three biases. What comes out is what rms_norm and as many matmuls give, to the bit.
+// projections: up to three products of one x, normed first if there is a norm: y = (rms_norm(x)) w^T + bias
+// for each, side by side in a row of the result.
+// Sources: x, norm, three matrices, three biases. What comes out is what rms_norm and as many matmuls give,
+// to the bit.
 #include "../op.h"
 
 namespace ds {
 
-tensor *projections(graph &g, const tensor *x, const tensor *norm, float eps, std::initializer_list<projection> list) {
+tensor *projections(graph &g, const tensor *x, const tensor *norm, float eps,
+                    std::initializer_list<projection> list) {
     assert(list.size() >= 1 && list.size() <= most_projections);
     projection p[most_projections] = {};
     std::copy(list.begin(), list.end(), p);
-    return g.add(op::projections, {x, norm, p[0].w, p[1].w, p[2].w, p[0].bias, p[1].bias, p[2].bias}, rms_norm_params{eps});
+    return g.add(op::projections, {x, norm, p[0].w, p[1].w, p[2].w, p[0].bias, p[1].bias, p[2].bias},
+                 rms_norm_params{eps});
 }
 
 void projections_shape(node &n) {
     const tensor &x = *n.src[0], *norm = n.src[1];
     expect(x.rank == 2 && x.type == format::f32, n, "needs x[n,k] of f32");
-    expect(!norm || (norm->rank == 1 && norm->ne[0] == x.ne[1] && norm->type == format::f32), n, "needs norm[k] of f32");
+    expect(!norm || (norm->rank == 1 && norm->ne[0] == x.ne[1] && norm->type == format::f32), n,
+           "needs norm[k] of f32");
     int64_t width = 0;
     for (size_t i = 0; i < most_projections; ++i) {
         const tensor *w = n.src[2 + i], *bias = n.src[2 + most_projections + i];
         expect(w || (i > 0 && !bias), n, "needs a matrix first, and no bias without one");
         if (!w) continue;
-        expect(w->rank == 2 && w->ne[1] == x.ne[1] && is_weights(*w), n, "needs w[m,k], with a scale if it is i8");
+        expect(w->rank == 2 && w->ne[1] == x.ne[1] && is_weights(*w), n,
+               "needs w[m,k], with a scale if it is i8");
         expect_sums_fit(n, *w);
-        expect(!bias || (bias->rank == 1 && bias->ne[0] == w->ne[0] && bias->type == format::f32), n, "needs bias[m] of f32");
+        expect(!bias || (bias->rank == 1 && bias->ne[0] == w->ne[0] && bias->type == format::f32), n,
+               "needs bias[m] of f32");
         width += w->ne[0];
     }
     set_out(n, format::f32, {{x.ne[0], width}});
@@ -50,4 +57,4 @@ void projections_forward(const node &n) {
     }
 }
 
-} // namespace ds
+}  // namespace ds

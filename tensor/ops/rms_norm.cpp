@@ -1,9 +1,12 @@
-// rms_norm: y = x / sqrt(mean(x^2) + eps) * w over the last dimension (arXiv 1910.07467); of x[n,d], or of each head of x[n,h,d].
+// rms_norm: y = x / sqrt(mean(x^2) + eps) * w over the last dimension (arXiv 1910.07467); of x[n,d], or of
+// each head of x[n,h,d].
 #include "../op.h"
 
 namespace ds {
 
-tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps) { return g.add(op::rms_norm, {x, w}, rms_norm_params{eps}); }
+tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps) {
+    return g.add(op::rms_norm, {x, w}, rms_norm_params{eps});
+}
 
 void rms_norm_shape(node &n) {
     const tensor &x = *n.src[0], &w = *n.src[1];
@@ -20,10 +23,11 @@ void rms_norm_forward(const node &n) {
     for (int64_t i = 0; i < x.ne[0]; ++i)
         for (int64_t j = 0; j < middle; ++j) {
             read_row(x, i, x.rank == 3 ? j : 0, 0, row);
-            const float factor = rms_factor(dot_in_lanes<sum_lanes>(row.data(), row.data(), row.size()), d, n.as<rms_norm_params>().eps);
+            const float factor = rms_factor(dot_in_lanes<sum_lanes>(row.data(), row.data(), row.size()), d,
+                                            n.as<rms_norm_params>().eps);
             float *y = f32_at(n.out, i, x.rank == 3 ? j : 0);
             for (int64_t k = 0; k < d; ++k) y[k] = (row[k] * factor) * w[k];
         }
 }
 
-} // namespace ds
+}  // namespace ds

@@ -1,20 +1,25 @@
-// router: which experts each row goes to, and with what weights (router_params). All in f32, one row at a time, in one order; choosing is by comparison
-// alone, so a tie goes to the lowest number everywhere.
+// router: which experts each row goes to, and with what weights (router_params). All in f32, one row at a
+// time, in one order; choosing is by comparison alone, so a tie goes to the lowest number everywhere.
 #include "../op.h"
 
 #include <limits>
 
 namespace ds {
 
-tensor *router(graph &g, const tensor *logits, const tensor *bias, const router_params &p) { return g.add(op::router, {logits, bias}, p); }
+tensor *router(graph &g, const tensor *logits, const tensor *bias, const router_params &p) {
+    return g.add(op::router, {logits, bias}, p);
+}
 
 void router_shape(node &n) {
     const tensor &l = *n.src[0];
     const router_params &p = n.as<router_params>();
     expect(l.rank == 2 && l.type == format::f32, n, "needs logits[n,e] of f32");
-    expect(!n.src[1] || (n.src[1]->rank == 1 && n.src[1]->type == format::f32 && n.src[1]->ne[0] == l.ne[1]), n, "needs bias[e] of f32");
-    expect(p.groups >= 1 && l.ne[1] % p.groups == 0 && p.groups_used >= 1 && p.groups_used <= p.groups, n, "needs equal groups");
-    expect(p.used >= 1 && p.used <= l.ne[1] / p.groups * p.groups_used, n, "needs as many experts as are used");
+    expect(!n.src[1] || (n.src[1]->rank == 1 && n.src[1]->type == format::f32 && n.src[1]->ne[0] == l.ne[1]),
+           n, "needs bias[e] of f32");
+    expect(p.groups >= 1 && l.ne[1] % p.groups == 0 && p.groups_used >= 1 && p.groups_used <= p.groups, n,
+           "needs equal groups");
+    expect(p.used >= 1 && p.used <= l.ne[1] / p.groups * p.groups_used, n,
+           "needs as many experts as are used");
     set_out(n, format::f32, {{l.ne[0], 2, p.used}});
 }
 
@@ -50,23 +55,27 @@ static float worth_of(const float *rank, int64_t n, bool two) {
     return rank[best] + second;
 }
 
-// Leaves only the best groups' ranks. A group that stays is told by the others' being less, or equal and later.
+// Leaves only the best groups' ranks. A group that stays is told by the others' being less, or equal and
+// later.
 static void drop_groups(float *rank, int64_t n, const router_params &p, float *worth) {
     const int64_t size = n / p.groups;
     for (int32_t g = 0; g < p.groups; ++g) worth[g] = worth_of(rank + g * size, size, p.sigmoid);
     for (int32_t g = 0; g < p.groups; ++g) {
         int32_t better = 0;
-        for (int32_t o = 0; o < p.groups; ++o) better += worth[o] > worth[g] || (worth[o] == worth[g] && o < g);
+        for (int32_t o = 0; o < p.groups; ++o)
+            better += worth[o] > worth[g] || (worth[o] == worth[g] && o < g);
         if (better >= p.groups_used) std::fill_n(rank + g * size, size, never);
     }
 }
 
-void route_row(const float *logits, const float *bias, int64_t n, const router_params &p, float *scratch, float *y) {
+void route_row(const float *logits, const float *bias, int64_t n, const router_params &p, float *scratch,
+               float *y) {
     float *score = scratch, *rank = scratch + n, *weight = y + p.used;
     bool numbers = true;
     for (int64_t i = 0; i < n; ++i) numbers &= finite_f32(logits[i]);
     if (!numbers) {
-        for (int32_t i = 0; i < p.used; ++i) y[i] = static_cast<float>(i), weight[i] = std::numeric_limits<float>::quiet_NaN();
+        for (int32_t i = 0; i < p.used; ++i)
+            y[i] = static_cast<float>(i), weight[i] = std::numeric_limits<float>::quiet_NaN();
         return;
     }
     scores_of(logits, n, p.sigmoid, score);
@@ -80,7 +89,8 @@ void route_row(const float *logits, const float *bias, int64_t n, const router_p
         weight[i] = score[e];
         sum = sum + score[e];
     }
-    for (int32_t i = 0; i < p.used; ++i) weight[i] = (p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.scale;
+    for (int32_t i = 0; i < p.used; ++i)
+        weight[i] = (p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.scale;
 }
 
 void router_forward(const node &n) {
@@ -90,8 +100,9 @@ void router_forward(const node &n) {
     if (n.src[1]) read_row(*n.src[1], 0, 0, 0, bias);
     for (int64_t i = 0; i < n.out.ne[0]; ++i) {
         read_row(*n.src[0], i, 0, 0, logits);
-        route_row(logits.data(), n.src[1] ? bias.data() : nullptr, experts, p, scratch.data(), f32_at(n.out, i));
+        route_row(logits.data(), n.src[1] ? bias.data() : nullptr, experts, p, scratch.data(),
+                  f32_at(n.out, i));
     }
 }
 
-} // namespace ds
+}  // namespace ds

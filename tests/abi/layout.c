@@ -7,7 +7,8 @@
 #endif
 
 #define IS(x) _Static_assert(x, #x)
-#define AT(type, field, offset, size) IS(offsetof(type, field) == (offset) && sizeof(((type *)0)->field) == (size))
+#define AT(type, field, offset, size)                                                                        \
+    IS(offsetof(type, field) == (offset) && sizeof(((type *)0)->field) == (size))
 #define SIZE(type, size) IS(sizeof(type) >= (size) && sizeof(type) % 8 == 0)
 #define FIXED(type, size) IS(sizeof(type) == (size))
 

@@ -1,4 +1,5 @@
-// deepseek.h word by word, without engines: pointers, sizes of structures, flags, buffers and texts. Loading is in test_api_load.cpp, engines are in test_api_engine.cpp.
+// deepseek.h word by word, without engines: pointers, sizes of structures, flags, buffers and texts. Loading
+// is in test_api_load.cpp, engines are in test_api_engine.cpp.
 #include "../support/api.h"
 
 #include <sys/stat.h>
@@ -44,8 +45,10 @@ ds_token byte_token(const model_ptr &m, int byte) {
     return -1;
 }
 
-// A call that fills elements of a buffer: too small by any amount it writes nothing and tells the size; else it writes what it must and no more.
-template <class T> void check_buffer(const std::function<ds_status(T *, size_t, size_t *)> &f, const std::vector<T> &expected, T sentinel) {
+// A call that fills elements of a buffer: too small by any amount it writes nothing and tells the size; else
+// it writes what it must and no more.
+template <class T> void check_buffer(const std::function<ds_status(T *, size_t, size_t *)> &f,
+                                     const std::vector<T> &expected, T sentinel) {
     for (size_t capacity = 0; capacity <= expected.size() + 3; ++capacity) {
         std::vector<T> buffer(expected.size() + 8, sentinel);
         size_t n = SIZE_MAX;
@@ -60,7 +63,7 @@ template <class T> void check_buffer(const std::function<ds_status(T *, size_t, 
 
 std::vector<char> chars(std::string_view s) { return {s.begin(), s.end()}; }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("api: version and names of statuses") {
     CHECK(std::string(ds_version()) == DS_VERSION);
@@ -70,7 +73,8 @@ TEST_CASE("api: version and names of statuses") {
     CHECK(std::string(ds_status_name(DS_ERR_BUSY)) == "DS_ERR_BUSY");
     CHECK(std::string(ds_status_name(DS_ERR_INTERNAL)) == "DS_ERR_INTERNAL");
     CHECK(std::string(ds_status_name(DS_ERR_NO_DEVICE)) == "DS_ERR_NO_DEVICE");
-    for (const int bad : {-1, 15, 16}) CHECK(std::string(ds_status_name(static_cast<ds_status>(bad))) == "unknown");
+    for (const int bad : {-1, 15, 16})
+        CHECK(std::string(ds_status_name(static_cast<ds_status>(bad))) == "unknown");
 }
 
 TEST_CASE("api: NULL where it is not allowed, and where it is") {
@@ -92,18 +96,27 @@ TEST_CASE("api: NULL where it is not allowed, and where it is") {
     check_argument("out", [&](ds_error *e) { return ds_model_load_memory(text, 8, nullptr, nullptr, e); });
     check_argument("model", [&](ds_error *e) { return ds_model_get_info(nullptr, &info, e); });
     check_argument("info", [&](ds_error *e) { return ds_model_get_info(m.get(), nullptr, e); });
-    check_argument("model", [&](ds_error *e) { return ds_model_metadata(nullptr, "general.name", text, 8, &n, e); });
+    check_argument("model",
+                   [&](ds_error *e) { return ds_model_metadata(nullptr, "general.name", text, 8, &n, e); });
     check_argument("key", [&](ds_error *e) { return ds_model_metadata(m.get(), nullptr, text, 8, &n, e); });
-    check_argument("size", [&](ds_error *e) { return ds_model_metadata(m.get(), "general.name", text, 8, nullptr, e); });
-    check_argument("buffer", [&](ds_error *e) { return ds_model_metadata(m.get(), "general.name", nullptr, 8, &n, e); });
+    check_argument(
+        "size", [&](ds_error *e) { return ds_model_metadata(m.get(), "general.name", text, 8, nullptr, e); });
+    check_argument(
+        "buffer", [&](ds_error *e) { return ds_model_metadata(m.get(), "general.name", nullptr, 8, &n, e); });
     check_argument("model", [&](ds_error *e) { return ds_tokenize(nullptr, "a", 1, 0, &token, 1, &n, e); });
-    check_argument("text", [&](ds_error *e) { return ds_tokenize(m.get(), nullptr, 1, 0, &token, 1, &n, e); });
+    check_argument("text",
+                   [&](ds_error *e) { return ds_tokenize(m.get(), nullptr, 1, 0, &token, 1, &n, e); });
     check_argument("tokens", [&](ds_error *e) { return ds_tokenize(m.get(), "a", 1, 0, nullptr, 1, &n, e); });
-    check_argument("count", [&](ds_error *e) { return ds_tokenize(m.get(), "a", 1, 0, &token, 1, nullptr, e); });
-    check_argument("model", [&](ds_error *e) { return ds_detokenize(nullptr, &token, 1, 0, text, 8, &n, e); });
-    check_argument("tokens", [&](ds_error *e) { return ds_detokenize(m.get(), nullptr, 1, 0, text, 8, &n, e); });
-    check_argument("text", [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 0, nullptr, 8, &n, e); });
-    check_argument("size", [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 0, text, 8, nullptr, e); });
+    check_argument("count",
+                   [&](ds_error *e) { return ds_tokenize(m.get(), "a", 1, 0, &token, 1, nullptr, e); });
+    check_argument("model",
+                   [&](ds_error *e) { return ds_detokenize(nullptr, &token, 1, 0, text, 8, &n, e); });
+    check_argument("tokens",
+                   [&](ds_error *e) { return ds_detokenize(m.get(), nullptr, 1, 0, text, 8, &n, e); });
+    check_argument("text",
+                   [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 0, nullptr, 8, &n, e); });
+    check_argument("size",
+                   [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 0, text, 8, nullptr, e); });
     check_argument("model", [&](ds_error *e) { return ds_token_bytes(nullptr, 1, 0, &p, &n, e); });
     check_argument("bytes", [&](ds_error *e) { return ds_token_bytes(m.get(), 1, 0, nullptr, &n, e); });
     check_argument("size", [&](ds_error *e) { return ds_token_bytes(m.get(), 1, 0, &p, nullptr, e); });
@@ -115,14 +128,27 @@ TEST_CASE("api: NULL where it is not allowed, and where it is") {
     check_argument("decoder", [&](ds_error *e) { return ds_decoder_finish(nullptr, &p, &n, e); });
     check_argument("text", [&](ds_error *e) { return ds_decoder_finish(d, nullptr, &n, e); });
     check_argument("size", [&](ds_error *e) { return ds_decoder_finish(d, &p, nullptr, e); });
-    check_argument("model", [&](ds_error *e) { return ds_chat_render(nullptr, &hello, 1, nullptr, text, 8, &n, e); });
-    check_argument("messages", [&](ds_error *e) { return ds_chat_render(m.get(), nullptr, 1, nullptr, text, 8, &n, e); });
-    check_argument("text", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, nullptr, nullptr, 8, &n, e); });
-    check_argument("size", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, nullptr, text, 8, nullptr, e); });
-    check_argument("model", [&](ds_error *e) { return ds_chat_tokenize(nullptr, &hello, 1, nullptr, &token, 1, &n, e); });
-    check_argument("messages", [&](ds_error *e) { return ds_chat_tokenize(m.get(), nullptr, 1, nullptr, &token, 1, &n, e); });
-    check_argument("tokens", [&](ds_error *e) { return ds_chat_tokenize(m.get(), &hello, 1, nullptr, nullptr, 1, &n, e); });
-    check_argument("token_count", [&](ds_error *e) { return ds_chat_tokenize(m.get(), &hello, 1, nullptr, &token, 1, nullptr, e); });
+    check_argument("model",
+                   [&](ds_error *e) { return ds_chat_render(nullptr, &hello, 1, nullptr, text, 8, &n, e); });
+    check_argument("messages",
+                   [&](ds_error *e) { return ds_chat_render(m.get(), nullptr, 1, nullptr, text, 8, &n, e); });
+    check_argument(
+        "text", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, nullptr, nullptr, 8, &n, e); });
+    check_argument("size", [&](ds_error *e) {
+        return ds_chat_render(m.get(), &hello, 1, nullptr, text, 8, nullptr, e);
+    });
+    check_argument("model", [&](ds_error *e) {
+        return ds_chat_tokenize(nullptr, &hello, 1, nullptr, &token, 1, &n, e);
+    });
+    check_argument("messages", [&](ds_error *e) {
+        return ds_chat_tokenize(m.get(), nullptr, 1, nullptr, &token, 1, &n, e);
+    });
+    check_argument("tokens", [&](ds_error *e) {
+        return ds_chat_tokenize(m.get(), &hello, 1, nullptr, nullptr, 1, &n, e);
+    });
+    check_argument("token_count", [&](ds_error *e) {
+        return ds_chat_tokenize(m.get(), &hello, 1, nullptr, &token, 1, nullptr, e);
+    });
 
     // Outputs are as they were.
     CHECK((out == nullptr && token == 5 && p == nullptr && n == 0));
@@ -155,14 +181,16 @@ TEST_CASE("api: structures of earlier versions, which end sooner") {
     c.chat_template = "no such template";
     char text[512];
     size_t n = 0;
-    c.struct_size = offsetof(ds_chat_config, chat_template);    // what follows is not read
+    c.struct_size = offsetof(ds_chat_config, chat_template);  // what follows is not read
     MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
     CHECK(std::string_view(text, n).find("</think>") != std::string_view::npos);
     c.struct_size = 8;
     MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
     CHECK(std::string_view(text, n).find("</think>") == std::string_view::npos);
     c.struct_size = sizeof c;
-    check_fails(DS_ERR_UNSUPPORTED, "template", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, e); });
+    check_fails(DS_ERR_UNSUPPORTED, "template", [&](ds_error *e) {
+        return ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, e);
+    });
 }
 
 TEST_CASE("api: sizes of structures, and flags that are not known") {
@@ -170,11 +198,20 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     ds_model *out = nullptr;
     char text[512];
     size_t n = 0;
-    struct longer_model { ds_model_config c; char tail[24]; } lm{};
-    struct longer_chat { ds_chat_config c; char tail[24]; } lc{};
+    struct longer_model {
+        ds_model_config c;
+        char tail[24];
+    } lm{};
+    struct longer_chat {
+        ds_chat_config c;
+        char tail[24];
+    } lc{};
     const auto load_it = [&](ds_error *e) { return ds_model_load(bundled_path, &lm.c, &out, e); };
-    const auto render_it = [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 1, &lc.c, text, sizeof text, &n, e); };
-    for (const size_t size : {size_t{0}, size_t{1}, size_t{7}, size_t{12}, sizeof(ds_model_config) - 1, size_t{65537}, SIZE_MAX}) {
+    const auto render_it = [&](ds_error *e) {
+        return ds_chat_render(m.get(), &hello, 1, &lc.c, text, sizeof text, &n, e);
+    };
+    for (const size_t size : {size_t{0}, size_t{1}, size_t{7}, size_t{12}, sizeof(ds_model_config) - 1,
+                              size_t{65537}, SIZE_MAX}) {
         lm.c.struct_size = size;
         check_argument("config.struct_size", load_it);
     }
@@ -204,11 +241,15 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     lc.c.flags = 2;
     check_argument("flags", render_it);
     check_argument("flags", [&](ds_error *e) { return ds_tokenize(m.get(), "a", 1, 4, &token, 1, &n, e); });
-    check_argument("flags", [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 2, text, 8, &n, e); });
+    check_argument("flags",
+                   [&](ds_error *e) { return ds_detokenize(m.get(), &token, 1, 2, text, 8, &n, e); });
     check_argument("flags", [&](ds_error *e) { return ds_token_bytes(m.get(), 1, 2, &p, &n, e); });
     check_argument("flags", [&](ds_error *e) { return ds_decoder_new(m.get(), 2, &d, e); });
 
-    struct longer_info { ds_model_info i; char tail[16]; } li;
+    struct longer_info {
+        ds_model_info i;
+        char tail[16];
+    } li;
     for (const size_t size : {size_t{0}, sizeof(ds_model_info) - 1, size_t{65537}}) {
         std::memset(&li, 0x55, sizeof li);
         li.i.struct_size = size;
@@ -218,21 +259,45 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     li.i.struct_size = sizeof li;
     MUST(ds_model_get_info(m.get(), &li.i, &err));
     CHECK((li.i.struct_size == sizeof li && li.i.layers == 4));
-    for (const char c : li.tail) CHECK(c == 0);    // what no version of ours has is not there
+    for (const char c : li.tail) CHECK(c == 0);  // what no version of ours has is not there
 }
 
 TEST_CASE("api: a buffer that is too small gets nothing but its size told") {
     const model_ptr m = bundled();
     const std::string prompt = "<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜><think>\n";
-    const std::vector<ds_token> ids = tokens_of(m, "What is 37 + 85?"), chat = tokens_of(m, prompt, DS_TOKENIZE_SPECIAL);
+    const std::vector<ds_token> ids = tokens_of(m, "What is 37 + 85?"),
+                                chat = tokens_of(m, prompt, DS_TOKENIZE_SPECIAL);
     REQUIRE(ids.size() > 4);
-    check_buffer<ds_token>([&](ds_token *to, size_t room, size_t *n) { return ds_tokenize(m.get(), "What is 37 + 85?", 16, 0, to, room, n, nullptr); }, ids, -7);
-    check_buffer<char>([&](char *to, size_t room, size_t *n) { return ds_detokenize(m.get(), ids.data(), ids.size(), 0, to, room, n, nullptr); }, chars("What is 37 + 85?"), '#');
-    check_buffer<char>([&](char *to, size_t room, size_t *n) { return ds_model_metadata(m.get(), "general.name", to, room, n, nullptr); }, chars("tiny-r1"), '#');
-    check_buffer<char>([&](char *to, size_t room, size_t *n) { return ds_chat_render(m.get(), &hello, 1, nullptr, to, room, n, nullptr); }, chars(prompt), '#');
-    check_buffer<ds_token>([&](ds_token *to, size_t room, size_t *n) { return ds_chat_tokenize(m.get(), &hello, 1, nullptr, to, room, n, nullptr); }, chat, -7);
+    check_buffer<ds_token>(
+        [&](ds_token *to, size_t room, size_t *n) {
+            return ds_tokenize(m.get(), "What is 37 + 85?", 16, 0, to, room, n, nullptr);
+        },
+        ids, -7);
+    check_buffer<char>(
+        [&](char *to, size_t room, size_t *n) {
+            return ds_detokenize(m.get(), ids.data(), ids.size(), 0, to, room, n, nullptr);
+        },
+        chars("What is 37 + 85?"), '#');
+    check_buffer<char>(
+        [&](char *to, size_t room, size_t *n) {
+            return ds_model_metadata(m.get(), "general.name", to, room, n, nullptr);
+        },
+        chars("tiny-r1"), '#');
+    check_buffer<char>(
+        [&](char *to, size_t room, size_t *n) {
+            return ds_chat_render(m.get(), &hello, 1, nullptr, to, room, n, nullptr);
+        },
+        chars(prompt), '#');
+    check_buffer<ds_token>(
+        [&](ds_token *to, size_t room, size_t *n) {
+            return ds_chat_tokenize(m.get(), &hello, 1, nullptr, to, room, n, nullptr);
+        },
+        chat, -7);
     size_t n = 0;
-    check_fails(DS_ERR_BUFFER, "needs room for 7, has 3", [&](ds_error *e) { char c[3]; return ds_model_metadata(m.get(), "general.name", c, 3, &n, e); });
+    check_fails(DS_ERR_BUFFER, "needs room for 7, has 3", [&](ds_error *e) {
+        char c[3];
+        return ds_model_metadata(m.get(), "general.name", c, 3, &n, e);
+    });
 }
 
 TEST_CASE("api: messages are well-formed, on one line where they name a path, and cut at a character") {
@@ -240,16 +305,20 @@ TEST_CASE("api: messages are well-formed, on one line where they name a path, an
     for (size_t i = 0; i < 4; ++i) {
         std::string path = "/" + std::string(i, 'x');
         while (path.size() < 1500) path += "/€é𝄞";
-        check_fails(DS_ERR_IO, "€é𝄞", [&](ds_error *e) { return ds_model_load(path.c_str(), nullptr, &m, e); });
+        check_fails(DS_ERR_IO, "€é𝄞",
+                    [&](ds_error *e) { return ds_model_load(path.c_str(), nullptr, &m, e); });
         ds_error err;
         ds_model_load(path.c_str(), nullptr, &m, &err);
         CHECK(std::strlen(err.message) > sizeof err.message - 5);
     }
-    check_fails(DS_ERR_IO, "\uFFFD", [&](ds_error *e) { return ds_model_load("/no\xff such\xe2\x82", nullptr, &m, e); });
+    check_fails(DS_ERR_IO, "\uFFFD",
+                [&](ds_error *e) { return ds_model_load("/no\xff such\xe2\x82", nullptr, &m, e); });
     const temp_file plain;
     const std::string odd = plain.path + "\n\xf0x";
     REQUIRE(link(plain.path.c_str(), odd.c_str()) == 0);
-    check_fails(DS_ERR_FORMAT, plain.path + " \uFFFDx: header magic: ", [&](ds_error *e) { return ds_model_load(odd.c_str(), nullptr, &m, e); });
+    check_fails(DS_ERR_FORMAT, plain.path + " \uFFFDx: header magic: ", [&](ds_error *e) {
+        return ds_model_load(odd.c_str(), nullptr, &m, e);
+    });
     unlink(odd.c_str());
 }
 
@@ -263,7 +332,8 @@ TEST_CASE("api: what a model says of itself") {
     CHECK(std::string(i.weights) == "q8_0");
     CHECK(std::string(ds_chat_templates()).find(i.chat_template) != std::string::npos);
     CHECK(i.chat_template[0] != 0);
-    CHECK((i.context_length == 512 && i.vocabulary == 512 && i.layers == 4 && i.hidden_size == 160 && i.heads == 5 && i.kv_heads == 5));
+    CHECK((i.context_length == 512 && i.vocabulary == 512 && i.layers == 4 && i.hidden_size == 160 &&
+           i.heads == 5 && i.kv_heads == 5));
     CHECK((i.head_size == 32 && i.feed_forward_size == 448));
     const uint64_t matrices = 2 * 512 * 160 + 4 * (4 * 160 * 160 + 3 * 448 * 160), norms = 160 + 4 * 2 * 160;
     CHECK(i.parameters == matrices + norms);
@@ -274,7 +344,8 @@ TEST_CASE("api: what a model says of itself") {
 
     const model_ptr vocabulary = bundled(DS_LOAD_VOCAB_ONLY);
     MUST(ds_model_get_info(vocabulary.get(), &i, &err));
-    CHECK((i.vocabulary == 512 && i.layers == 0 && i.context_length == 0 && i.heads == 0 && i.head_size == 0));
+    CHECK(
+        (i.vocabulary == 512 && i.layers == 0 && i.context_length == 0 && i.heads == 0 && i.head_size == 0));
     CHECK(tokens_of(vocabulary, "What is 37 + 85?") == tokens_of(m, "What is 37 + 85?"));
 
     model_file f = micro_file("micro/llama");
@@ -286,7 +357,8 @@ TEST_CASE("api: what a model says of itself") {
     f.keys.set_string("general.name", name);
     MUST(ds_model_get_info(hold(f).model.get(), &i, &err));
     CHECK(std::string(i.name) == name.substr(0, 126));
-    f.keys.set_string("general.name", "a\xc3|\xff" "b");
+    f.keys.set_string("general.name", "a\xc3|\xff"
+                                      "b");
     f.keys.set_string("tokenizer.chat_template", "{{ nothing known }}");
     MUST(ds_model_get_info(hold(f).model.get(), &i, &err));
     CHECK(std::string(i.name) == "a\uFFFD|\uFFFDb");
@@ -306,10 +378,12 @@ TEST_CASE("api: metadata in the file's order, as text") {
     CHECK(metadata(m, "tokenizer.ggml.add_bos_token") == "true");
     const std::string types = metadata(m, "tokenizer.ggml.token_type");
     CHECK(types.substr(0, 7) == "[1, 1, ");
-    CHECK(std::count(types.begin(), types.end(), ',') == 64);    // after 64 elements comes "…"
+    CHECK(std::count(types.begin(), types.end(), ',') == 64);  // after 64 elements comes "…"
     CHECK(types.substr(types.size() - 6) == ", …]");
     size_t n = 3;
-    for (const char *key : {"", "general", "no.such\nkey"}) check_argument("has no key", [&](ds_error *e) { return ds_model_metadata(m.get(), key, nullptr, 0, &n, e); });
+    for (const char *key : {"", "general", "no.such\nkey"})
+        check_argument("has no key",
+                       [&](ds_error *e) { return ds_model_metadata(m.get(), key, nullptr, 0, &n, e); });
     CHECK(n == 3);
 }
 
@@ -332,7 +406,9 @@ TEST_CASE("api: tokens in and out of range") {
         check_argument(value, [&](ds_error *e) { return ds_token_bytes(m.get(), bad, 0, &p, &n, e); });
         check_argument(value, [&](ds_error *e) { return ds_decoder_push(d, bad, &p, &n, e); });
         const ds_token list[] = {0, bad};
-        check_argument("token 1: is " + value, [&](ds_error *e) { return ds_detokenize(m.get(), list, 2, 0, text, sizeof text, &n, e); });
+        check_argument("token 1: is " + value, [&](ds_error *e) {
+            return ds_detokenize(m.get(), list, 2, 0, text, sizeof text, &n, e);
+        });
     }
     CHECK((p == nullptr && n == 9));
     ds_decoder_free(d);
@@ -345,8 +421,10 @@ TEST_CASE("api: tokens in and out of range") {
     CHECK(tokens_of(m, "", DS_TOKENIZE_BOS) == std::vector<ds_token>{477});
     CHECK(tokens_of(m, "<｜begin▁of▁sentence｜>", DS_TOKENIZE_SPECIAL) == std::vector<ds_token>{477});
     CHECK(tokens_of(m, "<｜begin▁of▁sentence｜>").size() > 5);
-    for (const size_t size : {(size_t{1} << 29) + 1, (size_t{1} << 31) + 1, SIZE_MAX})    // refused before a byte is read
-        check_fails(DS_ERR_TOO_LONG, std::to_string(size), [&](ds_error *e) { return ds_tokenize(m.get(), "a", size, 0, nullptr, 0, &n, e); });
+    // refused before a byte is read
+    for (const size_t size : {(size_t{1} << 29) + 1, (size_t{1} << 31) + 1, SIZE_MAX})
+        check_fails(DS_ERR_TOO_LONG, std::to_string(size),
+                    [&](ds_error *e) { return ds_tokenize(m.get(), "a", size, 0, nullptr, 0, &n, e); });
 }
 
 TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+FFFD") {
@@ -357,10 +435,11 @@ TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+F
     CHECK(text_of(m, bytes) == text);
     ds_decoder *d = nullptr;
     MUST(ds_decoder_new(m.get(), 0, &d, &err));
-    const ds_token e2 = byte_token(m, 0xe2), x82 = byte_token(m, 0x82), xff = byte_token(m, 0xff), a = byte_token(m, 'a');
-    CHECK(text_of(m, {e2, x82, a}) == "\uFFFDa");    // one for a sequence that is cut short
+    const ds_token e2 = byte_token(m, 0xe2), x82 = byte_token(m, 0x82), xff = byte_token(m, 0xff),
+                   a = byte_token(m, 'a');
+    CHECK(text_of(m, {e2, x82, a}) == "\uFFFDa");  // one for a sequence that is cut short
     CHECK(text_of(m, {xff, xff, x82, a, e2}) == "\uFFFD\uFFFD\uFFFDa\uFFFD");
-    m.reset();    // the decoder keeps what it needs
+    m.reset();  // the decoder keeps what it needs
     std::string all;
     const char *p = nullptr;
     size_t n = 0;
@@ -379,7 +458,7 @@ TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+F
         CHECK(std::string(p, n) == "\uFFFD");
         MUST(ds_decoder_finish(d, &p, &n, &err));
         CHECK(n == 0);
-        MUST(ds_decoder_push(d, a, &p, &n, &err));    // a new text
+        MUST(ds_decoder_push(d, a, &p, &n, &err));  // a new text
         CHECK(std::string(p, n) == "a");
     }
     ds_decoder_free(d);
@@ -390,9 +469,13 @@ TEST_CASE("api: chat prompts and their mistakes") {
     char text[1024];
     size_t n = 0;
     const auto render = [&](std::vector<ds_message> list, const ds_chat_config *c) {
-        return [&m, &text, &n, list, c](ds_error *e) { return ds_chat_render(m.get(), list.data(), list.size(), c, text, sizeof text, &n, e); };
+        return [&m, &text, &n, list, c](ds_error *e) {
+            return ds_chat_render(m.get(), list.data(), list.size(), c, text, sizeof text, &n, e);
+        };
     };
-    check_argument("messages", [&](ds_error *e) { return ds_chat_render(m.get(), &hello, 0, nullptr, text, sizeof text, &n, e); });
+    check_argument("messages", [&](ds_error *e) {
+        return ds_chat_render(m.get(), &hello, 0, nullptr, text, sizeof text, &n, e);
+    });
     check_argument("'wizard'", render({hello, {"wizard", "x"}}, nullptr));
     check_argument("role", render({{nullptr, "x"}}, nullptr));
     check_argument("content", render({{"user", nullptr}}, nullptr));
@@ -418,5 +501,7 @@ TEST_CASE("api: chat prompts and their mistakes") {
     model_file f = micro_file("micro/llama");
     f.keys.erase("tokenizer.chat_template");
     const held_model none = hold(f);
-    check_fails(DS_ERR_UNSUPPORTED, ds_chat_templates(), [&](ds_error *e) { return ds_chat_render(none.model.get(), &hello, 1, nullptr, text, sizeof text, &n, e); });
+    check_fails(DS_ERR_UNSUPPORTED, ds_chat_templates(), [&](ds_error *e) {
+        return ds_chat_render(none.model.get(), &hello, 1, nullptr, text, sizeof text, &n, e);
+    });
 }

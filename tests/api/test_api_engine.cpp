@@ -1,4 +1,5 @@
-// deepseek.h on engines and requests: every field at its ends and one beyond, what a refused call leaves, what events carry, the chat call's ends.
+// deepseek.h on engines and requests: every field at its ends and one beyond, what a refused call leaves,
+// what events carry, the chat call's ends.
 #include "../support/api.h"
 
 #include <limits>
@@ -22,7 +23,10 @@ ds_memory_plan plan_of(const model_ptr &m, const ds_engine_config &c) {
 // An enum's field with any number, as a C program may have it.
 template <class E> void set_number(E &field, int v) { std::memcpy(&field, &v, sizeof v); }
 
-struct heard { std::string text; std::function<int()> each; };
+struct heard {
+    std::string text;
+    std::function<int()> each;
+};
 int hear(void *user, const char *text, size_t n) {
     auto *h = static_cast<heard *>(user);
     CHECK(n > 0);
@@ -32,7 +36,7 @@ int hear(void *user, const char *text, size_t n) {
 
 const ds_message question = {"user", "What is 37 + 85?"};
 
-} // namespace
+}  // namespace
 
 TEST_CASE("api: engine calls with NULL, and with structures of a wrong size") {
     const model_ptr m = bundled();
@@ -63,29 +67,48 @@ TEST_CASE("api: engine calls with NULL, and with structures of a wrong size") {
     check_argument("count", [&](ds_error *x) { return ds_engine_step(e.get(), &events, nullptr, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_get_stats(nullptr, &stats, x); });
     check_argument("stats", [&](ds_error *x) { return ds_engine_get_stats(e.get(), nullptr, x); });
-    check_argument("engine", [&](ds_error *x) { return ds_engine_chat(nullptr, &question, 1, nullptr, hear, &h, nullptr, x); });
-    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), nullptr, 1, nullptr, hear, &h, nullptr, x); });
-    check_argument("messages", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 0, nullptr, hear, &h, nullptr, x); });
-    check_argument("text", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, nullptr, nullptr, nullptr, x); });
+    check_argument("engine", [&](ds_error *x) {
+        return ds_engine_chat(nullptr, &question, 1, nullptr, hear, &h, nullptr, x);
+    });
+    check_argument("messages", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), nullptr, 1, nullptr, hear, &h, nullptr, x);
+    });
+    check_argument("messages", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &question, 0, nullptr, hear, &h, nullptr, x);
+    });
+    check_argument("text", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &question, 1, nullptr, nullptr, nullptr, nullptr, x);
+    });
     ds_engine_free(nullptr);
 
     for (const size_t size : {size_t{0}, size_t{12}, size_t{65537}}) {
         ds_engine_config c = engine_config();
         c.struct_size = r.struct_size = plan.struct_size = stats.struct_size = status.struct_size = size;
-        check_argument("config.struct_size", [&](ds_error *x) { return ds_engine_new(m.get(), &c, &out, x); });
-        check_argument("plan.struct_size", [&](ds_error *x) { return ds_engine_plan(m.get(), nullptr, &plan, x); });
-        check_argument("request.struct_size", [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
-        check_argument("parameters.struct_size", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x); });
-        check_argument("status.struct_size", [&](ds_error *x) { return ds_engine_request_status(e.get(), 1, &status, x); });
-        check_argument("stats.struct_size", [&](ds_error *x) { return ds_engine_get_stats(e.get(), &stats, x); });
+        check_argument("config.struct_size",
+                       [&](ds_error *x) { return ds_engine_new(m.get(), &c, &out, x); });
+        check_argument("plan.struct_size",
+                       [&](ds_error *x) { return ds_engine_plan(m.get(), nullptr, &plan, x); });
+        check_argument("request.struct_size",
+                       [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
+        check_argument("parameters.struct_size", [&](ds_error *x) {
+            return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x);
+        });
+        check_argument("status.struct_size",
+                       [&](ds_error *x) { return ds_engine_request_status(e.get(), 1, &status, x); });
+        check_argument("stats.struct_size",
+                       [&](ds_error *x) { return ds_engine_get_stats(e.get(), &stats, x); });
     }
-    struct longer { ds_request r; char tail[16]; } l{};
+    struct longer {
+        ds_request r;
+        char tail[16];
+    } l{};
     l.r = r;
     l.r.prompt = &token;
     l.r.struct_size = sizeof l;
     l.tail[15] = 1;
     check_argument("byte", [&](ds_error *x) { return ds_engine_submit(e.get(), &l.r, &id, x); });
-    CHECK((out == nullptr && id == 77 && events == nullptr && count == 5 && h.text.empty() && plan.total == 0));
+    CHECK(
+        (out == nullptr && id == 77 && events == nullptr && count == 5 && h.text.empty() && plan.total == 0));
     CHECK(stats_of(e).queued == 0);
     l.tail[15] = 0;
     MUST(ds_engine_submit(e.get(), &l.r, &id, &err));
@@ -115,15 +138,18 @@ TEST_CASE("api: ranges of an engine's configuration") {
     for (const uint32_t v : {1u, 4096u}) good([&] { c.max_requests = v; });
     for (const uint32_t v : {(1u << 20) + 1, UINT32_MAX}) bad("max_queue", [&] { c.max_queue = v; });
     for (const uint32_t v : {1u, 1u << 20}) good([&] { c.max_queue = v; });
-    for (const uint32_t v : {513u, 1u << 30, UINT32_MAX}) bad("context_length", [&] { c.context_length = v; });
+    for (const uint32_t v : {513u, 1u << 30, UINT32_MAX})
+        bad("context_length", [&] { c.context_length = v; });
     for (const uint32_t v : {1u, 512u}) good([&] { c.context_length = v; });
-    for (const uint32_t v : {1u, 7u, 65537u, UINT32_MAX}) bad("step_tokens", [&] { c.step_tokens = v; });    // at least max_requests, by default 8
+    // at least max_requests, by default 8
+    for (const uint32_t v : {1u, 7u, 65537u, UINT32_MAX}) bad("step_tokens", [&] { c.step_tokens = v; });
     for (const uint32_t v : {8u, 65536u}) good([&] { c.step_tokens = v; });
     good([&] { c.step_tokens = 1, c.max_requests = 1; });
     for (const uint32_t v : {513u, UINT32_MAX}) bad("logit_rows", [&] { c.logit_rows = v; });
     for (const uint32_t v : {1u, 512u}) good([&] { c.logit_rows = v; });
     good([&] { c.logit_rows = c.step_tokens = 65536; });
-    for (const uint64_t v : {(uint64_t{1} << 31) + 1, uint64_t{1} << 63, UINT64_MAX}) bad("kv_tokens", [&] { c.kv_tokens = v; });
+    for (const uint64_t v : {(uint64_t{1} << 31) + 1, uint64_t{1} << 63, UINT64_MAX})
+        bad("kv_tokens", [&] { c.kv_tokens = v; });
     for (const uint64_t v : {uint64_t{1}, uint64_t{64}, uint64_t{1} << 31}) {
         good([&] { c.kv_tokens = v; });
         CHECK(plan.pages == (v + 63) / 64 * plan.page_bytes);
@@ -138,16 +164,18 @@ TEST_CASE("api: ranges of an engine's configuration") {
     bad("alloc", [&] { c.host = &host; });
 
     const model_ptr vocabulary = bundled(DS_LOAD_VOCAB_ONLY);
-    check_fails(DS_ERR_STATE, "vocabulary", [&](ds_error *x) { return ds_engine_new(vocabulary.get(), nullptr, &out, x); });
-    check_fails(DS_ERR_STATE, "vocabulary", [&](ds_error *x) { return ds_engine_plan(vocabulary.get(), nullptr, &plan, x); });
+    check_fails(DS_ERR_STATE, "vocabulary",
+                [&](ds_error *x) { return ds_engine_new(vocabulary.get(), nullptr, &out, x); });
+    check_fails(DS_ERR_STATE, "vocabulary",
+                [&](ds_error *x) { return ds_engine_plan(vocabulary.get(), nullptr, &plan, x); });
 }
 
 TEST_CASE("api: the memory plan counts as the header says") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     const ds_memory_plan p = plan_of(m, c);
-    CHECK(p.page_bytes == 64 * 4 * 5 * 32 * 2 * 4);    // positions, layers, heads, size, K and V, F32
-    CHECK(p.pages == 8 * 8 * p.page_bytes);            // 8 requests of 512 positions
+    CHECK(p.page_bytes == 64 * 4 * 5 * 32 * 2 * 4);  // positions, layers, heads, size, K and V, F32
+    CHECK(p.pages == 8 * 8 * p.page_bytes);          // 8 requests of 512 positions
     CHECK(p.total == p.weights + p.pages + p.activations + p.work + p.tables);
     c.kv_type = DS_KV_F16;
     CHECK(plan_of(m, c).page_bytes == p.page_bytes / 2);
@@ -171,7 +199,10 @@ TEST_CASE("api: an engine at the ends of its configuration works, or says that m
         CHECK((s == DS_OK || (s == DS_ERR_MEMORY && e == nullptr)));
         if (s == DS_OK) CHECK(greedy(engine_ptr(e), prompt, 5) == expected);
     };
-    works([](ds_engine_config &c) { c.max_requests = c.max_queue = c.step_tokens = c.logit_rows = 1; c.kv_tokens = 1; });
+    works([](ds_engine_config &c) {
+        c.max_requests = c.max_queue = c.step_tokens = c.logit_rows = 1;
+        c.kv_tokens = 1;
+    });
     works([](ds_engine_config &c) { c.max_requests = 4096, c.kv_tokens = 64, c.context_length = 64; });
     works([](ds_engine_config &c) { c.kv_tokens = uint64_t{1} << 31; });
     works([](ds_engine_config &c) { c.max_queue = 1 << 20, c.logit_rows = 512; });
@@ -215,7 +246,9 @@ TEST_CASE("api: ranges of a request") {
     };
     const auto bad = [&](const char *field, const std::function<void()> &set) {
         bad_with(DS_ERR_ARGUMENT, field, set);
-        check_argument(field, [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x); });
+        check_argument(field, [&](ds_error *x) {
+            return ds_engine_chat(e.get(), &question, 1, &r, hear, &h, nullptr, x);
+        });
     };
     const auto good = [&](const std::function<void()> &set) {
         r = request(prompt);
@@ -225,7 +258,8 @@ TEST_CASE("api: ranges of a request") {
         run(e, [](const ds_event &event) { CHECK(event.status == DS_OK); });
         id = 0;
     };
-    const auto real = [&](const char *field, float ds_sampling::*at, std::initializer_list<float> within, std::initializer_list<float> outside) {
+    const auto real = [&](const char *field, float ds_sampling::*at, std::initializer_list<float> within,
+                          std::initializer_list<float> outside) {
         for (const float v : within) good([&] { r.draw.*at = v; });
         for (const float v : outside) bad(field, [&] { r.draw.*at = v; });
         for (const float v : {nan_f32, inf, -inf}) bad(field, [&] { r.draw.*at = v; });
@@ -233,14 +267,19 @@ TEST_CASE("api: ranges of a request") {
     real("sampling.temperature", &ds_sampling::temperature, {0, -0.0f, 1e-45f, 1, 100}, {-1e-9f, 100.1f});
     real("sampling.top_p", &ds_sampling::top_p, {0, 1e-9f, 1}, {-0.1f, 1.0001f});
     real("sampling.min_p", &ds_sampling::min_p, {0, 1}, {-0.1f, 1.0001f});
-    real("sampling.repetition_penalty", &ds_sampling::repetition_penalty, {0, 0.01f, 1, 1000}, {-0.1f, 1000.1f});
+    real("sampling.repetition_penalty", &ds_sampling::repetition_penalty, {0, 0.01f, 1, 1000},
+         {-0.1f, 1000.1f});
     real("sampling.presence_penalty", &ds_sampling::presence_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
     real("sampling.frequency_penalty", &ds_sampling::frequency_penalty, {-1000, 1000}, {-1000.1f, 1000.1f});
     for (const uint32_t v : {0u, 1u, 64u}) good([&] { r.top_logprobs = v; });
     for (const uint32_t v : {65u, UINT32_MAX}) bad("top_logprobs", [&] { r.top_logprobs = v; });
-    for (const uint32_t v : {0u, 1u, 1000u, UINT32_MAX}) good([&] { r.draw.top_k = v, r.draw.temperature = 1; });
+    for (const uint32_t v : {0u, 1u, 1000u, UINT32_MAX})
+        good([&] { r.draw.top_k = v, r.draw.temperature = 1; });
     for (const uint32_t v : {64u, 0x80000000u}) bad("flags", [&] { r.flags = v; });
-    good([&] { r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END | DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE; });
+    good([&] {
+        r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END |
+                  DS_REQUEST_SPECIAL | DS_REQUEST_NO_CACHE;
+    });
     for (const uint32_t v : {2u, 0x80000000u}) bad("thinking.flags", [&] { r.thought.flags = v; });
     bad("thinking.reserved", [&] { r.thought.reserved = 1; });
     bad("sampling.reserved", [&] { r.draw.reserved = 1; });
@@ -251,7 +290,11 @@ TEST_CASE("api: ranges of a request") {
     for (const int v : {-1, 3}) bad("thinking.mode", [&] { set_number(r.thought.mode, v); });
 
     std::vector<ds_logit_bias> bias(513, ds_logit_bias{1, 0.5f});
-    const auto with_bias = [&](ds_token t, float b, size_t n = 1) { return [&, t, b, n] { bias[0] = {t, b}, r.draw.logit_bias = bias.data(), r.draw.logit_bias_count = n; }; };
+    const auto with_bias = [&](ds_token t, float b, size_t n = 1) {
+        return [&, t, b, n] {
+            bias[0] = {t, b}, r.draw.logit_bias = bias.data(), r.draw.logit_bias_count = n;
+        };
+    };
     for (const ds_token t : {-1, 512, INT32_MIN, INT32_MAX}) bad("logit_bias", with_bias(t, 1));
     for (const float b : {nan_f32, inf}) bad("logit_bias", with_bias(1, b));
     bad("logit_bias_count", with_bias(1, 1, 513));
@@ -261,8 +304,11 @@ TEST_CASE("api: ranges of a request") {
 
     const std::string just(1024, 'x'), over(1025, 'x');
     std::vector<const char *> stops(65, "stop");
-    const auto with_stop = [&](const char *s, size_t n = 1) { return [&, s, n] { stops[n - 1] = s, r.stop = stops.data(), r.stop_count = n; }; };
-    for (const char *s : {static_cast<const char *>(nullptr), "", over.c_str(), "\xff", "a\xc3", "\x80x"}) bad("stop", with_stop(s));
+    const auto with_stop = [&](const char *s, size_t n = 1) {
+        return [&, s, n] { stops[n - 1] = s, r.stop = stops.data(), r.stop_count = n; };
+    };
+    for (const char *s : {static_cast<const char *>(nullptr), "", over.c_str(), "\xff", "a\xc3", "\x80x"})
+        bad("stop", with_stop(s));
     bad("stop_count", with_stop("x", 65));
     bad("stop", [&] { r.stop_count = 1; });
     good(with_stop(just.c_str()));
@@ -274,9 +320,11 @@ TEST_CASE("api: ranges of a request") {
         const std::vector<ds_token> odd = {0, t};
         bad_with(DS_ERR_ARGUMENT, "prompt[1]", [&] { r.prompt = odd.data(); });
     }
-    for (const size_t n : {size_t{512}, size_t{1} << 31, SIZE_MAX / 4, SIZE_MAX}) {    // refused before a token is read
+    // refused before a token is read
+    for (const size_t n : {size_t{512}, size_t{1} << 31, SIZE_MAX / 4, SIZE_MAX}) {
         bad_with(DS_ERR_TOO_LONG, "prompt", [&] { r.prompt_count = n; });
-        if (n > 512) bad_with(DS_ERR_TOO_LONG, "prompt", [&] { r.prompt_count = n, r.flags = DS_REQUEST_SCORE; });
+        if (n > 512)
+            bad_with(DS_ERR_TOO_LONG, "prompt", [&] { r.prompt_count = n, r.flags = DS_REQUEST_SCORE; });
     }
     const std::vector<ds_token> longest(511, 9), scored(512, 9);
     good([&] { r.prompt = longest.data(), r.prompt_count = 511, r.max_new_tokens = 0; });
@@ -295,7 +343,8 @@ TEST_CASE("api: what a request points to is copied") {
         const char *stops[] = {stop.c_str()};
         ds_logit_bias bias = {11, -inf};
         full_request r = request(prompt);
-        r.stop = stops, r.stop_count = 1, r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1, r.max_new_tokens = 20;
+        r.stop = stops, r.stop_count = 1, r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1,
+        r.max_new_tokens = 20;
         ds_request_id id;
         MUST(ds_engine_submit(e.get(), &r, &id, &err));
         if (change) {
@@ -303,10 +352,13 @@ TEST_CASE("api: what a request points to is copied") {
             stop = " ";
             stops[0] = nullptr;
             bias = {10, inf};
-            std::memset(static_cast<ds_request *>(&r), 0xff, sizeof(ds_request)), std::memset(&r.draw, 0xff, sizeof r.draw), std::memset(&r.thought, 0xff, sizeof r.thought);
+            std::memset(static_cast<ds_request *>(&r), 0xff, sizeof(ds_request)),
+                std::memset(&r.draw, 0xff, sizeof r.draw), std::memset(&r.thought, 0xff, sizeof r.thought);
         }
         std::vector<ds_token> out;
-        run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_TOKEN) out.push_back(event.token); });
+        run(e, [&](const ds_event &event) {
+            if (event.type == DS_EVENT_TOKEN) out.push_back(event.token);
+        });
         return out;
     };
     CHECK(tokens(true) == tokens(false));
@@ -320,11 +372,12 @@ TEST_CASE("api: identifiers that were never given") {
         ds_request_status s{};
         s.struct_size = sizeof s;
         MUST(ds_engine_request_status(e.get(), id, &s, &err));
-        CHECK((s.state == DS_STATE_DONE && s.prompt_tokens == 0 && s.prompt_tokens_done == 0 && s.new_tokens == 0));
+        CHECK((s.state == DS_STATE_DONE && s.prompt_tokens == 0 && s.prompt_tokens_done == 0 &&
+               s.new_tokens == 0));
     }
     const ds_event *const *events = nullptr;
     size_t count = 5;
-    MUST(ds_engine_step(e.get(), &events, &count, &err));    // with nothing to do
+    MUST(ds_engine_step(e.get(), &events, &count, &err));  // with nothing to do
     CHECK(count == 0);
     CHECK(stats_of(e).steps == 0);
 }
@@ -338,7 +391,7 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
     int mark = 0;
     for (const uint32_t flags : {0u, DS_REQUEST_LOGITS, DS_REQUEST_LOGPROBS}) {
         full_request r = request(prompt);
-        r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;    // each computes its prompt
+        r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;  // each computes its prompt
         r.max_new_tokens = 3;
         r.top_logprobs = flags == DS_REQUEST_LOGPROBS ? 2 : 0;
         r.user = &mark;
@@ -348,7 +401,8 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
         s.struct_size = sizeof s;
         const auto check_status = [&](ds_request_state state, uint64_t done, uint64_t produced) {
             MUST(ds_engine_request_status(e.get(), id, &s, &err));
-            CHECK((s.state == state && s.prompt_tokens == (state == DS_STATE_DONE && done == 0 ? 0 : 20) && s.prompt_tokens_done == done && s.new_tokens == produced));
+            CHECK((s.state == state && s.prompt_tokens == (state == DS_STATE_DONE && done == 0 ? 0 : 20) &&
+                   s.prompt_tokens_done == done && s.new_tokens == produced));
         };
         check_status(DS_STATE_QUEUED, 0, 0);
         const ds_event *const *events = nullptr;
@@ -363,17 +417,21 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
             step();
             REQUIRE(count == (i == 2 ? 2 : 1));
             const ds_event &t = *events[0];
-            CHECK((t.request == id && t.user == &mark && t.type == DS_EVENT_TOKEN && t.position == 20 + i && t.token >= 0 && t.text));
+            CHECK((t.request == id && t.user == &mark && t.type == DS_EVENT_TOKEN && t.position == 20 + i &&
+                   t.token >= 0 && t.text));
             CHECK((t.logits != nullptr) == (flags == DS_REQUEST_LOGITS));
             CHECK((t.logprob < 0) == (flags == DS_REQUEST_LOGPROBS));
             CHECK(t.top_count == (flags == DS_REQUEST_LOGPROBS ? 2 : 0));
             if (t.top_count) CHECK((t.top[0].token == t.token && t.top[0].logprob == t.logprob));
-            CHECK((t.finish == DS_FINISH_NONE && t.status == DS_OK && t.prompt_tokens == 20 && t.thinking_tokens + t.answer_tokens == i + 1));
+            CHECK((t.finish == DS_FINISH_NONE && t.status == DS_OK && t.prompt_tokens == 20 &&
+                   t.thinking_tokens + t.answer_tokens == i + 1));
             check_status(i == 2 ? DS_STATE_DONE : DS_STATE_ANSWER, 20, i + 1);
         }
         const ds_event &last = *events[1];
-        CHECK((last.request == id && last.user == &mark && last.type == DS_EVENT_DONE && last.token == -1 && last.finish == DS_FINISH_LENGTH && last.text));
-        CHECK((last.queue_seconds >= 0 && last.prompt_seconds >= 0 && last.answer_seconds >= 0 && last.logits == nullptr));
+        CHECK((last.request == id && last.user == &mark && last.type == DS_EVENT_DONE && last.token == -1 &&
+               last.finish == DS_FINISH_LENGTH && last.text));
+        CHECK((last.queue_seconds >= 0 && last.prompt_seconds >= 0 && last.answer_seconds >= 0 &&
+               last.logits == nullptr));
         step();
         CHECK(count == 0);
         check_status(DS_STATE_DONE, 0, 0);
@@ -395,19 +453,21 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
         const ds_event *const *events = nullptr;
         size_t count = 5;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
-        CHECK(count == 0);    // nothing of the chat is left
+        CHECK(count == 0);  // nothing of the chat is left
     };
-    heard first;    // the callback stops
+    heard first;  // the callback stops
     first.each = [] { return 1; };
     MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &first, nullptr, &err));
     CHECK(whole.text.find(first.text) == 0);
     CHECK(first.text.size() < whole.text.size());
     check_free();
-    heard throwing;    // a C++ host's mistake
+    heard throwing;  // a C++ host's mistake
     throwing.each = []() -> int { throw std::runtime_error("host"); };
-    check_fails(DS_ERR_INTERNAL, "host", [&](ds_error *x) { return ds_engine_chat(e.get(), &question, 1, nullptr, hear, &throwing, nullptr, x); });
+    check_fails(DS_ERR_INTERNAL, "host", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &question, 1, nullptr, hear, &throwing, nullptr, x);
+    });
     check_free();
-    heard inner;    // the engine is in a step while the callback runs
+    heard inner;  // the engine is in a step while the callback runs
     ds_status nested[2] = {DS_OK, DS_OK};
     inner.each = [&] {
         const ds_event *const *events;
@@ -420,14 +480,18 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     MUST(ds_engine_chat(e.get(), &question, 1, nullptr, hear, &inner, nullptr, &err));
     CHECK((nested[0] == DS_ERR_STATE && nested[1] == DS_ERR_STATE && inner.text == whole.text));
     full_request r = request({});
-    r.flags = DS_REQUEST_SCORE;    // ignored
+    r.flags = DS_REQUEST_SCORE;  // ignored
     heard scored;
     MUST(ds_engine_chat(e.get(), &question, 1, &r, hear, &scored, nullptr, &err));
     CHECK(scored.text == whole.text);
     const std::string long_text(4000, '7');
     const ds_message endless = {"user", long_text.c_str()}, odd = {"wizard", "x"};
-    check_fails(DS_ERR_TOO_LONG, "prompt", [&](ds_error *x) { return ds_engine_chat(e.get(), &endless, 1, nullptr, hear, &scored, nullptr, x); });
-    check_argument("wizard", [&](ds_error *x) { return ds_engine_chat(e.get(), &odd, 1, nullptr, hear, &scored, nullptr, x); });
+    check_fails(DS_ERR_TOO_LONG, "prompt", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &endless, 1, nullptr, hear, &scored, nullptr, x);
+    });
+    check_argument("wizard", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &odd, 1, nullptr, hear, &scored, nullptr, x);
+    });
     check_free();
 
     model_file f = read_model_file(bundled_path);
@@ -436,17 +500,21 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     const engine_ptr b = engine(broken.model, engine_config());
     for (int again = 0; again < 2; ++again) {
         heard none;
-        check_fails(DS_ERR_NUMERIC, "finite", [&](ds_error *x) { return ds_engine_chat(b.get(), &question, 1, nullptr, hear, &none, nullptr, x); });
-        CHECK((none.text.empty() && stats_of(b).running == 0 && stats_of(b).pages_free == stats_of(b).pages_total));
+        check_fails(DS_ERR_NUMERIC, "finite", [&](ds_error *x) {
+            return ds_engine_chat(b.get(), &question, 1, nullptr, hear, &none, nullptr, x);
+        });
+        CHECK((none.text.empty() && stats_of(b).running == 0 &&
+               stats_of(b).pages_free == stats_of(b).pages_total));
     }
 }
 
-#if !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)    // their own memory counts against the limit
+#if !defined(DS_ADDRESS_SANITIZER) &&                                                                        \
+    !defined(DS_THREAD_SANITIZER)  // their own memory counts against the limit
 TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 600;
-    c.kv_tokens = 600 * 512;    // a slab is at least 32 MiB
+    c.kv_tokens = 600 * 512;  // a slab is at least 32 MiB
     const engine_ptr e = engine(m, c);
     const std::vector<ds_token> prompt = {477, 10, 20};
     full_request r = request(prompt);
@@ -463,7 +531,8 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     size_t count = 0;
     ds_error err;
     REQUIRE(setrlimit(RLIMIT_DATA, &none) == 0);
-    const ds_status s1 = ds_engine_step(e.get(), &events, &count, &err), s2 = ds_engine_step(e.get(), &events, &count, &err);
+    const ds_status s1 = ds_engine_step(e.get(), &events, &count, &err),
+                    s2 = ds_engine_step(e.get(), &events, &count, &err);
     setrlimit(RLIMIT_DATA, &before);
     if (s1 == DS_OK) {
         MESSAGE("SKIPPED: this system does not hold a process to its limit");
@@ -472,7 +541,10 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
     CHECK((s1 == DS_ERR_MEMORY && s2 == DS_ERR_MEMORY && count == 0));
     CHECK(stats_of(e).queued == 2);
     std::map<ds_request_id, ds_finish> ends;
-    run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second); });
-    CHECK((ends.size() == 3 && ends[first] == DS_FINISH_CANCELLED && ends[second] == DS_FINISH_LENGTH && ends[third] == DS_FINISH_LENGTH));
+    run(e, [&](const ds_event &event) {
+        if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second);
+    });
+    CHECK((ends.size() == 3 && ends[first] == DS_FINISH_CANCELLED && ends[second] == DS_FINISH_LENGTH &&
+           ends[third] == DS_FINISH_LENGTH));
 }
 #endif

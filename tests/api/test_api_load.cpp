@@ -1,5 +1,5 @@
-// deepseek.h on loading: from a path, a descriptor and memory, mapped and read; progress, logs, ranges of ds_model_config; and that the floating-point mode
-// of the host changes nothing and stays as it was.
+// deepseek.h on loading: from a path, a descriptor and memory, mapped and read; progress, logs, ranges of
+// ds_model_config; and that the floating-point mode of the host changes nothing and stays as it was.
 #include "../support/api.h"
 #include "../support/float_mode.h"
 
@@ -30,7 +30,7 @@ std::vector<float> some_logits(const model_ptr &m, uint32_t threads = 1) {
 
 struct seen_progress {
     std::vector<std::pair<uint64_t, uint64_t>> calls;
-    size_t stop_at = SIZE_MAX;    // the call that stops
+    size_t stop_at = SIZE_MAX;  // the call that stops
 };
 ds_model_config with_progress(seen_progress &p, uint32_t flags) {
     ds_model_config c = model_config();
@@ -44,7 +44,7 @@ ds_model_config with_progress(seen_progress &p, uint32_t flags) {
     return c;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("api: a model from a path, a descriptor and memory, mapped and read, is the same") {
     const std::vector<float> expected = some_logits(bundled());
@@ -57,7 +57,7 @@ TEST_CASE("api: a model from a path, a descriptor and memory, mapped and read, i
         REQUIRE(lseek(fd, 1234, SEEK_SET) == 1234);
         ds_model *m = nullptr;
         MUST(ds_model_load_fd(fd, &c, &m, &err));
-        CHECK(lseek(fd, 0, SEEK_CUR) == 1234);    // the caller's, as it was
+        CHECK(lseek(fd, 0, SEEK_CUR) == 1234);  // the caller's, as it was
         REQUIRE(close(fd) == 0);
         CHECK(same_bits(some_logits(model_ptr(m)), expected));
         const held_model in_memory = hold(read_all(bundled_path), &c);
@@ -82,15 +82,18 @@ TEST_CASE("api: read into memory, a file may go away and be cut short") {
 // All that the interface tells of a model without its tensors' data, and of what is computed with them.
 static std::string told_by(const model_ptr &m) {
     std::string all;
-    const auto add = [&](const void *p, size_t n) { all.append(static_cast<const char *>(p), n), all += '\n'; };
-    const auto filled = [&](auto item, const std::function<ds_status(decltype(item) *, size_t, size_t *, ds_error *)> &f) {
-        std::vector<decltype(item)> room(1 << 16);
-        size_t n = 0;
-        MUST(f(room.data(), room.size(), &n, &err));
-        add(room.data(), n * sizeof item);
-        room.resize(n);
-        return room;
+    const auto add = [&](const void *p, size_t n) {
+        all.append(static_cast<const char *>(p), n), all += '\n';
     };
+    const auto filled =
+        [&](auto item, const std::function<ds_status(decltype(item) *, size_t, size_t *, ds_error *)> &f) {
+            std::vector<decltype(item)> room(1 << 16);
+            size_t n = 0;
+            MUST(f(room.data(), room.size(), &n, &err));
+            add(room.data(), n * sizeof item);
+            room.resize(n);
+            return room;
+        };
     ds_model_info info{};
     info.struct_size = sizeof info;
     MUST(ds_model_get_info(m.get(), &info, &err));
@@ -99,7 +102,9 @@ static std::string told_by(const model_ptr &m) {
     for (size_t i = 0; i < ds_model_metadata_count(m.get()); ++i) {
         const char *const key = ds_model_metadata_key(m.get(), i);
         all += key;
-        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_model_metadata(m.get(), key, p, room, n, e); });
+        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) {
+            return ds_model_metadata(m.get(), key, p, room, n, e);
+        });
     }
     for (ds_token t = 0; t < static_cast<ds_token>(info.vocabulary); ++t) {
         const char *bytes;
@@ -108,30 +113,46 @@ static std::string told_by(const model_ptr &m) {
         add(bytes, n);
         all += ds_token_is_end(m.get(), t) ? 'e' : '-';
     }
-    for (int i = 0; i <= DS_SPECIAL_UNKNOWN; ++i) all += std::to_string(ds_token_special(m.get(), static_cast<ds_special>(i))) + " ";
+    for (int i = 0; i <= DS_SPECIAL_UNKNOWN; ++i)
+        all += std::to_string(ds_token_special(m.get(), static_cast<ds_special>(i))) + " ";
     const std::string text = "Hello, 12345 \u4f60\u597d <think>\n\n  int main() {} it's";
-    const std::vector<ds_token> ids = filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) { return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, p, room, n, e); });
-    filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_detokenize(m.get(), ids.data(), ids.size(), DS_DETOKENIZE_SPECIAL, p, room, n, e); });
+    const std::vector<ds_token> ids =
+        filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) {
+            return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, p,
+                               room, n, e);
+        });
+    filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) {
+        return ds_detokenize(m.get(), ids.data(), ids.size(), DS_DETOKENIZE_SPECIAL, p, room, n, e);
+    });
     if (info.chat_template[0]) {
-        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) { return ds_chat_render(m.get(), &hello, 1, nullptr, p, room, n, e); });
-        filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) { return ds_chat_tokenize(m.get(), &hello, 1, nullptr, p, room, n, e); });
+        filled(char(), [&](char *p, size_t room, size_t *n, ds_error *e) {
+            return ds_chat_render(m.get(), &hello, 1, nullptr, p, room, n, e);
+        });
+        filled(ds_token(), [&](ds_token *p, size_t room, size_t *n, ds_error *e) {
+            return ds_chat_tokenize(m.get(), &hello, 1, nullptr, p, room, n, e);
+        });
     }
     const engine_ptr e = engine(m, engine_config());
     const std::vector<float> y = logits(e, some_ids, info.vocabulary);
     add(y.data(), y.size() * sizeof(float));
     const temp_file session;
-    MUST(ds_engine_save_session(e.get(), some_ids.data(), some_ids.size(), 0, session.path.c_str(), nullptr, &err));
+    MUST(ds_engine_save_session(e.get(), some_ids.data(), some_ids.size(), 0, session.path.c_str(), nullptr,
+                                &err));
     all += read_all(session.path.c_str());
     std::vector<ds_token> restored(some_ids.size());
     size_t n = 0;
-    MUST(ds_engine_restore_session(engine(m, engine_config()).get(), session.path.c_str(), 0, restored.data(), restored.size(), &n, nullptr, &err));
+    MUST(ds_engine_restore_session(engine(m, engine_config()).get(), session.path.c_str(), 0, restored.data(),
+                                   restored.size(), &n, nullptr, &err));
     add(restored.data(), n * sizeof(ds_token));
     return all;
 }
 
 TEST_CASE("api: what is written over a model's header after it was loaded changes nothing") {
-    const auto header_of = [](const std::string &bytes) { return ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset(); };
-    for (const std::string &bytes : {read_all(bundled_path), micro_file("micro/deepseek-r1").bytes(), micro_file("micro/llama3", ds::format::i8).bytes()}) {
+    const auto header_of = [](const std::string &bytes) {
+        return ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset();
+    };
+    for (const std::string &bytes : {read_all(bundled_path), micro_file("micro/deepseek-r1").bytes(),
+                                     micro_file("micro/llama3", ds::format::i8).bytes()}) {
         const held_model h = hold(bytes);
         const std::string before = told_by(h.model);
         for (const char garbage : {'\0', '\xff', '\x7f', 'A'}) {
@@ -152,7 +173,7 @@ TEST_CASE("api: what is written over a model's header after it was loaded change
     for (size_t i = 0; i < count; ++i) paths.push_back(ds::gguf_part_path(prefix, i, count));
     const model_ptr whole = load_file(one.path.c_str()), in_parts = load_file(paths[1].c_str());
     const std::string before = told_by(whole);
-    CHECK(told_by(in_parts).size() > before.size());      // keys of the parts
+    CHECK(told_by(in_parts).size() > before.size());  // keys of the parts
     const std::string of_parts = told_by(in_parts);
     for (size_t i = 0; i < paths.size(); ++i) {
         const ds::gguf_file f = ds::gguf_file::open(paths[i ? 1 : 0]);
@@ -174,7 +195,9 @@ TEST_CASE("api: what is written over a model's header after it was loaded change
 
 namespace {
 
-struct counted_memory { uint64_t held = 0, most = 0; };
+struct counted_memory {
+    uint64_t held = 0, most = 0;
+};
 ds_host counted_by(counted_memory &c) {
     ds_host h{};
     h.struct_size = sizeof h;
@@ -184,11 +207,13 @@ ds_host counted_by(counted_memory &c) {
         c.most = std::max(c.most, c.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
-    h.free = [](void *user, void *p, size_t n, size_t) { static_cast<counted_memory *>(user)->held -= n, std::free(p); };
+    h.free = [](void *user, void *p, size_t n, size_t) {
+        static_cast<counted_memory *>(user)->held -= n, std::free(p);
+    };
     return h;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothing else is") {
     const std::string bytes = read_all(bundled_path);
@@ -198,7 +223,8 @@ TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothi
     config.host = &host;
     {
         const held_model h = hold(bytes, &config);
-        CHECK(c.held <= ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset());
+        CHECK(c.held <=
+              ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset());
         CHECK(c.held > 1000);
         CHECK(c.most == c.held);
     }
@@ -207,18 +233,24 @@ TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothi
 
 TEST_CASE("api: what cannot be loaded") {
     ds_model *m = nullptr;
-    check_fails(DS_ERR_IO, "/no/such/file", [&](ds_error *e) { return ds_model_load("/no/such/file", nullptr, &m, e); });
+    check_fails(DS_ERR_IO, "/no/such/file",
+                [&](ds_error *e) { return ds_model_load("/no/such/file", nullptr, &m, e); });
     check_fails(DS_ERR_IO, "", [&](ds_error *e) { return ds_model_load("", nullptr, &m, e); });
-    check_fails(DS_ERR_IO, "descriptor -1", [&](ds_error *e) { return ds_model_load_fd(-1, nullptr, &m, e); });
-    check_fails(DS_ERR_IO, "descriptor 2147483647", [&](ds_error *e) { return ds_model_load_fd(INT32_MAX, nullptr, &m, e); });
+    check_fails(DS_ERR_IO, "descriptor -1",
+                [&](ds_error *e) { return ds_model_load_fd(-1, nullptr, &m, e); });
+    check_fails(DS_ERR_IO, "descriptor 2147483647",
+                [&](ds_error *e) { return ds_model_load_fd(INT32_MAX, nullptr, &m, e); });
     int pipes[2];
     REQUIRE(pipe(pipes) == 0);
     for (const uint32_t flags : {0u, DS_LOAD_READ}) {
         ds_model_config c = model_config();
         c.flags = flags;
-        check_fails(DS_ERR_IO, "descriptor", [&](ds_error *e) { return ds_model_load_fd(pipes[0], &c, &m, e); });
-        check_fails(DS_ERR_IO, "tests", [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests", &c, &m, e); });
-        check_fails(DS_ERR_FORMAT, "main.cpp", [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests/main.cpp", &c, &m, e); });
+        check_fails(DS_ERR_IO, "descriptor",
+                    [&](ds_error *e) { return ds_model_load_fd(pipes[0], &c, &m, e); });
+        check_fails(DS_ERR_IO, "tests",
+                    [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests", &c, &m, e); });
+        check_fails(DS_ERR_FORMAT, "main.cpp",
+                    [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests/main.cpp", &c, &m, e); });
         check_fails(DS_ERR_IO, "missing", [&](ds_error *e) { return ds_model_load("missing", &c, &m, e); });
     }
     close(pipes[0]);
@@ -226,9 +258,14 @@ TEST_CASE("api: what cannot be loaded") {
     const std::string bytes = read_all(bundled_path);
     aligned_bytes memory(bytes + std::string(64, '\0'));
     for (const size_t shift : {1, 4, 8, 16, 31})
-        check_argument("data", [&](ds_error *e) { return ds_model_load_memory(memory.data() + shift, bytes.size(), nullptr, &m, e); });
-    check_fails(DS_ERR_FORMAT, "memory", [&](ds_error *e) { return ds_model_load_memory(memory.data(), 0, nullptr, &m, e); });
-    check_fails(DS_ERR_FORMAT, "memory", [&](ds_error *e) { return ds_model_load_memory(memory.data(), bytes.size() - 1, nullptr, &m, e); });
+        check_argument("data", [&](ds_error *e) {
+            return ds_model_load_memory(memory.data() + shift, bytes.size(), nullptr, &m, e);
+        });
+    check_fails(DS_ERR_FORMAT, "memory",
+                [&](ds_error *e) { return ds_model_load_memory(memory.data(), 0, nullptr, &m, e); });
+    check_fails(DS_ERR_FORMAT, "memory", [&](ds_error *e) {
+        return ds_model_load_memory(memory.data(), bytes.size() - 1, nullptr, &m, e);
+    });
     CHECK(m == nullptr);
 }
 
@@ -248,7 +285,7 @@ TEST_CASE("api: progress goes up to the end, and stops the loading wherever it s
             if (done <= before) ++phases;
             before = done;
         }
-        CHECK(phases <= (flags ? 1 : 0));    // reading, then checking
+        CHECK(phases <= (flags ? 1 : 0));  // reading, then checking
         for (size_t stop = 0; stop < all.calls.size(); ++stop) {
             seen_progress p;
             p.stop_at = stop;
@@ -258,7 +295,7 @@ TEST_CASE("api: progress goes up to the end, and stops the loading wherever it s
             CHECK(ds_model_load(bundled_path, &stopping, &m, &err) == DS_ERR_CANCELLED);
             CHECK(err.status == DS_ERR_CANCELLED);
             CHECK(m == nullptr);
-            CHECK(p.calls.size() == stop + 1);    // nothing after the one that stops
+            CHECK(p.calls.size() == stop + 1);  // nothing after the one that stops
         }
     }
 }
@@ -284,13 +321,16 @@ TEST_CASE("api: ranges of a model's configuration") {
         bad("context_length", [&] { c.context_length = v; });
         bad("rope_original_context", [&] { c.rope_original_context = v; });
     }
-    for (const int v : {-1, 4, INT32_MAX, INT32_MIN}) bad("rope_scaling", [&] { std::memcpy(&c.rope_scaling, &v, sizeof v); });
+    for (const int v : {-1, 4, INT32_MAX, INT32_MIN})
+        bad("rope_scaling", [&] { std::memcpy(&c.rope_scaling, &v, sizeof v); });
     for (const ds_rope_scaling s : {DS_ROPE_LINEAR, DS_ROPE_YARN}) {
         for (const double v : {1.0, 4.0, 1e6}) good([&] { c.rope_scaling = s, c.rope_factor = v; });
-        for (const double v : {0.0, 0.999, -1.0, 1e6 + 1, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
+        for (const double v : {0.0, 0.999, -1.0, 1e6 + 1, std::numeric_limits<double>::quiet_NaN(),
+                               std::numeric_limits<double>::infinity()})
             bad("rope_factor", [&] { c.rope_scaling = s, c.rope_factor = v; });
     }
-    for (const ds_rope_scaling s : {DS_ROPE_FROM_FILE, DS_ROPE_NONE}) good([&] { c.rope_scaling = s, c.rope_factor = -5; });
+    for (const ds_rope_scaling s : {DS_ROPE_FROM_FILE, DS_ROPE_NONE})
+        good([&] { c.rope_scaling = s, c.rope_factor = -5; });
     bad("chat_template", [&] { c.chat_template = "no such template"; });
     bad(ds_chat_templates(), [&] { c.chat_template = "x"; });
     ds_host host{};
@@ -319,7 +359,7 @@ TEST_CASE("api: nothing is printed, whatever there is to say") {
     dup2(to, 1);
     dup2(to, 2);
     model_file f = micro_file("micro/llama");
-    f.parts.push_back({"extra", ds::format::f32, {4}, std::string(16, '\0')});    // worth a warning
+    f.parts.push_back({"extra", ds::format::f32, {4}, std::string(16, '\0')});  // worth a warning
     {
         const held_model m = hold(f);
         logits(engine(m.model, engine_config()), {1, 2, 3}, 512);

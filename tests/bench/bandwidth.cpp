@@ -1,5 +1,6 @@
-// A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread touches its own part first, so that on a
-// machine with several memory nodes the part lies near it; huge pages keep address translation out of the figure.
+// A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread
+// touches its own part first, so that on a machine with several memory nodes the part lies near it; huge
+// pages keep address translation out of the figure.
 #include "bandwidth.h"
 #include "median.h"
 #include "together.h"
@@ -23,7 +24,7 @@ namespace bench {
 
 namespace {
 
-constexpr size_t unit = 16384;     // a thread's part is a multiple of it
+constexpr size_t unit = 16384;  // a thread's part is a multiple of it
 
 uint8_t *map_buffer(size_t n) {
     void *const p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -32,7 +33,8 @@ uint8_t *map_buffer(size_t n) {
     return static_cast<uint8_t *>(p);
 }
 
-// Sums n bytes, read as `streams` streams side by side: which number is fastest depends on the prefetchers. Eight vectors a turn.
+// Sums n bytes, read as `streams` streams side by side: which number is fastest depends on the prefetchers.
+// Eight vectors a turn.
 using sum_fn = uint64_t (*)(const uint8_t *p, size_t n);
 
 template <size_t streams> uint64_t sum_plain(const uint8_t *p, size_t n) {
@@ -52,7 +54,9 @@ template <size_t streams> __attribute__((target("avx2"))) uint64_t sum_avx2(cons
     __m256i s[8] = {};
     const size_t stream = n / streams;
     for (size_t i = 0; i < stream; i += 256 / streams)
-        for (size_t k = 0; k < 8; ++k) s[k] = _mm256_add_epi64(s[k], _mm256_load_si256(reinterpret_cast<const __m256i *>(p + k % streams * stream + i + k / streams * 32)));
+        for (size_t k = 0; k < 8; ++k)
+            s[k] = _mm256_add_epi64(s[k], _mm256_load_si256(reinterpret_cast<const __m256i *>(
+                                              p + k % streams * stream + i + k / streams * 32)));
     for (size_t k = 1; k < 8; ++k) s[0] = _mm256_add_epi64(s[0], s[k]);
     alignas(32) uint64_t lanes[4];
     _mm256_store_si256(reinterpret_cast<__m256i *>(lanes), s[0]);
@@ -63,7 +67,8 @@ template <size_t streams> __attribute__((target("avx512f"))) uint64_t sum_avx512
     __m512i s[8] = {};
     const size_t stream = n / streams;
     for (size_t i = 0; i < stream; i += 512 / streams)
-        for (size_t k = 0; k < 8; ++k) s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(p + k % streams * stream + i + k / streams * 64));
+        for (size_t k = 0; k < 8; ++k)
+            s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(p + k % streams * stream + i + k / streams * 64));
     for (size_t k = 1; k < 8; ++k) s[0] = _mm512_add_epi64(s[0], s[k]);
     alignas(64) uint64_t lanes[8];
     _mm512_store_si512(lanes, s[0]);
@@ -79,7 +84,7 @@ std::array<sum_fn, 3> widest_sums() {
     return {sum_plain<1>, sum_plain<2>, sum_plain<4>};
 }
 
-} // namespace
+}  // namespace
 
 size_t reader::bytes() {
     const long llc = sysconf(_SC_LEVEL3_CACHE_SIZE);
@@ -88,15 +93,21 @@ size_t reader::bytes() {
 
 void reader::unmap::operator()(uint8_t *p) const { munmap(p, size); }
 
-reader::reader(unsigned threads) : threads_(threads), part_(bytes() / threads / unit * unit), data_(map_buffer(part_ * threads), unmap{part_ * threads}) {
-    shortest_pass(threads_, 1, [&](unsigned t) { std::memset(data_.get() + t * part_, 1, part_); }, [](unsigned, size_t) {});
+reader::reader(unsigned threads)
+    : threads_(threads), part_(bytes() / threads / unit * unit),
+      data_(map_buffer(part_ * threads), unmap{part_ * threads}) {
+    shortest_pass(
+        threads_, 1, [&](unsigned t) { std::memset(data_.get() + t * part_, 1, part_); },
+        [](unsigned, size_t) {});
 }
 
 void reader::pass() {
     const std::array<sum_fn, 3> sums = widest_sums();
     const size_t kind = passes_++ % sums.size();
-    std::atomic<uint64_t> total = 0;       // keeps the sums from being dropped
-    seconds_[kind].push_back(shortest_pass(threads_, 1, [](unsigned) {}, [&](unsigned t, size_t) { total += sums[kind](data_.get() + t * part_, part_); }));
+    std::atomic<uint64_t> total = 0;  // keeps the sums from being dropped
+    seconds_[kind].push_back(shortest_pass(
+        threads_, 1, [](unsigned) {},
+        [&](unsigned t, size_t) { total += sums[kind](data_.get() + t * part_, part_); }));
     total_ += total;
 }
 
@@ -114,4 +125,4 @@ double reader::usual() const {
     return total_ == 0 ? 0 : static_cast<double>(part_ * threads_) / least;
 }
 
-} // namespace bench
+}  // namespace bench

@@ -19,4 +19,4 @@ struct deleter {
 using model_ptr = std::unique_ptr<ds_model, deleter>;
 using engine_ptr = std::unique_ptr<ds_engine, deleter>;
 
-} // namespace bench
+}  // namespace bench

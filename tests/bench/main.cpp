@@ -1,4 +1,5 @@
-// bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the table and the JSON; nothing is measured here.
+// bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the
+// table and the JSON; nothing is measured here.
 #include "bandwidth.h"
 #include "device.h"
 #include "peak.h"
@@ -32,7 +33,8 @@ struct options {
 std::string processor_name() {
     std::ifstream in("/proc/cpuinfo");
     for (std::string line; std::getline(in, line);)
-        if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos) return line.substr(line.find(": ") + 2);
+        if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos)
+            return line.substr(line.find(": ") + 2);
     return "unknown";
 }
 
@@ -59,7 +61,8 @@ private:
     std::map<std::pair<std::string, unsigned>, double> known_;
 };
 
-// The limit that a test runs into: bytes read a second for a decode, integer operations a second for a prompt; 0 where it is not known.
+// The limit that a test runs into: bytes read a second for a decode, integer operations a second for a
+// prompt; 0 where it is not known.
 struct limits {
     bool known;
     integer_peaks peaks = {};
@@ -70,27 +73,33 @@ double reached(const bench::speed &s) { return s.decode ? s.bytes_per_second : s
 // ---- The table
 
 void print_machine(const std::map<unsigned, double> &bandwidth) {
-    std::printf("machine     %s, %u processors; instruction sets", processor_name().c_str(), ds::os::processor_count());
+    std::printf("machine     %s, %u processors; instruction sets", processor_name().c_str(),
+                ds::os::processor_count());
     for (const char *isa : ds::cpu_isas()) std::printf(" %s", isa);
     std::printf("\n");
     for (const auto &[threads, rate] : bandwidth)
-        std::printf("reads       %.1f GB/s with %u thread%s (a sum over %zu MiB, the best of 18)\n", rate / 1e9, threads, threads == 1 ? "" : "s", bench::reader::bytes() >> 20);
+        std::printf("reads       %.1f GB/s with %u thread%s (a sum over %zu MiB, the best of 18)\n",
+                    rate / 1e9, threads, threads == 1 ? "" : "s", bench::reader::bytes() >> 20);
 }
 
 void print_text(const bench::vocabulary_speed &v) {
     std::printf("vocabulary  %zu tokens, loaded in %.2f ms\n\n", v.tokens, 1e3 * v.load_seconds);
-    std::printf("| 1 MiB of text      |   tokens |      ms |   MB/s |\n|--------------------|---------:|--------:|-------:|\n");
+    std::printf("| 1 MiB of text      |   tokens |      ms |   MB/s "
+                "|\n|--------------------|---------:|--------:|-------:|\n");
     const auto lines = [](const char *suffix, const auto &list) {
         for (const auto &l : list)
-            std::printf("| %-18s | %8zu | %7.1f | %6.1f |\n", (l.name + suffix).c_str(), l.tokens, 1e3 * l.seconds, static_cast<double>(l.bytes) / 1e6 / l.seconds);
+            std::printf("| %-18s | %8zu | %7.1f | %6.1f |\n", (l.name + suffix).c_str(), l.tokens,
+                        1e3 * l.seconds, static_cast<double>(l.bytes) / 1e6 / l.seconds);
     };
     lines("", v.encode);
     lines(", back", v.decode);
 }
 
 void print_head() {
-    std::printf("\n| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   GB/s |  limit |  share |\n"
-                "|---------------------|--------:|-------------|-----------------:|---------:|--------:|-------:|-------:|-------:|\n");
+    std::printf("\n| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   "
+                "GB/s |  limit |  share |\n"
+                "|---------------------|--------:|-------------|-----------------:|---------:|--------:|-----"
+                "--:|-------:|-------:|\n");
 }
 
 std::string test_name(const bench::speed &s) {
@@ -101,7 +110,8 @@ std::string test_name(const bench::speed &s) {
 }
 
 void print_row(const bench::speed &s, double limit) {
-    std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads, s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
+    std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads,
+                s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
     if (s.bytes_per_second > 0) std::printf(" %6.1f |", s.bytes_per_second / 1e9);
     else std::printf("        |");
     if (limit > 0) std::printf(" %6.1f | %4.0f %% |\n", limit / 1e9, 100 * reached(s) / limit);
@@ -111,13 +121,16 @@ void print_row(const bench::speed &s, double limit) {
 
 void print_memory(const bench::memory &m) {
     const auto mebibytes = [](uint64_t n) { return static_cast<double>(n) / (1 << 20); };
-    std::printf("\nmemory      planned %.0f MiB, weights %.0f MiB of them; resident at most %.0f MiB\n", mebibytes(m.planned), mebibytes(m.weights), mebibytes(m.resident));
+    std::printf("\nmemory      planned %.0f MiB, weights %.0f MiB of them; resident at most %.0f MiB\n",
+                mebibytes(m.planned), mebibytes(m.weights), mebibytes(m.resident));
 }
 
 void print_prefix(const bench::prefix_speed &p) {
-    std::printf("\nprefix      %u tokens and %u of its own: first token after %.1f ms; with the prefix cached after %.1f ms, %.2f times a step over %u rows there (%.1f ms)\n", p.prefix, p.suffix,
-                1e3 * p.cold, 1e3 * p.warm, p.warm / p.step, p.suffix, 1e3 * p.step);
-    std::printf("steps       of %u answers behind it: %.2f ms, of which %.1f us outside the model\n", p.requests, 1e3 * p.decode, 1e6 * p.beside);
+    std::printf("\nprefix      %u tokens and %u of its own: first token after %.1f ms; with the prefix "
+                "cached after %.1f ms, %.2f times a step over %u rows there (%.1f ms)\n",
+                p.prefix, p.suffix, 1e3 * p.cold, 1e3 * p.warm, p.warm / p.step, p.suffix, 1e3 * p.step);
+    std::printf("steps       of %u answers behind it: %.2f ms, of which %.1f us outside the model\n",
+                p.requests, 1e3 * p.decode, 1e6 * p.beside);
 }
 
 // ---- JSON
@@ -127,7 +140,9 @@ using nlohmann::ordered_json;
 ordered_json json_of(const bench::vocabulary_speed &v) {
     ordered_json out = {{"tokens", v.tokens}, {"load_seconds", v.load_seconds}};
     const auto lines = [&](const char *name, const auto &list) {
-        for (const auto &l : list) out[name].push_back({{"text", l.name}, {"bytes", l.bytes}, {"tokens", l.tokens}, {"seconds", l.seconds}});
+        for (const auto &l : list)
+            out[name].push_back(
+                {{"text", l.name}, {"bytes", l.bytes}, {"tokens", l.tokens}, {"seconds", l.seconds}});
     };
     lines("encode", v.encode);
     lines("decode", v.decode);
@@ -135,8 +150,16 @@ ordered_json json_of(const bench::vocabulary_speed &v) {
 }
 
 ordered_json json_of(const bench::speed &s, double limit) {
-    ordered_json out = {{"test", s.decode ? "decode" : "prompt"}, {"tokens", s.tokens}, {"depth", s.depth}, {"requests", s.requests}, {"threads", s.threads}, {"isa", s.isa},
-                        {"tokens_per_second", s.median()}, {"tokens_per_second_best", s.best()}, {"repetitions", s.rates.size()}, {"ops_per_second", s.token_ops * s.best()}};
+    ordered_json out = {{"test", s.decode ? "decode" : "prompt"},
+                        {"tokens", s.tokens},
+                        {"depth", s.depth},
+                        {"requests", s.requests},
+                        {"threads", s.threads},
+                        {"isa", s.isa},
+                        {"tokens_per_second", s.median()},
+                        {"tokens_per_second_best", s.best()},
+                        {"repetitions", s.rates.size()},
+                        {"ops_per_second", s.token_ops * s.best()}};
     if (s.bytes_per_second > 0) out["bytes_per_second"] = s.bytes_per_second;
     if (s.decode) out["all_tokens_per_second_best"] = s.all_best;
     if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
@@ -144,8 +167,14 @@ ordered_json json_of(const bench::speed &s, double limit) {
 }
 
 ordered_json json_of(const bench::prefix_speed &p) {
-    return {{"prefix", p.prefix}, {"suffix", p.suffix}, {"requests", p.requests}, {"cold_seconds", p.cold}, {"warm_seconds", p.warm}, {"step_seconds", p.step},
-            {"decode_step_seconds", p.decode}, {"outside_model_seconds", p.beside}};
+    return {{"prefix", p.prefix},
+            {"suffix", p.suffix},
+            {"requests", p.requests},
+            {"cold_seconds", p.cold},
+            {"warm_seconds", p.warm},
+            {"step_seconds", p.step},
+            {"decode_step_seconds", p.decode},
+            {"outside_model_seconds", p.beside}};
 }
 
 // ---- Flags
@@ -158,40 +187,81 @@ void add_flags(CLI::App &app, options &o) {
     o.speed.requests = {1};
     o.speed.threads = processors > 1 ? std::vector<unsigned>{1, processors} : std::vector<unsigned>{1};
     const auto list = [&](const char *name, std::vector<unsigned> &to, const char *help, unsigned max) {
-        app.add_option(name, to, help)->delimiter(',')->allow_extra_args(false)->type_name("N,N,…")->check(CLI::Range(1u, max).description(""))->capture_default_str();
+        app.add_option(name, to, help)
+            ->delimiter(',')
+            ->allow_extra_args(false)
+            ->type_name("N,N,…")
+            ->check(CLI::Range(1u, max).description(""))
+            ->capture_default_str();
     };
-    app.add_option("MODEL", o.model, "GGUF file; of one without weights only the vocabulary is measured. Not with --device")->type_name("");
+    app.add_option("MODEL", o.model,
+                   "GGUF file; of one without weights only the vocabulary is measured. Not with --device")
+        ->type_name("");
     list("-p,--prompt", o.speed.prompts, "Prompt lengths", 1u << 20);
     list("-n,--new", o.speed.answers, "Answer lengths", 1u << 20);
     list("-d,--depth", o.speed.depths, "Positions before the answer", 1u << 20);
     list("-b,--requests", o.speed.requests, "Requests that decode at once", 4096);
     list("-t,--threads", o.speed.threads, "Threads", 1024);
-    app.add_option("-r,--repetitions", o.speed.repetitions, "Of each test, at least; it also runs for half a second at least")->type_name("N")->check(CLI::Range(1u, 1000u).description(""))->capture_default_str();
-    const std::map<std::string, ds_kv_type> kv = {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}, {"int8", DS_KV_INT8}};
-    app.add_option("--kv", o.speed.kv, "Number format of keys and values: f16, f32, int8 (of models of int8 only, and their default)")->transform(CLI::CheckedTransformer(kv, CLI::ignore_case).description(""))->type_name("TYPE");
+    app.add_option("-r,--repetitions", o.speed.repetitions,
+                   "Of each test, at least; it also runs for half a second at least")
+        ->type_name("N")
+        ->check(CLI::Range(1u, 1000u).description(""))
+        ->capture_default_str();
+    const std::map<std::string, ds_kv_type> kv = {
+        {"f16", DS_KV_F16}, {"f32", DS_KV_F32}, {"int8", DS_KV_INT8}};
+    app.add_option(
+           "--kv", o.speed.kv,
+           "Number format of keys and values: f16, f32, int8 (of models of int8 only, and their default)")
+        ->transform(CLI::CheckedTransformer(kv, CLI::ignore_case).description(""))
+        ->type_name("TYPE");
     const std::map<std::string, ds_mla_form> mla = {{"auto", DS_MLA_AUTO}, {"absorbed", DS_MLA_ABSORBED}};
-    app.add_option("--mla", o.speed.mla, "How latents are attended to: auto, absorbed")->transform(CLI::CheckedTransformer(mla, CLI::ignore_case).description(""))->type_name("FORM");
-    app.add_option("--isa", o.speed.isa, "Instruction set: scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best")->type_name("NAME");
-    app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")->type_name("N");
-    app.add_option("--prefix", o.prefix, "Measure instead what a shared prefix of so many tokens saves")->type_name("N")->check(CLI::Range(64u, 1u << 20).description(""));
-    app.add_option("--suffix", o.suffix, "Tokens of each request's own after it")->type_name("N")->check(CLI::Range(1u, 512u).description(""))->capture_default_str();
+    app.add_option("--mla", o.speed.mla, "How latents are attended to: auto, absorbed")
+        ->transform(CLI::CheckedTransformer(mla, CLI::ignore_case).description(""))
+        ->type_name("FORM");
+    app.add_option(
+           "--isa", o.speed.isa,
+           "Instruction set: scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best")
+        ->type_name("NAME");
+    app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")
+        ->type_name("N");
+    app.add_option("--prefix", o.prefix, "Measure instead what a shared prefix of so many tokens saves")
+        ->type_name("N")
+        ->check(CLI::Range(64u, 1u << 20).description(""));
+    app.add_option("--suffix", o.suffix, "Tokens of each request's own after it")
+        ->type_name("N")
+        ->check(CLI::Range(1u, 512u).description(""))
+        ->capture_default_str();
     app.add_flag("--no-text", o.no_text, "Leave out the vocabulary and the tokenizer");
     app.add_flag("--no-speed", o.no_speed, "Leave out prompts and answers");
-    app.add_flag("--no-limits", o.no_limits, "Leave out what this machine's memory and integer products give at most");
-    app.add_option("--device", o.device, "Measure instead a CUDA device, from 1 on: published shapes with random weights of int8; prints JSON, and a table to stderr")->type_name("N")->check(CLI::Range(1u, 1024u).description(""));
+    app.add_flag("--no-limits", o.no_limits,
+                 "Leave out what this machine's memory and integer products give at most");
+    app.add_option("--device", o.device,
+                   "Measure instead a CUDA device, from 1 on: published shapes with random weights of int8; "
+                   "prints JSON, and a table to stderr")
+        ->type_name("N")
+        ->check(CLI::Range(1u, 1024u).description(""));
     std::string parts;
     for (const std::string &name : bench::device_parts()) parts += (parts.empty() ? "" : ", ") + name;
-    app.add_option("--part", o.on_device.part, "Of a device, one part alone: " + parts)->type_name("NAME")->check(CLI::IsMember(bench::device_parts()).description(""));
+    app.add_option("--part", o.on_device.part, "Of a device, one part alone: " + parts)
+        ->type_name("NAME")
+        ->check(CLI::IsMember(bench::device_parts()).description(""));
     app.add_flag("--quick", o.on_device.quick, "Of a device's shapes, less");
     app.add_flag("--json", o.json, "JSON instead of tables");
-    app.footer("Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new token; the decode's rate begins after that.\n"
-               "Gop/s count two operations for each weight that a token is multiplied with, at the best rate; GB/s are the weights and the part of the cache\n"
-               "that a step of the decode reads, of routed experts those that any of its tokens is expected to meet. The limit of a decode is what as many\n"
-               "threads read from memory in a plain sum (a cache that holds the model gives more). Memory's speed may change from second to second: both are\n"
-               "medians of a decode with such a sum after every step. The limit of a prompt, of formats that are multiplied in integers, is what the\n"
-               "instruction set's integer product reaches on registers alone, in Gop/s, measured in the same run.\n"
-               "Texts that the vocabulary cannot spell are left out.\n\n"
-               "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 --no-text\n");
+    app.footer(
+        "Prompts and answers are random tokens. A prompt's rate is its tokens over the time to its first new "
+        "token; the decode's rate begins after that.\n"
+        "Gop/s count two operations for each weight that a token is multiplied with, at the best rate; GB/s "
+        "are the weights and the part of the cache\n"
+        "that a step of the decode reads, of routed experts those that any of its tokens is expected to "
+        "meet. The limit of a decode is what as many\n"
+        "threads read from memory in a plain sum (a cache that holds the model gives more). Memory's speed "
+        "may change from second to second: both are\n"
+        "medians of a decode with such a sum after every step. The limit of a prompt, of formats that are "
+        "multiplied in integers, is what the\n"
+        "instruction set's integer product reaches on registers alone, in Gop/s, measured in the same run.\n"
+        "Texts that the vocabulary cannot spell are left out.\n\n"
+        "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 "
+        "--no-text\n");
 }
 
 int run(options &o) {
@@ -205,8 +275,10 @@ int run(options &o) {
     std::map<unsigned, double> bandwidth;
     if (weights && !o.no_limits) bandwidth = bandwidths(o.speed.threads);
     o.speed.reads = !o.no_limits;
-    ordered_json out = {{"model", o.model}, {"processor", processor_name()}, {"processors", ds::os::processor_count()}};
-    for (const auto &[threads, rate] : bandwidth) out["read_bandwidth"].push_back({{"threads", threads}, {"bytes_per_second", rate}});
+    ordered_json out = {
+        {"model", o.model}, {"processor", processor_name()}, {"processors", ds::os::processor_count()}};
+    for (const auto &[threads, rate] : bandwidth)
+        out["read_bandwidth"].push_back({{"threads", threads}, {"bytes_per_second", rate}});
     if (!o.json) print_machine(bandwidth);
     if (!o.no_text) {
         const bench::vocabulary_speed v = bench::measure_vocabulary(o.model);
@@ -220,7 +292,8 @@ int run(options &o) {
             if (o.json) out["speed"].push_back(json_of(s, limit.of(s)));
             else print_row(s, limit.of(s));
         });
-        if (o.json) out["memory"] = {{"planned", m.planned}, {"weights", m.weights}, {"peak_resident", m.resident}};
+        if (o.json)
+            out["memory"] = {{"planned", m.planned}, {"weights", m.weights}, {"peak_resident", m.resident}};
         else print_memory(m);
     }
     if (o.json) std::printf("%s\n", out.dump(2).c_str());
@@ -229,14 +302,16 @@ int run(options &o) {
 
 // A full disk, say.
 void check_output() {
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw std::runtime_error("standard output: could not be written");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout))
+        throw std::runtime_error("standard output: could not be written");
 }
 
-} // namespace
+}  // namespace
 
 int main(int argc, char **argv) {
     options o;
-    CLI::App app("Measures the speed of a GGUF file on this machine: vocabulary, tokenizer, prompts, answers.");
+    CLI::App app(
+        "Measures the speed of a GGUF file on this machine: vocabulary, tokenizer, prompts, answers.");
     add_flags(app, o);
     try {
         app.parse(argc, argv);

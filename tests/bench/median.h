@@ -12,4 +12,4 @@ inline double median(std::vector<double> v) {
     return (v[v.size() / 2] + v[(v.size() - 1) / 2]) / 2;
 }
 
-} // namespace bench
+}  // namespace bench

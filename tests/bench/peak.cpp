@@ -1,5 +1,6 @@
-// Chains of the one integer product that an instruction set's I8 kernels are made of, on registers alone, enough of them side by side to hide its latency.
-// A chain's operands are made opaque, so that no compiler folds it.
+// Chains of the one integer product that an instruction set's I8 kernels are made of, on registers alone,
+// enough of them side by side to hide its latency. A chain's operands are made opaque, so that no compiler
+// folds it.
 #include "peak.h"
 #include "together.h"
 
@@ -20,13 +21,14 @@ namespace {
 constexpr uint64_t turns = 4 << 20;
 constexpr size_t tries = 8;
 constexpr int chains = 12;
-#define DS_ALL_CHAINS _Pragma("GCC unroll 12") for (int j = 0; j < chains; ++j)      // unrolled, so that they stay in registers
+#define DS_ALL_CHAINS                                                                                        \
+    _Pragma("GCC unroll 12") for (int j = 0; j < chains; ++j)  // unrolled, so that they stay in registers
 
 // Runs `turns` turns and gives how many operations those were.
 using chains_fn = double (*)();
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"), noinline)) double chains_avx2() {     // 16 products of int16 and their sums
+__attribute__((target("avx2"), noinline)) double chains_avx2() {  // 16 products of int16 and their sums
     __m256i sum[chains], a = _mm256_set1_epi16(3), b = _mm256_set1_epi16(5);
     DS_ALL_CHAINS sum[j] = _mm256_setzero_si256();
     for (uint64_t i = 0; i < turns; ++i) {
@@ -52,7 +54,8 @@ __attribute__((target("avx512f,avx512bw"), noinline)) double chains_avx512() {
     return static_cast<double>(turns) * chains * 2 * 32;
 }
 
-__attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnni() {     // 64 products of bytes
+// 64 products of bytes
+__attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnni() {
     __m512i sum[chains], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
     DS_ALL_CHAINS sum[j] = _mm512_setzero_si512();
     for (uint64_t i = 0; i < turns; ++i) {
@@ -65,8 +68,10 @@ __attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnn
     return static_cast<double>(turns) * chains * 2 * 64;
 }
 
-// 16 x 16 products of 64 bytes each. The tables of instruction sets have asked the system for the tiles before. Of numbers: zeros are multiplied a quarter faster.
-// The loads are written out, since GCC's own functions tell the compiler of a few bytes of what they read, or of none, and the stores to the rest are dropped.
+// 16 x 16 products of 64 bytes each. The tables of instruction sets have asked the system for the tiles
+// before. Of numbers: zeros are multiplied a quarter faster. The loads are written out, since GCC's own
+// functions tell the compiler of a few bytes of what they read, or of none, and the stores to the rest are
+// dropped.
 __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
     struct {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -77,9 +82,15 @@ __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
     uint32_t random = 1;
     for (uint8_t &x : numbers) x = static_cast<uint8_t>((random = random * 1664525 + 1013904223) >> 24);
     __asm__ volatile("ldtilecfg (%0)" : : "r"(&config) : "memory");
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\ttileloadd (%0,%1,1), %%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"
-                     : : "r"(numbers), "r"(uint64_t{64}) : "memory");
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\ttileloadd (%0,%1,1), "
+                     "%%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"
+                     :
+                     : "r"(numbers), "r"(uint64_t{64})
+                     : "memory");
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
     for (uint64_t i = 0; i < turns / 16; ++i) {
         _tile_dpbssd(0, 4, 6);
         _tile_dpbssd(1, 4, 7);
@@ -92,7 +103,7 @@ __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
 #elif defined(__aarch64__)
 #pragma GCC push_options
 #pragma GCC target("arch=armv8.2-a+dotprod")
-__attribute__((noinline)) double chains_neon() {                     // 16 products of bytes
+__attribute__((noinline)) double chains_neon() {  // 16 products of bytes
     int32x4_t sum[chains];
     int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(5);
     DS_ALL_CHAINS sum[j] = vdupq_n_s32(0);
@@ -114,7 +125,10 @@ chains_fn chains_of(const std::string &isa) {
         chains_fn run;
     } list[] = {
 #if defined(__x86_64__)
-        {"avx2", chains_avx2}, {"avx512", chains_avx512}, {"avx512_vnni", chains_avx512_vnni}, {"amx", chains_amx},
+        {"avx2", chains_avx2},
+        {"avx512", chains_avx512},
+        {"avx512_vnni", chains_avx512_vnni},
+        {"amx", chains_amx},
 #elif defined(__aarch64__)
         {"neon", chains_neon},
 #endif
@@ -125,14 +139,15 @@ chains_fn chains_of(const std::string &isa) {
     return nullptr;
 }
 
-} // namespace
+}  // namespace
 
 double integer_peak(const std::string &isa, unsigned threads) {
     const chains_fn run = chains_of(isa);
     if (!run) return 0;
     std::atomic<uint64_t> ops = 0;
-    const double seconds = shortest_pass(threads, tries, [](unsigned) {}, [&](unsigned, size_t) { ops += static_cast<uint64_t>(run()); });
+    const double seconds = shortest_pass(
+        threads, tries, [](unsigned) {}, [&](unsigned, size_t) { ops += static_cast<uint64_t>(run()); });
     return static_cast<double>(ops) / tries / seconds;
 }
 
-} // namespace bench
+}  // namespace bench

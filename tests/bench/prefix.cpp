@@ -1,4 +1,5 @@
-// The step to compare with is the last of a prompt that is read in steps of as many rows as the suffix has, at the same depth, with nothing cached.
+// The step to compare with is the last of a prompt that is read in steps of as many rows as the suffix has,
+// at the same depth, with nothing cached.
 #include "prefix.h"
 
 #include "handles.h"
@@ -13,9 +14,12 @@ namespace bench {
 
 namespace {
 
-struct steps { std::vector<double> all, beside; };    // seconds
+struct steps {
+    std::vector<double> all, beside;
+};  // seconds
 
-engine_ptr make_engine(const ds_model *m, const speed_options &o, uint32_t context, uint32_t requests, uint32_t step_tokens, steps *to) {
+engine_ptr make_engine(const ds_model *m, const speed_options &o, uint32_t context, uint32_t requests,
+                       uint32_t step_tokens, steps *to) {
     ds_engine_config c{};
     c.struct_size = sizeof c;
     c.threads = *std::max_element(o.threads.begin(), o.threads.end());
@@ -48,7 +52,8 @@ std::vector<ds_token> prompt_of(unsigned prefix, unsigned suffix, unsigned which
 }
 
 // Seconds from the first of `requests` submissions to the end of the last.
-double run(ds_engine *e, const std::vector<ds_token> &prompt, unsigned requests, uint32_t new_tokens, uint32_t flags) {
+double run(ds_engine *e, const std::vector<ds_token> &prompt, unsigned requests, uint32_t new_tokens,
+           uint32_t flags) {
     ds_request r{};
     r.struct_size = sizeof r;
     r.prompt = prompt.data();
@@ -70,9 +75,10 @@ double run(ds_engine *e, const std::vector<ds_token> &prompt, unsigned requests,
     return ds::os::seconds() - begin;
 }
 
-} // namespace
+}  // namespace
 
-prefix_speed measure_prefix(const std::string &path, const speed_options &o, unsigned prefix, unsigned suffix) {
+prefix_speed measure_prefix(const std::string &path, const speed_options &o, unsigned prefix,
+                            unsigned suffix) {
     ds_error err;
     ds_model *handle = nullptr;
     check(ds_model_load(path.c_str(), nullptr, &handle, &err), err);
@@ -80,15 +86,18 @@ prefix_speed measure_prefix(const std::string &path, const speed_options &o, uns
     ds_model_info info{};
     info.struct_size = sizeof info;
     check(ds_model_get_info(m.get(), &info, &err), err);
-    if (prefix + suffix + 40 > info.context_length) throw std::runtime_error("the prefix does not fit the context");
+    if (prefix + suffix + 40 > info.context_length)
+        throw std::runtime_error("the prefix does not fit the context");
     const unsigned requests = *std::max_element(o.requests.begin(), o.requests.end());
     prefix_speed out{prefix, suffix, requests, 0, 0, 0, 0, 0};
     steps seen;
     const engine_ptr e = make_engine(m.get(), o, prefix + suffix + 40, requests, o.step_tokens, &seen);
-    run(e.get(), prompt_of(32, 0, 0, info.vocabulary), 1, 4, DS_REQUEST_NO_CACHE);    // file pages in memory, threads awake
+    // file pages in memory, threads awake
+    run(e.get(), prompt_of(32, 0, 0, info.vocabulary), 1, 4, DS_REQUEST_NO_CACHE);
     out.cold = run(e.get(), prompt_of(prefix, suffix, 0, info.vocabulary), 1, 1, 0);
     std::vector<double> warm;
-    for (unsigned i = 1; i <= std::max(3u, o.repetitions); ++i) warm.push_back(run(e.get(), prompt_of(prefix, suffix, i, info.vocabulary), 1, 1, 0));
+    for (unsigned i = 1; i <= std::max(3u, o.repetitions); ++i)
+        warm.push_back(run(e.get(), prompt_of(prefix, suffix, i, info.vocabulary), 1, 1, 0));
     out.warm = median(warm);
     const std::vector<ds_token> shared = prompt_of(prefix, 0, 0, info.vocabulary);
     run(e.get(), shared, requests, 4, 0);
@@ -99,9 +108,10 @@ prefix_speed measure_prefix(const std::string &path, const speed_options &o, uns
 
     const engine_ptr slow = make_engine(m.get(), o, prefix + suffix + 40, 1, suffix, &seen);
     seen = {};
-    run(slow.get(), prompt_of(prefix - prefix % suffix, suffix, 0, info.vocabulary), 1, 1, DS_REQUEST_NO_CACHE);
-    out.step = median({seen.all.end() - 3, seen.all.end()});    // the last three, at nearly the same depth
+    run(slow.get(), prompt_of(prefix - prefix % suffix, suffix, 0, info.vocabulary), 1, 1,
+        DS_REQUEST_NO_CACHE);
+    out.step = median({seen.all.end() - 3, seen.all.end()});  // the last three, at nearly the same depth
     return out;
 }
 
-} // namespace bench
+}  // namespace bench

@@ -1,5 +1,6 @@
-// A prompt's rate is its length over the time to the step that gave its first token; a decode's rate counts what comes after every request has its
-// first token. Each size runs once unmeasured, so that file pages are in memory and threads awake, then as often as asked and for half a second at least.
+// A prompt's rate is its length over the time to the step that gave its first token; a decode's rate counts
+// what comes after every request has its first token. Each size runs once unmeasured, so that file pages are
+// in memory and threads awake, then as often as asked and for half a second at least.
 #include "speed.h"
 
 #include "bandwidth.h"
@@ -19,15 +20,20 @@ namespace bench {
 
 namespace {
 
-// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head is tied to it; of a prompt, only the last
-// token goes through the head. Of routed experts a token meets a share, and a step of several tokens reads those that any of them meets.
+// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head
+// is tied to it; of a prompt, only the last token goes through the head. Of routed experts a token meets a
+// share, and a step of several tokens reads those that any of them meets.
 struct weights {
-    double bytes = 0, expert_bytes = 0;                   // expert_bytes: of all routed experts, apart from bytes
-    double body = 0, head = 0, floats = 0;                // elements that a token is multiplied with; floats: of body and head
-    double share = 0;                                     // of the experts, that a token meets
+    // expert_bytes: of all routed experts, apart from bytes
+    double bytes = 0, expert_bytes = 0;
+    // elements that a token is multiplied with; floats: of body and head
+    double body = 0, head = 0, floats = 0;
+    double share = 0;  // of the experts, that a token meets
     bool integers() const { return floats < (body + head) / 2; }
     // Expected where every token chooses for itself and no expert is preferred.
-    double step_bytes(unsigned tokens) const { return bytes + expert_bytes * (1 - std::pow(1 - share, tokens)); }
+    double step_bytes(unsigned tokens) const {
+        return bytes + expert_bytes * (1 - std::pow(1 - share, tokens));
+    }
 };
 bool of_experts(std::string_view name) { return name.find("_exps.weight") != name.npos; }
 
@@ -40,13 +46,16 @@ weights weights_of(const std::string &path) {
     for (const ds::gguf_tensor &t : file.tensors()) {
         if (t.name == "token_embd.weight" && t.name != head) continue;
         int64_t layer = 0;
-        if (t.name.starts_with("blk.")) std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), layer);
-        if (layer >= h.layers) continue;                  // for predicting one more token; not run
+        if (t.name.starts_with("blk."))
+            std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), layer);
+        if (layer >= h.layers) continue;  // for predicting one more token; not run
         (of_experts(t.name) ? w.expert_bytes : w.bytes) += static_cast<double>(t.bytes);
         if (t.rank < 2 || t.name.ends_with("_scale")) continue;
-        const double elements = static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]) * (of_experts(t.name) ? w.share : 1);
+        const double elements =
+            static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]) * (of_experts(t.name) ? w.share : 1);
         (t.name == head ? w.head : w.body) += elements;
-        if (t.type == ds::format::f32 || t.type == ds::format::f16 || t.type == ds::format::bf16) w.floats += elements;
+        if (t.type == ds::format::f32 || t.type == ds::format::f16 || t.type == ds::format::bf16)
+            w.floats += elements;
     }
     return w;
 }
@@ -63,7 +72,8 @@ bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned th
     ds_model_info info{};
     info.struct_size = sizeof info;
     check(ds_model_get_info(m.get(), &info, &err), err);
-    const unsigned prompt = *std::max_element(o.prompts.begin(), o.prompts.end()), answer = *std::max_element(o.answers.begin(), o.answers.end());
+    const unsigned prompt = *std::max_element(o.prompts.begin(), o.prompts.end()),
+                   answer = *std::max_element(o.answers.begin(), o.answers.end());
     const unsigned depth = *std::max_element(o.depths.begin(), o.depths.end());
     ds_engine_config c{};
     c.struct_size = sizeof c;
@@ -83,16 +93,18 @@ bench_engine make_engine(const model_ptr &m, const speed_options &o, unsigned th
 }
 
 struct times {
-    double prompt, decode;      // seconds
-    uint64_t decoded;           // tokens in `decode`
+    double prompt, decode;  // seconds
+    uint64_t decoded;       // tokens in `decode`
 };
 
-// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the end. After every step of the decode comes
-// `between`, with the step's seconds; its own do not count.
-times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer, const std::function<void(double)> &between = {}) {
+// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the
+// end. After every step of the decode comes `between`, with the step's seconds; its own do not count.
+times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer,
+          const std::function<void(double)> &between = {}) {
     std::vector<ds_token> ids(prompt);
     uint32_t random = 12345;
-    for (ds_token &t : ids) random = random * 1664525u + 1013904223u, t = static_cast<ds_token>((random >> 8) % b.vocabulary);
+    for (ds_token &t : ids)
+        random = random * 1664525u + 1013904223u, t = static_cast<ds_token>((random >> 8) % b.vocabulary);
     ds_request r{};
     r.struct_size = sizeof r;
     r.prompt = ids.data();
@@ -115,7 +127,9 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
         const bool all_begun = begun.size() == requests;
         for (const ds_event *e : std::span(events, count)) {
             if (e->type == DS_EVENT_DONE) {
-                if (e->finish != DS_FINISH_LENGTH) throw std::runtime_error(std::string("a request ended early: ") + ds_status_name(e->status));
+                if (e->finish != DS_FINISH_LENGTH)
+                    throw std::runtime_error(std::string("a request ended early: ") +
+                                             ds_status_name(e->status));
                 ++done;
             } else {
                 begun.insert(e->request);
@@ -133,7 +147,8 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
     return t;
 }
 
-// Linux: the peak of the resident set can be set back to what it is now (proc(5), clear_refs), so that what ran before does not count.
+// Linux: the peak of the resident set can be set back to what it is now (proc(5), clear_refs), so that what
+// ran before does not count.
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
 uint64_t peak_resident() {
     std::ifstream in("/proc/self/status");
@@ -146,12 +161,17 @@ uint64_t peak_resident() {
 template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
     rate();
     std::vector<double> out;
-    for (const double begin = ds::os::seconds(); out.size() < repetitions || (ds::os::seconds() - begin < 0.5 && out.size() < 1000);) out.push_back(rate());
+    for (const double begin = ds::os::seconds();
+         out.size() < repetitions || (ds::os::seconds() - begin < 0.5 && out.size() < 1000);)
+        out.push_back(rate());
     return out;
 }
 
-// A decode with a read of memory after every step: the usual step's seconds, and the usual read's bytes a second.
-struct beside { double step, read; };
+// A decode with a read of memory after every step: the usual step's seconds, and the usual read's bytes a
+// second.
+struct beside {
+    double step, read;
+};
 beside beside_reads(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer) {
     reader memory(b.threads);
     std::vector<double> steps;
@@ -169,12 +189,13 @@ std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsi
     return out;
 }
 
-} // namespace
+}  // namespace
 
 double speed::median() const { return bench::median(rates); }
 double speed::best() const { return *std::max_element(rates.begin(), rates.end()); }
 
-memory measure(const std::string &path, const speed_options &o, const std::function<void(const speed &)> &each) {
+memory measure(const std::string &path, const speed_options &o,
+               const std::function<void(const speed &)> &each) {
     const weights w = weights_of(path);
     memory used;
     forget_peak();
@@ -189,7 +210,9 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
         s.struct_size = sizeof s;
         check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
         for (const unsigned n : cut(o.prompts, 1, b.context - 1))
-            each({false, s.threads, 1, 0, n, s.isa, repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body, w.integers(), 0, 0});
+            each({false, s.threads, 1, 0, n, s.isa,
+                  repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body,
+                  w.integers(), 0, 0});
         for (const unsigned requests : o.requests)
             for (const unsigned depth : cut(o.depths, 1, b.context - 2))
                 for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
@@ -199,9 +222,13 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
                         all_best = std::max(all_best, requests * (depth + n + 1) / (t.prompt + t.decode));
                         return static_cast<double>(t.decoded) / t.decode;
                     };
-                    const double cache = static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
+                    const double cache =
+                        static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
                     const std::vector<double> rates = repeat(o.repetitions, rate);
-                    speed one{true, s.threads, requests, depth, n, s.isa, rates, all_best, 2 * (w.body + w.head), w.integers(), 0, 0};
+                    speed one{true,         s.threads, requests,
+                              depth,        n,         s.isa,
+                              rates,        all_best,  2 * (w.body + w.head),
+                              w.integers(), 0,         0};
                     if (o.reads) {
                         used.resident = std::max(used.resident, peak_resident());
                         const auto [step, read] = beside_reads(b, requests, depth, n + 1);
@@ -216,4 +243,4 @@ memory measure(const std::string &path, const speed_options &o, const std::funct
     return used;
 }
 
-} // namespace bench
+}  // namespace bench

@@ -1,4 +1,5 @@
-// Texts of 1 MiB: three like people write, and runs of one character class, which a careless pre-tokenizer or merge loop takes quadratic time for.
+// Texts of 1 MiB: three like people write, and runs of one character class, which a careless pre-tokenizer or
+// merge loop takes quadratic time for.
 #include "text.h"
 
 #include "../../llm/text/tokenizer.h"
@@ -27,8 +28,10 @@ std::string repeated(std::string_view piece) {
     return out;
 }
 
-// Words drawn with a bias to the front of the list, as in speech; `gap` between them, and now and then a line's end.
-std::string words(const std::vector<std::string_view> &list, std::string_view gap, std::string_view line_end) {
+// Words drawn with a bias to the front of the list, as in speech; `gap` between them, and now and then a
+// line's end.
+std::string words(const std::vector<std::string_view> &list, std::string_view gap,
+                  std::string_view line_end) {
     std::string out;
     uint32_t random = 1;
     const auto draw = [&] { return (random = random * 1664525u + 1013904223u) >> 8; };
@@ -41,21 +44,80 @@ std::string words(const std::vector<std::string_view> &list, std::string_view ga
 }
 
 std::vector<std::pair<std::string, std::string>> texts() {
-    const std::vector<std::string_view> english = {"the", "of", "and", "to", "a", "in", "that", "it", "was", "we", "is", "for", "on", "with", "as", "at", "by", "which", "from", "not",
-        "water", "people", "between", "number", "because", "another", "thought", "answer", "question", "government", "mathematics", "remainder", "understanding", "Paris", "1984", "it's", "don't",
-        "twenty-one", "3.14", "(perhaps)", "nevertheless", "photosynthesis"};
-    const std::vector<std::string_view> chinese = {"的", "一", "是", "不", "我们", "在", "有", "人", "这个", "中国", "大", "来", "上", "问题", "时间", "计算", "如果", "因此", "等于", "答案", "2024年", "函数", "深度学习", "：", "、"};
-    const std::vector<std::string_view> code = {"int", "i", "=", "0;", "return", "(", ")", "{", "}", "if", "for", "const", "x[i]", "+=", "->next", "//", "size_t", "nullptr", "std::vector<int>", "0x7f", "\"%d\\n\"", "    ", "template"};
-    return {{"English", words(english, " ", ".\n")},
-            {"Chinese", words(chinese, "", "。\n")},
-            {"code", words(code, " ", "\n    ")},
-            {"run of letters", repeated("a")},
-            {"run of digits", repeated("7")},
-            {"run of spaces", repeated(" ")},
-            {"run of line feeds", repeated("\n")},
-            {"run of punctuation", repeated("!")},
-            {"run of ideographs", repeated("中")},
-            {"run of emoji", repeated("😀")},
+    const std::vector<std::string_view> english = {"the",
+                                                   "of",
+                                                   "and",
+                                                   "to",
+                                                   "a",
+                                                   "in",
+                                                   "that",
+                                                   "it",
+                                                   "was",
+                                                   "we",
+                                                   "is",
+                                                   "for",
+                                                   "on",
+                                                   "with",
+                                                   "as",
+                                                   "at",
+                                                   "by",
+                                                   "which",
+                                                   "from",
+                                                   "not",
+                                                   "water",
+                                                   "people",
+                                                   "between",
+                                                   "number",
+                                                   "because",
+                                                   "another",
+                                                   "thought",
+                                                   "answer",
+                                                   "question",
+                                                   "government",
+                                                   "mathematics",
+                                                   "remainder",
+                                                   "understanding",
+                                                   "Paris",
+                                                   "1984",
+                                                   "it's",
+                                                   "don't",
+                                                   "twenty-one",
+                                                   "3.14",
+                                                   "(perhaps)",
+                                                   "nevertheless",
+                                                   "photosynthesis"};
+    const std::vector<std::string_view> chinese = {
+        "的",   "一",   "是",     "不",   "我们",     "在",   "有",   "人",   "这个",
+        "中国", "大",   "来",     "上",   "问题",     "时间", "计算", "如果", "因此",
+        "等于", "答案", "2024年", "函数", "深度学习", "：",   "、"};
+    const std::vector<std::string_view> code = {"int",
+                                                "i",
+                                                "=",
+                                                "0;",
+                                                "return",
+                                                "(",
+                                                ")",
+                                                "{",
+                                                "}",
+                                                "if",
+                                                "for",
+                                                "const",
+                                                "x[i]",
+                                                "+=",
+                                                "->next",
+                                                "//",
+                                                "size_t",
+                                                "nullptr",
+                                                "std::vector<int>",
+                                                "0x7f",
+                                                "\"%d\\n\"",
+                                                "    ",
+                                                "template"};
+    return {{"English", words(english, " ", ".\n")}, {"Chinese", words(chinese, "", "。\n")},
+            {"code", words(code, " ", "\n    ")},    {"run of letters", repeated("a")},
+            {"run of digits", repeated("7")},        {"run of spaces", repeated(" ")},
+            {"run of line feeds", repeated("\n")},   {"run of punctuation", repeated("!")},
+            {"run of ideographs", repeated("中")},   {"run of emoji", repeated("😀")},
             {"run of bad bytes", repeated("\xff")}};
 }
 
@@ -71,7 +133,7 @@ bool can_spell(const ds::tokenizer &t, const std::string &text) {
     }
 }
 
-} // namespace
+}  // namespace
 
 vocabulary_speed measure_vocabulary(const std::string &path) {
     vocabulary_speed out;
@@ -100,4 +162,4 @@ vocabulary_speed measure_vocabulary(const std::string &path) {
     return out;
 }
 
-} // namespace bench
+}  // namespace bench

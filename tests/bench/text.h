@@ -9,11 +9,11 @@ namespace bench {
 
 struct vocabulary_speed {
     size_t tokens = 0;
-    double load_seconds = 0;          // file opened to vocabulary ready; the best of some
+    double load_seconds = 0;  // file opened to vocabulary ready; the best of some
     struct line {
         std::string name;
         size_t bytes, tokens;
-        double seconds;               // the best of some
+        double seconds;  // the best of some
     };
     std::vector<line> encode, decode;
 };
@@ -21,4 +21,4 @@ struct vocabulary_speed {
 // Throws ds::error.
 vocabulary_speed measure_vocabulary(const std::string &path);
 
-} // namespace bench
+}  // namespace bench

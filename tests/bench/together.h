@@ -1,4 +1,5 @@
-// Passes that some threads make together, timed by the threads themselves: another one that watched them would have no processor of its own.
+// Passes that some threads make together, timed by the threads themselves: another one that watched them
+// would have no processor of its own.
 #pragma once
 
 #include "../../tensor/os.h"
@@ -12,9 +13,13 @@
 
 namespace bench {
 
-// prepare(thread) once, then work(thread, pass); gives the seconds of the shortest pass, from the first thread's begin to the last one's end.
-template <class P, class W> double shortest_pass(unsigned threads, size_t passes, const P &prepare, const W &work) {
-    struct span { double begin, end; };
+// prepare(thread) once, then work(thread, pass); gives the seconds of the shortest pass, from the first
+// thread's begin to the last one's end.
+template <class P, class W>
+double shortest_pass(unsigned threads, size_t passes, const P &prepare, const W &work) {
+    struct span {
+        double begin, end;
+    };
     std::vector<std::vector<span>> spans(threads, std::vector<span>(passes));
     std::barrier line(threads);
     std::vector<std::thread> workers;
@@ -32,10 +37,11 @@ template <class P, class W> double shortest_pass(unsigned threads, size_t passes
     double best = std::numeric_limits<double>::infinity();
     for (size_t pass = 0; pass < passes; ++pass) {
         span all = spans[0][pass];
-        for (const auto &s : spans) all = {std::min(all.begin, s[pass].begin), std::max(all.end, s[pass].end)};
+        for (const auto &s : spans)
+            all = {std::min(all.begin, s[pass].begin), std::max(all.end, s[pass].end)};
         best = std::min(best, all.end - all.begin);
     }
     return best;
 }
 
-} // namespace bench
+}  // namespace bench

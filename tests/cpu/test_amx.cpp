@@ -1,7 +1,8 @@
-// The kernels of AMX where there is no AMX: the same source (ggml-cpu/isa/amx.inl) over a model of the tile registers, which does what Intel's manual says of
-// each instruction (volume 2A, "LDTILECFG" and its fellows, palette 1) and records a fault where the processor would raise one. Their bytes are held against
-// exact sums and scalar's kernels. Every array has exactly its size and the model copies what an instruction reads, so that a build with sanitizers sees any
-// byte beyond.
+// The kernels of AMX where there is no AMX: the same source (ggml-cpu/isa/amx.inl) over a model of the tile
+// registers, which does what Intel's manual says of each instruction (volume 2A, "LDTILECFG" and its fellows,
+// palette 1) and records a fault where the processor would raise one. Their bytes are held against exact sums
+// and scalar's kernels. Every array has exactly its size and the model copies what an instruction reads, so
+// that a build with sanitizers sees any byte beyond.
 #include "../../ggml-cpu/cpu.h"
 #include "../../ggml-cpu/isa/isa.h"
 #include "../../ggml-cpu/isa/target.h"
@@ -23,11 +24,13 @@ namespace amx_model {
 namespace {
 
 struct machine {
-    struct { int bytes, rows; } shape[8] = {};       // bytes a row; 0: not valid
+    struct {
+        int bytes, rows;
+    } shape[8] = {};  // bytes a row; 0: not valid
     uint8_t data[8][16][64] = {};
     bool configured = false;
     long configurations = 0, releases = 0, products = 0;
-    std::string fault;                               // the first
+    std::string fault;  // the first
     void require(bool good, const char *what) {
         if (!good && fault.empty()) fault = what;
     }
@@ -39,7 +42,9 @@ struct machine {
     void clear(int t, int from_row) { memset(data[t][from_row], 0, static_cast<size_t>(16 - from_row) * 64); }
 } state;
 
-bool zeros(const uint8_t *p, int begin, int end) { return std::all_of(p + begin, p + end, [](uint8_t b) { return b == 0; }); }
+bool zeros(const uint8_t *p, int begin, int end) {
+    return std::all_of(p + begin, p + end, [](uint8_t b) { return b == 0; });
+}
 
 struct tiles {
     static void configure(const void *shapes) {
@@ -47,7 +52,8 @@ struct tiles {
         memcpy(b, shapes, sizeof b);
         state.require(b[0] == 1, "a palette other than 1");
         state.require(b[1] == 0, "a start row");
-        state.require(zeros(b, 2, 16) && zeros(b, 32, 48) && zeros(b, 56, 64), "reserved bytes of a configuration");
+        state.require(zeros(b, 2, 16) && zeros(b, 32, 48) && zeros(b, 56, 64),
+                      "reserved bytes of a configuration");
         for (int t = 0; t < 8; ++t) {
             const int bytes = b[16 + 2 * t] | b[17 + 2 * t] << 8, rows = b[48 + t];
             state.require(bytes <= 64 && rows <= 16 && (bytes == 0) == (rows == 0), "a tile's shape");
@@ -73,12 +79,14 @@ struct tiles {
         if (!state.usable(t)) return;
         state.clear(t, 0);
         for (int r = 0; r < state.shape[t].rows; ++r)
-            memcpy(state.data[t][r], static_cast<const char *>(p) + static_cast<size_t>(r) * stride, static_cast<size_t>(state.shape[t].bytes));
+            memcpy(state.data[t][r], static_cast<const char *>(p) + static_cast<size_t>(r) * stride,
+                   static_cast<size_t>(state.shape[t].bytes));
     }
     template <int t> static void store(void *p, size_t stride) {
         if (!state.usable(t)) return;
         for (int r = 0; r < state.shape[t].rows; ++r)
-            memcpy(static_cast<char *>(p) + static_cast<size_t>(r) * stride, state.data[t][r], static_cast<size_t>(state.shape[t].bytes));
+            memcpy(static_cast<char *>(p) + static_cast<size_t>(r) * stride, state.data[t][r],
+                   static_cast<size_t>(state.shape[t].bytes));
     }
     template <int sums, int a, int b> static void product() {
         static_assert(sums != a && sums != b && a != b, "TDPBSSD takes three tiles");
@@ -89,10 +97,11 @@ struct tiles {
         if (!state.fault.empty()) return;
         for (int m = 0; m < c.rows; ++m)
             for (int n = 0; n < c.bytes / 4; ++n) {
-                uint32_t sum;      // sums wrap
+                uint32_t sum;  // sums wrap
                 memcpy(&sum, &state.data[sums][m][4 * n], 4);
                 for (int k = 0; k < x.bytes; ++k)
-                    sum += static_cast<uint32_t>(static_cast<int8_t>(state.data[a][m][k]) * static_cast<int8_t>(state.data[b][k / 4][4 * n + k % 4]));
+                    sum += static_cast<uint32_t>(static_cast<int8_t>(state.data[a][m][k]) *
+                                                 static_cast<int8_t>(state.data[b][k / 4][4 * n + k % 4]));
                 memcpy(&state.data[sums][m][4 * n], &sum, 4);
             }
         state.clear(sums, c.rows);
@@ -100,9 +109,9 @@ struct tiles {
     }
 };
 
-} // namespace
-} // namespace amx_model
-} // namespace ds
+}  // namespace
+}  // namespace amx_model
+}  // namespace ds
 
 DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 namespace ds {
@@ -110,9 +119,9 @@ namespace amx_model {
 namespace {
 #include "../../ggml-cpu/isa/vnni_avx512.inl"
 #include "../../ggml-cpu/isa/amx.inl"
-} // namespace
-} // namespace amx_model
-} // namespace ds
+}  // namespace
+}  // namespace amx_model
+}  // namespace ds
 DS_TARGET_END
 
 using namespace ds;
@@ -139,7 +148,8 @@ template <class F> long watched(const F &kernel) {
     kernel();
     CHECK(state.fault == "");
     CHECK_FALSE(state.configured);
-    CHECK(state.releases == (state.configurations > 0));      // one, for all the shapes that a kernel goes through, and the last of all
+    // one, for all the shapes that a kernel goes through, and the last of all
+    CHECK(state.releases == (state.configurations > 0));
     return state.products;
 }
 
@@ -152,16 +162,19 @@ struct matmul_case {
     std::unique_ptr<float[]> scale, bias, y, wanted;
 
     matmul_case(size_t k, size_t weights, size_t rows, bool with_bias, numbers kind, size_t apart = 0)
-        : k(k), weights(weights), rows(rows), w_stride(k + apart), y_stride(weights + apart), w(exactly<char>((weights - 1) * w_stride + k)),
-          x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scalar_x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scale(exactly<float>(weights)),
-          bias(with_bias ? exactly<float>(weights) : nullptr), y(exactly<float>((rows - 1) * y_stride + weights)),
+        : k(k), weights(weights), rows(rows), w_stride(k + apart), y_stride(weights + apart),
+          w(exactly<char>((weights - 1) * w_stride + k)), x(exactly<char>(rows * i8_row_bytes(1, k, 1))),
+          scalar_x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scale(exactly<float>(weights)),
+          bias(with_bias ? exactly<float>(weights) : nullptr),
+          y(exactly<float>((rows - 1) * y_stride + weights)),
           wanted(exactly<float>((rows - 1) * y_stride + weights)) {
         std::mt19937 engine(static_cast<uint32_t>(k * 31 + weights * 7 + rows));
         const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
         for (size_t j = 0; j < weights; ++j) {
             const char pattern[] = {-128, 127, static_cast<char>(j % 2 ? -127 : 0), 1};
             for (size_t i = 0; i < k; ++i)
-                w[j * w_stride + i] = kind == numbers::extreme ? pattern[(j + i * (j / 4 % 2)) % 4] : static_cast<char>(engine());
+                w[j * w_stride + i] = kind == numbers::extreme ? pattern[(j + i * (j / 4 % 2)) % 4]
+                                                               : static_cast<char>(engine());
             scale[j] = number();
             if (with_bias) bias[j] = number();
         }
@@ -170,26 +183,40 @@ struct matmul_case {
             const float extreme[] = {r % 3 == 1 ? -254.0f : 254.0f, r % 3 == 0 ? 254.0f : -254.0f};
             for (size_t i = 0; i < k; ++i) row[i] = kind == numbers::extreme ? extreme[i % 2] : number();
             using limits = std::numeric_limits<float>;
-            if (kind == numbers::wild && r % 3 > 0) row[r * 5 % k] = r % 3 == 1 ? limits::infinity() : limits::quiet_NaN();
+            if (kind == numbers::wild && r % 3 > 0)
+                row[r * 5 % k] = r % 3 == 1 ? limits::infinity() : limits::quiet_NaN();
             kernels.quantize(row.get(), &x[r * i8_row_bytes(1, k, 1)], k);
             isa_scalar.i8->quantize(row.get(), &scalar_x[r * i8_row_bytes(1, k, 1)], k);
         }
     }
     // As matmul calls a kernel: a tile's rows of weights at a time.
     i8_args part(size_t w0, size_t count, const char *from, float *to) const {
-        return {.w = &w[w0 * w_stride], .w_stride = w_stride, .w_scale = &scale[w0], .x = from, .x_stride = i8_row_bytes(1, k, 1),
-                .y = to + w0, .y_stride = y_stride, .bias = bias ? &bias[w0] : nullptr, .k = k, .weights = count, .rows = rows};
+        return {.w = &w[w0 * w_stride],
+                .w_stride = w_stride,
+                .w_scale = &scale[w0],
+                .x = from,
+                .x_stride = i8_row_bytes(1, k, 1),
+                .y = to + w0,
+                .y_stride = y_stride,
+                .bias = bias ? &bias[w0] : nullptr,
+                .k = k,
+                .weights = count,
+                .rows = rows};
     }
     long run() {
         long products = 0;
         for (size_t w0 = 0; w0 < weights; w0 += kernels.tile_weights) {
             const auto scratch = exactly<char>(kernels.tile_bytes);
-            products += watched([&] { kernels.tile(part(w0, std::min(kernels.tile_weights, weights - w0), x.get(), y.get()), scratch.get()); });
+            products += watched([&] {
+                kernels.tile(part(w0, std::min(kernels.tile_weights, weights - w0), x.get(), y.get()),
+                             scratch.get());
+            });
         }
         isa_scalar.i8->rows(part(0, weights, scalar_x.get(), wanted.get()));
         return products;
     }
-    // How many results are not scalar's, or not what numerics.h defines of the exact sum. Any NaN is equal to any.
+    // How many results are not scalar's, or not what numerics.h defines of the exact sum. Any NaN is equal to
+    // any.
     size_t wrong() const {
         size_t n = 0;
         for (size_t r = 0; r < rows; ++r)
@@ -198,7 +225,8 @@ struct matmul_case {
                 float x_scale;
                 memcpy(&x_scale, q, sizeof x_scale);
                 int64_t sum = 0;
-                for (size_t i = 0; i < k; ++i) sum += static_cast<int8_t>(w[j * w_stride + i]) * static_cast<int8_t>(q[64 + i]);
+                for (size_t i = 0; i < k; ++i)
+                    sum += static_cast<int8_t>(w[j * w_stride + i]) * static_cast<int8_t>(q[64 + i]);
                 n += sum != static_cast<int32_t>(sum);
                 float exact = (static_cast<float>(sum) * scale[j]) * x_scale;
                 if (bias) exact = exact + bias[j];
@@ -219,18 +247,22 @@ void check_matmul(size_t k, size_t weights, size_t rows, bool bias, numbers kind
     CAPTURE(weights);
     CAPTURE(rows);
     CHECK(c.wrong() == 0);
-    CHECK(products == static_cast<long>(steps * ((weights + 15) / 16) * ((rows + 15) / 16)));      // no product of padding alone
+    // no product of padding alone
+    CHECK(products == static_cast<long>(steps * ((weights + 15) / 16) * ((rows + 15) / 16)));
     for (size_t r = 0; apart > 0 && r + 1 < rows; ++r) CHECK(c.y[r * c.y_stride + weights] == 0.0f);
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("amx: products of every length and number of rows and weights") {
     if (!vnni_here()) return;
-    for (size_t k = 1; k <= 200; ++k) check_matmul(k, 1 + k * 13 % 100, 1 + k * 7 % 70, k % 2, numbers::plain);
-    for (size_t rows = 1; rows <= 70; ++rows) check_matmul(rows % 3 ? 64 : 65, 1 + rows * 3 % 35, rows, rows % 2, numbers::plain, rows % 4);
+    for (size_t k = 1; k <= 200; ++k)
+        check_matmul(k, 1 + k * 13 % 100, 1 + k * 7 % 70, k % 2, numbers::plain);
+    for (size_t rows = 1; rows <= 70; ++rows)
+        check_matmul(rows % 3 ? 64 : 65, 1 + rows * 3 % 35, rows, rows % 2, numbers::plain, rows % 4);
     for (size_t weights = 1; weights <= 100; ++weights)
-        check_matmul(weights % 3 ? 130 : 128, weights, 1 + weights * 5 % 40, weights % 2, numbers::plain, weights % 3);
+        check_matmul(weights % 3 ? 130 : 128, weights, 1 + weights * 5 % 40, weights % 2, numbers::plain,
+                     weights % 3);
     check_matmul(1536, 64, 33, true, numbers::plain);
     check_matmul(8960, 33, 17, false, numbers::plain);
 }
@@ -257,7 +289,8 @@ struct attend_case {
     std::vector<float> q, k_scale, v_scale;
     std::unique_ptr<int8_t[]> k, v;
 
-    attend_case(size_t d, size_t rows, uint32_t seed) : d(d), rows(rows), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
+    attend_case(size_t d, size_t rows, uint32_t seed)
+        : d(d), rows(rows), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
         std::mt19937 engine(seed);
         const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
         for (size_t r = 0; r < rows; ++r) seen.push_back(static_cast<int32_t>(engine() % 76) - 6);
@@ -282,16 +315,31 @@ struct attend_case {
     };
     result run(const i8_kernels &kernel) const {
         const size_t row_bytes = i8_row_bytes(kernel.element, d, 2), stride = i8_total_stride(d);
-        const auto queries = exactly<char>(rows * row_bytes), scratch = exactly<char>(i8_scratch_bytes(kernel.element, kernel.attend_rows, d));
+        const auto queries = exactly<char>(rows * row_bytes),
+                   scratch = exactly<char>(i8_scratch_bytes(kernel.element, kernel.attend_rows, d));
         for (size_t r = 0; r < rows; ++r) kernel.query(&q[r * d], 0.1f, &queries[r * row_bytes], d);
-        result out = {std::vector<float>(rows * 64), std::vector<float>(rows, -std::numeric_limits<float>::infinity()), std::vector<float>(rows),
-                      std::vector<int64_t>(rows * stride), std::vector<int64_t>(rows)};
+        result out = {
+            std::vector<float>(rows * 64), std::vector<float>(rows, -std::numeric_limits<float>::infinity()),
+            std::vector<float>(rows), std::vector<int64_t>(rows * stride), std::vector<int64_t>(rows)};
         std::vector<float> above(rows);
         std::vector<int32_t> exponent(rows);
-        i8_attend_args a = {.q = queries.get(), .scores = out.scores.data(), .score_stride = 64, .seen = seen.data(), .k = k.get(), .v = v.get(),
-                            .k_scale = k_scale.data(), .v_scale = v_scale.data(), .next = nullptr, .max = out.max.data(), .largest = out.largest.data(),
-                            .exponent = exponent.data(), .total = out.total.data(), .denominator = out.denominator.data(),
-                            .scratch = scratch.get(), .rows = rows, .head_size = d};
+        i8_attend_args a = {.q = queries.get(),
+                            .scores = out.scores.data(),
+                            .score_stride = 64,
+                            .seen = seen.data(),
+                            .k = k.get(),
+                            .v = v.get(),
+                            .k_scale = k_scale.data(),
+                            .v_scale = v_scale.data(),
+                            .next = nullptr,
+                            .max = out.max.data(),
+                            .largest = out.largest.data(),
+                            .exponent = exponent.data(),
+                            .total = out.total.data(),
+                            .denominator = out.denominator.data(),
+                            .scratch = scratch.get(),
+                            .rows = rows,
+                            .head_size = d};
         out.products += watched([&] { kernel.scores(a); });
         for (size_t r = 0; r < rows; ++r) {
             const bool numbers = finite_f32(out.max[r]) && finite_f32(out.largest[r]);
@@ -306,11 +354,12 @@ struct attend_case {
 
 size_t different(const std::vector<float> &a, const std::vector<float> &b) {
     size_t n = 0;
-    for (size_t i = 0; i < a.size(); ++i) n += memcmp(&a[i], &b[i], sizeof(float)) != 0 && (a[i] == a[i] || b[i] == b[i]);
+    for (size_t i = 0; i < a.size(); ++i)
+        n += memcmp(&a[i], &b[i], sizeof(float)) != 0 && (a[i] == a[i] || b[i] == b[i]);
     return n;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("amx: a page's part in attention") {
     if (!vnni_here()) return;
@@ -324,11 +373,13 @@ TEST_CASE("amx: a page's part in attention") {
             CAPTURE(rows);
             if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
             CHECK((got.products > 0 || seeing < least_rows_by_tiles));
-            for (size_t r = 0; r < rows; ++r)      // what is beyond the seen ones is nobody's
+            for (size_t r = 0; r < rows; ++r)  // what is beyond the seen ones is nobody's
                 for (std::vector<float> *s : {&got.scores, &wanted.scores})
-                    std::fill_n(s->begin() + static_cast<ptrdiff_t>(r * 64) + c.seen[r], 64 - c.seen[r], 0.0f);
+                    std::fill_n(s->begin() + static_cast<ptrdiff_t>(r * 64) + c.seen[r], 64 - c.seen[r],
+                                0.0f);
             CHECK(different(got.scores, wanted.scores) == 0);
-            for (size_t r = 0; r < rows; ++r) {      // of which only the whole number above is used: a zero's sign is the kernel's own
+            // of which only the whole number above is used: a zero's sign is the kernel's own
+            for (size_t r = 0; r < rows; ++r) {
                 const float a = got.max[r], b = wanted.max[r];
                 CHECK((a == b || (a != a && b != b)));
             }
@@ -336,7 +387,9 @@ TEST_CASE("amx: a page's part in attention") {
             CHECK(got.denominator == wanted.denominator);
             size_t wrong = 0;
             for (size_t r = 0; r < rows; ++r)
-                for (size_t e = 0; e < d; ++e) wrong += got.total[r * i8_total_stride(d) + e] != wanted.total[r * i8_total_stride(d) + e];
+                for (size_t e = 0; e < d; ++e)
+                    wrong +=
+                        got.total[r * i8_total_stride(d) + e] != wanted.total[r * i8_total_stride(d) + e];
             CHECK(wrong == 0);
         }
     CHECK(least_rows_by_tiles == 4);
@@ -354,7 +407,8 @@ TEST_CASE("amx: the model of the tiles faults where the processor would") {
     using amx_model::tiles;
     CHECK(fault([&] { tiles::configure(&good); }) == "");
     CHECK(fault([&] { tiles::load<0>(memory, 64); }) == "an instruction without a configuration");
-    CHECK(fault([&] { tiles::configure(&good), tiles::release(), tiles::zero<0>(); }) == "an instruction without a configuration");
+    CHECK(fault([&] { tiles::configure(&good), tiles::release(), tiles::zero<0>(); }) ==
+          "an instruction without a configuration");
     const auto with = [&](const auto &change) {
         amx_model::tile_config c = good;
         change(c);

@@ -1,5 +1,6 @@
-// The integer arithmetic where it is strained: sums of extreme products, keys and values that are written and read back, and attention over long
-// sequences of which one position takes most of the mass. Everything is held against float64 or exact integers, on every instruction set.
+// The integer arithmetic where it is strained: sums of extreme products, keys and values that are written and
+// read back, and attention over long sequences of which one position takes most of the mass. Everything is
+// held against float64 or exact integers, on every instruction set.
 #include "../../ggml-cpu/cpu.h"
 #include "../../tensor/numerics.h"
 #include "../../tensor/ops.h"
@@ -17,7 +18,8 @@ namespace {
 
 struct random_numbers {
     std::mt19937 engine;
-    float operator()() { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; }      // in [-1, 1)
+    // in [-1, 1)
+    float operator()() { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; }
     int8_t integer() { return static_cast<int8_t>(engine() % 255 - 127); }
 };
 
@@ -31,72 +33,96 @@ void run(graph &g, const char *isa, unsigned threads) {
     REQUIRE(b->fn->run(b.get(), g, reinterpret_cast<void *>(start), nullptr));
 }
 
-// The Walsh-Hadamard transform from its matrix: element (i, j) of a block is -1 where the bits that i and j share are odd in number.
+// The Walsh-Hadamard transform from its matrix: element (i, j) of a block is -1 where the bits that i and j
+// share are odd in number.
 std::vector<double> turned(const float *x, size_t d) {
     const size_t block = d & (~d + 1);
     std::vector<double> y(d, 0.0);
     for (size_t i = 0; i < d; ++i)
-        for (size_t j = 0; j < block; ++j) y[i] += (std::popcount(i % block & j) % 2 ? -1.0 : 1.0) * static_cast<double>(x[i / block * block + j]);
+        for (size_t j = 0; j < block; ++j)
+            y[i] += (std::popcount(i % block & j) % 2 ? -1.0 : 1.0) *
+                    static_cast<double>(x[i / block * block + j]);
     return y;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("i8: sums of 100,000 extreme products") {
     constexpr int64_t k = 100000, weights = 5, most_rows = 25;
     std::vector<int8_t> w(weights * k);
     std::vector<float> x(most_rows * k), y(most_rows * weights), scale = {0.5f, 1.0f, 2.0f, -3.0f, 0.125f};
     for (int64_t i = 0; i < k; ++i) {
-        const int8_t column[] = {-128, 127, static_cast<int8_t>(i % 2 ? -128 : 127), static_cast<int8_t>(i % 3 ? -127 : -128), 0};
+        const int8_t column[] = {-128, 127, static_cast<int8_t>(i % 2 ? -128 : 127),
+                                 static_cast<int8_t>(i % 3 ? -127 : -128), 0};
         for (int64_t j = 0; j < weights; ++j) w[static_cast<size_t>(j * k + i)] = column[j];
-        for (int64_t r = 0; r < most_rows; ++r) x[static_cast<size_t>(r * k + i)] = (r % 3 == 0 ? 1.0f : r % 3 == 1 ? -1.0f : i % 2 ? 1.0f : -1.0f) * 254.0f;
+        for (int64_t r = 0; r < most_rows; ++r)
+            x[static_cast<size_t>(r * k + i)] = (r % 3 == 0   ? 1.0f
+                                                 : r % 3 == 1 ? -1.0f
+                                                 : i % 2      ? 1.0f
+                                                              : -1.0f) *
+                                                254.0f;
     }
     for (const char *isa : cpu_isas())
         for (int64_t rows : {int64_t{1}, int64_t{7}, most_rows}) {
             CAPTURE(std::string(isa));
             CAPTURE(rows);
             graph g(8);
-            tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""), *ws = g.input(format::i8, {weights, k}, w.data(), "");
+            tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""),
+                   *ws = g.input(format::i8, {weights, k}, w.data(), "");
             ws->scale = g.input(format::f32, {weights}, scale.data(), "");
             matmul(g, xs, ws, nullptr)->data = y.data();
             run(g, isa, 2);
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t j = 0; j < weights; ++j) {
-                    int64_t sum = 0;     // activations of ±254 become ±127, their scale is 2
-                    for (int64_t i = 0; i < k; ++i) sum += w[static_cast<size_t>(j * k + i)] * static_cast<int64_t>(x[static_cast<size_t>(r * k + i)]) / 2;
+                    int64_t sum = 0;  // activations of ±254 become ±127, their scale is 2
+                    for (int64_t i = 0; i < k; ++i)
+                        sum += w[static_cast<size_t>(j * k + i)] *
+                               static_cast<int64_t>(x[static_cast<size_t>(r * k + i)]) / 2;
                     REQUIRE(std::abs(sum) <= std::numeric_limits<int32_t>::max());
-                    CHECK(y[static_cast<size_t>(r * weights + j)] == static_cast<float>(sum) * scale[static_cast<size_t>(j)] * 2.0f);
+                    CHECK(y[static_cast<size_t>(r * weights + j)] ==
+                          static_cast<float>(sum) * scale[static_cast<size_t>(j)] * 2.0f);
                 }
         }
 }
 
-// Between chunks of k, kernels keep sums where floats will be; no compiler may make them quiet (which adds 2^22).
+// Between chunks of k, kernels keep sums where floats will be; no compiler may make them quiet (which adds
+// 2^22).
 TEST_CASE("i8: sums that have the bits of a signalling NaN on their way") {
     constexpr int64_t k = 9000, weights = 21, rows = 25;
     std::vector<int8_t> w(weights * k);
     std::vector<float> x(rows * k), scale(weights, 0.5f), bias(weights, 3.0f), y(rows * weights);
     for (int64_t i = 0; i < k; ++i) {
-        for (int64_t j = 0; j < weights; ++j) w[static_cast<size_t>(j * k + i)] = static_cast<int8_t>(j < 20 ? -2 * (j + 1) : 127);
-        for (int64_t r = 0; r < rows; ++r) x[static_cast<size_t>(r * k + i)] = static_cast<float>(i ? 127 - 5 * r : 127);
+        for (int64_t j = 0; j < weights; ++j)
+            w[static_cast<size_t>(j * k + i)] = static_cast<int8_t>(j < 20 ? -2 * (j + 1) : 127);
+        for (int64_t r = 0; r < rows; ++r)
+            x[static_cast<size_t>(r * k + i)] = static_cast<float>(i ? 127 - 5 * r : 127);
     }
-    const auto signalling = [&](int64_t sum) { return (static_cast<uint32_t>(sum) & 0x7fc00000) == 0x7f800000 && static_cast<uint32_t>(sum) << 10 != 0; };
+    const auto signalling = [&](int64_t sum) {
+        return (static_cast<uint32_t>(sum) & 0x7fc00000) == 0x7f800000 &&
+               static_cast<uint32_t>(sum) << 10 != 0;
+    };
     size_t met = 0;
     for (int64_t at = 1024; at < k; at += 1024)
-        for (int64_t j = 0; j < weights; ++j) met += signalling(w[static_cast<size_t>(j * k)] * int64_t{127} * at);
+        for (int64_t j = 0; j < weights; ++j)
+            met += signalling(w[static_cast<size_t>(j * k)] * int64_t{127} * at);
     REQUIRE(met >= 20);
     for (const char *isa : cpu_isas())
         for (const bool biased : {false, true}) {
             CAPTURE(std::string(isa));
             graph g(8);
-            tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""), *ws = g.input(format::i8, {weights, k}, w.data(), "");
+            tensor *xs = g.input(format::f32, {rows, k}, x.data(), ""),
+                   *ws = g.input(format::i8, {weights, k}, w.data(), "");
             ws->scale = g.input(format::f32, {weights}, scale.data(), "");
-            matmul(g, xs, ws, biased ? g.input(format::f32, {weights}, bias.data(), "") : nullptr)->data = y.data();
+            matmul(g, xs, ws, biased ? g.input(format::f32, {weights}, bias.data(), "") : nullptr)->data =
+                y.data();
             run(g, isa, 1);
             size_t wrong = 0;
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t j = 0; j < weights; ++j) {
-                    const int64_t sum = w[static_cast<size_t>(j * k)] * (127 + (k - 1) * (127 - 5 * r));       // 127 is the largest of a row: its scale is 1
-                    wrong += y[static_cast<size_t>(r * weights + j)] != static_cast<float>(sum) * 0.5f + (biased ? 3.0f : 0.0f);
+                    // 127 is the largest of a row: its scale is 1
+                    const int64_t sum = w[static_cast<size_t>(j * k)] * (127 + (k - 1) * (127 - 5 * r));
+                    wrong += y[static_cast<size_t>(r * weights + j)] !=
+                             static_cast<float>(sum) * 0.5f + (biased ? 3.0f : 0.0f);
                 }
             CHECK(wrong == 0);
         }
@@ -117,8 +143,10 @@ TEST_CASE("i8 pages: what is written can be read back") {
         for (const char *isa : cpu_isas()) {
             std::vector<float> pages(2 * l.k_bytes() / sizeof(float));
             graph g(8);
-            kv_write(g, g.input(format::f32, {n, heads, d}, k.data(), ""), g.input(format::f32, {n, heads, d}, v.data(), ""),
-                     g.input(format::i8, {1, static_cast<int64_t>(2 * l.k_bytes())}, pages.data(), ""), g.input(format::i32, {n}, slots.data(), ""), l);
+            kv_write(g, g.input(format::f32, {n, heads, d}, k.data(), ""),
+                     g.input(format::f32, {n, heads, d}, v.data(), ""),
+                     g.input(format::i8, {1, static_cast<int64_t>(2 * l.k_bytes())}, pages.data(), ""),
+                     g.input(format::i32, {n}, slots.data(), ""), l);
             g.nodes()[0].out.data = pages.data();
             run(g, isa, 2);
             const int8_t *page = reinterpret_cast<const int8_t *>(pages.data());
@@ -127,18 +155,23 @@ TEST_CASE("i8 pages: what is written can be read back") {
                 double most = 0.0;
                 for (double y : x) most = std::max(most, std::fabs(y));
                 wrong += !(std::fabs(static_cast<double>(scale) - most / 127.0) <= 1e-6 * most);
-                for (size_t e = 0; e < x.size(); ++e) wrong += !(std::fabs(q[static_cast<int64_t>(e) * step] * static_cast<double>(scale) - x[e]) <= most / 253.9);
+                for (size_t e = 0; e < x.size(); ++e)
+                    wrong += !(std::fabs(q[static_cast<int64_t>(e) * step] * static_cast<double>(scale) -
+                                         x[e]) <= most / 253.9);
             };
             for (int i = 0; i < n; ++i)
                 for (int h = 0; h < heads; ++h) {
-                    const float *kf = &k[static_cast<size_t>((i * heads + h) * d)], *vf = &v[static_cast<size_t>((i * heads + h) * d)];
+                    const float *kf = &k[static_cast<size_t>((i * heads + h) * d)],
+                                *vf = &v[static_cast<size_t>((i * heads + h) * d)];
                     const int64_t slot = h * page_positions + slots[static_cast<size_t>(i)];
-                    const int8_t *vq = page + l.v_offset + h * d * page_positions + slots[static_cast<size_t>(i)];
+                    const int8_t *vq =
+                        page + l.v_offset + h * d * page_positions + slots[static_cast<size_t>(i)];
                     float k_scale, v_scale;
                     std::memcpy(&k_scale, page + l.elements() + slot * 4, 4);
                     std::memcpy(&v_scale, page + l.v_offset + l.elements() + slot * 4, 4);
                     check(turned(kf, static_cast<size_t>(d)), page + slot * d, 1, k_scale);
-                    if (i == n - 1 && h == heads - 1) wrong += finite_f32(v_scale);      // an infinity cannot be hidden
+                    // an infinity cannot be hidden
+                    if (i == n - 1 && h == heads - 1) wrong += finite_f32(v_scale);
                     else check({vf, vf + d}, vq, page_positions, v_scale);
                 }
             CHECK_MESSAGE(wrong == 0, isa, " head size ", d);
@@ -146,7 +179,8 @@ TEST_CASE("i8 pages: what is written can be read back") {
     }
 }
 
-// A sequence whose position 0 draws `mass` of the first query head's attention, in pages that lie in another order.
+// A sequence whose position 0 draws `mass` of the first query head's attention, in pages that lie in another
+// order.
 struct long_sequence {
     static constexpr int32_t d = 32, group = 20, sink = 0;
     const float scale = 0.5f;
@@ -174,16 +208,24 @@ struct long_sequence {
         const std::vector<double> head = turned(q.data(), d);
         double most = 0.0, others = 0.0, product = 0.0;
         for (double x : head) most = std::max(most, std::fabs(x));
-        for (int32_t e = 0; e < d; ++e) product += head[static_cast<size_t>(e)] * (key(sink)[e] = static_cast<int8_t>(std::lrint(head[static_cast<size_t>(e)] * 127.0 / most)));
+        for (int32_t e = 0; e < d; ++e)
+            product +=
+                head[static_cast<size_t>(e)] *
+                (key(sink)[e] = static_cast<int8_t>(std::lrint(head[static_cast<size_t>(e)] * 127.0 / most)));
         for (int64_t t = 1; t < positions; ++t) others += std::exp(score(head, t));
         const double wanted = std::log(others) + std::log(mass / (1.0 - mass));
         set(sink, l.k_offset, static_cast<float>(wanted / (product * static_cast<double>(scale) / d)));
-        CHECK(std::exp(score(head, sink)) / (others + std::exp(score(head, sink))) == doctest::Approx(mass).epsilon(0.001));
+        CHECK(std::exp(score(head, sink)) / (others + std::exp(score(head, sink))) ==
+              doctest::Approx(mass).epsilon(0.001));
     }
-    int8_t *page(int64_t t) { return &bytes[static_cast<size_t>(table[static_cast<size_t>(t / page_positions)]) * 2 * l.k_bytes()]; }
+    int8_t *page(int64_t t) {
+        return &bytes[static_cast<size_t>(table[static_cast<size_t>(t / page_positions)]) * 2 * l.k_bytes()];
+    }
     int8_t *key(int64_t t) { return page(t) + t % page_positions * d; }
     int8_t *value(int64_t t) { return page(t) + l.v_offset + t % page_positions; }
-    int8_t *scale_of(int64_t t, int64_t offset) { return page(t) + offset + l.elements() + t % page_positions * 4; }
+    int8_t *scale_of(int64_t t, int64_t offset) {
+        return page(t) + offset + l.elements() + t % page_positions * 4;
+    }
     void set(int64_t t, int64_t offset, float s) { std::memcpy(scale_of(t, offset), &s, 4); }
     double get(int64_t t, int64_t offset) {
         float s;
@@ -193,7 +235,7 @@ struct long_sequence {
     double score(const std::vector<double> &head, int64_t t) {
         double s = 0.0;
         for (int32_t e = 0; e < d; ++e) s += head[static_cast<size_t>(e)] * key(t)[e];
-        return s * get(t, l.k_offset) * static_cast<double>(scale) / d;      // 32 is also the block's size
+        return s * get(t, l.k_offset) * static_cast<double>(scale) / d;  // 32 is also the block's size
     }
     // The first head's attention from the same int8 values.
     std::vector<double> exact() {
@@ -203,7 +245,8 @@ struct long_sequence {
         for (int64_t t = 0; t < positions; ++t) {
             const double p = std::exp(score(head, t));
             sum += p;
-            for (int32_t e = 0; e < d; ++e) out[static_cast<size_t>(e)] += p * get(t, l.v_offset) * value(t)[e * page_positions];
+            for (int32_t e = 0; e < d; ++e)
+                out[static_cast<size_t>(e)] += p * get(t, l.v_offset) * value(t)[e * page_positions];
         }
         for (double &x : out) x /= sum;
         return out;
@@ -212,9 +255,14 @@ struct long_sequence {
         std::vector<float> y(q.size());
         std::vector<int32_t> sequence = {0}, position = {static_cast<int32_t>(positions) - 1};
         graph g(8);
-        attention(g, g.input(format::f32, {1, group, d}, q.data(), ""), g.input(format::i8, {static_cast<int64_t>(table.size()), static_cast<int64_t>(2 * l.k_bytes())}, bytes.data(), ""),
-                  g.input(format::i32, {1, static_cast<int64_t>(table.size())}, table.data(), ""), g.input(format::i32, {1}, sequence.data(), ""),
-                  g.input(format::i32, {1}, position.data(), ""), {l, scale})->data = y.data();
+        attention(g, g.input(format::f32, {1, group, d}, q.data(), ""),
+                  g.input(format::i8,
+                          {static_cast<int64_t>(table.size()), static_cast<int64_t>(2 * l.k_bytes())},
+                          bytes.data(), ""),
+                  g.input(format::i32, {1, static_cast<int64_t>(table.size())}, table.data(), ""),
+                  g.input(format::i32, {1}, sequence.data(), ""),
+                  g.input(format::i32, {1}, position.data(), ""), {l, scale})
+            ->data = y.data();
         run(g, isa, threads);
         return y;
     }

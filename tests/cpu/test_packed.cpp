@@ -1,5 +1,6 @@
-// The packed formats: decoding against float64 formulas (op_cases.cpp), with scales that files may hold and no encoder writes; encoding against searches over
-// a fine grid of scales, which no encoder can afford and none can beat by much.
+// The packed formats: decoding against float64 formulas (op_cases.cpp), with scales that files may hold and
+// no encoder writes; encoding against searches over a fine grid of scales, which no encoder can afford and
+// none can beat by much.
 #include "../tensor/op_cases.h"
 
 #include <cmath>
@@ -11,12 +12,14 @@ using namespace ds::test;
 
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity(), not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity(),
+                not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 std::vector<format> packed_formats(bool written) {
     std::vector<format> out;
     for (int i = 0; i < static_cast<int>(format::count); ++i)
-        if (is_packed(static_cast<format>(i)) && (!written || info(static_cast<format>(i)).writes)) out.push_back(static_cast<format>(i));
+        if (is_packed(static_cast<format>(i)) && (!written || info(static_cast<format>(i)).writes))
+            out.push_back(static_cast<format>(i));
     return out;
 }
 
@@ -25,12 +28,16 @@ struct kind {
     format f;
     int size, low, high;
     bool minima;
-    double allowed;      // of the squared error, over what the grid finds (in formats of 256, with scales that need not be integers)
+    // of the squared error, over what the grid finds (in formats of 256, with scales that need not be
+    // integers)
+    double allowed;
 };
 constexpr kind kinds[] = {
-    {format::q4_0, 32, -8, 7, false, 1.01},   {format::q5_0, 32, -16, 15, false, 1.02},  {format::q4_1, 32, 0, 15, true, 1.03},
-    {format::q5_1, 32, 0, 31, true, 1.06},    {format::q2_k, 16, 0, 3, true, 1.10},      {format::q3_k, 16, -4, 3, false, 1.10},
-    {format::q4_k, 32, 0, 15, true, 1.06},    {format::q5_k, 32, 0, 31, true, 1.12},     {format::q6_k, 16, -32, 31, false, 1.15},
+    {format::q4_0, 32, -8, 7, false, 1.01},   {format::q5_0, 32, -16, 15, false, 1.02},
+    {format::q4_1, 32, 0, 15, true, 1.03},    {format::q5_1, 32, 0, 31, true, 1.06},
+    {format::q2_k, 16, 0, 3, true, 1.10},     {format::q3_k, 16, -4, 3, false, 1.10},
+    {format::q4_k, 32, 0, 15, true, 1.06},    {format::q5_k, 32, 0, 31, true, 1.12},
+    {format::q6_k, 16, -32, 31, false, 1.15},
 };
 
 std::vector<float> round_trip(format f, const std::vector<float> &x, const float *importance = nullptr) {
@@ -43,7 +50,9 @@ std::vector<float> round_trip(format f, const std::vector<float> &x, const float
 
 double squares(const std::vector<float> &x, const std::vector<float> &y, const float *weight = nullptr) {
     double sum = 0;
-    for (size_t i = 0; i < x.size(); ++i) sum += (weight ? static_cast<double>(weight[i]) : 1.0) * (static_cast<double>(x[i]) - y[i]) * (static_cast<double>(x[i]) - y[i]);
+    for (size_t i = 0; i < x.size(); ++i)
+        sum += (weight ? static_cast<double>(weight[i]) : 1.0) * (static_cast<double>(x[i]) - y[i]) *
+               (static_cast<double>(x[i]) - y[i]);
     return sum;
 }
 
@@ -68,14 +77,20 @@ double best_of_grid(const float *x, const kind &k) {
     const double most = std::max(-low, top);
     if (!k.minima)
         for (int sign = -1; sign <= 1; sign += 2)
-            for (int s = 0; s < 1200; ++s) best = std::min(best, error_with(x, k, sign * most / (k.high * 0.7 + (1.3 * -k.low - 0.7 * k.high) * s / 1200), 0));
+            for (int s = 0; s < 1200; ++s)
+                best = std::min(
+                    best,
+                    error_with(x, k, sign * most / (k.high * 0.7 + (1.3 * -k.low - 0.7 * k.high) * s / 1200),
+                               0));
     else
         for (int s = 0; s < 80; ++s)
-            for (int t = 0; t < 60; ++t) best = std::min(best, error_with(x, k, (top - low) / (k.high * (0.85 + 0.5 * s / 80)), low * (0.7 + 0.35 * t / 60)));
+            for (int t = 0; t < 60; ++t)
+                best = std::min(best, error_with(x, k, (top - low) / (k.high * (0.85 + 0.5 * s / 80)),
+                                                 low * (0.7 + 0.35 * t / 60)));
     return best;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("packed: decoding is the formula's, whatever the bytes") {
     numbers r(31);
@@ -84,13 +99,15 @@ TEST_CASE("packed: decoding is the formula's, whatever the bytes") {
         const auto n = static_cast<int64_t>(info(f).block) * 3;
         for (int round = 0; round < 300; ++round) {
             std::vector<char> bytes(row_bytes(f, static_cast<uint64_t>(n)));
-            for (char &c : bytes) c = static_cast<char>(r.bits() >> 24);      // scales of every kind among them: 1 in 16 is not finite, many are denormal
+            // scales of every kind among them: 1 in 16 is not finite, many are denormal
+            for (char &c : bytes) c = static_cast<char>(r.bits() >> 24);
             if (round % 3 == 0) std::fill(bytes.begin(), bytes.end(), static_cast<char>(r.bits() >> 24));
             std::vector<float> y(static_cast<size_t>(n));
             decode_row(f, bytes.data(), y.data(), y.size());
             int wrong = 0;
-            for (int64_t i = 0; i < n; ++i) {      // a double holds each of these products and sums exactly
-                const auto wanted = static_cast<float>(value(f, bytes.data(), i)), got = y[static_cast<size_t>(i)];
+            for (int64_t i = 0; i < n; ++i) {  // a double holds each of these products and sums exactly
+                const auto wanted = static_cast<float>(value(f, bytes.data(), i)),
+                           got = y[static_cast<size_t>(i)];
                 wrong += std::isnan(wanted) ? !std::isnan(got) : got != wanted;
             }
             CHECK(wrong == 0);
@@ -105,14 +122,18 @@ TEST_CASE("packed: a block is encoded alike whatever lies beside it") {
         CAPTURE(info(f).text);
         const size_t block = info(f).block, bytes = info(f).bytes, blocks = 7;
         std::vector<float> x = normal_row(r, blocks * block), importance(x.size());
-        for (size_t i = 0; i < x.size(); ++i) x[i] *= static_cast<float>(1 << i / block * 2), importance[i] = static_cast<float>(1 + r.below(100));
+        for (size_t i = 0; i < x.size(); ++i)
+            x[i] *= static_cast<float>(1 << i / block * 2),
+                importance[i] = static_cast<float>(1 + r.below(100));
         x[3 * block + 5] = infinity;
-        for (const float *const weight : {static_cast<const float *>(nullptr), static_cast<const float *>(importance.data())}) {
+        for (const float *const weight :
+             {static_cast<const float *>(nullptr), static_cast<const float *>(importance.data())}) {
             std::vector<uint8_t> whole(blocks * bytes), alone(bytes);
             encode_row(f, x.data(), whole.data(), x.size(), weight);
             for (size_t b = 0; b < blocks; ++b) {
                 encode_row(f, &x[b * block], alone.data(), block, weight ? weight + b * block : nullptr);
-                CHECK(std::equal(alone.begin(), alone.end(), whole.begin() + static_cast<std::ptrdiff_t>(b * bytes)));
+                CHECK(std::equal(alone.begin(), alone.end(),
+                                 whole.begin() + static_cast<std::ptrdiff_t>(b * bytes)));
             }
         }
     }
@@ -136,26 +157,38 @@ TEST_CASE("packed: more bits, less error") {
     double all = 0;
     for (const float v : x) all += static_cast<double>(v) * v;
     double before = 1.0;
-    for (const format f : {format::q2_k, format::q3_k, format::q4_0, format::iq4_nl, format::q4_k, format::q5_0, format::q5_k, format::q6_k, format::q8_0}) {
+    for (const format f : {format::q2_k, format::q3_k, format::q4_0, format::iq4_nl, format::q4_k,
+                           format::q5_0, format::q5_k, format::q6_k, format::q8_0}) {
         const double error = std::sqrt(squares(x, round_trip(f, x)) / all);
         CHECK(error < before);
         before = error;
     }
 }
 
-// Blocks that a format holds exactly, with both ends of their levels and the largest scale among them: they come back bit for bit.
+// Blocks that a format holds exactly, with both ends of their levels and the largest scale among them: they
+// come back bit for bit.
 TEST_CASE("packed: what a block can hold comes back as it was") {
     numbers r(34);
     for (const kind &k : kinds) {
         CAPTURE(info(k.f).text);
         const bool big = info(k.f).block == 256;
-        const int last_scale = !big ? 1 : k.f == format::q2_k ? 15 : k.f == format::q6_k ? 127 : k.f == format::q3_k ? 31 : 63, last_min = big && k.minima ? last_scale : 1;
+        const int last_scale = !big                  ? 1
+                               : k.f == format::q2_k ? 15
+                               : k.f == format::q6_k ? 127
+                               : k.f == format::q3_k ? 31
+                                                     : 63,
+                  last_min = big && k.minima ? last_scale : 1;
         for (int round = 0; round < 50; ++round) {
-            const float d = std::ldexp(static_cast<float>(16 + r.below(16)), r.below(6) - 12), m = k.minima ? -std::ldexp(static_cast<float>(16 + r.below(16)), r.below(4) - 9) : 0.0f;
+            const float d = std::ldexp(static_cast<float>(16 + r.below(16)), r.below(6) - 12),
+                        m = k.minima ? -std::ldexp(static_cast<float>(16 + r.below(16)), r.below(4) - 9)
+                                     : 0.0f;
             std::vector<float> x(info(k.f).block);
             for (size_t i = 0; i < x.size(); ++i) {
                 const auto part = static_cast<int>(i) / k.size, place = static_cast<int>(i) % k.size;
-                const int scale = !big ? 1 : part == 0 ? last_scale : 1 + (part * 37 + round) % last_scale, min = part == 0 ? last_min : (part * 11 + round) % (last_min + 1);
+                const int scale = !big        ? 1
+                                  : part == 0 ? last_scale
+                                              : 1 + (part * 37 + round) % last_scale,
+                          min = part == 0 ? last_min : (part * 11 + round) % (last_min + 1);
                 const int q = place == 0 ? k.low : place == 1 ? k.high : k.low + r.below(k.high - k.low + 1);
                 x[i] = d * static_cast<float>(scale * q) + m * static_cast<float>(min);
             }
@@ -163,7 +196,8 @@ TEST_CASE("packed: what a block can hold comes back as it was") {
         }
     }
     std::vector<float> places(64);
-    for (size_t i = 0; i < 64; ++i) places[i] = static_cast<float>(iq4_levels[i % 16]) * (i < 32 ? 0.25f : -0.125f);
+    for (size_t i = 0; i < 64; ++i)
+        places[i] = static_cast<float>(iq4_levels[i % 16]) * (i < 32 ? 0.25f : -0.125f);
     CHECK(squares(places, round_trip(format::iq4_nl, places)) == 0.0);
 }
 
@@ -172,7 +206,8 @@ TEST_CASE("packed: zeros, constants, tiny and large numbers") {
         CAPTURE(info(f).text);
         for (const float x : round_trip(f, std::vector<float>(512, 0.0f))) CHECK(x == 0.0f);
         for (const float c : {1.0f, -0.03f, 1e-4f, 40000.0f, -65000.0f}) {
-            for (const float x : round_trip(f, std::vector<float>(512, c))) CHECK(x == doctest::Approx(c).epsilon(0.01));
+            for (const float x : round_trip(f, std::vector<float>(512, c)))
+                CHECK(x == doctest::Approx(c).epsilon(0.01));
         }
         for (const float tiny : {1e-45f, 1e-30f, 1e-9f, 3e-7f}) {
             std::vector<float> x(512, tiny);
@@ -186,7 +221,7 @@ TEST_CASE("packed: zeros, constants, tiny and large numbers") {
         for (const float special : {infinity, -infinity, not_a_number}) {
             std::vector<float> x(512, 1.0f);
             x[300] = special;
-            CHECK(!std::isfinite(round_trip(f, x)[300]));       // for the converter to see
+            CHECK(!std::isfinite(round_trip(f, x)[300]));  // for the converter to see
         }
     }
 }
@@ -199,7 +234,8 @@ TEST_CASE("packed: importance moves the error to where it matters less") {
         const std::vector<float> x = normal_row(r, 8192);
         std::vector<float> weight(x.size());
         for (float &w : weight) w = r.below(8) ? 0.01f : 1.0f;
-        const double without = squares(x, round_trip(f, x), weight.data()), with = squares(x, round_trip(f, x, weight.data()), weight.data());
+        const double without = squares(x, round_trip(f, x), weight.data()),
+                     with = squares(x, round_trip(f, x, weight.data()), weight.data());
         CHECK(with < 0.95 * without);
         const std::vector<float> even(x.size(), 3.0f), none(x.size(), 0.0f);
         CHECK(round_trip(f, x, even.data()) == round_trip(f, x));

@@ -16,7 +16,8 @@ TEST_CASE("every task runs once, by a worker of the pool") {
         thread_pool pool(threads);
         CHECK(pool.size() == threads);
         for (size_t tasks : {0, 1, 2, 7, 100}) {
-            std::vector<int> runs(tasks, 0);           // each written by one task: a data race if it ran twice at once
+            // each written by one task: a data race if it ran twice at once
+            std::vector<int> runs(tasks, 0);
             std::atomic<unsigned> strangers = 0;
             pool.run(tasks, [&](size_t task, unsigned worker) {
                 ++runs[task];
@@ -74,7 +75,8 @@ TEST_CASE("a pool of one has no thread of its own") {
 }
 
 #if !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
-// In a child with little address space left, threads cannot be had: the pool must say so and leave none behind.
+// In a child with little address space left, threads cannot be had: the pool must say so and leave none
+// behind.
 TEST_CASE("threads that the system refuses are a status") {
     const pid_t child = fork();
     if (child == 0) {

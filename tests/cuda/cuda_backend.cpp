@@ -29,7 +29,8 @@ int multiply(void *, const cuda::library_product &p, void *) {
     for (int64_t i = 0; i < p.n; ++i)
         for (int64_t j = 0; j < p.m; ++j) {
             float sum = p.add ? p.y[i * p.y_stride + j] : 0.0f;
-            for (int64_t k = 0; k < p.k; ++k) sum += at(p.x, i * p.x_stride + k) * at(p.w, j * p.w_stride + k);
+            for (int64_t k = 0; k < p.k; ++k)
+                sum += at(p.x, i * p.x_stride + k) * at(p.w, j * p.w_stride + k);
             p.y[i * p.y_stride + j] = sum;
         }
     return 0;
@@ -51,7 +52,8 @@ constexpr backend_fns emulated_fns = {
     .alloc_host = host_alloc,
     .release_host = host_release,
     .wait = [](backend *) {},
-    .work_bytes = [](const backend *b, const node &n) { return cuda::most_work_bytes(emulated::self(b).context, n); },
+    .work_bytes = [](const backend *b,
+                     const node &n) { return cuda::most_work_bytes(emulated::self(b).context, n); },
     .run =
         [](backend *b, const graph &g, void *work, const std::atomic<bool> *stop) {
             if (stop && stop->load()) return false;
@@ -70,7 +72,7 @@ constexpr backend_fns emulated_fns = {
         },
 };
 
-} // namespace
+}  // namespace
 
 backend_ptr emulated_cuda(const emulated_options &o) {
     auto b = std::make_unique<emulated>();
@@ -88,4 +90,4 @@ std::vector<const char *> emulated_variants(op k) {
     return names;
 }
 
-} // namespace ds::test
+}  // namespace ds::test

@@ -1,16 +1,19 @@
-// Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU is: the kernels' own source is compiled by the
-// ordinary compiler, with this included first. A block's threads are fibers on one thread of the machine; each runs until it waits for others, a warp as far as it
-// gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as rubbish; a vector's address must be aligned; threads
-// run in rising order, copies come as late as waiting for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
-// and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the PTX ISA says of them, lane by lane. It says nothing about speed, and
-// little about memory order; that every thread waits for former results (device.cuh) is checked, not what it does before.
+// Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU
+// is: the kernels' own source is compiled by the ordinary compiler, with this included first. A block's
+// threads are fibers on one thread of the machine; each runs until it waits for others, a warp as far as it
+// gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as
+// rubbish; a vector's address must be aligned; threads run in rising order, copies come as late as waiting
+// for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
+// and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the
+// PTX ISA says of them, lane by lane. It says nothing about speed, and little about memory order; that every
+// thread waits for former results (device.cuh) is checked, not what it does before.
 #pragma once
 
 #include "../support/sanitizers.h"
 
 #define DS_CUDA_EMULATION
 #if defined(__x86_64__) && !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
-#define DS_CUDA_EMULATED 1      // elsewhere it compiles, and nothing is run
+#define DS_CUDA_EMULATED 1  // elsewhere it compiles, and nothing is run
 #else
 #define DS_CUDA_EMULATED 0
 #endif
@@ -39,10 +42,18 @@ struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
@@ -95,16 +106,16 @@ struct fiber {
     std::vector<char> stack;
     dim3 index;
     enum { runs, in_block, in_warp, ended } state = ended;
-    uint32_t mask = 0;                           // of the lanes that it waits for
-    bool waited = false;                         // for what was queued before
-    unsigned turn = 0;                           // of its warp's exchanges, so that two buffers are enough
-    std::vector<std::vector<copy>> copies;       // groups that were closed, and the open one
-    std::vector<std::vector<std::function<void()>>> products;      // the same of a warpgroup's
+    uint32_t mask = 0;                      // of the lanes that it waits for
+    bool waited = false;                    // for what was queued before
+    unsigned turn = 0;                      // of its warp's exchanges, so that two buffers are enough
+    std::vector<std::vector<copy>> copies;  // groups that were closed, and the open one
+    std::vector<std::vector<std::function<void()>>> products;  // the same of a warpgroup's
 };
 struct machine {
     std::vector<fiber> fibers;
     std::vector<char> shared;
-    std::vector<std::vector<char>> slots;        // [warps * 2]: what lanes show each other
+    std::vector<std::vector<char>> slots;  // [warps * 2]: what lanes show each other
     std::function<void()> body;
     void *sp = nullptr;
     fiber *now = nullptr;
@@ -123,7 +134,8 @@ inline size_t thread_number() { return static_cast<size_t>(the_machine().now - t
 inline void wait() { ds_emulation_switch(&the_machine().now->sp, the_machine().sp); }
 inline void enter() {
     the_machine().body();
-    if (!the_machine().now->waited) std::fprintf(stderr, "kernel: a thread has not waited for former results\n"), std::abort();
+    if (!the_machine().now->waited)
+        std::fprintf(stderr, "kernel: a thread has not waited for former results\n"), std::abort();
     the_machine().now->state = fiber::ended;
     wait();
     std::abort();
@@ -136,8 +148,9 @@ inline void resume(fiber &f) {
 }
 inline void make_ready(fiber &f) {
     f.stack.resize(stack_bytes);
-    auto *top = reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(f.stack.data()) + stack_bytes) / 64 * 64);
-    *--top = nullptr;                                            // so that the stack is as after a call
+    auto *top =
+        reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(f.stack.data()) + stack_bytes) / 64 * 64);
+    *--top = nullptr;  // so that the stack is as after a call
     *--top = reinterpret_cast<void *>(&enter);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     f.sp = top;
@@ -187,14 +200,17 @@ inline void run_block() {
     machine &m = the_machine();
     std::memset(m.shared.data(), 0xa5, m.shared.size());
     for (size_t i = 0; i < m.fibers.size(); ++i) {
-        m.fibers[i].index = dim3(static_cast<unsigned>(i) % blockDim.x, static_cast<unsigned>(i) / blockDim.x % blockDim.y, static_cast<unsigned>(i) / blockDim.x / blockDim.y);
+        m.fibers[i].index =
+            dim3(static_cast<unsigned>(i) % blockDim.x, static_cast<unsigned>(i) / blockDim.x % blockDim.y,
+                 static_cast<unsigned>(i) / blockDim.x / blockDim.y);
         make_ready(m.fibers[i]);
     }
     do
         for (unsigned w = 0; w < m.warps; ++w) run_warp(backwards ? m.warps - 1 - w : w);
     while (release_block());
     for (const fiber &f : m.fibers)
-        if (f.state != fiber::ended) throw std::runtime_error("kernel: threads wait for others that will not come");
+        if (f.state != fiber::ended)
+            throw std::runtime_error("kernel: threads wait for others that will not come");
 }
 
 inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> body) {
@@ -210,7 +226,8 @@ inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> bo
             for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block();
 }
 
-// Shows the warp's other lanes `mine`, up to 64 bytes, and gives what they show: [32] of T. Good until the lane's next exchange but one.
+// Shows the warp's other lanes `mine`, up to 64 bytes, and gives what they show: [32] of T. Good until the
+// lane's next exchange but one.
 template <class T> const char *show(const T &mine, uint32_t mask) {
     static_assert(sizeof(T) <= 64);
     machine &m = the_machine();
@@ -233,10 +250,11 @@ inline void want(bool ok, const char *what) {
 }
 inline bool aligned(const void *p, size_t n) { return reinterpret_cast<uintptr_t>(p) % n == 0; }
 
-} // namespace ds::emulation
+}  // namespace ds::emulation
 
-#define DS_LAUNCH(kernel, grid, block, bytes, stream, ...) \
-    (ds::emulation::launch(dim3(grid), dim3(block), bytes, [=] { kernel(__VA_ARGS__); }), static_cast<void>(stream), 0)
+#define DS_LAUNCH(kernel, grid, block, bytes, stream, ...)                                                   \
+    (ds::emulation::launch(dim3(grid), dim3(block), bytes, [=] { kernel(__VA_ARGS__); }),                    \
+     static_cast<void>(stream), 0)
 
 inline void __syncthreads() {
     ds::emulation::the_machine().now->state = ds::emulation::fiber::in_block;
@@ -269,19 +287,31 @@ inline uint32_t __ballot_sync(uint32_t mask, bool x) {
         if (mask >> l & 1 && ds::emulation::shown<bool>(all, l)) bits |= 1u << l;
     return bits;
 }
-struct cudaFuncAttributes { int numRegs; };
+struct cudaFuncAttributes {
+    int numRegs;
+};
 inline int cudaFuncGetAttributes(cudaFuncAttributes *a, const void *) { return a->numRegs = 200, 0; }
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 0;
 inline int cudaFuncSetAttribute(const void *, int, int) { return 0; }
-inline int cudaMemsetAsync(void *p, int value, size_t bytes, void *) { return std::memset(p, value, bytes), 0; }
+inline int cudaMemsetAsync(void *p, int value, size_t bytes, void *) {
+    return std::memset(p, value, bytes), 0;
+}
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned select) {
     const uint64_t both = static_cast<uint64_t>(y) << 32 | x;
     unsigned z = 0;
     for (int i = 0; i < 4; ++i) z |= static_cast<unsigned>(both >> (select >> 4 * i & 7) * 8 & 0xff) << 8 * i;
     return z;
 }
-template <class T> T atomicAdd(T *p, T x) { const T old = *p; *p = old + x; return old; }
-template <class T> T atomicMax(T *p, T x) { const T old = *p; *p = x > old ? x : old; return old; }
+template <class T> T atomicAdd(T *p, T x) {
+    const T old = *p;
+    *p = old + x;
+    return old;
+}
+template <class T> T atomicMax(T *p, T x) {
+    const T old = *p;
+    *p = x > old ? x : old;
+    return old;
+}
 template <class T> T __ldg(const T *p) { return *p; }
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
@@ -302,7 +332,8 @@ inline uint4 load_once(const void *p) {
 }
 inline uint4 load_16(const void *p) { return load_once(p); }
 inline void copy_async(void *to, const void *from, bool there) {
-    emulation::want(emulation::aligned(to, 16) && (!there || emulation::aligned(from, 16)), "an asynchronous copy of 16 bytes that are not aligned");
+    emulation::want(emulation::aligned(to, 16) && (!there || emulation::aligned(from, 16)),
+                    "an asynchronous copy of 16 bytes that are not aligned");
     const emulation::copy one = {to, from, there};
     if (emulation::backwards) one.make();
     else emulation::the_machine().now->copies.back().push_back(one);
@@ -320,11 +351,14 @@ inline void load_matrices(uint32_t (&r)[4], const void *row) {
     emulation::want(emulation::aligned(row, 16), "ldmatrix of a row that is not aligned");
     const char *all = emulation::show(row, 0xffffffffu);
     const unsigned l = emulation::lane();
-    for (unsigned i = 0; i < 4; ++i) std::memcpy(&r[i], emulation::shown<const char *>(all, 8 * i + l / 4) + 4 * (l % 4), 4);
+    for (unsigned i = 0; i < 4; ++i)
+        std::memcpy(&r[i], emulation::shown<const char *>(all, 8 * i + l / 4) + 4 * (l % 4), 4);
 }
 
 namespace emulated {
-struct fragments { uint32_t a[4], b[2]; };
+struct fragments {
+    uint32_t a[4], b[2];
+};
 inline int8_t byte_of(uint32_t word, unsigned i) { return static_cast<int8_t>(word >> 8 * i); }
 // Element (row, k) of a, and (column, k) of b, wherever the ISA says that it is held.
 inline int8_t a_at(const char *all, unsigned row, unsigned k) {
@@ -340,16 +374,20 @@ inline void multiply(int32_t (&c)[4], const fragments &mine) {
     const unsigned l = emulation::lane();
     for (unsigned i = 0; i < 4; ++i)
         for (unsigned k = 0; k < 32; ++k)
-            c[i] = static_cast<int32_t>(static_cast<uint32_t>(c[i]) + static_cast<uint32_t>(a_at(all, l / 4 + i / 2 * 8, k) * b_at(all, l % 4 * 2 + i % 2, k)));
+            c[i] = static_cast<int32_t>(
+                static_cast<uint32_t>(c[i]) +
+                static_cast<uint32_t>(a_at(all, l / 4 + i / 2 * 8, k) * b_at(all, l % 4 * 2 + i % 2, k)));
 }
-} // namespace emulated
+}  // namespace emulated
 
-inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                        uint32_t b1) {
     emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
 
 // A warpgroup's products. A matrix is described by where it
-// lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address are changed by bits 7 to 9.
+// lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address
+// are changed by bits 7 to 9.
 inline uint64_t describe(const void *p) {
     emulation::want(emulation::aligned(p, 1024), "a matrix for wgmma that is not at a multiple of 1,024");
     return static_cast<uint64_t>(static_cast<const char *>(p) - emulation::shared_memory()) >> 4;
@@ -365,7 +403,9 @@ template <int n> void multiply_async(int32_t (&d)[n / 2], uint64_t a, uint64_t b
     const unsigned t = static_cast<unsigned>(emulation::thread_number() % 128);
     const std::function<void()> one = [&d, a, b, t] {
         for (unsigned i = 0; i < n / 2; ++i)
-            for (unsigned k = 0; k < 32; ++k) d[i] += described(a, 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2), k) * described(b, 8 * (i / 4) + 2 * (t % 4) + i % 2, k);
+            for (unsigned k = 0; k < 32; ++k)
+                d[i] += described(a, 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2), k) *
+                        described(b, 8 * (i / 4) + 2 * (t % 4) + i % 2, k);
     };
     if (!emulation::backwards) one();
     else emulation::the_machine().now->products.back().push_back(one);
@@ -379,4 +419,4 @@ template <int groups> void wait_products() {
     }
 }
 
-} // namespace ds::cuda
+}  // namespace ds::cuda

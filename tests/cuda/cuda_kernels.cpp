@@ -1,4 +1,5 @@
-// The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece. Called through ggml-cuda/launch.h.
+// The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece.
+// Called through ggml-cuda/launch.h.
 #include "cuda_emulation.h"
 
 #include "../../ggml-cuda/add.cu"
@@ -34,4 +35,4 @@ namespace ds::test {
 bool kernels_run() { return DS_CUDA_EMULATED; }
 void run_backwards(bool on) { emulation::backwards = on; }
 
-} // namespace ds::test
+}  // namespace ds::test

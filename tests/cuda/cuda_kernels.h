@@ -8,17 +8,18 @@
 
 namespace ds::test {
 
-bool kernels_run();                  // this machine and build can
-void run_backwards(bool);            // a block's threads in falling order
+bool kernels_run();        // this machine and build can
+void run_backwards(bool);  // a block's threads in falling order
 
-// A backend that is the CUDA backend but for its memory, streams and library: every operation goes the way that it goes there.
+// A backend that is the CUDA backend but for its memory, streams and library: every operation goes the way
+// that it goes there.
 struct emulated_options {
-    bool library = false;            // there is a library of matrix products
-    op kind = op::add;               // whose
-    const char *variant = nullptr;   // is to be this one
-    std::function<void()> between;   // called between the pieces of a long step
+    bool library = false;           // there is a library of matrix products
+    op kind = op::add;              // whose
+    const char *variant = nullptr;  // is to be this one
+    std::function<void()> between;  // called between the pieces of a long step
 };
 backend_ptr emulated_cuda(const emulated_options &o = {});
-std::vector<const char *> emulated_variants(op k);      // best first; none where the operation does not run
+std::vector<const char *> emulated_variants(op k);  // best first; none where the operation does not run
 
-} // namespace ds::test
+}  // namespace ds::test

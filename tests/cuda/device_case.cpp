@@ -26,7 +26,8 @@ void *device_case::fresh(size_t bytes, const void *from) {
 
 tensor *device_case::source(const array &a) {
     void *const p = fresh(a.bytes.size(), a.bytes.data());
-    return add_source(g_, a, a.ne, p, a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
+    return add_source(g_, a, a.ne, p,
+                      a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
 }
 
 void device_case::prepare() {
@@ -49,7 +50,11 @@ std::vector<char> device_case::run_again(uint64_t identity) {
     return out;
 }
 
-std::vector<char> reference_result(const op_case &c) { return device_case(c, cpu_backend({.threads = 1, .isa = nullptr, .force = {{info(c.kind).name, "reference"}}})).run(); }
+std::vector<char> reference_result(const op_case &c) {
+    return device_case(
+               c, cpu_backend({.threads = 1, .isa = nullptr, .force = {{info(c.kind).name, "reference"}}}))
+        .run();
+}
 
 format result_format(const op_case &c) {
     if (c.kind == op::candidates) return format::i32;
@@ -69,13 +74,16 @@ bool bits_defined(const op_case &c, bool library) {
     bool floats = false, packed = false;
     for (size_t i = 1; i < c.src.size(); ++i) {
         packed |= is_packed(c.src[i].type);
-        floats |= c.src[i].ne.size() >= 2 && (c.src[i].type == format::f32 || c.src[i].type == format::f16 || c.src[i].type == format::bf16);
+        floats |= c.src[i].ne.size() >= 2 && (c.src[i].type == format::f32 || c.src[i].type == format::f16 ||
+                                              c.src[i].type == format::bf16);
     }
-    const bool products = c.kind == op::matmul || c.kind == op::projections || c.kind == op::gated_projection || c.kind == op::experts;
+    const bool products = c.kind == op::matmul || c.kind == op::projections ||
+                          c.kind == op::gated_projection || c.kind == op::experts;
     return !packed && !(products && floats && library);
 }
 
-std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got, bool bits, double slack) {
+std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got,
+                    bool bits, double slack) {
     const format type = result_format(c);
     const size_t width = info(type).bytes;
     std::vector<double> exact, tolerance;
@@ -88,9 +96,10 @@ std::string compare(const op_case &c, const std::vector<char> &wanted, const std
             if (x != x && y != y) continue;
             if (!bits && !c.numbers) continue;
         } else if (!bits && (!c.numbers || std::fabs(y - exact[i]) <= tolerance[i] * slack)) continue;
-        return "element " + std::to_string(i) + " of " + std::to_string(got.size() / width) + ": " + shortest(y) + " instead of " + shortest(x);
+        return "element " + std::to_string(i) + " of " + std::to_string(got.size() / width) + ": " +
+               shortest(y) + " instead of " + shortest(x);
     }
     return "";
 }
 
-} // namespace ds::test
+}  // namespace ds::test

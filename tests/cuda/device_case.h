@@ -1,4 +1,5 @@
-// A case of op_cases.h set up in the memory of any backend, and how its result may differ from the reference's.
+// A case of op_cases.h set up in the memory of any backend, and how its result may differ from the
+// reference's.
 #pragma once
 
 #include "../tensor/op_cases.h"
@@ -11,9 +12,11 @@ class device_case {
 public:
     device_case(const op_case &c, std::shared_ptr<backend> b);
     const node &only() { return g_.nodes()[0]; }
-    const char *variant() { return b_->fn->variant(b_.get(), only()); }      // null: it does not run
-    std::vector<char> run(uint64_t identity = 0);                            // sources anew, result and scratch full of rubbish before
-    std::vector<char> run_again(uint64_t identity);                          // the same, for which memory is where it was
+    const char *variant() { return b_->fn->variant(b_.get(), only()); }  // null: it does not run
+    // sources anew, result and scratch full of rubbish before
+    std::vector<char> run(uint64_t identity = 0);
+    // the same, for which memory is where it was
+    std::vector<char> run_again(uint64_t identity);
 
 private:
     tensor *source(const array &a);
@@ -27,12 +30,15 @@ private:
     size_t out_bytes_ = 0;
 };
 
-std::vector<char> reference_result(const op_case &c);      // by the reference forward, on the host
+std::vector<char> reference_result(const op_case &c);  // by the reference forward, on the host
 format result_format(const op_case &c);
 
-// Whether numerics.h defines the result's bits on a device, too: not with packed weights, float pages, or a library's products.
+// Whether numerics.h defines the result's bits on a device, too: not with packed weights, float pages, or a
+// library's products.
 bool bits_defined(const op_case &c, bool library);
-// Text that says what is wrong with `got`; empty: nothing. Where bits are not defined it is held against float64, with `slack` times the reference's tolerance.
-std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got, bool bits, double slack);
+// Text that says what is wrong with `got`; empty: nothing. Where bits are not defined it is held against
+// float64, with `slack` times the reference's tolerance.
+std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got,
+                    bool bits, double slack);
 
-} // namespace ds::test
+}  // namespace ds::test

@@ -1,5 +1,7 @@
-// The CUDA backend on a device, where there is one: every variant of every operation against the reference, engines against the CPU's bits with recorded graphs and
-// without, and what goes wrong as a status. Without a device it says what it skips; what can be told without one is in test_cuda_emulated.cpp and test_device.cpp.
+// The CUDA backend on a device, where there is one: every variant of every operation against the reference,
+// engines against the CPU's bits with recorded graphs and without, and what goes wrong as a status. Without a
+// device it says what it skips; what can be told without one is in test_cuda_emulated.cpp and
+// test_device.cpp.
 #include "../engine/answers.h"
 #include "device_case.h"
 
@@ -32,8 +34,11 @@ bool device_here(const char *skipped) {
     }
 }
 
-std::shared_ptr<backend> device(bool record = true, std::vector<std::pair<std::string, std::string>> force = {}, bool overlap = false) {
-    return cuda_backend({.device = 0, .force = std::move(force), .record = record, .overlap = overlap, .library = library()});
+std::shared_ptr<backend> device(bool record = true,
+                                std::vector<std::pair<std::string, std::string>> force = {},
+                                bool overlap = false) {
+    return cuda_backend(
+        {.device = 0, .force = std::move(force), .record = record, .overlap = overlap, .library = library()});
 }
 
 struct model_pair {
@@ -49,7 +54,8 @@ struct model_pair {
 };
 
 // `requests` prompts at once, in chunks of `rows`.
-answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backend> b, const golden::data &d, format kv, int requests, int64_t rows) {
+answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backend> b, const golden::data &d,
+                   format kv, int requests, int64_t rows) {
     engine_options o;
     o.max_requests = requests;
     o.context = 256;
@@ -67,7 +73,7 @@ answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backen
     return run_all(e, d.vocab);
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA: every variant of every operation against the reference") {
     if (!device_here("every operation on a CUDA device")) return;
@@ -89,11 +95,13 @@ TEST_CASE("CUDA: every variant of every operation against the reference") {
                 const bool bits = bits_defined(c, true);
                 const std::string wrong = compare(c, reference, one.run(), bits, 4.0);
                 CHECK_MESSAGE(wrong.empty(), c.text, " ", name, ": ", wrong);
-                if (one.only().out.base) continue;      // it changes its own source
+                if (one.only().out.base) continue;  // it changes its own source
                 // The same twice more under one identity: recorded, then replayed.
                 const uint64_t identity = used;
-                const std::vector<char> first = one.run(identity), recorded = one.run_again(identity), replayed = one.run_again(identity);
-                CHECK_MESSAGE((first == recorded && first == replayed), c.text, " ", name, ": a recorded graph gives other bytes");
+                const std::vector<char> first = one.run(identity), recorded = one.run_again(identity),
+                                        replayed = one.run_again(identity);
+                CHECK_MESSAGE((first == recorded && first == replayed), c.text, " ", name,
+                              ": a recorded graph gives other bytes");
             }
             MESSAGE(std::string(info(kind).name), " ", name, ": ", used, " cases");
         }
@@ -102,8 +110,9 @@ TEST_CASE("CUDA: every variant of every operation against the reference") {
 
 TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with recorded graphs and without") {
     if (!device_here("I8 models on a CUDA device")) return;
-    const bool few = std::getenv("DS_CUDA_FEW");      // under compute-sanitizer, which is slow
-    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-r1", "tiny-r1"}) {
+    const bool few = std::getenv("DS_CUDA_FEW");  // under compute-sanitizer, which is slow
+    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
+                             "micro/deepseek-r1", "tiny-r1"}) {
         CAPTURE(name);
         if (few && std::string(name) != "micro/qwen2") continue;
         const golden::data d = golden::load(name);
@@ -118,7 +127,8 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
                         if (few && (rows == 8 || requests == 1 || overlap)) continue;
                         const std::shared_ptr<backend> b = device(record, {}, overlap);
                         const auto got = answers_of(m.far, b, d, format::i8, requests, rows);
-                        CHECK_MESSAGE(wanted == got, "requests ", requests, ", chunks of ", rows, record ? ", recorded" : "", overlap ? ", overlapping" : "");
+                        CHECK_MESSAGE(wanted == got, "requests ", requests, ", chunks of ", rows,
+                                      record ? ", recorded" : "", overlap ? ", overlapping" : "");
                         CHECK((cuda_recorded(*b) > 0) == record);
                     }
         }
@@ -127,21 +137,30 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
 
 TEST_CASE("CUDA: other formats give the same bits again, and logits near the CPU's") {
     if (!device_here("models of other formats on a CUDA device")) return;
-    const struct { const char *name; format type, kv; } models[] = {
-        {"micro/llama", format::f32, format::f32}, {"micro/qwen2", format::bf16, format::f16}, {"micro/qwen3", format::f16, format::f16}, {"tiny-r1", format::q8_0, format::f16},
-        {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
+    const struct {
+        const char *name;
+        format type, kv;
+    } models[] = {{"micro/llama", format::f32, format::f32},
+                  {"micro/qwen2", format::bf16, format::f16},
+                  {"micro/qwen3", format::f16, format::f16},
+                  {"tiny-r1", format::q8_0, format::f16},
+                  {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
     for (const auto &of : models) {
         CAPTURE(of.name);
         const golden::data d = golden::load(of.name);
         const std::shared_ptr<backend> place = device();
         const model_pair m(of.name, of.type, place);
-        const auto wanted = answers_of(m.near, cpu_backend({}), d, of.kv, 1, 64), got = answers_of(m.far, device(), d, of.kv, 1, 64), again = answers_of(m.far, device(), d, of.kv, 1, 64);
+        const auto wanted = answers_of(m.near, cpu_backend({}), d, of.kv, 1, 64),
+                   got = answers_of(m.far, device(), d, of.kv, 1, 64),
+                   again = answers_of(m.far, device(), d, of.kv, 1, 64);
         CHECK(got == again);
         const std::vector<float> &x = wanted.begin()->second.logits, &y = got.begin()->second.logits;
-        double off = 0, size = 0;      // of the first token: later ones may follow another choice
-        for (size_t i = 0; i < d.vocab; ++i) off += (x[i] - y[i]) * static_cast<double>(x[i] - y[i]), size += x[i] * static_cast<double>(x[i]);
+        double off = 0, size = 0;  // of the first token: later ones may follow another choice
+        for (size_t i = 0; i < d.vocab; ++i)
+            off += (x[i] - y[i]) * static_cast<double>(x[i] - y[i]), size += x[i] * static_cast<double>(x[i]);
         CHECK(off <= 1e-4 * size);
-        MESSAGE(std::string(of.name), " ", std::string(info(of.type).text), ": relative difference of logits ", std::sqrt(off / size));
+        MESSAGE(std::string(of.name), " ", std::string(info(of.type).text),
+                ": relative difference of logits ", std::sqrt(off / size));
     }
 }
 
@@ -158,7 +177,8 @@ TEST_CASE("CUDA: a device has no room, or there is no such device: a status, and
     };
     CHECK(code([&] { backend_memory(b, size_t{1} << 50); }) == status::memory);
     CHECK(code([&] { backend_memory(b, size_t{1} << 20); }) == status::ok);
-    CHECK(code([] { cuda_backend({.device = 999, .force = {}, .record = true, .library = library()}); }) == status::no_device);
+    CHECK(code([] { cuda_backend({.device = 999, .force = {}, .record = true, .library = library()}); }) ==
+          status::no_device);
     CHECK(code([] { device(true, {{"matmul", "magic"}}); }) == status::argument);
     CHECK(code([] { device(true, {{"convolve", "plain"}}); }) == status::argument);
     const cuda_device before = describe_cuda_device(0, library());
@@ -169,18 +189,22 @@ TEST_CASE("CUDA: a device has no room, or there is no such device: a status, and
 TEST_CASE("CUDA: a long step can be stopped on the way, and what comes after it is right") {
     if (!device_here("stopping a step on a CUDA device")) return;
     const std::shared_ptr<backend> b = device();
-    constexpr int64_t rows = 4096, width = 4096, nodes = 600;      // tens of milliseconds
+    constexpr int64_t rows = 4096, width = 4096, nodes = 600;  // tens of milliseconds
     std::mt19937 random(1);
     std::vector<float> x(rows * width), scale(width, 0.01f);
     for (float &v : x) v = static_cast<float>(static_cast<int32_t>(random())) * 0x1p-31f;
     std::vector<uint32_t> w(width * width / 4);
     for (uint32_t &v : w) v = static_cast<uint32_t>(random());
-    const backend_memory xs(b, x.size() * 4), ws(b, w.size() * 4), ss(b, scale.size() * 4), ys(b, x.size() * 4);
+    const backend_memory xs(b, x.size() * 4), ws(b, w.size() * 4), ss(b, scale.size() * 4),
+        ys(b, x.size() * 4);
     b->fn->upload(b.get(), xs.data(), x.data(), xs.size());
     b->fn->upload(b.get(), ws.data(), w.data(), ws.size());
     b->fn->upload(b.get(), ss.data(), scale.data(), ss.size());
     graph g(nodes);
-    tensor *const weights = g.input(format::i8, {width, width}, ws.data(), ""), *const from = g.input(format::f32, {rows, width}, xs.data(), "");
+    tensor *const weights = g.input(format::i8, {width, width}, ws.data(), ""), *const from =
+                                                                                    g.input(format::f32,
+                                                                                            {rows, width},
+                                                                                            xs.data(), "");
     weights->scale = g.input(format::f32, {width}, ss.data(), "");
     for (int64_t i = 0; i < nodes; ++i) matmul(g, from, weights, nullptr);
     for (node &n : g.nodes()) n.out.data = ys.data();

@@ -1,4 +1,5 @@
-// What of the CUDA kernels is plain arithmetic for host and device alike, and which kernels are chosen with which sizes: no device is needed, nor the emulation.
+// What of the CUDA kernels is plain arithmetic for host and device alike, and which kernels are chosen with
+// which sizes: no device is needed, nor the emulation.
 #include "../../ggml-cuda/attn/config.h"
 #include "../../ggml-cuda/gemm/blocks.cuh"
 #include "../../ggml-cuda/gemm/config.h"
@@ -16,7 +17,8 @@ using namespace ds;
 
 namespace {
 
-constexpr cuda::device_facts h100 = {9, 0, 132, 232448, true}, a100 = {8, 0, 108, 166912, false}, ada = {8, 9, 128, 101376, false}, turing = {7, 5, 72, 65536, false};
+constexpr cuda::device_facts h100 = {9, 0, 132, 232448, true}, a100 = {8, 0, 108, 166912, false},
+                             ada = {8, 9, 128, 101376, false}, turing = {7, 5, 72, 65536, false};
 
 template <format f> void compare_pieces() {
     using reader = cuda::packed_reader<f>;
@@ -38,9 +40,12 @@ template <format f> void compare_pieces() {
                 if (packed<f>::minima) REQUIRE(p.min[i / 16] == wanted.min[e / 16]);
             }
         }
-        const auto half = [&](int at) { return f16_to_f32(static_cast<uint16_t>(cuda::two_bytes(bytes.data() + at))); };
+        const auto half = [&](int at) {
+            return f16_to_f32(static_cast<uint16_t>(cuda::two_bytes(bytes.data() + at)));
+        };
         CHECK(bits_of(half(reader::header.d)) == bits_of(wanted.d));
-        if constexpr (packed<f>::minima) CHECK(bits_of(n == 256 ? -half(reader::header.m) : half(reader::header.m)) == bits_of(wanted.m));
+        if constexpr (packed<f>::minima)
+            CHECK(bits_of(n == 256 ? -half(reader::header.m) : half(reader::header.m)) == bits_of(wanted.m));
     }
 }
 
@@ -53,7 +58,8 @@ cuda::products_params products(int32_t n, int32_t m, int32_t k) {
     return p;
 }
 
-cuda::attention_launch_params attention(int32_t n, int32_t heads, int32_t kv_heads, int32_t size, int32_t rope, int32_t pages) {
+cuda::attention_launch_params attention(int32_t n, int32_t heads, int32_t kv_heads, int32_t size,
+                                        int32_t rope, int32_t pages) {
     cuda::attention_launch_params a{};
     a.n = n, a.heads = heads, a.max_pages = pages;
     a.p.kv = {format::i8, kv_heads, size, 0, 0, rope};
@@ -62,11 +68,12 @@ cuda::attention_launch_params attention(int32_t n, int32_t heads, int32_t kv_hea
     return a;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA: a piece of a packed block holds what the block's definition says") {
     int formats = 0;
-    for (int f = 0; f < static_cast<int>(format::count); ++f) formats += with_packed(static_cast<format>(f), [](auto tag) { compare_pieces<tag.value>(); });
+    for (int f = 0; f < static_cast<int>(format::count); ++f)
+        formats += with_packed(static_cast<format>(f), [](auto tag) { compare_pieces<tag.value>(); });
     CHECK(formats >= 12);
 }
 
@@ -81,8 +88,9 @@ TEST_CASE("CUDA: swizzled rows lie apart, and eight rows' pieces of one number i
             }
         for (int p = 0; p < pieces; ++p)
             for (int first = 0; first < 16; first += 8) {
-                std::set<int> banks;      // of 16 bytes
-                for (int row = first; row < first + 8; ++row) banks.insert(cuda::swizzled(row, p, pieces) / 16 % 8);
+                std::set<int> banks;  // of 16 bytes
+                for (int row = first; row < first + 8; ++row)
+                    banks.insert(cuda::swizzled(row, p, pieces) / 16 % 8);
                 CHECK_MESSAGE(banks.size() == 8, pieces, " pieces");
             }
     }
@@ -93,7 +101,7 @@ TEST_CASE("CUDA: codes of scores are ordered as scores are, NaN above all") {
     const std::vector<float> rising = {-inf, -3e38f, -1.0f, -1e-40f, -0.0f, 0.0f, 1e-40f, 1.0f, 3e38f, inf};
     for (size_t i = 0; i < rising.size(); ++i) {
         CHECK(bits_of(cuda::number_of(cuda::code_of(rising[i]))) == bits_of(rising[i]));
-        CHECK(cuda::code_of(rising[i]) > 0);      // 0 stands for nothing seen
+        CHECK(cuda::code_of(rising[i]) > 0);  // 0 stands for nothing seen
         if (i) CHECK(cuda::code_of(rising[i - 1]) < cuda::code_of(rising[i]));
     }
     for (float nan : {std::nanf(""), -std::nanf("")}) {
@@ -126,18 +134,20 @@ TEST_CASE("CUDA: sizes of products' kernels") {
         for (int32_t blocks : {1, 16, 256, 8192}) {
             const int32_t warps = cuda::rows_warps(k, blocks, false, 132);
             CHECK((warps == 1 || warps == 2 || warps == 4 || warps == 8));
-            CHECK((warps == 1 || warps * 256 <= k + 255));      // each has something to read
+            CHECK((warps == 1 || warps * 256 <= k + 255));  // each has something to read
         }
     CHECK(cuda::rows_warps(4096, 256, false, 132) == 8);
     CHECK(cuda::rows_warps(4096, 9500, false, 132) == 4);
     CHECK(cuda::tile_rows_for(64, 100, 132) == 64);
     CHECK(cuda::tile_rows_for(4096, 32, 132) == 128);
-    CHECK(cuda::tile_rows_for(128, 32, 132) == 64);             // large ones would leave most processors idle
+    CHECK(cuda::tile_rows_for(128, 32, 132) == 64);  // large ones would leave most processors idle
     CHECK(cuda::wgmma_weights_for(4096, 14336, 132) == 256);
     CHECK(cuda::wgmma_weights_for(256, 4096, 132) == 128);
     CHECK(cuda::tile_bytes(128) <= 99 << 10);
     CHECK(cuda::wgmma_bytes(256) <= static_cast<size_t>(h100.shared_bytes));
-    const cuda::matrix w[3] = {{nullptr, nullptr, nullptr, 130, 0}, {nullptr, nullptr, nullptr, 1, 0}, {nullptr, nullptr, nullptr, 128, 0}};
+    const cuda::matrix w[3] = {{nullptr, nullptr, nullptr, 130, 0},
+                               {nullptr, nullptr, nullptr, 1, 0},
+                               {nullptr, nullptr, nullptr, 128, 0}};
     CHECK(cuda::weights_across(w, 3, 128) == 4);
 }
 
@@ -145,7 +155,8 @@ TEST_CASE("CUDA: how attention is cut") {
     const cuda::attention_cut one = cuda::cut_of(attention(1, 32, 8, 128, 0, 128), h100);
     CHECK_FALSE(one.prefill);
     CHECK(one.heads == 4);
-    CHECK(one.splits == 33);                                     // 8 blocks without: the more the better, up to two a processor
+    // 8 blocks without: the more the better, up to two a processor
+    CHECK(one.splits == 33);
     CHECK(one.keeps_scores);
     const cuda::attention_cut many = cuda::cut_of(attention(512, 28, 4, 128, 0, 128), h100);
     CHECK(many.prefill);
@@ -164,14 +175,16 @@ TEST_CASE("CUDA: how attention is cut") {
     CHECK_FALSE(fits(cuda::attention_way::integers, attention(1, 4, 2, 128, 0, 8), turing));
 }
 
-// A plan is made for the largest sizes: what smaller ones take must be no more, though they may be cut in another way.
+// A plan is made for the largest sizes: what smaller ones take must be no more, though they may be cut in
+// another way.
 TEST_CASE("CUDA: scratch holds what is cut, and grows with every dimension") {
     for (const cuda::device_facts &d : {h100, a100})
         for (int32_t heads : {4, 28, 128})
             for (int32_t size : {64, 128, 512})
                 for (int32_t n : {1, 7, 64, 65, 512})
                     for (int32_t pages : {1, 16, 512}) {
-                        const auto a = attention(n, heads, heads == 28 ? 4 : 1, size, size == 512 ? 64 : 0, pages);
+                        const auto a =
+                            attention(n, heads, heads == 28 ? 4 : 1, size, size == 512 ? 64 : 0, pages);
                         const size_t bytes = cuda::attention_work_bytes(a, d);
                         CHECK(cuda::work_of(a, cuda::cut_of(a, d)).bytes <= bytes);
                         auto more = a;
@@ -190,7 +203,8 @@ TEST_CASE("CUDA: scratch holds what is cut, and grows with every dimension") {
                 const size_t bytes = cuda::experts_work_bytes(p);
                 const cuda::experts_cut cut = cuda::cut_of(p);
                 CHECK(cut.groups * int64_t{cut.group_rows} >= int64_t{n} * used);
-                CHECK(cut.groups <= cuda::group_bound(int64_t{n} * used, p.experts, 8));      // what scratch is for
+                // what scratch is for
+                CHECK(cut.groups <= cuda::group_bound(int64_t{n} * used, p.experts, 8));
                 ++p.n;
                 CHECK(cuda::experts_work_bytes(p) >= bytes);
             }

@@ -1,5 +1,6 @@
-// The CUDA backend's way from a node to its kernels, with these run on the host (cuda_emulation.h) and behind memory that the host cannot touch (fake_device.h):
-// every case of every operation in every variant, and whole engines.
+// The CUDA backend's way from a node to its kernels, with these run on the host (cuda_emulation.h) and behind
+// memory that the host cannot touch (fake_device.h): every case of every operation in every variant, and
+// whole engines.
 #include "../engine/answers.h"
 #include "cuda_kernels.h"
 #include "device_case.h"
@@ -13,7 +14,10 @@ using namespace ds;
 using namespace ds::test;
 
 TEST_CASE("CUDA, emulated: every variant of every operation against the reference") {
-    if (!kernels_run()) { MESSAGE("not run here: the emulation wants x86-64 and no sanitizer"); return; }
+    if (!kernels_run()) {
+        MESSAGE("not run here: the emulation wants x86-64 and no sanitizer");
+        return;
+    }
     const std::vector<op_case> cases = all_cases();
     std::map<std::string, std::vector<char>> references;
     const auto bytes_of = [](const op_case &c) {
@@ -27,11 +31,16 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
         for (const char *name : emulated_variants(kind)) {
             bool used = false;
             for (const bool library : {false, true}) {
-                if (library && (std::string(name) != "chosen" || kind == op::attention || kind == op::head_matmul)) continue;
-                const std::shared_ptr<backend> b = fake_device({}, emulated_cuda({.library = library, .kind = kind, .variant = name}));
+                if (library &&
+                    (std::string(name) != "chosen" || kind == op::attention || kind == op::head_matmul))
+                    continue;
+                const std::shared_ptr<backend> b =
+                    fake_device({}, emulated_cuda({.library = library, .kind = kind, .variant = name}));
                 for (const op_case &c : cases) {
-                    // How else the kernels can be chosen, test_cuda_kernels.cpp tries on everything; here it is enough that a name is heard.
-                    if (c.kind != kind || (used && std::string(name) != "chosen" && bytes_of(c) > 30000)) continue;
+                    // How else the kernels can be chosen, test_cuda_kernels.cpp tries on everything; here it
+                    // is enough that a name is heard.
+                    if (c.kind != kind || (used && std::string(name) != "chosen" && bytes_of(c) > 30000))
+                        continue;
                     CAPTURE(c.text);
                     device_case one(c, b);
                     if (!one.variant() || std::string(one.variant()) != name) continue;
@@ -39,10 +48,12 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
                     std::vector<char> &reference = references[c.text];
                     if (reference.empty()) reference = reference_result(c);
                     const std::string wrong = compare(c, reference, one.run(), bits_defined(c, library), 2.0);
-                    CHECK_MESSAGE(wrong.empty(), c.text, " ", std::string(name), library ? " with a library: " : ": ", wrong);
+                    CHECK_MESSAGE(wrong.empty(), c.text, " ", std::string(name),
+                                  library ? " with a library: " : ": ", wrong);
                 }
             }
-            if (std::string(name) != "library") CHECK_MESSAGE(used, std::string(info(kind).name), ": no case for ", std::string(name));
+            if (std::string(name) != "library")
+                CHECK_MESSAGE(used, std::string(info(kind).name), ": no case for ", std::string(name));
         }
     }
 }
@@ -50,7 +61,8 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
 namespace {
 
 // One prompt in chunks beside another, and some tokens of each.
-answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d, format kv, mla_form mla) {
+answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, const golden::data &d,
+                   format kv, mla_form mla) {
     engine_options o;
     o.max_requests = 2;
     o.context = 128;
@@ -66,7 +78,7 @@ answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, c
         r.logits = r.ignore_end = true;
         e.submit(r);
     }
-    request_options r;      // chosen on the way from logits that stay where they are
+    request_options r;  // chosen on the way from logits that stay where they are
     r.prompt.assign(d.ids.begin() + 30, d.ids.begin() + 50);
     r.max_new = 4;
     r.ignore_end = true;
@@ -75,12 +87,17 @@ answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, c
     return run_all(e, d.vocab);
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
     if (!kernels_run()) return;
-    const struct { const char *name; format type, kv; } models[] = {
-        {"micro/qwen2", format::i8, format::i8}, {"micro/qwen3", format::i8, format::i8}, {"micro/llama", format::i8, format::i8}, {"micro/deepseek-r1", format::i8, format::i8}, {"micro/llama", format::bf16, format::f16}, {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
+    const struct {
+        const char *name;
+        format type, kv;
+    } models[] = {
+        {"micro/qwen2", format::i8, format::i8},    {"micro/qwen3", format::i8, format::i8},
+        {"micro/llama", format::i8, format::i8},    {"micro/deepseek-r1", format::i8, format::i8},
+        {"micro/llama", format::bf16, format::f16}, {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
     for (const auto &of : models) {
         CAPTURE(of.name);
         const golden::data d = golden::load(of.name);
@@ -89,9 +106,12 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
         const std::shared_ptr<backend> device = fake_device({}, emulated_cuda());
         model_options there;
         there.place = device;
-        const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), model_options{});
-        const auto far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), there);
-        const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv, mla_form::absorbed), got = answers_of(far, device, d, of.kv, mla_form::automatic);
+        const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"),
+                                                        model_options{});
+        const auto far =
+            std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), there);
+        const auto wanted = answers_of(near, cpu_backend({.threads = 2}), d, of.kv, mla_form::absorbed),
+                   got = answers_of(far, device, d, of.kv, mla_form::automatic);
         CHECK(wanted == got);
     }
 }
@@ -100,7 +120,8 @@ TEST_CASE("CUDA, emulated: a long step that nobody needs any more ends between t
     if (!kernels_run()) return;
     const golden::data d = golden::load("micro/llama");
     const golden::temp_file file;
-    convert(golden::data_dir("micro/llama"), file.path, {.type = format::i8, .vocab_only = false, .name = ""}, {});
+    convert(golden::data_dir("micro/llama"), file.path, {.type = format::i8, .vocab_only = false, .name = ""},
+            {});
     size_t pieces = 0, stop_at = SIZE_MAX;
     engine *running = nullptr;
     uint64_t id = 0;
@@ -108,7 +129,8 @@ TEST_CASE("CUDA, emulated: a long step that nobody needs any more ends between t
         if (++pieces == stop_at) running->cancel(id);
     };
     const std::shared_ptr<backend> b = emulated_cuda({.between = between});
-    const auto m = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "test"), model_options{});
+    const auto m =
+        std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "test"), model_options{});
     engine_options o;
     o.max_requests = 1;
     o.context = 256;
@@ -127,7 +149,7 @@ TEST_CASE("CUDA, emulated: a long step that nobody needs any more ends between t
         return events.empty() ? finish::none : events.back().finish;
     };
     CHECK(ask(100) == finish::length);
-    CHECK(pieces == 0);      // not long
+    CHECK(pieces == 0);  // not long
     CHECK(ask(140) == finish::length);
     const size_t all = pieces;
     CHECK(all >= 2);

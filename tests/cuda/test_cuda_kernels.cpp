@@ -1,5 +1,6 @@
-// The CUDA kernels' own source, run on the host (cuda_emulation.h) over the cases of every operation: bytes are compared with the reference forward wherever
-// numerics.h defines them. What a device does beside that, in time and in memory order, this cannot tell.
+// The CUDA kernels' own source, run on the host (cuda_emulation.h) over the cases of every operation: bytes
+// are compared with the reference forward wherever numerics.h defines them. What a device does beside that,
+// in time and in memory order, this cannot tell.
 #include "cuda_kernels.h"
 #include "../tensor/op_cases.h"
 
@@ -21,7 +22,9 @@ constexpr cuda::device_facts facts = {9, 0, 132, 232448, true};
 struct memory {
     std::vector<char> bytes;
     char *data;
-    explicit memory(size_t n) : bytes(n + 512, 0x5a), data(bytes.data() + (256 - reinterpret_cast<uintptr_t>(bytes.data()) % 256)) {}
+    explicit memory(size_t n)
+        : bytes(n + 512, 0x5a), data(bytes.data() + (256 - reinterpret_cast<uintptr_t>(bytes.data()) % 256)) {
+    }
     memory(const memory &) = delete;
 };
 
@@ -42,7 +45,8 @@ struct one_node {
     }
     tensor *source(const array &a) {
         void *const data = fresh(a.bytes.size(), a.bytes.data());
-        return add_source(g, a, a.ne, data, a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
+        return add_source(g, a, a.ne, data,
+                          a.scale.empty() ? nullptr : fresh(a.scale.size() * sizeof(float), a.scale.data()));
     }
     const node &only() { return g.nodes()[0]; }
     std::vector<float> result() {
@@ -70,12 +74,15 @@ struct ready_rows {
     int8_t *q;
     float *scale;
     int64_t q_stride, scale_stride;
-    ready_rows(const float *x, int64_t x_stride, const tensor *norm, float eps, int32_t n, int32_t k, format type) {
+    ready_rows(const float *x, int64_t x_stride, const tensor *norm, float eps, int32_t n, int32_t k,
+               format type) {
         const int32_t block = type == format::i8 ? 0 : static_cast<int32_t>(info(type).block);
         work = std::make_unique<memory>(cuda::quantized_bytes(n, k, block));
         q = cuda::quantized_rows(work->data), scale = cuda::quantized_scales(work->data, n, k);
         q_stride = cuda::i8_stride(k), scale_stride = block ? k / block : 1;
-        CHECK(cuda::launch_quantize({x, x_stride, floats(norm), eps, nullptr, 0, q, q_stride, scale, block, n, k}, nullptr) == 0);
+        CHECK(cuda::launch_quantize(
+                  {x, x_stride, floats(norm), eps, nullptr, 0, q, q_stride, scale, block, n, k}, nullptr) ==
+              0);
     }
 };
 
@@ -110,7 +117,8 @@ bool run_matmul(const node &n, cuda::product_way way, way_list &list) {
 
 bool run_projections(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &w = *n.src[2];
-    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<rms_norm_params>().eps, dim(x, 0), dim(x, 1), w.type);
+    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<rms_norm_params>().eps, dim(x, 0), dim(x, 1),
+                       w.type);
     cuda::products_params p = products_of(r, w.type, dim(x, 0), dim(x, 1), n.out);
     int32_t column = 0;
     for (p.count = 0; p.count < cuda::most_matrices && n.src[2 + p.count]; ++p.count) {
@@ -143,7 +151,8 @@ bool run_head_matmul(const node &n, cuda::product_way way, way_list &list) {
 bool run_gated(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];
     if (gate.type != up.type || gate.type != format::i8) return false;
-    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<gated_params>().eps, dim(x, 0), dim(x, 1), gate.type);
+    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<gated_params>().eps, dim(x, 0), dim(x, 1),
+                       gate.type);
     cuda::gated_launch_params p{};
     p.type = gate.type;
     p.q = r.q, p.q_stride = r.q_stride, p.q_scale = r.scale, p.scale_stride = r.scale_stride;
@@ -166,7 +175,9 @@ bool run_product(const node &n, cuda::product_way way, way_list &list) {
     }
 }
 
-const tensor &weights_of(const node &n) { return *n.src[n.kind == op::matmul || n.kind == op::head_matmul ? 1 : 2]; }
+const tensor &weights_of(const node &n) {
+    return *n.src[n.kind == op::matmul || n.kind == op::head_matmul ? 1 : 2];
+}
 
 // The first element whose bits differ, where not both are NaN; or -1.
 int64_t first_difference(const std::vector<float> &a, const std::vector<float> &b) {
@@ -175,12 +186,17 @@ int64_t first_difference(const std::vector<float> &a, const std::vector<float> &
     return -1;
 }
 
-bool is_product(op k) { return k == op::matmul || k == op::projections || k == op::head_matmul || k == op::gated_projection; }
+bool is_product(op k) {
+    return k == op::matmul || k == op::projections || k == op::head_matmul || k == op::gated_projection;
+}
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference's bits") {
-    if (!kernels_run()) { MESSAGE("not run here: the emulation wants x86-64 and no sanitizer"); return; }
+    if (!kernels_run()) {
+        MESSAGE("not run here: the emulation wants x86-64 and no sanitizer");
+        return;
+    }
     way_list list;
     for (const op_case &c : all_cases()) {
         if (!is_product(c.kind)) continue;
@@ -191,17 +207,22 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
         for (int w = 0; w < static_cast<int>(cuda::product_way::count); ++w)
             for (bool backwards : {false, true}) {
                 const auto way = static_cast<cuda::product_way>(w);
-                if (way == cuda::product_way::plain && backwards) continue;      // no thread of it waits for another
+                // no thread of it waits for another
+                if (way == cuda::product_way::plain && backwards) continue;
                 run_backwards(backwards);
                 std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
                 if (!run_product(one.only(), way, list)) continue;
                 const int64_t where = first_difference(wanted, one.result());
-                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), backwards ? " backwards" : "", " element ", where);
+                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), backwards ? " backwards" : "",
+                              " element ", where);
             }
     }
-    for (const char *name : {"plain", "rows", "tiles", "wgmma"}) CHECK_MESSAGE(list.used.count(name), "no case for ", name);
+    for (const char *name : {"plain", "rows", "tiles", "wgmma"})
+        CHECK_MESSAGE(list.used.count(name), "no case for ", name);
     for (int f = 0; f < static_cast<int>(format::count); ++f)
-        if (is_packed(static_cast<format>(f))) CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ", info(static_cast<format>(f)).text);
+        if (is_packed(static_cast<format>(f)))
+            CHECK_MESSAGE(list.used.count(info(static_cast<format>(f)).text), "no case for ",
+                          info(static_cast<format>(f)).text);
 }
 
 TEST_CASE("CUDA kernels: sums of 100,000 extreme products do not overflow") {
@@ -233,7 +254,8 @@ cuda::attention_launch_params attention_of(const node &n) {
     const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], *rope = n.src[5];
     cuda::attention_launch_params a{};
     a.q = f32_at(q, 0), a.q_stride = q.stride[0], a.q_head_stride = q.stride[1];
-    if (rope) a.q_rope = f32_at(*rope, 0), a.rope_stride = rope->stride[0], a.rope_head_stride = rope->stride[1];
+    if (rope)
+        a.q_rope = f32_at(*rope, 0), a.rope_stride = rope->stride[0], a.rope_head_stride = rope->stride[1];
     a.pages = static_cast<const char *>(pages.data), a.page_bytes = pages.stride[0];
     a.tables = i32_at(tables, 0), a.table_stride = tables.stride[0], a.max_pages = dim(tables, 1);
     a.sequence = i32_at(*n.src[3], 0), a.position = i32_at(*n.src[4], 0);
@@ -243,15 +265,17 @@ cuda::attention_launch_params attention_of(const node &n) {
     return a;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     if (!kernels_run()) return;
     std::set<std::string> used;
     std::vector<op_case> cases = all_cases();
-    cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));      // tiles of many rows, sequences that meet in one
+    // tiles of many rows, sequences that meet in one
+    cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));
     cases.push_back(attention_case(format::i8, 1, 7, 64, 80, {79}));
-    cases.push_back(attention_case(format::i8, 1, 2, 32, 60, {0, 130, 0, 0, 75}));      // lone rows among others
+    // lone rows among others
+    cases.push_back(attention_case(format::i8, 1, 2, 32, 60, {0, 130, 0, 0, 75}));
     std::vector<int32_t> lone;
     for (int32_t i = 0; i < 66; ++i) lone.push_back(i * 37 % 150);
     cases.push_back(attention_case(format::i8, 1, 3, 32, 1, lone));
@@ -263,9 +287,10 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
         cuda::attention_launch_params a = attention_of(one.only());
         for (int w = 0; w < static_cast<int>(cuda::attention_way::count); ++w)
             for (bool backwards : {false, true}) {
-                const int processors = backwards ? 132 : 1;      // blocks share a row, or do not
+                const int processors = backwards ? 132 : 1;  // blocks share a row, or do not
                 const auto way = static_cast<cuda::attention_way>(w);
-                if (way == cuda::attention_way::plain && backwards) continue;      // one warp, and nothing under way
+                // one warp, and nothing under way
+                if (way == cuda::attention_way::plain && backwards) continue;
                 cuda::device_facts f = facts;
                 f.processors = processors;
                 if (!cuda::fits(way, a, f)) continue;
@@ -276,17 +301,21 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
                 a.work = work.data;
                 CHECK(cuda::launch_attention(way, a, f, nullptr) == 0);
                 const int64_t where = first_difference(wanted, one.result());
-                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors, backwards ? " backwards" : "", " element ", where);
+                CHECK_MESSAGE(where == -1, c.text, " ", cuda::name_of(way), " ", processors,
+                              backwards ? " backwards" : "", " element ", where);
             }
     }
-    for (const char *name : {"plain", "integers", "floats"}) CHECK_MESSAGE(used.count(name), "no case for ", name);
+    for (const char *name : {"plain", "integers", "floats"})
+        CHECK_MESSAGE(used.count(name), "no case for ", name);
 }
 
-// The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever the number of blocks that share a row.
+// The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever
+// the number of blocks that share a row.
 TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
     if (!kernels_run()) return;
     for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}),
-                             latent_attention_case(format::i8, 18, 64, 32, 2, {200}), attention_case(format::i8, 1, 5, 96, 66, {130})}) {
+                             latent_attention_case(format::i8, 18, 64, 32, 2, {200}),
+                             attention_case(format::i8, 1, 5, 96, 66, {130})}) {
         one_node one(c);
         const std::vector<float> wanted = one.reference();
         cuda::attention_launch_params a = attention_of(one.only());
@@ -301,15 +330,18 @@ TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
                 a.work = work.data;
                 CHECK(cuda::launch_integers(a, cut, nullptr) == 0);
                 const int64_t where = first_difference(wanted, one.result());
-                CHECK_MESSAGE(where == -1, c.text, " stages ", stages, " splits ", splits, " element ", where);
+                CHECK_MESSAGE(where == -1, c.text, " stages ", stages, " splits ", splits, " element ",
+                              where);
             }
     }
 }
 
-// Rows of more than 1,024 positions are cut into parts, which are put together in another order than the CPU's; a short row beside them keeps its bits.
+// Rows of more than 1,024 positions are cut into parts, which are put together in another order than the
+// CPU's; a short row beside them keeps its bits.
 TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing for short ones") {
     if (!kernels_run()) return;
-    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}), attention_case(format::f32, 2, 1, 8, 1, {1030, 63}),
+    for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}),
+                             attention_case(format::f32, 2, 1, 8, 1, {1030, 63}),
                              latent_attention_case(format::f16, 3, 16, 8, 1, {1500, 64})}) {
         one_node one(c);
         const std::vector<float> reference = one.reference();
@@ -322,7 +354,9 @@ TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing 
         const std::vector<float> got = one.result();
         std::vector<double> wanted, tolerance;
         c.exact(wanted, tolerance);
-        for (size_t i = 0; i < got.size(); ++i) CHECK_MESSAGE(std::fabs(got[i] - wanted[i]) <= tolerance[i], c.text, " element ", i, ": ", got[i], " instead of ", wanted[i]);
+        for (size_t i = 0; i < got.size(); ++i)
+            CHECK_MESSAGE(std::fabs(got[i] - wanted[i]) <= tolerance[i], c.text, " element ", i, ": ", got[i],
+                          " instead of ", wanted[i]);
         for (size_t i = got.size() / 2; i < got.size(); ++i) CHECK(bits_of(got[i]) == bits_of(reference[i]));
     }
 }
@@ -335,15 +369,19 @@ struct halves {
     cuda::expert_matrices gate, up;
     explicit halves(const cuda::experts_launch_params &p) : gate(p.gate), up(p.up) {
         if (gate.type != up.type) return;
-        const size_t rows = static_cast<size_t>(p.ffn), one = rows * row_bytes(gate.type, static_cast<uint64_t>(p.d)), experts = static_cast<size_t>(p.experts);
+        const size_t rows = static_cast<size_t>(p.ffn),
+                     one = rows * row_bytes(gate.type, static_cast<uint64_t>(p.d)),
+                     experts = static_cast<size_t>(p.experts);
         bytes = std::make_unique<memory>(2 * one * experts);
         scales = std::make_unique<memory>(2 * rows * experts * sizeof(float));
         for (size_t e = 0; e < experts; ++e) {
             std::memcpy(bytes->data + 2 * e * one, static_cast<const char *>(gate.w) + e * one, one);
             std::memcpy(bytes->data + (2 * e + 1) * one, static_cast<const char *>(up.w) + e * one, one);
             if (!gate.scale) continue;
-            std::memcpy(scales->data + 2 * e * rows * sizeof(float), gate.scale + e * rows, rows * sizeof(float));
-            std::memcpy(scales->data + (2 * e + 1) * rows * sizeof(float), up.scale + e * rows, rows * sizeof(float));
+            std::memcpy(scales->data + 2 * e * rows * sizeof(float), gate.scale + e * rows,
+                        rows * sizeof(float));
+            std::memcpy(scales->data + (2 * e + 1) * rows * sizeof(float), up.scale + e * rows,
+                        rows * sizeof(float));
         }
         gate.w = bytes->data, up.w = bytes->data + one;
         if (gate.scale) gate.scale = reinterpret_cast<float *>(scales->data), up.scale = gate.scale + rows;
@@ -351,13 +389,15 @@ struct halves {
     }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
     if (!kernels_run()) return;
     std::vector<op_case> cases = all_cases();
-    cases.push_back(experts_case(format::i8, 70, 2, 1, 64, 96, true));       // tiles: more than 24 rows an expert
-    cases.push_back(experts_case(format::i8, 130, 2, 2, 96, 80, false));     // large ones, more than one an expert
+    // tiles: more than 24 rows an expert
+    cases.push_back(experts_case(format::i8, 70, 2, 1, 64, 96, true));
+    // large ones, more than one an expert
+    cases.push_back(experts_case(format::i8, 130, 2, 2, 96, 80, false));
     cases.push_back(experts_case(format::i8, 40, 8, 2, 64, 64, true));
     for (const op_case &c : cases) {
         if (c.kind != op::router && c.kind != op::experts) continue;
@@ -369,17 +409,36 @@ TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
             std::memset(n.out.data, 0x5a, tensor_bytes(n.out));
             if (c.kind == op::router) {
                 const tensor &l = *n.src[0];
-                const cuda::router_launch_params p = {f32_at(l, 0), l.stride[0], floats(n.src[1]), dim(l, 0), dim(l, 1), n.as<router_params>(), f32_at(n.out, 0), n.out.stride[0]};
+                const cuda::router_launch_params p = {f32_at(l, 0),     l.stride[0],    floats(n.src[1]),
+                                                      dim(l, 0),        dim(l, 1),      n.as<router_params>(),
+                                                      f32_at(n.out, 0), n.out.stride[0]};
                 REQUIRE(cuda::router_fits(p));
                 CHECK(cuda::launch_router(p, nullptr) == 0);
             } else {
                 const tensor &x = *n.src[0], &route = *n.src[1];
-                const auto weights = [&](int i) { return cuda::expert_matrices{n.src[i]->type, n.src[i]->data, floats(n.src[i]->scale)}; };
-                cuda::experts_launch_params p = {f32_at(x, 0), x.stride[0], f32_at(route, 0), route.stride[0], weights(2), weights(3), weights(4), floats(n.src[5]),
-                                                 n.src[5] ? n.src[5]->stride[0] : 0, f32_at(n.out, 0), n.out.stride[0], dim(x, 0), dim(route, 2), dim(*n.src[2], 0),
-                                                 dim(x, 1), dim(*n.src[2], 1), nullptr};
+                const auto weights = [&](int i) {
+                    return cuda::expert_matrices{n.src[i]->type, n.src[i]->data, floats(n.src[i]->scale)};
+                };
+                cuda::experts_launch_params p = {f32_at(x, 0),
+                                                 x.stride[0],
+                                                 f32_at(route, 0),
+                                                 route.stride[0],
+                                                 weights(2),
+                                                 weights(3),
+                                                 weights(4),
+                                                 floats(n.src[5]),
+                                                 n.src[5] ? n.src[5]->stride[0] : 0,
+                                                 f32_at(n.out, 0),
+                                                 n.out.stride[0],
+                                                 dim(x, 0),
+                                                 dim(route, 2),
+                                                 dim(*n.src[2], 0),
+                                                 dim(x, 1),
+                                                 dim(*n.src[2], 1),
+                                                 nullptr};
                 REQUIRE(cuda::experts_fit(p));
-                const halves both(p);      // gate and up of an expert beside each other, as some files have them
+                // gate and up of an expert beside each other, as some files have them
+                const halves both(p);
                 if (backwards && p.gate.type == p.up.type) p.gate = both.gate, p.up = both.up;
                 const memory work(cuda::experts_work_bytes(p));
                 p.work = work.data;

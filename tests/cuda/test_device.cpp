@@ -1,5 +1,6 @@
-// An engine on a device whose memory is not the host's, here a fake one (fake_device.h): the same bits as on the CPU, whatever moves between the two; and what is
-// wrong with a device is a status. CUDA itself is tested in test_cuda.cpp.
+// An engine on a device whose memory is not the host's, here a fake one (fake_device.h): the same bits as on
+// the CPU, whatever moves between the two; and what is wrong with a device is a status. CUDA itself is tested
+// in test_cuda.cpp.
 #include "../engine/answers.h"
 #include "fake_device.h"
 
@@ -20,11 +21,14 @@ using model_of_ds = std::shared_ptr<const ds::model>;
 
 struct files {
     temp_file file;
-    explicit files(const char *name, ds::format type) { ds::convert(data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {}); }
+    explicit files(const char *name, ds::format type) {
+        ds::convert(data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
+    }
     model_of_ds load(std::shared_ptr<ds::backend> place) const {
         ds::model_options o;
         o.place = std::move(place);
-        return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(file.path), "test"), o);
+        return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(file.path), "test"),
+                                                 o);
     }
 };
 
@@ -56,7 +60,7 @@ answers talk(ds::engine &e, const data &d) {
     answers out;
     steps(e, d.vocab, 10, out);
     e.fork(id, request_for({}, 5));
-    e.submit(request_for(ids, 4));      // from the prefix cache
+    e.submit(request_for(ids, 4));  // from the prefix cache
     steps(e, d.vocab, INT_MAX, out);
     return out;
 }
@@ -70,12 +74,17 @@ template <class F> ds::error failure(F &&f) {
     return {ds::status::ok, ""};
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's bits") {
-    const struct { const char *name; ds::format type, kv; } cases[] = {
-        {"micro/qwen2", ds::format::i8, ds::format::i8}, {"micro/llama", ds::format::bf16, ds::format::f16}, {"micro/deepseek-r1", ds::format::i8, ds::format::i8},
-        {"micro/deepseek-v2-lite", ds::format::q8_0, ds::format::f16}, {"tiny-r1", ds::format::f16, ds::format::f32}};
+    const struct {
+        const char *name;
+        ds::format type, kv;
+    } cases[] = {{"micro/qwen2", ds::format::i8, ds::format::i8},
+                 {"micro/llama", ds::format::bf16, ds::format::f16},
+                 {"micro/deepseek-r1", ds::format::i8, ds::format::i8},
+                 {"micro/deepseek-v2-lite", ds::format::q8_0, ds::format::f16},
+                 {"tiny-r1", ds::format::f16, ds::format::f32}};
     for (const auto &c : cases) {
         if (sanitized && c.kv == ds::format::f16) continue;
         CAPTURE(c.name);
@@ -102,12 +111,20 @@ TEST_CASE("device: tokens are chosen from leading logits where these are enough,
     const files file("tiny-r1", ds::format::i8);
     const std::shared_ptr<ds::backend> place = fake_device();
     const model_of_ds near = file.load(nullptr), far = file.load(place);
-    const struct { const char *what; bool few; std::function<void(ds::request_options &)> set; } cases[] = {
+    const struct {
+        const char *what;
+        bool few;
+        std::function<void(ds::request_options &)> set;
+    } cases[] = {
         {"greedy", true, [](ds::request_options &) {}},
         {"top_k", true, [](ds::request_options &r) { r.sampling.temperature = 1, r.sampling.top_k = 20; }},
-        {"R1's own", true, [](ds::request_options &r) { r.sampling.temperature = 0.6f, r.sampling.top_p = 0.95f; }},
+        {"R1's own", true,
+         [](ds::request_options &r) { r.sampling.temperature = 0.6f, r.sampling.top_p = 0.95f; }},
         {"a penalty", true, [](ds::request_options &r) { r.sampling.repetition_penalty = 1.2f; }},
-        {"a bias that raises", false, [](ds::request_options &r) { r.sampling.bias = {{5, 3.0f}}; }},
+        {"a bias that raises", false,
+         [](ds::request_options &r) {
+             r.sampling.bias = {{5, 3.0f}};
+         }},
         {"hot", false, [](ds::request_options &r) { r.sampling.temperature = 50, r.sampling.seed = 9; }},
         {"log-probabilities", false, [](ds::request_options &r) { r.logprobs = true, r.top_logprobs = 3; }},
         {"scored", false, [](ds::request_options &r) { r.score = true; }}};
@@ -124,16 +141,19 @@ TEST_CASE("device: tokens are chosen from leading logits where these are enough,
             std::vector<std::tuple<uint64_t, int32_t, float, size_t>> out;
             while (!e.idle()) {
                 const ds::engine::turn turn(e);
-                for (const ds::event &event : e.step(turn)) out.emplace_back(event.request, event.token, event.logprob, event.top.size());
+                for (const ds::event &event : e.step(turn))
+                    out.emplace_back(event.request, event.token, event.logprob, event.top.size());
             }
             return out;
         };
         const size_t before = ds::test::counts_of(*place).downloaded, runs = ds::test::counts_of(*place).runs;
         const auto got = told(far, place);
-        const size_t rows = got.size(), bytes = ds::test::counts_of(*place).downloaded - before, steps = ds::test::counts_of(*place).runs - runs;
+        const size_t rows = got.size(), bytes = ds::test::counts_of(*place).downloaded - before,
+                     steps = ds::test::counts_of(*place).runs - runs;
         CHECK(got == told(near, ds::cpu_backend({.threads = 1})));
         CHECK(rows > 20);
-        // Two rows a step at most, each of at most 128 places and logits; a whole one has as many logits as the vocabulary.
+        // Two rows a step at most, each of at most 128 places and logits; a whole one has as many logits as
+        // the vocabulary.
         if (c.few) CHECK(bytes <= steps * 2 * 4 * (4 + 2 * 128));
         else CHECK(bytes > steps * 4 * d.vocab);
     }
@@ -146,7 +166,7 @@ TEST_CASE("device: what a plan says is what an engine takes") {
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
     const ds::memory_plan p = ds::engine::measure(*m, o, *place);
     CHECK(p.weights == m->placed_bytes);
-    CHECK(m->place == place);      // whom a plan asks
+    CHECK(m->place == place);  // whom a plan asks
     const size_t before = ds::test::counts_of(*place).allocated;
     const ds::engine e(m, o, place);
     const size_t took = ds::test::counts_of(*place).allocated - before;
@@ -203,7 +223,8 @@ TEST_CASE("device: what it cannot compute, hold or go on with is a status") {
     const std::shared_ptr<ds::backend> place = fake_device({.missing = "attention"});
     const model_of_ds m = file.load(place);
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
-    for (const ds::error &e : {failure([&] { ds::engine(m, o, place); }), failure([&] { ds::engine::measure(*m, o, *place); })}) {
+    for (const ds::error &e :
+         {failure([&] { ds::engine(m, o, place); }), failure([&] { ds::engine::measure(*m, o, *place); })}) {
         CHECK(e.code == ds::status::unsupported);
         CHECK(e.text.find("attention") != std::string::npos);
     }
@@ -216,7 +237,8 @@ TEST_CASE("device: what it cannot compute, hold or go on with is a status") {
     CHECK(failure([&] { ds::engine(n, huge, small_device); }).code == ds::status::memory);
     CHECK(ds::test::counts_of(*small_device).allocated == 0);
 
-    // A device that is lost in its third run: every step from then on says so, and requests can still be cancelled.
+    // A device that is lost in its third run: every step from then on says so, and requests can still be
+    // cancelled.
     const std::shared_ptr<ds::backend> weak = fake_device({.fails_after = 3});
     const model_of_ds w = file.load(weak);
     ds::engine e(w, o, weak);
@@ -245,11 +267,13 @@ TEST_CASE("device: the progress of loading ends with all that was placed, and ca
     const uint64_t all = calls;
     o.place = fake_device();
     calls = 1000 - all + 1;
-    CHECK(failure([&] { ds::model(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o); }).code == ds::status::cancelled);
+    CHECK(failure([&] {
+              ds::model(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
+          }).code == ds::status::cancelled);
     CHECK(ds::test::counts_of(*o.place).allocated == 0);
 }
 
-// ---- Opening what CUDA needs ------------------------------------------------------------------------------------------------------------------------
+// ---- Opening what CUDA needs
 
 TEST_CASE("device: a shared object that is missing, is none, or is another one, is a status that says so") {
     const ds::error missing = failure([] { ds::cuda_device_count("/nowhere/libdeepseek-cuda.so"); });
@@ -261,7 +285,8 @@ TEST_CASE("device: a shared object that is missing, is none, or is another one, 
     const ds::error none = failure([&] { ds::cuda_device_count(text.path); });
     CHECK(none.code == ds::status::no_device);
     CHECK(none.text.find(text.path) != std::string::npos);
-    const ds::error other = failure([] { ds::cuda_backend({.device = 0, .force = {}, .library = "libm.so.6"}); });
+    const ds::error other =
+        failure([] { ds::cuda_backend({.device = 0, .force = {}, .library = "libm.so.6"}); });
     CHECK(other.code == ds::status::no_device);
     CHECK(other.text.find("ds_cuda_plugin") != std::string::npos);
 }

@@ -1,5 +1,7 @@
-// A libdeepseek-cuda.so that needs no graphics card: the CPU backend behind memory that the host cannot touch (fake_device.h). With it in place of the real one, whole
-// programs take the way to a device from the public interface on; tests/on_device runs engines so. All that are opened are one device, so one at a time works on it.
+// A libdeepseek-cuda.so that needs no graphics card: the CPU backend behind memory that the host cannot touch
+// (fake_device.h). With it in place of the real one, whole programs take the way to a device from the public
+// interface on; tests/on_device runs engines so. All that are opened are one device, so one at a time works
+// on it.
 #include "../../ggml-cuda/plugin.h"
 #include "../cuda/fake_device.h"
 
@@ -46,37 +48,72 @@ constexpr cuda_plugin functions = {
         [](int32_t number, cuda_device *d, cuda_failure *f) {
             return guarded(f, [&](backend *, const backend_fns &) {
                 check(number);
-                *d = {.name = "none", .memory_total = uint64_t{1} << 34, .memory_free = uint64_t{1} << 34, .major = 9, .minor = 0, .processors = 1};
+                *d = {.name = "none",
+                      .memory_total = uint64_t{1} << 34,
+                      .memory_free = uint64_t{1} << 34,
+                      .major = 9,
+                      .minor = 0,
+                      .processors = 1};
             });
         },
-    .open = [](int32_t number, const char *const *, bool, bool, void **self, cuda_failure *f) { return guarded(f, [&](backend *, const backend_fns &) { check(number), *self = &device(); }); },
+    .open =
+        [](int32_t number, const char *const *, bool, bool, void **self, cuda_failure *f) {
+            return guarded(f, [&](backend *, const backend_fns &) { check(number), *self = &device(); });
+        },
     .close = [](void *) {},
-    .alloc = [](void *, size_t n, void **p, cuda_failure *f) { return guarded(f, [&](backend *b, const backend_fns &fn) { *p = fn.alloc(b, n), device().bytes[*p] = n; }); },
+    .alloc =
+        [](void *, size_t n, void **p, cuda_failure *f) {
+            return guarded(
+                f, [&](backend *b, const backend_fns &fn) { *p = fn.alloc(b, n), device().bytes[*p] = n; });
+        },
     .release =
         [](void *, void *p) {
             cuda_failure ignored;
-            guarded(&ignored, [&](backend *b, const backend_fns &fn) { fn.release(b, p, device().bytes.at(p)), device().bytes.erase(p); });
+            guarded(&ignored, [&](backend *b, const backend_fns &fn) {
+                fn.release(b, p, device().bytes.at(p)), device().bytes.erase(p);
+            });
         },
-    .alloc_host = [](void *, size_t n, void **p, cuda_failure *) { return *p = std::aligned_alloc(64, (n + 63) / 64 * 64), *p != nullptr; },
+    .alloc_host =
+        [](void *, size_t n, void **p, cuda_failure *) {
+            return *p = std::aligned_alloc(64, (n + 63) / 64 * 64), *p != nullptr;
+        },
     .release_host = [](void *, void *p) { std::free(p); },
-    .upload = [](void *, void *dst, const void *src, size_t n, cuda_failure *f) { return guarded(f, [&](backend *b, const backend_fns &fn) { fn.upload(b, dst, src, n); }); },
-    .download = [](void *, void *dst, const void *src, size_t n, cuda_failure *f) { return guarded(f, [&](backend *b, const backend_fns &fn) { fn.download(b, dst, src, n); }); },
-    .copy = [](void *, void *dst, const void *src, size_t n, cuda_failure *f) { return guarded(f, [&](backend *b, const backend_fns &fn) { fn.copy(b, dst, src, n); }); },
+    .upload =
+        [](void *, void *dst, const void *src, size_t n, cuda_failure *f) {
+            return guarded(f, [&](backend *b, const backend_fns &fn) { fn.upload(b, dst, src, n); });
+        },
+    .download =
+        [](void *, void *dst, const void *src, size_t n, cuda_failure *f) {
+            return guarded(f, [&](backend *b, const backend_fns &fn) { fn.download(b, dst, src, n); });
+        },
+    .copy =
+        [](void *, void *dst, const void *src, size_t n, cuda_failure *f) {
+            return guarded(f, [&](backend *b, const backend_fns &fn) { fn.copy(b, dst, src, n); });
+        },
     .wait = [](void *, cuda_failure *) { return true; },
     .run =
-        [](void *, const graph *g, void *work, const std::atomic<bool> *stop, bool *finished, cuda_failure *f) {
-            return guarded(f, [&](backend *b, const backend_fns &fn) { *finished = fn.run(b, *g, work, stop); });
+        [](void *, const graph *g, void *work, const std::atomic<bool> *stop, bool *finished,
+           cuda_failure *f) {
+            return guarded(f,
+                           [&](backend *b, const backend_fns &fn) { *finished = fn.run(b, *g, work, stop); });
         },
-    .work_bytes = [](const void *, const node *n) { return device().memory->fn->work_bytes(device().memory.get(), *n); },
-    .variant = [](const void *, const node *n) { return device().memory->fn->variant(device().memory.get(), *n); },
+    .work_bytes = [](const void *,
+                     const node *n) { return device().memory->fn->work_bytes(device().memory.get(), *n); },
+    .variant = [](const void *,
+                  const node *n) { return device().memory->fn->variant(device().memory.get(), *n); },
     .variant_name = [](op, size_t) -> const char * { return nullptr; },
     .recorded = [](const void *) { return size_t{0}; },
-    .read_rate = [](void *, size_t, size_t *, double *, cuda_failure *f) { return guarded(f, [](backend *, const backend_fns &) { throw error(status::unsupported, "this device has no speed"); }); },
+    .read_rate =
+        [](void *, size_t, size_t *, double *, cuda_failure *f) {
+            return guarded(f, [](backend *, const backend_fns &) {
+                throw error(status::unsupported, "this device has no speed");
+            });
+        },
 };
 
-} // namespace
+}  // namespace
 
-} // namespace ds
+}  // namespace ds
 
 extern "C" __attribute__((visibility("default"))) const ds::cuda_plugin *ds_cuda_plugin(uint64_t layout) {
     return layout == ds::plugin_layout() ? &ds::functions : nullptr;

@@ -13,9 +13,11 @@ namespace ds::test {
 struct answer {
     std::vector<int32_t> tokens;
     std::vector<float> logits;
-    bool operator==(const answer &o) const { return tokens == o.tokens && golden::same_bits(logits, o.logits); }
+    bool operator==(const answer &o) const {
+        return tokens == o.tokens && golden::same_bits(logits, o.logits);
+    }
 };
-using answers = std::map<uint64_t, answer>;      // by request
+using answers = std::map<uint64_t, answer>;  // by request
 
 // Takes so many steps, or as many as there are.
 inline void steps(engine &e, size_t vocab, int most, answers &out) {
@@ -34,4 +36,4 @@ inline answers run_all(engine &e, size_t vocab) {
     return out;
 }
 
-} // namespace ds::test
+}  // namespace ds::test

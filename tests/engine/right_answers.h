@@ -8,7 +8,8 @@ namespace golden {
 
 constexpr size_t questions = sanitized ? 20 : 200;
 
-// Greedy answers to the first of the 200 listed questions, at most 230 tokens of prompt and answer each, right when the text ends with the listed answer.
+// Greedy answers to the first of the 200 listed questions, at most 230 tokens of prompt and answer each,
+// right when the text ends with the listed answer.
 inline int right_answers(const model_ptr &m) {
     ds_engine_config c = engine_config();
     c.max_requests = 32;
@@ -33,4 +34,4 @@ inline int right_answers(const model_ptr &m) {
     return right;
 }
 
-} // namespace golden
+}  // namespace golden

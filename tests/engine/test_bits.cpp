@@ -1,5 +1,6 @@
-// The bits that I8 models and encoded blocks have on every machine. What tests compare elsewhere they compare on one machine; here the results' hashes are written down, from
-// the kernels without vectors on x86-64, so that every processor and compiler is held to the same ones.
+// The bits that I8 models and encoded blocks have on every machine. What tests compare elsewhere they compare
+// on one machine; here the results' hashes are written down, from the kernels without vectors on x86-64, so
+// that every processor and compiler is held to the same ones.
 #include "../support/golden.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -13,7 +14,8 @@ namespace {
 struct hash {
     uint64_t value = 0xcbf29ce484222325u;
     void add(const void *data, size_t n) {
-        for (const auto *p = static_cast<const unsigned char *>(data); n > 0; --n) value = (value ^ *p++) * 0x100000001b3u;
+        for (const auto *p = static_cast<const unsigned char *>(data); n > 0; --n)
+            value = (value ^ *p++) * 0x100000001b3u;
     }
     std::string text() const { return ds::format_text("%016llx", static_cast<unsigned long long>(value)); }
 };
@@ -46,10 +48,14 @@ std::string hash_of_logits(const engine_ptr &e, const data &d, double limit) {
     return h.text();
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that they have everywhere") {
-    const struct { std::string name, weights, logits; double limit; } models[] = {      // limit: of the mean KL
+    // limit: of the mean KL
+    const struct {
+        std::string name, weights, logits;
+        double limit;
+    } models[] = {
         {"micro/llama", "85ed99198cfb600e", "10d49fff9e2ca86f", 0.005},
         {"micro/qwen2", "e50895f023606d0b", "0090330a2c6953ad", 0.005},
         {"micro/qwen3", "a633224699165421", "903bba36b998d7ba", 0.005},
@@ -60,9 +66,10 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
     for (const auto &expected : models) {
         CAPTURE(expected.name);
         data d = load(expected.name);
-        d.ids.resize(75);      // more than a page, and than a chunk
+        d.ids.resize(75);  // more than a page, and than a chunk
         const temp_file file;
-        ds::convert(data_dir(expected.name), file.path, {.type = ds::format::i8, .vocab_only = false, .name = ""}, {});
+        ds::convert(data_dir(expected.name), file.path,
+                    {.type = ds::format::i8, .vocab_only = false, .name = ""}, {});
         CHECK(hash_of_weights(file.path) == expected.weights);
         ds_model *m = nullptr;
         MUST(ds_model_load(file.path.c_str(), nullptr, &m, &err));
@@ -80,7 +87,10 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
 }
 
 TEST_CASE("bits: blocks are encoded to the same bytes everywhere") {
-    const struct { ds::format f; const char *even, *weighted; } expected[] = {
+    const struct {
+        ds::format f;
+        const char *even, *weighted;
+    } expected[] = {
         {ds::format::q8_0, "298c7c611fb1f3d2", "298c7c611fb1f3d2"},
         {ds::format::q4_0, "f2a8b770ce066f63", "57f91f33d15a7f4d"},
         {ds::format::q4_1, "8e80469f68306f37", "3d66ab22d030afd7"},
@@ -95,7 +105,9 @@ TEST_CASE("bits: blocks are encoded to the same bytes everywhere") {
     };
     std::vector<float> x(4096), importance(x.size());
     uint32_t state = 1;
-    const auto uniform = [&] { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f; };
+    const auto uniform = [&] {
+        return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
+    };
     for (size_t i = 0; i < x.size(); ++i) {
         for (int k = 0; k < 3; ++k) x[i] += uniform();
         x[i] *= i % 61 ? 0.05f : 0.5f;

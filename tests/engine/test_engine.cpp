@@ -1,4 +1,5 @@
-// The engine through the public API: the same request gives the same bits whatever else runs; requests end as they should; threads may submit and cancel.
+// The engine through the public API: the same request gives the same bits whatever else runs; requests end as
+// they should; threads may submit and cancel.
 #include "../support/float_mode.h"
 #include "../support/golden.h"
 
@@ -15,7 +16,7 @@ namespace {
 
 struct answer {
     std::vector<ds_token> tokens;
-    std::vector<float> logits;      // of the generated tokens, one row each
+    std::vector<float> logits;  // of the generated tokens, one row each
     std::string text;
     ds_finish finish = DS_FINISH_NONE;
     ds_status status = DS_OK;
@@ -34,7 +35,7 @@ std::vector<answer> run_all(const engine_ptr &e, const std::vector<full_request>
     }
     run(e, [&](const ds_event &event) {
         answer &a = out[of.at(event.request)];
-        REQUIRE(a.finish == DS_FINISH_NONE);    // nothing comes after the last event
+        REQUIRE(a.finish == DS_FINISH_NONE);  // nothing comes after the last event
         a.text.append(event.text, event.text_size);
         if (event.type == DS_EVENT_TOKEN) a.tokens.push_back(event.token);
         if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
@@ -49,16 +50,22 @@ std::vector<answer> run_all(const engine_ptr &e, const std::vector<full_request>
 
 // All of them, or the few that a sanitizer has time for.
 std::vector<const char *> models(std::vector<const char *> list) {
-    if (sanitized) std::erase_if(list, [](std::string_view name) { return name != "micro/qwen2" && name != "micro/deepseek-r1"; });
+    if (sanitized)
+        std::erase_if(
+            list, [](std::string_view name) { return name != "micro/qwen2" && name != "micro/deepseek-r1"; });
     return list;
 }
 
-answer run_one(const engine_ptr &e, const full_request &r, size_t vocab = 512) { return run_all(e, {r}, vocab)[0]; }
+answer run_one(const engine_ptr &e, const full_request &r, size_t vocab = 512) {
+    return run_all(e, {r}, vocab)[0];
+}
 
-} // namespace
+}  // namespace
 
-TEST_CASE("engine: the same bits with 1 and 2 threads, alone and among others, in chunks of 1, 7, 64 and at once") {
-    for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-r1", "tiny-r1"}))
+TEST_CASE(
+    "engine: the same bits with 1 and 2 threads, alone and among others, in chunks of 1, 7, 64 and at once") {
+    for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
+                                    "micro/deepseek-r1", "tiny-r1"}))
         for (const ds::format type : {ds::format::f32, ds::format::bf16, ds::format::q8_0})
             for (const ds_kv_type kv : {DS_KV_F32, DS_KV_F16}) {
                 if (kv == DS_KV_F32 && type == ds::format::bf16) continue;
@@ -76,7 +83,7 @@ TEST_CASE("engine: the same bits with 1 and 2 threads, alone and among others, i
                 std::vector<float> expected;
                 for (const uint32_t threads : {1u, 2u, 3u})
                     for (const uint32_t chunk : {1u, 7u, 64u, 512u}) {
-                        if (sanitized && chunk == 1) continue;    // takes longest
+                        if (sanitized && chunk == 1) continue;  // takes longest
                         CAPTURE(threads);
                         CAPTURE(chunk);
                         ds_engine_config c = engine_config();
@@ -114,9 +121,11 @@ TEST_CASE("engine: the same bits on every instruction set of the machine") {
         }
 }
 
-// numerics.h promises this of I8 weights with I8 pages beyond any doubt of floats: every instruction set, thread count, neighbour and chunk.
+// numerics.h promises this of I8 weights with I8 pages beyond any doubt of floats: every instruction set,
+// thread count, neighbour and chunk.
 TEST_CASE("engine: I8 models give the same bits everywhere") {
-    for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-v2", "micro/deepseek-r1", "tiny-r1"})) {
+    for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
+                                    "micro/deepseek-v2", "micro/deepseek-r1", "tiny-r1"})) {
         CAPTURE(name);
         const data d = load(name);
         const model_ptr m = model(name, ds::format::i8);
@@ -131,8 +140,10 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
         for (const char *isa : ds::cpu_isas())
             for (const uint32_t threads : {1u, 2u, 3u})
                 for (const uint32_t chunk : {1u, 7u, 64u, 512u}) {
-                    if ((threads > 1 || chunk == 1) && std::string(isa) == "scalar") continue;    // slow, and its threads share the others' code
-                    if (golden::device_asked() && (threads != 2 || isa != ds::cpu_isas().front())) continue;    // a device does not know of them
+                    // slow, and its threads share the others' code
+                    if ((threads > 1 || chunk == 1) && std::string(isa) == "scalar") continue;
+                    // a device does not know of them
+                    if (golden::device_asked() && (threads != 2 || isa != ds::cpu_isas().front())) continue;
                     CAPTURE(isa);
                     CAPTURE(threads);
                     CAPTURE(chunk);
@@ -153,7 +164,8 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
     }
 }
 
-// Rounding upward, denormals flushed: set by the host before it calls, in the threads that the engine makes and in those that are the host's own.
+// Rounding upward, denormals flushed: set by the host before it calls, in the threads that the engine makes
+// and in those that are the host's own.
 TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, and is left as it was") {
     const data d = load("micro/qwen3");
     const model_ptr m = model("micro/qwen3", ds::format::i8);
@@ -339,10 +351,10 @@ TEST_CASE("engine: bias and penalties") {
     CHECK(std::count(without.tokens.begin(), without.tokens.end(), plain.tokens[0]) == 0);
     r.draw.logit_bias = &force;
     for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
-    r.draw.presence_penalty = 1000;    // stronger than what is left between the others, weaker than the bias
+    r.draw.presence_penalty = 1000;  // stronger than what is left between the others, weaker than the bias
     for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
     r.draw.logit_bias_count = 0;
-    const answer fresh = run_one(e, r);    // no token twice, none of the prompt
+    const answer fresh = run_one(e, r);  // no token twice, none of the prompt
     CHECK(std::set<ds_token>(fresh.tokens.begin(), fresh.tokens.end()).size() == fresh.tokens.size());
     for (const ds_token t : fresh.tokens) CHECK(std::count(prompt.begin(), prompt.end(), t) == 0);
 }
@@ -370,7 +382,8 @@ TEST_CASE("engine: log-probabilities against double arithmetic on the logits") {
         }
         REQUIRE(event.top_count == 5);
         const float *row = &all[seen * d.vocab];
-        CHECK(event.top[0].logprob == doctest::Approx(*std::max_element(row, row + d.vocab) - log_sum(row, d.vocab)).epsilon(1e-5));
+        CHECK(event.top[0].logprob ==
+              doctest::Approx(*std::max_element(row, row + d.vocab) - log_sum(row, d.vocab)).epsilon(1e-5));
         for (size_t i = 1; i < 5; ++i) CHECK(event.top[i].logprob <= event.top[i - 1].logprob);
         ++seen;
     });
@@ -420,7 +433,10 @@ TEST_CASE("engine: the chat call streams, stops when its callback says so, and l
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const ds_message ask = {"user", "What is 37 + 85?"};
-    struct heard { std::string text; size_t most; } h{"", 1u << 20};
+    struct heard {
+        std::string text;
+        size_t most;
+    } h{"", 1u << 20};
     const ds_text_fn hear = [](void *user, const char *text, size_t n) {
         auto *to = static_cast<heard *>(user);
         to->text.append(text, n);
@@ -450,7 +466,9 @@ TEST_CASE("engine: a vocabulary-only model makes no engine, an engine outlives i
 }
 
 TEST_CASE("engine: the memory plan is what is taken") {
-    struct counted { uint64_t now = 0, most = 0; } count;
+    struct counted {
+        uint64_t now = 0, most = 0;
+    } count;
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     ds_host host{};
@@ -478,13 +496,16 @@ TEST_CASE("engine: the memory plan is what is taken") {
         CHECK(taken <= plan.total - plan.weights);
         const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
         run_one(e, request(prompt));
-        CHECK(count.most == taken);    // nothing more while it works
+        CHECK(count.most == taken);  // nothing more while it works
     }
     CHECK(count.now == 0);
 }
 
 TEST_CASE("engine: every allocation that fails is a status, and nothing leaks") {
-    struct failing { int calls = 0, fail_at = 0; long live = 0; } f;
+    struct failing {
+        int calls = 0, fail_at = 0;
+        long live = 0;
+    } f;
     ds_host host{};
     host.struct_size = sizeof host;
     host.alloc_user = &f;

@@ -1,5 +1,6 @@
-// The engine's pages through the public API: bits are the same with and without prefix hits, after making room for others, and in forks; nothing is lost when
-// requests are cancelled or late; a step stops when nobody needs it.
+// The engine's pages through the public API: bits are the same with and without prefix hits, after making
+// room for others, and in forks; nothing is lost when requests are cancelled or late; a step stops when
+// nobody needs it.
 #include "../support/api.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -69,15 +70,23 @@ answer run_one(const engine_ptr &e, const full_request &r, size_t vocab) {
 }
 
 // Where pages are as the model's weights are, and where not.
-struct kind { const char *model; ds::format weights; ds_kv_type kv; };
+struct kind {
+    const char *model;
+    ds::format weights;
+    ds_kv_type kv;
+};
 const kind kinds[] = {
-    {"tiny-r1", ds::format::i8, DS_KV_INT8}, {"micro/deepseek-r1", ds::format::f32, DS_KV_F16},
-#if !defined(DS_THREAD_SANITIZER)    // slow, and threads share no more in the others
-    {"tiny-r1", ds::format::q8_0, DS_KV_F16}, {"tiny-r1", ds::format::f32, DS_KV_F32}, {"micro/deepseek-r1", ds::format::i8, DS_KV_INT8}, {"micro/deepseek-v2-lite", ds::format::q8_0, DS_KV_F32},
+    {"tiny-r1", ds::format::i8, DS_KV_INT8},
+    {"micro/deepseek-r1", ds::format::f32, DS_KV_F16},
+#if !defined(DS_THREAD_SANITIZER)  // slow, and threads share no more in the others
+    {"tiny-r1", ds::format::q8_0, DS_KV_F16},
+    {"tiny-r1", ds::format::f32, DS_KV_F32},
+    {"micro/deepseek-r1", ds::format::i8, DS_KV_INT8},
+    {"micro/deepseek-v2-lite", ds::format::q8_0, DS_KV_F32},
 #endif
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("engine: the same bits with what the prefix cache has as without") {
     for (const kind &k : kinds) {
@@ -107,14 +116,14 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
             CHECK(same_bits(with.logits, without.logits));
         };
         check(150, 0, 0);
-        check(150, 149, 149);          // full pages, and a part of the last
-        check(128, 127, 127);          // no more than pages, of which one row is computed
+        check(150, 149, 149);  // full pages, and a part of the last
+        check(128, 127, 127);  // no more than pages, of which one row is computed
         check(129, 128, 128);
         check(64, 63, 63);
-        check(1, 0, 0);                // its one row
-        check(180, 150, 155);          // goes on where others ended
+        check(1, 0, 0);        // its one row
+        check(180, 150, 155);  // goes on where others ended
         prompt[100] ^= 1;
-        check(170, 100, 100);          // up to there
+        check(170, 100, 100);  // up to there
         prompt[0] ^= 1;
         check(170, 0, 0);
         CHECK(stats_of(e).cached_tokens > 700);
@@ -205,17 +214,20 @@ TEST_CASE("engine: a request larger than the pool is refused with the bytes it w
     plan.struct_size = sizeof plan;
     MUST(ds_engine_plan(m.get(), &c, &plan, &err));
     r.max_new_tokens = 157;
-    check_fails(DS_ERR_TOO_LONG, std::to_string(5 * plan.page_bytes), [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
-    check_fails(DS_ERR_TOO_LONG, std::to_string(4 * plan.page_bytes), [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
+    check_fails(DS_ERR_TOO_LONG, std::to_string(5 * plan.page_bytes),
+                [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
+    check_fails(DS_ERR_TOO_LONG, std::to_string(4 * plan.page_bytes),
+                [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
     r.max_new_tokens = 156;
     CHECK(run_one(e, r, 512).finish != DS_FINISH_CONTEXT);
-    r.max_new_tokens = 0;          // as far as it goes
+    r.max_new_tokens = 0;  // as far as it goes
     r.flags = DS_REQUEST_IGNORE_END;
     const answer a = run_one(e, r, 512);
     CHECK((a.finish == DS_FINISH_CONTEXT && a.tokens.size() == 156));
 }
 
-TEST_CASE("engine: forks of a request that waits, reads its prompt or answers are what it would be to ask alone") {
+TEST_CASE(
+    "engine: forks of a request that waits, reads its prompt or answers are what it would be to ask alone") {
     for (const kind &k : kinds) {
         CAPTURE(k.model);
         CAPTURE(int(k.kv));
@@ -233,7 +245,12 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
         r.draw.temperature = 2;
         r.draw.seed = 1;
         listener l{{}, d.vocab};
-        struct made { ds_request_id id; std::vector<ds_token> prompt; full_request r; uint64_t shared; };
+        struct made {
+            ds_request_id id;
+            std::vector<ds_token> prompt;
+            full_request r;
+            uint64_t shared;
+        };
         std::vector<made> all;
         const ds_request_id first = submit(e, r);
         const auto add = [&](uint64_t seed, const std::vector<ds_token> &so_far, uint64_t shared) {
@@ -245,10 +262,10 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
             prompt.insert(prompt.end(), so_far.begin(), so_far.end());
             all.push_back({fork(e, first, f), prompt, f, shared});
         };
-        add(2, {}, 139);                     // before it was taken in
+        add(2, {}, 139);  // before it was taken in
         l.step(e);
-        add(3, {}, 139);                     // while its prompt is read
-        add(1, {}, 139);                     // the same again
+        add(3, {}, 139);  // while its prompt is read
+        add(1, {}, 139);  // the same again
         l.step(e);
         l.step(e);
         while (l.answers[first].tokens.size() < 7) l.step(e);
@@ -271,7 +288,8 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
             CHECK(got.cached == f.shared);
         }
         CHECK(l.answers[all[0].id].tokens != expected.tokens);
-        CHECK(l.answers[all[2].id].tokens == std::vector<ds_token>(expected.tokens.begin(), expected.tokens.begin() + 21));
+        CHECK(l.answers[all[2].id].tokens ==
+              std::vector<ds_token>(expected.tokens.begin(), expected.tokens.begin() + 21));
         CHECK(l.answers[of_a_fork].finish == DS_FINISH_LENGTH);
         const ds_engine_stats s = stats_of(e);
         CHECK((s.pages_free == s.pages_total && s.running == 0));
@@ -290,13 +308,14 @@ TEST_CASE("engine: forks of a request that waits, reads its prompt or answers ar
     check_argument("scored", [&](ds_error *x) { return ds_engine_fork(e.get(), scored, nullptr, &id, x); });
 }
 
-TEST_CASE("engine: a fork's text goes on where the other's stands, half a character and held back text included") {
+TEST_CASE(
+    "engine: a fork's text goes on where the other's stands, half a character and held back text included") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     const engine_ptr e = engine(m, engine_config());
     full_request r = request(prompt);
     const std::string whole = run_one(e, r, 512).text;
-    const std::string almost = whole.substr(10, 30) + "?";     // held back until it turns out to be another
+    const std::string almost = whole.substr(10, 30) + "?";  // held back until it turns out to be another
     const char *const stops[] = {almost.c_str()};
     for (size_t at = 1; at < 60; at += 3) {
         listener l{{}, 512};
@@ -327,7 +346,9 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
         ids.push_back(submit(e, r));
     }
     std::vector<ds_request_id> ended;
-    run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_DONE) ended.push_back(event.request); });
+    run(e, [&](const ds_event &event) {
+        if (event.type == DS_EVENT_DONE) ended.push_back(event.request);
+    });
     CHECK(ended == std::vector<ds_request_id>{ids[2], ids[4], ids[0], ids[3], ids[1]});
 
     r.priority = 0;
@@ -340,8 +361,11 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
     r.max_new_tokens = 2;
     const ds_request_id patient = submit(e, r);
     std::map<ds_request_id, ds_finish> ends;
-    run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second); });
-    CHECK((ends[running] == DS_FINISH_DEADLINE || ends[running] == DS_FINISH_CONTEXT));    // on a fast machine
+    run(e, [&](const ds_event &event) {
+        if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second);
+    });
+    // on a fast machine
+    CHECK((ends[running] == DS_FINISH_DEADLINE || ends[running] == DS_FINISH_CONTEXT));
     CHECK(ends[waiting] == DS_FINISH_DEADLINE);
     CHECK(ends[patient] == DS_FINISH_LENGTH);
     ds_request_id id = 0;
@@ -355,7 +379,7 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
     const model_ptr m = bundled();
     const data d = load("tiny-r1");
     ds_engine_config c = engine_config();
-    c.kv_tokens = 64 * 1024;           // 160 MiB: some slabs
+    c.kv_tokens = 64 * 1024;  // 160 MiB: some slabs
     const engine_ptr e = engine(m, c);
     full_request r = request(d.ids);
     r.prompt_count = 150;
@@ -377,7 +401,7 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
     for (const answer *a : {&second, &third}) CHECK(same_bits(a->logits, first.logits));
     CHECK(first.logits.size() > 0);
 
-    const ds_request_id id = submit(e, r);    // in the middle of a request
+    const ds_request_id id = submit(e, r);  // in the middle of a request
     listener l{{}, d.vocab};
     l.step(e);
     MUST(ds_engine_trim(e.get(), 0, &err));
@@ -387,7 +411,10 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
 }
 
 TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
-    struct sums { uint64_t steps = 0, rows = 0, prompt = 0, started = 0, ended = 0, cached = 0; bool good = true; } sum;
+    struct sums {
+        uint64_t steps = 0, rows = 0, prompt = 0, started = 0, ended = 0, cached = 0;
+        bool good = true;
+    } sum;
     const model_ptr m = bundled();
     const data d = load("tiny-r1");
     ds_engine_config c = engine_config();
@@ -395,9 +422,12 @@ TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
     c.trace_user = &sum;
     c.trace = [](void *user, const ds_step_trace *t) {
         auto &s = *static_cast<sums *>(user);
-        s.good &= t->struct_size == sizeof *t && t->step == ++s.steps && t->rows == t->prompt_rows + t->answer_rows && t->rows <= 64;
-        s.good &= t->seconds >= t->compute_seconds && t->compute_seconds > 0 && t->pages_used + t->pages_cached + t->pages_unused == 64;
-        s.rows += t->rows, s.prompt += t->prompt_rows, s.started += t->started, s.ended += t->ended, s.cached += t->cached_tokens;
+        s.good &= t->struct_size == sizeof *t && t->step == ++s.steps &&
+                  t->rows == t->prompt_rows + t->answer_rows && t->rows <= 64;
+        s.good &= t->seconds >= t->compute_seconds && t->compute_seconds > 0 &&
+                  t->pages_used + t->pages_cached + t->pages_unused == 64;
+        s.rows += t->rows, s.prompt += t->prompt_rows, s.started += t->started, s.ended += t->ended,
+            s.cached += t->cached_tokens;
     };
     const engine_ptr e = engine(m, c);
     full_request r = request(d.ids);
@@ -412,12 +442,13 @@ TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
     const ds_engine_stats s = stats_of(e);
     CHECK(sum.good);
     CHECK((sum.steps == s.steps && sum.started == 3 && sum.ended == 3));
-    CHECK((sum.prompt == s.prompt_tokens && s.prompt_tokens == 150 + 1 + 1 && sum.cached == s.cached_tokens && s.cached_tokens == 2 * 149 && s.lookup_tokens == 450));
+    CHECK((sum.prompt == s.prompt_tokens && s.prompt_tokens == 150 + 1 + 1 && sum.cached == s.cached_tokens &&
+           s.cached_tokens == 2 * 149 && s.lookup_tokens == 450));
     CHECK(sum.rows == s.prompt_tokens + 3 * 9);
     CHECK((s.new_tokens == 30 && s.new_tokens_per_second > 0 && s.prompt_tokens_per_second > 0));
 }
 
-// ---- What happens while a step computes -------------------------------------------------------------------------------------------------------------
+// ---- What happens while a step computes
 
 namespace {
 
@@ -436,9 +467,15 @@ ds::backend_ptr hook(ds::backend_ptr inner, std::function<void()> *meanwhile) {
     h->fn = *h->inner->fn;
     h->fn.free = [](ds::backend *b) { delete &self(b); };
     h->fn.alloc = [](ds::backend *b, size_t n) { return self(b).inner->fn->alloc(self(b).inner.get(), n); };
-    h->fn.release = [](ds::backend *b, void *p, size_t n) { self(b).inner->fn->release(self(b).inner.get(), p, n); };
-    h->fn.variant = [](const ds::backend *b, const ds::node &n) { return self(b).inner->fn->variant(self(b).inner.get(), n); };
-    h->fn.work_bytes = [](const ds::backend *b, const ds::node &n) { return self(b).inner->fn->work_bytes(self(b).inner.get(), n); };
+    h->fn.release = [](ds::backend *b, void *p, size_t n) {
+        self(b).inner->fn->release(self(b).inner.get(), p, n);
+    };
+    h->fn.variant = [](const ds::backend *b, const ds::node &n) {
+        return self(b).inner->fn->variant(self(b).inner.get(), n);
+    };
+    h->fn.work_bytes = [](const ds::backend *b, const ds::node &n) {
+        return self(b).inner->fn->work_bytes(self(b).inner.get(), n);
+    };
     h->fn.run = [](ds::backend *b, const ds::graph &g, void *work, const std::atomic<bool> *stop) {
         if (*self(b).meanwhile) (*self(b).meanwhile)();
         return self(b).inner->fn->run(self(b).inner.get(), g, work, stop);
@@ -447,10 +484,11 @@ ds::backend_ptr hook(ds::backend_ptr inner, std::function<void()> *meanwhile) {
     return ds::backend_ptr(&h->base);
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("engine: a step that nobody needs any more stops at once; one that somebody needs goes on") {
-    const auto m = std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(bundled_path), "tiny-r1"), ds::model_options{});
+    const auto m = std::make_shared<const ds::model>(
+        ds::gguf_file(ds::os::mapping::map_file(bundled_path), "tiny-r1"), ds::model_options{});
     std::function<void()> meanwhile;
     ds::engine_options o;
     o.max_requests = 2;
@@ -479,7 +517,8 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
     CHECK(ends(e.step(turn)).empty());
     CHECK(rows == 200);
     meanwhile = [&] { e.cancel(two); };
-    CHECK(ends(e.step(turn)) == std::map<uint64_t, ds::finish>{{one, ds::finish::cancelled}, {two, ds::finish::cancelled}});
+    CHECK(ends(e.step(turn)) ==
+          std::map<uint64_t, ds::finish>{{one, ds::finish::cancelled}, {two, ds::finish::cancelled}});
     CHECK(rows == 200);
 
     // A fork, a submission and a cancellation while others compute are taken in by the next step.
@@ -501,7 +540,9 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
         meanwhile = nullptr;
     };
     ended = ends(e.step(turn));
-    CHECK(ended == std::map<uint64_t, ds::finish>{{late, ds::finish::cancelled}, {running, ds::finish::cancelled}, {child, ds::finish::cancelled}});
+    CHECK(ended == std::map<uint64_t, ds::finish>{{late, ds::finish::cancelled},
+                                                  {running, ds::finish::cancelled},
+                                                  {child, ds::finish::cancelled}});
     CHECK((e.idle() && ends(e.step(turn)).empty() && e.stats().queued == 0));
 
     // Cancelled in the step that ends it anyhow: it ended, once.

@@ -1,5 +1,6 @@
-// The engine and memory: a step allocates nothing; every allocation of submit, fork and cancel that fails leaves the engine as it was; and the soak, many small
-// requests on a tiny pool with everything that may happen to them.
+// The engine and memory: a step allocates nothing; every allocation of submit, fork and cancel that fails
+// leaves the engine as it was; and the soak, many small requests on a tiny pool with everything that may
+// happen to them.
 #include "../support/allocations.h"
 #include "../support/api.h"
 
@@ -22,7 +23,7 @@ std::string text_alone(const engine_ptr &e, const full_request &r) {
     return text;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("engine: a step allocates nothing") {
     for (const char *name : {"tiny-r1", "micro/deepseek-r1"})
@@ -67,8 +68,10 @@ TEST_CASE("engine: a step allocates nothing") {
                 const ds_event *const *events = nullptr;
                 size_t count = 0;
                 // Whatever it would take, it would not get.
-                in_steps += with_failing(1, true, [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
-                for (size_t i = 0; i < count; ++i) done += events[i]->type == DS_EVENT_DONE, tokens += events[i]->type == DS_EVENT_TOKEN;
+                in_steps += with_failing(1, true,
+                                         [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
+                for (size_t i = 0; i < count; ++i)
+                    done += events[i]->type == DS_EVENT_DONE, tokens += events[i]->type == DS_EVENT_TOKEN;
                 if (++steps == 12) {
                     ds_request_id id = 0;
                     MUST(ds_engine_fork(e.get(), ids[0], nullptr, &id, &err));
@@ -83,7 +86,8 @@ TEST_CASE("engine: a step allocates nothing") {
         }
 }
 
-TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails leaves the engine as it was") {
+TEST_CASE(
+    "engine: every allocation of submit, fork, cancel and step that fails leaves the engine as it was") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     ds_engine_config c = engine_config();
@@ -99,7 +103,9 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
     for (const bool ever : {false, true}) {
         const engine_ptr e = engine(m, c);
         std::map<ds_request_id, std::string> texts, before;
-        const auto hear = [&](const ds_event &event) { texts[event.request].append(event.text, event.text_size); };
+        const auto hear = [&](const ds_event &event) {
+            texts[event.request].append(event.text, event.text_size);
+        };
         const auto step = [&](int64_t n) {
             const ds_event *const *events = nullptr;
             size_t count = 0;
@@ -109,11 +115,12 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
             for (size_t i = 0; i < count; ++i) hear(*events[i]);
         };
         int64_t submitted = 0, forked = 0;
-        for (int64_t n = 1;; ++n) {                       // until it takes fewer than n
+        for (int64_t n = 1;; ++n) {  // until it takes fewer than n
             REQUIRE(n < 200);
             ds_request_id one = 0, two = 0;
             ds_status status = DS_OK;
-            const int64_t took = with_failing(n, ever, [&] { status = ds_engine_submit(e.get(), &r, &one, nullptr); });
+            const int64_t took =
+                with_failing(n, ever, [&] { status = ds_engine_submit(e.get(), &r, &one, nullptr); });
             CHECK(status == (took < n ? DS_OK : DS_ERR_MEMORY));
             if (status != DS_OK) {
                 CHECK((one == 0 && stats_of(e).queued == 0));
@@ -124,7 +131,8 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
             step(1);
             for (int64_t k = 1;; ++k) {
                 REQUIRE(k < 200);
-                const int64_t forks = with_failing(k, ever, [&] { status = ds_engine_fork(e.get(), one, &r, &two, nullptr); });
+                const int64_t forks =
+                    with_failing(k, ever, [&] { status = ds_engine_fork(e.get(), one, &r, &two, nullptr); });
                 CHECK(status == (forks < k ? DS_OK : DS_ERR_MEMORY));
                 forked = forks;
                 if (status == DS_OK) break;
@@ -147,7 +155,7 @@ TEST_CASE("engine: every allocation of submit, fork, cancel and step that fails 
     }
 }
 
-// ---- The soak -----------------------------------------------------------------------------------------------------------------------------------------
+// ---- The soak
 
 namespace {
 
@@ -158,12 +166,20 @@ uint64_t resident_bytes() {
     return 0;
 }
 
-struct asked { size_t question; uint64_t seed; uint32_t tokens; std::string so_far, text; bool cancelled; };    // tokens, text: so far
+// tokens, text: so far
+struct asked {
+    size_t question;
+    uint64_t seed;
+    uint32_t tokens;
+    std::string so_far, text;
+    bool cancelled;
+};
 
-} // namespace
+}  // namespace
 
 // DS_SOAK_REQUESTS asks for another number of them.
-TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each says what it says alone, and memory stays as it is") {
+TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each says what it "
+          "says alone, and memory stays as it is") {
     const char *wish = std::getenv("DS_SOAK_REQUESTS");
 #if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
     constexpr size_t usual = 100;
@@ -184,8 +200,10 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     constexpr uint32_t most_new = 120;
     const char *const stops[] = {"= 1", "write 9"};
     std::vector<std::vector<ds_token>> prompts;
-    for (const char *q : {"What is 37 + 85?", "What is 37 + 86?", "What is 22 * 43?", "What is 3 + 4?", "What is 90 - 17?", "What is 12 * 12?"}) prompts.push_back(chat_prompt(m, q));
-    for (size_t i = 0; i < 3; ++i) {                  // longer ones, over a page's end and a page long
+    for (const char *q : {"What is 37 + 85?", "What is 37 + 86?", "What is 22 * 43?", "What is 3 + 4?",
+                          "What is 90 - 17?", "What is 12 * 12?"})
+        prompts.push_back(chat_prompt(m, q));
+    for (size_t i = 0; i < 3; ++i) {  // longer ones, over a page's end and a page long
         prompts.push_back(prompts[i]);
         prompts.back().insert(prompts.back().begin() + 1, i == 2 ? 64 - prompts[i].size() : 70, 9);
     }
@@ -215,7 +233,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     size_t submitted = 0, forked = 0, ended = 0, cancelled = 0, wrong = 0, idles = 0;
     uint64_t early = 0;
     while (submitted < total || !live.empty()) {
-        const bool pause = random() % 400 == 0;       // let it run dry at times
+        const bool pause = random() % 400 == 0;  // let it run dry at times
         while (submitted < total && live.size() < 16 && !pause && random() % 4) {
             ds_request_id id = 0;
             if (!live.empty() && random() % 4 == 0) {
@@ -223,7 +241,8 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 std::advance(at, static_cast<ptrdiff_t>(random() % live.size()));
                 const asked of = at->second;
                 const uint32_t left = most_new - of.tokens;
-                full_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);    // another one only before anything was drawn
+                // another one only before anything was drawn
+                full_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);
                 f.max_new_tokens = left;
                 f.priority = static_cast<int32_t>(random() % 3);
                 if (left == 0 || ds_engine_fork(e.get(), at->first, &f, &id, nullptr) != DS_OK) break;
@@ -234,7 +253,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 full_request r = make(q, random() % 4);
                 r.priority = static_cast<int32_t>(random() % 3);
                 r.flags = random() % 8 ? 0 : DS_REQUEST_NO_CACHE;
-                if (ds_engine_submit(e.get(), &r, &id, nullptr) != DS_OK) break;    // the queue is full
+                if (ds_engine_submit(e.get(), &r, &id, nullptr) != DS_OK) break;  // the queue is full
                 live[id] = {q, r.draw.seed, 0, "", "", false};
             }
             ++submitted;
@@ -273,12 +292,14 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     CHECK(wrong == 0);
     CHECK(ended == submitted);
     CHECK((idles > 0 && forked > total / 50 && cancelled > total / 50 && s.cached_tokens > 0));
-    CHECK((s.preemptions > 0 || total < 1000));       // about one in a hundred makes room
+    CHECK((s.preemptions > 0 || total < 1000));  // about one in a hundred makes room
 #if !defined(DS_THREAD_SANITIZER) && !defined(DS_ADDRESS_SANITIZER)
     CHECK(late < early + (4u << 20));
 #endif
-    MESSAGE(submitted << " requests, " << forked << " of them forks, " << cancelled << " cancelled; " << s.preemptions << " preemptions, " << s.cached_tokens << " of " << s.lookup_tokens
-                      << " prompt tokens found; resident " << (early >> 10) << " KiB after a quarter, " << (late >> 10) << " KiB at the end; idle " << idles << " times");
+    MESSAGE(submitted << " requests, " << forked << " of them forks, " << cancelled << " cancelled; "
+                      << s.preemptions << " preemptions, " << s.cached_tokens << " of " << s.lookup_tokens
+                      << " prompt tokens found; resident " << (early >> 10) << " KiB after a quarter, "
+                      << (late >> 10) << " KiB at the end; idle " << idles << " times");
 }
 
 TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one steps") {
@@ -306,7 +327,8 @@ TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one
                 mine.priority = static_cast<int32_t>(i % 3);
                 if (ds_engine_submit(e.get(), &mine, &id, nullptr) != DS_OK) continue;
                 ++submitted;
-                if ((i + t) % 3 == 0 && ds_engine_fork(e.get(), id, &mine, &other, nullptr) == DS_OK) ++submitted;
+                if ((i + t) % 3 == 0 && ds_engine_fork(e.get(), id, &mine, &other, nullptr) == DS_OK)
+                    ++submitted;
                 if ((i + t) % 4 == 0) ds_engine_cancel(e.get(), id, nullptr);
                 ds_request_status s{};
                 s.struct_size = sizeof s;

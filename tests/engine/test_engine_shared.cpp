@@ -1,4 +1,5 @@
-// An engine that several threads use at once: forks of requests that end meanwhile, waiting for work, and the chat call, which has the engine for itself.
+// An engine that several threads use at once: forks of requests that end meanwhile, waiting for work, and the
+// chat call, which has the engine for itself.
 #include "../support/api.h"
 
 #include <atomic>
@@ -28,10 +29,12 @@ int append(void *to, const char *text, size_t n) {
 // Threads that are running or waiting; the scene ends however a check does.
 struct threads {
     std::vector<std::thread> list;
-    ~threads() { for (std::thread &t : list) t.join(); }
+    ~threads() {
+        for (std::thread &t : list) t.join();
+    }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") {
     const model_ptr m = bundled();
@@ -39,19 +42,22 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
     full_request r = request(prompt);
     r.max_new_tokens = 40;
-    const char *stop[] = {"qqqq"};    // never said, but text is held back for it
+    const char *stop[] = {"qqqq"};  // never said, but text is held back for it
     r.stop = stop, r.stop_count = 1;
     r.draw.presence_penalty = 0.001f;
-    // A fork's own, which it takes long to make ready for: so long is what it has copied to be its own, while the other goes on.
+    // A fork's own, which it takes long to make ready for: so long is what it has copied to be its own, while
+    // the other goes on.
     std::vector<std::string> long_stops;
     std::vector<const char *> fork_stops = {stop[0]};
     for (int i = 0; i < 60; ++i) long_stops.push_back("qq" + std::string(1000, static_cast<char>('A' + i)));
     for (const std::string &text : long_stops) fork_stops.push_back(text.c_str());
 
     std::map<ds_request_id, std::string> texts;
-    std::mutex mutex;                                 // of what follows
+    std::mutex mutex;  // of what follows
     std::vector<ds_request_id> known;
-    struct parentage { ds_request_id fork, of; };
+    struct parentage {
+        ds_request_id fork, of;
+    };
     std::vector<parentage> forks;
     const int rounds = sanitized ? 12 : 200;
     std::atomic<bool> over{false};
@@ -60,11 +66,12 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
         const ds_event *const *events = nullptr;
         size_t count = 0;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t k = 0; k < count; ++k) texts[events[k]->request].append(events[k]->text, events[k]->text_size);
+        for (size_t k = 0; k < count; ++k)
+            texts[events[k]->request].append(events[k]->text, events[k]->text_size);
     };
     {
         threads t;
-        const struct ender {     // also when a check ends this thread's part
+        const struct ender {  // also when a check ends this thread's part
             std::atomic<bool> &over;
             ~ender() { over = true; }
         } at_last{over};
@@ -90,7 +97,8 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
         for (int i = 0; i < rounds; ++i) {
             ds_request_id id = 0;
             ds_status submitted;
-            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) step();       // forks have filled the queue
+            // forks have filled the queue
+            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) step();
             REQUIRE(submitted == DS_OK);
             {
                 const std::lock_guard lock(mutex);
@@ -132,16 +140,20 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
     CHECK(work == 0);
     MUST(ds_engine_wait(e.get(), 0.001, &work, &err));
     CHECK(work == 0);
-    for (const double bad : {-1.0, -1e-9, std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) check_argument("timeout_seconds", [&](ds_error *x) { return ds_engine_wait(e.get(), bad, &work, x); });
+    for (const double bad :
+         {-1.0, -1e-9, std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()})
+        check_argument("timeout_seconds",
+                       [&](ds_error *x) { return ds_engine_wait(e.get(), bad, &work, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_wait(nullptr, 0, &work, x); });
     check_argument("work", [&](ds_error *x) { return ds_engine_wait(e.get(), 0, nullptr, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_wake(nullptr, x); });
 
-    MUST(ds_engine_wake(e.get(), &err));    // nobody waits: the next one does not
+    MUST(ds_engine_wake(e.get(), &err));  // nobody waits: the next one does not
     MUST(ds_engine_wait(e.get(), INFINITY, &work, &err));
     CHECK(work == 0);
 
-    // A thread that steps while there is work and waits when there is none, until it is told to go; requests come from others.
+    // A thread that steps while there is work and waits when there is none, until it is told to go; requests
+    // come from others.
     std::atomic<bool> over{false};
     std::atomic<int> ended{0}, failed{0};
     {
@@ -160,7 +172,8 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
             ds_request_id id;
             MUST(ds_engine_submit(e.get(), &r, &id, &err));
             if (i % 4 == 3) (void)ds_engine_cancel(e.get(), id, nullptr);
-            if (i % 5 == 4) while (ended <= i) std::this_thread::yield();    // it goes to wait again
+            if (i % 5 == 4)
+                while (ended <= i) std::this_thread::yield();  // it goes to wait again
         }
         while (ended < 20 && !failed) std::this_thread::yield();
         over = true;
@@ -178,45 +191,58 @@ TEST_CASE("engine: the chat call has the engine for itself, and says how it ende
     ds_chat_result result{};
     result.struct_size = sizeof result;
 
-    struct scene { const engine_ptr *e; const full_request *r; ds_status submitted = DS_OK, forked = DS_OK; int waited = 7, pieces = 0; std::string text; } s{&e, &other, DS_OK, DS_OK, 7, 0, ""};
+    struct scene {
+        const engine_ptr *e;
+        const full_request *r;
+        ds_status submitted = DS_OK, forked = DS_OK;
+        int waited = 7, pieces = 0;
+        std::string text;
+    } s{&e, &other, DS_OK, DS_OK, 7, 0, ""};
     const auto busy = [](void *user, const char *text, size_t n) {
         auto *s = static_cast<scene *>(user);
-        std::thread([s] {    // any other thread
+        std::thread([s] {  // any other thread
             ds_request_id id = 0;
             s->submitted = ds_engine_submit(s->e->get(), s->r, &id, nullptr);
             s->forked = ds_engine_fork(s->e->get(), 1, nullptr, &id, nullptr);
             (void)ds_engine_wait(s->e->get(), 0, &s->waited, nullptr);
-        }).join();
+        })
+            .join();
         s->text.append(text, n);
         return ++s->pieces == 4 ? 1 : 0;
     };
     MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, busy, &s, &result, &err));
     CHECK((s.submitted == DS_ERR_STATE && s.forked == DS_ERR_STATE && s.waited == 0 && s.pieces == 4));
     CHECK(s.text.starts_with("<think>\n"));
-    CHECK((result.finish == DS_FINISH_CANCELLED && result.prompt_tokens > 5 && result.prompt_seconds > 0 && result.answer_tokens + result.thinking_tokens > 0));
+    CHECK((result.finish == DS_FINISH_CANCELLED && result.prompt_tokens > 5 && result.prompt_seconds > 0 &&
+           result.answer_tokens + result.thinking_tokens > 0));
     CHECK(stats_of(e).running + stats_of(e).queued == 0);
 
     std::string text;
     MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, append, &text, &result, &err));
-    CHECK((result.finish == DS_FINISH_STOP && result.answer_tokens > 0 && result.thinking_tokens > 0 && result.injected_tokens == 0));
+    CHECK((result.finish == DS_FINISH_STOP && result.answer_tokens > 0 && result.thinking_tokens > 0 &&
+           result.injected_tokens == 0));
     CHECK(text.starts_with("<think>\n"));
     full_request few;
     few.max_new_tokens = 3;
     text.clear();
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((result.finish == DS_FINISH_LENGTH && result.thinking_tokens + result.answer_tokens == 3));
-    few.thought.mode = DS_THINKING_OFF;    // no thought is opened, and no tag is said
+    few.thought.mode = DS_THINKING_OFF;  // no thought is opened, and no tag is said
     text.clear();
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((text.find("think>") == std::string::npos && !text.empty() && result.thinking_tokens == 0));
-    result.struct_size = 16;    // an earlier version's: the reason alone
+    result.struct_size = 16;  // an earlier version's: the reason alone
     result.prompt_tokens = 99;
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((result.finish == DS_FINISH_LENGTH && result.prompt_tokens == 99));
     result.struct_size = 3;
-    check_argument("result.struct_size", [&](ds_error *x) { return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, x); });
+    check_argument("result.struct_size", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, x);
+    });
     ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &other, &id, &err));    // it is free again
-    check_fails(DS_ERR_STATE, "other requests", [&](ds_error *x) { return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, nullptr, x); });
+    MUST(ds_engine_submit(e.get(), &other, &id, &err));  // it is free again
+    check_fails(DS_ERR_STATE, "other requests", [&](ds_error *x) {
+        return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, nullptr, x);
+    });
     MUST(ds_engine_cancel(e.get(), id, &err));
 }

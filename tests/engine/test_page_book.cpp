@@ -1,5 +1,5 @@
-// The page book: pages are conserved, contents are found by tokens, predecessor and tag and by nothing less, and the least recently used go first, a page never
-// before those that follow it.
+// The page book: pages are conserved, contents are found by tokens, predecessor and tag and by nothing less,
+// and the least recently used go first, a page never before those that follow it.
 #include "../../llm/engine/pages.h"
 
 #include <doctest/doctest.h>
@@ -20,7 +20,8 @@ std::vector<int32_t> tokens(int32_t first, int64_t n = page_positions) {
 }
 
 // A sequence of full pages, entered one after the other; those already known are shared.
-std::vector<int32_t> enter_all(page_book &b, uint64_t tag, const std::vector<std::vector<int32_t>> &contents) {
+std::vector<int32_t> enter_all(page_book &b, uint64_t tag,
+                               const std::vector<std::vector<int32_t>> &contents) {
     std::vector<int32_t> pages;
     for (const auto &c : contents) {
         const int32_t before = pages.empty() ? -1 : pages.back(), page = b.take();
@@ -32,11 +33,14 @@ std::vector<int32_t> enter_all(page_book &b, uint64_t tag, const std::vector<std
     return pages;
 }
 
-} // namespace
+}  // namespace
 
-TEST_CASE("page book: the lowest free page is taken; memory comes as it is needed, and goes where nobody is") {
+TEST_CASE(
+    "page book: the lowest free page is taken; memory comes as it is needed, and goes where nobody is") {
     int64_t memory = 0;
-    page_book b(100, {&memory, [](void *user, int64_t pages) { return *static_cast<int64_t *>(user) = (pages + 9) / 10 * 10; }});
+    page_book b(100, {&memory, [](void *user, int64_t pages) {
+                          return *static_cast<int64_t *>(user) = (pages + 9) / 10 * 10;
+                      }});
     CHECK((b.free() == 100 && b.usable() == 0));
     std::vector<int32_t> mine;
     for (int32_t i = 0; i < 25; ++i) {
@@ -48,7 +52,7 @@ TEST_CASE("page book: the lowest free page is taken; memory comes as it is neede
     const uint32_t generation = b.generation(9);
     b.drop(some);
     CHECK((b.take() == 3 && b.take() == 9 && b.take() == 17 && b.take() == 25));
-    CHECK(b.generation(9) != generation);    // who knew it before knows another
+    CHECK(b.generation(9) != generation);  // who knew it before knows another
     b.drop(std::vector<int32_t>{25});
     CHECK(b.shrink() == 25);
     b.drop(std::vector<int32_t>{24, 10});
@@ -96,19 +100,20 @@ TEST_CASE("page book: contents are found under their tag, after their predecesso
     CHECK(b.match(7, one[2], tokens(400)).page == part);
     CHECK(b.match(7, one[2], tokens(400)).count == 5);
     const int32_t less = b.take();
-    CHECK(b.enter(less, 7, one[2], tokens(400, 3)) == part);    // nothing new
+    CHECK(b.enter(less, 7, one[2], tokens(400, 3)) == part);  // nothing new
     CHECK(!b.entered(less));
 }
 
 TEST_CASE("page book: the least recently used page goes first, and never one that others follow") {
     page_book b(6, {});
-    const std::vector<int32_t> one = enter_all(b, 0, {tokens(0), tokens(100), tokens(200)}), two = enter_all(b, 0, {tokens(0), tokens(500)});
+    const std::vector<int32_t> one = enter_all(b, 0, {tokens(0), tokens(100), tokens(200)}),
+                               two = enter_all(b, 0, {tokens(0), tokens(500)});
     b.drop(one);
     b.drop(two);
     CHECK((b.kept() == 4 && b.free() == 2));
     CHECK(two[0] == one[0]);
-    b.take(), b.take();                                         // what was free
-    CHECK(b.take() == one[2]);                                  // then the ends of sequences
+    b.take(), b.take();         // what was free
+    CHECK(b.take() == one[2]);  // then the ends of sequences
     CHECK(b.find(0, one[0], tokens(100).data()) == one[1]);
     CHECK(b.take() == one[1]);
     CHECK(b.find(0, one[0], tokens(500).data()) == two[1]);
@@ -130,20 +135,21 @@ TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no o
         const std::vector<int32_t> t = tokens(start);
         all.insert(all.end(), t.begin(), t.end());
     }
-    const std::vector<int32_t> one = enter_all(b, 7, {tokens(0), tokens(100), tokens(200)}), two = enter_all(b, 7, {tokens(0), tokens(500)});
+    const std::vector<int32_t> one = enter_all(b, 7, {tokens(0), tokens(100), tokens(200)}),
+                               two = enter_all(b, 7, {tokens(0), tokens(500)});
     const int32_t part = b.take();
     b.enter(part, 7, one[2], tokens(400, 5));
     CHECK(b.find_all(7, all) == one);
     CHECK(b.find_all(7, std::span(all).first(191)).size() == 2);
     CHECK(b.find_all(8, all).empty());
-    CHECK(b.forget(7, all) == 0);                // all is held
+    CHECK(b.forget(7, all) == 0);  // all is held
     b.drop({&part, 1}), b.drop(one), b.drop(two);
     CHECK(b.kept() == 5);
     CHECK(b.forget(8, all) == 0);
-    CHECK(b.forget(7, all) == 0);                // five more are known after it
+    CHECK(b.forget(7, all) == 0);  // five more are known after it
     for (const int32_t t : tokens(400, 5)) all.push_back(t);
     CHECK(b.forget(7, std::span(all).first(196)) == 0);
-    CHECK(b.forget(7, all) == 3);                // the first page is the other's, too
+    CHECK(b.forget(7, all) == 3);  // the first page is the other's, too
     CHECK((b.find_all(7, all).size() == 1 && b.find(7, two[0], tokens(500).data()) == two[1]));
     all.resize(64);
     for (const int32_t t : tokens(500)) all.push_back(t);
@@ -151,16 +157,21 @@ TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no o
     CHECK((b.kept() == 0 && b.free() == 10));
 }
 
-// Against a map from whole contents to pages: what is found is right, and nothing is forgotten while there are free pages.
+// Against a map from whole contents to pages: what is found is right, and nothing is forgotten while there
+// are free pages.
 TEST_CASE("page book: random sequences against a map of their contents") {
     std::mt19937 random(1);
     int64_t forgotten = 0;
     for (int round = 0; round < 20; ++round) {
         const int64_t pages = 8 + static_cast<int64_t>(random() % 60);
         page_book b(pages, {});
-        struct held { uint64_t tag; std::vector<int32_t> starts, pages; };
+        struct held {
+            uint64_t tag;
+            std::vector<int32_t> starts, pages;
+        };
         std::vector<held> live;
-        std::map<int32_t, std::pair<uint64_t, std::vector<int32_t>>> holds;    // by page: tag and the contents of all up to it
+        // by page: tag and the contents of all up to it
+        std::map<int32_t, std::pair<uint64_t, std::vector<int32_t>>> holds;
         for (int step = 0; step < 3000; ++step) {
             if (random() % 2 && !live.empty()) {
                 const size_t i = random() % live.size();
@@ -182,7 +193,8 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                         known = false;
                         page = b.take();
                         if (page < 0) break;
-                        for (const held &other : live) CHECK(std::count(other.pages.begin(), other.pages.end(), page) == 0);
+                        for (const held &other : live)
+                            CHECK(std::count(other.pages.begin(), other.pages.end(), page) == 0);
                         CHECK(b.enter(page, h.tag, before, content) == page);
                         holds[page] = {h.tag, h.starts};
                     }
@@ -190,10 +202,11 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                 }
                 if (!h.pages.empty()) live.push_back(h);
             }
-            if (random() % 16 == 0) {    // of what is held nothing goes
+            if (random() % 16 == 0) {  // of what is held nothing goes
                 std::vector<int32_t> sequence;
                 for (int i = 0; i < 3; ++i)
-                    for (const int32_t t : tokens(static_cast<int32_t>(random() % 3) * 1000)) sequence.push_back(t);
+                    for (const int32_t t : tokens(static_cast<int32_t>(random() % 3) * 1000))
+                        sequence.push_back(t);
                 const int64_t before = b.kept(), freed = b.forget(random() % 2, sequence);
                 CHECK(b.kept() + freed == before);
                 forgotten += freed;

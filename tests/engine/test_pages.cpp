@@ -1,5 +1,6 @@
-// Where a sequence's pages lie is nobody's business: in random places among other people's bytes, and moved between two steps, they give the same bits
-// of logits. Steps are run directly, since an engine chooses its pages itself.
+// Where a sequence's pages lie is nobody's business: in random places among other people's bytes, and moved
+// between two steps, they give the same bits of logits. Steps are run directly, since an engine chooses its
+// pages itself.
 #include "../support/golden.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -19,12 +20,19 @@ struct paged {
     page_layout layout;
     std::vector<char> pages;
     runner steps;
-    std::vector<int32_t> table;      // the pages of the one sequence, in order
+    std::vector<int32_t> table;  // the pages of the one sequence, in order
 
     paged(const model &m, const char *isa, std::vector<int32_t> table)
-        : m(m), layout(make_page_layout(*m.architecture, m.h, format::i8)), pages(layout.page_bytes * pool, '\x7f'),
-          steps(m, layout, {.rows = rows, .logits = rows, .sequences = 1, .sequence_pages = static_cast<int64_t>(table.size()), .pool_pages = pool},
-                cpu_backend({.threads = 2, .isa = isa}), {}, pages.data()), table(std::move(table)) {}
+        : m(m), layout(make_page_layout(*m.architecture, m.h, format::i8)),
+          pages(layout.page_bytes * pool, '\x7f'),
+          steps(m, layout,
+                {.rows = rows,
+                 .logits = rows,
+                 .sequences = 1,
+                 .sequence_pages = static_cast<int64_t>(table.size()),
+                 .pool_pages = pool},
+                cpu_backend({.threads = 2, .isa = isa}), {}, pages.data()),
+          table(std::move(table)) {}
 
     // Positions first to first + n, whose logits are appended.
     void step(const std::vector<ds_token> &ids, int64_t first, int64_t n, std::vector<float> &logits) {
@@ -34,7 +42,9 @@ struct paged {
             steps.ids()[row] = ids[static_cast<size_t>(position)];
             steps.positions()[row] = static_cast<int32_t>(position);
             steps.sequence()[row] = 0;
-            steps.slots()[row] = static_cast<int32_t>(table[static_cast<size_t>(position / page_positions)] * page_positions + position % page_positions);
+            steps.slots()[row] =
+                static_cast<int32_t>(table[static_cast<size_t>(position / page_positions)] * page_positions +
+                                     position % page_positions);
             steps.outputs()[row] = static_cast<int32_t>(i);
         }
         std::copy(table.begin(), table.end(), steps.table(0));
@@ -45,7 +55,8 @@ struct paged {
 
     // Puts the sequence's page i where `to` was, which gets the other's bytes.
     void move(size_t i, int32_t to) {
-        char *const a = pages.data() + static_cast<size_t>(table[i]) * layout.page_bytes, *const b = pages.data() + static_cast<size_t>(to) * layout.page_bytes;
+        char *const a = pages.data() + static_cast<size_t>(table[i]) * layout.page_bytes,
+                    *const b = pages.data() + static_cast<size_t>(to) * layout.page_bytes;
         std::swap_ranges(a, a + layout.page_bytes, b);
         const auto other = std::find(table.begin(), table.end(), to);
         if (other != table.end()) *other = table[i];
@@ -53,7 +64,7 @@ struct paged {
     }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("pages: in random order and moved between steps, they give the same bits") {
     std::mt19937 random(7);
@@ -69,12 +80,14 @@ TEST_CASE("pages: in random order and moved between steps, they give the same bi
             CAPTURE(isa);
             std::vector<float> in_order, scattered, moved;
             paged a(m, isa, {0, 1, 2, 3});
-            for (int64_t first = 0; first < n; first += paged::rows) a.step(d.ids, first, std::min(paged::rows, n - first), in_order);
+            for (int64_t first = 0; first < n; first += paged::rows)
+                a.step(d.ids, first, std::min(paged::rows, n - first), in_order);
             std::vector<int32_t> places(paged::pool);
             for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int32_t>(i);
             std::shuffle(places.begin(), places.end(), random);
             paged b(m, isa, {places[0], places[1], places[2], places[3]});
-            for (int64_t first = 0; first < n; first += paged::rows) b.step(d.ids, first, std::min(paged::rows, n - first), scattered);
+            for (int64_t first = 0; first < n; first += paged::rows)
+                b.step(d.ids, first, std::min(paged::rows, n - first), scattered);
             CHECK(golden::same_bits(scattered, in_order));
             paged c(m, isa, {3, 2, 1, 0});
             for (int64_t first = 0; first < n; first += 20) {

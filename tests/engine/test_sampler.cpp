@@ -1,5 +1,5 @@
-// The sampler against double arithmetic that shares no code with it: which tokens are left after each filter, how often each is drawn, what penalties
-// and biases make of a logit, and what is refused.
+// The sampler against double arithmetic that shares no code with it: which tokens are left after each filter,
+// how often each is drawn, what penalties and biases make of a logit, and what is refused.
 #include "../../llm/engine/sampler.h"
 #include "../../tensor/numerics.h"
 
@@ -33,7 +33,8 @@ std::vector<double> expected(const std::vector<float> &logits, const sampling &s
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
     std::vector<double> p(logits.size());
-    for (size_t i = 0; i < p.size(); ++i) p[i] = std::exp((static_cast<double>(logits[i]) - logits[order[0]]) / s.temperature);
+    for (size_t i = 0; i < p.size(); ++i)
+        p[i] = std::exp((static_cast<double>(logits[i]) - logits[order[0]]) / s.temperature);
     size_t kept = order.size();
     if (s.top_k) kept = std::min<size_t>(kept, s.top_k);
     double left = 0, reached = 0;
@@ -51,12 +52,14 @@ std::vector<double> expected(const std::vector<float> &logits, const sampling &s
     return out;
 }
 
-// Pearson's statistic over `draws` positions; tokens that are rare are taken together. Beyond six standard deviations is a mistake, not chance.
+// Pearson's statistic over `draws` positions; tokens that are rare are taken together. Beyond six standard
+// deviations is a mistake, not chance.
 void check_frequencies(const std::vector<float> &logits, const sampling &s, int draws) {
     sampler one(logits.size());
     const std::vector<double> p = expected(logits, s);
     std::vector<int> seen(logits.size(), 0);
-    for (int i = 0; i < draws; ++i) ++seen[static_cast<size_t>(one.choose(logits.data(), s, nullptr, static_cast<uint64_t>(i)))];
+    for (int i = 0; i < draws; ++i)
+        ++seen[static_cast<size_t>(one.choose(logits.data(), s, nullptr, static_cast<uint64_t>(i)))];
     double statistic = 0, rare = 0;
     int rare_seen = 0, groups = 0;
     const auto add = [&](double wanted, int got) {
@@ -73,7 +76,8 @@ void check_frequencies(const std::vector<float> &logits, const sampling &s, int 
     const int freedom = groups - 1;
     INFO("chi-square " << statistic << " with " << freedom << " degrees of freedom");
     CHECK(statistic <= freedom + 6 * std::sqrt(2.0 * std::max(freedom, 1)));
-    if (freedom > 4) CHECK(statistic >= freedom - 6 * std::sqrt(2.0 * freedom));    // draws that follow too well are no draws
+    // draws that follow too well are no draws
+    if (freedom > 4) CHECK(statistic >= freedom - 6 * std::sqrt(2.0 * freedom));
 }
 
 sampling with(std::function<void(sampling &)> set) {
@@ -83,7 +87,8 @@ sampling with(std::function<void(sampling &)> set) {
     return s;
 }
 
-token_id choose(const std::vector<float> &logits, const sampling &s, const std::vector<int32_t> &counts = {}, uint64_t position = 0) {
+token_id choose(const std::vector<float> &logits, const sampling &s, const std::vector<int32_t> &counts = {},
+                uint64_t position = 0) {
     sampler one(logits.size());
     return one.choose(logits.data(), s, counts.empty() ? nullptr : counts.data(), position);
 }
@@ -97,28 +102,37 @@ status refusal(const std::function<void()> &f) {
     return status::ok;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("sampler: draws follow softmax at any temperature") {
     const std::vector<float> logits = random_logits(40, 1);
-    for (const float t : {0.3f, 1.0f, 4.0f}) check_frequencies(logits, with([&](sampling &s) { s.temperature = t; }), 40000);
+    for (const float t : {0.3f, 1.0f, 4.0f})
+        check_frequencies(logits, with([&](sampling &s) { s.temperature = t; }), 40000);
     check_frequencies(std::vector<float>(16, 2.5f), with([](sampling &) {}), 20000);
 }
 
 TEST_CASE("sampler: draws after top_k, top_p, min_p, and all of them") {
     const std::vector<float> logits = random_logits(60, 2);
-    for (const uint32_t k : {1u, 2u, 7u, 59u, 60u, 1000u}) check_frequencies(logits, with([&](sampling &s) { s.top_k = k; }), 8000);
-    for (const float p : {0.01f, 0.5f, 0.9f, 0.999f, 1.0f}) check_frequencies(logits, with([&](sampling &s) { s.top_p = p; }), 8000);
-    for (const float p : {0.001f, 0.05f, 0.5f, 1.0f}) check_frequencies(logits, with([&](sampling &s) { s.min_p = p; }), 8000);
+    for (const uint32_t k : {1u, 2u, 7u, 59u, 60u, 1000u})
+        check_frequencies(logits, with([&](sampling &s) { s.top_k = k; }), 8000);
+    for (const float p : {0.01f, 0.5f, 0.9f, 0.999f, 1.0f})
+        check_frequencies(logits, with([&](sampling &s) { s.top_p = p; }), 8000);
+    for (const float p : {0.001f, 0.05f, 0.5f, 1.0f})
+        check_frequencies(logits, with([&](sampling &s) { s.min_p = p; }), 8000);
     check_frequencies(logits, with([](sampling &s) { s.top_k = 20, s.top_p = 0.9f; }), 8000);
-    check_frequencies(logits, with([](sampling &s) { s.top_k = 20, s.top_p = 0.95f, s.min_p = 0.1f, s.temperature = 1.7f; }), 8000);
-    check_frequencies(logits, with([](sampling &s) { s.top_p = 0.8f, s.min_p = 0.02f, s.temperature = 3; }), 8000);
+    check_frequencies(
+        logits,
+        with([](sampling &s) { s.top_k = 20, s.top_p = 0.95f, s.min_p = 0.1f, s.temperature = 1.7f; }), 8000);
+    check_frequencies(logits, with([](sampling &s) { s.top_p = 0.8f, s.min_p = 0.02f, s.temperature = 3; }),
+                      8000);
 }
 
 TEST_CASE("sampler: a filter keeps exactly the tokens that its definition keeps") {
     for (unsigned seed = 10; seed < 30; ++seed) {
         const std::vector<float> logits = random_logits(25, seed, 1);
-        const sampling s = with([&](sampling &x) { x.top_k = seed % 3 ? 12 : 0, x.top_p = 0.7f, x.min_p = seed % 2 ? 0.15f : 0, x.temperature = 1.5f; });
+        const sampling s = with([&](sampling &x) {
+            x.top_k = seed % 3 ? 12 : 0, x.top_p = 0.7f, x.min_p = seed % 2 ? 0.15f : 0, x.temperature = 1.5f;
+        });
         const std::vector<double> p = expected(logits, s);
         std::set<token_id> possible, seen;
         for (size_t t = 0; t < p.size(); ++t)
@@ -134,7 +148,8 @@ TEST_CASE("sampler: ties go to the lowest id") {
     CHECK(choose(logits, {}) == 1);
     CHECK(choose(logits, with([](sampling &s) { s.top_k = 1; }), {}, 77) == 1);
     std::set<token_id> seen;
-    for (uint64_t i = 0; i < 200; ++i) seen.insert(choose(logits, with([](sampling &s) { s.top_k = 2; }), {}, i));
+    for (uint64_t i = 0; i < 200; ++i)
+        seen.insert(choose(logits, with([](sampling &s) { s.top_k = 2; }), {}, i));
     CHECK(seen == std::set<token_id>{1, 3});
     sampler one(logits.size());
     std::vector<token_logprob> top;
@@ -153,7 +168,9 @@ TEST_CASE("sampler: penalties and biases against double arithmetic") {
         s.frequency_penalty = round % 5 == 0 ? 0.0f : static_cast<float>(random() % 200) / 100 - 0.5f;
         std::vector<int32_t> counts(logits.size(), 0);
         for (int i = 0; i < 150; ++i) ++counts[random() % counts.size()];
-        for (int i = 0; i < 5; ++i) s.bias.emplace_back(static_cast<token_id>(random() % logits.size()), static_cast<float>(random() % 100) / 20 - 2);
+        for (int i = 0; i < 5; ++i)
+            s.bias.emplace_back(static_cast<token_id>(random() % logits.size()),
+                                static_cast<float>(random() % 100) / 20 - 2);
         std::vector<double> adjusted(logits.begin(), logits.end());
         for (const auto &[t, b] : s.bias) adjusted[static_cast<size_t>(t)] += b;
         for (size_t t = 0; t < adjusted.size(); ++t) {
@@ -166,33 +183,52 @@ TEST_CASE("sampler: penalties and biases against double arithmetic") {
         CHECK(adjusted[got] >= *std::max_element(adjusted.begin(), adjusted.end()) - 1e-5);
     }
     CHECK(choose({1, 9}, with([](sampling &s) { s.temperature = 0, s.bias = {{1, -inf}}; })) == 0);
-    for (uint64_t i = 0; i < 100; ++i) CHECK(choose({1, 9, 1}, with([](sampling &s) { s.temperature = 50, s.bias = {{1, -inf}}; }), {}, i) != 1);
+    for (uint64_t i = 0; i < 100; ++i)
+        CHECK(choose({1, 9, 1}, with([](sampling &s) {
+                         s.temperature = 50, s.bias = {{1, -inf}};
+                     }),
+                     {}, i) != 1);
 }
 
 TEST_CASE("sampler: what is not a number is refused, minus infinity is not") {
-    for (const float bad : {inf, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()})
+    for (const float bad :
+         {inf, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()})
         for (const size_t place : {size_t{0}, size_t{3}, size_t{9}}) {
             std::vector<float> logits(10, 1.0f);
             logits[place] = bad;
             sampler one(logits.size());
-            for (const float t : {0.0f, 1.0f}) CHECK(refusal([&] { one.choose(logits.data(), with([&](sampling &s) { s.temperature = t; }), nullptr, 0); }) == status::numeric);
+            for (const float t : {0.0f, 1.0f})
+                CHECK(refusal([&] {
+                          one.choose(logits.data(), with([&](sampling &s) { s.temperature = t; }), nullptr,
+                                     0);
+                      }) == status::numeric);
             CHECK(refusal([&] { one.log_sum(logits.data()); }) == status::numeric);
             // a ban does not hide that the model is broken
-            CHECK(refusal([&] { one.choose(logits.data(), with([&](sampling &s) { s.bias = {{static_cast<token_id>(place), -inf}}; }), nullptr, 0); }) == status::numeric);
+            CHECK(refusal([&] {
+                      one.choose(logits.data(), with([&](sampling &s) {
+                                     s.bias = {{static_cast<token_id>(place), -inf}};
+                                 }),
+                                 nullptr, 0);
+                  }) == status::numeric);
         }
     const std::vector<float> one_left = {-inf, -inf, -4, -inf};
     CHECK(choose(one_left, {}) == 2);
     for (uint64_t i = 0; i < 50; ++i) CHECK(choose(one_left, with([](sampling &) {}), {}, i) == 2);
     CHECK(refusal([&] { choose(std::vector<float>(4, -inf), {}); }) == status::numeric);
-    CHECK(refusal([&] { choose({1, 2}, with([](sampling &s) { s.bias = {{0, -inf}, {1, -inf}}; })); }) == status::numeric);
-    CHECK(refusal([&] { choose({3e38f, 2}, with([](sampling &s) { s.bias = {{0, 3e38f}}; })); }) == status::numeric);
+    CHECK(refusal([&] {
+              choose({1, 2}, with([](sampling &s) { s.bias = {{0, -inf}, {1, -inf}}; }));
+          }) == status::numeric);
+    CHECK(refusal([&] {
+              choose({3e38f, 2}, with([](sampling &s) { s.bias = {{0, 3e38f}}; }));
+          }) == status::numeric);
 }
 
 TEST_CASE("sampler: the smallest temperatures are as 0, the largest are nearly even") {
     const std::vector<float> logits = random_logits(30, 6);
     const token_id best = choose(logits, {});
     for (const float t : {1e-45f, 1e-39f, 1e-38f, 1e-20f, 1e-4f})
-        for (uint64_t i = 0; i < 20; ++i) CHECK(choose(logits, with([&](sampling &s) { s.temperature = t; }), {}, i) == best);
+        for (uint64_t i = 0; i < 20; ++i)
+            CHECK(choose(logits, with([&](sampling &s) { s.temperature = t; }), {}, i) == best);
     check_frequencies(logits, with([](sampling &s) { s.temperature = 100; }), 20000);
     CHECK(choose({3.4e38f, -3.4e38f}, with([](sampling &s) { s.temperature = 100; })) == 0);
 }
@@ -211,7 +247,7 @@ TEST_CASE("sampler: log-probabilities against double") {
         std::sort(sorted.begin(), sorted.end(), std::greater<>());
         std::vector<token_logprob> top = {{-1, 0.0f}};
         one.top(logits.data(), log_sum, 64, top);
-        REQUIRE(top.size() == 65);    // appended
+        REQUIRE(top.size() == 65);  // appended
         for (size_t i = 0; i < 64; ++i) {
             CHECK(logits[static_cast<size_t>(top[i + 1].token)] == sorted[i]);
             CHECK(top[i + 1].logprob == doctest::Approx(sorted[i] - log_sum).epsilon(1e-6));
@@ -237,8 +273,10 @@ TEST_CASE("sampler: the same again, in any order, by another sampler") {
     }
     CHECK(forward == backward);
     int same = 0;
-    for (uint64_t i = 0; i < 300; ++i) same += forward[i] == a.choose(logits.data(), with([](sampling &x) { x.seed = 43, x.top_p = 0.98f; }), nullptr, i);
-    CHECK(same < 60);    // another seed is another draw
+    for (uint64_t i = 0; i < 300; ++i)
+        same += forward[i] ==
+                a.choose(logits.data(), with([](sampling &x) { x.seed = 43, x.top_p = 0.98f; }), nullptr, i);
+    CHECK(same < 60);  // another seed is another draw
 }
 
 // ---- The leading logits alone
@@ -262,16 +300,18 @@ struct leading_row {
     }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("sampler: the leading logits choose what all logits choose, or say that they do not know") {
     std::mt19937 random(5);
     const auto pick = [&](auto list) { return *(list.begin() + random() % list.size()); };
     size_t known = 0, unknown = 0;
     for (unsigned round = 0; round < 4000; ++round) {
-        const size_t vocab = pick(std::initializer_list<size_t>{30, 200, 900}), count = pick(std::initializer_list<size_t>{1, 5, 32, 64});
-        std::vector<float> logits = random_logits(vocab, round, pick(std::initializer_list<float>{0.3f, 2, 8}));
-        if (round % 5 == 0)      // many ties
+        const size_t vocab = pick(std::initializer_list<size_t>{30, 200, 900}),
+                     count = pick(std::initializer_list<size_t>{1, 5, 32, 64});
+        std::vector<float> logits =
+            random_logits(vocab, round, pick(std::initializer_list<float>{0.3f, 2, 8}));
+        if (round % 5 == 0)  // many ties
             for (float &l : logits) l = std::round(l);
         if (round % 7 == 0) logits[random() % vocab] = -inf;
         sampling s;
@@ -283,11 +323,15 @@ TEST_CASE("sampler: the leading logits choose what all logits choose, or say tha
         s.presence_penalty = pick(std::initializer_list<float>{0, 0, 0.5f, -0.5f});
         s.frequency_penalty = pick(std::initializer_list<float>{0, 0, 0.2f});
         s.seed = random();
-        for (unsigned i = random() % 4; i > 1; --i) s.bias.emplace_back(static_cast<token_id>(random() % vocab), pick(std::initializer_list<float>{-1, -inf, 0, 2}));
+        for (unsigned i = random() % 4; i > 1; --i)
+            s.bias.emplace_back(static_cast<token_id>(random() % vocab),
+                                pick(std::initializer_list<float>{-1, -inf, 0, 2}));
         std::vector<int32_t> counts(vocab);
         for (unsigned i = 0; i < 10; ++i) ++counts[random() % vocab];
         std::vector<token_id> not_these;
-        if (round % 3 == 0) not_these.push_back(static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+        if (round % 3 == 0)
+            not_these.push_back(
+                static_cast<token_id>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
         sampler one(vocab);
         const token_id wanted = one.choose(logits.data(), s, counts.data(), round, not_these);
         const leading_row row(logits, count, s);
@@ -309,7 +353,8 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
         const leading_row row(logits, 128, s);
         const std::vector<int32_t> counts(logits.size(), 1);
         int n = 0;
-        for (uint64_t i = 0; i < 100; ++i) n += one.choose(row.view, s, counts.data(), i, not_these).has_value();
+        for (uint64_t i = 0; i < 100; ++i)
+            n += one.choose(row.view, s, counts.data(), i, not_these).has_value();
         return n;
     };
     CHECK(known([](sampling &s) { s.temperature = 0; }) == 100);
@@ -319,8 +364,10 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
     CHECK(known([](sampling &s) { s.temperature = 0.5f, s.top_p = 0.7f; }) == 100);
     CHECK(known([](sampling &s) { s.min_p = 0.1f; }) == 100);
     CHECK(known([](sampling &s) { s.min_p = 0.1f, s.presence_penalty = 0.1f; }) == 100);
-    CHECK(known([](sampling &s) { s.temperature = 0.3f; }) > 90);                        // as often as the draw falls on one of them
-    CHECK(known([](sampling &s) { s.temperature = 0.02f, s.frequency_penalty = 0.1f; }) == 100);      // what is not known weighs nothing
+    // as often as the draw falls on one of them
+    CHECK(known([](sampling &s) { s.temperature = 0.3f; }) > 90);
+    // what is not known weighs nothing
+    CHECK(known([](sampling &s) { s.temperature = 0.02f, s.frequency_penalty = 0.1f; }) == 100);
     // The whole row: what may raise a logit; more tokens than there are; a share of a sum that is not known.
     CHECK(known([](sampling &s) { s.temperature = 0, s.bias = {{7, 0.5f}}; }) == 0);
     CHECK(known([](sampling &s) { s.temperature = 0, s.repetition_penalty = 0.9f; }) == 0);
@@ -337,7 +384,8 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
 }
 
 TEST_CASE("sampler: a logit that weighs nothing has none below it that weighs something") {
-    // Weights end at exp(x) = 2^-41; every float around that, from where all weigh something to where none does.
+    // Weights end at exp(x) = 2^-41; every float around that, from where all weigh something to where none
+    // does.
     int64_t before = 1;
     for (uint32_t u = bits_of(-28.3f); u <= bits_of(-28.6f); ++u) {
         const int64_t w = sampling_weight(float_of(u), 0.0f, 1.0f);
@@ -345,5 +393,6 @@ TEST_CASE("sampler: a logit that weighs nothing has none below it that weighs so
         before = w;
     }
     CHECK(before == 0);
-    for (uint32_t u = bits_of(-28.6f); u < bits_of(-std::numeric_limits<float>::infinity()); u += 9973) REQUIRE(sampling_weight(float_of(u), 0.0f, 1.0f) == 0);
+    for (uint32_t u = bits_of(-28.6f); u < bits_of(-std::numeric_limits<float>::infinity()); u += 9973)
+        REQUIRE(sampling_weight(float_of(u), 0.0f, 1.0f) == 0);
 }

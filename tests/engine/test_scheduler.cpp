@@ -1,5 +1,5 @@
-// The scheduler without a model: how a step is divided; random events, of which every promise is checked against pages that remember what was written to them;
-// a seeded load; fairness.
+// The scheduler without a model: how a step is divided; random events, of which every promise is checked
+// against pages that remember what was written to them; a seeded load; fairness.
 #include "../../llm/engine/scheduler.h"
 #include "../support/sanitizers.h"
 
@@ -32,24 +32,31 @@ void check_share(const step_wish &w, const step_share &s) {
     CHECK(s.rows >= 0);
     CHECK(s.rows <= w.rows);
     if (w.all_logits) CHECK(s.logits == s.rows);
-    else CHECK(s.logits == (s.rows > 0 && s.rows == w.rows ? 1 : 0));    // only the last row of all is followed by a choice
+    // only the last row of all is followed by a choice
+    else CHECK(s.logits == (s.rows > 0 && s.rows == w.rows ? 1 : 0));
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("scheduler: random wishes keep within the budgets, and somebody gets on") {
     std::mt19937 random(1);
-    std::vector<step_share> shares(3);    // what it held before does not matter
+    std::vector<step_share> shares(3);  // what it held before does not matter
     for (int round = 0; round < 20000; ++round) {
         std::vector<step_wish> wishes(random() % 12);
-        for (step_wish &w : wishes) w = {static_cast<int64_t>(random() % 3 == 0 ? 1 : random() % 3 == 0 ? 0 : random() % 300), random() % 4 == 0};
-        const int64_t rows = 1 + static_cast<int64_t>(random() % 100), logits = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(rows));
+        for (step_wish &w : wishes)
+            w = {static_cast<int64_t>(random() % 3 == 0   ? 1
+                                      : random() % 3 == 0 ? 0
+                                                          : random() % 300),
+                 random() % 4 == 0};
+        const int64_t rows = 1 + static_cast<int64_t>(random() % 100),
+                      logits = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(rows));
         divide_step(wishes, rows, logits, shares);
         REQUIRE(shares.size() == wishes.size());
         CHECK(rows_of(shares) <= rows);
         CHECK(logits_of(shares) <= logits);
         for (size_t i = 0; i < wishes.size(); ++i) check_share(wishes[i], shares[i]);
-        const bool wished = std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
+        const bool wished =
+            std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
         CHECK((rows_of(shares) > 0) == wished);
     }
 }
@@ -60,8 +67,10 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
     for (int round = 0; round < 5000; ++round) {
         std::vector<step_wish> wishes(1 + random() % 10);
         for (step_wish &w : wishes) w = {static_cast<int64_t>(random() % 2 ? 1 : 2 + random() % 50), false};
-        const int64_t answers = std::count_if(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows == 1; });
-        const int64_t rows = static_cast<int64_t>(wishes.size()) + static_cast<int64_t>(random() % 60), logits = static_cast<int64_t>(wishes.size());
+        const int64_t answers =
+            std::count_if(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows == 1; });
+        const int64_t rows = static_cast<int64_t>(wishes.size()) + static_cast<int64_t>(random() % 60),
+                      logits = static_cast<int64_t>(wishes.size());
         divide_step(wishes, rows, logits, shares);
         int64_t left = rows - answers;
         for (size_t i = 0; i < wishes.size(); ++i) {
@@ -69,7 +78,8 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
                 CHECK(shares[i].rows == 1);
                 continue;
             }
-            CHECK(shares[i].rows == std::min(left, wishes[i].rows));    // an earlier prompt never leaves room for a later one while it wants more
+            // an earlier prompt never leaves room for a later one while it wants more
+            CHECK(shares[i].rows == std::min(left, wishes[i].rows));
             left -= shares[i].rows;
         }
     }
@@ -89,17 +99,23 @@ TEST_CASE("scheduler: with few rows of logits prompts go ahead up to their last 
     CHECK(shares.empty());
 }
 
-// Requests come with prompts and answers of any length; each must be done after as many steps as there are rows in all, whatever the budgets.
+// Requests come with prompts and answers of any length; each must be done after as many steps as there are
+// rows in all, whatever the budgets.
 TEST_CASE("scheduler: every request ends") {
-    struct simulated { int64_t left, answer; bool score; };
+    struct simulated {
+        int64_t left, answer;
+        bool score;
+    };
     std::mt19937 random(3);
     std::vector<step_share> shares;
     for (int round = 0; round < 200; ++round) {
-        const int64_t rows = 1 + static_cast<int64_t>(random() % 20), logits = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(rows));
+        const int64_t rows = 1 + static_cast<int64_t>(random() % 20),
+                      logits = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(rows));
         std::vector<simulated> requests(1 + random() % 8);
         int64_t bound = 0;
         for (simulated &r : requests) {
-            r = {1 + static_cast<int64_t>(random() % 60), 1 + static_cast<int64_t>(random() % 20), random() % 4 == 0};
+            r = {1 + static_cast<int64_t>(random() % 60), 1 + static_cast<int64_t>(random() % 20),
+                 random() % 4 == 0};
             bound += r.left + r.answer;
         }
         int64_t steps = 0;
@@ -120,11 +136,14 @@ TEST_CASE("scheduler: every request ends") {
     }
 }
 
-// ---- The whole scheduler, without a model -----------------------------------------------------------------------------------------------------------
+// ---- The whole scheduler, without a model
 
 namespace {
 
-#define HOLDS(condition) do { if (!(condition)) throw std::logic_error(#condition); } while (0)
+#define HOLDS(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition)) throw std::logic_error(#condition);                                                \
+    } while (0)
 
 // A fast generator, so that the checks are what takes the time.
 struct dice {
@@ -138,15 +157,17 @@ struct dice {
 struct simulated_request {
     task j;
     std::vector<int32_t> tokens;
-    std::vector<uint64_t> meaning;      // of each position: a hash of the tag and all tokens up to it
-    int64_t left = 0;                   // tokens of the answer to come
+    std::vector<uint64_t> meaning;  // of each position: a hash of the tag and all tokens up to it
+    int64_t left = 0;               // tokens of the answer to come
     uint64_t steps = 0;
 
     simulated_request() { j.owner = this; }
     void append(int32_t t) {
         const uint64_t before = meaning.empty() ? j.tag * 77 + 5 : meaning.back();
         tokens.push_back(t);
-        meaning.push_back((before ^ (static_cast<uint64_t>(t) + 0x9e3779b97f4a7c15ull)) * 0xff51afd7ed558ccdull + (before >> 29));
+        meaning.push_back((before ^ (static_cast<uint64_t>(t) + 0x9e3779b97f4a7c15ull)) *
+                              0xff51afd7ed558ccdull +
+                          (before >> 29));
         ++j.length;
     }
 };
@@ -161,10 +182,13 @@ public:
         sizes_.running = 1 + dice_.below(7);
         sizes_.rows = sizes_.running + dice_.below(dice_.one_in(2) ? 10 : 200);
         sizes_.logits = 1 + dice_.below(sizes_.rows);
-        if (dice_.one_in(4)) sizes_.hash_mask = dice_.one_in(2) ? 0 : 3;    // so many collisions that only contents tell pages apart
+        // so many collisions that only contents tell pages apart
+        if (dice_.one_in(4)) sizes_.hash_mask = dice_.one_in(2) ? 0 : 3;
         memory_ = dice_.one_in(2) ? 0 : sizes_.pages;
         page_source source;
-        if (memory_ == 0) source = {this, [](void *user, int64_t pages) { return static_cast<world *>(user)->more(pages); }};
+        if (memory_ == 0)
+            source = {this,
+                      [](void *user, int64_t pages) { return static_cast<world *>(user)->more(pages); }};
         scheduler_ = std::make_unique<scheduler>(sizes_, source);
         place_.resize(static_cast<size_t>(sizes_.pages * page_positions));
         mark_.resize(static_cast<size_t>(sizes_.pages));
@@ -192,7 +216,8 @@ public:
             step();
         }
         audit();
-        HOLDS(scheduler_->pages().available() == sizes_.pages && scheduler_->waiting() == 0 && scheduler_->running().empty());
+        HOLDS(scheduler_->pages().available() == sizes_.pages && scheduler_->waiting() == 0 &&
+              scheduler_->running().empty());
     }
 
 private:
@@ -201,7 +226,8 @@ private:
         return memory_ = std::min(sizes_.pages, pages + dice_.below(4));
     }
 
-    // Prompts begin with parts of a few texts; tokens are few, so that pages agree in their first places by chance too.
+    // Prompts begin with parts of a few texts; tokens are few, so that pages agree in their first places by
+    // chance too.
     void submit() {
         auto r = std::make_unique<simulated_request>();
         const int64_t most = sizes_.pages * page_positions;
@@ -210,7 +236,8 @@ private:
         if (dice_.one_in(6)) r->j.deadline = now_ + 1 + dice_.below(200);
         r->j.all_logits = dice_.one_in(10);
         r->j.uses_cache = !dice_.one_in(10);
-        const int64_t text = dice_.below(3), common = dice_.below(std::min<int64_t>(most, 260)), own = dice_.below(30);
+        const int64_t text = dice_.below(3), common = dice_.below(std::min<int64_t>(most, 260)),
+                      own = dice_.below(30);
         r->left = r->j.all_logits ? 0 : 1 + dice_.below(dice_.one_in(2) ? 600 : 20);
         int64_t length = std::min(most - 1, common + own) + 1;
         if (!r->j.all_logits) length = std::min(length, most - 1);
@@ -218,7 +245,8 @@ private:
         r->j.max_length = length + r->left;
         r->tokens.reserve(static_cast<size_t>(r->j.max_length));
         r->meaning.reserve(static_cast<size_t>(r->j.max_length));
-        for (int64_t i = 0; i < length; ++i) r->append(static_cast<int32_t>(i < common ? (i * (text + 3) + i / 7) % 5 : dice_.below(2)));
+        for (int64_t i = 0; i < length; ++i)
+            r->append(static_cast<int32_t>(i < common ? (i * (text + 3) + i / 7) % 5 : dice_.below(2)));
         start(std::move(r), nullptr);
     }
 
@@ -249,7 +277,7 @@ private:
     void end(int64_t i) {
         simulated_request &r = *live_[static_cast<size_t>(i)];
         scheduler_->end(r.j);
-        if (dice_.one_in(8)) scheduler_->end(r.j);    // idempotent
+        if (dice_.one_in(8)) scheduler_->end(r.j);  // idempotent
         HOLDS(r.j.at == task::place::outside && r.j.pages.empty() && r.j.slot == -1);
         HOLDS(r.tokens.data() == r.j.tokens && r.tokens.size() == static_cast<size_t>(r.j.length));
         std::swap(live_[static_cast<size_t>(i)], live_.back());
@@ -269,7 +297,9 @@ private:
         audit();
     }
 
-    uint64_t &at(int32_t page, int64_t place) { return place_[static_cast<size_t>(page * page_positions + place)]; }
+    uint64_t &at(int32_t page, int64_t place) {
+        return place_[static_cast<size_t>(page * page_positions + place)];
+    }
     static simulated_request &of(task &j) { return *static_cast<simulated_request *>(j.owner); }
 
     void step() {
@@ -293,7 +323,7 @@ private:
         }
         HOLDS(p.rows <= sizes_.rows && p.logits <= sizes_.logits);
         HOLDS(p.rows > 0 || p.starved || live_.empty());
-        const bool computed = !dice_.one_in(40);    // or stopped half way: what was written is worth nothing
+        const bool computed = !dice_.one_in(40);  // or stopped half way: what was written is worth nothing
         for (const step_part &part : p.parts) run(part);
         if (computed)
             for (const step_part &part : p.parts) done(part);
@@ -304,16 +334,24 @@ private:
     void run(const step_part &part) {
         task &j = *part.who;
         const std::vector<uint64_t> &meaning = of(j).meaning;
-        HOLDS(j.at == task::place::running && part.rows > 0 && part.first == j.computed && part.first + part.rows <= j.length);
-        HOLDS(static_cast<int64_t>(j.pages.size()) >= pages_for(part.first + part.rows) && static_cast<int64_t>(j.pages.size()) <= pages_for(j.max_length));
-        const auto as_meant = [&](int64_t position) { return at(j.pages[static_cast<size_t>(position / page_positions)], position % page_positions) == meaning[static_cast<size_t>(position)]; };
+        HOLDS(j.at == task::place::running && part.rows > 0 && part.first == j.computed &&
+              part.first + part.rows <= j.length);
+        HOLDS(static_cast<int64_t>(j.pages.size()) >= pages_for(part.first + part.rows) &&
+              static_cast<int64_t>(j.pages.size()) <= pages_for(j.max_length));
+        const auto as_meant = [&](int64_t position) {
+            return at(j.pages[static_cast<size_t>(position / page_positions)], position % page_positions) ==
+                   meaning[static_cast<size_t>(position)];
+        };
         for (int64_t i = page_positions; i <= part.first; i += page_positions) HOLDS(as_meant(i - 1));
         if (part.first > 0) HOLDS(as_meant(part.first - 1) && as_meant(dice_.below(part.first)));
-        for (int64_t i = part.first / page_positions; i <= (part.first + part.rows - 1) / page_positions; ++i) {
+        for (int64_t i = part.first / page_positions; i <= (part.first + part.rows - 1) / page_positions;
+             ++i) {
             const int32_t page = j.pages[static_cast<size_t>(i)];
             HOLDS(scheduler_->pages().holders(page) == 1 && !scheduler_->pages().entered(page));
         }
-        for (int64_t k = part.first; k < part.first + part.rows; ++k) at(j.pages[static_cast<size_t>(k / page_positions)], k % page_positions) = meaning[static_cast<size_t>(k)];
+        for (int64_t k = part.first; k < part.first + part.rows; ++k)
+            at(j.pages[static_cast<size_t>(k / page_positions)], k % page_positions) =
+                meaning[static_cast<size_t>(k)];
     }
 
     void done(const step_part &part) {
@@ -323,7 +361,8 @@ private:
         HOLDS(j.computed == part.first + part.rows);
         if (j.computed < j.length) return;
         HOLDS(part.logits > 0);
-        if (!j.all_logits && --r.left > 0) r.append(static_cast<int32_t>(dice_.below(2))), scheduler_->charge(j, 1);
+        if (!j.all_logits && --r.left > 0)
+            r.append(static_cast<int32_t>(dice_.below(2))), scheduler_->charge(j, 1);
         else end(j);
     }
 
@@ -338,7 +377,8 @@ private:
             HOLDS((r->j.at == task::place::waiting) == r->j.pages.empty());
             for (const int32_t page : r->j.pages) ++mark_[static_cast<size_t>(page)];
         }
-        HOLDS(waiting == scheduler_->waiting() && running == static_cast<int64_t>(scheduler_->running().size()));
+        HOLDS(waiting == scheduler_->waiting() &&
+              running == static_cast<int64_t>(scheduler_->running().size()));
         int64_t held = 0;
         for (int64_t p = 0; p < book.usable(); ++p) {
             HOLDS(book.holders(static_cast<int32_t>(p)) == mark_[static_cast<size_t>(p)]);
@@ -358,7 +398,7 @@ private:
     bool failing_ = true;
 };
 
-} // namespace
+}  // namespace
 
 // DS_SCHEDULER_EVENTS asks for another number of them.
 TEST_CASE("scheduler: random events keep every promise") {
@@ -377,27 +417,33 @@ TEST_CASE("scheduler: random events keep every promise") {
             w.random_events(2000);
             w.drain();
         }
-        events += w.events, ended += w.ended, found += w.found, preempted += w.preempted, forks += w.forks, copies += w.copies, parts += w.parts;
+        events += w.events, ended += w.ended, found += w.found, preempted += w.preempted, forks += w.forks,
+            copies += w.copies, parts += w.parts;
     }
-    MESSAGE(events << " events: " << ended << " requests, " << forks << " of them forks; " << preempted << " preemptions, " << found << " positions found, " << copies << " pages copied, " << parts << " parts of steps");
-    CHECK((ended > events / 100 && preempted > events / 3000 && found > events / 2 && copies > events / 200 && forks > events / 200));
+    MESSAGE(events << " events: " << ended << " requests, " << forks << " of them forks; " << preempted
+                   << " preemptions, " << found << " positions found, " << copies << " pages copied, "
+                   << parts << " parts of steps");
+    CHECK((ended > events / 100 && preempted > events / 3000 && found > events / 2 && copies > events / 200 &&
+           forks > events / 200));
 }
 
-// ---- A seeded load, fairness, and the order in which jobs start and make room -------------------------------------------------------------------------
+// ---- A seeded load, fairness, and the order in which jobs start and make room
 
 namespace {
 
-// Jobs of given lengths on one scheduler; every token is another, so that nobody finds anything but what it computed itself.
+// Jobs of given lengths on one scheduler; every token is another, so that nobody finds anything but what it
+// computed itself.
 struct bench_of_jobs {
     scheduler s;
     std::vector<std::unique_ptr<simulated_request>> all;
     int64_t ended = 0;
-    std::vector<uint64_t> started;      // indices, in order
+    std::vector<uint64_t> started;  // indices, in order
     std::function<void(size_t)> on_end = [](size_t) {};
 
     explicit bench_of_jobs(const scheduler_sizes &sizes) : s(sizes, {}) {}
 
-    size_t add(int64_t prompt, int64_t answer, uint64_t tag = 0, int32_t priority = 0, int64_t deadline = std::numeric_limits<int64_t>::max()) {
+    size_t add(int64_t prompt, int64_t answer, uint64_t tag = 0, int32_t priority = 0,
+               int64_t deadline = std::numeric_limits<int64_t>::max()) {
         auto r = std::make_unique<simulated_request>();
         r->j.tag = tag, r->j.priority = priority, r->j.deadline = deadline;
         r->left = answer;
@@ -439,33 +485,40 @@ struct bench_of_jobs {
     }
 };
 
-struct lengths { int64_t prompt, answer; };
+struct lengths {
+    int64_t prompt, answer;
+};
 
 // Log-normal, of standard deviation 1 in the logarithm.
 std::vector<lengths> drawn(std::mt19937_64 &random, size_t n) {
     std::lognormal_distribution<double> prompt(std::log(400.0), 1.0), answer(std::log(200.0), 1.0);
     std::vector<lengths> out(n);
-    for (lengths &l : out) l = {std::clamp<int64_t>(std::llround(prompt(random)), 1, 4000), std::clamp<int64_t>(std::llround(answer(random)), 1, 2000)};
+    for (lengths &l : out)
+        l = {std::clamp<int64_t>(std::llround(prompt(random)), 1, 4000),
+             std::clamp<int64_t>(std::llround(answer(random)), 1, 2000)};
     return out;
 }
 
 // 30 % of what the 64 largest need.
 int64_t pool_for(std::vector<lengths> list) {
-    std::sort(list.begin(), list.end(), [](const lengths &a, const lengths &b) { return a.prompt + a.answer > b.prompt + b.answer; });
+    std::sort(list.begin(), list.end(),
+              [](const lengths &a, const lengths &b) { return a.prompt + a.answer > b.prompt + b.answer; });
     int64_t pages = 0;
     for (size_t i = 0; i < 64; ++i) pages += pages_for(list[i].prompt + list[i].answer);
     return pages * 3 / 10;
 }
 
-constexpr int64_t step_time(int64_t rows) { return 10000 + 5 * rows; }    // microseconds
+constexpr int64_t step_time(int64_t rows) { return 10000 + 5 * rows; }  // microseconds
 
-} // namespace
+}  // namespace
 
-TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobody makes room more than four times") {
+TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobody makes room more than four "
+          "times") {
     for (const auto &[seed, running] : {std::pair(1, 64), {2, 256}, {3, 256}, {4, 512}}) {
         std::mt19937_64 random(static_cast<uint64_t>(seed));
         const std::vector<lengths> sample = drawn(random, 10000);
-        const scheduler_sizes sizes{running, 1 << 20, 512, running, pool_for(sample)};    // with more that may run the pool is what is short
+        // with more that may run the pool is what is short
+        const scheduler_sizes sizes{running, 1 << 20, 512, running, pool_for(sample)};
         // The service rate: what ends in a second while more than enough wait.
         bench_of_jobs full(sizes);
         for (size_t i = 0; i < 600; ++i) full.add(sample[i].prompt, sample[i].answer);
@@ -479,7 +532,9 @@ TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobo
         time = 0;
         int64_t steps = 0, waiting = 0;
         for (size_t n = 0; time < 60000000 || load.ended < static_cast<int64_t>(load.all.size()); ++steps) {
-            for (; next <= static_cast<double>(std::min<int64_t>(time, 60000000)) && n < sample.size(); next += gap(random), ++n) load.add(sample[n].prompt, sample[n].answer);
+            for (; next <= static_cast<double>(std::min<int64_t>(time, 60000000)) && n < sample.size();
+                 next += gap(random), ++n)
+                load.add(sample[n].prompt, sample[n].answer);
             const step_plan &p = load.s.plan();
             const int64_t rows = p.rows;
             load.apply(p);
@@ -498,30 +553,32 @@ TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobo
         CHECK(load.ended == static_cast<int64_t>(load.all.size()));
         CHECK(load.s.pages().available() == sizes.pages);
         CHECK(most <= 4);
-        CHECK(waiting > 10);    // there was a backlog
-        MESSAGE(running << " may run: " << load.all.size() << " requests at " << 1.2 * rate << "/s on " << sizes.pages << " pages, " << steps << " steps; " << once << " made room, " << times
+        CHECK(waiting > 10);  // there was a backlog
+        MESSAGE(running << " may run: " << load.all.size() << " requests at " << 1.2 * rate << "/s on "
+                        << sizes.pages << " pages, " << steps << " steps; " << once << " made room, " << times
                         << " times in all, " << most << " at most; " << waiting << " waited at most");
     }
 }
 
-TEST_CASE("scheduler: by priority, then deadline, then what the client had, then age; nobody overtakes a request that waits for pages") {
+TEST_CASE("scheduler: by priority, then deadline, then what the client had, then age; nobody overtakes a "
+          "request that waits for pages") {
     bench_of_jobs b({1, 100, 64, 1, 40});
     const size_t first = b.add(10, 5, 1);
     b.step();
-    b.add(10, 2, 1);                      // 1: its client has been served
-    b.add(10, 2, 2);                      // 2: of one that has not
-    b.add(10, 2, 1, 3);                   // 3: of a higher priority
-    b.add(10, 2, 1, 3, 900);              // 4: and with a deadline
-    b.add(10, 2, 1, 3, 800);              // 5: an earlier one
-    b.add(10, 2, 1, -1, 1);               // 6: of a lower priority, whatever its deadline
+    b.add(10, 2, 1);          // 1: its client has been served
+    b.add(10, 2, 2);          // 2: of one that has not
+    b.add(10, 2, 1, 3);       // 3: of a higher priority
+    b.add(10, 2, 1, 3, 900);  // 4: and with a deadline
+    b.add(10, 2, 1, 3, 800);  // 5: an earlier one
+    b.add(10, 2, 1, -1, 1);   // 6: of a lower priority, whatever its deadline
     while (b.ended < 7) b.step();
     CHECK(b.started == std::vector<uint64_t>{first, 5, 4, 3, 2, 1, 6});
 
     bench_of_jobs c({4, 100, 64, 4, 4});
-    c.add(100, 20);                       // two pages
+    c.add(100, 20);  // two pages
     c.step();
-    c.add(130, 20);                       // three: must wait
-    c.add(5, 2);                          // would fit
+    c.add(130, 20);  // three: must wait
+    c.add(5, 2);     // would fit
     c.step();
     CHECK((c[1].at == task::place::waiting && c[2].at == task::place::waiting));
     while (c.ended < 3) c.step();
@@ -556,11 +613,12 @@ TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or ru
     CHECK(b[2].at == task::place::running);
 }
 
-TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; who did comes back first, with all its pages, and finds most of them") {
+TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; who did comes back first, "
+          "with all its pages, and finds most of them") {
     bench_of_jobs b({3, 100, 256, 3, 7});
     const size_t oldest = b.add(100, 200, 0, -5), second = b.add(60, 130, 0, 1), third = b.add(60, 130, 0, 0);
     b.step();
-    CHECK(b.s.running().size() == 3);     // 2 + 1 + 1 pages, and then they grow
+    CHECK(b.s.running().size() == 3);  // 2 + 1 + 1 pages, and then they grow
     const size_t late = b.add(10, 5, 0, 0);
     while (b[third].preemptions + b[second].preemptions + b[oldest].preemptions == 0) b.step();
     CHECK((b[oldest].preemptions == 0 && b[second].preemptions == 0 && b[third].preemptions == 1));
@@ -573,7 +631,8 @@ TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; 
     CHECK(b.s.pages().available() == 7);
 }
 
-TEST_CASE("scheduler: clients with a backlog get equal service, whatever the size of their requests; nobody waits for one that has none") {
+TEST_CASE("scheduler: clients with a backlog get equal service, whatever the size of their requests; nobody "
+          "waits for one that has none") {
     const scheduler_sizes sizes{4, 1000, 64, 4, 200};
     bench_of_jobs b(sizes);
     const lengths of[] = {{400, 200}, {20, 10}, {5, 300}};
@@ -586,10 +645,11 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
     for (int step = 0; step < 15000; ++step) {
         for (const size_t tag : {0, 1, 2}) refill(tag);
         b.step();
-        for (const uint64_t tag : {1, 2}) apart = std::max(apart, std::abs(b.s.service(tag) - b.s.service(0)));
+        for (const uint64_t tag : {1, 2})
+            apart = std::max(apart, std::abs(b.s.service(tag) - b.s.service(0)));
     }
     CHECK(b.s.service(0) > 40000);
-    CHECK(apart <= 2 * 4 * (400 + 2 * 200));    // the paper's bound: twice what fits a batch
+    CHECK(apart <= 2 * 4 * (400 + 2 * 200));  // the paper's bound: twice what fits a batch
 
     // A client that comes late has no claim on the time before; one that is alone gets everything.
     bench_of_jobs late(sizes);
@@ -604,9 +664,10 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
     CHECK(late.s.service(2) == before);
 }
 
-TEST_CASE("scheduler: of clients without a request as many are remembered as there is room for, those that had most") {
+TEST_CASE("scheduler: of clients without a request as many are remembered as there is room for, those that "
+          "had most") {
     bench_of_jobs b(scheduler_sizes{4, 1000, 64, 4, 200});
-    b.add(10, 10, 0, -1);    // which nobody lets begin: whoever had more has had more than it
+    b.add(10, 10, 0, -1);  // which nobody lets begin: whoever had more has had more than it
     b.add(500, 100, 1);
     const size_t clients = most_idle_accounts + 500;
     for (uint64_t tag = 2; tag < clients; ++tag) {
@@ -620,7 +681,8 @@ TEST_CASE("scheduler: of clients without a request as many are remembered as the
     CHECK(b.s.service(1) >= 600);
 }
 
-TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are computed, and copies the one that both write") {
+TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are computed, and copies the one "
+          "that both write") {
     bench_of_jobs b({4, 100, 64, 4, 40});
     const size_t parent = b.add(200, 40);
     const auto fork = [&](int64_t length) {
@@ -641,8 +703,8 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
         b.step();
         CHECK((b[one].at == task::place::waiting && b[two].at == task::place::waiting));
     }
-    CHECK(b[other].starts == 1);          // it does not wait for those that wait for others
-    b.step();                             // the last rows of the parent's prompt
+    CHECK(b[other].starts == 1);  // it does not wait for those that wait for others
+    b.step();                     // the last rows of the parent's prompt
     const step_plan &p = b.s.plan();
     CHECK((b[one].at == task::place::running && b[two].at == task::place::running));
     CHECK((b[one].computed == 199 && b[two].computed == 199));
@@ -655,9 +717,10 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     CHECK(b[one].pages[3] != b[two].pages[3]);
     CHECK(p.copies[0].from == b[parent].pages[3]);
     b.apply(p);
-    const size_t third = fork(b[parent].length);    // of an answer on its way
+    const size_t third = fork(b[parent].length);  // of an answer on its way
     b.step();
-    CHECK((b[third].at == task::place::running && b[third].found == b[parent].length - 2));    // one was computed meanwhile
+    // one was computed meanwhile
+    CHECK((b[third].at == task::place::running && b[third].found == b[parent].length - 2));
     b.s.end(b[parent]);
     b.ended++;
     while (b.ended < 5) b.step();

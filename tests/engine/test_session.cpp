@@ -1,5 +1,6 @@
-// Sessions: what is restored goes on with the same bits, under its tag only; files that are damaged, cut short or another model's are refused and change nothing;
-// and neither a full disk nor missing memory loses a page.
+// Sessions: what is restored goes on with the same bits, under its tag only; files that are damaged, cut
+// short or another model's are refused and change nothing; and neither a full disk nor missing memory loses a
+// page.
 #include "../support/allocations.h"
 #include "../support/api.h"
 #include "../support/files.h"
@@ -28,7 +29,8 @@ struct answer {
     ds_finish finish = DS_FINISH_NONE;
 };
 
-answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab, uint64_t tag = 0, uint32_t flags = 0) {
+answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab,
+           uint64_t tag = 0, uint32_t flags = 0) {
     full_request r = request(prompt);
     r.flags = flags | DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
@@ -44,17 +46,20 @@ answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n,
     return a;
 }
 
-size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std::string &path, uint64_t tag = 0) {
+size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std::string &path,
+            uint64_t tag = 0) {
     size_t positions = 77;
     MUST(ds_engine_save_session(e.get(), tokens.data(), tokens.size(), tag, path.c_str(), &positions, &err));
     return positions;
 }
 
 // Positions; the tokens must be these.
-size_t restore(const engine_ptr &e, const std::string &path, const std::vector<ds_token> &tokens, uint64_t tag = 0) {
+size_t restore(const engine_ptr &e, const std::string &path, const std::vector<ds_token> &tokens,
+               uint64_t tag = 0) {
     std::vector<ds_token> got(tokens.size());
     size_t count = 0, positions = 77;
-    MUST(ds_engine_restore_session(e.get(), path.c_str(), tag, got.data(), got.size(), &count, &positions, &err));
+    MUST(ds_engine_restore_session(e.get(), path.c_str(), tag, got.data(), got.size(), &count, &positions,
+                                   &err));
     CHECK(count == tokens.size());
     CHECK(got == tokens);
     return positions;
@@ -66,7 +71,9 @@ size_t forget(const engine_ptr &e, const std::vector<ds_token> &tokens, uint64_t
     return pages;
 }
 
-std::vector<ds_token> first(const std::vector<ds_token> &ids, size_t n) { return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(n)}; }
+std::vector<ds_token> first(const std::vector<ds_token> &ids, size_t n) {
+    return {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(n)};
+}
 
 ds_engine_config small(uint64_t pages) {
     ds_engine_config c = engine_config();
@@ -85,7 +92,8 @@ struct scene {
     size_t vocab = golden_data.vocab;
     engine_ptr e;
 
-    explicit scene(ds_kv_type kv = DS_KV_F16, const char *name = "micro/qwen2") : m(model(name, ds::format::f32)), golden_data(load(name)) {
+    explicit scene(ds_kv_type kv = DS_KV_F16, const char *name = "micro/qwen2")
+        : m(model(name, ds::format::f32)), golden_data(load(name)) {
         ds_engine_config c = small(8);
         c.kv_type = kv;
         const engine_ptr made = engine(m, c);
@@ -99,9 +107,10 @@ struct scene {
     }
 };
 
-} // namespace
+}  // namespace
 
-TEST_CASE("session: restored, it goes on with the same bits, whatever pages it has and however the other engine is made") {
+TEST_CASE("session: restored, it goes on with the same bits, whatever pages it has and however the other "
+          "engine is made") {
     const temp_dir d;
     for (const char *name : {"tiny-r1", "micro/deepseek-r1"}) {
         CAPTURE(name);
@@ -117,7 +126,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
             {
                 const engine_ptr e = engine(m, c);
                 expected = ask(e, ids, 16, g.vocab, 0, DS_REQUEST_NO_CACHE);
-                CHECK(save(e, ids, path) == 0);    // the tokens alone
+                CHECK(save(e, ids, path) == 0);  // the tokens alone
                 CHECK(ask(e, ids, 1, g.vocab, 3).cached == 0);
                 CHECK(save(e, ids, path, 3) == 128);
             }
@@ -129,7 +138,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
             const engine_ptr e = engine(m, c);
             CHECK(restore(e, path, ids, 9) == 128);
             const answer other = ask(e, ids, 16, g.vocab, 3), a = ask(e, ids, 16, g.vocab, 9);
-            CHECK(other.cached == 0);              // of another tag
+            CHECK(other.cached == 0);  // of another tag
             CHECK(a.cached == 128);
             for (const answer *x : {&other, &a}) {
                 CHECK(x->tokens == expected.tokens);
@@ -151,7 +160,7 @@ TEST_CASE("session: without pages only its tokens are saved; a whole page at the
     CHECK(forget(s.e, whole) == 2);
     CHECK(restore(s.e, s.path, whole) == 128);
     const answer a = ask(s.e, whole, 3, s.vocab);
-    CHECK(a.cached == 127);    // the last token's logits are needed
+    CHECK(a.cached == 127);  // the last token's logits are needed
     CHECK(same_bits(a.logits, expected.logits));
 }
 
@@ -159,19 +168,22 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
     scene s;
     std::vector<ds_token> talk = s.ids;
     const answer a = ask(s.e, talk, 30, s.vocab);
-    talk.insert(talk.end(), a.tokens.begin(), a.tokens.end());             // 230: three full pages and part of one
+    // 230: three full pages and part of one
+    talk.insert(talk.end(), a.tokens.begin(), a.tokens.end());
     const uint64_t kept = stats_of(s.e).pages_cached;
     CHECK(kept == 4);
-    CHECK(forget(s.e, first(talk, 100)) == 0);                             // another known sequence goes on from there: this one
+    // another known sequence goes on from there: this one
+    CHECK(forget(s.e, first(talk, 100)) == 0);
     CHECK(forget(s.e, talk, 5) == 0);
     CHECK(save(s.e, talk, s.path) == 192);
     CHECK(forget(s.e, talk) == 4);
     CHECK(s.untouched());
     CHECK(restore(s.e, s.path, talk) == 192);
     CHECK(stats_of(s.e).pages_cached == 3);
-    CHECK(restore(s.e, s.path, talk) == 192);                              // they are there
+    CHECK(restore(s.e, s.path, talk) == 192);  // they are there
     CHECK(stats_of(s.e).pages_cached == 3);
-    const answer again = ask(s.e, talk, 8, s.vocab), expected = ask(s.e, talk, 8, s.vocab, 0, DS_REQUEST_NO_CACHE);
+    const answer again = ask(s.e, talk, 8, s.vocab),
+                 expected = ask(s.e, talk, 8, s.vocab, 0, DS_REQUEST_NO_CACHE);
     CHECK(again.cached == 192);
     CHECK(same_bits(again.logits, expected.logits));
 
@@ -180,7 +192,8 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
     branch.insert(branch.end(), 70, talk[5]);
     ask(s.e, branch, 1, s.vocab);
     const uint64_t before = stats_of(s.e).pages_cached;
-    CHECK(forget(s.e, talk) == before - 4);                                // but two pages, which the branch of two more goes on from
+    // but two pages, which the branch of two more goes on from
+    CHECK(forget(s.e, talk) == before - 4);
     CHECK(stats_of(s.e).pages_cached == 4);
     CHECK(forget(s.e, branch) == 4);
     CHECK(s.untouched());
@@ -201,7 +214,7 @@ TEST_CASE("session: pages that a request holds stay, and are saved while it runs
     CHECK(restore(s.e, s.path, s.ids) == 192);
     CHECK(stats_of(s.e).pages_cached == 0);
     run(s.e, [](const ds_event &) {});
-    CHECK(forget(s.e, s.ids) == 0);     // the answer goes on from it, in the last page
+    CHECK(forget(s.e, s.ids) == 0);  // the answer goes on from it, in the last page
     CHECK(stats_of(s.e).pages_cached == 4);
     MUST(ds_engine_trim(s.e.get(), 0, &err));
     CHECK(restore(s.e, s.path, s.ids) == 192);
@@ -225,17 +238,17 @@ TEST_CASE("session: in a pool with less room the beginning is restored, in place
     const ds_event *const *events;
     size_t count;
     MUST(ds_engine_step(e.get(), &events, &count, &err));
-    CHECK(restore(e, s.path, s.ids) == 128);    // two pages are in use
+    CHECK(restore(e, s.path, s.ids) == 128);  // two pages are in use
     CHECK((stats_of(e).pages_cached == 2 && stats_of(e).pages_free == 2));
     run(e, [](const ds_event &) {});
-    CHECK(restore(e, s.path, s.ids) == 192);    // and now there is room
+    CHECK(restore(e, s.path, s.ids) == 192);  // and now there is room
     const answer a = ask(e, s.ids, 2, s.vocab);
     CHECK(a.cached == 192);
     CHECK(same_bits(a.logits, expected.logits));
     CHECK(stats_of(e).pages_free == 4);
 }
 
-// ---- Files that are not right ---------------------------------------------------------------------------------------------------------------------
+// ---- Files that are not right
 
 namespace {
 
@@ -246,7 +259,8 @@ struct forged {
 
     explicit forged(std::string b) : bytes(std::move(b)) { std::memcpy(&h, bytes.data(), sizeof h); }
     size_t page_at(size_t i) const { return sizeof h + h.tokens * 4 + i * (h.page_bytes + 8); }
-    // Where the scales of pages of i8 are in page i: of each layer's keys, and then of its values, behind their integers.
+    // Where the scales of pages of i8 are in page i: of each layer's keys, and then of its values, behind
+    // their integers.
     std::vector<size_t> scales_at(size_t i) const {
         std::vector<size_t> out;
         size_t at = page_at(i);
@@ -276,13 +290,15 @@ struct forged {
 };
 
 // It is refused, and nothing has changed.
-void refused(const scene &s, const std::string &bytes, const std::string &part, ds_status expected = DS_ERR_FORMAT) {
+void refused(const scene &s, const std::string &bytes, const std::string &part,
+             ds_status expected = DS_ERR_FORMAT) {
     const std::string path = s.d / "wrong";
     write_bytes(path, bytes);
     std::vector<ds_token> tokens(s.ids.size(), -5);
     size_t count = 99, positions = 98;
     ds_error err{};
-    const ds_status status = ds_engine_restore_session(s.e.get(), path.c_str(), 0, tokens.data(), tokens.size(), &count, &positions, &err);
+    const ds_status status = ds_engine_restore_session(s.e.get(), path.c_str(), 0, tokens.data(),
+                                                       tokens.size(), &count, &positions, &err);
     CAPTURE(err.message);
     CAPTURE(part);
     CHECK(status == expected);
@@ -293,18 +309,22 @@ void refused(const scene &s, const std::string &bytes, const std::string &part, 
     CHECK(s.untouched());
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("session: hundreds of files with a bit turned, a stretch of noise, or cut short are refused") {
     const scene s;
     const std::string whole = file_bytes(s.path);
     const forged f(whole);
     REQUIRE(f.page_at(3) == whole.size());
-    for (size_t i = 0; i < sizeof(session_header) + 2; ++i) refused(s, whole.substr(0, i), i < sizeof(session_header) ? "header: is " : "bytes, must have");
+    for (size_t i = 0; i < sizeof(session_header) + 2; ++i)
+        refused(s, whole.substr(0, i), i < sizeof(session_header) ? "header: is " : "bytes, must have");
     for (size_t i = 0; i < 4; ++i)
         for (const ptrdiff_t by : {-9, -8, -1, 0, 1, 8}) {
             const size_t n = f.page_at(i) + static_cast<size_t>(by);
-            if (n != whole.size()) refused(s, n < whole.size() ? whole.substr(0, n) : whole + std::string(n - whole.size(), '\0'), "bytes, must have");
+            if (n != whole.size())
+                refused(s,
+                        n < whole.size() ? whole.substr(0, n) : whole + std::string(n - whole.size(), '\0'),
+                        "bytes, must have");
         }
     std::mt19937 random(3);
     const auto turned = [&](size_t at) {
@@ -312,26 +332,30 @@ TEST_CASE("session: hundreds of files with a bit turned, a stretch of noise, or 
         bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
         return bytes;
     };
-    for (size_t i = 0; i < sizeof(session_header); ++i) refused(s, turned(i), "", i >= 8 && i < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
-    for (int i = 0; i < 100; ++i) refused(s, turned(sizeof f.h + random() % (s.ids.size() * 4)), "tokens: its checksum");
+    for (size_t i = 0; i < sizeof(session_header); ++i)
+        refused(s, turned(i), "", i >= 8 && i < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
+    for (int i = 0; i < 100; ++i)
+        refused(s, turned(sizeof f.h + random() % (s.ids.size() * 4)), "tokens: its checksum");
     for (size_t page = 0; page < 3; ++page) {
         const std::string name = "pages[" + std::to_string(page) + "]: its checksum";
         for (int i = 0; i < 60; ++i) refused(s, turned(f.page_at(page) + random() % f.h.page_bytes), name);
         for (size_t i = 0; i < 8; ++i) refused(s, turned(f.page_at(page) + f.h.page_bytes + i), name);
     }
-    for (int i = 0; i < 60; ++i) {    // noise over a stretch
+    for (int i = 0; i < 60; ++i) {  // noise over a stretch
         std::string bytes = whole;
-        const size_t at = random() % bytes.size(), n = 1 + random() % std::min<size_t>(bytes.size() - at, 3000);
+        const size_t at = random() % bytes.size(),
+                     n = 1 + random() % std::min<size_t>(bytes.size() - at, 3000);
         for (size_t k = at; k < at + n; ++k) bytes[k] = static_cast<char>(random());
         if (bytes != whole) refused(s, bytes, "", at >= 8 && at < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
     }
-    CHECK(restore(s.e, s.path, s.ids) == 192);    // and this one is taken
+    CHECK(restore(s.e, s.path, s.ids) == 192);  // and this one is taken
 }
 
 TEST_CASE("session: headers that are whole, and say what cannot be") {
     const scene s;
     const std::string whole = file_bytes(s.path);
-    const auto says = [&](const std::string &part, ds_status status, const std::function<void(session_header &)> &change) {
+    const auto says = [&](const std::string &part, ds_status status,
+                          const std::function<void(session_header &)> &change) {
         forged f(whole);
         change(f.h);
         refused(s, f.with_header(), part, status);
@@ -339,9 +363,12 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
     says("magic", DS_ERR_FORMAT, [](session_header &h) { h.magic[0] = 'X'; });
     says("version: is 2, known is 1", DS_ERR_UNSUPPORTED, [](session_header &h) { h.version = 2; });
     says("version: is 0", DS_ERR_UNSUPPORTED, [](session_header &h) { h.version = 0; });
-    says("byte_order: is 0x04030201", DS_ERR_UNSUPPORTED, [](session_header &h) { h.byte_order = 0x04030201; });
-    for (const uint64_t n : {uint64_t{0}, uint64_t{1} << 31, uint64_t{1} << 62, UINT64_MAX, UINT64_MAX / 4}) says("tokens: is ", DS_ERR_FORMAT, [n](session_header &h) { h.tokens = n; });
-    for (const uint64_t n : {uint64_t{4}, uint64_t{1} << 32, uint64_t{1} << 62, UINT64_MAX}) says("pages: is ", DS_ERR_FORMAT, [n](session_header &h) { h.pages = n; });
+    says("byte_order: is 0x04030201", DS_ERR_UNSUPPORTED,
+         [](session_header &h) { h.byte_order = 0x04030201; });
+    for (const uint64_t n : {uint64_t{0}, uint64_t{1} << 31, uint64_t{1} << 62, UINT64_MAX, UINT64_MAX / 4})
+        says("tokens: is ", DS_ERR_FORMAT, [n](session_header &h) { h.tokens = n; });
+    for (const uint64_t n : {uint64_t{4}, uint64_t{1} << 32, uint64_t{1} << 62, UINT64_MAX})
+        says("pages: is ", DS_ERR_FORMAT, [n](session_header &h) { h.pages = n; });
     says("file_bytes", DS_ERR_FORMAT, [](session_header &h) { h.pages = 2; });
     for (const uint64_t n : {uint64_t{0}, uint64_t{1} << 63, UINT64_MAX}) {
         says("file_bytes", DS_ERR_FORMAT, [n](session_header &h) { h.file_bytes = n; });
@@ -349,7 +376,9 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
     }
     says("file_bytes", DS_ERR_FORMAT, [](session_header &h) { h.tokens = 201; });
     says("bytes, must have", DS_ERR_FORMAT, [](session_header &h) { h.tokens = 201, h.file_bytes += 4; });
-    says("bytes, must have", DS_ERR_FORMAT, [](session_header &h) { h.file_bytes += ((uint64_t{1} << 30) - h.tokens) * 4, h.tokens = uint64_t{1} << 30; });
+    says("bytes, must have", DS_ERR_FORMAT, [](session_header &h) {
+        h.file_bytes += ((uint64_t{1} << 30) - h.tokens) * 4, h.tokens = uint64_t{1} << 30;
+    });
     says("model: is ", DS_ERR_UNSUPPORTED, [](session_header &h) { h.model ^= 1; });
     says("page_positions: is 32", DS_ERR_UNSUPPORTED, [](session_header &h) { h.page_positions = 32; });
     says("kv_type: is 30", DS_ERR_UNSUPPORTED, [](session_header &h) { h.kv_type = 30; });
@@ -366,11 +395,16 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
         std::memcpy(f.bytes.data() + sizeof f.h + 4 * 199, &t, sizeof t);
         refused(s, f.with_all_sums(), "tokens[199]: is " + std::to_string(t));
     }
-    forged f(whole);    // two pages in each other's place, with their sums
-    std::swap_ranges(f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(1)), f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)), f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)));
+    forged f(whole);  // two pages in each other's place, with their sums
+    std::swap_ranges(f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(1)),
+                     f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)),
+                     f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)));
     refused(s, f.bytes, "pages[1]: its checksum");
     refused(s, "", "header: is 0");
-    refused(s, "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 12345\n", "a pointer of Git LFS to it, a file of 12345 bytes");
+    refused(s,
+            "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') +
+                "\nsize 12345\n",
+            "a pointer of Git LFS to it, a file of 12345 bytes");
     refused(s, std::string(5000, '\0'), "magic");
 }
 
@@ -382,9 +416,17 @@ TEST_CASE("session: what a forged file says with good checksums is computed with
         for (int round = 0; round < 6; ++round) {
             forged f(whole);
             for (size_t i = 0; i < f.h.pages; ++i)
-                for (size_t k = 0; k < f.h.page_bytes; ++k) f.bytes[f.page_at(i) + k] = round == 0 ? '\xff' : round == 1 ? '\x7f' : round == 2 ? '\x80' : static_cast<char>(random());
-            for (size_t i = 0; kv == DS_KV_INT8 && i < f.h.pages; ++i)     // any scales that a page can have
-                for (const size_t at : f.scales_at(i)) f.put(at, round == 0 ? 0.0f : round == 1 ? 2.6e36f : round == 2 ? 7.9e-33f : std::ldexp(1.0f, static_cast<int>(random() % 220) - 105));
+                for (size_t k = 0; k < f.h.page_bytes; ++k)
+                    f.bytes[f.page_at(i) + k] = round == 0   ? '\xff'
+                                                : round == 1 ? '\x7f'
+                                                : round == 2 ? '\x80'
+                                                             : static_cast<char>(random());
+            for (size_t i = 0; kv == DS_KV_INT8 && i < f.h.pages; ++i)  // any scales that a page can have
+                for (const size_t at : f.scales_at(i))
+                    f.put(at, round == 0   ? 0.0f
+                              : round == 1 ? 2.6e36f
+                              : round == 2 ? 7.9e-33f
+                                           : std::ldexp(1.0f, static_cast<int>(random() % 220) - 105));
             write_bytes(path, f.with_all_sums());
             CHECK(restore(s.e, path, s.ids) == 192);
             const answer a = ask(s.e, s.ids, 3, s.vocab);
@@ -409,18 +451,23 @@ TEST_CASE("session: scales that no page can have are refused, and named") {
             const std::vector<size_t> scales = forged(whole).scales_at(page);
             const size_t half = size_t{forged(whole).h.kv_heads} * 64;
             for (const size_t k : {size_t{0}, half - 1, half, 2 * half, scales.size() - 1})
-                for (const float x : {-1.0f, -1e-30f, -0.0f, 1e-36f, 1e-45f, 7e-33f, 3e36f, 3.4e38f, inf, -inf, std::numeric_limits<float>::quiet_NaN()}) {
+                for (const float x : {-1.0f, -1e-30f, -0.0f, 1e-36f, 1e-45f, 7e-33f, 3e36f, 3.4e38f, inf,
+                                      -inf, std::numeric_limits<float>::quiet_NaN()}) {
                     forged f(whole);
                     f.put(scales[k], x);
-                    const char *const part = k / half % 2 ? (latent ? "turned keys" : "values") : (latent ? "latents" : "keys");
-                    refused(s, f.with_all_sums(), "pages[" + std::to_string(page) + "]: layer " + std::to_string(k / (2 * half)) + ": scales of the " + part + "[" + std::to_string(k % half) + "]: is ");
+                    const char *const part =
+                        k / half % 2 ? (latent ? "turned keys" : "values") : (latent ? "latents" : "keys");
+                    refused(s, f.with_all_sums(),
+                            "pages[" + std::to_string(page) + "]: layer " + std::to_string(k / (2 * half)) +
+                                ": scales of the " + part + "[" + std::to_string(k % half) + "]: is ");
                 }
         }
         CHECK(restore(s.e, s.path, s.ids) == 192);
     }
 }
 
-// 0xf1da5a3b948d505d: of version 1 since it is there. It is made once, and what saving takes does not depend on the metadata.
+// 0xf1da5a3b948d505d: of version 1 since it is there. It is made once, and what saving takes does not depend
+// on the metadata.
 TEST_CASE("session: the fingerprint of a model stays what it was, and saving does not make it again") {
     const temp_dir d;
     const auto saved = [&](const model_ptr &m) {
@@ -432,7 +479,9 @@ TEST_CASE("session: the fingerprint of a model stays what it was, and saving doe
     const auto [fingerprint, allocations] = saved(bundled());
     CHECK(fingerprint == 0xf1da5a3b948d505d);
     model_file f = read_model_file(bundled_path);
-    f.keys.set_strings(std::string(ds::gguf_file::open(bundled_path).get_string("general.architecture")) + ".note", std::vector<std::string>{std::string(1 << 20, '\1')});
+    f.keys.set_strings(std::string(ds::gguf_file::open(bundled_path).get_string("general.architecture")) +
+                           ".note",
+                       std::vector<std::string>{std::string(1 << 20, '\1')});
     const auto [noted, as_many] = saved(hold(f).model);
     CHECK(noted != fingerprint);
     CHECK(as_many == allocations);
@@ -446,7 +495,10 @@ TEST_CASE("session: another model, other pages or other positions are refused") 
         const engine_ptr e = engine(m, c);
         std::vector<ds_token> tokens(200);
         size_t count = 9;
-        check_fails(DS_ERR_UNSUPPORTED, part, [&](ds_error *x) { return ds_engine_restore_session(e.get(), s.path.c_str(), 0, tokens.data(), 200, &count, nullptr, x); });
+        check_fails(DS_ERR_UNSUPPORTED, part, [&](ds_error *x) {
+            return ds_engine_restore_session(e.get(), s.path.c_str(), 0, tokens.data(), 200, &count, nullptr,
+                                             x);
+        });
         CHECK((count == 9 && stats_of(e).pages_cached == 0));
     };
     refused_by(s.m, DS_KV_F32, "kv_type: is ");
@@ -499,15 +551,17 @@ TEST_CASE("session: the checksum sees every bit, every word and every length") {
         CHECK(ds::checksum(bytes.data(), n, 6) != sum);
         for (size_t a = 0; a + 16 <= n; a += 8) {
             std::string swapped = bytes;
-            std::swap_ranges(swapped.begin() + static_cast<ptrdiff_t>(a), swapped.begin() + static_cast<ptrdiff_t>(a) + 8, swapped.end() - 8);
+            std::swap_ranges(swapped.begin() + static_cast<ptrdiff_t>(a),
+                             swapped.begin() + static_cast<ptrdiff_t>(a) + 8, swapped.end() - 8);
             if (swapped != bytes) CHECK(ds::checksum(swapped.data(), n, 5) != sum);
         }
     }
 }
 
-// ---- The machine says no --------------------------------------------------------------------------------------------------------------------------
+// ---- The machine says no
 
-TEST_CASE("session: every allocation of save, restore and forget that fails leaves the engine usable and its pages conserved") {
+TEST_CASE("session: every allocation of save, restore and forget that fails leaves the engine usable and its "
+          "pages conserved") {
     const scene s;
     const std::string before = file_bytes(s.path);
     const answer expected = ask(s.e, s.ids, 4, s.vocab, 0, DS_REQUEST_NO_CACHE);
@@ -530,24 +584,36 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
                 after();
             }
         };
-        struct context { const scene &s; std::vector<ds_token> &tokens; size_t &count, &positions, &freed; } c{s, tokens, count, positions, freed};
-        const auto restored = sweep([](void *u) {
-            auto &c = *static_cast<context *>(u);
-            return ds_engine_restore_session(c.s.e.get(), c.s.path.c_str(), 0, c.tokens.data(), 200, &c.count, &c.positions, nullptr);
-        }, &c, [&] { CHECK((s.untouched() && count == 0)); });
+        struct context {
+            const scene &s;
+            std::vector<ds_token> &tokens;
+            size_t &count, &positions, &freed;
+        } c{s, tokens, count, positions, freed};
+        const auto restored = sweep(
+            [](void *u) {
+                auto &c = *static_cast<context *>(u);
+                return ds_engine_restore_session(c.s.e.get(), c.s.path.c_str(), 0, c.tokens.data(), 200,
+                                                 &c.count, &c.positions, nullptr);
+            },
+            &c, [&] { CHECK((s.untouched() && count == 0)); });
         CHECK((positions == 192 && count == 200 && tokens == s.ids));
-        const auto saved = sweep([](void *u) {
-            auto &c = *static_cast<context *>(u);
-            return ds_engine_save_session(c.s.e.get(), c.tokens.data(), 200, 0, c.s.path.c_str(), &c.positions, nullptr);
-        }, &c, [&] { CHECK((s.d.entries() == 1 && file_bytes(s.path) == before)); });
+        const auto saved = sweep(
+            [](void *u) {
+                auto &c = *static_cast<context *>(u);
+                return ds_engine_save_session(c.s.e.get(), c.tokens.data(), 200, 0, c.s.path.c_str(),
+                                              &c.positions, nullptr);
+            },
+            &c, [&] { CHECK((s.d.entries() == 1 && file_bytes(s.path) == before)); });
         CHECK((s.d.entries() == 1 && file_bytes(s.path) == before));
         CHECK(same_bits(ask(s.e, s.ids, 4, s.vocab).logits, expected.logits));
         MUST(ds_engine_trim(s.e.get(), 0, &err));
         CHECK(restore(s.e, s.path, s.ids) == 192);
-        const auto forgotten = sweep([](void *u) {
-            auto &c = *static_cast<context *>(u);
-            return ds_engine_forget_session(c.s.e.get(), c.tokens.data(), 200, 0, &c.freed, nullptr);
-        }, &c, [&] { CHECK(stats_of(s.e).pages_cached == 3); });
+        const auto forgotten = sweep(
+            [](void *u) {
+                auto &c = *static_cast<context *>(u);
+                return ds_engine_forget_session(c.s.e.get(), c.tokens.data(), 200, 0, &c.freed, nullptr);
+            },
+            &c, [&] { CHECK(stats_of(s.e).pages_cached == 3); });
         CHECK((freed == 3 && s.untouched()));
         CHECK((restored > 5 && saved > 5 && forgotten > 0));
     }
@@ -561,14 +627,19 @@ TEST_CASE("session: a host's allocator that gives nothing more") {
     c.kv_type = DS_KV_F16;
     ds_host host{};
     host.struct_size = sizeof host;
-    host.alloc = [](void *, size_t bytes, size_t alignment) -> void * { return empty ? nullptr : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment); };
+    host.alloc = [](void *, size_t bytes, size_t alignment) -> void * {
+        return empty ? nullptr
+                     : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    };
     host.free = [](void *, void *p, size_t, size_t) { std::free(p); };
     c.host = &host;
     const engine_ptr e = engine(s.m, c);
     std::vector<ds_token> tokens(200);
     size_t count = 0;
     empty = true;
-    check_fails(DS_ERR_MEMORY, "", [&](ds_error *x) { return ds_engine_restore_session(e.get(), s.path.c_str(), 0, tokens.data(), 200, &count, nullptr, x); });
+    check_fails(DS_ERR_MEMORY, "", [&](ds_error *x) {
+        return ds_engine_restore_session(e.get(), s.path.c_str(), 0, tokens.data(), 200, &count, nullptr, x);
+    });
     empty = false;
     CHECK((stats_of(e).pages_cached == 0 && stats_of(e).pages_free == 8));
     CHECK(restore(e, s.path, s.ids) == 192);
@@ -580,8 +651,13 @@ TEST_CASE("session: paths that cannot be written or read") {
     REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
     REQUIRE(mkdir((s.d / "folder").c_str(), 0700) == 0);
     ask(s.e, s.ids, 1, s.vocab);
-    const auto saves = [&](const std::string &path) { return [&s, path](ds_error *x) { return ds_engine_save_session(s.e.get(), s.ids.data(), 200, 0, path.c_str(), nullptr, x); }; };
-    for (const std::string &path : {std::string("/dev/full"), fifo, s.d / "folder"}) check_fails(DS_ERR_IO, path + ": cannot write: not a regular file", saves(path));
+    const auto saves = [&](const std::string &path) {
+        return [&s, path](ds_error *x) {
+            return ds_engine_save_session(s.e.get(), s.ids.data(), 200, 0, path.c_str(), nullptr, x);
+        };
+    };
+    for (const std::string &path : {std::string("/dev/full"), fifo, s.d / "folder"})
+        check_fails(DS_ERR_IO, path + ": cannot write: not a regular file", saves(path));
     check_fails(DS_ERR_IO, "cannot create", saves(s.d / "absent/file"));
     check_fails(DS_ERR_IO, "cannot create", saves(s.path + "/file"));
     {
@@ -602,9 +678,15 @@ TEST_CASE("session: paths that cannot be written or read") {
     CHECK(s.d.entries() == 3);
     std::vector<ds_token> tokens(200);
     size_t count = 9;
-    const auto restores = [&](const std::string &path) { return [&, path](ds_error *x) { return ds_engine_restore_session(s.e.get(), path.c_str(), 0, tokens.data(), 200, &count, nullptr, x); }; };
+    const auto restores = [&](const std::string &path) {
+        return [&, path](ds_error *x) {
+            return ds_engine_restore_session(s.e.get(), path.c_str(), 0, tokens.data(), 200, &count, nullptr,
+                                             x);
+        };
+    };
     check_fails(DS_ERR_IO, "absent: cannot open", restores(s.d / "absent"));
-    for (const std::string &path : {fifo, s.d / "folder", std::string("/dev/zero")}) check_fails(DS_ERR_IO, path + ": not a regular file", restores(path));
+    for (const std::string &path : {fifo, s.d / "folder", std::string("/dev/zero")})
+        check_fails(DS_ERR_IO, path + ": not a regular file", restores(path));
     CHECK(count == 9);
 }
 
@@ -615,47 +697,79 @@ TEST_CASE("session: arguments, a buffer that is too small, and the step's turn")
     const char *const path = s.path.c_str();
     std::vector<ds_token> tokens(200, -5);
     size_t count = 9;
-    check_argument("engine", [&](ds_error *x) { return ds_engine_save_session(nullptr, ids, 200, 0, path, nullptr, x); });
-    check_argument("tokens: is NULL", [&](ds_error *x) { return ds_engine_save_session(e, nullptr, 200, 0, path, nullptr, x); });
-    check_argument("tokens: is empty", [&](ds_error *x) { return ds_engine_save_session(e, nullptr, 0, 0, path, nullptr, x); });
-    check_argument("path", [&](ds_error *x) { return ds_engine_save_session(e, ids, 200, 0, nullptr, nullptr, x); });
-    check_argument("count: must be at most 2^30", [&](ds_error *x) { return ds_engine_save_session(e, ids, SIZE_MAX, 0, path, nullptr, x); });
-    check_argument("engine", [&](ds_error *x) { return ds_engine_restore_session(nullptr, path, 0, tokens.data(), 200, &count, nullptr, x); });
-    check_argument("path", [&](ds_error *x) { return ds_engine_restore_session(e, nullptr, 0, tokens.data(), 200, &count, nullptr, x); });
-    check_argument("tokens: is NULL", [&](ds_error *x) { return ds_engine_restore_session(e, path, 0, nullptr, 200, &count, nullptr, x); });
-    check_argument("count: is NULL", [&](ds_error *x) { return ds_engine_restore_session(e, path, 0, tokens.data(), 200, nullptr, nullptr, x); });
-    check_argument("engine", [&](ds_error *x) { return ds_engine_forget_session(nullptr, ids, 200, 0, nullptr, x); });
-    check_argument("tokens: is empty", [&](ds_error *x) { return ds_engine_forget_session(e, ids, 0, 0, nullptr, x); });
-    check_argument("count: must be at most 2^30", [&](ds_error *x) { return ds_engine_forget_session(e, ids, SIZE_MAX, 0, nullptr, x); });
+    check_argument("engine", [&](ds_error *x) {
+        return ds_engine_save_session(nullptr, ids, 200, 0, path, nullptr, x);
+    });
+    check_argument("tokens: is NULL",
+                   [&](ds_error *x) { return ds_engine_save_session(e, nullptr, 200, 0, path, nullptr, x); });
+    check_argument("tokens: is empty",
+                   [&](ds_error *x) { return ds_engine_save_session(e, nullptr, 0, 0, path, nullptr, x); });
+    check_argument("path",
+                   [&](ds_error *x) { return ds_engine_save_session(e, ids, 200, 0, nullptr, nullptr, x); });
+    check_argument("count: must be at most 2^30", [&](ds_error *x) {
+        return ds_engine_save_session(e, ids, SIZE_MAX, 0, path, nullptr, x);
+    });
+    check_argument("engine", [&](ds_error *x) {
+        return ds_engine_restore_session(nullptr, path, 0, tokens.data(), 200, &count, nullptr, x);
+    });
+    check_argument("path", [&](ds_error *x) {
+        return ds_engine_restore_session(e, nullptr, 0, tokens.data(), 200, &count, nullptr, x);
+    });
+    check_argument("tokens: is NULL", [&](ds_error *x) {
+        return ds_engine_restore_session(e, path, 0, nullptr, 200, &count, nullptr, x);
+    });
+    check_argument("count: is NULL", [&](ds_error *x) {
+        return ds_engine_restore_session(e, path, 0, tokens.data(), 200, nullptr, nullptr, x);
+    });
+    check_argument("engine",
+                   [&](ds_error *x) { return ds_engine_forget_session(nullptr, ids, 200, 0, nullptr, x); });
+    check_argument("tokens: is empty",
+                   [&](ds_error *x) { return ds_engine_forget_session(e, ids, 0, 0, nullptr, x); });
+    check_argument("count: must be at most 2^30",
+                   [&](ds_error *x) { return ds_engine_forget_session(e, ids, SIZE_MAX, 0, nullptr, x); });
     for (const ds_token bad : {-1, static_cast<ds_token>(s.vocab)}) {
         std::vector<ds_token> wrong = s.ids;
         wrong[150] = bad;
-        check_argument("tokens[150]: is " + std::to_string(bad), [&](ds_error *x) { return ds_engine_save_session(e, wrong.data(), 200, 0, path, nullptr, x); });
-        check_argument("tokens[150]: is " + std::to_string(bad), [&](ds_error *x) { return ds_engine_forget_session(e, wrong.data(), 200, 0, nullptr, x); });
+        check_argument("tokens[150]: is " + std::to_string(bad), [&](ds_error *x) {
+            return ds_engine_save_session(e, wrong.data(), 200, 0, path, nullptr, x);
+        });
+        check_argument("tokens[150]: is " + std::to_string(bad), [&](ds_error *x) {
+            return ds_engine_forget_session(e, wrong.data(), 200, 0, nullptr, x);
+        });
     }
     CHECK(count == 9);
     for (const size_t room : {size_t{0}, size_t{1}, size_t{199}}) {
-        check_fails(DS_ERR_BUFFER, "needs room for 200", [&](ds_error *x) { return ds_engine_restore_session(e, path, 0, room ? tokens.data() : nullptr, room, &count, nullptr, x); });
+        check_fails(DS_ERR_BUFFER, "needs room for 200", [&](ds_error *x) {
+            return ds_engine_restore_session(e, path, 0, room ? tokens.data() : nullptr, room, &count,
+                                             nullptr, x);
+        });
         CHECK((count == 200 && tokens[0] == -5 && s.untouched()));
     }
 
-    struct { ds_engine *e = nullptr; const scene *s; ds_status save, restore, forget; int calls = 0; } seen;
+    struct {
+        ds_engine *e = nullptr;
+        const scene *s;
+        ds_status save, restore, forget;
+        int calls = 0;
+    } seen;
     seen.s = &s;
     ds_engine_config c = small(8);
     c.kv_type = DS_KV_F16;
     c.trace_user = &seen;
-    c.trace = [](void *user, const ds_step_trace *) {    // inside a step
+    c.trace = [](void *user, const ds_step_trace *) {  // inside a step
         auto &x = *static_cast<decltype(seen) *>(user);
         const std::vector<ds_token> &ids = x.s->ids;
         std::vector<ds_token> room(200);
         size_t n = 0;
         x.save = ds_engine_save_session(x.e, ids.data(), 200, 0, x.s->path.c_str(), nullptr, nullptr);
-        x.restore = ds_engine_restore_session(x.e, x.s->path.c_str(), 0, room.data(), 200, &n, nullptr, nullptr);
+        x.restore =
+            ds_engine_restore_session(x.e, x.s->path.c_str(), 0, room.data(), 200, &n, nullptr, nullptr);
         x.forget = ds_engine_forget_session(x.e, ids.data(), 200, 0, nullptr, nullptr);
         ++x.calls;
     };
     const engine_ptr traced = engine(s.m, c);
     seen.e = traced.get();
     ask(traced, s.ids, 1, s.vocab);
-    CHECK((seen.calls > 0 && seen.save == DS_ERR_STATE && seen.restore == DS_ERR_STATE && seen.forget == DS_ERR_STATE));
+    CHECK((seen.calls > 0 && seen.save == DS_ERR_STATE && seen.restore == DS_ERR_STATE &&
+           seen.forget == DS_ERR_STATE));
 }

@@ -1,5 +1,6 @@
-// Thinking: which text is thought, however tokens cut it; and budgets, which are exact. The pure part is held against a reference that sees the whole text at
-// once, the engine's against its own unlimited answers on tiny-r1, whose vocabulary is also respelled so that tags are split and share tokens.
+// Thinking: which text is thought, however tokens cut it; and budgets, which are exact. The pure part is held
+// against a reference that sees the whole text at once, the engine's against its own unlimited answers on
+// tiny-r1, whose vocabulary is also respelled so that tags are split and share tokens.
 #include "../support/api.h"
 #include "../support/problems.h"
 
@@ -17,10 +18,12 @@ using ds::think_tags;
 
 namespace {
 
-constexpr ds_token think_open = 482, think_close = 483;    // of tiny-r1
+constexpr ds_token think_open = 482, think_close = 483;  // of tiny-r1
 
 // What the whole text means, by the header's words: [before, thought, answer].
-struct meaning { std::string before, thought, answer; };
+struct meaning {
+    std::string before, thought, answer;
+};
 meaning meaning_of(const std::string &text, think_state from) {
     size_t begin = 0;
     if (from == think_state::answer) return {"", "", text};
@@ -28,12 +31,16 @@ meaning meaning_of(const std::string &text, think_state from) {
         begin = text.find_first_not_of(" \t\r\n");
         if (begin == std::string::npos || text.compare(begin, 7, "<think>") != 0) return {"", "", text};
     }
-    const size_t close = text.find("</think>", begin + (from == think_state::start ? 7 : 0)), end = close == std::string::npos ? text.size() : close + 8;
+    const size_t close = text.find("</think>", begin + (from == think_state::start ? 7 : 0)),
+                 end = close == std::string::npos ? text.size() : close + 8;
     return {text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)};
 }
 
 // Pieces, joined where they are of one channel.
-struct piece { bool thinking; std::string text; };
+struct piece {
+    bool thinking;
+    std::string text;
+};
 struct joined {
     std::vector<piece> list;
     void add(bool thinking, std::string_view text) {
@@ -47,25 +54,29 @@ struct joined {
         expected.add(true, m.thought);
         expected.add(false, m.answer);
         REQUIRE(list.size() == expected.list.size());
-        for (size_t i = 0; i < list.size(); ++i) CHECK((list[i].thinking == expected.list[i].thinking && list[i].text == expected.list[i].text));
+        for (size_t i = 0; i < list.size(); ++i)
+            CHECK((list[i].thinking == expected.list[i].thinking && list[i].text == expected.list[i].text));
     }
 };
 
 std::string random_text(std::mt19937 &random) {
-    static const char *const parts[] = {"<think>", "</think>", "<", "</", "think>", "<thi", "nk>", "a", "\n", " ", "é", "</think", ">", "<<think>", "</</think>"};
+    static const char *const parts[] = {"<think>", "</think>", "<", "</",       "think>",
+                                        "<thi",    "nk>",      "a", "\n",       " ",
+                                        "é",       "</think",  ">", "<<think>", "</</think>"};
     std::string out;
     for (unsigned n = random() % 9; n > 0; --n) out += parts[random() % std::size(parts)];
     return out;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("thinking: text has its channel, however it is cut into tokens and released") {
     std::mt19937 random(1);
     for (int round = 0; round < 20000; ++round) {
         const std::string text = random_text(random);
         CAPTURE(text);
-        const think_state from = std::array{think_state::start, think_state::thinking, think_state::answer}[random() % 3];
+        const think_state from =
+            std::array{think_state::start, think_state::thinking, think_state::answer}[random() % 3];
         channel_cutter cutter({-1, -1}, from);
         joined got;
         size_t released = 0;
@@ -93,14 +104,25 @@ TEST_CASE("thinking: text has its channel, however it is cut into tokens and rel
 
 TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no other text is") {
     const think_tags tags = {think_open, think_close};
-    struct { think_state from; std::vector<std::pair<ds_token, const char *>> tokens; std::vector<piece> expected; } const cases[] = {
-        {think_state::start, {{think_open, "<think>"}, {1, "a</think>b"}, {think_close, "</think>"}, {2, "c"}}, {{true, "<think>a</think>b</think>"}, {false, "c"}}},
+    struct {
+        think_state from;
+        std::vector<std::pair<ds_token, const char *>> tokens;
+        std::vector<piece> expected;
+    } const cases[] = {
+        {think_state::start,
+         {{think_open, "<think>"}, {1, "a</think>b"}, {think_close, "</think>"}, {2, "c"}},
+         {{true, "<think>a</think>b</think>"}, {false, "c"}}},
         {think_state::start, {{1, "<think>"}, {think_close, "</think>"}}, {{false, "<think></think>"}}},
         {think_state::start, {{1, "\n "}, {think_open, "<think>"}}, {{false, "\n "}, {true, "<think>"}}},
         {think_state::start, {{1, "a"}, {think_open, "<think>"}, {2, "b"}}, {{false, "a<think>b"}}},
-        {think_state::start, {{think_open, "\uFFFD<think>"}, {2, "b"}}, {{false, "\uFFFD<think>b"}}},               // half a character before
-        {think_state::thinking, {{think_open, "<think>"}, {think_close, "\uFFFD</think>"}, {2, "b"}}, {{true, "<think>\uFFFD</think>"}, {false, "b"}}},
-        {think_state::thinking, {{think_close, "</think>"}, {think_open, "<think>"}, {think_close, "</think>"}}, {{true, "</think>"}, {false, "<think></think>"}}},
+        // half a character before
+        {think_state::start, {{think_open, "\uFFFD<think>"}, {2, "b"}}, {{false, "\uFFFD<think>b"}}},
+        {think_state::thinking,
+         {{think_open, "<think>"}, {think_close, "\uFFFD</think>"}, {2, "b"}},
+         {{true, "<think>\uFFFD</think>"}, {false, "b"}}},
+        {think_state::thinking,
+         {{think_close, "</think>"}, {think_open, "<think>"}, {think_close, "</think>"}},
+         {{true, "</think>"}, {false, "<think></think>"}}},
         {think_state::answer, {{think_open, "<think>"}, {2, "b"}}, {{false, "<think>b"}}},
     };
     for (const auto &c : cases) {
@@ -108,14 +130,20 @@ TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no o
         joined got;
         for (const auto &[token, text] : c.tokens) {
             std::vector<text_piece> pieces;
-            cutter.push(token, std::strlen(token == think_open ? "<think>" : token == think_close ? "</think>" : text), text);
+            cutter.push(token,
+                        std::strlen(token == think_open    ? "<think>"
+                                    : token == think_close ? "</think>"
+                                                           : text),
+                        text);
             cutter.cut(text, pieces);
             for (const text_piece &p : pieces) got.add(p.thinking, p.text);
         }
         REQUIRE(got.list.size() == c.expected.size());
-        for (size_t i = 0; i < got.list.size(); ++i) CHECK((got.list[i].thinking == c.expected[i].thinking && got.list[i].text == c.expected[i].text));
+        for (size_t i = 0; i < got.list.size(); ++i)
+            CHECK((got.list[i].thinking == c.expected[i].thinking && got.list[i].text == c.expected[i].text));
     }
-    channel_cutter silent(tags, think_state::start);    // tags that are control tokens have no text, and count
+    // tags that are control tokens have no text, and count
+    channel_cutter silent(tags, think_state::start);
     CHECK(silent.push(think_open, 0, "").opened);
     CHECK(silent.thinking());
     CHECK(silent.push(think_close, 0, "").thinking);
@@ -124,7 +152,8 @@ TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no o
 
 namespace {
 
-// tiny-r1 with other spellings of some tokens, and without the merges that are then of nothing. Its numbers are as they were, so it says the same tokens.
+// tiny-r1 with other spellings of some tokens, and without the merges that are then of nothing. Its numbers
+// are as they were, so it says the same tokens.
 held_model respelled(const std::vector<std::pair<ds_token, std::string>> &spellings) {
     model_file f = read_model_file(bundled_path);
     const std::string header = f.keys.header();
@@ -144,7 +173,8 @@ held_model respelled(const std::vector<std::pair<ds_token, std::string>> &spelli
     return hold(f);
 }
 
-std::vector<ds_token> tokens_of(const ds_model *m, const std::string &text, uint32_t flags = DS_TOKENIZE_SPECIAL) {
+std::vector<ds_token> tokens_of(const ds_model *m, const std::string &text,
+                                uint32_t flags = DS_TOKENIZE_SPECIAL) {
     std::vector<ds_token> out(text.size());
     size_t n = 0;
     MUST(ds_tokenize(m, text.data(), text.size(), flags, out.data(), out.size(), &n, &err));
@@ -152,7 +182,9 @@ std::vector<ds_token> tokens_of(const ds_model *m, const std::string &text, uint
     return out;
 }
 
-std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question, ds_thinking_mode thinking = DS_THINKING_DEFAULT, const char *chat_template = nullptr) {
+std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question,
+                                ds_thinking_mode thinking = DS_THINKING_DEFAULT,
+                                const char *chat_template = nullptr) {
     ds_chat_config c{};
     c.struct_size = sizeof c;
     c.thinking = thinking;
@@ -181,7 +213,8 @@ struct told {
             ++(e.injected ? injected : e.channel == DS_CHANNEL_THINKING ? own_thinking : own_answer);
             if (e.injected) CHECK((e.logprob == 0 && e.top_count == 0 && e.logits == nullptr));
         }
-        CHECK((e.type == DS_EVENT_TEXT || (e.thinking_tokens == own_thinking && e.answer_tokens == own_answer && e.injected_tokens == injected)));
+        CHECK((e.type == DS_EVENT_TEXT || (e.thinking_tokens == own_thinking &&
+                                           e.answer_tokens == own_answer && e.injected_tokens == injected)));
         if (e.type == DS_EVENT_DONE) done = e;
     }
 };
@@ -210,15 +243,26 @@ full_request limited(const std::vector<ds_token> &prompt, uint32_t budget, const
     return r;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last control token") {
     const model_ptr whole = bundled();
-    const held_model split = respelled({{think_open, "[a]"}, {think_close, "[b]"}});    // no token for the tags
-    struct { const char *text; bool thinking; } const prompts[] = {
-        {"<｜User｜>Hi<｜Assistant｜><think>\n", true},  {"<｜User｜>Hi<｜Assistant｜><think>\nSo, 3", true}, {"<｜User｜>Hi<｜Assistant｜>\n<think>", true},
-        {"<｜User｜>Hi<｜Assistant｜>", false},          {"<｜User｜>Hi<｜Assistant｜><think>\n</think>\n\n", false}, {"<｜User｜>What is <think><｜Assistant｜>", false},
-        {"3 + 4 <think>\n", true},                       {"3 + 4 <think> 7", false},  {"<think>1</think>2 <think>", true},  {"3 + 4", false},
+    // no token for the tags
+    const held_model split = respelled({{think_open, "[a]"}, {think_close, "[b]"}});
+    struct {
+        const char *text;
+        bool thinking;
+    } const prompts[] = {
+        {"<｜User｜>Hi<｜Assistant｜><think>\n", true},
+        {"<｜User｜>Hi<｜Assistant｜><think>\nSo, 3", true},
+        {"<｜User｜>Hi<｜Assistant｜>\n<think>", true},
+        {"<｜User｜>Hi<｜Assistant｜>", false},
+        {"<｜User｜>Hi<｜Assistant｜><think>\n</think>\n\n", false},
+        {"<｜User｜>What is <think><｜Assistant｜>", false},
+        {"3 + 4 <think>\n", true},
+        {"3 + 4 <think> 7", false},
+        {"<think>1</think>2 <think>", true},
+        {"3 + 4", false},
     };
     for (const auto &p : prompts)
         for (ds_model *m : {whole.get(), split.model.get()}) {
@@ -244,7 +288,7 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 16;
-    c.step_tokens = 24;    // prompts and what is injected come in pieces
+    c.step_tokens = 24;  // prompts and what is injected come in pieces
     c.threads = 2;
     const engine_ptr e = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
@@ -277,13 +321,14 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         CHECK(t.own_answer > 0);
         CHECK(t.answer.find_first_not_of(" \n") != std::string::npos);
         CHECK(t.text == t.thinking + t.answer);
-        if (whole[i].own_thinking <= budget) {    // it was done by itself: nothing changes
+        if (whole[i].own_thinking <= budget) {  // it was done by itself: nothing changes
             CHECK((t.tokens == whole[i].tokens && t.injected == 0));
             continue;
         }
         ++closed;
         std::vector<ds_token> expected(whole[i].tokens.begin(), whole[i].tokens.begin() + budget);
-        if (bound[i].thought.end_text) for (const ds_token x : tokens_of(m.get(), say)) expected.push_back(x);
+        if (bound[i].thought.end_text)
+            for (const ds_token x : tokens_of(m.get(), say)) expected.push_back(x);
         expected.insert(expected.end(), closing.begin(), closing.end());
         CHECK(t.own_thinking == budget);
         CHECK(t.injected == expected.size() - budget);
@@ -293,7 +338,8 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         CHECK(t.answer.starts_with("\n\n"));
     }
     CHECK(closed > most / 2);
-    // The same request alone says the same, and what follows the closing is what the model says to a prompt that has it.
+    // The same request alone says the same, and what follows the closing is what the model says to a prompt
+    // that has it.
     c.max_requests = 1;
     c.step_tokens = 512;
     const engine_ptr lone = engine(m, c);
@@ -302,11 +348,13 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         if (!cut[i].injected) continue;
         std::vector<ds_token> prompt = prompts[i];
         const size_t known = budgets[i % 4] + cut[i].injected;
-        prompt.insert(prompt.end(), cut[i].tokens.begin(), cut[i].tokens.begin() + static_cast<ptrdiff_t>(known));
+        prompt.insert(prompt.end(), cut[i].tokens.begin(),
+                      cut[i].tokens.begin() + static_cast<ptrdiff_t>(known));
         full_request r = free[i];
         r.prompt = prompt.data(), r.prompt_count = prompt.size();
         const told rest = tell(lone, r);
-        CHECK(std::equal(rest.tokens.begin(), rest.tokens.end(), cut[i].tokens.begin() + static_cast<ptrdiff_t>(known), cut[i].tokens.end()));
+        CHECK(std::equal(rest.tokens.begin(), rest.tokens.end(),
+                         cut[i].tokens.begin() + static_cast<ptrdiff_t>(known), cut[i].tokens.end()));
     }
 }
 
@@ -314,32 +362,39 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 8;
-    c.kv_tokens = 512;    // 8 pages, and most requests come to two
+    c.kv_tokens = 512;  // 8 pages, and most requests come to two
     const engine_ptr roomy = engine(m, engine_config()), tight = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
     for (const golden::problem &p : golden::problems(32)) prompts.push_back(prompt_of(m, p.question));
-    const std::string long_text = "\n" + std::string(60, '3') + "\n";    // so much is injected that it fills pages
+    // so much is injected that it fills pages
+    const std::string long_text = "\n" + std::string(60, '3') + "\n";
     std::vector<full_request> requests;
     for (size_t i = 0; i < prompts.size(); ++i) {
-        requests.push_back(limited(prompts[i], static_cast<uint32_t>(i * 7 % 40), i % 2 ? long_text.c_str() : nullptr));
+        requests.push_back(
+            limited(prompts[i], static_cast<uint32_t>(i * 7 % 40), i % 2 ? long_text.c_str() : nullptr));
         requests[i].flags |= DS_REQUEST_IGNORE_END;
         requests[i].max_new_tokens = 100;
         requests[i].draw.temperature = i % 4 ? 0 : 1;
         requests[i].draw.seed = i;
     }
-    const std::vector<told> expected = tell_all(roomy, requests), got = tell_all(tight, requests), again = tell_all(tight, requests);
+    const std::vector<told> expected = tell_all(roomy, requests), got = tell_all(tight, requests),
+                            again = tell_all(tight, requests);
     uint64_t preemptions = 0;
     for (size_t i = 0; i < requests.size(); ++i) {
         CAPTURE(i);
-        CHECK((got[i].tokens == expected[i].tokens && got[i].text == expected[i].text && got[i].thinking == expected[i].thinking));
+        CHECK((got[i].tokens == expected[i].tokens && got[i].text == expected[i].text &&
+               got[i].thinking == expected[i].thinking));
         CHECK((again[i].tokens == expected[i].tokens && again[i].thinking == expected[i].thinking));
-        CHECK((got[i].own_thinking <= requests[i].thought.max_tokens && got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
+        CHECK((got[i].own_thinking <= requests[i].thought.max_tokens &&
+               got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
         preemptions += got[i].done.preemptions;
     }
     CHECK(preemptions > 0);
-    full_request r = requests[1];    // whose prompt, thought and closing are a page together
+    full_request r = requests[1];  // whose prompt, thought and closing are a page together
     r.max_new_tokens = 1;
-    const std::vector<ds_token> said(expected[1].tokens.begin(), expected[1].tokens.begin() + static_cast<ptrdiff_t>(7 + expected[1].injected));
+    const std::vector<ds_token> said(expected[1].tokens.begin(),
+                                     expected[1].tokens.begin() +
+                                         static_cast<ptrdiff_t>(7 + expected[1].injected));
     std::vector<ds_token> prompt = prompts[1];
     prompt.insert(prompt.end(), said.begin(), said.end());
     REQUIRE(prompt.size() > 65);
@@ -350,14 +405,19 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     CHECK((next.tokens.size() == 1 && next.tokens[0] == expected[1].tokens[said.size()]));
 }
 
-TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, and says what was held back") {
+TEST_CASE(
+    "thinking: a fork goes on in the thought, within a budget of its own, and says what was held back") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     const told whole = tell(e, request(prompt));
-    const std::string almost = whole.text.substr(0, 24) + "?";    // its beginning is held back
+    const std::string almost = whole.text.substr(0, 24) + "?";  // its beginning is held back
     const char *const stop = almost.c_str();
-    struct fork_case { int64_t budget; size_t after; bool stops; } const cases[] = {{-1, 3, false}, {-1, 3, true}, {4, 3, false}, {0, 3, true}, {1, 1, false}};
+    struct fork_case {
+        int64_t budget;
+        size_t after;
+        bool stops;
+    } const cases[] = {{-1, 3, false}, {-1, 3, true}, {4, 3, false}, {0, 3, true}, {1, 1, false}};
     for (const auto &f : cases) {
         CAPTURE(f.budget);
         CAPTURE(f.after);
@@ -385,12 +445,18 @@ TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, 
         CHECK((one.text == whole.text && one.thinking == whole.thinking && one.tokens == whole.tokens));
         CHECK(two.text == two.thinking + two.answer);
         if (f.budget < 0) {
-            CHECK((two.text == whole.text && two.thinking == whole.thinking && two.own_answer == whole.own_answer));
-            CHECK(std::equal(two.tokens.begin(), two.tokens.end(), whole.tokens.begin() + static_cast<ptrdiff_t>(f.after), whole.tokens.end()));
+            CHECK((two.text == whole.text && two.thinking == whole.thinking &&
+                   two.own_answer == whole.own_answer));
+            CHECK(std::equal(two.tokens.begin(), two.tokens.end(),
+                             whole.tokens.begin() + static_cast<ptrdiff_t>(f.after), whole.tokens.end()));
         } else {
-            const told same = tell(e, limited(prompt, static_cast<uint32_t>(f.budget) + static_cast<uint32_t>(f.after), "\nOh.\n"));
-            CHECK((two.own_thinking == static_cast<uint64_t>(f.budget) && two.text == same.text && two.thinking == same.thinking));
-            CHECK(std::equal(two.tokens.begin(), two.tokens.end(), same.tokens.begin() + static_cast<ptrdiff_t>(f.after), same.tokens.end()));
+            const told same =
+                tell(e, limited(prompt, static_cast<uint32_t>(f.budget) + static_cast<uint32_t>(f.after),
+                                "\nOh.\n"));
+            CHECK((two.own_thinking == static_cast<uint64_t>(f.budget) && two.text == same.text &&
+                   two.thinking == same.thinking));
+            CHECK(std::equal(two.tokens.begin(), two.tokens.end(),
+                             same.tokens.begin() + static_cast<ptrdiff_t>(f.after), same.tokens.end()));
         }
     }
 }
@@ -398,7 +464,9 @@ TEST_CASE("thinking: a fork goes on in the thought, within a budget of its own, 
 TEST_CASE("thinking: a model that opens its thought itself is held to its budget") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
-    const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?", DS_THINKING_DEFAULT, "deepseek-r1-0528"), whole = tell(e, request(prompt)).tokens;
+    const std::vector<ds_token> prompt =
+                                    prompt_of(m, "What is 37 + 85?", DS_THINKING_DEFAULT, "deepseek-r1-0528"),
+                                whole = tell(e, request(prompt)).tokens;
     REQUIRE(whole[0] == think_open);
     for (const uint32_t budget : {0u, 1u, 2u, 10u}) {
         const told t = tell(e, limited(prompt, budget));
@@ -412,15 +480,17 @@ TEST_CASE("thinking: a model that opens its thought itself is held to its budget
         CHECK((budget > 0 || t.thinking == "<think></think>"));
     }
     full_request r = request(prompt);
-    r.thought.max_tokens = 5;    // without the flag it is a limit all the same
+    r.thought.max_tokens = 5;  // without the flag it is a limit all the same
     CHECK(tell(e, r).own_thinking == 5);
-    r.thought.max_tokens = 0;    // and 0 is none
+    r.thought.max_tokens = 0;  // and 0 is none
     CHECK(tell(e, r).tokens == whole);
-    for (const uint32_t tokens : {1u, 2u, 5u}) {    // of the answer: what is injected has room of its own, the tag that the model opened too
+    // of the answer: what is injected has room of its own, the tag that the model opened too
+    for (const uint32_t tokens : {1u, 2u, 5u}) {
         full_request short_one = limited(prompt, 0, "So.\n");
         short_one.max_new_tokens = tokens;
         const told t = tell(e, short_one);
-        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.done.finish == DS_FINISH_LENGTH && !t.answer.empty()));
+        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.done.finish == DS_FINISH_LENGTH &&
+               !t.answer.empty()));
     }
 }
 
@@ -434,12 +504,13 @@ TEST_CASE("thinking: the first token after a closed thought is no end token and 
     r.draw.logit_bias = bias, r.draw.logit_bias_count = 2;
     const ds_logit_bias only[] = {{end, 500}};
     told t = tell(e, r);
-    CHECK((t.injected == 2 && t.tokens.size() > 3 && t.tokens[2] != end && t.tokens[2] != think_open && t.tokens[3] == think_open));
-    CHECK(t.answer.find("<think>") != std::string::npos);    // the thought is over: it is text
+    CHECK((t.injected == 2 && t.tokens.size() > 3 && t.tokens[2] != end && t.tokens[2] != think_open &&
+           t.tokens[3] == think_open));
+    CHECK(t.answer.find("<think>") != std::string::npos);  // the thought is over: it is text
     r.draw.logit_bias = only, r.draw.logit_bias_count = 1;
     t = tell(e, r);
     CHECK((t.own_answer == 1 && t.done.finish == DS_FINISH_STOP));
-    std::vector<ds_logit_bias> all(512);    // where nothing else may be said, it is said
+    std::vector<ds_logit_bias> all(512);  // where nothing else may be said, it is said
     for (ds_token i = 0; i < 512; ++i) all[static_cast<size_t>(i)] = {i, i == end ? 0 : -INFINITY};
     r.draw.logit_bias = all.data(), r.draw.logit_bias_count = all.size();
     t = tell(e, r);
@@ -452,17 +523,19 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     full_request r = limited(prompt, 4, "\nEnough now.\n");
     const told whole = tell(e, r);
-    CHECK((whole.done.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") && whole.own_thinking == 4));
-    for (const uint32_t most : {3u, 4u}) {    // the budget is not reached, or in the same moment
+    CHECK((whole.done.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") &&
+           whole.own_thinking == 4));
+    for (const uint32_t most : {3u, 4u}) {  // the budget is not reached, or in the same moment
         r.max_new_tokens = most;
         const told t = tell(e, r);
         CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == most && t.injected == 0));
     }
-    r.max_new_tokens = 6;    // what is injected does not count
+    r.max_new_tokens = 6;  // what is injected does not count
     told t = tell(e, r);
-    CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 && t.injected == whole.injected));
+    CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 &&
+           t.injected == whole.injected));
     r.max_new_tokens = 0;
-    for (const char *stop : {"</think>", "Enough", "think>\n\n"}) {    // stop texts see what is injected
+    for (const char *stop : {"</think>", "Enough", "think>\n\n"}) {  // stop texts see what is injected
         r.stop = &stop, r.stop_count = 1;
         t = tell(e, r);
         CHECK(t.done.finish == DS_FINISH_STOP);
@@ -470,7 +543,8 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
         CHECK(t.own_answer == 0);
     }
     r.stop_count = 0;
-    for (uint32_t room = 3; room < 4 + whole.injected + 3; ++room) {    // no place for what is to be injected and one token more: the end
+    // no place for what is to be injected and one token more: the end
+    for (uint32_t room = 3; room < 4 + whole.injected + 3; ++room) {
         ds_engine_config c = engine_config();
         c.context_length = static_cast<uint32_t>(prompt.size()) + room;
         t = tell(engine(m, c), r);
@@ -479,12 +553,13 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
         CHECK(t.tokens.size() == (room <= 4 + whole.injected ? std::min(room, 4u) : room));
     }
     const std::vector<ds_token> said = tokens_of(m.get(), "\nEnough now.\n");
-    r.draw.presence_penalty = 1000;    // what was injected counts as said
+    r.draw.presence_penalty = 1000;  // what was injected counts as said
     t = tell(e, r);
-    for (auto at = t.tokens.begin() + static_cast<ptrdiff_t>(4 + t.injected); at != t.tokens.end(); ++at) CHECK(std::count(said.begin(), said.end(), *at) == 0);
+    for (auto at = t.tokens.begin() + static_cast<ptrdiff_t>(4 + t.injected); at != t.tokens.end(); ++at)
+        CHECK(std::count(said.begin(), said.end(), *at) == 0);
     r.draw.presence_penalty = 0;
     full_request score = r;
-    score.flags |= DS_REQUEST_SCORE;    // has no thoughts
+    score.flags |= DS_REQUEST_SCORE;  // has no thoughts
     size_t scored = 0;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &score, &id, &err));
@@ -501,7 +576,11 @@ TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels"
     REQUIRE(close + 1 < usual.tokens.end());
     const ds_token after = close[1];
     REQUIRE(std::count(usual.tokens.begin(), usual.tokens.end(), after) == 1);
-    struct { std::vector<std::pair<ds_token, std::string>> spellings; std::string thought_end, answer_begin; int text_events; } const cases[] = {
+    struct {
+        std::vector<std::pair<ds_token, std::string>> spellings;
+        std::string thought_end, answer_begin;
+        int text_events;
+    } const cases[] = {
         {{{think_close, "</thi"}, {after, "nk>"}}, "</think>", "", 0},
         {{{think_close, "x</thi"}, {after, "nk>So:"}}, "x</think>", "So:", 1},
         {{{think_close, "so</think>Now"}}, "so</think>", "Now\n\n", 1},
@@ -518,31 +597,38 @@ TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels"
         CHECK(t.answer == c.answer_begin + usual.answer.substr(2));
         CHECK(t.text == t.thinking + t.answer);
         CHECK(t.text_events == static_cast<uint64_t>(c.text_events));
-        const char *const never = "</think>never";    // text held back for it keeps its channel
+        const char *const never = "</think>never";  // text held back for it keeps its channel
         r.stop = &never, r.stop_count = 1;
         const told held = tell(e, r);
         CHECK((held.thinking == t.thinking && held.answer == t.answer));
     }
-    {    // the opening tag: split in the prompt, and by the model
-        const std::vector<ds_token> self = prompt_of(plain, "What is 37 + 85?", DS_THINKING_DEFAULT, "deepseek-r1-0528");
+    {  // the opening tag: split in the prompt, and by the model
+        const std::vector<ds_token> self =
+            prompt_of(plain, "What is 37 + 85?", DS_THINKING_DEFAULT, "deepseek-r1-0528");
         const told own = tell(engine(plain, engine_config()), request(self));
         REQUIRE((own.tokens[0] == think_open && own.tokens[1] == tokens_of(plain.get(), "\n")[0]));
-        const held_model m = respelled({{think_open, "<thi"}, {own.tokens[1], "nk>"}, {400, "\u010a"}});    // another token is the line feed now
+        // another token is the line feed now
+        const held_model m = respelled({{think_open, "<thi"}, {own.tokens[1], "nk>"}, {400, "\u010a"}});
         const engine_ptr e = engine(m.model, engine_config());
         told t = tell(e, request(prompt));
-        CHECK((t.tokens == usual.tokens && !t.answer.empty() && t.thinking.ends_with("</think>") && t.own_thinking == usual.own_thinking));
+        CHECK((t.tokens == usual.tokens && !t.answer.empty() && t.thinking.ends_with("</think>") &&
+               t.own_thinking == usual.own_thinking));
         t = tell(e, request(self));
-        CHECK((t.tokens == own.tokens && t.thinking.starts_with("<think>") && t.thinking.ends_with("</think>")));
-        CHECK((t.own_thinking == own.own_thinking - 1 && t.own_answer == own.own_answer + 1));    // its first half was no thought yet
+        CHECK((t.tokens == own.tokens && t.thinking.starts_with("<think>") &&
+               t.thinking.ends_with("</think>")));
+        // its first half was no thought yet
+        CHECK((t.own_thinking == own.own_thinking - 1 && t.own_answer == own.own_answer + 1));
         t = tell(e, limited(self, 0));
         CHECK((t.thinking == "<think></think>" && t.own_thinking == 0 && t.own_answer > 1));
     }
 }
 
-TEST_CASE("thinking: a closing that takes several tokens is injected as they are, and nothing of it is in the budget") {
+TEST_CASE("thinking: a closing that takes several tokens is injected as they are, and nothing of it is in "
+          "the budget") {
     const held_model m = respelled({{think_open, "[a]"}, {think_close, "[b]"}});
     const engine_ptr e = engine(m.model, engine_config());
-    const std::vector<ds_token> prompt = prompt_of(m.model, "What is 37 + 85?"), closing = tokens_of(m.model.get(), "\nStop.\n</think>\n\n");
+    const std::vector<ds_token> prompt = prompt_of(m.model, "What is 37 + 85?"),
+                                closing = tokens_of(m.model.get(), "\nStop.\n</think>\n\n");
     REQUIRE(closing.size() > 5);
     for (const uint32_t budget : {0u, 1u, 16u}) {
         full_request r = limited(prompt, budget, "\nStop.\n");
@@ -565,14 +651,15 @@ TEST_CASE("thinking: texts that may not end a thought are refused by name") {
     ds_request_id id = 0;
     for (const char *text : {"a</think>", "<think>", over.c_str(), "\xff"}) {
         const full_request r = limited(prompt, 3, text);
-        check_argument("thinking.end_text", [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
+        check_argument("thinking.end_text",
+                       [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
     }
     for (const char *text : {"", "<think", "é"}) {
         const full_request r = limited(prompt, 3, text);
         const told t = tell(e, r);
         CHECK(t.thinking.ends_with(std::string(text) + "</think>"));
     }
-    const told t = tell(e, limited(prompt, 3, just.c_str()));    // longer than the context
+    const told t = tell(e, limited(prompt, 3, just.c_str()));  // longer than the context
     CHECK((t.done.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
     full_request r = limited(prompt, 0x80000000u);
     CHECK(tell(e, r).text == tell(e, request(prompt)).text);
@@ -584,7 +671,12 @@ TEST_CASE("thinking: the chat call with budgets, and without thought") {
     const ds_message ask = {"user", "What is 37 + 85?"};
     const auto chat = [&](full_request r) {
         std::string out;
-        MUST(ds_engine_chat(e.get(), &ask, 1, &r, [](void *to, const char *text, size_t n) { return static_cast<std::string *>(to)->append(text, n), 0; }, &out, nullptr, &err));
+        MUST(ds_engine_chat(
+            e.get(), &ask, 1, &r,
+            [](void *to, const char *text, size_t n) {
+                return static_cast<std::string *>(to)->append(text, n), 0;
+            },
+            &out, nullptr, &err));
         return out;
     };
     const std::string whole = chat({});

@@ -13,9 +13,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+    *__libc_memalign(size_t, size_t);
 
-static atomic_int armed;                  /* 1: memory, 2: calls */
+static atomic_int armed; /* 1: memory, 2: calls */
 static atomic_long count, fail_at = -1;
 static int for_ever;
 
@@ -29,10 +30,12 @@ void *malloc(size_t n) { return fails(1) ? (errno = ENOMEM, NULL) : __libc_mallo
 void *calloc(size_t n, size_t size) { return fails(1) ? (errno = ENOMEM, NULL) : __libc_calloc(n, size); }
 void *realloc(void *p, size_t n) { return fails(1) ? (errno = ENOMEM, NULL) : __libc_realloc(p, n); }
 void *aligned_alloc(size_t a, size_t n) { return fails(1) ? (errno = ENOMEM, NULL) : __libc_memalign(a, n); }
-int posix_memalign(void **p, size_t a, size_t n) { return fails(1) ? ENOMEM : (*p = __libc_memalign(a, n)) ? 0 : ENOMEM; }
+int posix_memalign(void **p, size_t a, size_t n) {
+    return fails(1) ? ENOMEM : (*p = __libc_memalign(a, n)) ? 0 : ENOMEM;
+}
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-#define WRAP(type, name, parameters, arguments, code) \
+#define WRAP(type, name, parameters, arguments, code)                                                        \
     type name parameters { return fails(2) ? (errno = code, (type)-1) : REAL(name) arguments; }
 
 WRAP(ssize_t, read, (int fd, void *p, size_t n), (fd, p, n), EIO)
@@ -45,8 +48,12 @@ WRAP(int, ftruncate, (int fd, off_t n), (fd, n), EIO)
 WRAP(int, rename, (const char *a, const char *b), (a, b), EACCES)
 WRAP(int, unlink, (const char *a), (a), EACCES)
 WRAP(off_t, lseek, (int fd, off_t at, int whence), (fd, at, whence), EIO)
-void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t from) { return fails(2) ? (errno = ENOMEM, MAP_FAILED) : REAL(mmap)(at, n, prot, flags, fd, from); }
-FILE *fopen(const char *path, const char *mode) { return fails(2) ? (errno = EMFILE, NULL) : REAL(fopen)(path, mode); }
+void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t from) {
+    return fails(2) ? (errno = ENOMEM, MAP_FAILED) : REAL(mmap)(at, n, prot, flags, fd, from);
+}
+FILE *fopen(const char *path, const char *mode) {
+    return fails(2) ? (errno = EMFILE, NULL) : REAL(fopen)(path, mode);
+}
 int open(const char *path, int flags, ...) {
     va_list list;
     va_start(list, flags);
@@ -60,7 +67,7 @@ static void tell(void) {
     char text[32];
     armed = 0;
     const int n = snprintf(text, sizeof text, "%ld\n", count);
-    if (write(9, text, (size_t)n) < 0) return;    /* nobody asked */
+    if (write(9, text, (size_t)n) < 0) return; /* nobody asked */
 }
 static int counted_main(int argc, char **argv, char **env) {
     const char *what = getenv("FAIL_WHAT"), *at = getenv("FAIL_AT");
@@ -70,7 +77,8 @@ static int counted_main(int argc, char **argv, char **env) {
     armed = what && strcmp(what, "calls") == 0 ? 2 : 1;
     return real_main(argc, argv, env);
 }
-int __libc_start_main(int (*main)(int, char **, char **), int argc, char **argv, void (*init)(void), void (*fini)(void), void (*end)(void), void *stack) {
+int __libc_start_main(int (*main)(int, char **, char **), int argc, char **argv, void (*init)(void),
+                      void (*fini)(void), void (*end)(void), void *stack) {
     real_main = main;
     return REAL(__libc_start_main)(counted_main, argc, argv, init, fini, end, stack);
 }

@@ -1,5 +1,5 @@
-// The n-th allocation or the n-th call to the operating system fails, once and for ever, for every n until nothing is left that could fail.
-// DS_FAULTS_ALL=1 takes every n; else so many that the suite stays quick.
+// The n-th allocation or the n-th call to the operating system fails, once and for ever, for every n until
+// nothing is left that could fail. DS_FAULTS_ALL=1 takes every n; else so many that the suite stays quick.
 #pragma once
 
 #include "../support/allocations.h"
@@ -15,26 +15,44 @@ inline bool every_n() { return std::getenv("DS_FAULTS_ALL") != nullptr; }
 
 struct injector {
     const char *name;
-    bool memory, harmless;    // allocations; what it does must not be noticed
+    bool memory, harmless;  // allocations; what it does must not be noticed
     int64_t (*run)(int64_t n, const std::function<void()> &f);
 };
 inline constexpr injector injectors[] = {
-    {"an allocation", true, false, [](int64_t n, const std::function<void()> &f) { return with_failing(n, false, f); }},
-    {"all allocations from one on", true, false, [](int64_t n, const std::function<void()> &f) { return with_failing(n, true, f); }},
-    {"a call", false, false, [](int64_t n, const std::function<void()> &f) { return with_failing_calls(n, false, fault::refused, f); }},
-    {"all calls from one on", false, false, [](int64_t n, const std::function<void()> &f) { return with_failing_calls(n, true, fault::refused, f); }},
-    {"a call interrupted", false, true, [](int64_t n, const std::function<void()> &f) { return with_failing_calls(n, false, fault::interrupted, f); }},
-    {"a read or write cut short", false, true, [](int64_t n, const std::function<void()> &f) { return with_failing_calls(n, false, fault::shortened, f); }},
-    {"all reads and writes cut short", false, true, [](int64_t n, const std::function<void()> &f) { return with_failing_calls(n, true, fault::shortened, f); }},
+    {"an allocation", true, false,
+     [](int64_t n, const std::function<void()> &f) { return with_failing(n, false, f); }},
+    {"all allocations from one on", true, false,
+     [](int64_t n, const std::function<void()> &f) { return with_failing(n, true, f); }},
+    {"a call", false, false,
+     [](int64_t n, const std::function<void()> &f) {
+         return with_failing_calls(n, false, fault::refused, f);
+     }},
+    {"all calls from one on", false, false,
+     [](int64_t n, const std::function<void()> &f) {
+         return with_failing_calls(n, true, fault::refused, f);
+     }},
+    {"a call interrupted", false, true,
+     [](int64_t n, const std::function<void()> &f) {
+         return with_failing_calls(n, false, fault::interrupted, f);
+     }},
+    {"a read or write cut short", false, true,
+     [](int64_t n, const std::function<void()> &f) {
+         return with_failing_calls(n, false, fault::shortened, f);
+     }},
+    {"all reads and writes cut short", false, true,
+     [](int64_t n, const std::function<void()> &f) {
+         return with_failing_calls(n, true, fault::shortened, f);
+     }},
 };
 
-// `attempt` runs with the fault and must not test anything; `verify` gets its status without one, tests what there is to test, and gives back what was made.
+// `attempt` runs with the fault and must not test anything; `verify` gets its status without one, tests what
+// there is to test, and gives back what was made.
 struct trial {
     std::function<ds_status()> attempt;
     std::function<void(ds_status)> verify;
-    ds_status usual = DS_OK;      // without a fault
-    bool keeps_nothing = true;    // after `verify` as much is held as before
-    int64_t most = golden::sanitized ? 100 : 1000;    // trials of an injector, about
+    ds_status usual = DS_OK;                        // without a fault
+    bool keeps_nothing = true;                      // after `verify` as much is held as before
+    int64_t most = golden::sanitized ? 100 : 1000;  // trials of an injector, about
 };
 
 inline void sweep(const std::string &what, const trial &t) {
@@ -42,7 +60,7 @@ inline void sweep(const std::string &what, const trial &t) {
     for (const injector &with : injectors) {
         ds_status status = DS_ERR_INTERNAL;
         const auto attempt = [&] { status = t.attempt(); };
-        t.verify(t.attempt());    // what is made once is made now
+        t.verify(t.attempt());  // what is made once is made now
         const int64_t held = blocks_held(), all = with.run(0, attempt);
         CHECK(status == t.usual);
         t.verify(status);
@@ -53,17 +71,25 @@ inline void sweep(const std::string &what, const trial &t) {
             const int64_t made = with.run(n, attempt);
             if (made >= n) ++met;
             refused += status != t.usual;
-            const bool fits = status == t.usual || (made >= n && !with.harmless && (status == DS_ERR_MEMORY || (!with.memory && status == DS_ERR_IO)));
-            if (!fits && ++wrong == 1) FAIL_CHECK(what << ", " << with.name << ", n = " << n << " of " << all << ": " << ds_status_name(status));
+            const bool fits =
+                status == t.usual || (made >= n && !with.harmless &&
+                                      (status == DS_ERR_MEMORY || (!with.memory && status == DS_ERR_IO)));
+            if (!fits && ++wrong == 1)
+                FAIL_CHECK(what << ", " << with.name << ", n = " << n << " of " << all << ": "
+                                << ds_status_name(status));
             t.verify(status);
-            if (t.keeps_nothing && blocks_held() != held && ++leaked == 1) FAIL_CHECK(what << ", " << with.name << ", n = " << n << " of " << all << ": " << blocks_held() - held << " blocks are lost");
+            if (t.keeps_nothing && blocks_held() != held && ++leaked == 1)
+                FAIL_CHECK(what << ", " << with.name << ", n = " << n << " of " << all << ": "
+                                << blocks_held() - held << " blocks are lost");
             if (made < n) break;
         }
         CHECK(wrong == 0);
         CHECK(leaked == 0);
-        if (all > 0) figures += std::string(figures.empty() ? "" : "; ") + with.name + ": " + std::to_string(met) + " of " + std::to_string(all) + " tried, " + std::to_string(refused) + " refused";
+        if (all > 0)
+            figures += std::string(figures.empty() ? "" : "; ") + with.name + ": " + std::to_string(met) +
+                       " of " + std::to_string(all) + " tried, " + std::to_string(refused) + " refused";
     }
     MESSAGE(what << ": " << figures);
 }
 
-} // namespace ds::test
+}  // namespace ds::test

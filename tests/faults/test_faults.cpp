@@ -1,5 +1,6 @@
-// Fault injection into the library (sweep.h): of whatever it does, the n-th allocation or the n-th call to the operating system fails. Each time: a status that fits,
-// outputs untouched, nothing lost, nothing half-made, and the same object goes on with the same bits.
+// Fault injection into the library (sweep.h): of whatever it does, the n-th allocation or the n-th call to
+// the operating system fails. Each time: a status that fits, outputs untouched, nothing lost, nothing
+// half-made, and the same object goes on with the same bits.
 #include "../support/allocations.h"
 #include "../support/api.h"
 #include "../support/files.h"
@@ -18,8 +19,12 @@ namespace {
 const ds_host &counting_host() {
     static ds_host h{};
     h.struct_size = sizeof h;
-    h.alloc = [](void *, size_t bytes, size_t alignment) { return ::operator new(bytes, std::align_val_t(alignment), std::nothrow); };
-    h.free = [](void *, void *p, size_t, size_t alignment) { ::operator delete(p, std::align_val_t(alignment)); };
+    h.alloc = [](void *, size_t bytes, size_t alignment) {
+        return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+    };
+    h.free = [](void *, void *p, size_t, size_t alignment) {
+        ::operator delete(p, std::align_val_t(alignment));
+    };
     h.log = [](void *, ds_log_level, const char *) {};
     return h;
 }
@@ -57,12 +62,13 @@ struct file_descriptor {
     ~file_descriptor() { close(fd); }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("faults: loading a model, from everywhere") {
     const temp_dir dir;
     const std::string one = dir / "one.gguf";
-    ds::convert(data_path("micro/qwen2"), one, {.type = ds::format::q8_0, .vocab_only = false, .name = ""}, {});
+    ds::convert(data_path("micro/qwen2"), one, {.type = ds::format::q8_0, .vocab_only = false, .name = ""},
+                {});
     ds::job parts;
     parts.split.emplace();
     parts.split->tensors = 10;
@@ -88,13 +94,18 @@ TEST_CASE("faults: loading a model, from everywhere") {
             c.host = &counting_host();
             ds_model *m = nullptr;
             ds_error err;
-            sweep("load, " + std::string(how) + (flags == DS_LOAD_READ ? ", read" : flags ? ", vocabulary" : ""),
+            sweep("load, " + std::string(how) +
+                      (flags == DS_LOAD_READ ? ", read"
+                       : flags               ? ", vocabulary"
+                                             : ""),
                   {[&] {
                        m = poison<ds_model>();
                        switch (how[0]) {
                        case 'd': return ds_model_load_fd(open_file.fd, &c, &m, &err);
                        case 'm': return ds_model_load_memory(memory, bytes.size(), &c, &m, &err);
-                       default: return ds_model_load(how[1] == 'a' && how[2] == 'r' ? first.c_str() : one.c_str(), &c, &m, &err);
+                       default:
+                           return ds_model_load(how[1] == 'a' && how[2] == 'r' ? first.c_str() : one.c_str(),
+                                                &c, &m, &err);
                        }
                    },
                    [&](ds_status status) {
@@ -131,7 +142,8 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
                                            CHECK((e != poison<ds_engine>()) == (status == DS_OK));
                                            if (status != DS_OK) return;
                                            const engine_ptr owner(e);
-                                           if (++used % 8 == 1) CHECK(answer(owner, prompt) == expected);    // threads or none, permission or none: the same
+                                           // threads or none, permission or none: the same
+                                           if (++used % 8 == 1) CHECK(answer(owner, prompt) == expected);
                                        }});
             ds_memory_plan plan{}, usual{};
             usual.struct_size = sizeof usual;
@@ -144,10 +156,12 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
                                      },
                                      [&](ds_status status) {
                                          check_said(status, err);
-                                         if (status == DS_OK) CHECK(std::memcmp(&plan, &usual, sizeof plan) == 0);
+                                         if (status == DS_OK)
+                                             CHECK(std::memcmp(&plan, &usual, sizeof plan) == 0);
                                          else CHECK((plan.total == 7 && plan.weights == 0));
                                      }});
-            with_failing_calls(0, false, fault::refused, [&] { ds_engine_plan(m.get(), &c, &plan, nullptr); });
+            with_failing_calls(0, false, fault::refused,
+                               [&] { ds_engine_plan(m.get(), &c, &plan, nullptr); });
             CHECK((calls_of("thread") == 0 && calls_of("permission") == 0));
             with_failing_calls(0, false, fault::refused, [&] { ds_engine_new(m.get(), &c, &e, nullptr); });
             ds_engine_free(e);
@@ -158,8 +172,13 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
 TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells") {
     const model_ptr m = bundled();
     const std::string text = "What is 37 + 85? \xc3\xa9\xf0\x9f\x99\x82 <think>";
-    const ds_message list[] = {{"system", "Be short."}, {"user", "What is 37 + 85?"}, {"assistant", "122"}, {"user", "And 1 more?"}};
-    struct { ds_token tokens[256]; char text[2048]; size_t count, size; } got, usual{};
+    const ds_message list[] = {
+        {"system", "Be short."}, {"user", "What is 37 + 85?"}, {"assistant", "122"}, {"user", "And 1 more?"}};
+    struct {
+        ds_token tokens[256];
+        char text[2048];
+        size_t count, size;
+    } got, usual{};
     const std::vector<ds_token> some = chat_prompt(m, text);
     ds_error err;
     const auto same = [&](ds_status status) {
@@ -169,11 +188,24 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
     };
     // The functions that hand out an array, each alone.
     const std::pair<const char *, std::function<ds_status()>> calls[] = {
-        {"tokenize", [&] { return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, got.tokens, 256, &got.count, &err); }},
-        {"detokenize", [&] { return ds_detokenize(m.get(), some.data(), some.size(), DS_DETOKENIZE_SPECIAL, got.text, 2048, &got.size, &err); }},
-        {"chat_render", [&] { return ds_chat_render(m.get(), list, 4, nullptr, got.text, 2048, &got.size, &err); }},
-        {"chat_tokenize", [&] { return ds_chat_tokenize(m.get(), list, 4, nullptr, got.tokens, 256, &got.count, &err); }},
-        {"metadata", [&] { return ds_model_metadata(m.get(), "tokenizer.ggml.tokens", got.text, 2048, &got.size, &err); }},
+        {"tokenize",
+         [&] {
+             return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL,
+                                got.tokens, 256, &got.count, &err);
+         }},
+        {"detokenize",
+         [&] {
+             return ds_detokenize(m.get(), some.data(), some.size(), DS_DETOKENIZE_SPECIAL, got.text, 2048,
+                                  &got.size, &err);
+         }},
+        {"chat_render",
+         [&] { return ds_chat_render(m.get(), list, 4, nullptr, got.text, 2048, &got.size, &err); }},
+        {"chat_tokenize",
+         [&] { return ds_chat_tokenize(m.get(), list, 4, nullptr, got.tokens, 256, &got.count, &err); }},
+        {"metadata",
+         [&] {
+             return ds_model_metadata(m.get(), "tokenizer.ggml.tokens", got.text, 2048, &got.size, &err);
+         }},
     };
     for (const auto &[name, call] : calls) {
         const auto fresh = [&] {
@@ -223,7 +255,8 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
             const char *piece = poison<const char>();
             size_t size = 77;
             const ds_status status = ds_decoder_push(d, some[at], &piece, &size, &err);
-            if (status != DS_OK) return piece == poison<const char>() && size == 77 ? status : DS_ERR_INTERNAL;
+            if (status != DS_OK)
+                return piece == poison<const char>() && size == 77 ? status : DS_ERR_INTERNAL;
             pieces.append(piece, size);
         }
         return DS_OK;
@@ -241,7 +274,8 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
                            }});
 }
 
-TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine goes on with the same bits") {
+TEST_CASE(
+    "faults: requests: submit, steps, fork, the short way; the same engine goes on with the same bits") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     for (const bool own : {false, true}) {
@@ -266,7 +300,8 @@ TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine
             const ds_event *const *events = poison<const ds_event *const>();
             size_t count = 77;
             const ds_status status = ds_engine_step(e.get(), &events, &count, &err);
-            if (status != DS_OK) return events == poison<const ds_event *const>() && count == 77 ? status : DS_ERR_INTERNAL;
+            if (status != DS_OK)
+                return events == poison<const ds_event *const>() && count == 77 ? status : DS_ERR_INTERNAL;
             for (size_t i = 0; i < count; ++i) {
                 texts[events[i]->request == ids[1]].append(events[i]->text, events[i]->text_size);
                 done += events[i]->type == DS_EVENT_DONE;
@@ -279,44 +314,56 @@ TEST_CASE("faults: requests: submit, steps, fork, the short way; the same engine
             if (!ids[0] && (status = ds_engine_submit(e.get(), &r, &ids[0], &err)) != DS_OK) return status;
             while (texts[0].empty())
                 if ((status = step()) != DS_OK) return status;
-            if (!ids[1] && (status = ds_engine_fork(e.get(), ids[0], &r, &ids[1], &err)) != DS_OK) return status;
+            if (!ids[1] && (status = ds_engine_fork(e.get(), ids[0], &r, &ids[1], &err)) != DS_OK)
+                return status;
             while (done < 2)
                 if ((status = step()) != DS_OK) return status;
             return DS_OK;
         };
-        sweep(own ? "requests, a host's allocator" : "requests", {[&] {
-                              ids[0] = ids[1] = 0;
-                              texts[0].clear(), texts[1].clear();
-                              done = 0;
-                              const ds_status status = ds_engine_trim(e.get(), 0, &err);    // so that memory has to come again
-                              return status != DS_OK ? status : go_on();
-                          },
-                          [&](ds_status status) {
-                              check_said(status, err);
-                              if (status != DS_OK) CHECK(go_on() == DS_OK);
-                              if (expected[0].empty()) expected[0] = texts[0], expected[1] = texts[1];
-                              CHECK((texts[0] == expected[0] && texts[1] == expected[1] && !texts[0].empty() && !texts[1].empty()));
-                              const ds_engine_stats s = stats_of(e);
-                              CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
-                          }, DS_OK, false});
+        sweep(own ? "requests, a host's allocator" : "requests",
+              {[&] {
+                   ids[0] = ids[1] = 0;
+                   texts[0].clear(), texts[1].clear();
+                   done = 0;
+                   // so that memory has to come again
+                   const ds_status status = ds_engine_trim(e.get(), 0, &err);
+                   return status != DS_OK ? status : go_on();
+               },
+               [&](ds_status status) {
+                   check_said(status, err);
+                   if (status != DS_OK) CHECK(go_on() == DS_OK);
+                   if (expected[0].empty()) expected[0] = texts[0], expected[1] = texts[1];
+                   CHECK((texts[0] == expected[0] && texts[1] == expected[1] && !texts[0].empty() &&
+                          !texts[1].empty()));
+                   const ds_engine_stats s = stats_of(e);
+                   CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
+               },
+               DS_OK, false});
         const ds_message ask = {"user", "What is 3 + 4?"};
         std::string text, usual;
         text.reserve(4096);
         full_request how;
         how.max_new_tokens = 10;
-        sweep(own ? "chat, a host's allocator" : "chat", {[&] {
-                          text.clear();
-                          const ds_status status = ds_engine_trim(e.get(), 0, &err);
-                          if (status != DS_OK) return status;
-                          return ds_engine_chat(e.get(), &ask, 1, &how, [](void *to, const char *t, size_t n) { return static_cast<std::string *>(to)->append(t, n), 0; }, &text, nullptr, &err);
-                      },
-                      [&](ds_status status) {
-                          check_said(status, err);
-                          if (usual.empty()) usual = text;
-                          CHECK((status == DS_OK ? text == usual && !text.empty() : usual.starts_with(text)));
-                          const ds_engine_stats s = stats_of(e);
-                          CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
-                      }, DS_OK, false});
+        sweep(own ? "chat, a host's allocator" : "chat",
+              {[&] {
+                   text.clear();
+                   const ds_status status = ds_engine_trim(e.get(), 0, &err);
+                   if (status != DS_OK) return status;
+                   return ds_engine_chat(
+                       e.get(), &ask, 1, &how,
+                       [](void *to, const char *t, size_t n) {
+                           return static_cast<std::string *>(to)->append(t, n), 0;
+                       },
+                       &text, nullptr, &err);
+               },
+               [&](ds_status status) {
+                   check_said(status, err);
+                   if (usual.empty()) usual = text;
+                   CHECK((status == DS_OK ? text == usual && !text.empty() : usual.starts_with(text)));
+                   const ds_engine_stats s = stats_of(e);
+                   CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
+               },
+               DS_OK, false});
     }
 }
 
@@ -334,52 +381,60 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
         size_t positions = 0;
         ds_error err;
         write_bytes(path, old);
-        sweep(own ? "save, a host's allocator" : "save", {[&] {
-                          positions = 77;
-                          return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions, &err);
-                      },
-                      [&](ds_status status) {
-                          check_said(status, err);
-                          CHECK(positions == (status == DS_OK ? 128 : 77));
-                          const std::string now = file_bytes(path);
-                          if (whole.empty()) whole = now;
-                          // What is in place when the disk cannot tell whether the name will last is whole.
-                          CHECK((now == whole || (status != DS_OK && now == old)));
-                          CHECK((status == DS_ERR_IO || (now == whole) == (status == DS_OK)));
-                          CHECK(dir.entries() == 1);
-                          write_bytes(path, old);
-                      }});
+        sweep(own ? "save, a host's allocator" : "save",
+              {[&] {
+                   positions = 77;
+                   return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions, &err);
+               },
+               [&](ds_status status) {
+                   check_said(status, err);
+                   CHECK(positions == (status == DS_OK ? 128 : 77));
+                   const std::string now = file_bytes(path);
+                   if (whole.empty()) whole = now;
+                   // What is in place when the disk cannot tell whether the name will last is whole.
+                   CHECK((now == whole || (status != DS_OK && now == old)));
+                   CHECK((status == DS_ERR_IO || (now == whole) == (status == DS_OK)));
+                   CHECK(dir.entries() == 1);
+                   write_bytes(path, old);
+               }});
         write_bytes(path, whole);
         std::vector<ds_token> tokens(150);
         size_t count = 0;
         MUST(ds_engine_trim(e.get(), 0, &err));
         int64_t trial = 0;
-        sweep(own ? "restore, a host's allocator" : "restore", {[&] {
-                             tokens.assign(150, -5);
-                             count = positions = 77;
-                             return ds_engine_restore_session(e.get(), path.c_str(), 0, tokens.data(), 150, &count, &positions, &err);
-                         },
-                         [&](ds_status status) {
-                             check_said(status, err);
-                             if (status == DS_OK) CHECK((count == 150 && tokens == ids));
-                             else CHECK((count == 77 && positions == 77 && tokens[0] == -5 && tokens[149] == -5 && stats_of(e).pages_cached == 0));
-                             // Where memory for pages is lacking, fewer are restored.
-                             if (status == DS_OK) CHECK(stats_of(e).pages_cached * 64 == positions);
-                             CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
-                             if (trial++ % 16 == 0) CHECK(answer(e, ids) == usual);
-                             MUST(ds_engine_trim(e.get(), 0, &err));
-                             CHECK(file_bytes(path) == whole);
-                         }, DS_OK, false});
+        sweep(own ? "restore, a host's allocator" : "restore",
+              {[&] {
+                   tokens.assign(150, -5);
+                   count = positions = 77;
+                   return ds_engine_restore_session(e.get(), path.c_str(), 0, tokens.data(), 150, &count,
+                                                    &positions, &err);
+               },
+               [&](ds_status status) {
+                   check_said(status, err);
+                   if (status == DS_OK) CHECK((count == 150 && tokens == ids));
+                   else
+                       CHECK((count == 77 && positions == 77 && tokens[0] == -5 && tokens[149] == -5 &&
+                              stats_of(e).pages_cached == 0));
+                   // Where memory for pages is lacking, fewer are restored.
+                   if (status == DS_OK) CHECK(stats_of(e).pages_cached * 64 == positions);
+                   CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
+                   if (trial++ % 16 == 0) CHECK(answer(e, ids) == usual);
+                   MUST(ds_engine_trim(e.get(), 0, &err));
+                   CHECK(file_bytes(path) == whole);
+               },
+               DS_OK, false});
         answer(e, ids);
-        sweep(own ? "forget, a host's allocator" : "forget", {[&] {
-                            positions = 77;
-                            return ds_engine_forget_session(e.get(), ids.data(), 150, 0, &positions, &err);
-                        },
-                        [&](ds_status status) {
-                            check_said(status, err);
-                            CHECK((positions == 77) == (status != DS_OK));
-                            if (status != DS_OK) CHECK(stats_of(e).pages_cached >= 2);
-                            answer(e, ids);
-                        }, DS_OK, false});
+        sweep(own ? "forget, a host's allocator" : "forget",
+              {[&] {
+                   positions = 77;
+                   return ds_engine_forget_session(e.get(), ids.data(), 150, 0, &positions, &err);
+               },
+               [&](ds_status status) {
+                   check_said(status, err);
+                   CHECK((positions == 77) == (status != DS_OK));
+                   if (status != DS_OK) CHECK(stats_of(e).pages_cached >= 2);
+                   answer(e, ids);
+               },
+               DS_OK, false});
     }
 }

@@ -1,4 +1,5 @@
-// Fault injection into the tools (sweep.h): whatever fails, what was there before is there still, or all of what was to be written; and nothing else.
+// Fault injection into the tools (sweep.h): whatever fails, what was there before is there still, or all of
+// what was to be written; and nothing else.
 #include "../support/files.h"
 #include "sweep.h"
 
@@ -28,7 +29,8 @@ ds_status status_of(const std::function<void()> &f) {
 
 std::map<std::string, std::string> files_of(const temp_dir &dir) {
     std::map<std::string, std::string> out;
-    for (const auto &entry : fs::directory_iterator(dir.path)) out[entry.path().filename().string()] = file_bytes(entry.path().string());
+    for (const auto &entry : fs::directory_iterator(dir.path))
+        out[entry.path().filename().string()] = file_bytes(entry.path().string());
     return out;
 }
 
@@ -45,23 +47,30 @@ void sweep_writer(const std::string &what, const temp_dir &dir, const std::funct
                      for (const auto &[name, bytes] : now)
                          if (!before.count(name)) fs::remove(dir / name);
                          else if (before.at(name) != bytes) write_bytes(dir / name, before.at(name));
-                 }, DS_OK, true, golden::sanitized ? 10 : 30});
+                 },
+                 DS_OK, true, golden::sanitized ? 10 : 30});
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("faults: requantizing and calibrating") {
     const temp_dir dir, from;
-    convert(data_path("micro/llama3"), from / "float.gguf", {.type = format::f16, .vocab_only = false, .name = ""}, {});
+    convert(data_path("micro/llama3"), from / "float.gguf",
+            {.type = format::f16, .vocab_only = false, .name = ""}, {});
     std::ofstream(from / "text") << "What is 3 + 4? What is 37 + 85?";
     save(calibrate(from / "float.gguf", {from / "text"}, {.window = 16, .tokens = 32}, {}), from / "stats");
     write_bytes(dir / "out", "an old file");
     job j;
     j.threads = 2;
     for (const format type : {format::q4_0, format::i8})
-        sweep_writer(std::string("requantize to ") + info(type).text, dir, [&] { requantize(from / "float.gguf", dir / "out", type, j); });
-    sweep_writer("requantize with calibration", dir, [&] { requantize_weighted(from / "float.gguf", dir / "out", format::i8, from / "stats", j); });
-    sweep_writer("calibrate", dir, [&] { save(calibrate(from / "float.gguf", {from / "text"}, {.window = 16, .tokens = 32}, j), dir / "out"); });
+        sweep_writer(std::string("requantize to ") + info(type).text, dir,
+                     [&] { requantize(from / "float.gguf", dir / "out", type, j); });
+    sweep_writer("requantize with calibration", dir, [&] {
+        requantize_weighted(from / "float.gguf", dir / "out", format::i8, from / "stats", j);
+    });
+    sweep_writer("calibrate", dir, [&] {
+        save(calibrate(from / "float.gguf", {from / "text"}, {.window = 16, .tokens = 32}, j), dir / "out");
+    });
 }
 
 TEST_CASE("faults: conversion") {
@@ -69,9 +78,15 @@ TEST_CASE("faults: conversion") {
     write_bytes(dir / "out.gguf", "an old file");
     for (const char *name : {"micro/qwen2", "micro/deepseek-r1-fp8"})
         for (const format type : {format::q8_0, format::i8}) {
-            if (golden::sanitized && !every_n() && (type == format::i8) == (name == std::string("micro/qwen2"))) continue;    // each once
+            // each once
+            if (golden::sanitized && !every_n() &&
+                (type == format::i8) == (name == std::string("micro/qwen2")))
+                continue;
             job j;
             j.threads = 3;
-            sweep_writer(std::string("convert ") + name + " to " + info(type).text, dir, [&] { convert(data_path(name), dir / "out.gguf", {.type = type, .vocab_only = false, .name = ""}, j); });
+            sweep_writer(std::string("convert ") + name + " to " + info(type).text, dir, [&] {
+                convert(data_path(name), dir / "out.gguf", {.type = type, .vocab_only = false, .name = ""},
+                        j);
+            });
         }
 }

@@ -1,5 +1,6 @@
 // A checkpoint's directory, converted; what comes out is a model that the library loads.
-// Input, parts: choices; then the files of `names`, each absent where it is empty. Weights are made up where model.safetensors lacks them.
+// Input, parts: choices; then the files of `names`, each absent where it is empty. Weights are made up where
+// model.safetensors lacks them.
 #include "convert_files.h"
 
 #include "../../llm/model/model.h"
@@ -15,7 +16,8 @@ void run(std::string_view input) {
     if (parts.empty() || parts[0].empty()) return;
     parts.resize(1 + checkpoint_files.size());
     const auto choices = static_cast<uint8_t>(parts[0][0]);
-    static const std::string dir = scratch() + "/checkpoint", out = scratch() + "/out.gguf", again = scratch() + "/again.gguf";
+    static const std::string dir = scratch() + "/checkpoint", out = scratch() + "/out.gguf",
+                             again = scratch() + "/again.gguf";
     std::filesystem::create_directories(dir + "/additional_chat_templates");
     for (size_t i = 0; i < checkpoint_files.size(); ++i) {
         const std::string path = dir + "/" + checkpoint_files[i], &bytes = parts[1 + i];
@@ -28,8 +30,10 @@ void run(std::string_view input) {
         if (!whole) return;
         write_file(path, *whole);
     }
-    static const format types[] = {format::f32, format::f16, format::bf16, format::q8_0, format::q4_k, format::i8, format::q5_0, format::iq4_nl};
-    const convert_options o{.type = types[choices & 7], .vocab_only = (choices & 56) == 56, .name = choices & 64 ? "" : "a name"};
+    static const format types[] = {format::f32,  format::f16, format::bf16, format::q8_0,
+                                   format::q4_k, format::i8,  format::q5_0, format::iq4_nl};
+    const convert_options o{
+        .type = types[choices & 7], .vocab_only = (choices & 56) == 56, .name = choices & 64 ? "" : "a name"};
     job j;
     size_t remarks = 0;
     j.note = [&](const std::string &text) { remarks += text.size(); };
@@ -62,10 +66,11 @@ std::string mutated(std::string input, dice &d) {
         return packed(parts);
     }
     if (checkpoint_files[i].ends_with(".safetensors")) bytes = changed_safetensors(bytes, d);
-    else if (checkpoint_files[i].ends_with(".json")) bytes = changed_json(bytes, i == 0 || i == 6 ? config_words : tokenizer_words, d);
+    else if (checkpoint_files[i].ends_with(".json"))
+        bytes = changed_json(bytes, i == 0 || i == 6 ? config_words : tokenizer_words, d);
     else bytes = changed_bytes(bytes, d);
     if (d.one_in(60)) bytes.clear();
     return packed(parts);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

@@ -24,7 +24,8 @@ inline ds_engine_config small_engine() {
 }
 
 // The tokens that were answered; null when the request was refused.
-inline std::optional<std::vector<ds_token>> answer(ds_engine *e, const std::vector<ds_token> &prompt, uint32_t most, size_t vocabulary) {
+inline std::optional<std::vector<ds_token>> answer(ds_engine *e, const std::vector<ds_token> &prompt,
+                                                   uint32_t most, size_t vocabulary) {
     ds_request r{};
     r.struct_size = sizeof r;
     r.prompt = prompt.data();
@@ -45,11 +46,12 @@ inline std::optional<std::vector<ds_token>> answer(ds_engine *e, const std::vect
         for (size_t i = 0; i < n; ++i) {
             if (events[i]->type == DS_EVENT_DONE) return out;
             if (events[i]->type != DS_EVENT_TOKEN) continue;
-            must(events[i]->token >= 0 && static_cast<size_t>(events[i]->token) < vocabulary, "answers are of the vocabulary");
+            must(events[i]->token >= 0 && static_cast<size_t>(events[i]->token) < vocabulary,
+                 "answers are of the vocabulary");
             out.push_back(events[i]->token);
         }
     }
     broken("a request ends");
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

@@ -27,8 +27,26 @@ uint64_t interesting(dice &d) {
 }
 
 double interesting_float(dice &d) {
-    const double values[] = {0, -0.0, 1, -1, 0.5, 1e-30, 1e-45, 1e30, 3.4e38, 1e300, -1e30, 65504, 65520, 127, 1e6, 1e9, std::numeric_limits<double>::infinity(),
-                             -std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::denorm_min()};
+    const double values[] = {0,
+                             -0.0,
+                             1,
+                             -1,
+                             0.5,
+                             1e-30,
+                             1e-45,
+                             1e30,
+                             3.4e38,
+                             1e300,
+                             -1e30,
+                             65504,
+                             65520,
+                             127,
+                             1e6,
+                             1e9,
+                             std::numeric_limits<double>::infinity(),
+                             -std::numeric_limits<double>::infinity(),
+                             std::numeric_limits<double>::quiet_NaN(),
+                             std::numeric_limits<double>::denorm_min()};
     return d.one_in(3) ? static_cast<double>(static_cast<int64_t>(interesting(d))) : d.of(values);
 }
 
@@ -66,14 +84,16 @@ void fill(std::string &bytes, size_t size) {
     size_t at = bytes.size();
     bytes.resize(std::max(at, size));
     for (dice d{at}; at < bytes.size(); ++at) {
-        const auto low = static_cast<uint8_t>(d.next() & 0x3f), high = static_cast<uint8_t>((at & 2 ? 0x3c : 0x2d) | (d.next() & 0x80));
+        const auto low = static_cast<uint8_t>(d.next() & 0x3f),
+                   high = static_cast<uint8_t>((at & 2 ? 0x3c : 0x2d) | (d.next() & 0x80));
         bytes[at] = static_cast<char>(at & 1 ? high : low);
     }
 }
 
 const std::string &scratch() {
     static const struct directory {
-        std::string path = std::filesystem::is_directory("/dev/shm") ? "/dev/shm/deepseek-fuzz-XXXXXX" : "/tmp/deepseek-fuzz-XXXXXX";
+        std::string path = std::filesystem::is_directory("/dev/shm") ? "/dev/shm/deepseek-fuzz-XXXXXX"
+                                                                     : "/tmp/deepseek-fuzz-XXXXXX";
         pid_t owner = getpid();
         directory() { must(mkdtemp(path.data()) != nullptr, "a directory for scratch files"); }
         ~directory() {
@@ -100,14 +120,14 @@ std::string read_file(const std::string &path) {
     return out;
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     try {
         ds::fuzz::run({reinterpret_cast<const char *>(data), size});
     } catch (const ds::error &e) {
         ds::fuzz::must(e.code != ds::status::internal && e.code != ds::status::ok, e.what());
-    } catch (const std::bad_alloc &) {      // a limit that the target set
+    } catch (const std::bad_alloc &) {  // a limit that the target set
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-// GGUF's reader: a file, or several as one model; every value and tensor is read as readers read them, and what was read is written and read again.
-// Input: the file, or parts (fuzz.h) after a byte 'P'.
+// GGUF's reader: a file, or several as one model; every value and tensor is read as readers read them, and
+// what was read is written and read again. Input: the file, or parts (fuzz.h) after a byte 'P'.
 #include "fuzz.h"
 
 #include <algorithm>
@@ -58,12 +58,15 @@ static void same(const gguf_file &a, const gguf_file &b) {
     must(a.tensors().size() == b.tensors().size(), "all tensors are written");
     for (size_t i = 0; i < a.tensors().size(); ++i) {
         const gguf_tensor &x = a.tensors()[i], &y = b.tensors()[i];
-        must(x.name == y.name && x.type == y.type && x.rank == y.rank && std::equal(x.ne, x.ne + 4, y.ne) && x.bytes == y.bytes && memcmp(x.data, y.data, x.bytes) == 0, "a tensor is read as it was written");
+        must(x.name == y.name && x.type == y.type && x.rank == y.rank && std::equal(x.ne, x.ne + 4, y.ne) &&
+                 x.bytes == y.bytes && memcmp(x.data, y.data, x.bytes) == 0,
+             "a tensor is read as it was written");
     }
     for (size_t i = 0; i < a.key_count(); ++i) {
         if (a.key(i) == "general.alignment" || is_split_key(a.key(i))) continue;
         const gguf_value *const v = b.find(a.key(i));
-        must(v && gguf_value_text(*v, 64) == gguf_value_text(a.value(i), 64), "a key is read as it was written");
+        must(v && gguf_value_text(*v, 64) == gguf_value_text(a.value(i), 64),
+             "a key is read as it was written");
     }
 }
 
@@ -81,18 +84,22 @@ static void write_again(const gguf_file &f) {
     if (f.tensors().size() < 2) return;
     std::vector<std::string> parts;
     next = 0;
-    for (const gguf_writer &p : w.split({.bytes = bytes.size() / 2, .tensors = 3})) parts.push_back(written(f, p, next));
-    const gguf_file joined = gguf_file::open(gguf_part_path("again", 0, parts.size()), [&](const std::string &path) -> gguf_source {
-        for (size_t i = 0; i < parts.size(); ++i)
-            if (path == gguf_part_path("again", i, parts.size())) return {os::mapping::borrow(parts[i].data(), parts[i].size()), path};
-        broken("there is no part " + path);
-    });
+    for (const gguf_writer &p : w.split({.bytes = bytes.size() / 2, .tensors = 3}))
+        parts.push_back(written(f, p, next));
+    const gguf_file joined = gguf_file::open(
+        gguf_part_path("again", 0, parts.size()), [&](const std::string &path) -> gguf_source {
+            for (size_t i = 0; i < parts.size(); ++i)
+                if (path == gguf_part_path("again", i, parts.size()))
+                    return {os::mapping::borrow(parts[i].data(), parts[i].size()), path};
+            broken("there is no part " + path);
+        });
     same(f, joined);
 }
 
 void run(std::string_view input) {
     const bool several = !input.empty() && input[0] == 'P';
-    const std::vector<std::string> parts = several ? unpacked(input.substr(1), 6) : std::vector<std::string>{std::string(input)};
+    const std::vector<std::string> parts =
+        several ? unpacked(input.substr(1), 6) : std::vector<std::string>{std::string(input)};
     // A block of its own, so that a byte read behind the end is seen.
     std::vector<std::vector<uint8_t>> blocks;
     for (const std::string &p : parts) blocks.emplace_back(p.begin(), p.end());
@@ -103,11 +110,13 @@ void run(std::string_view input) {
         return write_again(f);
     }
     if (blocks.empty()) return;
-    const gguf_file f = gguf_file::open(gguf_part_path("input", 0, blocks.size()), [&](const std::string &path) -> gguf_source {
-        for (size_t i = 0; i < blocks.size(); ++i)
-            if (path == gguf_part_path("input", i, blocks.size())) return {part(i), path};
-        throw error(status::io, path + ": is not there");
-    });
+    const gguf_file f = gguf_file::open(gguf_part_path("input", 0, blocks.size()),
+                                        [&](const std::string &path) -> gguf_source {
+                                            for (size_t i = 0; i < blocks.size(); ++i)
+                                                if (path == gguf_part_path("input", i, blocks.size()))
+                                                    return {part(i), path};
+                                            throw error(status::io, path + ": is not there");
+                                        });
     touched(f);
     write_again(f);
 }
@@ -126,4 +135,4 @@ std::string mutated(std::string input, dice &d) {
     return "P" + packed(parts);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

@@ -19,18 +19,22 @@ static void encode_by(const std::vector<float> &importance) {
         std::vector<uint8_t> bytes(row_bytes(f, n));
         encode_row(f, x.data(), bytes.data(), n, importance.data());
         decode_row(f, bytes.data(), y.data(), n);
-        for (size_t i = 0; i < n; ++i) must(finite_f32(y[i]) && std::abs(y[i]) < 2, "weights of 0.5 stay such whatever counts how much");
+        for (size_t i = 0; i < n; ++i)
+            must(finite_f32(y[i]) && std::abs(y[i]) < 2, "weights of 0.5 stay such whatever counts how much");
     }
 }
 
-static bool is_calibration(std::string_view input) { return input.find("deepseek.calibration.version") != std::string_view::npos; }
+static bool is_calibration(std::string_view input) {
+    return input.find("deepseek.calibration.version") != std::string_view::npos;
+}
 
 void run(std::string_view input) {
     const std::vector<uint8_t> block(input.begin(), input.end());
     if (is_calibration(input)) {
         const calibration c = parse_calibration(os::mapping::borrow(block.data(), block.size()), "input");
         for (const linear_input &in : c.inputs) {
-            must(in.mean_square.size() == in.channels() && in.samples.size() % in.channels() == 0, "as many of everything");
+            must(in.mean_square.size() == in.channels() && in.samples.size() % in.channels() == 0,
+                 "as many of everything");
             c.input_of(in.name, static_cast<int64_t>(in.channels()));
         }
         if (!c.inputs.empty()) encode_by(c.inputs[0].mean_square);
@@ -78,6 +82,8 @@ static std::string changed_dat(const std::string &bytes, dice &d) {
     return out;
 }
 
-std::string mutated(std::string input, dice &d) { return input.starts_with("GGUF") ? changed_gguf(input, gguf_words, d) : changed_dat(input, d); }
+std::string mutated(std::string input, dice &d) {
+    return input.starts_with("GGUF") ? changed_gguf(input, gguf_words, d) : changed_dat(input, d);
+}
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

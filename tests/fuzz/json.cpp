@@ -12,12 +12,14 @@ namespace ds::fuzz {
 static int depth_of(const json_node &n) {
     int most = 0;
     if (n.is_array()) n.each([&](size_t, const json_node &x) { most = std::max(most, depth_of(x)); });
-    if (n.is_object()) n.each([&](std::string_view, const json_node &x) { most = std::max(most, depth_of(x)); });
+    if (n.is_object())
+        n.each([&](std::string_view, const json_node &x) { most = std::max(most, depth_of(x)); });
     return most + (n.is_array() || n.is_object());
 }
 
 static bool same(const json_node &n, const nlohmann::json &v) {
-    bool good = n.is_array() == v.is_array() && n.is_object() == v.is_object() && n.is_text() == v.is_string() && n.is_integer() == v.is_number_integer();
+    bool good = n.is_array() == v.is_array() && n.is_object() == v.is_object() &&
+                n.is_text() == v.is_string() && n.is_integer() == v.is_number_integer();
     if (v.is_structured()) good = good && n.size() == v.size();
     else if (v.is_string()) good = good && n.text() == v.get_ref<const std::string &>();
     else if (v.is_boolean()) good = good && n.flag() == v.get<bool>();
@@ -25,7 +27,10 @@ static bool same(const json_node &n, const nlohmann::json &v) {
     else if (v.is_number()) good = good && n.number() == v.get<double>();
     else good = good && n.shown() == "null";
     if (good && v.is_array()) n.each([&](size_t i, const json_node &x) { good = good && same(x, v[i]); });
-    if (good && v.is_object()) n.each([&](std::string_view name, const json_node &x) { good = good && v.contains(name) && same(x, v.find(name).value()); });
+    if (good && v.is_object())
+        n.each([&](std::string_view name, const json_node &x) {
+            good = good && v.contains(name) && same(x, v.find(name).value());
+        });
     return good;
 }
 
@@ -47,7 +52,9 @@ static void walk(const json_node &n, uint64_t &turn) {
     default: n.is_integer();
     }
     if (n.is_array()) n.each([&](size_t, const json_node &x) { walk(x, turn); });
-    if (n.is_array() && n.size() > 0) must(n.at(n.size() - 1).field() == n.field() + "[" + std::to_string(n.size() - 1) + "]", "an element is where it is");
+    if (n.is_array() && n.size() > 0)
+        must(n.at(n.size() - 1).field() == n.field() + "[" + std::to_string(n.size() - 1) + "]",
+             "an element is where it is");
     if (!n.is_object()) return;
     for (const std::string &name : n.names()) {
         switch (turn++ % 16) {
@@ -62,17 +69,21 @@ static void walk(const json_node &n, uint64_t &turn) {
 }
 
 static void read_text(std::string_view text) {
-    const nlohmann::json reference = text.size() > 65536 ? nlohmann::json(nlohmann::json::value_t::discarded) : nlohmann::json::parse(text, nullptr, false);
+    const nlohmann::json reference = text.size() > 65536 ? nlohmann::json(nlohmann::json::value_t::discarded)
+                                                         : nlohmann::json::parse(text, nullptr, false);
     try {
         const json_tree tree = parse_json(text, "input");
-        if (text.size() <= 65536) must(!reference.is_discarded() && same(json_node(tree), reference), "the tree is nlohmann's");
+        if (text.size() <= 65536)
+            must(!reference.is_discarded() && same(json_node(tree), reference), "the tree is nlohmann's");
         must(depth_of(json_node(tree)) <= json_max_depth + 1, "depth is bounded");
         uint64_t turn = text.size();
         walk(json_node(tree), turn);
     } catch (const error &e) {
         must(e.code == status::format, e.what());
         const std::string &t = e.text;
-        must(reference.is_discarded() || t.find("given twice") != std::string::npos || t.find("nested deeper") != std::string::npos || t.find("out of range") != std::string::npos, e.what());
+        must(reference.is_discarded() || t.find("given twice") != std::string::npos ||
+                 t.find("nested deeper") != std::string::npos || t.find("out of range") != std::string::npos,
+             e.what());
     }
 }
 
@@ -95,4 +106,4 @@ std::string mutated(std::string input, dice &d) {
     return changed_json(input, d.one_in(2) ? config_words : tokenizer_words, d);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

@@ -11,7 +11,10 @@ namespace {
 
 // No block above it: sizes come from a file of a few kilobytes.
 constexpr size_t most_bytes = 1 << 20, most_memory = 64u << 20;
-void *take(void *, size_t bytes, size_t alignment) { return bytes > most_memory ? nullptr : aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment); }
+void *take(void *, size_t bytes, size_t alignment) {
+    return bytes > most_memory ? nullptr
+                               : aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
 void give(void *, void *p, size_t, size_t) { free(p); }
 
 void look_at(const ds_model *m, ds_model_info &info) {
@@ -20,12 +23,14 @@ void look_at(const ds_model *m, ds_model_info &info) {
     must(ds_model_get_info(m, &info, &err) == DS_OK, "a model tells of itself");
     char text[256];
     size_t n = 0;
-    for (size_t i = 0; i < ds_model_metadata_count(m); ++i) allowed(ds_model_metadata(m, ds_model_metadata_key(m, i), text, sizeof text, &n, &err), err);
+    for (size_t i = 0; i < ds_model_metadata_count(m); ++i)
+        allowed(ds_model_metadata(m, ds_model_metadata_key(m, i), text, sizeof text, &n, &err), err);
     const ds_message ask = {"user", "Hi <think> 12"};
     ds_token ids[64];
     allowed(ds_chat_tokenize(m, &ask, 1, nullptr, ids, 64, &n, &err), err);
     allowed(ds_tokenize(m, "Hello", 5, DS_TOKENIZE_BOS, ids, 64, &n, &err), err);
-    for (const ds_special s : {DS_SPECIAL_BOS, DS_SPECIAL_EOS, DS_SPECIAL_PAD, DS_SPECIAL_UNKNOWN}) ds_token_special(m, s);
+    for (const ds_special s : {DS_SPECIAL_BOS, DS_SPECIAL_EOS, DS_SPECIAL_PAD, DS_SPECIAL_UNKNOWN})
+        ds_token_special(m, s);
 }
 
 std::optional<std::vector<ds_token>> ask(const ds_model *m, ds_engine_config c, size_t vocabulary) {
@@ -44,7 +49,7 @@ std::optional<std::vector<ds_token>> ask(const ds_model *m, ds_engine_config c, 
     return out;
 }
 
-} // namespace
+}  // namespace
 
 void run(std::string_view input) {
     if (input.empty()) return;
@@ -52,7 +57,7 @@ void run(std::string_view input) {
     const std::optional<std::string> bytes = filled_gguf(std::string(input.substr(1)), most_bytes);
     if (!bytes) return;
     const aligned_copy memory(*bytes);
-    if ((choices & 56) == 32) {     // onto a device, which is made of memory
+    if ((choices & 56) == 32) {  // onto a device, which is made of memory
         model_options o;
         uint64_t last = 0;
         o.progress = [&](uint64_t done, uint64_t all) { return (last = done) <= all; };
@@ -100,4 +105,4 @@ std::string mutated(std::string input, dice &d) {
     return input.substr(0, 1) + changed_gguf(input.substr(1), gguf_words, d);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

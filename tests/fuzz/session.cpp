@@ -1,5 +1,5 @@
-// Sessions restored: files whose checksums are right, whatever else is not, into engines of each type of pages; then the conversation goes on.
-// Input: a byte that chooses model and pages; the file.
+// Sessions restored: files whose checksums are right, whatever else is not, into engines of each type of
+// pages; then the conversation goes on. Input: a byte that chooses model and pages; the file.
 #include "engine.h"
 #include "session_seed.h"
 
@@ -19,7 +19,9 @@ static void repair(std::string &file) {
     memcpy(file.data(), &h, sizeof h);
     uint64_t sum = h.header_sum;
     size_t at = sizeof h + h.tokens * sizeof(token_id);
-    for (uint64_t i = 0; i < h.pages && h.page_bytes <= file.size() - at && file.size() - at - h.page_bytes >= sizeof sum; ++i) {
+    for (uint64_t i = 0;
+         i < h.pages && h.page_bytes <= file.size() - at && file.size() - at - h.page_bytes >= sizeof sum;
+         ++i) {
         sum = checksum(&file[at], h.page_bytes, sum);
         memcpy(&file[at + h.page_bytes], &sum, sizeof sum);
         at += h.page_bytes + sizeof sum;
@@ -34,7 +36,8 @@ void run(std::string_view input) {
     ds_token tokens[256];
     size_t count = 0, positions = 0;
     ds_error err{};
-    const ds_status restored = ds_engine_restore_session(s.engine, path.c_str(), 1, tokens, 256, &count, &positions, &err);
+    const ds_status restored =
+        ds_engine_restore_session(s.engine, path.c_str(), 1, tokens, 256, &count, &positions, &err);
     allowed(restored, err);
     if (restored != DS_OK) return;
     must(positions <= 256 && positions <= count + 64, "no more positions than pages hold");
@@ -51,7 +54,8 @@ std::string mutated(std::string input, dice &d) {
     std::string file = input.substr(1);
     // What must be as the engine has it, or nothing behind it is reached.
     if (d.one_in(4)) {
-        const std::string &own = session_engines()[static_cast<uint8_t>(input[0]) % session_engines().size()].saved;
+        const std::string &own =
+            session_engines()[static_cast<uint8_t>(input[0]) % session_engines().size()].saved;
         session_header ours, h;
         memcpy(&ours, own.data(), sizeof ours);
         memcpy(&h, file.data(), sizeof h);
@@ -63,19 +67,20 @@ std::string mutated(std::string input, dice &d) {
     memcpy(&h, file.data(), sizeof h);
     const size_t pages_at = std::min<size_t>(file.size(), sizeof h + h.tokens % 4096 * sizeof(token_id));
     switch (d.below(8)) {
-    case 0: {       // a field
+    case 0: {  // a field
         const size_t at = d.below(sizeof h / 4) * 4;
         const auto n = static_cast<uint32_t>(interesting(d));
         memcpy(&file[at], &n, sizeof n);
         break;
     }
-    case 1: {       // a token
+    case 1: {  // a token
         if (pages_at < sizeof h + 4) break;
         const auto n = static_cast<token_id>(d.one_in(2) ? interesting(d) : d.below(280));
         memcpy(&file[sizeof h + d.below((pages_at - sizeof h) / 4) * 4], &n, sizeof n);
         break;
     }
-    case 2: case 3: {       // a number in a page
+    case 2:
+    case 3: {  // a number in a page
         if (file.size() < pages_at + 4) break;
         const auto f = static_cast<float>(interesting_float(d));
         const uint16_t half = d.one_in(2) ? static_cast<uint16_t>(d.next()) : d.one_in(2) ? 0x7c00 : 0xfe00;
@@ -85,12 +90,13 @@ std::string mutated(std::string input, dice &d) {
         break;
     }
     case 4: {
-        const size_t n = std::min<size_t>(64, file.size() - pages_at), at = pages_at + d.below(file.size() - pages_at - n + 1);
+        const size_t n = std::min<size_t>(64, file.size() - pages_at),
+                     at = pages_at + d.below(file.size() - pages_at - n + 1);
         file.replace(at, n, changed_bytes(file.substr(at, n), d));
         break;
     }
     case 5: file.resize(d.below(file.size() + 1)); break;
-    case 6: {       // fewer or more tokens and pages, the file as long as they say
+    case 6: {  // fewer or more tokens and pages, the file as long as they say
         h.tokens = d.below(257);
         h.pages = std::min<uint64_t>(d.below(5), d.one_in(4) ? 99 : h.tokens / 64);
         h.file_bytes = sizeof h + h.tokens * sizeof(token_id) + h.pages * (h.page_bytes + 8);
@@ -108,4 +114,4 @@ std::string mutated(std::string input, dice &d) {
     return input.substr(0, 1) + file;
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

@@ -11,10 +11,11 @@ struct session_engine {
     std::string saved;
 };
 
-// Of a model with plain attention and of one with latents, with each type of pages. They live as long as the process.
+// Of a model with plain attention and of one with latents, with each type of pages. They live as long as the
+// process.
 inline const std::vector<session_engine> &session_engines() {
     static const auto *const all = [] {
-        auto *const made = new std::vector<session_engine>();     // for ever: a leak is what nobody points to
+        auto *const made = new std::vector<session_engine>();  // for ever: a leak is what nobody points to
         std::vector<session_engine> &out = *made;
         for (const char *const name : {"qwen2", "deepseek-v2-lite"}) {
             static std::vector<aligned_copy> *const memory = new std::vector<aligned_copy>();
@@ -24,7 +25,8 @@ inline const std::vector<session_engine> &session_engines() {
             static std::vector<ds_model *> *const models = new std::vector<ds_model *>();
             ds_model *m = nullptr;
             ds_error err{};
-            if (ds_model_load_memory(memory->back().data, bytes.size(), nullptr, &m, &err) != DS_OK) broken(err.message);
+            if (ds_model_load_memory(memory->back().data, bytes.size(), nullptr, &m, &err) != DS_OK)
+                broken(err.message);
             models->push_back(m);
             ds_model_info info{};
             info.struct_size = sizeof info;
@@ -39,7 +41,9 @@ inline const std::vector<session_engine> &session_engines() {
                 must(answer(e.engine, prompt, 1, info.vocabulary).has_value(), "a prompt is answered");
                 const std::string path = scratch() + "/seed";
                 size_t positions = 0;
-                if (ds_engine_save_session(e.engine, prompt.data(), prompt.size(), 0, path.c_str(), &positions, &err) != DS_OK) broken(err.message);
+                if (ds_engine_save_session(e.engine, prompt.data(), prompt.size(), 0, path.c_str(),
+                                           &positions, &err) != DS_OK)
+                    broken(err.message);
                 must(positions == 64, "a page was saved");
                 e.saved = read_file(path);
                 must(ds_engine_trim(e.engine, 0, &err) == DS_OK, "an engine forgets");
@@ -51,4 +55,4 @@ inline const std::vector<session_engine> &session_engines() {
     return *all;
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

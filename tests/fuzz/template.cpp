@@ -1,5 +1,5 @@
-// Chat templates recognised from a text, conversations rendered by each built-in one, and an answer cut into thinking and text.
-// Input, parts: a template's text; options; roles and contents in turn.
+// Chat templates recognised from a text, conversations rendered by each built-in one, and an answer cut into
+// thinking and text. Input, parts: a template's text; options; roles and contents in turn.
 #include "fuzz.h"
 
 #include "../../llm/text/chat.h"
@@ -39,7 +39,10 @@ void check_tokens(const std::vector<chat_part> &parts) {
     chat_encode(t, parts, all);
     for (const chat_part &p : parts)
         if (p.special) t.encode(p.text, {.parse_special = true}, special);
-    const auto controls = [&](const std::vector<token_id> &list) { return std::count_if(list.begin(), list.end(), [&](token_id id) { return t.kind(id) == token_kind::control; }); };
+    const auto controls = [&](const std::vector<token_id> &list) {
+        return std::count_if(list.begin(), list.end(),
+                             [&](token_id id) { return t.kind(id) == token_kind::control; });
+    };
     must(controls(all) <= controls(special), "a user's text makes no control token");
 }
 
@@ -68,13 +71,15 @@ void cut_answer(const std::string &answer) {
     must(out == whole + rest, "all text comes out, in order");
 }
 
-} // namespace
+}  // namespace
 
 void run(std::string_view input) {
     const std::vector<std::string> parts = unpacked(input, 40);
     if (parts.size() < 2) return;
-    must(template_fingerprint(parts[0]) == template_fingerprint(std::string(parts[0])), "a fingerprint is of the text");
-    if (const chat_template *const known = chat_template_recognise(parts[0])) must(chat_template_name(*known)[0] != 0, "what is recognised has a name");
+    must(template_fingerprint(parts[0]) == template_fingerprint(std::string(parts[0])),
+         "a fingerprint is of the text");
+    if (const chat_template *const known = chat_template_recognise(parts[0]))
+        must(chat_template_name(*known)[0] != 0, "what is recognised has a name");
     const uint8_t options = parts[1].empty() ? 0 : static_cast<uint8_t>(parts[1][0]);
     chat_options o;
     o.add_generation_prompt = (options & 1) != 0;
@@ -90,21 +95,56 @@ void run(std::string_view input) {
 
 std::string mutated(std::string input, dice &d) {
     static const words roles = {"system", "user", "assistant", "tool", "developer", ""};
-    static const words texts = {"<think>", "</think>", "<think>\n\n</think>\n\n", "<|im_end|>", "<|im_start|>", "<\xef\xbd\x9cUser\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>", "<\xef\xbd\x9ctool\xe2\x96\x81" "calls\xe2\x96\x81" "begin\xef\xbd\x9c>",
-        "<\xef\xbd\x9ctool\xe2\x96\x81outputs\xe2\x96\x81" "begin\xef\xbd\x9c>", "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", "<|eot_id|>", "\n\n", " ", "\xe2\x96", "Hello 12", "<tool_response>", "{{ bos_token }}", "{%- if x -%}", "{# #}", "-%}", "'\\n'", "{{ '", "' }}",
-        "{% for m in messages %}", "{% endfor %}", "messages", "add_generation_prompt", "\"", "\\u0041"};
+    static const words texts = {"<think>",
+                                "</think>",
+                                "<think>\n\n</think>\n\n",
+                                "<|im_end|>",
+                                "<|im_start|>",
+                                "<\xef\xbd\x9cUser\xef\xbd\x9c>",
+                                "<\xef\xbd\x9c"
+                                "Assistant\xef\xbd\x9c>",
+                                "<\xef\xbd\x9ctool\xe2\x96\x81"
+                                "calls\xe2\x96\x81"
+                                "begin\xef\xbd\x9c>",
+                                "<\xef\xbd\x9ctool\xe2\x96\x81outputs\xe2\x96\x81"
+                                "begin\xef\xbd\x9c>",
+                                "<\xef\xbd\x9c"
+                                "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+                                "<|eot_id|>",
+                                "\n\n",
+                                " ",
+                                "\xe2\x96",
+                                "Hello 12",
+                                "<tool_response>",
+                                "{{ bos_token }}",
+                                "{%- if x -%}",
+                                "{# #}",
+                                "-%}",
+                                "'\\n'",
+                                "{{ '",
+                                "' }}",
+                                "{% for m in messages %}",
+                                "{% endfor %}",
+                                "messages",
+                                "add_generation_prompt",
+                                "\"",
+                                "\\u0041"};
     std::vector<std::string> parts = unpacked(input, 40);
-    if (parts.size() < 4) return packed({parts.empty() ? "" : parts[0], std::string(1, static_cast<char>(d.next())), "user", "Hi"});
+    if (parts.size() < 4)
+        return packed(
+            {parts.empty() ? "" : parts[0], std::string(1, static_cast<char>(d.next())), "user", "Hi"});
     const size_t i = d.below(parts.size());
     switch (d.below(6)) {
     case 0: parts[1] = std::string(1, static_cast<char>(d.next())); break;
     case 1: parts.push_back(d.of(roles)), parts.push_back(d.of(texts)); break;
     case 2: parts[i].insert(d.below(parts[i].size() + 1), d.of(texts)); break;
-    case 3: if (i >= 2) parts[i & ~size_t(1)] = d.of(roles); break;
+    case 3:
+        if (i >= 2) parts[i & ~size_t(1)] = d.of(roles);
+        break;
     case 4: parts[i].erase(d.below(parts[i].size() + 1), d.below(20)); break;
     default: parts[i] = changed_bytes(parts[i], d);
     }
     return packed(parts);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

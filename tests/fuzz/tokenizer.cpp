@@ -15,7 +15,8 @@ struct loaded {
     std::string bytes;
     gguf_file file;
     tokenizer t;
-    explicit loaded(const std::string &b) : bytes(b), file(os::mapping::borrow(bytes.data(), bytes.size()), "input"), t(file) {}
+    explicit loaded(const std::string &b)
+        : bytes(b), file(os::mapping::borrow(bytes.data(), bytes.size()), "input"), t(file) {}
 };
 
 void look_at(const tokenizer &t) {
@@ -24,18 +25,22 @@ void look_at(const tokenizer &t) {
         t.bytes(i, true), t.kind(i);
         must(t.find(t.text(i)) >= 0 || t.text(i).empty(), "a token is found by its text");
     }
-    for (const token_id special : {t.bos(), t.eos(), t.pad(), t.unknown()}) must(special >= -1 && special < n, "special tokens are of the vocabulary");
+    for (const token_id special : {t.bos(), t.eos(), t.pad(), t.unknown()})
+        must(special >= -1 && special < n, "special tokens are of the vocabulary");
     if (t.adds_bos()) must(t.bos() >= 0, "what texts begin with is there");
     if (t.adds_eos()) must(t.eos() >= 0, "what texts end with is there");
     for (const token_id end : t.end_tokens()) must(end >= 0 && end < n, "end tokens are of the vocabulary");
 }
 
 void pieces_of(std::string_view text) {
-    for (const pre_tokenizer p : {pre_tokenizer::deepseek_llm, pre_tokenizer::deepseek_coder, pre_tokenizer::deepseek_v3, pre_tokenizer::llama_bpe, pre_tokenizer::qwen2}) {
+    for (const pre_tokenizer p :
+         {pre_tokenizer::deepseek_llm, pre_tokenizer::deepseek_coder, pre_tokenizer::deepseek_v3,
+          pre_tokenizer::llama_bpe, pre_tokenizer::qwen2}) {
         std::vector<uint32_t> lengths;
         uint64_t steps = 0;
         pre_tokenize(p, text, lengths, &steps);
-        must(std::accumulate(lengths.begin(), lengths.end(), size_t(0)) == text.size(), "pieces are all of the text");
+        must(std::accumulate(lengths.begin(), lengths.end(), size_t(0)) == text.size(),
+             "pieces are all of the text");
         must(steps <= 64 * (text.size() + 16), "splitting is linear");
     }
 }
@@ -48,7 +53,8 @@ void there_and_back(const gguf_file &f, const tokenizer &t, std::string_view tex
     must(steps <= 512 * (text.size() + 64), "encoding is linear");
     std::string back, shown;
     utf8_stream stream;
-    bool lossy = t.unknown() >= 0 || f.get_string("deepseek.tokenizer.normalizer", normalises(t.pre()) ? "nfc" : "none") != "none";
+    bool lossy = t.unknown() >= 0 || f.get_string("deepseek.tokenizer.normalizer",
+                                                  normalises(t.pre()) ? "nfc" : "none") != "none";
     for (const token_id id : ids) {
         must(id >= 0 && static_cast<size_t>(id) < t.size(), "ids are of the vocabulary");
         must(special || t.kind(id) != token_kind::control, "a text alone makes no control token");
@@ -59,10 +65,10 @@ void there_and_back(const gguf_file &f, const tokenizer &t, std::string_view tex
     must(lossy || back == text, "the tokens' bytes are the text");
 }
 
-} // namespace
+}  // namespace
 
 void run(std::string_view input) {
-    static std::unique_ptr<loaded> last;        // mostly only the text is new
+    static std::unique_ptr<loaded> last;  // mostly only the text is new
     const std::vector<std::string> parts = unpacked(input, 2);
     if (parts.size() < 2) return;
     if (!last || last->bytes != parts[0]) {
@@ -74,12 +80,40 @@ void run(std::string_view input) {
     pieces_of(text);
     there_and_back(last->file, last->t, text, false);
     there_and_back(last->file, last->t, text, true);
-    for (size_t i = 0; i < text.size() && i < 64; ++i) must(tool_mark_at(text.substr(i)) <= text.size() - i, "no longer than the text");
+    for (size_t i = 0; i < text.size() && i < 64; ++i)
+        must(tool_mark_at(text.substr(i)) <= text.size() - i, "no longer than the text");
 }
 
 std::string mutated(std::string input, dice &d) {
-    static const words texts = {"<\xef\xbd\x9c" "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", "<think>", "</think>", "<|im_end|>", " ", "  ", "\n", "\r\n", "\t", "123456", "'s", "'LL", "don't", "\xc3\xa9", "e\xcc\x81", "\xe4\xb8\xad\xe6\x96\x87",
-        "\xf0\x9f\x98\x80", "\xed\xa0\x80", "\xff", "\xc2", "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xd9\xa1\xd9\xa2", "A1b2", "!?...", "+=", "\xc2\xa0", "\xe3\x80\x80", "\xc4\xa0the"};
+    static const words texts = {"<\xef\xbd\x9c"
+                                "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+                                "<think>",
+                                "</think>",
+                                "<|im_end|>",
+                                " ",
+                                "  ",
+                                "\n",
+                                "\r\n",
+                                "\t",
+                                "123456",
+                                "'s",
+                                "'LL",
+                                "don't",
+                                "\xc3\xa9",
+                                "e\xcc\x81",
+                                "\xe4\xb8\xad\xe6\x96\x87",
+                                "\xf0\x9f\x98\x80",
+                                "\xed\xa0\x80",
+                                "\xff",
+                                "\xc2",
+                                "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8",
+                                "\xd9\xa1\xd9\xa2",
+                                "A1b2",
+                                "!?...",
+                                "+=",
+                                "\xc2\xa0",
+                                "\xe3\x80\x80",
+                                "\xc4\xa0the"};
     std::vector<std::string> parts = unpacked(input, 2);
     if (parts.size() < 2) return "";
     if (d.one_in(6)) parts[0] = changed_gguf(parts[0], gguf_words, d);
@@ -90,4 +124,4 @@ std::string mutated(std::string input, dice &d) {
     return packed(parts);
 }
 
-} // namespace ds::fuzz
+}  // namespace ds::fuzz

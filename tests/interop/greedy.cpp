@@ -1,4 +1,5 @@
-// Our side of the comparison: the greedy continuation of given token ids, with the two best logits at each position. Keys and values are f32.
+// Our side of the comparison: the greedy continuation of given token ids, with the two best logits at each
+// position. Keys and values are f32.
 // usage: greedy MODEL.gguf NEW ID,ID,…       writes a line for each new token: token, best logit, second best
 //        greedy MODEL.gguf nll ID,ID,…       writes the ids' mean negative log-likelihood
 //        greedy MODEL.gguf margins ID,ID,…   writes a line for each id: by how much, in the scores that rank them, its experts were chosen; the closest
@@ -30,7 +31,8 @@ static void print(ds_token token, const float *logits, uint32_t n) {
     std::printf("%d %.9g %.9g\n", token, best, second);
 }
 
-// ---- Margins: the rules of arXiv 2405.04434 (a group is worth its best expert) and 2412.19437 (its two best), in double
+// ---- Margins: the rules of arXiv 2405.04434 (a group is worth its best expert) and 2412.19437 (its two
+// best), in double
 
 static double sum_of_best(std::vector<double> x, size_t n) {
     std::sort(x.begin(), x.end(), std::greater<>());
@@ -45,9 +47,13 @@ static double gap(std::vector<double> x, size_t chosen) {
 }
 
 static double margin(std::vector<double> rank, const ds::hparams &h) {
-    const auto groups = static_cast<size_t>(h.expert_groups), groups_used = static_cast<size_t>(h.expert_groups_used), size = rank.size() / groups;
+    const auto groups = static_cast<size_t>(h.expert_groups),
+               groups_used = static_cast<size_t>(h.expert_groups_used), size = rank.size() / groups;
     std::vector<double> worth;
-    for (size_t g = 0; g < groups; ++g) worth.push_back(sum_of_best({rank.begin() + static_cast<long>(g * size), rank.begin() + static_cast<long>((g + 1) * size)}, h.expert_sigmoid ? 2 : 1));
+    for (size_t g = 0; g < groups; ++g)
+        worth.push_back(sum_of_best(
+            {rank.begin() + static_cast<long>(g * size), rank.begin() + static_cast<long>((g + 1) * size)},
+            h.expert_sigmoid ? 2 : 1));
     const double between_groups = gap(worth, groups_used);
     std::vector<double> sorted = worth;
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
@@ -60,14 +66,16 @@ static std::vector<double> rank_of(const float *x, const ds::layer_weights &w, c
     std::vector<double> rank;
     for (int64_t e = 0; e < h.experts; ++e) {
         double logit = 0;
-        for (int64_t c = 0; c < h.hidden; ++c) logit += static_cast<double>(x[c]) * static_cast<double>(*ds::f32_at(*w.router, e, c));
+        for (int64_t c = 0; c < h.hidden; ++c)
+            logit += static_cast<double>(x[c]) * static_cast<double>(*ds::f32_at(*w.router, e, c));
         rank.push_back(h.expert_sigmoid ? 1 / (1 + std::exp(-logit)) : std::exp(logit));
     }
     double sum = 0;
     for (const double r : rank) sum += r;
     for (size_t e = 0; e < rank.size(); ++e) {
         if (!h.expert_sigmoid) rank[e] /= sum;
-        if (w.router_bias) rank[e] += static_cast<double>(*ds::f32_at(*w.router_bias, 0, static_cast<int64_t>(e)));
+        if (w.router_bias)
+            rank[e] += static_cast<double>(*ds::f32_at(*w.router_bias, 0, static_cast<int64_t>(e)));
     }
     return rank;
 }
@@ -80,7 +88,10 @@ static int print_margins(const char *path, const std::vector<ds_token> &ids) {
         for (const ds::node &n : g.nodes())
             for (const ds::layer_weights &w : m.weights.layer)
                 if (n.kind == ds::op::matmul && w.router && n.src[1] == w.router)
-                    for (size_t i = 0; i < least.size(); ++i) least[i] = std::min(least[i], margin(rank_of(ds::f32_at(*n.src[0], static_cast<int64_t>(i)), w, m.h), m.h));
+                    for (size_t i = 0; i < least.size(); ++i)
+                        least[i] = std::min(
+                            least[i],
+                            margin(rank_of(ds::f32_at(*n.src[0], static_cast<int64_t>(i)), w, m.h), m.h));
         for (const double l : least) std::printf("%g\n", l);
     });
     return 0;
@@ -89,7 +100,8 @@ static int print_margins(const char *path, const std::vector<ds_token> &ids) {
 int main(int argc, char **argv) {
     if (argc != 4) return std::fprintf(stderr, "usage: greedy MODEL.gguf NEW|nll|margins ID,ID,...\n"), 2;
     std::vector<ds_token> prompt;
-    for (char *p = argv[3]; *p; p += *p == ',') prompt.push_back(static_cast<ds_token>(std::strtol(p, &p, 10)));
+    for (char *p = argv[3]; *p; p += *p == ',')
+        prompt.push_back(static_cast<ds_token>(std::strtol(p, &p, 10)));
     if (std::strcmp(argv[2], "margins") == 0) return print_margins(argv[1], prompt);
 
     ds_error err;

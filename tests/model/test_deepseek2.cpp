@@ -1,4 +1,5 @@
-// The architecture deepseek2: what its keys mean and which are refused, files with attn_kv_b whole, and how the converter lays out a checkpoint's tensors.
+// The architecture deepseek2: what its keys mean and which are refused, files with attn_kv_b whole, and how
+// the converter lays out a checkpoint's tensors.
 #include "../engine/answers.h"
 #include "../support/checkpoint_files.h"
 #include "../cuda/fake_device.h"
@@ -34,14 +35,16 @@ std::string refusal(const std::function<void(ds::gguf_writer &)> &change) {
     return failure_of([&] { read_changed(change); }).text;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("deepseek2: what the keys say") {
     const ds::hparams h = read_changed([](ds::gguf_writer &) {});
     CHECK((h.layers == 3 && h.nextn_layers == 1 && h.dense_layers == 1 && h.hidden == 96 && h.heads == 6));
-    CHECK((h.q_rank == 48 && h.kv_rank == 32 && h.nope_size == 32 && h.rotated == 16 && h.value_size == 24 && h.head_size == 48));
+    CHECK((h.q_rank == 48 && h.kv_rank == 32 && h.nope_size == 32 && h.rotated == 16 && h.value_size == 24 &&
+           h.head_size == 48));
     CHECK((h.experts == 16 && h.experts_used == 4 && h.experts_shared == 1 && h.expert_ffn == 64));
-    CHECK((h.expert_groups == 4 && h.expert_groups_used == 2 && h.expert_sigmoid && h.expert_norm && h.expert_scale == 2.5f));
+    CHECK((h.expert_groups == 4 && h.expert_groups_used == 2 && h.expert_sigmoid && h.expert_norm &&
+           h.expert_scale == 2.5f));
     CHECK(h.yarn_log_multiplier == doctest::Approx(0.1));
     CHECK(ds::arch_by_checkpoint_class("DeepseekV2ForCausalLM") == &deepseek2());
     CHECK(ds::arch_by_checkpoint_class("DeepseekV3ForCausalLM") == &deepseek2());
@@ -63,12 +66,15 @@ TEST_CASE("deepseek2: groups and scaling that older files do not tell") {
     CHECK(groups(160, 1) == std::pair<int64_t, int64_t>(8, 3));
     CHECK(groups(64, 1) == std::pair<int64_t, int64_t>(1, 1));
     CHECK(groups(256, 1) == std::pair<int64_t, int64_t>(1, 1));
-    CHECK(read_changed([](ds::gguf_writer &w) { w.erase("deepseek2.rope.scaling.yarn_log_multiplier"); }).yarn_log_multiplier == 0);
+    CHECK(read_changed([](ds::gguf_writer &w) {
+              w.erase("deepseek2.rope.scaling.yarn_log_multiplier");
+          }).yarn_log_multiplier == 0);
 }
 
 TEST_CASE("deepseek2: keys that make no sense are refused by name") {
     const auto refused = [](const char *key, uint32_t value, const char *part) {
-        const std::string full = std::string("deepseek2.") + key, text = refusal([&](ds::gguf_writer &w) { w.set_u32(full, value); });
+        const std::string full = std::string("deepseek2.") + key,
+                          text = refusal([&](ds::gguf_writer &w) { w.set_u32(full, value); });
         CAPTURE(text);
         CHECK(contains(text, full));
         CHECK(contains(text, part));
@@ -87,14 +93,16 @@ TEST_CASE("deepseek2: keys that make no sense are refused by name") {
     refused("expert_group_used_count", 5, "from 1 to 4");
     refused("expert_gating_func", 3, "from 1 to 2");
     refused("nextn_predict_layers", 4, "less than block_count");
-    for (const char *key : {"expert_count", "expert_used_count", "expert_feed_forward_length", "attention.kv_lora_rank", "attention.value_length_mla"})
+    for (const char *key : {"expert_count", "expert_used_count", "expert_feed_forward_length",
+                            "attention.kv_lora_rank", "attention.value_length_mla"})
         CHECK(contains(refusal([&](ds::gguf_writer &w) { w.erase(std::string("deepseek2.") + key); }), key));
 }
 
 // As files had it before llama.cpp cut kv_b in two: heads as many as query heads, lengths without "_mla".
 static model_file with_whole_kv_b(const char *name, ds::format type) {
     model_file f = micro_file(name, ds::format::f32);
-    for (const char *key : {"key_length_mla", "value_length_mla"}) f.keys.erase(std::string("deepseek2.attention.") + key);
+    for (const char *key : {"key_length_mla", "value_length_mla"})
+        f.keys.erase(std::string("deepseek2.attention.") + key);
     f.keys.set_u32("deepseek2.attention.head_count_kv", 6);
     f.keys.set_u32("deepseek2.attention.key_length", 48);
     f.keys.set_u32("deepseek2.attention.value_length", 24);
@@ -113,8 +121,11 @@ static model_file with_whole_kv_b(const char *name, ds::format type) {
         whole.bytes.resize(ds::row_bytes(type, rows.size()));
         if (type != ds::format::i8) ds::encode_row(type, rows.data(), whole.bytes.data(), rows.size());
         else {
-            model_file::part scales{whole.name + "_scale", ds::format::f32, {6 * 56}, std::string(6 * 56 * 4, '\0')};
-            for (size_t r = 0; r < 6 * 56; ++r) scales.f32()[r] = ds::encode_row_i8(&rows[r * 32], reinterpret_cast<int8_t *>(&whole.bytes[r * 32]), 32);
+            model_file::part scales{
+                whole.name + "_scale", ds::format::f32, {6 * 56}, std::string(6 * 56 * 4, '\0')};
+            for (size_t r = 0; r < 6 * 56; ++r)
+                scales.f32()[r] =
+                    ds::encode_row_i8(&rows[r * 32], reinterpret_cast<int8_t *>(&whole.bytes[r * 32]), 32);
             f.parts.push_back(scales);
         }
         f.parts.push_back(whole);
@@ -130,10 +141,12 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
             const held_model m = hold(f);
             return logits(engine(m.model, engine_config()), ids, d.vocab);
         };
-        const std::vector<float> parts = of(micro_file(name)), whole = of(with_whole_kv_b(name, ds::format::f32));
+        const std::vector<float> parts = of(micro_file(name)),
+                                 whole = of(with_whole_kv_b(name, ds::format::f32));
         CHECK(same_bits(parts, whole));
     }
-    // Of blocks and integers, the keys' part is a copy in f16. V2-Lite's routing is steady enough for logits to stay near.
+    // Of blocks and integers, the keys' part is a copy in f16. V2-Lite's routing is steady enough for logits
+    // to stay near.
     const data d = load("micro/deepseek-v2-lite");
     for (const ds::format type : {ds::format::q8_0, ds::format::i8, ds::format::f16}) {
         const held_model m = hold(with_whole_kv_b("micro/deepseek-v2-lite", type));
@@ -146,12 +159,18 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
     ds_error err{};
     ds_model *m = nullptr;
     const aligned_bytes memory(bad.bytes());
-    CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m, &err) == DS_ERR_FORMAT);
+    CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m,
+                               &err) == DS_ERR_FORMAT);
     CHECK(contains(err.message, "blk.1.attn_kv_b.weight"));
 }
 
-TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in the plan, or, on a device, made one layer after another") {
-    struct counter { uint64_t held = 0, most = 0; int64_t calls = 0, fails_at = 0; } c;      // the call that fails, from 1
+TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in the plan, or, on a device, "
+          "made one layer after another") {
+    // the call that fails, from 1
+    struct counter {
+        uint64_t held = 0, most = 0;
+        int64_t calls = 0, fails_at = 0;
+    } c;
     ds::host host;
     host.alloc_user = &c;
     host.alloc_fn = [](void *user, size_t n, size_t alignment) {
@@ -160,7 +179,9 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
         c.most = std::max(c.most, c.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
-    host.free_fn = [](void *user, void *p, size_t n, size_t) { static_cast<counter *>(user)->held -= n, std::free(p); };
+    host.free_fn = [](void *user, void *p, size_t n, size_t) {
+        static_cast<counter *>(user)->held -= n, std::free(p);
+    };
     const data d = load("micro/deepseek-v2-lite");
     for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const std::string bytes = with_whole_kv_b("micro/deepseek-v2-lite", type).bytes();
@@ -169,9 +190,11 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
             ds::model_options o;
             o.host = host;
             o.place = std::move(place);
-            return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
+            return std::make_shared<const ds::model>(
+                ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
         };
-        const auto answers_of = [&](const std::shared_ptr<const ds::model> &m, std::shared_ptr<ds::backend> b) {
+        const auto answers_of = [&](const std::shared_ptr<const ds::model> &m,
+                                    std::shared_ptr<ds::backend> b) {
             ds::engine_options o;
             o.context = 128;
             o.max_requests = 1;
@@ -189,7 +212,8 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
             CHECK(near->made_bytes == 3 * a_layer);
             CHECK(c.held == 3 * a_layer);
             CHECK(c.most <= c.held + scratch);
-            CHECK(ds::engine::measure(*near, ds::engine::resolve(*near, {}), *ds::cpu_backend({.threads = 1})).weights == near->weight_bytes + 3 * a_layer);
+            CHECK(ds::engine::measure(*near, ds::engine::resolve(*near, {}), *ds::cpu_backend({.threads = 1}))
+                      .weights == near->weight_bytes + 3 * a_layer);
             const auto expected = answers_of(near, nullptr);
             const std::shared_ptr<ds::backend> device = ds::test::fake_device();
             c.most = c.held;
@@ -214,7 +238,7 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
                 }
                 CHECK(c.held == 0);
             }
-            CHECK(c.calls == 6);      // for each layer what it is made into, and scratch
+            CHECK(c.calls == 6);  // for each layer what it is made into, and scratch
             c.fails_at = 0;
         }
     }
@@ -223,12 +247,14 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
 // As newer files of llama.cpp may have it: an expert's gate and then its up, in one tensor.
 static model_file with_gate_and_up_whole(const char *name, ds::format type) {
     model_file f = micro_file(name, type);
-    const auto join = [&](const std::string &gate_name, const std::string &up_name, const std::string &whole_name) {
+    const auto join = [&](const std::string &gate_name, const std::string &up_name,
+                          const std::string &whole_name) {
         const model_file::part gate = f.find(gate_name), up = f.find(up_name);
         model_file::part whole{whole_name, gate.type, gate.ne, {}};
         whole.ne[1] *= 2;
         const size_t experts = static_cast<size_t>(gate.ne[0]), bytes = gate.bytes.size() / experts;
-        for (size_t e = 0; e < experts; ++e) whole.bytes += gate.bytes.substr(e * bytes, bytes) + up.bytes.substr(e * bytes, bytes);
+        for (size_t e = 0; e < experts; ++e)
+            whole.bytes += gate.bytes.substr(e * bytes, bytes) + up.bytes.substr(e * bytes, bytes);
         f.erase(gate_name);
         f.erase(up_name);
         f.parts.push_back(whole);
@@ -250,47 +276,61 @@ TEST_CASE("deepseek2: ffn_gate_up_exps is the same as its halves") {
             const held_model m = hold(f);
             return logits(engine(m.model, engine_config()), ids, d.vocab);
         };
-        CHECK(same_bits(of(micro_file("micro/deepseek-v2-lite", type)), of(with_gate_and_up_whole("micro/deepseek-v2-lite", type))));
+        CHECK(same_bits(of(micro_file("micro/deepseek-v2-lite", type)),
+                        of(with_gate_and_up_whole("micro/deepseek-v2-lite", type))));
     }
     model_file bad = with_gate_and_up_whole("micro/deepseek-v2-lite", ds::format::f32);
     bad.find("blk.1.ffn_gate_up_exps.weight").ne = {16, 64, 192};
     ds_error err{};
     ds_model *m = nullptr;
     const aligned_bytes memory(bad.bytes());
-    CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m, &err) == DS_ERR_FORMAT);
+    CHECK(ds_model_load_memory(const_cast<aligned_bytes &>(memory).data(), memory.size(), nullptr, &m,
+                               &err) == DS_ERR_FORMAT);
     CHECK(contains(err.message, "blk.1.ffn_gate_up_exps.weight"));
 }
 
-TEST_CASE("deepseek2: the converter merges experts, cuts kv_b, and keeps the layer that predicts one more token") {
+TEST_CASE(
+    "deepseek2: the converter merges experts, cuts kv_b, and keeps the layer that predicts one more token") {
     const temp_dir dir;
     const checkpoint_files source("micro/deepseek-r1");
-    ds::convert(data_dir("micro/deepseek-r1"), dir / "out.gguf", {.type = ds::format::f32, .vocab_only = false, .name = ""}, {});
+    ds::convert(data_dir("micro/deepseek-r1"), dir / "out.gguf",
+                {.type = ds::format::f32, .vocab_only = false, .name = ""}, {});
     model_file f = read_model_file(dir / "out.gguf");
-    const auto same = [&](float x, const std::string &name, size_t i) { return x == source.tensors.at(name).bf16(i); };
+    const auto same = [&](float x, const std::string &name, size_t i) {
+        return x == source.tensors.at(name).bf16(i);
+    };
     bool ok = true;
     for (const int layer : {1, 2, 3}) {
-        const std::string gguf = "blk." + std::to_string(layer) + ".", hf = "model.layers." + std::to_string(layer) + ".";
-        for (const auto &[part, rows, cols] : {std::tuple("gate", 64, 96), {"up", 64, 96}, {"down", 96, 64}}) {
+        const std::string gguf = "blk." + std::to_string(layer) + ".",
+                          hf = "model.layers." + std::to_string(layer) + ".";
+        for (const auto &[part, rows, cols] :
+             {std::tuple("gate", 64, 96), {"up", 64, 96}, {"down", 96, 64}}) {
             model_file::part &p = f.find(gguf + "ffn_" + part + "_exps.weight");
             CHECK(p.ne == std::vector<int64_t>{16, rows, cols});
             for (size_t e = 0; e < 16; ++e)
                 for (size_t i = 0; i < static_cast<size_t>(rows * cols); ++i)
-                    ok &= same(p.f32()[e * static_cast<size_t>(rows * cols) + i], hf + "mlp.experts." + std::to_string(e) + "." + part + "_proj.weight", i);
+                    ok &= same(p.f32()[e * static_cast<size_t>(rows * cols) + i],
+                               hf + "mlp.experts." + std::to_string(e) + "." + part + "_proj.weight", i);
         }
         model_file::part &k = f.find(gguf + "attn_k_b.weight"), &v = f.find(gguf + "attn_v_b.weight");
         CHECK(k.ne == std::vector<int64_t>{6, 32, 32});
         CHECK(v.ne == std::vector<int64_t>{6, 24, 32});
         for (size_t head = 0; head < 6; ++head)
             for (size_t c = 0; c < 32; ++c) {
-                for (size_t i = 0; i < 32; ++i) ok &= same(k.f32()[(head * 32 + c) * 32 + i], hf + "self_attn.kv_b_proj.weight", (head * 56 + i) * 32 + c);
-                for (size_t i = 0; i < 24; ++i) ok &= same(v.f32()[(head * 24 + i) * 32 + c], hf + "self_attn.kv_b_proj.weight", (head * 56 + 32 + i) * 32 + c);
+                for (size_t i = 0; i < 32; ++i)
+                    ok &= same(k.f32()[(head * 32 + c) * 32 + i], hf + "self_attn.kv_b_proj.weight",
+                               (head * 56 + i) * 32 + c);
+                for (size_t i = 0; i < 24; ++i)
+                    ok &= same(v.f32()[(head * 24 + i) * 32 + c], hf + "self_attn.kv_b_proj.weight",
+                               (head * 56 + 32 + i) * 32 + c);
             }
         CHECK(f.find(gguf + "ffn_gate_inp.weight").type == ds::format::f32);
         CHECK(f.find(gguf + "exp_probs_b.bias").ne == std::vector<int64_t>{16});
     }
     CHECK(ok);
     CHECK(f.find("blk.3.nextn.eh_proj.weight").ne == std::vector<int64_t>{96, 192});
-    for (const char *name : {"embed_tokens", "enorm", "hnorm", "shared_head_head", "shared_head_norm"}) f.find(std::string("blk.3.nextn.") + name + ".weight");
+    for (const char *name : {"embed_tokens", "enorm", "hnorm", "shared_head_head", "shared_head_norm"})
+        f.find(std::string("blk.3.nextn.") + name + ".weight");
 
     const model_file i8 = micro_file("micro/deepseek-r1", ds::format::i8);
     for (const model_file::part &p : i8.parts)
@@ -301,12 +341,17 @@ TEST_CASE("deepseek2: folding a calibration's scales in changes nothing but roun
     const temp_dir dir;
     for (const char *name : {"micro/deepseek-v2-lite", "micro/deepseek-r1"}) {
         const data d = load(name);
-        ds::convert(data_dir(name), dir / "float.gguf", {.type = ds::format::f32, .vocab_only = false, .name = ""}, {});
-        ds::save(ds::calibrate(dir / "float.gguf", {data_dir("tiny-r1/problems.jsonl")}, {.window = 256, .tokens = 1024}, {}), dir / "stats");
+        ds::convert(data_dir(name), dir / "float.gguf",
+                    {.type = ds::format::f32, .vocab_only = false, .name = ""}, {});
+        ds::save(ds::calibrate(dir / "float.gguf", {data_dir("tiny-r1/problems.jsonl")},
+                               {.window = 256, .tokens = 1024}, {}),
+                 dir / "stats");
         ds::requantize_smoothed(dir / "float.gguf", dir / "folded.gguf", ds::format::f32, dir / "stats", {});
         model_file before = read_model_file(dir / "float.gguf"), after = read_model_file(dir / "folded.gguf");
         int changed = 0;
-        for (int i = 0; i < 3; ++i) changed += before.find(ds::format_text("blk.%d.attn_kv_a_mqa.weight", i)).bytes != after.find(ds::format_text("blk.%d.attn_kv_a_mqa.weight", i)).bytes;
+        for (int i = 0; i < 3; ++i)
+            changed += before.find(ds::format_text("blk.%d.attn_kv_a_mqa.weight", i)).bytes !=
+                       after.find(ds::format_text("blk.%d.attn_kv_a_mqa.weight", i)).bytes;
         CHECK(changed > 0);
         const held_model m = hold(after);
         CHECK(largest_difference(logits(engine(m.model, engine_config()), d.ids, d.vocab), d.logits) <= 2e-3);
@@ -319,7 +364,11 @@ TEST_CASE("deepseek2: checkpoints that are not known are refused by name") {
         checkpoint_files c("micro/deepseek-r1");
         change(c);
         c.save(dir / "in");
-        const std::string text = failure_of([&] { ds::convert(dir / "in", dir / "out.gguf", {.type = ds::format::f32, .vocab_only = false, .name = ""}, {}); }).text;
+        const std::string text =
+            failure_of([&] {
+                ds::convert(dir / "in", dir / "out.gguf",
+                            {.type = ds::format::f32, .vocab_only = false, .name = ""}, {});
+            }).text;
         CAPTURE(text);
         CHECK(contains(text, part));
     };
@@ -327,8 +376,13 @@ TEST_CASE("deepseek2: checkpoints that are not known are refused by name") {
     refused([](checkpoint_files &c) { c.config["scoring_func"] = "sqrt"; }, "scoring_func");
     refused([](checkpoint_files &c) { c.config["scoring_func"] = "softmax"; }, "topk_method");
     refused([](checkpoint_files &c) { c.config["moe_layer_freq"] = 2; }, "moe_layer_freq");
-    refused([](checkpoint_files &c) { c.tensors.erase("model.layers.1.mlp.experts.7.up_proj.weight"); }, "experts.7.up_proj");
-    refused([](checkpoint_files &c) { c.tensors.at("model.layers.1.mlp.experts.7.up_proj.weight").dtype = "F16"; }, "experts.7.up_proj");
+    refused([](checkpoint_files &c) { c.tensors.erase("model.layers.1.mlp.experts.7.up_proj.weight"); },
+            "experts.7.up_proj");
+    refused(
+        [](checkpoint_files &c) {
+            c.tensors.at("model.layers.1.mlp.experts.7.up_proj.weight").dtype = "F16";
+        },
+        "experts.7.up_proj");
     refused([](checkpoint_files &c) { c.config["n_group"] = 3; }, "expert_group_count");
     refused([](checkpoint_files &c) { c.config["num_nextn_predict_layers"] = 0; }, "model.layers.3.");
 }

@@ -1,13 +1,19 @@
-// The forward pass against an independent float64 implementation: logits of whole sequences, greedy continuations, distributions under each
-// number format, and the arithmetic that the bundled model was trained for.
+// The forward pass against an independent float64 implementation: logits of whole sequences, greedy
+// continuations, distributions under each number format, and the arithmetic that the bundled model was
+// trained for.
 #include "../engine/right_answers.h"
 
 using namespace golden;
 
-static const char *const micro[] = {"micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-v2", "micro/deepseek-r1", "micro/deepseek-r1-fp8"};
+static const char *const micro[] = {"micro/llama",       "micro/llama-linear", "micro/llama3",
+                                    "micro/qwen2",       "micro/qwen3",        "micro/deepseek-v2-lite",
+                                    "micro/deepseek-v2", "micro/deepseek-r1",  "micro/deepseek-r1-fp8"};
 
-// A rounding that turns a token to another expert moves its logits far: so models with routed experts are allowed more.
-static double limit_of(const std::string &name, double dense) { return name.find("deepseek") == std::string::npos ? dense : 0.05; }
+// A rounding that turns a token to another expert moves its logits far: so models with routed experts are
+// allowed more.
+static double limit_of(const std::string &name, double dense) {
+    return name.find("deepseek") == std::string::npos ? dense : 0.05;
+}
 
 TEST_CASE("golden: F32 logits of every position and the greedy continuation") {
     for (const char *name : micro) {
@@ -58,7 +64,8 @@ TEST_CASE("golden: distributions with I8 weights and I8 pages") {
 
 TEST_CASE("golden: tiny-r1's likelihood of its own text") {
     const data d = load("tiny-r1");
-    for (const golden_limit &g : {golden_limit{ds::format::f32, 0.001}, {ds::format::q8_0, 0.005}, {ds::format::i8, 0.01}}) {
+    for (const golden_limit &g :
+         {golden_limit{ds::format::f32, 0.001}, {ds::format::q8_0, 0.005}, {ds::format::i8, 0.01}}) {
         const model_ptr m = model("tiny-r1", g.type);
         ds_engine_config c = engine_config();
         if (g.type == ds::format::i8) c.kv_type = DS_KV_INT8;
@@ -71,7 +78,8 @@ TEST_CASE("golden: tiny-r1's likelihood of its own text") {
 TEST_CASE("golden: tiny-r1 does arithmetic") {
     for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const int right = right_answers(model("tiny-r1", type));
-        MESSAGE(std::string(ds::info(type).text) << ": " << right << " of " << questions << " right (reference in float32: 191 of 200)");
+        MESSAGE(std::string(ds::info(type).text)
+                << ": " << right << " of " << questions << " right (reference in float32: 191 of 200)");
         CHECK(right >= (sanitized ? 17 : 188));
     }
 }

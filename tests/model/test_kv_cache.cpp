@@ -1,4 +1,5 @@
-// The page pool's memory: it grows in slabs and only as pages are used; and where a layer's keys and values lie.
+// The page pool's memory: it grows in slabs and only as pages are used; and where a layer's keys and values
+// lie.
 #include "../../llm/engine/page_pool.h"
 #include "../../llm/model/kv_layout.h"
 
@@ -11,7 +12,9 @@ using namespace ds;
 
 namespace {
 
-struct counted { size_t calls = 0, bytes = 0; };
+struct counted {
+    size_t calls = 0, bytes = 0;
+};
 
 host counting(counted &c) {
     host h;
@@ -38,11 +41,11 @@ status refusal(size_t page_bytes, int64_t pages) {
     return status::ok;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and goes back when asked") {
     constexpr size_t page = size_t{1} << 20;
-    page_pool pool(host{}, page, 100);    // slabs of 32 pages
+    page_pool pool(host{}, page, 100);  // slabs of 32 pages
     CHECK((pool.committed() == 0 && pool.grows()));
     pool.commit(0);
     CHECK(pool.committed() == 0);
@@ -53,7 +56,7 @@ TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and go
     pool.commit(64);
     CHECK(pool.committed() == 64);
     pool.commit(100);
-    CHECK(pool.committed() == 100);    // no more than there are pages
+    CHECK(pool.committed() == 100);  // no more than there are pages
     std::memset(pool.data(), 0x5a, 100 * page);
     pool.copy(99, 3);
     pool.uncommit(40);
@@ -63,7 +66,7 @@ TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and go
     CHECK(pool.committed() == 40);
     pool.commit(41);
     CHECK(pool.committed() == 64);
-    CHECK(*pool.page(40) == 0);        // what came back is new
+    CHECK(*pool.page(40) == 0);  // what came back is new
     CHECK(pool.page(1) - pool.page(0) == static_cast<ptrdiff_t>(page));
     pool.page(40)[17] = 7;
     pool.copy(40, 5);
@@ -92,13 +95,13 @@ TEST_CASE("page pool: a page may be larger than a slab; a pool too large to addr
     CHECK(refusal(size_t{1} << 41, int64_t{1} << 25) == status::memory);
     CHECK(refusal(SIZE_MAX, 2) == status::memory);
     CHECK(refusal(size_t{1} << 62, 2) == status::memory);
-    CHECK(refusal(size_t{1} << 50, 1) == status::memory);    // more than the processor has addresses for
+    CHECK(refusal(size_t{1} << 50, 1) == status::memory);  // more than the processor has addresses for
 }
 
 TEST_CASE("page layout: keys and values of all layers, one after the other, without a gap") {
     for (const arch *a : architectures())
         for (const format type : {format::f32, format::f16}) {
-            if (a == arch_by_name("deepseek2")) continue;      // below
+            if (a == arch_by_name("deepseek2")) continue;  // below
             hparams h;
             h.layers = 3;
             h.heads = 8;
@@ -116,11 +119,13 @@ TEST_CASE("page layout: keys and values of all layers, one after the other, with
             }
             CHECK(p.page_bytes == static_cast<size_t>(6 * one));
         }
-    for (const auto &[type, one] : {std::pair(format::f32, 64 * 80 * 4), {format::f16, 64 * 80 * 2}, {format::i8, 64 * (80 + 2 * 4)}}) {
+    for (const auto &[type, one] :
+         {std::pair(format::f32, 64 * 80 * 4), {format::f16, 64 * 80 * 2}, {format::i8, 64 * (80 + 2 * 4)}}) {
         hparams h;
         h.layers = 3, h.heads = 8, h.kv_rank = 64, h.rotated = 16;
         const page_layout p = make_page_layout(*arch_by_name("deepseek2"), h, type);
-        CHECK(p.page_bytes == static_cast<size_t>(3 * one));      // of all heads, one latent and one turned key
+        // of all heads, one latent and one turned key
+        CHECK(p.page_bytes == static_cast<size_t>(3 * one));
         for (int64_t i = 0; i < 3; ++i) {
             const kv_layout &l = p.layer[static_cast<size_t>(i)];
             CHECK((l.kv_heads == 1 && l.head_size == 64 && l.rope_size == 16));

@@ -1,5 +1,6 @@
-// MLA's two forms in whole engines (mla_attention.cpp). What a step's rows are divided into is tested on shapes; that the expanded form is right, on golden data with
-// every row forced through it; that neither neighbours nor threads change a bit, on a model whose prompts are long enough for the engine to choose it.
+// MLA's two forms in whole engines (mla_attention.cpp). What a step's rows are divided into is tested on
+// shapes; that the expanded form is right, on golden data with every row forced through it; that neither
+// neighbours nor threads change a bit, on a model whose prompts are long enough for the engine to choose it.
 #include "../engine/answers.h"
 #include "../cuda/fake_device.h"
 #include "../tensor/op_cases.h"
@@ -52,7 +53,9 @@ engine make(const model_of_ds &m, const setting &s, std::shared_ptr<backend> b =
 std::vector<int32_t> ids_of(const model &m, int count, int seed = 1) {
     std::vector<int32_t> ids(static_cast<size_t>(count));
     uint32_t state = static_cast<uint32_t>(seed);
-    for (int32_t &id : ids) id = static_cast<int32_t>((state = state * 1664525u + 1013904223u) >> 8) % static_cast<int32_t>(m.h.vocab);
+    for (int32_t &id : ids)
+        id = static_cast<int32_t>((state = state * 1664525u + 1013904223u) >> 8) %
+             static_cast<int32_t>(m.h.vocab);
     return ids;
 }
 request_options asking(std::vector<int32_t> prompt, uint32_t n) {
@@ -63,7 +66,8 @@ request_options asking(std::vector<int32_t> prompt, uint32_t n) {
     r.use_cache = false;
     return r;
 }
-answer one(const model_of_ds &m, const setting &s, const request_options &r, std::shared_ptr<backend> b = nullptr) {
+answer one(const model_of_ds &m, const setting &s, const request_options &r,
+           std::shared_ptr<backend> b = nullptr) {
     engine e = make(m, s, std::move(b));
     e.submit(r);
     return run_all(e, static_cast<size_t>(m->h.vocab)).begin()->second;
@@ -85,15 +89,20 @@ struct step_of_rows {
     void add(int32_t of, int32_t first, int32_t count) {
         for (int32_t i = 0; i < count; ++i) sequence.push_back(of), position.push_back(first + i);
     }
-    const node &of(int64_t heads, int64_t latent, int64_t nope, int64_t rope, int64_t value, bool expand_all = false) {
+    const node &of(int64_t heads, int64_t latent, int64_t nope, int64_t rope, int64_t value,
+                   bool expand_all = false) {
         g.reset();
         const auto n = static_cast<int64_t>(position.size());
-        const auto input = [&](format type, std::initializer_list<int64_t> ne, void *data = nullptr) { return g.input(type, ne, data, ""); };
+        const auto input = [&](format type, std::initializer_list<int64_t> ne, void *data = nullptr) {
+            return g.input(type, ne, data, "");
+        };
         kv_layout l{format::f16, 1, static_cast<int32_t>(latent), 0, 0, static_cast<int32_t>(rope)};
         l.v_offset = static_cast<int64_t>(l.k_bytes());
         const tensor *pages = input(format::i8, {4, static_cast<int64_t>(l.k_bytes() + l.v_bytes())});
-        mla_attention(g, input(format::f32, {n, heads, nope}), input(format::f32, {n, heads, rope}), input(format::q8_0, {heads, latent, nope}), input(format::q8_0, {heads, value, latent}),
-                      pages, input(format::i32, {8, 4}), input(format::i32, {n}, sequence.data()), input(format::i32, {n}, position.data()), {l, 1, expand_all});
+        mla_attention(g, input(format::f32, {n, heads, nope}), input(format::f32, {n, heads, rope}),
+                      input(format::q8_0, {heads, latent, nope}), input(format::q8_0, {heads, value, latent}),
+                      pages, input(format::i32, {8, 4}), input(format::i32, {n}, sequence.data()),
+                      input(format::i32, {n}, position.data()), {l, 1, expand_all});
         return g.nodes()[0];
     }
 };
@@ -107,17 +116,18 @@ std::vector<std::array<int64_t, 3>> stretches(const node &n) {
     return all;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("mla: a step's rows are divided by runs of one sequence") {
     using list = std::vector<std::array<int64_t, 3>>;
     step_of_rows s;
-    for (int32_t i = 0; i < 3; ++i) s.add(i, 100 * i, 1);      // answers
-    s.add(3, 0, 500);                                          // a prompt's beginning
+    for (int32_t i = 0; i < 3; ++i) s.add(i, 100 * i, 1);  // answers
+    s.add(3, 0, 500);                                      // a prompt's beginning
     s.add(4, 70, 1);
     s.add(5, 12, 2);
-    s.add(6, 3000, 600);                                       // a prompt's end
-    CHECK(stretches(s.of(16, 512, 128, 64, 128)) == list{{0, 3, 0}, {3, 503, 1}, {503, 506, 0}, {506, 1106, 1}});
+    s.add(6, 3000, 600);  // a prompt's end
+    CHECK(stretches(s.of(16, 512, 128, 64, 128)) ==
+          list{{0, 3, 0}, {3, 503, 1}, {503, 506, 0}, {506, 1106, 1}});
     CHECK(stretches(s.of(16, 512, 128, 64, 128, true)).size() == 7);
     // Rows of one sequence that do not follow one another are no run.
     step_of_rows apart;
@@ -139,10 +149,12 @@ TEST_CASE("mla: cases in which the form is chosen have both") {
         if (c.kind != op::mla_attention || c.rows) continue;
         graph g(16);
         const tensor *src[max_sources];
-        for (size_t i = 0; i < c.src.size(); ++i) src[i] = add_source(g, c.src[i], c.src[i].ne, c.src[i].bytes.data(), nullptr);
+        for (size_t i = 0; i < c.src.size(); ++i)
+            src[i] = add_source(g, c.src[i], c.src[i].ne, c.src[i].bytes.data(), nullptr);
         const auto all = stretches(add_operation(g, c, src));
         CAPTURE(c.text);
-        for (const int64_t expanded : {0, 1}) CHECK(std::count_if(all.begin(), all.end(), [&](const auto &s) { return s[2] == expanded; }) > 0);
+        for (const int64_t expanded : {0, 1})
+            CHECK(std::count_if(all.begin(), all.end(), [&](const auto &s) { return s[2] == expanded; }) > 0);
         ++chosen;
     }
     CHECK(chosen > 0);
@@ -153,7 +165,8 @@ TEST_CASE("mla: expanded, golden logits of every position and the greedy continu
         CAPTURE(name);
         const golden::data d = golden::load(name);
         const model_of_ds m = micro(name, format::f32);
-        const answer absorbed = of_golden(m, d, {.mla = mla_form::absorbed}), expanded = of_golden(m, d, {.mla = mla_form::expanded});
+        const answer absorbed = of_golden(m, d, {.mla = mla_form::absorbed}),
+                     expanded = of_golden(m, d, {.mla = mla_form::expanded});
         CHECK_FALSE(golden::same_bits(absorbed.logits, expanded.logits));
         for (const answer &a : {absorbed, expanded}) {
             const double difference = golden::largest_difference(a.logits, d.logits);
@@ -169,7 +182,9 @@ TEST_CASE("mla: expanded with blocks and halves, distributions stay near the gol
     for (const format type : {format::bf16, format::q8_0}) {
         request_options r = asking({d.ids.begin(), d.ids.end()}, 0);
         r.score = true;
-        const double kl = golden::mean_kl(d, one(micro("micro/deepseek-v2-lite", type), {.mla = mla_form::expanded, .kv = format::f16}, r).logits);
+        const double kl = golden::mean_kl(
+            d, one(micro("micro/deepseek-v2-lite", type), {.mla = mla_form::expanded, .kv = format::f16}, r)
+                   .logits);
         CHECK(kl > 0);
         CHECK(kl <= 0.05);
     }
@@ -183,7 +198,8 @@ TEST_CASE("mla: expanded throughout, the same bits in chunks and at once, with a
     const answer expected = one(m, {.mla = mla_form::expanded, .threads = 1, .kv = format::f16}, r);
     for (const unsigned threads : {1u, 2u, 3u})
         for (const int64_t rows : {1, 7, 64})
-            CHECK(one(m, {.mla = mla_form::expanded, .threads = threads, .kv = format::f16, .rows = rows}, r) == expected);
+            CHECK(one(m, {.mla = mla_form::expanded, .threads = threads, .kv = format::f16, .rows = rows},
+                      r) == expected);
 }
 
 TEST_CASE("mla: chosen by the engine, a long prompt is expanded, and threads change no bit") {
@@ -219,18 +235,21 @@ TEST_CASE("mla: answers beside a long prompt have the bits that they have alone,
 }
 
 TEST_CASE("mla: integers in weights or in pages are always absorbed") {
-    for (const auto &[type, kv] : {std::pair(format::i8, format::i8), std::pair(format::i8, format::f32), std::pair(format::f32, format::i8)}) {
+    for (const auto &[type, kv] : {std::pair(format::i8, format::i8), std::pair(format::i8, format::f32),
+                                   std::pair(format::f32, format::i8)}) {
         const model_of_ds m = long_prompts(type);
         const request_options r = asking(ids_of(*m, 400), 2);
         const answer expected = one(m, {.mla = mla_form::absorbed, .kv = kv}, r);
-        for (const mla_form form : {mla_form::automatic, mla_form::expanded}) CHECK(one(m, {.mla = form, .kv = kv}, r) == expected);
+        for (const mla_form form : {mla_form::automatic, mla_form::expanded})
+            CHECK(one(m, {.mla = form, .kv = kv}, r) == expected);
     }
 }
 
 TEST_CASE("mla: what a plan says is what an engine takes, and is enough") {
     const model_of_ds near = long_prompts(format::q8_0);
     for (const mla_form form : {mla_form::automatic, mla_form::absorbed, mla_form::expanded}) {
-        const std::shared_ptr<backend> place = fake_device({.threads = 3});      // what is behind its memory cannot be touched
+        // what is behind its memory cannot be touched
+        const std::shared_ptr<backend> place = fake_device({.threads = 3});
         const model_of_ds far = long_prompts(format::q8_0, place);
         engine_options o;
         o.max_requests = 1;
@@ -241,19 +260,22 @@ TEST_CASE("mla: what a plan says is what an engine takes, and is enough") {
         const memory_plan p = engine::measure(*far, o, *place);
         const size_t before = counts_of(*place).allocated;
         engine e(far, o, place);
-        const size_t took = counts_of(*place).allocated - before, planned = static_cast<size_t>(p.pages + p.activations + p.work);
+        const size_t took = counts_of(*place).allocated - before,
+                     planned = static_cast<size_t>(p.pages + p.activations + p.work);
         CHECK(took >= planned);
         CHECK(took - planned <= p.tables);
         const request_options r = asking(ids_of(*near, 500), 2);
         e.submit(r);
-        CHECK(run_all(e, static_cast<size_t>(near->h.vocab)).begin()->second == one(near, {.mla = form, .kv = format::f16}, r));
+        CHECK(run_all(e, static_cast<size_t>(near->h.vocab)).begin()->second ==
+              one(near, {.mla = form, .kv = format::f16}, r));
     }
 }
 
 TEST_CASE("mla: a device without the operation computes as if told to absorb, unless it is told otherwise") {
     const golden::data d = golden::load("micro/deepseek-v2-lite");
     const std::shared_ptr<backend> place = fake_device({.missing = "mla_attention"});
-    const model_of_ds near = micro("micro/deepseek-v2-lite", format::q8_0), far = micro("micro/deepseek-v2-lite", format::q8_0, place);
+    const model_of_ds near = micro("micro/deepseek-v2-lite", format::q8_0),
+                      far = micro("micro/deepseek-v2-lite", format::q8_0, place);
     const request_options r = asking({d.ids.begin(), d.ids.begin() + 150}, 3);
     const answer expected = one(near, {.mla = mla_form::absorbed}, r);
     CHECK(one(far, {}, r, place) == expected);

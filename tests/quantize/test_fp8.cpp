@@ -1,5 +1,6 @@
-// FP8 checkpoints. The codes are held against the formula of the OCP specification in double precision; a converted checkpoint against one that holds the same
-// weights in F32, decoded here: the files must be equal byte for byte.
+// FP8 checkpoints. The codes are held against the formula of the OCP specification in double precision; a
+// converted checkpoint against one that holds the same weights in F32, decoded here: the files must be equal
+// byte for byte.
 #include "../support/checkpoint_files.h"
 
 #include "../../quantize/convert.h"
@@ -10,11 +11,13 @@
 using namespace ds;
 using namespace ds::test;
 
-// (-1)^s 2^(e - 7) (1 + m / 8), subnormal (-1)^s 2^-6 m / 8, and all ones but the sign is NaN (OCP 8-bit Floating Point Specification, table 1).
+// (-1)^s 2^(e - 7) (1 + m / 8), subnormal (-1)^s 2^-6 m / 8, and all ones but the sign is NaN (OCP 8-bit
+// Floating Point Specification, table 1).
 static double e4m3_by_formula(unsigned code) {
     const int exponent = static_cast<int>(code >> 3 & 15), mantissa = static_cast<int>(code & 7);
     if (exponent == 15 && mantissa == 7) return NAN;
-    const double magnitude = exponent ? std::ldexp(1 + mantissa / 8.0, exponent - 7) : std::ldexp(mantissa / 8.0, -6);
+    const double magnitude =
+        exponent ? std::ldexp(1 + mantissa / 8.0, exponent - 7) : std::ldexp(mantissa / 8.0, -6);
     return code & 0x80 ? -magnitude : magnitude;
 }
 
@@ -32,29 +35,44 @@ TEST_CASE("fp8: all codes of E4M3") {
 
 namespace {
 
-bool is_layer_matrix(const std::string &name, const raw_tensor &t) { return name.starts_with("model.layers.") && t.shape.size() == 2; }
+bool is_layer_matrix(const std::string &name, const raw_tensor &t) {
+    return name.starts_with("model.layers.") && t.shape.size() == 2;
+}
 
-// The matrices of the layers become codes in which all but the NaNs occur, with scales of a full significand, a block of rows x columns each. `wide`: the same
-// weights in F32.
-void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, int64_t block_columns, const std::string &scale_type = "F32") {
-    c.config["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {block_rows, block_columns}}};
+// The matrices of the layers become codes in which all but the NaNs occur, with scales of a full significand,
+// a block of rows x columns each. `wide`: the same weights in F32.
+void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, int64_t block_columns,
+              const std::string &scale_type = "F32") {
+    c.config["quantization_config"] = {{"quant_method", "fp8"},
+                                       {"fmt", "e4m3"},
+                                       {"activation_scheme", "dynamic"},
+                                       {"weight_block_size", {block_rows, block_columns}}};
     uint32_t seed = 1;
     for (const auto &[name, t] : checkpoint_files(c).tensors) {
         if (!is_layer_matrix(name, t)) continue;
-        const int64_t rows = t.shape[0], cols = t.shape[1], across = (cols + block_columns - 1) / block_columns, down = (rows + block_rows - 1) / block_rows;
+        const int64_t rows = t.shape[0], cols = t.shape[1],
+                      across = (cols + block_columns - 1) / block_columns,
+                      down = (rows + block_rows - 1) / block_rows;
         std::vector<float> scales(static_cast<size_t>(across * down));
-        raw_tensor codes{"F8_E4M3", t.shape, ""}, blocks{scale_type, {down, across}, ""}, values{"F32", t.shape, ""};
+        raw_tensor codes{"F8_E4M3", t.shape, ""}, blocks{scale_type, {down, across}, ""},
+            values{"F32", t.shape, ""};
         for (float &s : scales) {
-            s = std::ldexp(1.0f + static_cast<float>((seed = seed * 1664525 + 1013904223) >> 9) * 0x1p-23f, -12);
+            s = std::ldexp(1.0f + static_cast<float>((seed = seed * 1664525 + 1013904223) >> 9) * 0x1p-23f,
+                           -12);
             if (scale_type == "BF16") s = bf16_to_f32(f32_to_bf16(s));
             const uint16_t half = f32_to_bf16(s);
-            blocks.bytes += scale_type == "BF16" ? std::string(reinterpret_cast<const char *>(&half), 2) : std::string(reinterpret_cast<const char *>(&s), 4);
+            blocks.bytes += scale_type == "BF16" ? std::string(reinterpret_cast<const char *>(&half), 2)
+                                                 : std::string(reinterpret_cast<const char *>(&s), 4);
         }
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t i = 0; i < cols; ++i) {
                 seed = seed * 1664525 + 1013904223;
-                const unsigned code = (seed >> 24) % 254, shifted = code + (code >= 0x7f);     // 0x7f and 0xff are left out
-                const auto x = static_cast<float>(e4m3_by_formula(shifted) * static_cast<double>(scales[static_cast<size_t>(r / block_rows * across + i / block_columns)]));
+                // 0x7f and 0xff are left out
+                const unsigned code = (seed >> 24) % 254, shifted = code + (code >= 0x7f);
+                const auto x = static_cast<float>(
+                    e4m3_by_formula(shifted) *
+                    static_cast<double>(
+                        scales[static_cast<size_t>(r / block_rows * across + i / block_columns)]));
                 codes.bytes += static_cast<char>(shifted);
                 values.bytes.append(reinterpret_cast<const char *>(&x), 4);
             }
@@ -64,14 +82,19 @@ void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, i
     }
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("fp8: a checkpoint converts as one of the same weights in F32 does, to every type") {
-    struct { int64_t rows, columns; const char *scales; } const cases[] = {{128, 128, "F32"}, {32, 48, "F32"}, {128, 128, "BF16"}, {1, 1000, "F32"}, {7, 1, "F32"}};
+    struct {
+        int64_t rows, columns;
+        const char *scales;
+    } const cases[] = {
+        {128, 128, "F32"}, {32, 48, "F32"}, {128, 128, "BF16"}, {1, 1000, "F32"}, {7, 1, "F32"}};
     for (const auto &b : cases) {
         CAPTURE(b.rows);
         const temp_dir dir;
-        checkpoint_files fp8("micro/llama"), wide("micro/llama");       // 96 and 160 wide: full blocks, partial ones, and blocks larger than the tensor
+        // 96 and 160 wide: full blocks, partial ones, and blocks larger than the tensor
+        checkpoint_files fp8("micro/llama"), wide("micro/llama");
         make_fp8(fp8, &wide, b.rows, b.columns, b.scales);
         fp8.save(dir / "fp8");
         wide.save(dir / "wide");
@@ -87,29 +110,81 @@ TEST_CASE("fp8: a checkpoint converts as one of the same weights in F32 does, to
 }
 
 TEST_CASE("fp8: every fault is named with file, tensor and place") {
-    const std::string up = "model.layers.1.mlp.up_proj.weight", q = "model.layers.0.self_attn.q_proj.weight", scale = up + "_scale_inv";      // [160, 96] and [2, 1]
-    const auto set_scale = [&](checkpoint_files &c, size_t i, float x) { memcpy(c.tensors.at(scale).bytes.data() + 4 * i, &x, 4); };
-    struct fault { const char *what; std::function<void(checkpoint_files &)> change; status code; std::string message; };
+    // [160, 96] and [2, 1]
+    const std::string up = "model.layers.1.mlp.up_proj.weight", q = "model.layers.0.self_attn.q_proj.weight",
+                      scale = up + "_scale_inv";
+    const auto set_scale = [&](checkpoint_files &c, size_t i, float x) {
+        memcpy(c.tensors.at(scale).bytes.data() + 4 * i, &x, 4);
+    };
+    struct fault {
+        const char *what;
+        std::function<void(checkpoint_files &)> change;
+        status code;
+        std::string message;
+    };
     const fault faults[] = {
-        {"no scales", [&](auto &c) { c.tensors.erase(scale); }, status::format, "'" + up + "': F8_E4M3, but the checkpoint lacks '" + scale + "'"},
-        {"scales turned", [&](auto &c) { c.tensors[scale].shape = {1, 2}; }, status::format, "'" + scale + "': shape [1, 2], but blocks of [128, 128] of a weight of [160, 96] ask for [2, 1]"},
-        {"too few scales", [&](auto &c) { c.tensors[scale].shape = {1, 1}, c.tensors[scale].bytes.resize(4); }, status::format, "ask for [2, 1]"},
-        {"too many scales", [&](auto &c) { c.tensors[scale].shape = {3, 1}, c.tensors[scale].bytes.resize(12); }, status::format, "ask for [2, 1]"},
-        {"scales of one dimension", [&](auto &c) { c.tensors[scale].shape = {2}; }, status::format, "shape [2]"},
-        {"scales of integers", [&](auto &c) { c.tensors[scale].dtype = "I32"; }, status::unsupported, "'" + scale + "': scales of element type I32"},
-        {"scales of a weight that needs none", [&](auto &c) { c.tensors["model.norm.weight_scale_inv"] = {"F32", {1, 1}, "1234"}; }, status::unsupported, "no place for 'model.norm.weight_scale_inv'"},
-        {"NaN", [&](auto &c) { c.tensors[up].bytes[3 * 96 + 17] = 0x7f; }, status::numeric, ": " + up + "[3, 17]: nan is not a finite number"},
-        {"negative NaN in a row that moves", [&](auto &c) { c.tensors[q].bytes[9 * 96 + 95] = static_cast<char>(0xff); }, status::numeric, ": " + q + "[9, 95]: "},
-        {"infinite scale", [&](auto &c) { set_scale(c, 1, INFINITY); }, status::numeric, ": " + scale + "[1, 0]: inf is not a finite number"},
-        {"scale is NaN", [&](auto &c) { set_scale(c, 0, NAN); }, status::numeric, ": " + scale + "[0, 0]: nan is not a finite number"},
-        {"product too large", [&](auto &c) { set_scale(c, 0, 3e38f), c.tensors[up].bytes.replace(0, 1, "\x7e"); }, status::numeric, ": " + up + "[0, 0]: inf"},
-        {"a vector in FP8", [&](auto &c) { c.tensors["model.norm.weight"] = {"F8_E4M3", {96}, std::string(96, '8')}; }, status::unsupported, "only matrices are read"},
-        {"no quantization_config", [&](auto &c) { c.config.erase("quantization_config"); }, status::format, "config.json has no quantization_config"},
-        {"no block size", [&](auto &c) { c.config["quantization_config"].erase("weight_block_size"); }, status::format, "'quantization_config.weight_block_size': missing"},
-        {"block size 0", [&](auto &c) { c.config["quantization_config"]["weight_block_size"] = {128, 0}; }, status::format, "weight_block_size': not positive"},
-        {"block size of three", [&](auto &c) { c.config["quantization_config"]["weight_block_size"] = {1, 128, 128}; }, status::format, "weight_block_size': not two numbers"},
-        {"E5M2", [&](auto &c) { c.config["quantization_config"]["fmt"] = "e5m2"; }, status::unsupported, "'e5m2' is not known; known: e4m3"},
-        {"tensor of E5M2", [&](auto &c) { c.tensors[up].dtype = "F8_E5M2"; }, status::unsupported, "element type F8_E5M2 is not read; known: F32, F16, BF16, F8_E4M3"},
+        {"no scales", [&](auto &c) { c.tensors.erase(scale); }, status::format,
+         "'" + up + "': F8_E4M3, but the checkpoint lacks '" + scale + "'"},
+        {"scales turned",
+         [&](auto &c) {
+             c.tensors[scale].shape = {1, 2};
+         },
+         status::format,
+         "'" + scale + "': shape [1, 2], but blocks of [128, 128] of a weight of [160, 96] ask for [2, 1]"},
+        {"too few scales",
+         [&](auto &c) {
+             c.tensors[scale].shape = {1, 1}, c.tensors[scale].bytes.resize(4);
+         },
+         status::format, "ask for [2, 1]"},
+        {"too many scales",
+         [&](auto &c) {
+             c.tensors[scale].shape = {3, 1}, c.tensors[scale].bytes.resize(12);
+         },
+         status::format, "ask for [2, 1]"},
+        {"scales of one dimension", [&](auto &c) { c.tensors[scale].shape = {2}; }, status::format,
+         "shape [2]"},
+        {"scales of integers", [&](auto &c) { c.tensors[scale].dtype = "I32"; }, status::unsupported,
+         "'" + scale + "': scales of element type I32"},
+        {"scales of a weight that needs none",
+         [&](auto &c) {
+             c.tensors["model.norm.weight_scale_inv"] = {"F32", {1, 1}, "1234"};
+         },
+         status::unsupported, "no place for 'model.norm.weight_scale_inv'"},
+        {"NaN", [&](auto &c) { c.tensors[up].bytes[3 * 96 + 17] = 0x7f; }, status::numeric,
+         ": " + up + "[3, 17]: nan is not a finite number"},
+        {"negative NaN in a row that moves",
+         [&](auto &c) { c.tensors[q].bytes[9 * 96 + 95] = static_cast<char>(0xff); }, status::numeric,
+         ": " + q + "[9, 95]: "},
+        {"infinite scale", [&](auto &c) { set_scale(c, 1, INFINITY); }, status::numeric,
+         ": " + scale + "[1, 0]: inf is not a finite number"},
+        {"scale is NaN", [&](auto &c) { set_scale(c, 0, NAN); }, status::numeric,
+         ": " + scale + "[0, 0]: nan is not a finite number"},
+        {"product too large",
+         [&](auto &c) { set_scale(c, 0, 3e38f), c.tensors[up].bytes.replace(0, 1, "\x7e"); }, status::numeric,
+         ": " + up + "[0, 0]: inf"},
+        {"a vector in FP8",
+         [&](auto &c) {
+             c.tensors["model.norm.weight"] = {"F8_E4M3", {96}, std::string(96, '8')};
+         },
+         status::unsupported, "only matrices are read"},
+        {"no quantization_config", [&](auto &c) { c.config.erase("quantization_config"); }, status::format,
+         "config.json has no quantization_config"},
+        {"no block size", [&](auto &c) { c.config["quantization_config"].erase("weight_block_size"); },
+         status::format, "'quantization_config.weight_block_size': missing"},
+        {"block size 0",
+         [&](auto &c) {
+             c.config["quantization_config"]["weight_block_size"] = {128, 0};
+         },
+         status::format, "weight_block_size': not positive"},
+        {"block size of three",
+         [&](auto &c) {
+             c.config["quantization_config"]["weight_block_size"] = {1, 128, 128};
+         },
+         status::format, "weight_block_size': not two numbers"},
+        {"E5M2", [&](auto &c) { c.config["quantization_config"]["fmt"] = "e5m2"; }, status::unsupported,
+         "'e5m2' is not known; known: e4m3"},
+        {"tensor of E5M2", [&](auto &c) { c.tensors[up].dtype = "F8_E5M2"; }, status::unsupported,
+         "element type F8_E5M2 is not read; known: F32, F16, BF16, F8_E4M3"},
     };
     checkpoint_files good("micro/llama");
     make_fp8(good, nullptr, 128, 128);
@@ -119,7 +194,9 @@ TEST_CASE("fp8: every fault is named with file, tensor and place") {
         checkpoint_files c = good;
         f.change(c);
         c.save(dir / "in");
-        const error e = failure_of([&] { convert(dir / "in", dir / "out.gguf", {format::q8_0, false, "m"}, {.threads = 2}); });
+        const error e = failure_of([&] {
+            convert(dir / "in", dir / "out.gguf", {format::q8_0, false, "m"}, {.threads = 2});
+        });
         INFO(e.text);
         CHECK(e.code == f.code);
         CHECK(contains(e.text, f.message));

@@ -1,4 +1,5 @@
-// llama.cpp's importance files: both formats made here byte by byte, what they do to the formats of few bits, and every way in which such a file can be bad.
+// llama.cpp's importance files: both formats made here byte by byte, what they do to the formats of few bits,
+// and every way in which such a file can be bad.
 #include "../support/files.h"
 #include "../support/gguf_bytes.h"
 #include "../support/golden.h"
@@ -19,18 +20,22 @@ using gguf_bytes::le_string;
 namespace {
 
 struct entry {
-    std::vector<float> sums;        // of squares
-    std::vector<float> counts;      // one for each of as many matrices, or one for all
+    std::vector<float> sums;    // of squares
+    std::vector<float> counts;  // one for each of as many matrices, or one for all
 };
 using entries = std::map<std::string, entry>;
 
-std::string floats(const std::vector<float> &v) { return {reinterpret_cast<const char *>(v.data()), 4 * v.size()}; }
+std::string floats(const std::vector<float> &v) {
+    return {reinterpret_cast<const char *>(v.data()), 4 * v.size()};
+}
 
 std::string as_gguf(const entries &of, const std::string &type = "imatrix") {
     using namespace gguf_bytes;
     spec s;
-    s.keys = {{"general.type", STRING, le_string(type)}, {"imatrix.datasets", ARRAY, array_of(STRING, 2, le_string("a.txt") + le_string("b.txt"))},
-              {"imatrix.chunk_count", U32, le<uint32_t>(7)}, {"imatrix.chunk_size", U32, le<uint32_t>(512)}};
+    s.keys = {{"general.type", STRING, le_string(type)},
+              {"imatrix.datasets", ARRAY, array_of(STRING, 2, le_string("a.txt") + le_string("b.txt"))},
+              {"imatrix.chunk_count", U32, le<uint32_t>(7)},
+              {"imatrix.chunk_size", U32, le<uint32_t>(512)}};
     const auto add = [&](const std::string &name, const std::vector<float> &v, size_t matrices) {
         s.data.resize((s.data.size() + 31) / 32 * 32);
         s.tensors.push_back({name, {v.size() / matrices, matrices}, 0, s.data.size()});
@@ -47,7 +52,8 @@ std::string as_gguf(const entries &of, const std::string &type = "imatrix") {
 std::string as_dat(const entries &of, int32_t calls = 4) {
     std::string out = le(static_cast<int32_t>(of.size()));
     for (const auto &[name, e] : of) {
-        out += le(static_cast<int32_t>(name.size())) + name + le(calls) + le(static_cast<int32_t>(e.sums.size()));
+        out += le(static_cast<int32_t>(name.size())) + name + le(calls) +
+               le(static_cast<int32_t>(e.sums.size()));
         for (size_t i = 0; i < e.sums.size(); ++i) {
             const float count = e.counts[i * e.counts.size() / e.sums.size()];
             out += le((count > 0 ? e.sums[i] / count : 1.0f) * static_cast<float>(calls));
@@ -69,43 +75,52 @@ void refused(const std::string &bytes, std::initializer_list<const char *> parts
 
 gguf_file open(const std::string &path) { return gguf_file(os::mapping::map_file(path), path); }
 
-// An entry for each matrix of the file; every eighth column matters. Counts are powers of two, so that both formats hold the same means.
+// An entry for each matrix of the file; every eighth column matters. Counts are powers of two, so that both
+// formats hold the same means.
 entries for_model(const gguf_file &f) {
     entries out;
     for (const gguf_tensor &t : f.tensors()) {
         if (t.rank < 2 || t.name == "token_embd.weight") continue;
-        const size_t matrices = t.rank > 2 ? static_cast<size_t>(t.ne[0]) : 1, columns = static_cast<size_t>(t.ne[t.rank - 1]);
+        const size_t matrices = t.rank > 2 ? static_cast<size_t>(t.ne[0]) : 1,
+                     columns = static_cast<size_t>(t.ne[t.rank - 1]);
         entry &e = out[std::string(t.name)];
-        for (size_t m = 0; m < matrices; ++m) e.counts.push_back(m % 4 == 3 ? 0.0f : std::ldexp(1.0f, static_cast<int>(m % 3)));
-        for (size_t i = 0; i < matrices * columns; ++i) e.sums.push_back(e.counts[i / columns] * ((i + i / columns) % 8 ? 0.01f : 1.0f));
+        for (size_t m = 0; m < matrices; ++m)
+            e.counts.push_back(m % 4 == 3 ? 0.0f : std::ldexp(1.0f, static_cast<int>(m % 3)));
+        for (size_t i = 0; i < matrices * columns; ++i)
+            e.sums.push_back(e.counts[i / columns] * ((i + i / columns) % 8 ? 0.01f : 1.0f));
     }
     return out;
 }
 
 std::string tensor_bytes(const gguf_file &f) {
     std::string out;
-    for (const gguf_tensor &t : f.tensors()) out += std::string(t.name) + std::string(reinterpret_cast<const char *>(t.data), t.bytes);
+    for (const gguf_tensor &t : f.tensors())
+        out += std::string(t.name) + std::string(reinterpret_cast<const char *>(t.data), t.bytes);
     return out;
 }
 
 // The sum of squared errors over every eighth column of matrix `m`, beginning with the one that counts.
 double error_of(const gguf_file &in, const gguf_file &out, const std::string &name, size_t m) {
     const gguf_tensor &t = *in.find_tensor(name), &u = *out.find_tensor(name);
-    const size_t columns = static_cast<size_t>(t.ne[t.rank - 1]), rows = static_cast<size_t>(t.ne[t.rank - 2]), n = t.bytes / 4;
+    const size_t columns = static_cast<size_t>(t.ne[t.rank - 1]),
+                 rows = static_cast<size_t>(t.ne[t.rank - 2]), n = t.bytes / 4;
     std::vector<float> x(n), y(n);
     memcpy(x.data(), t.data, t.bytes);
     decode_row(u.type, u.data, y.data(), n);
     double sum = 0;
     for (size_t r = m * rows; r < (m + 1) * rows; ++r)
         for (size_t c = 0; c < columns; ++c)
-            if ((m * columns + c + m) % 8 == 0) sum += std::pow(static_cast<double>(x[r * columns + c]) - y[r * columns + c], 2);
+            if ((m * columns + c + m) % 8 == 0)
+                sum += std::pow(static_cast<double>(x[r * columns + c]) - y[r * columns + c], 2);
     return sum;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("imatrix: both formats are read alike") {
-    const entries of = {{"blk.0.attn_q.weight", {{4, 0, 1, 0.5f}, {2}}}, {"blk.1.ffn_up_exps.weight", {{4, 8, 1, 2, 0, 0}, {4, 1, 0}}}, {"x", {{3}, {0}}}};
+    const entries of = {{"blk.0.attn_q.weight", {{4, 0, 1, 0.5f}, {2}}},
+                        {"blk.1.ffn_up_exps.weight", {{4, 8, 1, 2, 0, 0}, {4, 1, 0}}},
+                        {"x", {{3}, {0}}}};
     for (const std::string &bytes : {as_gguf(of), as_dat(of)}) {
         const imatrix m = parse_imatrix(os::mapping::borrow(bytes.data(), bytes.size()), "the file");
         CHECK(m.datasets[0] == "a.txt");
@@ -116,14 +131,16 @@ TEST_CASE("imatrix: both formats are read alike") {
         CHECK(m.entries.at("x") == std::vector<float>{1});
         CHECK(m.unread.empty());
     }
-    // An old writer ends after the entries, or after the number of chunks; one call more or less is no matter; no call: the values as they are.
+    // An old writer ends after the entries, or after the number of chunks; one call more or less is no
+    // matter; no call: the values as they are.
     const std::string dat = as_dat(of);
     for (const size_t less : {size_t(13), size_t(9)}) {
         const std::string old = dat.substr(0, dat.size() - less);
         CHECK(parse_imatrix(os::mapping::borrow(old.data(), old.size()), "old").entries.size() == 3);
     }
     const std::string none = as_dat({{"x", {{3}, {1}}}}, 0);
-    CHECK(parse_imatrix(os::mapping::borrow(none.data(), none.size()), "none").entries.at("x") == std::vector<float>{0});
+    CHECK(parse_imatrix(os::mapping::borrow(none.data(), none.size()), "none").entries.at("x") ==
+          std::vector<float>{0});
     // One count for all experts, as a .dat becomes when llama.cpp makes a GGUF of it.
     gguf_bytes::spec s{.keys = {{"general.type", gguf_bytes::STRING, le_string("imatrix")}}};
     s.tensors = {{"x.counts", {1}, 0, 0}, {"x.in_sum2", {2, 3}, 0, 32}, {"x.in_sum", {2, 3}, 0, 64}};
@@ -135,13 +152,14 @@ TEST_CASE("imatrix: both formats are read alike") {
     CHECK(m.chunks == 0);
 }
 
-TEST_CASE("imatrix: the same bytes from both formats, and less error where columns count more, expert by expert") {
+TEST_CASE(
+    "imatrix: the same bytes from both formats, and less error where columns count more, expert by expert") {
     const temp_dir dir;
     synthesize(dir / "dense.gguf", {"small-llama", format::f32, 1}, {});
     convert(data_path("micro/deepseek-v2"), dir / "experts.gguf", {.type = format::f32}, {});
     for (const std::string model : {"dense.gguf", "experts.gguf"})
         for (const format type : {format::q4_k, format::q5_0, format::iq4_nl}) {
-            if (golden::sanitized && type != format::q5_0) continue;    // the others take long
+            if (golden::sanitized && type != format::q5_0) continue;  // the others take long
             CAPTURE(model);
             CAPTURE(info(type).text);
             const gguf_file in = open(dir / model);
@@ -153,7 +171,8 @@ TEST_CASE("imatrix: the same bytes from both formats, and less error where colum
             requantize_by_imatrix(dir / model, dir / "a.gguf", type, dir / "m.gguf", j);
             requantize_by_imatrix(dir / model, dir / "b.gguf", type, dir / "m.dat", j);
             requantize(dir / model, dir / "plain.gguf", type, {});
-            const gguf_file a = open(dir / "a.gguf"), b = open(dir / "b.gguf"), plain = open(dir / "plain.gguf");
+            const gguf_file a = open(dir / "a.gguf"), b = open(dir / "b.gguf"),
+                            plain = open(dir / "plain.gguf");
             CHECK(tensor_bytes(a) == tensor_bytes(b));
             CHECK(a.get_string("quantize.imatrix.file") == dir / "m.gguf");
             CHECK(a.get_string("quantize.imatrix.dataset") == "a.txt");
@@ -171,7 +190,7 @@ TEST_CASE("imatrix: the same bytes from both formats, and less error where colum
                     CAPTURE(m);
                     const double with = error_of(in, a, name, m), without = error_of(in, plain, name, m);
                     if (e.counts[m] > 0) CHECK(with < without);
-                    else CHECK(with == doctest::Approx(without).epsilon(0.2));     // all columns count alike
+                    else CHECK(with == doctest::Approx(without).epsilon(0.2));  // all columns count alike
                 }
             }
             if (type != format::q4_k || model == "dense.gguf") CHECK(weighed > 4);
@@ -189,17 +208,19 @@ TEST_CASE("imatrix: what is lacking and what is not used are remarks") {
     const auto with = [&](const entries &e) {
         std::vector<std::string> remarks;
         write_bytes(dir / "m", as_gguf(e));
-        requantize_by_imatrix(dir / "in.gguf", dir / "out.gguf", format::q4_0, dir / "m", {.note = [&](const std::string &text) { remarks.push_back(text); }});
+        requantize_by_imatrix(dir / "in.gguf", dir / "out.gguf", format::q4_0, dir / "m",
+                              {.note = [&](const std::string &text) { remarks.push_back(text); }});
         return remarks;
     };
     CHECK(with(of).empty());
     const std::string all = tensor_bytes(open(dir / "out.gguf"));
     of["blk.77.attn_q.weight"] = {{1, 2, 3}, {1}};
-    of["token_embd.weight"] = {{1, 2, 3}, {1}};       // rows are looked up: no product
+    of["token_embd.weight"] = {{1, 2, 3}, {1}};  // rows are looked up: no product
     of["blk.0.attn_norm.weight"] = {{1, 2, 3}, {1}};
     std::vector<std::string> remarks = with(of);
     REQUIRE(remarks.size() == 1);
-    CHECK(contains(remarks[0], "not used: 3 ('blk.0.attn_norm.weight', 'blk.77.attn_q.weight', 'token_embd.weight')"));
+    CHECK(contains(remarks[0],
+                   "not used: 3 ('blk.0.attn_norm.weight', 'blk.77.attn_q.weight', 'token_embd.weight')"));
     CHECK(tensor_bytes(open(dir / "out.gguf")) == all);
     of = for_model(in);
     of.erase("output.weight");
@@ -219,7 +240,8 @@ TEST_CASE("imatrix: files that do not fit the model") {
     write_bytes(dir / "out.gguf", "an old file");
     const auto failure = [&](const std::string &model, const entries &e) {
         write_bytes(dir / "m", as_gguf(e));
-        return failure_of([&] { requantize_by_imatrix(dir / model, dir / "out.gguf", format::q4_0, dir / "m", {}); });
+        return failure_of(
+            [&] { requantize_by_imatrix(dir / model, dir / "out.gguf", format::q4_0, dir / "m", {}); });
     };
     const error none = failure("in.gguf", {{"blk.77.attn_q.weight", {{1}, {1}}}});
     CHECK(none.code == status::argument);
@@ -228,9 +250,11 @@ TEST_CASE("imatrix: files that do not fit the model") {
     of["blk.1.attn_k.weight"].sums.push_back(1);
     const error longer = failure("in.gguf", of);
     CHECK(longer.code == status::format);
-    for (const char *const part : {"/m: ", "'blk.1.attn_k.weight'", "257 values", "1 x 256"}) CHECK(contains(longer.text, part));
+    for (const char *const part : {"/m: ", "'blk.1.attn_k.weight'", "257 values", "1 x 256"})
+        CHECK(contains(longer.text, part));
     of = for_model(open(dir / "experts.gguf"));
-    const auto expert = std::find_if(of.begin(), of.end(), [](const auto &e) { return contains(e.first, "_exps"); });
+    const auto expert =
+        std::find_if(of.begin(), of.end(), [](const auto &e) { return contains(e.first, "_exps"); });
     REQUIRE(expert != of.end());
     expert->second.sums.resize(expert->second.sums.size() / 2);
     expert->second.counts.resize(expert->second.counts.size() / 2);
@@ -238,7 +262,9 @@ TEST_CASE("imatrix: files that do not fit the model") {
     CHECK(fewer.code == status::format);
     CHECK(contains(fewer.text, expert->first));
     CHECK(file_bytes(dir / "out.gguf") == "an old file");
-    CHECK(failure_of([&] { requantize_by_imatrix(dir / "in.gguf", dir / "out.gguf", format::q4_0, dir / "nowhere", {}); }).code == status::io);
+    CHECK(failure_of([&] {
+              requantize_by_imatrix(dir / "in.gguf", dir / "out.gguf", format::q4_0, dir / "nowhere", {});
+          }).code == status::io);
 }
 
 TEST_CASE("imatrix: bad GGUF files") {
@@ -266,7 +292,8 @@ TEST_CASE("imatrix: bad GGUF files") {
     s.keys = {};
     s.tensors = {{"a.in_sum2", {2}, 0, 0}, {"a.counts", {1}, 0, 32}};
     refused(s.bytes(), {"general.type", "missing"});
-    s.keys = {{"general.type", STRING, le_string("imatrix")}, {"imatrix.chunk_count", STRING, le_string("many")}};
+    s.keys = {{"general.type", STRING, le_string("imatrix")},
+              {"imatrix.chunk_count", STRING, le_string("many")}};
     refused(s.bytes(), {"imatrix.chunk_count"});
     const std::string good = as_gguf({{"a", {{1, 2}, {1}}}});
     for (size_t n = 0; n < good.size(); ++n) CHECK(refusal(good.substr(0, n)).code == status::format);
@@ -274,7 +301,9 @@ TEST_CASE("imatrix: bad GGUF files") {
 
 TEST_CASE("imatrix: bad .dat files") {
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    const auto entry_of = [](const std::string &name, int32_t calls, int32_t n, const std::string &values) { return le(static_cast<int32_t>(name.size())) + name + le(calls) + le(n) + values; };
+    const auto entry_of = [](const std::string &name, int32_t calls, int32_t n, const std::string &values) {
+        return le(static_cast<int32_t>(name.size())) + name + le(calls) + le(n) + values;
+    };
     const std::string one = entry_of("one", 1, 1, le(1.0f));
     refused("", {"number of entries", "0 are left"});
     refused(le<int32_t>(0), {"number of entries", "0"});
@@ -286,7 +315,8 @@ TEST_CASE("imatrix: bad .dat files") {
     refused(le<int32_t>(1) + le<int32_t>(INT32_MAX) + "x", {"its name", "2147483647", "1 are left"});
     refused(le<int32_t>(1) + entry_of("x", -1, 1, le(1.0f)), {"'x'", "calls", "-1"});
     refused(le<int32_t>(1) + entry_of("x", 1, 0, ""), {"'x'", "number of values", "0"});
-    refused(le<int32_t>(1) + entry_of("x", 1, INT32_MAX, le(1.0f)), {"'x'", "values", "8589934588", "4 are left"});
+    refused(le<int32_t>(1) + entry_of("x", 1, INT32_MAX, le(1.0f)),
+            {"'x'", "values", "8589934588", "4 are left"});
     refused(le<int32_t>(1) + entry_of("x", 1, 2, le(1.0f) + le(-1.0f)), {"'x'", "value 1", "-1"});
     refused(le<int32_t>(1) + entry_of("x", 1, 1, le(nan)), {"'x'", "value 0", "nan"});
     refused(le<int32_t>(1) + one + "x", {"end", "1 are left"});
@@ -296,5 +326,6 @@ TEST_CASE("imatrix: bad .dat files") {
     refused(le<int32_t>(1) + entry_of("\x1b[2J", 1, 1, le(nan)), {"\\x1b"});
     const std::string good = as_dat({{"a", {{1, 2}, {1}}}, {"b", {{1}, {1}}}});
     for (size_t n = 0; n < good.size(); ++n)
-        if (n != good.size() - 9 && n != good.size() - 13) CHECK(refusal(good.substr(0, n)).code == status::format);
+        if (n != good.size() - 9 && n != good.size() - 13)
+            CHECK(refusal(good.substr(0, n)).code == status::format);
 }

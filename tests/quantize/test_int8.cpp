@@ -1,5 +1,5 @@
-// I8 from the quantize tool, run through the API: quality against the golden data, with and without calibration; outliers; formats mixed by measurement; and
-// what is wrong with texts, statistics and bounds.
+// I8 from the quantize tool, run through the API: quality against the golden data, with and without
+// calibration; outliers; formats mixed by measurement; and what is wrong with texts, statistics and bounds.
 #include "../support/checkpoint_files.h"
 #include "../engine/right_answers.h"
 
@@ -20,7 +20,8 @@ using golden::data;
 using golden::mean_kl;
 using golden::mean_nll;
 
-static const char *const micro[] = {"micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3"};
+static const char *const micro[] = {"micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2",
+                                    "micro/qwen3"};
 static const std::string questions = data_path("tiny-r1/problems.jsonl");
 
 static gguf_file open(const std::string &path) { return gguf_file(os::mapping::map_file(path), path); }
@@ -31,18 +32,22 @@ static golden::model_ptr load(const std::string &path) {
     return golden::model_ptr(m);
 }
 
-static std::vector<float> logits(const std::string &path, const std::vector<ds_token> &ids, size_t vocab, ds_kv_type kv) {
+static std::vector<float> logits(const std::string &path, const std::vector<ds_token> &ids, size_t vocab,
+                                 ds_kv_type kv) {
     const golden::model_ptr m = load(path);
     ds_engine_config c = golden::engine_config();
     c.kv_type = kv;
     return golden::logits(golden::engine(m, c), ids, vocab);
 }
-static double divergence(const std::string &path, const data &d, ds_kv_type kv = DS_KV_INT8) { return mean_kl(d, logits(path, d.ids, d.vocab, kv)); }
+static double divergence(const std::string &path, const data &d, ds_kv_type kv = DS_KV_INT8) {
+    return mean_kl(d, logits(path, d.ids, d.vocab, kv));
+}
 
 static std::string text_of(const golden::model_ptr &m, const std::vector<ds_token> &ids) {
     std::vector<char> text(1 << 16);
     size_t n = 0;
-    MUST(ds_detokenize(m.get(), ids.data(), ids.size(), DS_DETOKENIZE_SPECIAL, text.data(), text.size(), &n, &err));
+    MUST(ds_detokenize(m.get(), ids.data(), ids.size(), DS_DETOKENIZE_SPECIAL, text.data(), text.size(), &n,
+                       &err));
     return {text.data(), n};
 }
 
@@ -61,11 +66,12 @@ static std::string own_text(size_t count) {
     return out;
 }
 
-static void calibrate_to(const std::string &model_path, const std::vector<std::string> &texts, const std::string &stats) {
+static void calibrate_to(const std::string &model_path, const std::vector<std::string> &texts,
+                         const std::string &stats) {
     save(calibrate(model_path, texts, {.window = 256, .tokens = 2048}, {}), stats);
 }
 
-// ---- Quality ----------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Quality
 
 TEST_CASE("int8: micro checkpoints with int8 pages, without calibration and with it") {
     const temp_dir dir;
@@ -94,15 +100,19 @@ TEST_CASE("int8: folding the scales in changes nothing but rounding") {
         calibrate_to(dir / "float.gguf", {questions}, dir / "stats");
         requantize_smoothed(dir / "float.gguf", dir / "folded.gguf", format::f32, dir / "stats", {});
         const gguf_file before = open(dir / "float.gguf"), after = open(dir / "folded.gguf");
-        for (const char *const kind : {"attn_q.weight", "attn_output.weight", "ffn_gate.weight", "ffn_down.weight"}) {      // each kind in one layer at least
+        // each kind in one layer at least
+        for (const char *const kind :
+             {"attn_q.weight", "attn_output.weight", "ffn_gate.weight", "ffn_down.weight"}) {
             int changed = 0;
             for (int i = 0; i < 3; ++i) {
-                const gguf_tensor &a = *before.find_tensor(format_text("blk.%d.%s", i, kind)), &b = *after.find_tensor(format_text("blk.%d.%s", i, kind));
+                const gguf_tensor &a = *before.find_tensor(format_text("blk.%d.%s", i, kind)),
+                                  &b = *after.find_tensor(format_text("blk.%d.%s", i, kind));
                 changed += memcmp(a.data, b.data, a.bytes) != 0;
             }
             CHECK(changed > 0);
         }
-        CHECK(golden::largest_difference(logits(dir / "folded.gguf", d.ids, d.vocab, DS_KV_F32), d.logits) <= 2e-3);
+        CHECK(golden::largest_difference(logits(dir / "folded.gguf", d.ids, d.vocab, DS_KV_F32), d.logits) <=
+              2e-3);
     }
 }
 
@@ -118,7 +128,8 @@ TEST_CASE("int8: tiny-r1, calibrated on its own answers, predicts its own text a
     CHECK(std::fabs(nll / 2.453904 - 1) <= 0.01);
     CHECK(divergence(dir / "int8.gguf", d) <= 0.005);
     const int right = golden::right_answers(load(dir / "int8.gguf"));
-    MESSAGE("i8, calibrated: " << right << " of " << golden::questions << " right (reference in float32: 191 of 200)");
+    MESSAGE("i8, calibrated: " << right << " of " << golden::questions
+                               << " right (reference in float32: 191 of 200)");
     CHECK(right >= (golden::sanitized ? 17 : 189));
     const gguf_file f = open(dir / "int8.gguf");
     CHECK(f.get_uint("deepseek.quant.version", 100) == 1);
@@ -130,11 +141,15 @@ TEST_CASE("int8: tiny-r1, calibrated on its own answers, predicts its own text a
     requantize(dir / "int8.gguf", dir / "copy.gguf", format::i8, {});
     CHECK(file_bytes(dir / "int8.gguf") == file_bytes(dir / "copy.gguf"));
     requantize(dir / "int8.gguf", dir / "float.gguf", format::f16, {});
-    for (const char *const key : {"version", "calibration_tokens", "smooth_alpha", "smooth_alphas"}) CHECK(!open(dir / "float.gguf").has(std::string("deepseek.quant.") + key));
+    for (const char *const key : {"version", "calibration_tokens", "smooth_alpha", "smooth_alphas"})
+        CHECK(!open(dir / "float.gguf").has(std::string("deepseek.quant.") + key));
 }
 
-// The same function, but one channel of each norm's result is 100 times as large, and the weights that read it 100 times smaller: as large models have them.
-static void plant_outliers(const std::string &in, const std::string &out, const std::vector<std::pair<std::string, std::vector<std::string>>> &places, size_t channel) {
+// The same function, but one channel of each norm's result is 100 times as large, and the weights that read
+// it 100 times smaller: as large models have them.
+static void plant_outliers(const std::string &in, const std::string &out,
+                           const std::vector<std::pair<std::string, std::vector<std::string>>> &places,
+                           size_t channel) {
     const gguf_file f = open(in);
     gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i) w.set_raw(f.key(i), f.value(i));
@@ -147,7 +162,8 @@ static void plant_outliers(const std::string &in, const std::string &out, const 
         for (const auto &[norm, matrices] : places) {
             if (t.name == norm) x[channel] *= 100;
             if (std::find(matrices.begin(), matrices.end(), t.name) == matrices.end()) continue;
-            for (size_t r = 0; r < static_cast<size_t>(t.ne[0]); ++r) x[r * static_cast<size_t>(t.ne[1]) + channel] /= 100;
+            for (size_t r = 0; r < static_cast<size_t>(t.ne[0]); ++r)
+                x[r * static_cast<size_t>(t.ne[1]) + channel] /= 100;
         }
     }
     write_gguf(out, w, {}, [&](size_t i, const byte_sink &sink) { sink(all[i].data(), all[i].size() * 4); });
@@ -160,11 +176,13 @@ TEST_CASE("int8: an outlier channel hurts without calibration and is survived wi
     std::vector<std::pair<std::string, std::vector<std::string>>> places;
     for (int i = 0; i < 4; ++i) {
         const std::string b = "blk." + std::to_string(i) + ".";
-        places.push_back({b + "attn_norm.weight", {b + "attn_q.weight", b + "attn_k.weight", b + "attn_v.weight"}});
+        places.push_back(
+            {b + "attn_norm.weight", {b + "attn_q.weight", b + "attn_k.weight", b + "attn_v.weight"}});
         places.push_back({b + "ffn_norm.weight", {b + "ffn_gate.weight", b + "ffn_up.weight"}});
     }
     plant_outliers(dir / "float.gguf", dir / "planted.gguf", places, 17);
-    CHECK(golden::largest_difference(logits(dir / "planted.gguf", d.ids, d.vocab, DS_KV_F32), d.logits) <= 2e-3);
+    CHECK(golden::largest_difference(logits(dir / "planted.gguf", d.ids, d.vocab, DS_KV_F32), d.logits) <=
+          2e-3);
     write_bytes(dir / "talks.txt", own_text(20));
     calibrate_to(dir / "planted.gguf", {dir / "talks.txt"}, dir / "stats");
     requantize(dir / "planted.gguf", dir / "plain.gguf", format::i8, {});
@@ -175,13 +193,18 @@ TEST_CASE("int8: an outlier channel hurts without calibration and is survived wi
     CHECK(smooth <= 0.005);
 }
 
-// ---- Files ------------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Files
 
 // The size of a file that is not written after all.
 static uint64_t synthetic_size(const char *shape, format type, const temp_dir &dir) {
     uint64_t bytes = 0;
-    const job measure{.progress = [&](uint64_t, uint64_t total) { bytes = total; return false; }};
-    CHECK(failure_of([&] { synthesize(dir / "never.gguf", {shape, type, 1}, measure); }).code == status::cancelled);
+    const job measure{.progress = [&](uint64_t, uint64_t total) {
+        bytes = total;
+        return false;
+    }};
+    CHECK(failure_of([&] {
+              synthesize(dir / "never.gguf", {shape, type, 1}, measure);
+          }).code == status::cancelled);
     CHECK(!fs::exists(dir / "never.gguf"));
     return bytes;
 }
@@ -189,7 +212,7 @@ static uint64_t synthetic_size(const char *shape, format type, const temp_dir &d
 TEST_CASE("int8: sizes of a published shape") {
     const temp_dir dir;
     const auto size = static_cast<double>(synthetic_size("r1-1.5b", format::i8, dir));
-    CHECK(size > 1777088000.0);         // its parameters
+    CHECK(size > 1777088000.0);  // its parameters
     CHECK(size <= 0.26 * static_cast<double>(synthetic_size("r1-1.5b", format::f32, dir)));
     CHECK(size <= 0.52 * static_cast<double>(synthetic_size("r1-1.5b", format::bf16, dir)));
 }
@@ -209,7 +232,9 @@ TEST_CASE("int8: from int8 to a float format and back") {
     CHECK(!f.has("deepseek.quant.version"));
     CHECK(f.get_uint("general.file_type", 100) == 0);
     CHECK(!f.find_tensor("output.weight_scale"));
-    const gguf_tensor &q = *a.find_tensor("blk.1.ffn_down.weight"), &scales = *a.find_tensor("blk.1.ffn_down.weight_scale"), &x = *f.find_tensor("blk.1.ffn_down.weight");
+    const gguf_tensor &q = *a.find_tensor("blk.1.ffn_down.weight"),
+                      &scales = *a.find_tensor("blk.1.ffn_down.weight_scale"),
+                      &x = *f.find_tensor("blk.1.ffn_down.weight");
     CHECK(scales.rank == 1);
     CHECK(scales.ne[0] == q.ne[0]);
     size_t wrong = 0;
@@ -228,16 +253,17 @@ TEST_CASE("int8: from int8 to a float format and back") {
 
 TEST_CASE("int8: rows of zeros and of the smallest numbers") {
     int8_t q[4] = {9, 9, 9, 9};
-    const float zero[4] = {}, tiny[4] = {1e-38f, -2e-38f, 0.0f, 1e-40f}, plain[4] = {-2.54f, 0.01f, 0.03f, 1.27f};
+    const float zero[4] = {}, tiny[4] = {1e-38f, -2e-38f, 0.0f, 1e-40f},
+                plain[4] = {-2.54f, 0.01f, 0.03f, 1.27f};
     CHECK(encode_row_i8(zero, q, 4) == 0);
     CHECK(q[0] == 0);
     CHECK(encode_row_i8(tiny, q, 4) == 0);
     for (const int8_t x : q) CHECK(x == 0);
     CHECK(encode_row_i8(plain, q, 4) == doctest::Approx(0.02));
     CHECK(q[0] == -127);
-    CHECK(q[1] == 0);       // 0.5, to even
-    CHECK(q[2] == 2);       // 1.5, to even
-    CHECK(q[3] == 64);      // 63.5, to even
+    CHECK(q[1] == 0);   // 0.5, to even
+    CHECK(q[2] == 2);   // 1.5, to even
+    CHECK(q[3] == 64);  // 63.5, to even
 }
 
 TEST_CASE("int8: inspect counts the scales to their tensors") {
@@ -258,13 +284,15 @@ TEST_CASE("int8: inspect counts the scales to their tensors") {
     CHECK(!contains(text, "weight_scale"));
 }
 
-// ---- Texts and statistics ---------------------------------------------------------------------------------------------------------------------------------
+// ---- Texts and statistics
 
-TEST_CASE("calibrate: the same statistics for any number of threads, and from every float format of a model the same fingerprint") {
+TEST_CASE("calibrate: the same statistics for any number of threads, and from every float format of a model "
+          "the same fingerprint") {
     const temp_dir dir;
     convert(data_path("micro/qwen2"), dir / "a.gguf", {.type = format::bf16}, {});
     save(calibrate(dir / "a.gguf", {questions}, {.window = 100, .tokens = 300}, {.threads = 1}), dir / "one");
-    save(calibrate(dir / "a.gguf", {questions}, {.window = 100, .tokens = 300}, {.threads = 3}), dir / "three");
+    save(calibrate(dir / "a.gguf", {questions}, {.window = 100, .tokens = 300}, {.threads = 3}),
+         dir / "three");
     CHECK(file_bytes(dir / "one") == file_bytes(dir / "three"));
     for (const format type : {format::f32, format::f16, format::q8_0, format::i8}) {
         requantize(dir / "a.gguf", dir / "b.gguf", type, {});
@@ -279,7 +307,8 @@ TEST_CASE("calibrate: the same statistics for any number of threads, and from ev
         CHECK(in.rows() == 32);
         for (size_t i = 0; i < in.channels(); ++i) {
             CHECK(in.mean_square[i] <= in.largest[i] * in.largest[i] * 1.000001f);
-            for (size_t r = 0; r < in.rows(); ++r) CHECK(std::fabs(in.samples[r * in.channels() + i]) <= in.largest[i]);
+            for (size_t r = 0; r < in.rows(); ++r)
+                CHECK(std::fabs(in.samples[r * in.channels() + i]) <= in.largest[i]);
         }
     }
     CHECK(c.input_of("blk.2.ffn_down.weight", 160).channels() == 160);
@@ -299,7 +328,8 @@ TEST_CASE("calibrate: what goes into the first product") {
     CHECK(c.tokens == w.list[0].size());
     std::vector<double> largest(96), squares(96);
     for (const token_id t : w.list[0]) {
-        const float *const x = static_cast<const float *>(m.weights.embedding->data) + 96 * t, *const norm = static_cast<const float *>(m.weights.layer[0].attn_norm->data);
+        const float *const x = static_cast<const float *>(m.weights.embedding->data) + 96 * t,
+                           *const norm = static_cast<const float *>(m.weights.layer[0].attn_norm->data);
         double sum = 0;
         for (int i = 0; i < 96; ++i) sum += static_cast<double>(x[i]) * x[i];
         for (size_t i = 0; i < 96; ++i) {
@@ -309,7 +339,7 @@ TEST_CASE("calibrate: what goes into the first product") {
         }
     }
     const linear_input &in = c.input_of("blk.0.attn_q.weight", 96);
-    CHECK(in.rows() == w.list[0].size());       // fewer than are kept of a long text
+    CHECK(in.rows() == w.list[0].size());  // fewer than are kept of a long text
     for (size_t i = 0; i < 96; ++i) {
         CHECK(in.largest[i] == doctest::Approx(largest[i]).epsilon(1e-5));
         CHECK(in.mean_square[i] == doctest::Approx(squares[i]).epsilon(1e-5));
@@ -355,7 +385,8 @@ TEST_CASE("calibrate: texts of every kind") {
     CHECK(cut.list.size() == 1);
     CHECK(calibrate(path, {dir / "long"}, {.window = m.h.context, .tokens = 600}, {}).tokens > 500);
 
-    CHECK(read_windows(m, {dir / "talk"}, 64, {}).list[0] == std::vector<token_id>{477, 480, '1'});      // BOS, the user's mark, a digit
+    // BOS, the user's mark, a digit
+    CHECK(read_windows(m, {dir / "talk"}, 64, {}).list[0] == std::vector<token_id>{477, 480, '1'});
     CHECK(failure_of([&] { calibrate(path, {dir / "long"}, {.window = 513}, {}); }).code == status::argument);
     CHECK(failure_of([&] { calibrate(path, {dir / "nowhere"}, {}, {}); }).code == status::io);
 }
@@ -366,7 +397,8 @@ TEST_CASE("calibration: statistics that are damaged, or of another model") {
     convert(data_path("micro/qwen2"), dir / "b.gguf", {.type = format::f32}, {});
     calibrate_to(dir / "a.gguf", {questions}, dir / "stats");
     const auto smooth_with = [&](const std::string &model, const std::string &stats) {
-        return failure_of([&] { requantize_smoothed(dir / model, dir / "out.gguf", format::i8, dir / stats, {}); });
+        return failure_of(
+            [&] { requantize_smoothed(dir / model, dir / "out.gguf", format::i8, dir / stats, {}); });
     };
     const error other = smooth_with("b.gguf", "stats");
     CHECK(other.code == status::argument);
@@ -386,12 +418,23 @@ TEST_CASE("calibration: statistics that are damaged, or of another model") {
         save(copy, dir / "changed");
         return smooth_with("a.gguf", "changed");
     };
-    CHECK(contains(changed([](calibration &x) { x.inputs[1].largest[3] = std::numeric_limits<float>::quiet_NaN(); }).text, ".largest"));
+    CHECK(contains(changed([](calibration &x) {
+                       x.inputs[1].largest[3] = std::numeric_limits<float>::quiet_NaN();
+                   }).text,
+                   ".largest"));
     CHECK(contains(changed([](calibration &x) { x.inputs[1].mean_square[3] = -1; }).text, ".mean_square"));
-    CHECK(contains(changed([](calibration &x) { x.inputs[0].samples[3] = std::numeric_limits<float>::infinity(); }).text, ".samples"));
-    CHECK(contains(changed([](calibration &x) { x.inputs.erase(x.inputs.begin() + 2); }).text, "was not measured"));
+    CHECK(contains(
+        changed([](calibration &x) { x.inputs[0].samples[3] = std::numeric_limits<float>::infinity(); }).text,
+        ".samples"));
+    CHECK(contains(changed([](calibration &x) { x.inputs.erase(x.inputs.begin() + 2); }).text,
+                   "was not measured"));
     CHECK(contains(changed([](calibration &x) { x.inputs.clear(); }).text, "no statistics"));
-    CHECK(contains(changed([](calibration &x) { x.inputs[0].mean_square.pop_back(); x.inputs[0].largest.pop_back(); x.inputs[0].samples.resize(95); }).text, "95 channels"));
+    CHECK(contains(changed([](calibration &x) {
+                       x.inputs[0].mean_square.pop_back();
+                       x.inputs[0].largest.pop_back();
+                       x.inputs[0].samples.resize(95);
+                   }).text,
+                   "95 channels"));
     CHECK(!fs::exists(dir / "out.gguf"));
 
     // What is smoothed is another model: its statistics are not those of the one it came from.
@@ -399,16 +442,20 @@ TEST_CASE("calibration: statistics that are damaged, or of another model") {
     CHECK(smooth_with("out.gguf", "stats").code == status::argument);
 }
 
-TEST_CASE("int8: rows that are too long for it are refused by every tool that makes it, before anything is written") {
+TEST_CASE("int8: rows that are too long for it are refused by every tool that makes it, before anything is "
+          "written") {
     const temp_dir dir;
     checkpoint_files c("micro/qwen2");
     const int64_t ffn = 132105, layers = 1;
     const auto bytes = static_cast<size_t>(ffn * 96 * 2);
     c.config["intermediate_size"] = ffn;
     c.config["num_hidden_layers"] = layers;
-    std::erase_if(c.tensors, [](const auto &t) { return contains(t.first, ".layers.1.") || contains(t.first, ".layers.2."); });
+    std::erase_if(c.tensors, [](const auto &t) {
+        return contains(t.first, ".layers.1.") || contains(t.first, ".layers.2.");
+    });
     for (auto &[name, t] : c.tensors) {
-        if (contains(name, "gate_proj") || contains(name, "up_proj")) t = {t.dtype, {ffn, 96}, std::string(bytes, '\x11')};
+        if (contains(name, "gate_proj") || contains(name, "up_proj"))
+            t = {t.dtype, {ffn, 96}, std::string(bytes, '\x11')};
         if (contains(name, "down_proj")) t = {t.dtype, {96, ffn}, std::string(bytes, '\x11')};
     }
     c.save(dir / "c");
@@ -423,21 +470,28 @@ TEST_CASE("int8: rows that are too long for it are refused by every tool that ma
     };
     refused("mlp.down_proj.weight", [&] { convert(dir / "c", dir / "out.gguf", {.type = format::i8}, {}); });
     convert(dir / "c", dir / "float.gguf", {.type = format::bf16}, {});
-    refused("blk.0.ffn_down.weight", [&] { requantize(dir / "float.gguf", dir / "out.gguf", format::i8, {}); });
+    refused("blk.0.ffn_down.weight",
+            [&] { requantize(dir / "float.gguf", dir / "out.gguf", format::i8, {}); });
     write_bytes(dir / "text", "What is 3 + 4?");
     save(calibrate(dir / "float.gguf", {dir / "text"}, {.window = 8, .tokens = 8}, {}), dir / "stats");
-    refused("blk.0.ffn_down.weight", [&] { requantize_smoothed(dir / "float.gguf", dir / "out.gguf", format::i8, dir / "stats", {}); });
-    refused("blk.0.ffn_down.weight", [&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", {.texts = {dir / "text"}, .max_bytes = 1 << 20}, {}); });
+    refused("blk.0.ffn_down.weight", [&] {
+        requantize_smoothed(dir / "float.gguf", dir / "out.gguf", format::i8, dir / "stats", {});
+    });
+    refused("blk.0.ffn_down.weight", [&] {
+        requantize_mixed(dir / "float.gguf", dir / "out.gguf",
+                         {.texts = {dir / "text"}, .max_bytes = 1 << 20}, {});
+    });
 }
 
-// ---- Mixed ------------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Mixed
 
 // Mean negative log-likelihood of the text's tokens in one window, through the API.
 static double nll_of(const std::string &path, const std::string &text, ds_kv_type kv) {
     const golden::model_ptr m = load(path);
     std::vector<ds_token> ids(1024);
     size_t n = 0;
-    MUST(ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, ids.data(), ids.size(), &n, &err));
+    MUST(ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL, ids.data(),
+                     ids.size(), &n, &err));
     ids.resize(n);
     data d{ids, {}, {}, 512};
     ds_engine_config c = golden::engine_config();
@@ -450,7 +504,7 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     convert(data_path("tiny-r1"), dir / "float.gguf", {.type = format::bf16}, {});
     std::string text = own_text(4);
     const std::string bos = "<｜begin▁of▁sentence｜>";
-    if (text.starts_with(bos)) text.erase(0, bos.size());       // the window brings one
+    if (text.starts_with(bos)) text.erase(0, bos.size());  // the window brings one
     write_bytes(dir / "text", text);
     const uint64_t most = fs::file_size(dir / "float.gguf");
     const double nll = nll_of(dir / "float.gguf", text, DS_KV_F32);
@@ -458,12 +512,13 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     o.max_bytes = most * 3 / 4;
     requantize_mixed(dir / "float.gguf", dir / "sized.gguf", o, {.threads = 2});
     CHECK(fs::file_size(dir / "sized.gguf") <= o.max_bytes);
-    CHECK(fs::file_size(dir / "sized.gguf") > o.max_bytes - 2 * 84000);     // another matrix would have taken more off than it had to
+    // another matrix would have taken more off than it had to
+    CHECK(fs::file_size(dir / "sized.gguf") > o.max_bytes - 2 * 84000);
     const nlohmann::json totals = nlohmann::json::parse(inspect_json(open(dir / "sized.gguf"), {}))["totals"];
     CHECK(totals["i8"]["tensors"] > 0);
-    CHECK(totals["bf16"]["tensors"] > 0);      // the checkpoint's own, so nothing is lost there
+    CHECK(totals["bf16"]["tensors"] > 0);  // the checkpoint's own, so nothing is lost there
     CHECK(totals["all"]["tensors"] == 39);
-    CHECK(dir.entries() == 3);                 // nothing is left beside it
+    CHECK(dir.entries() == 3);  // nothing is left beside it
 
     o.max_bytes = UINT64_MAX;
     o.max_nll_loss = 0.0005;
@@ -471,7 +526,8 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     const double loss = nll_of(dir / "bound.gguf", text, DS_KV_DEFAULT) / nll - 1;
     INFO("loss " << loss);
     CHECK(loss <= 0.0005);
-    CHECK(open(dir / "bound.gguf").get_float("deepseek.quant.nll_loss") == doctest::Approx(loss).epsilon(0.01));
+    CHECK(open(dir / "bound.gguf").get_float("deepseek.quant.nll_loss") ==
+          doctest::Approx(loss).epsilon(0.01));
     CHECK(fs::file_size(dir / "bound.gguf") < most);
 }
 
@@ -492,19 +548,23 @@ TEST_CASE("mixed: with calibration, on what it cannot do, and an f16 that overfl
     CHECK(contains(small.text, "max-bytes"));
     o.max_bytes = UINT64_MAX;
     o.max_nll_loss = -1;
-    CHECK(contains(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).text, "max-nll-loss"));
+    CHECK(contains(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).text,
+                   "max-nll-loss"));
     o.max_nll_loss = 0.1;
     o.texts = {};
-    CHECK(contains(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).text, "too few tokens"));
+    CHECK(contains(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).text,
+                   "too few tokens"));
     o.calibration = dir / "text";
-    CHECK(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).code == status::format);
+    CHECK(failure_of([&] { requantize_mixed(dir / "float.gguf", dir / "out.gguf", o, {}); }).code ==
+          status::format);
     CHECK(!fs::exists(dir / "out.gguf"));
     CHECK(dir.entries() == 3);
 
     // ffn_up times 2^22 and ffn_down by as much smaller: the same function, and no f16.
     std::string bytes = file_bytes(dir / "float.gguf");
     const gguf_file f = open(dir / "float.gguf");
-    for (const auto &[name, factor] : {std::pair("blk.1.ffn_up.weight", 0x1p22f), std::pair("blk.1.ffn_down.weight", 0x1p-22f)}) {
+    for (const auto &[name, factor] :
+         {std::pair("blk.1.ffn_up.weight", 0x1p22f), std::pair("blk.1.ffn_down.weight", 0x1p-22f)}) {
         const gguf_tensor &t = *f.find_tensor(name);
         for (size_t i = 0; i < t.bytes; i += 4) {
             float x;
@@ -514,6 +574,7 @@ TEST_CASE("mixed: with calibration, on what it cannot do, and an f16 that overfl
         }
     }
     write_bytes(dir / "large.gguf", bytes);
-    requantize_mixed(dir / "large.gguf", dir / "out.gguf", {.texts = {dir / "text"}, .max_bytes = bytes.size()}, {});
+    requantize_mixed(dir / "large.gguf", dir / "out.gguf",
+                     {.texts = {dir / "text"}, .max_bytes = bytes.size()}, {});
     CHECK(open(dir / "out.gguf").find_tensor("blk.1.ffn_up.weight")->type == format::bf16);
 }

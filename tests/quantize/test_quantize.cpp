@@ -16,7 +16,6 @@
 using namespace ds;
 using namespace ds::test;
 
-
 static gguf_file open(const std::string &path) { return gguf_file(os::mapping::map_file(path), path); }
 
 // The metadata that a changed checkpoint converts to.
@@ -28,17 +27,19 @@ struct metadata {
         const temp_dir dir;
         c.save(dir.path, false);
         if (more) more(dir.path);
-        bytes = convert_metadata(dir.path, {}, {.note = [&](const std::string &text) { remarks.push_back(text); }});
+        bytes = convert_metadata(dir.path, {},
+                                 {.note = [&](const std::string &text) { remarks.push_back(text); }});
         file = gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "metadata");
     }
 };
 
-// ---- Vocabulary ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- Vocabulary
 
 TEST_CASE("vocabulary: tokens, kinds, merges and special tokens of tiny-r1") {
     const metadata m(checkpoint_files("tiny-r1"));
     const gguf_file &f = m.file;
-    const std::vector<std::string_view> tokens = f.get_strings("tokenizer.ggml.tokens"), merges = f.get_strings("tokenizer.ggml.merges");
+    const std::vector<std::string_view> tokens = f.get_strings("tokenizer.ggml.tokens"),
+                                        merges = f.get_strings("tokenizer.ggml.merges");
     const std::vector<int32_t> kinds = f.get_ints("tokenizer.ggml.token_type");
     REQUIRE(tokens.size() == 512);
     REQUIRE(kinds.size() == 512);
@@ -71,7 +72,8 @@ TEST_CASE("vocabulary: merges as pairs are merges as strings") {
         const std::string text = merge;
         merge = {text.substr(0, text.find(' ')), text.substr(text.find(' ') + 1)};
     }
-    CHECK(strings.file.get_strings("tokenizer.ggml.merges") == metadata(c).file.get_strings("tokenizer.ggml.merges"));
+    CHECK(strings.file.get_strings("tokenizer.ggml.merges") ==
+          metadata(c).file.get_strings("tokenizer.ggml.merges"));
 }
 
 TEST_CASE("vocabulary: conversation marks are control tokens whatever their flag says") {
@@ -87,7 +89,9 @@ TEST_CASE("vocabulary: conversation marks are control tokens whatever their flag
 TEST_CASE("vocabulary: end tokens from the three files") {
     checkpoint_files c("tiny-r1");
     const auto with = [&](const nlohmann::json &generation) {
-        return metadata(c, [&](const std::string &dir) { write_bytes(dir + "/generation_config.json", generation.dump()); });
+        return metadata(c, [&](const std::string &dir) {
+            write_bytes(dir + "/generation_config.json", generation.dump());
+        });
     };
     const metadata two = with({{"eos_token_id", {478, 481}}});
     CHECK(two.file.get_uint("tokenizer.ggml.eos_token_id", 1000) == 478);
@@ -98,7 +102,7 @@ TEST_CASE("vocabulary: end tokens from the three files") {
     REQUIRE(four.remarks.size() == 1);
     CHECK(contains(four.remarks[0], "479"));
 
-    c.tokenizer_config.erase("eos_token");      // then config.json's, as a list
+    c.tokenizer_config.erase("eos_token");  // then config.json's, as a list
     c.config["eos_token_id"] = {481, 478};
     const metadata listed(c);
     CHECK(listed.file.get_uint("tokenizer.ggml.eos_token_id", 1000) == 481);
@@ -109,8 +113,14 @@ TEST_CASE("vocabulary: whether texts begin with BOS") {
     checkpoint_files c("tiny-r1");
     c.tokenizer_config.erase("add_bos_token");
     CHECK(!metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", true));
-    c.tokenizer["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single",
-        {{{"SpecialToken", {{"id", "<｜begin▁of▁sentence｜>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}}}}}};
+    c.tokenizer["post_processor"] = {
+        {"type", "Sequence"},
+        {"processors",
+         {{{"type", "ByteLevel"}},
+          {{"type", "TemplateProcessing"},
+           {"single",
+            {{{"SpecialToken", {{"id", "<｜begin▁of▁sentence｜>"}, {"type_id", 0}}}},
+             {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}}}}}};
     CHECK(metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", false));
     c.tokenizer_config["add_bos_token"] = false;
     CHECK(!metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", true));
@@ -118,12 +128,14 @@ TEST_CASE("vocabulary: whether texts begin with BOS") {
 
 TEST_CASE("vocabulary: where a chat template may be, and special tokens written as objects") {
     checkpoint_files c("tiny-r1");
-    c.tokenizer_config["chat_template"] = {{{"name", "tool_use"}, {"template", "tools"}}, {{"name", "default"}, {"template", "plain"}}};
+    c.tokenizer_config["chat_template"] = {{{"name", "tool_use"}, {"template", "tools"}},
+                                           {{"name", "default"}, {"template", "plain"}}};
     c.tokenizer_config["bos_token"] = {{"__type", "AddedToken"}, {"content", "<｜User｜>"}};
     const metadata listed(c);
     CHECK(listed.file.get_string("tokenizer.chat_template") == "plain");
     CHECK(listed.file.get_uint("tokenizer.ggml.bos_token_id", 1000) == 480);
-    const metadata jinja(c, [](const std::string &dir) { write_bytes(dir + "/chat_template.jinja", "from the file"); });
+    const metadata jinja(
+        c, [](const std::string &dir) { write_bytes(dir + "/chat_template.jinja", "from the file"); });
     CHECK(jinja.file.get_string("tokenizer.chat_template") == "from the file");
     c.tokenizer_config.erase("chat_template");
     CHECK(!metadata(c).file.has("tokenizer.chat_template"));
@@ -131,8 +143,13 @@ TEST_CASE("vocabulary: where a chat template may be, and special tokens written 
 
 TEST_CASE("vocabulary: chat templates in files of their own, named ones, several, and none") {
     checkpoint_files c("tiny-r1");
-    const auto kept = [](const metadata &m) { return std::string(m.file.has("tokenizer.chat_template") ? m.file.get_string("tokenizer.chat_template") : "(none)"); };
-    const auto with = [](const char *file, const std::string &text) { return [file, text](const std::string &dir) { write_bytes(dir + "/" + file, text); }; };
+    const auto kept = [](const metadata &m) {
+        return std::string(
+            m.file.has("tokenizer.chat_template") ? m.file.get_string("tokenizer.chat_template") : "(none)");
+    };
+    const auto with = [](const char *file, const std::string &text) {
+        return [file, text](const std::string &dir) { write_bytes(dir + "/" + file, text); };
+    };
     const auto json = [&](const std::string &text) { return with("chat_template.json", text); };
     const auto remarked = [](const metadata &m, const std::vector<std::string> &parts) {
         REQUIRE(m.remarks.size() == 1);
@@ -140,7 +157,8 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
     };
     const std::string own = c.tokenizer_config["chat_template"];
 
-    // The first of chat_template.jinja, tokenizer_config.json and chat_template.json counts; one that would render otherwise is remarked.
+    // The first of chat_template.jinja, tokenizer_config.json and chat_template.json counts; one that would
+    // render otherwise is remarked.
     const metadata both(c, json(R"({"chat_template": "other"})"));
     CHECK(kept(both) == own);
     remarked(both, {"chat_template.json", "differs", "tokenizer_config.json"});
@@ -171,14 +189,17 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
     });
     remarked(folder, {"additional_chat_templates", "'tool_use'"});
 
-    c.tokenizer_config["chat_template"] = {{{"name", "rag"}, {"template", "a"}}, {{"name", "tool_use"}, {"template", "b"}}};
+    c.tokenizer_config["chat_template"] = {{{"name", "rag"}, {"template", "a"}},
+                                           {{"name", "tool_use"}, {"template", "b"}}};
     const metadata named(c);
     CHECK(kept(named) == "(none)");
     remarked(named, {"tokenizer_config.json", "'chat_template'", "'rag', 'tool_use'"});
     const metadata elsewhere(c, json(R"({"chat_template": "x"})"));
     CHECK(kept(elsewhere) == "x");
 
-    for (const char *const wrong : {R"({"chat_template": 1})", R"({"chat_template": ["x"]})", R"({"chat_template": {"default": 1}})", R"({"chat_template": [{"name": 1}]})"}) {
+    for (const char *const wrong :
+         {R"({"chat_template": 1})", R"({"chat_template": ["x"]})", R"({"chat_template": {"default": 1}})",
+          R"({"chat_template": [{"name": 1}]})"}) {
         const auto e = failure_of([&] { metadata m(c, json(wrong)); });
         CHECK(e.code == status::format);
         CHECK(contains(e.text, "chat_template"));
@@ -202,7 +223,8 @@ TEST_CASE("vocabulary: alone in a file, without weights and without config.json"
 
 TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
     const std::string root = DS_SOURCE_DIR "/../shared/reference/tokenizers/";
-    for (const auto &[name, pre] : {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
+    for (const auto &[name, pre] :
+         {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
         if (!fs::exists(root + name)) {
             MESSAGE("skipped: no " << root + name);
             continue;
@@ -216,10 +238,16 @@ TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
 
 TEST_CASE("vocabulary: qwen's patterns without NFC are DeepSeek's") {
     checkpoint_files c("tiny-r1");
-    c.tokenizer["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {
-        {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}, {"pattern", {{"Regex",
-            R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}},
-        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+    c.tokenizer["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         {{{"type", "Split"},
+           {"behavior", "Isolated"},
+           {"invert", false},
+           {"pattern",
+            {{"Regex",
+              R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}},
+          {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
     CHECK(metadata(c).file.get_string("tokenizer.ggml.pre") == "deepseek-r1-qwen");
     c.tokenizer["normalizer"] = {{"type", "NFC"}};
     CHECK(metadata(c).file.get_string("tokenizer.ggml.pre") == "qwen2");
@@ -239,22 +267,40 @@ static std::vector<token_id> ids_of(const checkpoint_files &c, std::string_view 
     return out;
 }
 
-static const nlohmann::json llama3_split = {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}, {"pattern", {{"Regex",
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}};
-static const nlohmann::json qwen_split = {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false}, {"pattern", {{"Regex",
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}};
-static const nlohmann::json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+static const nlohmann::json llama3_split = {
+    {"type", "Split"},
+    {"behavior", "Isolated"},
+    {"invert", false},
+    {"pattern",
+     {{"Regex",
+       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}};
+static const nlohmann::json qwen_split = {
+    {"type", "Split"},
+    {"behavior", "Isolated"},
+    {"invert", false},
+    {"pattern",
+     {{"Regex",
+       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}}};
+static const nlohmann::json byte_level = {
+    {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
 
-// Bytes, "bc" by a merge, "abc" by none, the letter that e and an acute accent compose to, and two added tokens.
+// Bytes, "bc" by a merge, "abc" by none, the letter that e and an acute accent compose to, and two added
+// tokens.
 static checkpoint_files small_tokenizer(const nlohmann::json &split) {
     checkpoint_files c("tiny-r1");
-    c.tokenizer = {{"normalizer", nullptr}, {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, byte_level}}}}, {"decoder", byte_level},
-                   {"post_processor", nullptr}, {"truncation", nullptr}, {"padding", nullptr}, {"version", "1.0"}};
+    c.tokenizer = {{"normalizer", nullptr},
+                   {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, byte_level}}}},
+                   {"decoder", byte_level},
+                   {"post_processor", nullptr},
+                   {"truncation", nullptr},
+                   {"padding", nullptr},
+                   {"version", "1.0"}};
     nlohmann::json vocab;
     for (int b = 0; b < 256; ++b) vocab[byte_level_text(static_cast<uint8_t>(b))] = b;
     vocab.update({{"bc", 256}, {"abc", 257}, {"Ã©", 258}});
     c.tokenizer["model"] = {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"b c", "Ã ©"}}};
-    c.tokenizer["added_tokens"] = {{{"id", 259}, {"content", "<s>"}, {"special", true}}, {{"id", 260}, {"content", "</s>"}, {"special", true}}};
+    c.tokenizer["added_tokens"] = {{{"id", 259}, {"content", "<s>"}, {"special", true}},
+                                   {{"id", 260}, {"content", "</s>"}, {"special", true}}};
     c.tokenizer_config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"chat_template", "x"}};
     c.config["vocab_size"] = 261;
     for (const char *const id : {"bos_token_id", "eos_token_id", "pad_token_id"}) c.config.erase(id);
@@ -272,7 +318,10 @@ TEST_CASE("vocabulary: the normalizer and ignore_merges are those of tokenizer.j
                 CHECK(ids_of(c, "abc") == (ignore ? ids{257} : ids{97, 256}));
                 CHECK(ids_of(c, "e\u0301") == (nfc ? ids{258} : ids{101, 204, 129}));
                 if (!nfc) continue;
-                c.tokenizer["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Sequence"}, {"normalizers", nlohmann::json::array()}}}}};
+                c.tokenizer["normalizer"] = {
+                    {"type", "Sequence"},
+                    {"normalizers",
+                     {{{"type", "NFC"}}, {{"type", "Sequence"}, {"normalizers", nlohmann::json::array()}}}}};
                 CHECK(ids_of(c, "e\u0301") == ids{258});
             }
     // What the names imply needs no keys.
@@ -306,7 +355,9 @@ TEST_CASE("vocabulary: every field of tokenizer.json is looked at") {
     refused("/padding", {{"strategy", "BatchLongest"}}, "padding");
     refused("/lower_case", true, "lower_case");
     refused("/normalizer", {{"type", "NFD"}}, "normalizer");
-    refused("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Lowercase"}}}}}, "normalizer.normalizers[1]");
+    refused("/normalizer",
+            {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Lowercase"}}}}},
+            "normalizer.normalizers[1]");
     refused("/normalizer", {{"type", "Prepend"}, {"prepend", "_"}}, "normalizer");
     refused("/model/type", "Unigram", "model.type");
     refused("/model/dropout", 0.1, "model.dropout");
@@ -315,27 +366,34 @@ TEST_CASE("vocabulary: every field of tokenizer.json is looked at") {
     refused("/model/end_of_word_suffix", "</w>", "model.end_of_word_suffix");
     refused("/model/ignore_merges", 1, "model.ignore_merges");
     refused("/model/max_input_chars_per_word", 100, "model.max_input_chars_per_word");
-    refused("/pre_tokenizer/pretokenizers/1/add_prefix_space", true, "pre_tokenizer.pretokenizers[1].add_prefix_space");
+    refused("/pre_tokenizer/pretokenizers/1/add_prefix_space", true,
+            "pre_tokenizer.pretokenizers[1].add_prefix_space");
     refused("/pre_tokenizer/pretokenizers/1/use_regex", true, "pre_tokenizer.pretokenizers[1]");
     refused("/pre_tokenizer/pretokenizers/0/invert", true, "pre_tokenizer.pretokenizers[0]");
     refused("/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext", "pre_tokenizer.pretokenizers[0]");
     refused("/pre_tokenizer/pretokenizers/0/limit", 3, "pre_tokenizer.pretokenizers[0].limit");
-    refused("/pre_tokenizer/pretokenizers/0/pattern", {{"String", " "}}, "pre_tokenizer.pretokenizers[0].pattern.String");
-    refused("/pre_tokenizer/pretokenizers/1", llama3_split, "pre_tokenizer");                                      // no ByteLevel
-    refused("/pre_tokenizer/pretokenizers", {byte_level, llama3_split}, "pre_tokenizer.pretokenizers[1]");         // its bytes would be split
+    refused("/pre_tokenizer/pretokenizers/0/pattern", {{"String", " "}},
+            "pre_tokenizer.pretokenizers[0].pattern.String");
+    // no ByteLevel
+    refused("/pre_tokenizer/pretokenizers/1", llama3_split, "pre_tokenizer");
+    // its bytes would be split
+    refused("/pre_tokenizer/pretokenizers", {byte_level, llama3_split}, "pre_tokenizer.pretokenizers[1]");
     refused("/pre_tokenizer/pretokenizers/1", {{"type", "Metaspace"}}, "pre_tokenizer.pretokenizers[1].type");
     refused("/pre_tokenizer", nullptr, "pre_tokenizer");
     refused("/decoder", {{"type", "Metaspace"}}, "decoder.type");
-    refused("/decoder", {{"type", "Sequence"}, {"decoders", {byte_level, {{"type", "Strip"}, {"content", " "}}}}}, "decoder.decoders[1]");
+    refused("/decoder",
+            {{"type", "Sequence"}, {"decoders", {byte_level, {{"type", "Strip"}, {"content", " "}}}}},
+            "decoder.decoders[1]");
     refused("/post_processor", {{"type", "BertProcessing"}, {"sep", {"</s>", 260}}}, "post_processor.type");
     for (const char *const flag : {"lstrip", "rstrip", "single_word"})
-        refused((std::string("/added_tokens/1/") + flag).c_str(), true, (std::string("added_tokens[1].") + flag).c_str());
+        refused((std::string("/added_tokens/1/") + flag).c_str(), true,
+                (std::string("added_tokens[1].") + flag).c_str());
     refused("/added_tokens/1/stretch", true, "added_tokens[1].stretch");
     refused("/added_tokens/1/content", "abc", "added_tokens[1].id");
     taken("/normalizer", {{"type", "Sequence"}, {"normalizers", nlohmann::json::array()}});
     taken("/model/dropout", 0.0);
     taken("/model/continuing_subword_prefix", "");
-    taken("/model/unk_token", "<s>");           // no byte needs it
+    taken("/model/unk_token", "<s>");  // no byte needs it
     taken("/model/fuse_unk", true);
     taken("/decoder", {{"type", "Sequence"}, {"decoders", {byte_level, {{"type", "Fuse"}}}}});
     taken("/decoder", nullptr);
@@ -373,30 +431,37 @@ TEST_CASE("vocabulary: bytes without a token") {
 }
 
 TEST_CASE("vocabulary: what the post-processor puts around a text") {
-    const auto special = [](const char *id) { return nlohmann::json{{"SpecialToken", {{"id", id}, {"type_id", 0}}}}; };
+    const auto special = [](const char *id) {
+        return nlohmann::json{{"SpecialToken", {{"id", id}, {"type_id", 0}}}};
+    };
     const nlohmann::json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-    const auto with = [&](const std::vector<nlohmann::json> &single, const nlohmann::json &special_tokens = nullptr) {
+    const auto with = [&](const std::vector<nlohmann::json> &single,
+                          const nlohmann::json &special_tokens = nullptr) {
         checkpoint_files c = small_tokenizer(llama3_split);
-        c.tokenizer["post_processor"] = {{"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", special_tokens}};
+        c.tokenizer["post_processor"] = {
+            {"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", special_tokens}};
         return c;
     };
-    const auto adds = [](const checkpoint_files &c, const char *which) { return metadata(c).file.get_bool(std::string("tokenizer.ggml.add_") + which + "_token", false); };
+    const auto adds = [](const checkpoint_files &c, const char *which) {
+        return metadata(c).file.get_bool(std::string("tokenizer.ggml.add_") + which + "_token", false);
+    };
     const auto fault = [](const checkpoint_files &c) { return failure_of([&] { metadata m(c); }).text; };
     CHECK(!adds(with({text}), "bos"));
     CHECK(adds(with({special("<s>"), text}), "bos"));
     CHECK(!adds(with({special("<s>"), text}), "eos"));
     CHECK(adds(with({text, special("</s>")}), "eos"));
     CHECK(adds(with({special("<s>"), text}, {{"<s>", {{"id", "<s>"}, {"ids", {259}}}}}), "bos"));
-    CHECK(contains(fault(with({special("<s>"), text}, {{"<s>", {{"id", "<s>"}, {"ids", {260}}}}})), "post_processor.special_tokens.<s>.ids"));
+    CHECK(contains(fault(with({special("<s>"), text}, {{"<s>", {{"id", "<s>"}, {"ids", {260}}}}})),
+                   "post_processor.special_tokens.<s>.ids"));
     CHECK(contains(fault(with({special("<s>"), special("<s>"), text})), "post_processor.single[1]"));
-    CHECK(contains(fault(with({special("</s>"), text})), "post_processor"));        // not BOS
+    CHECK(contains(fault(with({special("</s>"), text})), "post_processor"));  // not BOS
     CHECK(contains(fault(with({special("<t>"), text})), "'<t>' is not in the vocabulary"));
     CHECK(contains(fault(with({special("<s>")})), "post_processor.single"));
     checkpoint_files c = with({special("<s>"), text});
     c.tokenizer_config.erase("bos_token");
     CHECK(metadata(c).file.get_uint("tokenizer.ggml.bos_token_id", 1000) == 259);
     c = with({special("</s>"), text});
-    c.tokenizer_config["add_bos_token"] = false;        // tokenizer_config.json has the last word
+    c.tokenizer_config["add_bos_token"] = false;  // tokenizer_config.json has the last word
     CHECK(!adds(c, "bos"));
 }
 
@@ -412,7 +477,8 @@ TEST_CASE("vocabulary: special tokens that do not exist") {
         CHECK(contains(m.remarks[0], field));
         CHECK(!m.file.has(std::string("tokenizer.ggml.") + key));
     };
-    for (const nlohmann::json &id : {nlohmann::json(-1), nlohmann::json(261), nlohmann::json(UINT32_MAX), nlohmann::json(UINT64_MAX), nlohmann::json(INT64_MIN)}) {
+    for (const nlohmann::json &id : {nlohmann::json(-1), nlohmann::json(261), nlohmann::json(UINT32_MAX),
+                                     nlohmann::json(UINT64_MAX), nlohmann::json(INT64_MIN)}) {
         CAPTURE(id.dump());
         remarked(with("pad_token_id", id), "'pad_token_id'", "padding_token_id");
         checkpoint_files c = with("bos_token_id", id);
@@ -421,9 +487,11 @@ TEST_CASE("vocabulary: special tokens that do not exist") {
         c.tokenizer_config["add_bos_token"] = true;
         CHECK(contains(failure_of([&] { metadata m(c); }).text, "'bos_token_id'"));
         c = with("eos_token_id", id);
-        CHECK(metadata(c).remarks.size() == 1);         // tokenizer_config.json names another
+        CHECK(metadata(c).remarks.size() == 1);  // tokenizer_config.json names another
         c.tokenizer_config.erase("eos_token");
-        if (id == 261) CHECK(contains(failure_of([&] { metadata m(c); }).text, "'eos_token_id': 261 is not in the vocabulary"));
+        if (id == 261)
+            CHECK(contains(failure_of([&] { metadata m(c); }).text,
+                           "'eos_token_id': 261 is not in the vocabulary"));
         else remarked(c, "'eos_token_id'", "eos_token_id");
     }
     CHECK(contains(failure_of([&] { metadata m(with("pad_token_id", "259")); }).text, "'pad_token_id'"));
@@ -449,13 +517,14 @@ TEST_CASE("vocabulary: a number in a small file asks for no more memory than the
     c.tokenizer["model"]["vocab"]["abc"] = (1 << 24) - 1;
     CHECK(contains(failure_of([&] { metadata m(c); }).text, "'vocab_size': 65797 tokens"));
     c.config["vocab_size"] = 1 << 24;
-    CHECK(contains(failure_of([&] { metadata m(c); }).text, "'model.vocab.abc': 16777215 is an id far beyond"));
+    CHECK(
+        contains(failure_of([&] { metadata m(c); }).text, "'model.vocab.abc': 16777215 is an id far beyond"));
     c.tokenizer["model"]["vocab"]["abc"] = 257;
     c.tokenizer["added_tokens"][1]["id"] = (1 << 24) - 1;
     CHECK(contains(failure_of([&] { metadata m(c); }).text, "'added_tokens[1].id'"));
 }
 
-// ---- Random files ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- Random files
 
 TEST_CASE("synth: bytes as byte-level BPE spells them") {
     const nlohmann::json vocab = checkpoint_files("tiny-r1").tokenizer["model"]["vocab"];
@@ -472,10 +541,14 @@ TEST_CASE("synth: bytes as byte-level BPE spells them") {
 }
 
 TEST_CASE("synth: the named shapes are the published models'") {
-    CHECK(synth_shape_text("r1-1.5b") == "qwen2, 28 layers of 1536, 12/2 heads of 128, ffn 8960, vocabulary 151936");
-    CHECK(synth_shape_text("r1-7b") == "qwen2, 28 layers of 3584, 28/4 heads of 128, ffn 18944, vocabulary 152064");
-    CHECK(synth_shape_text("r1-8b") == "llama, 32 layers of 4096, 32/8 heads of 128, ffn 14336, vocabulary 128256");
-    CHECK(synth_shape_text("r1-0528-8b") == "qwen3, 36 layers of 4096, 32/8 heads of 128, ffn 12288, vocabulary 151936");
+    CHECK(synth_shape_text("r1-1.5b") ==
+          "qwen2, 28 layers of 1536, 12/2 heads of 128, ffn 8960, vocabulary 151936");
+    CHECK(synth_shape_text("r1-7b") ==
+          "qwen2, 28 layers of 3584, 28/4 heads of 128, ffn 18944, vocabulary 152064");
+    CHECK(synth_shape_text("r1-8b") ==
+          "llama, 32 layers of 4096, 32/8 heads of 128, ffn 14336, vocabulary 128256");
+    CHECK(synth_shape_text("r1-0528-8b") ==
+          "qwen3, 36 layers of 4096, 32/8 heads of 128, ffn 12288, vocabulary 151936");
     const error e = failure_of([] { synth_shape_text("r1-9b"); });
     CHECK(e.code == status::argument);
     CHECK(contains(e.text, "r1-14b"));
@@ -498,11 +571,13 @@ TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
                 CHECK(std::vector<int64_t>(t->ne, t->ne + t->rank) == row.ne);
                 CHECK(t->type == (row.stays_f32() ? format::f32 : type));
             }
-            const gguf_tensor &down = *f.find_tensor("blk.0.ffn_down.weight");      // 128 x 256, of two layers: deviation 1 / sqrt(256 * 4)
+            // 128 x 256, of two layers: deviation 1 / sqrt(256 * 4)
+            const gguf_tensor &down = *f.find_tensor("blk.0.ffn_down.weight");
             std::vector<float> x(128 * 256);
             decode_row(down.type, down.data, x.data(), x.size());
             if (type == format::i8) {
-                const auto *scales = reinterpret_cast<const float *>(f.find_tensor("blk.0.ffn_down.weight_scale")->data);
+                const auto *scales =
+                    reinterpret_cast<const float *>(f.find_tensor("blk.0.ffn_down.weight_scale")->data);
                 for (size_t i = 0; i < x.size(); ++i) x[i] *= scales[i / 256];
             }
             double sum = 0, squares = 0;
@@ -511,7 +586,8 @@ TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
                 squares += static_cast<double>(v) * v;
             }
             CHECK(std::fabs(sum / static_cast<double>(x.size())) < 0.001);
-            CHECK(std::sqrt(squares / static_cast<double>(x.size())) == doctest::Approx(1.0 / 32).epsilon(0.02));
+            CHECK(std::sqrt(squares / static_cast<double>(x.size())) ==
+                  doctest::Approx(1.0 / 32).epsilon(0.02));
 
             const tokenizer tok(f);
             std::vector<token_id> ids;
@@ -535,7 +611,8 @@ TEST_CASE("synth: fewer layers and a smaller vocabulary") {
     const gguf_file f = gguf_file::open(dir / "out.gguf");
     CHECK(f.get_uint("qwen2.block_count", 100) == 1);
     const gguf_tensor &embedding = *f.find_tensor("token_embd.weight");
-    CHECK(std::vector<int64_t>(embedding.ne, embedding.ne + embedding.rank) == std::vector<int64_t>{300, 128});
+    CHECK(std::vector<int64_t>(embedding.ne, embedding.ne + embedding.rank) ==
+          std::vector<int64_t>{300, 128});
     CHECK(f.find_tensor("blk.0.attn_q.weight"));
     CHECK(!f.find_tensor("blk.1.attn_q.weight"));
 }
@@ -557,12 +634,13 @@ TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
     };
     hparams h;
     h.layers = 32, h.heads = 32, h.kv_heads = 8;
-    const auto choice = [&](format wanted, role what, int64_t layer, int64_t columns = 512, bool tied = false) {
+    const auto choice = [&](format wanted, role what, int64_t layer, int64_t columns = 512,
+                            bool tied = false) {
         return format_policy(wanted, h, tied)(row(what, layer, columns));
     };
     for (const format f : {format::q4_k, format::q5_k})
         for (const role what : {role::value, role::down}) {
-            int more = 0;       // an eighth at each end, and a third of the rest
+            int more = 0;  // an eighth at each end, and a third of the rest
             for (int i = 0; i < 32; ++i) more += choice(f, what, i) == format::q6_k;
             CHECK(more == 16);
             CHECK(choice(f, what, 3) == format::q6_k);
@@ -577,7 +655,8 @@ TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
     CHECK(choice(format::q3_k, role::attention_output, 2) == format::q4_k);
     CHECK(choice(format::q2_k, role::value, 9) == format::q4_k);
     CHECK(choice(format::q2_k, role::down, 9) == format::q3_k);
-    for (const format f : {format::q2_k, format::q3_k, format::q4_k, format::q5_k, format::q6_k, format::q4_0, format::q5_1, format::iq4_nl}) {
+    for (const format f : {format::q2_k, format::q3_k, format::q4_k, format::q5_k, format::q6_k, format::q4_0,
+                           format::q5_1, format::iq4_nl}) {
         CHECK(choice(f, role::query, 9) == f);
         CHECK(choice(f, role::gate, 9) == f);
         CHECK(choice(f, role::embedding, -1) == f);
@@ -586,18 +665,29 @@ TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
         CHECK(choice(f, role::norm, 9) == format::f32);
     }
     for (const format f : {format::f16, format::q8_0, format::i8}) CHECK(choice(f, role::output, -1) == f);
-    for (const auto &[f, narrow] : {std::pair(format::q2_k, format::iq4_nl), {format::q3_k, format::iq4_nl}, {format::q4_k, format::q5_0}, {format::q5_k, format::q5_1}, {format::q6_k, format::q8_0}}) {
+    for (const auto &[f, narrow] : {std::pair(format::q2_k, format::iq4_nl),
+                                    {format::q3_k, format::iq4_nl},
+                                    {format::q4_k, format::q5_0},
+                                    {format::q5_k, format::q5_1},
+                                    {format::q6_k, format::q8_0}}) {
         CHECK(choice(f, role::query, 9, 480) == narrow);
         CHECK(choice(f, role::query, 9, 481) == format::f16);
     }
 }
 
-TEST_CASE("requantize: types of few bits in files that load, with remarks for rows that do not fit, refusals by name") {
+TEST_CASE("requantize: types of few bits in files that load, with remarks for rows that do not fit, refusals "
+          "by name") {
     const temp_dir dir;
     std::vector<std::string> remarks;
     const job j{.note = [&](const std::string &text) { remarks.push_back(text); }};
     synthesize(dir / "in.gguf", {"small-llama", format::f32, 1}, {});
-    for (const auto &[type, number] : {std::pair(format::q4_k, 15), {format::q5_k, 17}, {format::q3_k, 12}, {format::q2_k, 10}, {format::q6_k, 18}, {format::q4_0, 2}, {format::iq4_nl, 25}}) {
+    for (const auto &[type, number] : {std::pair(format::q4_k, 15),
+                                       {format::q5_k, 17},
+                                       {format::q3_k, 12},
+                                       {format::q2_k, 10},
+                                       {format::q6_k, 18},
+                                       {format::q4_0, 2},
+                                       {format::iq4_nl, 25}}) {
         requantize(dir / "in.gguf", dir / "out.gguf", type, j);
         const gguf_file f = open(dir / "out.gguf");
         CHECK(f.get_uint("general.file_type", 100) == static_cast<uint64_t>(number));
@@ -609,11 +699,13 @@ TEST_CASE("requantize: types of few bits in files that load, with remarks for ro
     synthesize(dir / "tiny.gguf", {"tiny-llama", format::f32, 1}, {});
     requantize(dir / "tiny.gguf", dir / "out.gguf", format::q4_k, j);
     REQUIRE(remarks.size() == 1);
-    for (const char *const part : {"token_embd.weight", "128", "q6_k", "q8_0", "more"}) CHECK(contains(remarks[0], part));
+    for (const char *const part : {"token_embd.weight", "128", "q6_k", "q8_0", "more"})
+        CHECK(contains(remarks[0], part));
     CHECK(open(dir / "out.gguf").find_tensor("blk.0.attn_q.weight")->type == format::q5_0);
-    CHECK(open(dir / "out.gguf").find_tensor("blk.1.ffn_down.weight")->type == format::q6_k);       // of 256
+    CHECK(open(dir / "out.gguf").find_tensor("blk.1.ffn_down.weight")->type == format::q6_k);  // of 256
 
-    for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 70000.0f}) {
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 70000.0f}) {
         std::string bytes = file_bytes(dir / "in.gguf");
         const gguf_file f = open(dir / "in.gguf");
         memcpy(&bytes[f.find_tensor("blk.2.ffn_up.weight")->offset + 4 * (256 * 3 + 5)], &bad, sizeof bad);
@@ -627,24 +719,28 @@ TEST_CASE("requantize: types of few bits in files that load, with remarks for ro
 TEST_CASE("requantize: statistics lower the error where the inputs are large") {
     const temp_dir dir;
     synthesize(dir / "in.gguf", {"small-llama", format::f32, 1}, {});
-    write_bytes(dir / "text.txt", "the quick brown fox jumps over the lazy dog and then some more of it, again and again, until there is enough");
+    write_bytes(dir / "text.txt", "the quick brown fox jumps over the lazy dog and then some more of it, "
+                                  "again and again, until there is enough");
     calibration c = calibrate(dir / "in.gguf", {dir / "text.txt"}, {}, {});
     for (linear_input &in : c.inputs)
         for (size_t i = 0; i < in.channels(); ++i) in.mean_square[i] = i % 8 ? 0.01f : 1.0f;
     save(c, dir / "stats");
     requantize(dir / "in.gguf", dir / "plain.gguf", format::q4_k, {});
     requantize_weighted(dir / "in.gguf", dir / "weighted.gguf", format::q4_k, dir / "stats", {});
-    const gguf_file in = open(dir / "in.gguf"), plain = open(dir / "plain.gguf"), weighted = open(dir / "weighted.gguf");
+    const gguf_file in = open(dir / "in.gguf"), plain = open(dir / "plain.gguf"),
+                    weighted = open(dir / "weighted.gguf");
     const auto error_of = [&](const gguf_file &f, const std::string &name) {
         const gguf_tensor &t = *f.find_tensor(name);
         std::vector<float> x(in.find_tensor(name)->bytes / 4), y(x.size());
         memcpy(x.data(), in.find_tensor(name)->data, 4 * x.size());
         decode_row(t.type, t.data, y.data(), y.size());
         double sum = 0;
-        for (size_t i = 0; i < x.size(); i += 8) sum += (static_cast<double>(x[i]) - y[i]) * (static_cast<double>(x[i]) - y[i]);
+        for (size_t i = 0; i < x.size(); i += 8)
+            sum += (static_cast<double>(x[i]) - y[i]) * (static_cast<double>(x[i]) - y[i]);
         return sum;
     };
-    for (const char *const name : {"blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.attn_output.weight", "blk.1.ffn_up.weight", "blk.2.ffn_down.weight", "output.weight"})
+    for (const char *const name : {"blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.attn_output.weight",
+                                   "blk.1.ffn_up.weight", "blk.2.ffn_down.weight", "output.weight"})
         CHECK(error_of(weighted, name) < 0.8 * error_of(plain, name));
     CHECK(error_of(weighted, "token_embd.weight") == error_of(plain, "token_embd.weight"));
     CHECK(weighted.get_uint("deepseek.quant.calibration_tokens", 1000) == c.tokens);
@@ -656,7 +752,8 @@ TEST_CASE("synth: files of few bits hold weights of a sane size") {
         CAPTURE(info(type).text);
         synthesize(dir / "out.gguf", {"small-llama", type, 1}, {});
         const gguf_file f = open(dir / "out.gguf");
-        const gguf_tensor &gate = *f.find_tensor("blk.1.ffn_gate.weight");      // 768 x 256: deviation 1 / sqrt(256)
+        // 768 x 256: deviation 1 / sqrt(256)
+        const gguf_tensor &gate = *f.find_tensor("blk.1.ffn_gate.weight");
         CHECK(gate.type == type);
         std::vector<float> x(768 * 256);
         decode_row(gate.type, gate.data, x.data(), x.size());
@@ -666,7 +763,7 @@ TEST_CASE("synth: files of few bits hold weights of a sane size") {
     }
 }
 
-// ---- Requantizing ------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Requantizing
 
 TEST_CASE("requantize: the same file as converting at once, from each format that loses nothing") {
     const temp_dir dir;
@@ -717,8 +814,10 @@ TEST_CASE("requantize: tensors and keys that nobody knows stay, what cannot be r
         std::vector<std::string> data;
         for (const gguf_tensor &t : good.tensors()) {
             const bool other = change == std::string("type") && t.name == "blk.0.ffn_up.weight";
-            w.add_tensor(std::string(t.name), other ? format::mxfp4 : t.type, std::span(t.ne, static_cast<size_t>(t.rank)));
-            data.push_back(other ? std::string(t.bytes / 34 * 17, 'x') : std::string(reinterpret_cast<const char *>(t.data), t.bytes));
+            w.add_tensor(std::string(t.name), other ? format::mxfp4 : t.type,
+                         std::span(t.ne, static_cast<size_t>(t.rank)));
+            data.push_back(other ? std::string(t.bytes / 34 * 17, 'x')
+                                 : std::string(reinterpret_cast<const char *>(t.data), t.bytes));
         }
         const int64_t ne[] = {3};
         w.add_tensor("company.tensor", format::i32, ne);
@@ -740,11 +839,12 @@ TEST_CASE("requantize: tensors and keys that nobody knows stay, what cannot be r
     CHECK(type.code == status::unsupported);
     CHECK(contains(type.text, "'blk.0.ffn_up.weight': mxfp4 is not read"));
     rebuilt("arch");
-    CHECK(contains(failure_of([&] { requantize(dir / "in.gguf", dir / "out.gguf", format::f32, {}); }).text, "'mamba' is not known"));
+    CHECK(contains(failure_of([&] { requantize(dir / "in.gguf", dir / "out.gguf", format::f32, {}); }).text,
+                   "'mamba' is not known"));
     CHECK(!fs::exists(dir / "out.gguf"));
 }
 
-// ---- Inspection -----------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Inspection
 
 TEST_CASE("inspect: the bundled model as text and as JSON") {
     const std::string path = DS_SOURCE_DIR "/models/tiny-r1.gguf";
@@ -753,7 +853,7 @@ TEST_CASE("inspect: the bundled model as text and as JSON") {
     CHECK(j["version"] == 3);
     CHECK(j["bytes"] == fs::file_size(path));
     CHECK(j["tensors"].size() == 39);
-    CHECK(j["totals"]["q8_0"]["tensors"] == 30);      // 4 layers of 7 matrices, embedding, output
+    CHECK(j["totals"]["q8_0"]["tensors"] == 30);  // 4 layers of 7 matrices, embedding, output
     CHECK(j["totals"]["q8_0"]["elements"] == 4 * (4 * 160 * 160 + 3 * 160 * 448) + 2 * 512 * 160);
     CHECK(j["totals"]["q8_0"]["bits_per_weight"] == 8.5);
     CHECK(j["totals"]["f32"]["elements"] == 9 * 160);
@@ -787,8 +887,10 @@ TEST_CASE("inspect: a file's strings cannot drive the terminal or break the JSON
 
 TEST_CASE("progress: one line with share, rate and time left") {
     CHECK(progress_line(0, 1000000, 0) == "[------------------------------]   0%  0 B of 1.00 MB");
-    CHECK(progress_line(1500000000, 3000000000, 5) == "[###############---------------]  50%  1.50 GB of 3.00 GB  300 MB/s  0:05 left");
-    CHECK(progress_line(1000, 4000000, 1) == "[------------------------------]   0%  1.00 kB of 4.00 MB  1.00 kB/s  1:06:39 left");
+    CHECK(progress_line(1500000000, 3000000000, 5) ==
+          "[###############---------------]  50%  1.50 GB of 3.00 GB  300 MB/s  0:05 left");
+    CHECK(progress_line(1000, 4000000, 1) ==
+          "[------------------------------]   0%  1.00 kB of 4.00 MB  1.00 kB/s  1:06:39 left");
     CHECK(progress_line(7, 7, 2) == "[##############################] 100%  7 B of 7 B  4 B/s  0:00 left");
     CHECK(bytes_text(999) == "999 B");
     CHECK(bytes_text(99950) == "100 kB");

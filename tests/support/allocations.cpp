@@ -1,4 +1,5 @@
-// operator new and delete of the whole test program: malloc and free, but for what with_failing and most_bytes ask.
+// operator new and delete of the whole test program: malloc and free, but for what with_failing and
+// most_bytes ask.
 #include "allocations.h"
 
 #include <atomic>
@@ -28,7 +29,9 @@ void *take(size_t n, size_t alignment) {
         if (fail_at > 0 && (call == fail_at || (for_ever && call > fail_at))) return nullptr;
     }
     if (n == 0) n = 1;
-    return counted(alignment <= alignof(std::max_align_t) ? std::malloc(n) : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment));
+    return counted(alignment <= alignof(std::max_align_t)
+                       ? std::malloc(n)
+                       : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment));
 }
 void give(void *p) {
     if (p) {
@@ -42,7 +45,7 @@ void *take_or_throw(size_t bytes, size_t alignment) {
     throw std::bad_alloc();
 }
 
-} // namespace
+}  // namespace
 
 int64_t ds::test::with_failing(int64_t n, bool ever, const std::function<void()> &f) {
     struct disarm {
@@ -69,8 +72,12 @@ void *operator new(size_t n, std::align_val_t a) { return take_or_throw(n, stati
 void *operator new[](size_t n, std::align_val_t a) { return take_or_throw(n, static_cast<size_t>(a)); }
 void *operator new(size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
 void *operator new[](size_t n, const std::nothrow_t &) noexcept { return take(n, 0); }
-void *operator new(size_t n, std::align_val_t a, const std::nothrow_t &) noexcept { return take(n, static_cast<size_t>(a)); }
-void *operator new[](size_t n, std::align_val_t a, const std::nothrow_t &) noexcept { return take(n, static_cast<size_t>(a)); }
+void *operator new(size_t n, std::align_val_t a, const std::nothrow_t &) noexcept {
+    return take(n, static_cast<size_t>(a));
+}
+void *operator new[](size_t n, std::align_val_t a, const std::nothrow_t &) noexcept {
+    return take(n, static_cast<size_t>(a));
+}
 void operator delete(void *p) noexcept { give(p); }
 void operator delete[](void *p) noexcept { give(p); }
 void operator delete(void *p, size_t) noexcept { give(p); }

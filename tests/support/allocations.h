@@ -12,7 +12,8 @@ int64_t with_failing(int64_t n, bool ever, const std::function<void()> &f);
 // Blocks that were taken and not given back, of the whole program.
 int64_t blocks_held();
 
-// The most bytes that `f` held at one time, beside those that were held before it. What other threads hold counts.
+// The most bytes that `f` held at one time, beside those that were held before it. What other threads hold
+// counts.
 int64_t most_bytes(const std::function<void()> &f);
 
-} // namespace ds::test
+}  // namespace ds::test

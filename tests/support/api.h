@@ -42,4 +42,4 @@ inline void check_argument(std::string_view part, const call &f) { check_fails(D
 
 inline const ds_message hello = {"user", "Hello"};
 
-} // namespace golden
+}  // namespace golden

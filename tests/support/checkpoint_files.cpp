@@ -6,7 +6,9 @@ std::string safetensors_bytes(const raw_tensors &tensors) {
     nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
     std::string data;
     for (const auto &[name, t] : tensors) {
-        header[name] = {{"dtype", t.dtype}, {"shape", t.shape}, {"data_offsets", {data.size(), data.size() + t.bytes.size()}}};
+        header[name] = {{"dtype", t.dtype},
+                        {"shape", t.shape},
+                        {"data_offsets", {data.size(), data.size() + t.bytes.size()}}};
         data += t.bytes;
     }
     return with_length(header.dump()) + data;
@@ -30,7 +32,9 @@ checkpoint_files::checkpoint_files(const std::string &name) {
     tokenizer = nlohmann::json::parse(file_bytes(dir + "/tokenizer.json"));
     tokenizer_config = nlohmann::json::parse(file_bytes(dir + "/tokenizer_config.json"));
     for (const auto &entry : fs::directory_iterator(dir))
-        if (entry.path().filename().string().starts_with("model") && entry.path().extension() == ".safetensors") read_safetensors(entry.path().string(), tensors);
+        if (entry.path().filename().string().starts_with("model") &&
+            entry.path().extension() == ".safetensors")
+            read_safetensors(entry.path().string(), tensors);
 }
 
 void checkpoint_files::save(const std::string &directory, bool weights) const {
@@ -41,4 +45,4 @@ void checkpoint_files::save(const std::string &directory, bool weights) const {
     if (weights) write_bytes(directory + "/model.safetensors", safetensors_bytes(tensors));
 }
 
-} // namespace ds::test
+}  // namespace ds::test

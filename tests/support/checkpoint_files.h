@@ -15,4 +15,4 @@ struct checkpoint_files {
     void save(const std::string &directory, bool weights = true) const;
 };
 
-} // namespace ds::test
+}  // namespace ds::test

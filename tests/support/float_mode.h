@@ -9,9 +9,10 @@
 namespace ds::test {
 
 #if defined(__x86_64__)
-inline uint64_t float_control() { return _mm_getcsr() & ~0x3fu; }      // without the flags of what has happened
+// without the flags of what has happened
+inline uint64_t float_control() { return _mm_getcsr() & ~0x3fu; }
 inline void set_float_control(uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
-constexpr uint64_t flushing = 0x8040;         // results and operands that are denormal become zero
+constexpr uint64_t flushing = 0x8040;  // results and operands that are denormal become zero
 #elif defined(__aarch64__)
 inline uint64_t float_control() {
     uint64_t v;
@@ -19,7 +20,8 @@ inline uint64_t float_control() {
     return v;
 }
 inline void set_float_control(uint64_t v) { __asm__ volatile("msr fpcr, %0" : : "r"(v) : "memory"); }
-constexpr uint64_t flushing = 0x7080000;      // denormals, of halves too; besides, halves of another kind, and every NaN the same
+// denormals, of halves too; besides, halves of another kind, and every NaN the same
+constexpr uint64_t flushing = 0x7080000;
 #endif
 
-} // namespace ds::test
+}  // namespace ds::test

@@ -1,4 +1,5 @@
-// GGUF files made byte by byte for the tests, sharing nothing with gguf_writer, and what the tests ask of such a file.
+// GGUF files made byte by byte for the tests, sharing nothing with gguf_writer, and what the tests ask of
+// such a file.
 #pragma once
 
 #include "../../tensor/gguf.h"
@@ -27,7 +28,7 @@ struct spec_key {
 };
 struct spec_tensor {
     std::string name;
-    std::vector<uint64_t> dims;   // as in the file, innermost first
+    std::vector<uint64_t> dims;  // as in the file, innermost first
     uint32_t type;
     uint64_t offset;
 };
@@ -55,9 +56,12 @@ struct spec {
     }
 };
 
-inline std::string array_of(uint32_t element, uint64_t count, const std::string &payload) { return le(element) + le(count) + payload; }
+inline std::string array_of(uint32_t element, uint64_t count, const std::string &payload) {
+    return le(element) + le(count) + payload;
+}
 
-// A copy of the bytes that ends where an unmapped page begins, so that reading one byte too many faults in any build. One at a time: the room is shared.
+// A copy of the bytes that ends where an unmapped page begins, so that reading one byte too many faults in
+// any build. One at a time: the room is shared.
 class guarded {
 public:
     explicit guarded(const std::string &s) : size_(s.size()) {
@@ -112,7 +116,9 @@ inline void check_bad(const std::string &bytes, status code, std::initializer_li
         CHECK(o.text.find(part) != std::string::npos);
     }
 }
-inline void check_bad(const spec &s, status code, std::initializer_list<const char *> parts) { check_bad(s.bytes(), code, parts); }
+inline void check_bad(const spec &s, status code, std::initializer_list<const char *> parts) {
+    check_bad(s.bytes(), code, parts);
+}
 inline void check_good(const spec &s) {
     const outcome o = load(s.bytes());
     CAPTURE(o.text);
@@ -129,7 +135,9 @@ inline void check_throws(status code, const char *part, const std::function<void
     }
 }
 
-inline spec one_key(uint32_t type, const std::string &payload, const std::string &name = "test.key") { return {.keys = {{name, type, payload}}}; }
+inline spec one_key(uint32_t type, const std::string &payload, const std::string &name = "test.key") {
+    return {.keys = {{name, type, payload}}};
+}
 inline spec one_tensor(std::vector<uint64_t> dims, uint32_t type, uint64_t offset = 0, size_t data = 4096) {
     return {.tensors = {{"test.weight", std::move(dims), type, offset}}, .data = zeros(data)};
 }
@@ -140,11 +148,19 @@ inline spec tiny() {
     s.keys = {
         {"general.architecture", STRING, le_string("llama")},
         {"general.alignment", U32, le<uint32_t>(32)},
-        {"t.u8", U8, le<uint8_t>(200)}, {"t.i8", I8, le<int8_t>(-100)}, {"t.u16", U16, le<uint16_t>(50000)}, {"t.i16", I16, le<int16_t>(-30000)},
-        {"t.u32", U32, le<uint32_t>(4000000000u)}, {"t.i32", I32, le<int32_t>(-2000000000)},
-        {"t.u64", U64, le<uint64_t>(UINT64_MAX)}, {"t.i64", I64, le<int64_t>(INT64_MIN)},
-        {"t.f32", F32, le(0.1f)}, {"t.f64", F64, le(1e300)}, {"t.bool", BOOL, le<uint8_t>(1)},
-        {"t.strings", ARRAY, array_of(STRING, 3, le_string("a") + le_string("") + le_string("\xe2\x80\xa6\"\\\n\xff"))},
+        {"t.u8", U8, le<uint8_t>(200)},
+        {"t.i8", I8, le<int8_t>(-100)},
+        {"t.u16", U16, le<uint16_t>(50000)},
+        {"t.i16", I16, le<int16_t>(-30000)},
+        {"t.u32", U32, le<uint32_t>(4000000000u)},
+        {"t.i32", I32, le<int32_t>(-2000000000)},
+        {"t.u64", U64, le<uint64_t>(UINT64_MAX)},
+        {"t.i64", I64, le<int64_t>(INT64_MIN)},
+        {"t.f32", F32, le(0.1f)},
+        {"t.f64", F64, le(1e300)},
+        {"t.bool", BOOL, le<uint8_t>(1)},
+        {"t.strings", ARRAY,
+         array_of(STRING, 3, le_string("a") + le_string("") + le_string("\xe2\x80\xa6\"\\\n\xff"))},
         {"t.ints", ARRAY, array_of(I16, 3, le<int16_t>(-1) + le<int16_t>(0) + le<int16_t>(7))},
         {"t.floats", ARRAY, array_of(F32, 2, le(0.5f) + le(-1e-5f))},
         {"t.none", ARRAY, array_of(U64, 0, "")},
@@ -154,4 +170,4 @@ inline spec tiny() {
     return s;
 }
 
-} // namespace gguf_bytes
+}  // namespace gguf_bytes

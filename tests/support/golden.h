@@ -1,4 +1,5 @@
-// The independent golden data of tests/data: checkpoints converted to a temporary GGUF file, and what a float64 implementation in PyTorch made of them.
+// The independent golden data of tests/data: checkpoints converted to a temporary GGUF file, and what a
+// float64 implementation in PyTorch made of them.
 #pragma once
 
 #include "../../deepseek.h"
@@ -24,7 +25,11 @@ using ds::test::sanitized;
 inline void ok(ds_status s, const ds_error &e) {
     if (s != DS_OK) FAIL(e.message);
 }
-#define MUST(call) do { ds_error err{}; golden::ok((call), err); } while (0)
+#define MUST(call)                                                                                           \
+    do {                                                                                                     \
+        ds_error err{};                                                                                      \
+        golden::ok((call), err);                                                                             \
+    } while (0)
 
 struct temp_file {
     std::string path;
@@ -39,15 +44,24 @@ struct temp_file {
     ~temp_file() { unlink(path.c_str()); }
 };
 
-struct model_free { void operator()(ds_model *m) const { ds_model_free(m); } };
-struct engine_free { void operator()(ds_engine *e) const { ds_engine_free(e); } };
+struct model_free {
+    void operator()(ds_model *m) const { ds_model_free(m); }
+};
+struct engine_free {
+    void operator()(ds_engine *e) const { ds_engine_free(e); }
+};
 using model_ptr = std::unique_ptr<ds_model, model_free>;
 using engine_ptr = std::unique_ptr<ds_engine, engine_free>;
 
-inline bool same_bits(const std::vector<float> &a, const std::vector<float> &b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
-inline std::string data_dir(const std::string &name) { return std::string(DS_SOURCE_DIR "/tests/data/") + name; }
+inline bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+inline std::string data_dir(const std::string &name) {
+    return std::string(DS_SOURCE_DIR "/tests/data/") + name;
+}
 
-// DS_TEST_DEVICE=N: the models of tests are on device N (0: the host), and they and their pages of I8, whatever a test asks for, for its bits are the same everywhere.
+// DS_TEST_DEVICE=N: the models of tests are on device N (0: the host), and they and their pages of I8,
+// whatever a test asks for, for its bits are the same everywhere.
 inline const char *device_asked() { return std::getenv("DS_TEST_DEVICE"); }
 
 inline model_ptr load_file(const char *path, uint32_t flags = 0) {
@@ -63,12 +77,15 @@ inline model_ptr load_file(const char *path, uint32_t flags = 0) {
 // `name` is a folder of tests/data, "micro/llama".
 inline model_ptr model(const std::string &name, ds::format type, uint32_t flags = 0) {
     const temp_file file;
-    ds::convert(data_dir(name), file.path, {.type = device_asked() ? ds::format::i8 : type, .vocab_only = false, .name = ""}, {});
+    ds::convert(data_dir(name), file.path,
+                {.type = device_asked() ? ds::format::i8 : type, .vocab_only = false, .name = ""}, {});
     return load_file(file.path.c_str(), flags);
 }
 
 inline const char *const bundled_path = DS_SOURCE_DIR "/models/tiny-r1.gguf";
-inline model_ptr bundled(uint32_t flags = 0) { return device_asked() ? model("tiny-r1", ds::format::i8, flags) : load_file(bundled_path, flags); }
+inline model_ptr bundled(uint32_t flags = 0) {
+    return device_asked() ? model("tiny-r1", ds::format::i8, flags) : load_file(bundled_path, flags);
+}
 
 inline ds_engine_config engine_config() {
     ds_engine_config c{};
@@ -112,7 +129,8 @@ inline full_request request(const std::vector<ds_token> &prompt) {
 }
 
 // A conversation of one question, as the model's template has it.
-inline std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question, const ds_chat_config *config = nullptr) {
+inline std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question,
+                                         const ds_chat_config *config = nullptr) {
     const ds_message ask = {"user", question.c_str()};
     std::vector<ds_token> prompt(512);
     size_t n = 0;
@@ -122,8 +140,8 @@ inline std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &
 }
 
 struct data {
-    std::vector<ds_token> ids, greedy;       // greedy: the continuation of the first 16 ids
-    std::vector<float> logits;               // [ids, vocab]
+    std::vector<ds_token> ids, greedy;  // greedy: the continuation of the first 16 ids
+    std::vector<float> logits;          // [ids, vocab]
     size_t vocab;
 };
 
@@ -174,7 +192,8 @@ inline std::vector<float> logits(const engine_ptr &e, const std::vector<ds_token
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
     run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_SCORE) std::memcpy(&out[event.position * vocab], event.logits, vocab * sizeof(float));
+        if (event.type == DS_EVENT_SCORE)
+            std::memcpy(&out[event.position * vocab], event.logits, vocab * sizeof(float));
         else CHECK(event.finish == DS_FINISH_SCORED);
     });
     return out;
@@ -187,7 +206,9 @@ inline std::vector<ds_token> greedy(const engine_ptr &e, const std::vector<ds_to
     r.max_new_tokens = n;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    run(e, [&](const ds_event &event) { if (event.type == DS_EVENT_TOKEN) out.push_back(event.token); });
+    run(e, [&](const ds_event &event) {
+        if (event.type == DS_EVENT_TOKEN) out.push_back(event.token);
+    });
     return out;
 }
 
@@ -219,8 +240,10 @@ inline double mean_kl(const data &d, const std::vector<float> &ours) {
 // Mean negative log-likelihood of the ids after the first.
 inline double mean_nll(const data &d, const std::vector<float> &logits) {
     double sum = 0;
-    for (size_t i = 0; i + 1 < d.ids.size(); ++i) sum += log_sum(&logits[i * d.vocab], d.vocab) - logits[i * d.vocab + static_cast<size_t>(d.ids[i + 1])];
+    for (size_t i = 0; i + 1 < d.ids.size(); ++i)
+        sum +=
+            log_sum(&logits[i * d.vocab], d.vocab) - logits[i * d.vocab + static_cast<size_t>(d.ids[i + 1])];
     return sum / static_cast<double>(d.ids.size() - 1);
 }
 
-} // namespace golden
+}  // namespace golden

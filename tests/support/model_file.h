@@ -1,4 +1,5 @@
-// A model's keys and tensors, to be changed and written out again, in memory: how the tests make files that are wrong in one place.
+// A model's keys and tensors, to be changed and written out again, in memory: how the tests make files that
+// are wrong in one place.
 #pragma once
 
 #include "golden.h"
@@ -13,7 +14,9 @@ namespace golden {
 // Bytes at a multiple of 64, as ds_model_load_memory wants them.
 class aligned_bytes {
 public:
-    explicit aligned_bytes(const std::string &s) : room_(s.size() + 64, '\0'), size_(s.size()) { std::memcpy(data(), s.data(), s.size()); }
+    explicit aligned_bytes(const std::string &s) : room_(s.size() + 64, '\0'), size_(s.size()) {
+        std::memcpy(data(), s.data(), s.size());
+    }
     char *data() { return room_.data() + (64 - reinterpret_cast<uintptr_t>(room_.data()) % 64) % 64; }
     size_t size() const { return size_; }
 
@@ -35,7 +38,8 @@ struct model_file {
     std::vector<part> parts;
 
     part &find(const std::string &name) {
-        const auto p = std::find_if(parts.begin(), parts.end(), [&](const part &x) { return x.name == name; });
+        const auto p =
+            std::find_if(parts.begin(), parts.end(), [&](const part &x) { return x.name == name; });
         REQUIRE(p != parts.end());
         return *p;
     }
@@ -59,7 +63,10 @@ inline model_file read_model_file(const std::string &path) {
     model_file out;
     for (size_t i = 0; i < f.key_count(); ++i) out.keys.set_raw(f.key(i), f.value(i));
     for (const ds::gguf_tensor &t : f.tensors())
-        out.parts.push_back({std::string(t.name), t.type, {t.ne, t.ne + t.rank}, {reinterpret_cast<const char *>(t.data), t.bytes}});
+        out.parts.push_back({std::string(t.name),
+                             t.type,
+                             {t.ne, t.ne + t.rank},
+                             {reinterpret_cast<const char *>(t.data), t.bytes}});
     return out;
 }
 
@@ -87,7 +94,9 @@ inline held_model hold(const std::string &bytes, const ds_model_config *config =
     h.model.reset(m);
     return h;
 }
-inline held_model hold(const model_file &f, const ds_model_config *config = nullptr) { return hold(f.bytes(), config); }
+inline held_model hold(const model_file &f, const ds_model_config *config = nullptr) {
+    return hold(f.bytes(), config);
+}
 
 inline ds_model_config model_config() {
     ds_model_config c{};
@@ -95,4 +104,4 @@ inline ds_model_config model_config() {
     return c;
 }
 
-} // namespace golden
+}  // namespace golden

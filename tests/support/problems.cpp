@@ -16,4 +16,4 @@ std::vector<problem> problems(size_t most) {
     return list;
 }
 
-} // namespace golden
+}  // namespace golden

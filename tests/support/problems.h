@@ -6,8 +6,10 @@
 
 namespace golden {
 
-struct problem { std::string question, answer; };
+struct problem {
+    std::string question, answer;
+};
 
-std::vector<problem> problems(size_t most);    // the first of them
+std::vector<problem> problems(size_t most);  // the first of them
 
-} // namespace golden
+}  // namespace golden

@@ -25,4 +25,4 @@ constexpr bool sanitized = true;
 constexpr bool sanitized = false;
 #endif
 
-} // namespace ds::test
+}  // namespace ds::test

@@ -1,5 +1,6 @@
-// A vocabulary-only GGUF file in memory from a published tokenizer.json, so that the tokenizer can be held against published ids. It is written
-// here independently of the converter: normal tokens by id, added tokens on top (special ones control, the others user-defined), merges as they stand.
+// A vocabulary-only GGUF file in memory from a published tokenizer.json, so that the tokenizer can be held
+// against published ids. It is written here independently of the converter: normal tokens by id, added tokens
+// on top (special ones control, the others user-defined), merges as they stand.
 #pragma once
 
 #include "../../llm/text/tokenizer.h"
@@ -10,7 +11,8 @@ namespace ds::test {
 
 nlohmann::json read_json(const std::string &path);
 
-gguf_writer vocabulary_from_json(const std::string &directory);    // which holds tokenizer.json and tokenizer_config.json
+// which holds tokenizer.json and tokenizer_config.json
+gguf_writer vocabulary_from_json(const std::string &directory);
 
 // A vocabulary and the file that it reads from.
 struct vocabulary {
@@ -18,7 +20,8 @@ struct vocabulary {
     gguf_file file;
     tokenizer tok;
 
-    explicit vocabulary(const gguf_writer &w, const std::string &name = "test") : bytes(w.header()), file(os::mapping::borrow(bytes.data(), bytes.size()), name), tok(file) {}
+    explicit vocabulary(const gguf_writer &w, const std::string &name = "test")
+        : bytes(w.header()), file(os::mapping::borrow(bytes.data(), bytes.size()), name), tok(file) {}
 };
 
-} // namespace ds::test
+}  // namespace ds::test

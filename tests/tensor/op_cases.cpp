@@ -1,5 +1,6 @@
-// The makers of op_cases.h. The float64 computations here are written from the operations' meaning, with the C library's functions, and use none of the
-// library's arithmetic; the bound of packed formats follows from rounding activations to 127 steps of a block's largest.
+// The makers of op_cases.h. The float64 computations here are written from the operations' meaning, with the
+// C library's functions, and use none of the library's arithmetic; the bound of packed formats follows from
+// rounding activations to 127 steps of a block's largest.
 #include "op_cases.h"
 
 #include <algorithm>
@@ -13,8 +14,10 @@ float numbers::operator()(fill f) {
     if (f == fill::tiny) return below(2) ? x * 0x1p-126f : x * 0x1p-70f;
     if (f == fill::vanishing) return -std::fabs(x) * 0x1p-80f - 0x1p-100f;
     if (f == fill::wild) {
-        constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-        constexpr float some[] = {inf, -inf, nan, 3e38f, -3e38f, -0.0f, 0.0f, 100.0f, -100.0f, 88.7f, -88.0f, -103.9f};
+        constexpr float inf = std::numeric_limits<float>::infinity(),
+                        nan = std::numeric_limits<float>::quiet_NaN();
+        constexpr float some[] = {inf,  -inf,   nan,     3e38f, -3e38f, -0.0f,
+                                  0.0f, 100.0f, -100.0f, 88.7f, -88.0f, -103.9f};
         if (below(10) == 0) return some[below(std::size(some))];
     }
     return x;
@@ -29,7 +32,10 @@ static int64_t count(const std::vector<int64_t> &ne) {
 // Where blocks keep their f16 numbers: 32-blocks first, the formats of 256 as their layout has it.
 static std::vector<size_t> halves_of(format type) {
     switch (type) {
-    case format::q4_1: case format::q5_1: case format::q4_k: case format::q5_k: return {0, 2};
+    case format::q4_1:
+    case format::q5_1:
+    case format::q4_k:
+    case format::q5_k: return {0, 2};
     case format::q2_k: return {80, 82};
     case format::q3_k: return {108};
     case format::q6_k: return {208};
@@ -37,7 +43,8 @@ static std::vector<size_t> halves_of(format type) {
     }
 }
 
-// Random bytes, all bits set in a row of them now and then: -128 among q8_0's, which no encoder of ours writes but a file may hold.
+// Random bytes, all bits set in a row of them now and then: -128 among q8_0's, which no encoder of ours
+// writes but a file may hold.
 static void fill_packed(numbers &r, format type, std::vector<char> &bytes, fill f) {
     for (char &c : bytes) c = static_cast<char>(r.below(8) ? r.bits() >> 24 : r.below(2) ? 128 : 255);
     for (size_t b = 0; b < bytes.size(); b += info(type).bytes)
@@ -78,7 +85,9 @@ array make_ints(std::vector<int32_t> v, bool by_row) {
 static double f16_value(uint16_t h) {
     const int exponent = h >> 10 & 31, fraction = h & 1023;
     constexpr double inf = std::numeric_limits<double>::infinity();
-    const double x = exponent == 31 ? (fraction ? std::nan("") : inf) : exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    const double x = exponent == 31  ? (fraction ? std::nan("") : inf)
+                     : exponent == 0 ? std::ldexp(fraction, -24)
+                                     : std::ldexp(1024 + fraction, exponent - 25);
     return h >> 15 ? -x : x;
 }
 
@@ -90,13 +99,18 @@ template <class T> static T read(const char *p) {
 
 // Element i of a block, written from the layouts as ggml's documentation describes them.
 static double packed_value(format type, const unsigned char *p, int i) {
-    const auto half = [&](int at) { return f16_value(read<uint16_t>(reinterpret_cast<const char *>(p) + at)); };
+    const auto half = [&](int at) {
+        return f16_value(read<uint16_t>(reinterpret_cast<const char *>(p) + at));
+    };
     const auto nibble = [](int byte, bool high) { return high ? byte >> 4 : byte & 15; };
     constexpr int iq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    const int j = i % 16, h = i / 16;                     // blocks of 32: byte j, its low (0) or high (1) half
+    // blocks of 32: byte j, its low (0) or high (1) half
+    const int j = i % 16, h = i / 16;
     const int part = i / 128, quarter = i % 128 / 32, l = i % 32, sub = i / 32;
-    const auto fifth = [&](int at) { return (read<uint32_t>(reinterpret_cast<const char *>(p) + at) >> i & 1u) ? 16 : 0; };
-    const auto six = [&](int s, bool min) {               // of q4_k and q5_k
+    const auto fifth = [&](int at) {
+        return (read<uint32_t>(reinterpret_cast<const char *>(p) + at) >> i & 1u) ? 16 : 0;
+    };
+    const auto six = [&](int s, bool min) {  // of q4_k and q5_k
         const unsigned char *c = p + 4 + (min ? 4 : 0);
         if (s < 4) return c[s] % 64;
         return nibble(p[4 + 4 + s], min) + c[s - 4] / 64 * 16;
@@ -108,20 +122,29 @@ static double packed_value(format type, const unsigned char *p, int i) {
     case format::q5_0: return half(0) * (nibble(p[6 + j], h) + fifth(2) - 16);
     case format::q5_1: return half(0) * (nibble(p[8 + j], h) + fifth(4)) + half(2);
     case format::iq4_nl: return half(0) * iq4[nibble(p[2 + j], h)];
-    case format::q2_k: return half(80) * (p[i / 16] % 16) * (p[16 + 32 * part + l] >> 2 * quarter & 3) - half(82) * (p[i / 16] / 16);
+    case format::q2_k:
+        return half(80) * (p[i / 16] % 16) * (p[16 + 32 * part + l] >> 2 * quarter & 3) -
+               half(82) * (p[i / 16] / 16);
     case format::q3_k: {
         const int s = i / 16, low = nibble(p[96 + s % 8], s >= 8), high = p[104 + s % 4] >> 2 * (s / 4) & 3;
         const int q = (p[32 + 32 * part + l] >> 2 * quarter & 3) - ((p[l] >> sub & 1) ? 0 : 4);
         return half(108) * (low + 16 * high - 32) * q;
     }
-    case format::q4_k: return half(0) * six(sub, false) * nibble(p[16 + 32 * (i / 64) + l], sub % 2) - half(2) * six(sub, true);
-    case format::q5_k: return half(0) * six(sub, false) * (nibble(p[48 + 32 * (i / 64) + l], sub % 2) + ((p[16 + l] >> sub & 1) ? 16 : 0)) - half(2) * six(sub, true);
+    case format::q4_k:
+        return half(0) * six(sub, false) * nibble(p[16 + 32 * (i / 64) + l], sub % 2) -
+               half(2) * six(sub, true);
+    case format::q5_k:
+        return half(0) * six(sub, false) *
+                   (nibble(p[48 + 32 * (i / 64) + l], sub % 2) + ((p[16 + l] >> sub & 1) ? 16 : 0)) -
+               half(2) * six(sub, true);
     case format::q6_k: {
-        const int low = nibble(p[64 * part + i % 64], quarter >= 2), high = p[128 + 32 * part + l] >> 2 * quarter & 3;
+        const int low = nibble(p[64 * part + i % 64], quarter >= 2),
+                  high = p[128 + 32 * part + l] >> 2 * quarter & 3;
         return half(208) * static_cast<signed char>(p[192 + i / 16]) * (low + 16 * high - 32);
     }
     case format::iq4_xs: {
-        const int scale = nibble(p[4 + sub / 2], sub % 2) + (read<uint16_t>(reinterpret_cast<const char *>(p) + 2) >> 2 * sub & 3) * 16 - 32;
+        const int scale = nibble(p[4 + sub / 2], sub % 2) +
+                          (read<uint16_t>(reinterpret_cast<const char *>(p) + 2) >> 2 * sub & 3) * 16 - 32;
         return half(0) * scale * iq4[nibble(p[8 + 16 * sub + i % 16], i % 32 >= 16)];
     }
     default: return std::nan("");
@@ -134,11 +157,15 @@ double value(format type, const char *p, int64_t i) {
     case format::f16: return f16_value(read<uint16_t>(p + 2 * i));
     case format::bf16: return read<float>((std::string(2, '\0') + std::string(p + 2 * i, 2)).data());
     case format::i8: return static_cast<signed char>(p[i]);
-    default: return packed_value(type, reinterpret_cast<const unsigned char *>(p) + i / info(type).block * info(type).bytes, static_cast<int>(i % info(type).block));
+    default:
+        return packed_value(
+            type, reinterpret_cast<const unsigned char *>(p) + i / info(type).block * info(type).bytes,
+            static_cast<int>(i % info(type).block));
     }
 }
 double value(const array &a, int64_t i) {
-    return value(a.type, a.bytes.data(), i) * (a.scale.empty() ? 1.0 : static_cast<double>(a.scale[static_cast<size_t>(i / a.ne.back())]));
+    return value(a.type, a.bytes.data(), i) *
+           (a.scale.empty() ? 1.0 : static_cast<double>(a.scale[static_cast<size_t>(i / a.ne.back())]));
 }
 
 template <class P> static raw_params raw(const P &p) {
@@ -167,8 +194,12 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
         for (int32_t id : ids)
             for (int64_t i = 0; i < d; ++i) {
                 wanted.push_back(value(table, id * d + i));
-                double large = std::fabs(wanted.back());      // where a product of floats, or a sum with a minimum, is rounded
-                for (int64_t e = 0; e < info(type).block; ++e) large = std::max(large, std::fabs(value(table, (id * d + i) / info(type).block * info(type).block + e)));
+                // where a product of floats, or a sum with a minimum, is rounded
+                double large = std::fabs(wanted.back());
+                for (int64_t e = 0; e < info(type).block; ++e)
+                    large = std::max(
+                        large,
+                        std::fabs(value(table, (id * d + i) / info(type).block * info(type).block + e)));
                 tolerance.push_back(type == format::i8 || is_packed(type) ? large * 0x1p-21 : 0.0);
             }
     };
@@ -177,16 +208,20 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
 
 op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f, bool residual) {
     numbers r(2);
-    const int64_t block = is_packed(type) ? info(type).block : k;        // of activations that share a scale
+    const int64_t block = is_packed(type) ? info(type).block : k;  // of activations that share a scale
     const bool quantized = is_packed(type) || type == format::i8;
-    op_case c = start(op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}, {}}, f);
+    op_case c = start(
+        op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}, {}}, f);
     if (bias) c.src[2] = make_array(r, format::f32, {m});
     if (residual) c.src[3] = make_array(r, format::f32, {n, m}, f, true);
     if (f == fill::vanishing)
-        for (size_t i = 3; i < c.src[0].bytes.size(); i += 4) c.src[0].bytes[i] &= 0x7f;      // x above zero, so that products are below
-    c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2], before = c.src[3]](auto &wanted, auto &tolerance) {
+        // x above zero, so that products are below
+        for (size_t i = 3; i < c.src[0].bytes.size(); i += 4) c.src[0].bytes[i] &= 0x7f;
+    c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2], before = c.src[3]](auto &wanted,
+                                                                               auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
-            std::vector<double> step(static_cast<size_t>(k), 0.0);       // half a quantization step of the block that each activation is in
+            // half a quantization step of the block that each activation is in
+            std::vector<double> step(static_cast<size_t>(k), 0.0);
             for (int64_t b = 0; quantized && b < k; b += block) {
                 double most = 0.0;
                 for (int64_t l = b; l < b + block; ++l) most = std::max(most, std::fabs(value(x, i * k + l)));
@@ -200,11 +235,14 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
                     size += std::fabs(a * v);
                     rounding += std::fabs(v) * step[l];
                 }
-                const double offset = (bias ? value(b, j) : 0.0) + (residual ? value(before, i * m + j) : 0.0);
+                const double offset =
+                    (bias ? value(b, j) : 0.0) + (residual ? value(before, i * m + j) : 0.0);
                 wanted.push_back(sum + offset);
                 // Denormal products lose absolute, not relative, accuracy.
-                tolerance.push_back(rounding + (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
-                                    static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0));
+                tolerance.push_back(
+                    rounding +
+                    (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
+                    static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0));
             }
         }
     };
@@ -212,7 +250,9 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
 }
 
 // A product's row in float64, and how far rounding x to 127 steps of its largest, and floats, may be off.
-struct bounded { double y, off; };
+struct bounded {
+    double y, off;
+};
 static bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized) {
     const int64_t k = w.ne.back();
     double most = 0.0, sum = 0.0, size = 0.0, off = 0.0;
@@ -223,7 +263,8 @@ static bounded product(const std::vector<bounded> &x, const array &w, int64_t ro
         size += std::fabs(a * v);
         off += std::fabs(v) * (x[static_cast<size_t>(l)].off + (quantized ? most / 253.9 : 0.0));
     }
-    return {sum, off + (size + off) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 + static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0)};
+    return {sum, off + (size + off) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
+                     static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0)};
 }
 static std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
     std::vector<bounded> out;
@@ -248,7 +289,8 @@ static std::vector<bounded> normed_row(const array &x, int64_t row, const array 
 }
 static bounded gated(const bounded &g, const bounded &u) {
     const double silu = g.y / (1.0 + std::exp(-g.y));
-    return {silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off + std::fabs(silu * u.y) * 8e-7 + 1e-36};
+    return {silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off +
+                            std::fabs(silu * u.y) * 8e-7 + 1e-36};
 }
 
 op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f) {
@@ -282,7 +324,12 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
 op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f) {
     numbers r(15);
     const float eps = 1e-5f;
-    op_case c = start(op::gated_projection, {make_array(r, format::f32, {n, k}, f, true), {}, make_array(r, gate, {m, k}, f), make_array(r, up, {m, k}, f)}, f);
+    op_case c = start(op::gated_projection,
+                      {make_array(r, format::f32, {n, k}, f, true),
+                       {},
+                       make_array(r, gate, {m, k}, f),
+                       make_array(r, up, {m, k}, f)},
+                      f);
     if (norm) c.src[1] = make_array(r, format::f32, {k});
     for (size_t i = 0; i + 4 <= c.src[1].bytes.size(); i += 4) {
         const float large = read<float>(&c.src[1].bytes[i]) * 10.0f;
@@ -293,7 +340,8 @@ op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int6
         for (int64_t i = 0; i < n; ++i) {
             const std::vector<bounded> x = normed_row(s[0], i, s[1], eps);
             for (int64_t j = 0; j < m; ++j) {
-                const bounded y = gated(product(x, s[2], j, is_quantized(gate)), product(x, s[3], j, is_quantized(up)));
+                const bounded y =
+                    gated(product(x, s[2], j, is_quantized(gate)), product(x, s[3], j, is_quantized(up)));
                 wanted.push_back(y.y);
                 tolerance.push_back(y.off);
             }
@@ -304,7 +352,9 @@ op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int6
 
 op_case head_matmul_case(format type, int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
     numbers r(11);
-    op_case c = start(op::head_matmul, {make_array(r, format::f32, {n, heads, k}, f, true), make_array(r, type, {heads, m, k}, f)}, f);
+    op_case c =
+        start(op::head_matmul,
+              {make_array(r, format::f32, {n, heads, k}, f, true), make_array(r, type, {heads, m, k}, f)}, f);
     c.exact = [=, x = c.src[0], w = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n * heads; ++i)
             for (int64_t j = 0; j < m; ++j) {
@@ -343,8 +393,10 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
             }
             std::sort(groups.begin(), groups.end());
             for (int g = 0; g < p.groups_used; ++g)
-                for (int64_t e = groups[static_cast<size_t>(g)].second * size; e < (groups[static_cast<size_t>(g)].second + 1) * size; ++e)
-                    order.emplace_back(-(score[static_cast<size_t>(e)] + (bias ? value(b, e) : 0.0)), static_cast<int>(e));
+                for (int64_t e = groups[static_cast<size_t>(g)].second * size;
+                     e < (groups[static_cast<size_t>(g)].second + 1) * size; ++e)
+                    order.emplace_back(-(score[static_cast<size_t>(e)] + (bias ? value(b, e) : 0.0)),
+                                       static_cast<int>(e));
             std::sort(order.begin(), order.end());
             for (int k = 0; k < p.used; ++k) {
                 wanted.push_back(order[static_cast<size_t>(k)].second);
@@ -352,7 +404,8 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
                 chosen += score[static_cast<size_t>(order[static_cast<size_t>(k)].second)];
             }
             for (int k = 0; k < p.used; ++k) {
-                wanted.push_back(score[static_cast<size_t>(order[static_cast<size_t>(k)].second)] / (p.normalise ? chosen : 1.0) * static_cast<double>(p.scale));
+                wanted.push_back(score[static_cast<size_t>(order[static_cast<size_t>(k)].second)] /
+                                 (p.normalise ? chosen : 1.0) * static_cast<double>(p.scale));
                 tolerance.push_back(wanted.back() * 2e-6);
             }
         }
@@ -360,51 +413,68 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
     return c;
 }
 
-// Ranks by sorting, weights by the C library. Every fourth row has no factor; with `tiny` numbers many are equal.
+// Ranks by sorting, weights by the C library. Every fourth row has no factor; with `tiny` numbers many are
+// equal.
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f) {
     numbers r(15);
-    array logits = make_array(r, format::f32, {n, width}, f, true), factors = make_array(r, format::f32, {n}, fill::plain, true);
+    array logits = make_array(r, format::f32, {n, width}, f, true),
+          factors = make_array(r, format::f32, {n}, fill::plain, true);
     const auto set = [](array &a, int64_t i, double x) {
         const auto y = static_cast<float>(x);
         std::memcpy(&a.bytes[static_cast<size_t>(i) * 4], &y, 4);
     };
     for (int64_t i = 0; i < n; ++i) set(factors, i, i % 4 == 3 ? 0.0 : 0.3 + std::fabs(value(factors, i)));
     if (f != fill::wild)
-        for (int64_t i = 0; i < n * width; ++i) set(logits, i, f == fill::tiny ? r.below(7) - 3 : 20.0 * value(logits, i));
+        for (int64_t i = 0; i < n * width; ++i)
+            set(logits, i, f == fill::tiny ? r.below(7) - 3 : 20.0 * value(logits, i));
     op_case c = start(op::candidates, {logits, factors}, f);
     c.params = raw(candidates_params{count});
     c.exact = [=](auto &wanted, auto &tolerance) {
         const auto give = [&](double x, double off) { wanted.push_back(x), tolerance.push_back(off); };
         for (int64_t i = 0; i < n; ++i) {
             std::vector<std::pair<double, int32_t>> order;
-            for (int64_t j = 0; j < width; ++j) order.emplace_back(-value(logits, i * width + j), static_cast<int32_t>(j));
+            for (int64_t j = 0; j < width; ++j)
+                order.emplace_back(-value(logits, i * width + j), static_cast<int32_t>(j));
             std::sort(order.begin(), order.end());
             const double factor = value(factors, i);
             double total = 0;
-            for (const auto &[x, place] : order) total += factor == 0 ? 0.0 : std::exp((order[0].first - x) * factor);
+            for (const auto &[x, place] : order)
+                total += factor == 0 ? 0.0 : std::exp((order[0].first - x) * factor);
             give(1, 0), give(0, 0);
-            give(0, 0x1p31);      // of the sum, in units of 2^-40, the low half says nothing
+            give(0, 0x1p31);  // of the sum, in units of 2^-40, the low half says nothing
             give(total * 0x1p8, total * 0x1p8 * 1e-5 + 1);
-            for (int32_t k = 0; k < count; ++k) give(k < width ? order[static_cast<size_t>(k)].second : -1, 0);
             for (int32_t k = 0; k < count; ++k)
-                give(static_cast<int32_t>(bits_of(k < width ? static_cast<float>(0.0 - order[static_cast<size_t>(k)].first) : -std::numeric_limits<float>::infinity())), 0);
+                give(k < width ? order[static_cast<size_t>(k)].second : -1, 0);
+            for (int32_t k = 0; k < count; ++k)
+                give(static_cast<int32_t>(
+                         bits_of(k < width ? static_cast<float>(0.0 - order[static_cast<size_t>(k)].first)
+                                           : -std::numeric_limits<float>::infinity())),
+                     0);
         }
     };
     return c;
 }
 
-op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn,
+                     bool shared, fill f) {
     numbers r(13);
     array route = make_array(r, format::f32, {n, 2, used}, fill::plain, true);
     std::vector<int64_t> chosen;
     for (int64_t i = 0; i < n; ++i)
-        for (int64_t k = 0, e = r.below(static_cast<int>(experts)); k < used; ++k, e = (e + 1) % experts) {      // distinct, and some experts get none
+        // distinct, and some experts get none
+        for (int64_t k = 0, e = r.below(static_cast<int>(experts)); k < used; ++k, e = (e + 1) % experts) {
             const float number = static_cast<float>(e);
             std::memcpy(&route.bytes[static_cast<size_t>((2 * i * used) + k) * 4], &number, 4);
             chosen.push_back(e);
         }
-    op_case c = start(op::experts, {make_array(r, format::f32, {n, d}, f, true), route, make_array(r, type, {experts, ffn, d}, f), make_array(r, up, {experts, ffn, d}, f),
-                                    make_array(r, type, {experts, d, ffn}, f), {}}, f);
+    op_case c = start(op::experts,
+                      {make_array(r, format::f32, {n, d}, f, true),
+                       route,
+                       make_array(r, type, {experts, ffn, d}, f),
+                       make_array(r, up, {experts, ffn, d}, f),
+                       make_array(r, type, {experts, d, ffn}, f),
+                       {}},
+                      f);
     if (shared) c.src[5] = make_array(r, format::f32, {n, d}, f, true);
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         const bool quantized = is_quantized(type);
@@ -417,12 +487,15 @@ op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t
                 std::vector<bounded> hidden;
                 for (int64_t j = 0; j < ffn; ++j) {
                     const std::vector<bounded> x = row_of(s[0], i, d);
-                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized), product(x, s[3], e * ffn + j, is_quantized(up))));
+                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized),
+                                           product(x, s[3], e * ffn + j, is_quantized(up))));
                 }
                 for (int64_t j = 0; j < d; ++j) {
                     const bounded out = product(hidden, s[4], e * d + j, quantized);
                     y[static_cast<size_t>(j)] += weight * out.y;
-                    off[static_cast<size_t>(j)] += std::fabs(weight) * (out.off + std::fabs(out.y) * 0x1p-22) + std::fabs(y[static_cast<size_t>(j)]) * 0x1p-22;
+                    off[static_cast<size_t>(j)] +=
+                        std::fabs(weight) * (out.off + std::fabs(out.y) * 0x1p-22) +
+                        std::fabs(y[static_cast<size_t>(j)]) * 0x1p-22;
                 }
             }
             wanted.insert(wanted.end(), y.begin(), y.end());
@@ -432,13 +505,15 @@ op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t
     return c;
 }
 
-op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f) {
+op_case experts_case(format type, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn,
+                     bool shared, fill f) {
     return experts_case(type, type, n, experts, used, d, ffn, shared, f);
 }
 
 op_case add_case(std::vector<int64_t> ne, fill f) {
     numbers r(3);
-    op_case c = start(op::add, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
+    op_case c =
+        start(op::add, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
     c.params = {};
     c.exact = [=, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < count(ne); ++i) {
@@ -453,14 +528,16 @@ op_case rms_norm_case(std::vector<int64_t> ne, fill f) {
     numbers r(5);
     const int64_t d = ne.back();
     const float eps = 1e-6f;
-    op_case c = start(op::rms_norm, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, {d})}, f);
+    op_case c =
+        start(op::rms_norm, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, {d})}, f);
     c.params = raw(rms_norm_params{eps});
     c.exact = [=, x = c.src[0], w = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < count(ne); i += d) {
             double sum = 0.0;
             for (int64_t j = 0; j < d; ++j) sum += value(x, i + j) * value(x, i + j);
             for (int64_t j = 0; j < d; ++j) {
-                wanted.push_back(value(x, i + j) / std::sqrt(sum / static_cast<double>(d) + eps) * value(w, j));
+                wanted.push_back(value(x, i + j) / std::sqrt(sum / static_cast<double>(d) + eps) *
+                                 value(w, j));
                 tolerance.push_back(std::fabs(wanted.back()) * 2e-6 + 0x1p-149);
             }
         }
@@ -486,9 +563,12 @@ op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors) {
         for (int32_t t : positions)
             for (int part = 0; part < 2; ++part)
                 for (int32_t i = 0; i < rotated / 2; ++i) {
-                    const double f = std::pow(10000.0, -2.0 * i / rotated), ramp = yarn ? std::min(1.0, std::max(0.0, (i - 3.0) / 37.0)) : 1.0;
-                    const double angle = t * (f * (1.0 - ramp) + f / p.factor * ramp) / (factors ? 1.0 + i : 1.0);
-                    wanted.push_back((part ? std::sin(angle) : std::cos(angle)) * static_cast<double>(p.magnitude));
+                    const double f = std::pow(10000.0, -2.0 * i / rotated),
+                                 ramp = yarn ? std::min(1.0, std::max(0.0, (i - 3.0) / 37.0)) : 1.0;
+                    const double angle =
+                        t * (f * (1.0 - ramp) + f / p.factor * ramp) / (factors ? 1.0 + i : 1.0);
+                    wanted.push_back((part ? std::sin(angle) : std::cos(angle)) *
+                                     static_cast<double>(p.magnitude));
                     tolerance.push_back(1e-7);
                 }
     };
@@ -498,20 +578,26 @@ op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors) {
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs) {
     numbers r(7);
     const int64_t half = rotated / 2;
-    op_case c = start(op::rope, {make_array(r, format::f32, {n, heads, d}, fill::plain, true), make_array(r, format::f32, {n, 2, half}, fill::plain, true)});
+    op_case c = start(op::rope, {make_array(r, format::f32, {n, heads, d}, fill::plain, true),
+                                 make_array(r, format::f32, {n, 2, half}, fill::plain, true)});
     c.params = raw(rope_params{pairs});
     c.exact = [=, x = c.src[0], t = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n * heads; ++i)
             for (int64_t e = 0; e < d; ++e) {
-                const bool adjacent = pairs == rope_pairs::adjacent, second = adjacent ? e % 2 == 1 : e >= half;
-                const int64_t p = adjacent ? e / 2 : e % half, other = adjacent ? e ^ 1 : second ? e - half : e + half;
+                const bool adjacent = pairs == rope_pairs::adjacent,
+                           second = adjacent ? e % 2 == 1 : e >= half;
+                const int64_t p = adjacent ? e / 2 : e % half, other = adjacent ? e ^ 1
+                                                                       : second ? e - half
+                                                                                : e + half;
                 if (e >= rotated) {
                     wanted.push_back(value(x, i * d + e));
                     tolerance.push_back(0.0);
                     continue;
                 }
-                const double cosine = value(t, (i / heads * 2) * half + p), sine = value(t, (i / heads * 2 + 1) * half + p);
-                wanted.push_back(value(x, i * d + e) * cosine + (second ? 1.0 : -1.0) * value(x, i * d + other) * sine);
+                const double cosine = value(t, (i / heads * 2) * half + p),
+                             sine = value(t, (i / heads * 2 + 1) * half + p);
+                wanted.push_back(value(x, i * d + e) * cosine +
+                                 (second ? 1.0 : -1.0) * value(x, i * d + other) * sine);
                 tolerance.push_back(2e-7);
             }
     };
@@ -530,7 +616,8 @@ static void fill_scales(numbers &r, array &pages, const kv_layout &l, fill f) {
     const size_t part = l.k_bytes(), integers = l.elements();
     for (size_t p = 0; p < pages.bytes.size(); p += part)
         for (size_t i = p + integers; i < p + part; i += sizeof(float)) {
-            const float scale = r.below(12) ? std::fabs(r(f == fill::wild ? f : fill::plain)) * 0.02f + 0.001f : 0.0f;
+            const float scale =
+                r.below(12) ? std::fabs(r(f == fill::wild ? f : fill::plain)) * 0.02f + 0.001f : 0.0f;
             std::memcpy(&pages.bytes[i], &scale, sizeof scale);
         }
 }
@@ -547,28 +634,38 @@ static array make_pages(numbers &r, const kv_layout &l, int64_t pages, fill f) {
 
 static int64_t k_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
     const int64_t start = (page * 2 * l.k_offset + l.k_offset) / info(l.type).bytes;
-    return start + (l.type == format::i8 ? (h * page_positions + place) * l.head_size + d : (h * l.head_size + d) * page_positions + place);
+    return start + (l.type == format::i8 ? (h * page_positions + place) * l.head_size + d
+                                         : (h * l.head_size + d) * page_positions + place);
 }
 static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
     const int64_t start = (page * 2 * l.k_offset + l.v_offset) / info(l.type).bytes;
-    return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + place : (h * page_positions + place) * l.head_size + d);
+    return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + place
+                                         : (h * page_positions + place) * l.head_size + d);
 }
 // Byte offset of the scale of a key (offset = k_offset) or value in pages of i8.
 static int64_t scale_at(const kv_layout &l, int64_t offset, int64_t page, int64_t h, int64_t place) {
-    return page * 2 * l.k_offset + offset + static_cast<int64_t>(l.elements()) + (h * page_positions + place) * 4;
+    return page * 2 * l.k_offset + offset + static_cast<int64_t>(l.elements()) +
+           (h * page_positions + place) * 4;
 }
-static double page_value(const kv_layout &l, const array &pages, int64_t offset, int64_t page, int64_t h, int64_t place, int64_t d) {
-    const double x = value(l.type, pages.bytes.data(), offset == l.k_offset ? k_element(l, page, h, place, d) : v_element(l, page, h, place, d));
-    return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale_at(l, offset, page, h, place), 0) : x;
+static double page_value(const kv_layout &l, const array &pages, int64_t offset, int64_t page, int64_t h,
+                         int64_t place, int64_t d) {
+    const double x =
+        value(l.type, pages.bytes.data(),
+              offset == l.k_offset ? k_element(l, page, h, place, d) : v_element(l, page, h, place, d));
+    return l.type == format::i8
+               ? x * value(format::f32, pages.bytes.data() + scale_at(l, offset, page, h, place), 0)
+               : x;
 }
 
-// A head after the Walsh-Hadamard transform, from the matrix: element (i, j) of a block is -1 where the bits that i and j share are odd in number.
+// A head after the Walsh-Hadamard transform, from the matrix: element (i, j) of a block is -1 where the bits
+// that i and j share are odd in number.
 static std::vector<double> turned(const std::vector<double> &x) {
     size_t block = 1;
     while (x.size() % (2 * block) == 0) block *= 2;
     std::vector<double> y(x.size(), 0.0);
     for (size_t i = 0; i < x.size(); ++i)
-        for (size_t j = 0; j < block; ++j) y[i] += (__builtin_popcountll(i % block & j) % 2 ? -1.0 : 1.0) * x[i / block * block + j];
+        for (size_t j = 0; j < block; ++j)
+            y[i] += (__builtin_popcountll(i % block & j) % 2 ? -1.0 : 1.0) * x[i / block * block + j];
     return y;
 }
 
@@ -577,9 +674,14 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
     numbers r(8);
     const kv_layout l = layout(type, heads, d);
     std::vector<int32_t> slots;
-    for (int64_t i = 0; i < n; ++i) slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));    // 37 is prime to 192: no slot twice
-    op_case c = start(op::kv_write, {make_array(r, format::f32, {n, heads, d}, f), make_array(r, format::f32, {n, heads, d}, f),
-                                     make_pages(r, l, 3, fill::plain), make_ints(slots)}, f);
+    // 37 is prime to 192: no slot twice
+    for (int64_t i = 0; i < n; ++i)
+        slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));
+    op_case c =
+        start(op::kv_write,
+              {make_array(r, format::f32, {n, heads, d}, f), make_array(r, format::f32, {n, heads, d}, f),
+               make_pages(r, l, 3, fill::plain), make_ints(slots)},
+              f);
     c.params = raw(l);
     c.rows = false;
     c.exact = [=, k = c.src[0], v = c.src[1], pages = c.src[2]](auto &wanted, auto &tolerance) {
@@ -588,7 +690,9 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
         tolerance.assign(wanted.size(), 0.0);
         const auto put = [&](int64_t at, double x) {
             wanted[static_cast<size_t>(at)] = x;
-            tolerance[static_cast<size_t>(at)] = type == format::f16 ? std::fabs(x) * 0x1p-11 + 0x1p-25 : type == format::i8 ? 0.501 : 0.0;
+            tolerance[static_cast<size_t>(at)] = type == format::f16  ? std::fabs(x) * 0x1p-11 + 0x1p-25
+                                                 : type == format::i8 ? 0.501
+                                                                      : 0.0;
         };
         // In pages of i8, the integers; the bytes of the scales are held against float64 by another test.
         const auto head = [&](const array &from, int64_t i, int64_t h, int64_t offset) {
@@ -616,16 +720,21 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
 
 // Four, or as many as the longest sequence needs.
 static int32_t pages_a_table(const std::vector<int32_t> &last) {
-    return std::max<int32_t>(4, (*std::max_element(last.begin(), last.end()) + static_cast<int32_t>(page_positions)) / static_cast<int32_t>(page_positions));
+    return std::max<int32_t>(
+        4, (*std::max_element(last.begin(), last.end()) + static_cast<int32_t>(page_positions)) /
+               static_cast<int32_t>(page_positions));
 }
 
-// The last `rows` positions of some sequences, and the pages that each has; mixed: every second sequence goes backwards.
+// The last `rows` positions of some sequences, and the pages that each has; mixed: every second sequence goes
+// backwards.
 struct paged_rows {
     int32_t per_table;
     std::vector<int32_t> tables, sequence, position;
 
     int64_t count() const { return static_cast<int64_t>(position.size()); }
-    int32_t page(size_t row, int64_t t) const { return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)]; }
+    int32_t page(size_t row, int64_t t) const {
+        return tables[static_cast<size_t>(sequence[row] * per_table + t / 64)];
+    }
     array table() const {
         array a = make_ints(tables);
         a.ne = {static_cast<int64_t>(tables.size()) / per_table, per_table};
@@ -635,39 +744,54 @@ struct paged_rows {
 static paged_rows make_paged_rows(int rows, const std::vector<int32_t> &last, bool mixed = false) {
     paged_rows l{pages_a_table(last), {}, {}, {}};
     for (size_t s = 0; s < last.size(); ++s) {
-        for (int32_t p = 0; p < l.per_table; ++p) l.tables.push_back(static_cast<int32_t>((s * l.per_table + p) * 7 % (last.size() * l.per_table)));
+        for (int32_t p = 0; p < l.per_table; ++p)
+            l.tables.push_back(static_cast<int32_t>((s * l.per_table + p) * 7 % (last.size() * l.per_table)));
         const size_t first = l.position.size();
         for (int32_t i = std::max(0, last[s] - rows + 1); i <= last[s]; ++i) {
             l.sequence.push_back(static_cast<int32_t>(s));
             l.position.push_back(i);
         }
-        if (mixed && s % 2 == 1) std::reverse(l.position.begin() + static_cast<ptrdiff_t>(first), l.position.end());
+        if (mixed && s % 2 == 1)
+            std::reverse(l.position.begin() + static_cast<ptrdiff_t>(first), l.position.end());
     }
     return l;
 }
 
-op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f) {
+op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, int rows,
+                       std::vector<int32_t> last, fill f) {
     numbers r(9);
     const kv_layout l = layout(type, kv_heads, d);
     const int32_t heads = kv_heads * group;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;      // scores spread enough to make weights differ
+    // scores spread enough to make weights differ
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;
     const paged_rows at = make_paged_rows(rows, last, true);
     const int64_t n = at.count();
-    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), make_pages(r, l, static_cast<int64_t>(at.tables.size()), f == fill::wild ? fill::plain : f), at.table(),
-                                      make_ints(at.sequence, true), make_ints(at.position, true)}, f);
-    if (f == fill::wild) {      // a lone NaN among the scores of plain queries, and wild queries
+    op_case c =
+        start(op::attention,
+              {make_array(r, format::f32, {n, heads, d}, f, true),
+               make_pages(r, l, static_cast<int64_t>(at.tables.size()), f == fill::wild ? fill::plain : f),
+               at.table(), make_ints(at.sequence, true), make_ints(at.position, true)},
+              f);
+    if (f == fill::wild) {  // a lone NaN among the scores of plain queries, and wild queries
         const float nan = std::numeric_limits<float>::quiet_NaN();
-        if (type == format::i8) std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, at.tables[0], 0, 3)], &nan, sizeof nan);
-        else encode_row(type, &nan, &c.src[1].bytes[static_cast<size_t>(k_element(l, at.tables[0], 0, 3, 0)) * info(type).bytes], 1);
+        if (type == format::i8)
+            std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, at.tables[0], 0, 3)], &nan, sizeof nan);
+        else
+            encode_row(
+                type, &nan,
+                &c.src[1].bytes[static_cast<size_t>(k_element(l, at.tables[0], 0, 3, 0)) * info(type).bytes],
+                1);
     }
     c.params = raw(attention_params{l, scale});
-    if (type == format::i8)      // what no row sees is never looked at
+    if (type == format::i8)  // what no row sees is never looked at
         for (size_t s = 0; s < last.size(); ++s)
             for (int64_t t = last[s] + 1; t < at.per_table * page_positions; ++t)
                 for (int64_t h = 0; h < kv_heads; ++h)
                     for (int64_t offset : {l.k_offset, l.v_offset}) {
                         const float nan = std::numeric_limits<float>::quiet_NaN();
-                        std::memcpy(&c.src[1].bytes[scale_at(l, offset, at.tables[s * at.per_table + t / 64], h, t % 64)], &nan, 4);
+                        std::memcpy(&c.src[1].bytes[scale_at(l, offset, at.tables[s * at.per_table + t / 64],
+                                                             h, t % 64)],
+                                    &nan, 4);
                     }
     c.exact = [=, q = c.src[0], pages = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)
@@ -677,7 +801,8 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 for (int64_t e = 0; e < d; ++e) query.push_back(value(q, (i * heads + h) * d + e));
                 if (type == format::i8) query = turned(query);
                 const double block = type == format::i8 ? static_cast<double>(d & -d) : 1.0;
-                double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;     // off: what rounding the query to 15 bits may do to a score
+                // off: what rounding the query to 15 bits may do to a score
+                double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;
                 for (double x : query) size = std::max(size, std::fabs(x));
                 const auto page = [&](int64_t t) { return at.page(static_cast<size_t>(i), t); };
                 for (int64_t t = 0; t <= at.position[i]; ++t) {
@@ -714,27 +839,37 @@ struct latent_pages {
     kv_layout l;
     array pages;
     int64_t page_bytes() const { return 2 * l.k_offset; }
-    // Byte offset of an element, and of the scale of its place: of the latents, or (`rope`) of the keys' turned part.
+    // Byte offset of an element, and of the scale of its place: of the latents, or (`rope`) of the keys'
+    // turned part.
     int64_t element(bool rope, int64_t page, int64_t place, int64_t d) const {
-        if (l.type == format::i8) return page * page_bytes() + (rope ? l.v_offset + place * l.rope_size : l.k_offset + place * l.head_size) + d;
-        return page * page_bytes() + l.k_offset + (place * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
+        if (l.type == format::i8)
+            return page * page_bytes() +
+                   (rope ? l.v_offset + place * l.rope_size : l.k_offset + place * l.head_size) + d;
+        return page * page_bytes() + l.k_offset +
+               (place * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
     }
     int64_t scale(bool rope, int64_t page, int64_t place) const {
-        return page * page_bytes() + (rope ? l.v_offset : l.k_offset) + (rope ? l.rope_size : l.head_size) * page_positions + 4 * place;
+        return page * page_bytes() + (rope ? l.v_offset : l.k_offset) +
+               (rope ? l.rope_size : l.head_size) * page_positions + 4 * place;
     }
     double at(bool rope, int64_t page, int64_t place, int64_t d) const {
         const double x = value(l.type, pages.bytes.data() + element(rope, page, place, d), 0);
-        return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale(rope, page, place), 0) : x;
+        return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale(rope, page, place), 0)
+                                    : x;
     }
 };
-static latent_pages make_latent_pages(numbers &r, format type, int32_t d, int32_t rope, int64_t pages, fill f) {
+static latent_pages make_latent_pages(numbers &r, format type, int32_t d, int32_t rope, int64_t pages,
+                                      fill f) {
     latent_pages p{{type, 1, d, 0, 0, rope}, {}};
     p.l.k_offset = static_cast<int64_t>(p.l.k_bytes() + p.l.v_bytes());
     p.l.v_offset = p.l.k_offset + static_cast<int64_t>(p.l.k_bytes());
     p.pages = make_array(r, type, {pages * p.page_bytes() / info(type).bytes}, f);
     for (int64_t i = 0; type == format::i8 && i < 2 * pages * page_positions; ++i) {
         const float scale = r.below(12) ? std::fabs(r(fill::plain)) * 0.02f + 0.001f : 0.0f;
-        std::memcpy(&p.pages.bytes[static_cast<size_t>(p.scale(i % 2, i / 2 / page_positions, i / 2 % page_positions))], &scale, sizeof scale);
+        std::memcpy(
+            &p.pages
+                 .bytes[static_cast<size_t>(p.scale(i % 2, i / 2 / page_positions, i / 2 % page_positions))],
+            &scale, sizeof scale);
     }
     p.pages.type = format::i8;
     p.pages.ne = {pages, p.page_bytes()};
@@ -746,44 +881,61 @@ op_case latent_write_case(format type, int64_t n, int32_t d, int32_t rope, fill 
     numbers r(14);
     const latent_pages p = make_latent_pages(r, type, d, rope, 3, fill::plain);
     std::vector<int32_t> slots;
-    for (int64_t i = 0; i < n; ++i) slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));
-    op_case c = start(op::kv_write, {make_array(r, format::f32, {n, 1, d}, f), make_array(r, format::f32, {n, 1, rope}, f), p.pages, make_ints(slots)}, f);
+    for (int64_t i = 0; i < n; ++i)
+        slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));
+    op_case c = start(op::kv_write,
+                      {make_array(r, format::f32, {n, 1, d}, f), make_array(r, format::f32, {n, 1, rope}, f),
+                       p.pages, make_ints(slots)},
+                      f);
     c.params = raw(p.l);
     c.rows = false;
     c.exact = [=, from = c.src](auto &wanted, auto &tolerance) {
         const int64_t size = info(type).bytes;
-        for (int64_t i = 0; i < static_cast<int64_t>(p.pages.bytes.size()) / size; ++i) wanted.push_back(value(type, p.pages.bytes.data(), i));
+        for (int64_t i = 0; i < static_cast<int64_t>(p.pages.bytes.size()) / size; ++i)
+            wanted.push_back(value(type, p.pages.bytes.data(), i));
         tolerance.assign(wanted.size(), 0.0);
         for (int64_t i = 0; i < n; ++i)
             for (int part = 0; part < 2; ++part) {
                 const int64_t width = part ? rope : d;
                 std::vector<double> x;
-                for (int64_t e = 0; e < width; ++e) x.push_back(value(from[static_cast<size_t>(part)], i * width + e));
+                for (int64_t e = 0; e < width; ++e)
+                    x.push_back(value(from[static_cast<size_t>(part)], i * width + e));
                 if (type == format::i8) {
                     double most = 0.0;
                     x = turned(x);
                     for (double y : x) most = std::max(most, std::fabs(y));
                     for (double &y : x) y = most < 1e-30 ? 0.0 : y * 127.0 / most;
-                    std::fill_n(tolerance.begin() + p.scale(part, slots[static_cast<size_t>(i)] / 64, slots[static_cast<size_t>(i)] % 64), 4, 255.0);
+                    std::fill_n(tolerance.begin() + p.scale(part, slots[static_cast<size_t>(i)] / 64,
+                                                            slots[static_cast<size_t>(i)] % 64),
+                                4, 255.0);
                 }
                 for (int64_t e = 0; e < width; ++e) {
-                    const auto at = static_cast<size_t>(p.element(part, slots[static_cast<size_t>(i)] / 64, slots[static_cast<size_t>(i)] % 64, e) / size);
+                    const auto at = static_cast<size_t>(p.element(part, slots[static_cast<size_t>(i)] / 64,
+                                                                  slots[static_cast<size_t>(i)] % 64, e) /
+                                                        size);
                     wanted[at] = x[static_cast<size_t>(e)];
-                    tolerance[at] = type == format::f16 ? std::fabs(wanted[at]) * 0x1p-11 + 0x1p-25 : type == format::i8 ? 0.501 : 0.0;
+                    tolerance[at] = type == format::f16  ? std::fabs(wanted[at]) * 0x1p-11 + 0x1p-25
+                                    : type == format::i8 ? 0.501
+                                                         : 0.0;
                 }
             }
     };
     return c;
 }
 
-op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rope, int rows, std::vector<int32_t> last, fill f) {
+op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rope, int rows,
+                              std::vector<int32_t> last, fill f) {
     numbers r(15);
     const float scale = 4.0f / std::sqrt(static_cast<float>(d + rope));
     const paged_rows l = make_paged_rows(rows, last);
     const int64_t n = l.count();
-    const latent_pages p = make_latent_pages(r, type, d, rope, static_cast<int64_t>(l.tables.size()), f == fill::wild ? fill::plain : f);
-    op_case c = start(op::attention, {make_array(r, format::f32, {n, heads, d}, f, true), p.pages, l.table(), make_ints(l.sequence, true), make_ints(l.position, true),
-                                      make_array(r, format::f32, {n, heads, rope}, f, true)}, f);
+    const latent_pages p = make_latent_pages(r, type, d, rope, static_cast<int64_t>(l.tables.size()),
+                                             f == fill::wild ? fill::plain : f);
+    op_case c = start(op::attention,
+                      {make_array(r, format::f32, {n, heads, d}, f, true), p.pages, l.table(),
+                       make_ints(l.sequence, true), make_ints(l.position, true),
+                       make_array(r, format::f32, {n, heads, rope}, f, true)},
+                      f);
     c.params = raw(attention_params{p.l, scale});
     c.exact = [=, q = c.src[0], q_rope = c.src[5]](auto &wanted, auto &tolerance) {
         const bool integers = type == format::i8;
@@ -793,7 +945,8 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
             double most = -1e300, sum = 0.0, reach = 0.0, off = 0.0, size[2] = {};
             for (int part = 0; part < 2; ++part) {
                 const int64_t width = part ? rope : d;
-                for (int64_t e = 0; e < width; ++e) query[part].push_back(value(part ? q_rope : q, i * width + e));
+                for (int64_t e = 0; e < width; ++e)
+                    query[part].push_back(value(part ? q_rope : q, i * width + e));
                 if (integers) query[part] = turned(query[part]);
                 for (double x : query[part]) size[part] = std::max(size[part], std::fabs(x));
             }
@@ -830,29 +983,40 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
     return c;
 }
 
-// In float64 the two forms are the same, so one of them is enough: the absorbed one, which has the rounding of activations where weights are packed.
-op_case mla_attention_case(format type, format k_type, format v_type, mla_case m, int rows, std::vector<int32_t> last, bool expand_all, fill f) {
+// In float64 the two forms are the same, so one of them is enough: the absorbed one, which has the rounding
+// of activations where weights are packed.
+op_case mla_attention_case(format type, format k_type, format v_type, mla_case m, int rows,
+                           std::vector<int32_t> last, bool expand_all, fill f) {
     numbers r(16);
     const float scale = 2.0f / std::sqrt(static_cast<float>(m.nope + m.rope));
     const paged_rows l = make_paged_rows(rows, last);
     const int64_t n = l.count();
-    const latent_pages p = make_latent_pages(r, type, m.latent, m.rope, static_cast<int64_t>(l.tables.size()), f == fill::wild ? fill::plain : f);
-    op_case c = start(op::mla_attention, {make_array(r, format::f32, {n, m.heads, m.nope}, f, true), make_array(r, format::f32, {n, m.heads, m.rope}, f, true),
-                                          make_array(r, k_type, {m.heads, m.latent, m.nope}), make_array(r, v_type, {m.heads, m.value, m.latent}), p.pages, l.table(),
-                                          make_ints(l.sequence, true), make_ints(l.position, true)}, f);
+    const latent_pages p = make_latent_pages(r, type, m.latent, m.rope, static_cast<int64_t>(l.tables.size()),
+                                             f == fill::wild ? fill::plain : f);
+    op_case c = start(op::mla_attention,
+                      {make_array(r, format::f32, {n, m.heads, m.nope}, f, true),
+                       make_array(r, format::f32, {n, m.heads, m.rope}, f, true),
+                       make_array(r, k_type, {m.heads, m.latent, m.nope}),
+                       make_array(r, v_type, {m.heads, m.value, m.latent}), p.pages, l.table(),
+                       make_ints(l.sequence, true), make_ints(l.position, true)},
+                      f);
     c.params = raw(mla_params{p.l, scale, expand_all});
-    c.rows = expand_all;      // else the form depends on the rows beside
-    c.exact = [=, q = c.src[0], q_rope = c.src[1], k = c.src[2], v = c.src[3]](auto &wanted, auto &tolerance) {
+    c.rows = expand_all;  // else the form depends on the rows beside
+    c.exact = [=, q = c.src[0], q_rope = c.src[1], k = c.src[2], v = c.src[3]](auto &wanted,
+                                                                               auto &tolerance) {
         for (int64_t i = 0; i < n * m.heads; ++i) {
             const size_t row = static_cast<size_t>(i / m.heads);
             const int64_t h = i % m.heads;
             std::vector<bounded> latent, u(static_cast<size_t>(m.latent), bounded{0.0, 0.0});
-            for (int64_t e = 0; e < m.latent; ++e) latent.push_back(product(row_of(q, i, m.nope), k, h * m.latent + e, !expand_all && is_quantized(k_type)));
+            for (int64_t e = 0; e < m.latent; ++e)
+                latent.push_back(
+                    product(row_of(q, i, m.nope), k, h * m.latent + e, !expand_all && is_quantized(k_type)));
             std::vector<double> weight;
             double most = -1e300, sum = 0.0, reach = 0.0, off = 0.0;
             for (int64_t t = 0; t <= l.position[row]; ++t) {
                 double s = 0.0, wrong = 0.0;
-                for (int32_t e = 0; e < m.rope; ++e) s += value(q_rope, i * m.rope + e) * p.at(true, l.page(row, t), t % 64, e);
+                for (int32_t e = 0; e < m.rope; ++e)
+                    s += value(q_rope, i * m.rope + e) * p.at(true, l.page(row, t), t % 64, e);
                 for (int32_t e = 0; e < m.latent; ++e) {
                     const double x = p.at(false, l.page(row, t), t % 64, e);
                     s += latent[static_cast<size_t>(e)].y * x;
@@ -865,7 +1029,9 @@ op_case mla_attention_case(format type, format k_type, format v_type, mla_case m
             }
             for (double &w : weight) sum += w = std::exp(w - most);
             for (int64_t t = 0; t <= l.position[row]; ++t)
-                for (int32_t e = 0; e < m.latent; ++e) u[static_cast<size_t>(e)].y += weight[static_cast<size_t>(t)] / sum * p.at(false, l.page(row, t), t % 64, e);
+                for (int32_t e = 0; e < m.latent; ++e)
+                    u[static_cast<size_t>(e)].y +=
+                        weight[static_cast<size_t>(t)] / sum * p.at(false, l.page(row, t), t % 64, e);
             for (bounded &x : u) x.off = reach * (1e-5 + std::expm1(2.0 * off));
             for (int64_t e = 0; e < m.value; ++e) {
                 const bounded y = product(u, v, h * m.value + e, !expand_all && is_quantized(v_type));
@@ -879,12 +1045,12 @@ op_case mla_attention_case(format type, format k_type, format v_type, mla_case m
 
 std::vector<op_case> all_cases() {
     std::vector<op_case> all;
-#define DS_CASE(name, ...)                            \
-    all.push_back(name##_case(__VA_ARGS__));          \
+#define DS_CASE(name, ...)                                                                                   \
+    all.push_back(name##_case(__VA_ARGS__));                                                                 \
     all.back().text = #name "(" #__VA_ARGS__ ")";
 #include "cases.def"
 #undef DS_CASE
     return all;
 }
 
-} // namespace ds::test
+}  // namespace ds::test

@@ -1,5 +1,5 @@
-// What a test of an operation is made of: sources, parameters, and a float64 computation to hold the result against. cases.def lists the cases;
-// test_ops.cpp runs each of them on everything that can run it.
+// What a test of an operation is made of: sources, parameters, and a float64 computation to hold the result
+// against. cases.def lists the cases; test_ops.cpp runs each of them on everything that can run it.
 #pragma once
 
 #include "../../ggml-cpu/variants.h"
@@ -11,32 +11,41 @@
 
 namespace ds::test {
 
-// A source's bytes, contiguous; without bytes: absent. `by_row`: row i of the result needs only row i of this.
+// A source's bytes, contiguous; without bytes: absent. `by_row`: row i of the result needs only row i of
+// this.
 struct array {
     format type = format::f32;
     std::vector<int64_t> ne;
     std::vector<char> bytes;
     bool by_row = false;
-    std::vector<float> scale;      // weights of i8: one a row
+    std::vector<float> scale;  // weights of i8: one a row
 };
 
-struct raw_params { unsigned char bytes[max_params_bytes] = {}; };
+struct raw_params {
+    unsigned char bytes[max_params_bytes] = {};
+};
 
 struct op_case {
     op kind;
     std::string text;
     std::vector<array> src;
     raw_params params;
-    bool rows = true;         // the result's rows can be computed one by one
-    bool numbers = true;      // no NaN or infinity among the sources: the float64 computation holds
+    bool rows = true;     // the result's rows can be computed one by one
+    bool numbers = true;  // no NaN or infinity among the sources: the float64 computation holds
     // For every element of the result in order: what it is, and how far off it may be.
     std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
 };
 
-// A case in a graph, over memory of the caller's. A source in the shape `ne`; `scales`: of I8 weights, else null.
-inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &ne, void *data, void *scales) {
-    tensor *t = ne.size() == 1 ? g.input(a.type, {ne[0]}, data, "") : ne.size() == 2 ? g.input(a.type, {ne[0], ne[1]}, data, "") : g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
-    if (scales) t->scale = a.ne.size() == 2 ? g.input(format::f32, {a.ne[0]}, scales, "") : g.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
+// A case in a graph, over memory of the caller's. A source in the shape `ne`; `scales`: of I8 weights, else
+// null.
+inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &ne, void *data,
+                          void *scales) {
+    tensor *t = ne.size() == 1   ? g.input(a.type, {ne[0]}, data, "")
+                : ne.size() == 2 ? g.input(a.type, {ne[0], ne[1]}, data, "")
+                                 : g.input(a.type, {ne[0], ne[1], ne[2]}, data, "");
+    if (scales)
+        t->scale = a.ne.size() == 2 ? g.input(format::f32, {a.ne[0]}, scales, "")
+                                    : g.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
     return t;
 }
 // The operation; sources that are absent are null.
@@ -53,10 +62,10 @@ inline node &add_operation(graph &g, const op_case &c, const tensor *const *s) {
 
 // What sources are filled with.
 enum class fill {
-    plain,        // about 1
-    tiny,         // denormals and tiny numbers
-    vanishing,    // below zero, and so small that products vanish: sums are minus zero
-    wild,         // NaN, infinities and huge numbers among plain ones
+    plain,      // about 1
+    tiny,       // denormals and tiny numbers
+    vanishing,  // below zero, and so small that products vanish: sums are minus zero
+    wild,       // NaN, infinities and huge numbers among plain ones
 };
 
 // Numbers the same on every machine and library: raw engine output only.
@@ -77,30 +86,45 @@ double value(const array &a, int64_t i);
 double value(format type, const char *p, int64_t i);
 
 op_case get_rows_case(format table, int64_t d, int64_t rows);
-op_case matmul_case(format w, int64_t n, int64_t m, int64_t k, bool bias, fill f = fill::plain, bool residual = false);
-struct matrix_case { format type; int64_t m; bool bias; };
-op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f = fill::plain);
-op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f = fill::plain);
+op_case matmul_case(format w, int64_t n, int64_t m, int64_t k, bool bias, fill f = fill::plain,
+                    bool residual = false);
+struct matrix_case {
+    format type;
+    int64_t m;
+    bool bias;
+};
+op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list,
+                         fill f = fill::plain);
+op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm,
+                              fill f = fill::plain);
 op_case head_matmul_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f = fill::plain);
-op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
-op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared, fill f = fill::plain);
+op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn,
+                     bool shared, fill f = fill::plain);
+op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared,
+                     fill f = fill::plain);
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
 op_case kv_write_case(format pages, int64_t n, int32_t heads, int32_t d, fill f = fill::plain);
-// `rows` of each sequence end at these positions, one after the other; every second sequence's rows stand in the order of falling positions.
-op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int rows, std::vector<int32_t> last, fill f = fill::plain);
+// `rows` of each sequence end at these positions, one after the other; every second sequence's rows stand in
+// the order of falling positions.
+op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int rows,
+                       std::vector<int32_t> last, fill f = fill::plain);
 // The same over latent pages.
 op_case latent_write_case(format pages, int64_t n, int32_t d, int32_t rope, fill f = fill::plain);
-op_case latent_attention_case(format pages, int32_t heads, int32_t d, int32_t rope, int rows, std::vector<int32_t> last, fill f = fill::plain);
+op_case latent_attention_case(format pages, int32_t heads, int32_t d, int32_t rope, int rows,
+                              std::vector<int32_t> last, fill f = fill::plain);
 
 // The same from the heads' queries to their results. expand_all: see mla_params.
-struct mla_case { int32_t heads, nope, rope, value, latent; };
-op_case mla_attention_case(format pages, format k_b, format v_b, mla_case s, int rows, std::vector<int32_t> last, bool expand_all, fill f = fill::plain);
+struct mla_case {
+    int32_t heads, nope, rope, value, latent;
+};
+op_case mla_attention_case(format pages, format k_b, format v_b, mla_case s, int rows,
+                           std::vector<int32_t> last, bool expand_all, fill f = fill::plain);
 
-std::vector<op_case> all_cases();      // cases.def
+std::vector<op_case> all_cases();  // cases.def
 
-} // namespace ds::test
+}  // namespace ds::test

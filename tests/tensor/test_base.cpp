@@ -20,14 +20,17 @@ TEST_CASE("base: format_text") {
 TEST_CASE("base: quoted shows at most 64 bytes, and nothing that steers a terminal") {
     CHECK(quoted("plain") == "'plain'");
     CHECK(quoted("") == "''");
-    CHECK(quoted("caf\xc3\xa9 \xe6\xb7\xb1 \xf0\x9f\x90\x8b") == "'caf\xc3\xa9 \xe6\xb7\xb1 \xf0\x9f\x90\x8b'");
+    CHECK(quoted("caf\xc3\xa9 \xe6\xb7\xb1 \xf0\x9f\x90\x8b") ==
+          "'caf\xc3\xa9 \xe6\xb7\xb1 \xf0\x9f\x90\x8b'");
     CHECK(quoted(std::string("a\0b", 3)) == "'a\\x00b'");
     CHECK(quoted("\x1b[2J\n\x7f") == "'\\x1b[2J\\x0a\\x7f'");
-    CHECK(quoted("\xc2\x9b") == "'\\xc2\\x9b'");                     // U+009B, the one-character form of ESC [
-    CHECK(quoted("\xff\xc3(\xe6\xb7") == "'\\xff\\xc3(\\xe6\\xb7'");   // bad, cut and cut short
+    // U+009B, the one-character form of ESC [
+    CHECK(quoted("\xc2\x9b") == "'\\xc2\\x9b'");
+    CHECK(quoted("\xff\xc3(\xe6\xb7") == "'\\xff\\xc3(\\xe6\\xb7'");  // bad, cut and cut short
     CHECK(quoted(std::string(64, 'a')) == "'" + std::string(64, 'a') + "'");
     CHECK(quoted(std::string(65, 'a')) == "'" + std::string(64, 'a') + "…'");
-    CHECK(quoted(std::string(63, 'a') + "\xc3\xa9") == "'" + std::string(63, 'a') + "…'");   // never half a character
+    // never half a character
+    CHECK(quoted(std::string(63, 'a') + "\xc3\xa9") == "'" + std::string(63, 'a') + "…'");
     CHECK(quoted(std::string(1000, '\xff')).size() == 2 + 64 * 4 + 3);
 }
 
@@ -37,18 +40,31 @@ TEST_CASE("base: utf8_sequence takes exactly what Unicode calls well formed") {
     for (uint32_t c = 0; c < 0x110000; ++c) {
         char s[4];
         const uint32_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-        for (uint32_t i = 0, rest = c; i < n; ++i, rest >>= 6) s[n - 1 - i] = static_cast<char>(0x80 | (rest & 0x3f));
+        for (uint32_t i = 0, rest = c; i < n; ++i, rest >>= 6)
+            s[n - 1 - i] = static_cast<char>(0x80 | (rest & 0x3f));
         if (n == 1) s[0] = static_cast<char>(c);
         else s[0] = static_cast<char>((0xf00u >> n & 0xffu) | (c >> (6 * (n - 1))));
         uint32_t good = 0;
         const bool surrogate = c >= 0xd800 && c < 0xe000;
         wrong += utf8_sequence(s, s + n, &good) != (surrogate ? 0 : n) || good != (surrogate ? 1 : n);
-        for (uint32_t cut = 1; cut < n; ++cut) wrong += utf8_sequence(s, s + cut, &good) != 0 || good != (surrogate ? 1 : cut);
+        for (uint32_t cut = 1; cut < n; ++cut)
+            wrong += utf8_sequence(s, s + cut, &good) != 0 || good != (surrogate ? 1 : cut);
     }
     CHECK(wrong == 0);
-    const std::string bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
-        "\xc3(", "\xe6\xb7(", "\xf0\x9f\x90("};
-    const uint32_t parts[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3};   // Unicode's table 3-8: the longest start of something well formed
+    const std::string bad[] = {"\x80",
+                               "\xbf",
+                               "\xc0\x80",
+                               "\xc1\xbf",
+                               "\xe0\x9f\xbf",
+                               "\xf0\x8f\xbf\xbf",
+                               "\xf4\x90\x80\x80",
+                               "\xf5\x80\x80\x80",
+                               "\xff",
+                               "\xc3(",
+                               "\xe6\xb7(",
+                               "\xf0\x9f\x90("};
+    // Unicode's table 3-8: the longest start of something well formed
+    const uint32_t parts[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3};
     for (size_t i = 0; i < std::size(bad); ++i) {
         uint32_t good = 0;
         CHECK(utf8_sequence(bad[i].data(), bad[i].data() + bad[i].size(), &good) == 0);
@@ -67,11 +83,13 @@ TEST_CASE("base: checked arithmetic") {
 
 namespace {
 
-struct lender {   // an allocator that counts what it lent, and can be told to fail or to lend badly
+struct lender {  // an allocator that counts what it lent, and can be told to fail or to lend badly
     size_t lent = 0, calls = 0, fail_at = SIZE_MAX, shift = 0, last_alignment = 0;
     std::vector<std::string> lines;
 
-    static void take_line(void *user, int level, const char *line) { static_cast<lender *>(user)->lines.push_back(std::to_string(level) + line); }
+    static void take_line(void *user, int level, const char *line) {
+        static_cast<lender *>(user)->lines.push_back(std::to_string(level) + line);
+    }
     host make() {
         host h;
         h.alloc_user = h.log_user = this;
@@ -80,7 +98,9 @@ struct lender {   // an allocator that counts what it lent, and can be told to f
             l.last_alignment = alignment;
             if (l.calls++ == l.fail_at) return nullptr;
             l.lent += bytes;
-            return static_cast<char *>(std::aligned_alloc(alignment, (bytes + 2 * alignment - 1) / alignment * alignment)) + l.shift;
+            return static_cast<char *>(
+                       std::aligned_alloc(alignment, (bytes + 2 * alignment - 1) / alignment * alignment)) +
+                   l.shift;
         };
         h.free_fn = [](void *user, void *p, size_t bytes, size_t alignment) {
             auto &l = *static_cast<lender *>(user);
@@ -89,7 +109,9 @@ struct lender {   // an allocator that counts what it lent, and can be told to f
             std::free(static_cast<char *>(p) - l.shift);
         };
         h.log_fn = reinterpret_cast<void (*)()>(&lender::take_line);
-        h.log_call = [](void (*fn)(), void *user, log_level level, const char *line) { reinterpret_cast<decltype(&lender::take_line)>(fn)(user, static_cast<int>(level), line); };
+        h.log_call = [](void (*fn)(), void *user, log_level level, const char *line) {
+            reinterpret_cast<decltype(&lender::take_line)>(fn)(user, static_cast<int>(level), line);
+        };
         return h;
     }
 };
@@ -103,7 +125,7 @@ status thrown_by(const auto &f) {
     return status::ok;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("base: memory of our own and of a host") {
     for (const bool lent : {false, true}) {
@@ -125,7 +147,8 @@ TEST_CASE("base: memory of our own and of a host") {
             if (lent) CHECK(l.lent == 8);
         }
         CHECK(l.lent == 0);
-        for (const size_t n : {SIZE_MAX, SIZE_MAX - 63, SIZE_MAX / 2}) CHECK(thrown_by([&] { block b(h, n); }) == status::memory);
+        for (const size_t n : {SIZE_MAX, SIZE_MAX - 63, SIZE_MAX / 2})
+            CHECK(thrown_by([&] { block b(h, n); }) == status::memory);
     }
 }
 
@@ -139,14 +162,17 @@ TEST_CASE("base: an allocator that fails, or lends unaligned memory") {
     l.shift = 8;
     CHECK(thrown_by([&] { block b(h, 10); }) == status::argument);
     l.shift = 0;
-    CHECK(l.lent == 10);   // the unaligned block went back
+    CHECK(l.lent == 10);  // the unaligned block went back
 }
 
 TEST_CASE("base: an arena need not free") {
     alignas(64) static char arena[4096];
     host h;
     h.alloc_fn = [](void *, size_t, size_t) -> void * { return arena; };
-    { const block b(h, 100); CHECK(b.data() == arena); }
+    {
+        const block b(h, 100);
+        CHECK(b.data() == arena);
+    }
 }
 
 TEST_CASE("base: log lines go to the host or nowhere") {

@@ -1,5 +1,6 @@
-// Number formats against independent definitions: f16 against the compiler's _Float16 where there is one and against the value of its three fields, rounding against
-// exact comparison in double, Q8_0 against arithmetic in double.
+// Number formats against independent definitions: f16 against the compiler's _Float16 where there is one and
+// against the value of its three fields, rounding against exact comparison in double, Q8_0 against arithmetic
+// in double.
 #include "../../tensor/formats.h"
 
 #include <doctest/doctest.h>
@@ -34,7 +35,8 @@ double bf16_value(uint16_t h) {
     return h & 0x8000 ? -v : v;
 }
 
-// Whether h is the number nearest to f, the even one of two: compared with its neighbours, exactly, in double.
+// Whether h is the number nearest to f, the even one of two: compared with its neighbours, exactly, in
+// double.
 template <class value> bool nearest_even(uint16_t h, float f, uint16_t infinite, value value_of) {
     const uint16_t magnitude = h & 0x7fff;
     const double x = std::fabs(static_cast<double>(f)), at = value_of(magnitude);
@@ -50,7 +52,7 @@ template <class value> bool nearest_even(uint16_t h, float f, uint16_t infinite,
     return true;
 }
 
-struct generator {   // xorshift64*, so that the numbers are the same everywhere
+struct generator {  // xorshift64*, so that the numbers are the same everywhere
     uint64_t state = 0x9E3779B97F4A7C15u;
     uint64_t next() {
         state ^= state >> 12;
@@ -65,7 +67,8 @@ std::vector<float> around_f16() {
     std::vector<float> out;
     for (uint32_t h = 0; h <= 0x7c00; ++h) {
         const auto at = static_cast<float>(f16_value(static_cast<uint16_t>(h)));
-        const auto middle = static_cast<float>((f16_value(static_cast<uint16_t>(h)) + f16_value(static_cast<uint16_t>(h + 1))) / 2);
+        const auto middle = static_cast<float>(
+            (f16_value(static_cast<uint16_t>(h)) + f16_value(static_cast<uint16_t>(h + 1))) / 2);
         for (const float f : {at, middle})
             for (const float near : {f, std::nextafterf(f, infinity), std::nextafterf(f, 0.0f)}) {
                 out.push_back(near);
@@ -86,7 +89,7 @@ std::vector<float> decode(format f, const std::vector<uint8_t> &bytes, size_t n)
     return out;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("formats: the table") {
     std::set<uint32_t> ids;
@@ -110,7 +113,8 @@ TEST_CASE("formats: the table") {
     for (const uint32_t id : {4u, 5u, 31u, 36u, 40u, 0xffffffffu}) CHECK(!format_from_gguf(id, &untouched));
     for (const char *text : {"", "q8", "Q8_0", "f32 ", "float"}) CHECK(!format_from_text(text, &untouched));
     CHECK(untouched == format::f16);
-    CHECK(formats_that_run() == "f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, i8, bf16");
+    CHECK(formats_that_run() ==
+          "f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, i8, bf16");
     CHECK(row_bytes(format::f32, 7) == 28);
     CHECK(row_bytes(format::bf16, 7) == 14);
     CHECK(row_bytes(format::q8_0, 96) == 102);
@@ -123,7 +127,8 @@ TEST_CASE("formats: every f16 has its value, and comes back") {
         const auto half = static_cast<uint16_t>(h);
         const float f = f16_to_f32(half);
         if ((h & 0x7c00) != 0x7c00) {
-            wrong += static_cast<double>(f) != f16_value(half) || std::signbit(f) != (h >> 15 != 0) || f32_to_f16(f) != half;
+            wrong += static_cast<double>(f) != f16_value(half) || std::signbit(f) != (h >> 15 != 0) ||
+                     f32_to_f16(f) != half;
         } else if ((h & 0x3ff) == 0) {
             wrong += f != (h & 0x8000 ? -infinity : infinity) || f32_to_f16(f) != half;
         } else {
@@ -150,21 +155,25 @@ TEST_CASE("formats: f32 to f16 rounds to the nearest, ties to even") {
     CHECK(f32_to_f16(65520.0f) == 0x7c00);
     CHECK(f32_to_f16(-1e30f) == 0xfc00);
     CHECK(f32_to_f16(infinity) == 0x7c00);
-    CHECK(f32_to_f16(0x1p-25f) == 0x0000);                             // half of the smallest: to even, which is zero
+    // half of the smallest: to even, which is zero
+    CHECK(f32_to_f16(0x1p-25f) == 0x0000);
     CHECK(f32_to_f16(std::nextafterf(0x1p-25f, 1.0f)) == 0x0001);
     CHECK(f32_to_f16(-0.0f) == 0x8000);
-    CHECK(f32_to_f16(from_bits(0x7f800001u)) == 0x7e00);               // a NaN whose payload f16 cannot hold stays a NaN
+    // a NaN whose payload f16 cannot hold stays a NaN
+    CHECK(f32_to_f16(from_bits(0x7f800001u)) == 0x7e00);
 }
 
 #if defined(__FLT16_MAX__) || defined(__aarch64__)
 TEST_CASE("formats: f16 as the compiler has it") {
-#if defined(__aarch64__)      // where GCC 12's C++ does not know the other name
+#if defined(__aarch64__)  // where GCC 12's C++ does not know the other name
     using compilers = __fp16;
 #else
     using compilers = _Float16;
 #endif
     int wrong = 0;
-    const auto same = [](float f) { return std::bit_cast<uint16_t>(static_cast<compilers>(f)) == f32_to_f16(f); };
+    const auto same = [](float f) {
+        return std::bit_cast<uint16_t>(static_cast<compilers>(f)) == f32_to_f16(f);
+    };
     for (const float f : around_f16()) wrong += !same(f);
     generator g;
     for (int i = 0; i < 500000; ++i) {
@@ -181,7 +190,9 @@ TEST_CASE("formats: bf16") {
         const auto half = static_cast<uint16_t>(h);
         const float f = bf16_to_f32(half);
         if (std::isnan(f)) wrong += (f32_to_bf16(f) & 0x7fff) != ((h & 0x7fff) | 0x40);
-        else wrong += f32_to_bf16(f) != half || (std::isfinite(f) && static_cast<double>(f) != bf16_value(half));
+        else
+            wrong +=
+                f32_to_bf16(f) != half || (std::isfinite(f) && static_cast<double>(f) != bf16_value(half));
     }
     generator g;
     for (int i = 0; i < 500000; ++i) {
@@ -189,11 +200,12 @@ TEST_CASE("formats: bf16") {
         if (!std::isnan(f)) wrong += !nearest_even(f32_to_bf16(f), f, 0x7f80, bf16_value);
         else wrong += (f32_to_bf16(f) & 0x7fff) <= 0x7f80;
     }
-    for (uint32_t h = 0; h < 0x7f80; ++h)   // every tie
+    for (uint32_t h = 0; h < 0x7f80; ++h)  // every tie
         wrong += f32_to_bf16(from_bits(h << 16 | 0x8000u)) != h + (h & 1);
     CHECK(wrong == 0);
     CHECK(f32_to_bf16(std::numeric_limits<float>::max()) == 0x7f80);
-    CHECK((f32_to_bf16(from_bits(0x7f800001u)) & 0x7fff) > 0x7f80);    // its payload lies in the half that is dropped
+    // its payload lies in the half that is dropped
+    CHECK((f32_to_bf16(from_bits(0x7f800001u)) & 0x7fff) > 0x7f80);
     CHECK((f32_to_bf16(from_bits(0xffffffffu)) & 0x7fff) > 0x7f80);
 }
 
@@ -203,11 +215,12 @@ TEST_CASE("formats: rows of f32, f16 and bf16") {
     CHECK(memcmp(same.data(), x.data(), 4 * x.size()) == 0);
     const std::vector<uint8_t> halves = encode(format::f16, x), brains = encode(format::bf16, x);
     REQUIRE(halves.size() == 14);
-    CHECK(halves[2] == 0x00);   // -1.5 is be00, little endian
+    CHECK(halves[2] == 0x00);  // -1.5 is be00, little endian
     CHECK(halves[3] == 0xbe);
-    CHECK(brains[2] == 0xc0);   // -1.5 is bfc0
+    CHECK(brains[2] == 0xc0);  // -1.5 is bfc0
     CHECK(brains[3] == 0xbf);
-    const std::vector<float> h = decode(format::f16, halves, x.size()), b = decode(format::bf16, brains, x.size());
+    const std::vector<float> h = decode(format::f16, halves, x.size()),
+                             b = decode(format::bf16, brains, x.size());
     for (size_t i = 0; i < x.size(); ++i) {
         CHECK(bits(h[i]) == bits(f16_to_f32(f32_to_f16(x[i]))));
         CHECK(bits(b[i]) == bits(bf16_to_f32(f32_to_bf16(x[i]))));
@@ -218,17 +231,21 @@ TEST_CASE("formats: rows of f32, f16 and bf16") {
 
 TEST_CASE("formats: a block of q8_0, byte for byte") {
     std::vector<float> x(64);
-    for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i - 16) * 0.5f;       // largest 8: d = 8 / 127
-    for (int i = 0; i < 32; ++i) x[static_cast<size_t>(32 + i)] = static_cast<float>(127 - 8 * i);      // largest 127 and 121: d = 1 exactly
+    // largest 8: d = 8 / 127
+    for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i - 16) * 0.5f;
+    // largest 127 and 121: d = 1 exactly
+    for (int i = 0; i < 32; ++i) x[static_cast<size_t>(32 + i)] = static_cast<float>(127 - 8 * i);
     const std::vector<uint8_t> out = encode(format::q8_0, x);
     REQUIRE(out.size() == 68);
-    CHECK(out[0] + 256 * out[1] == 0x2c08);     // 8 / 127 = 0.0629921; 0x2c08 = 0.06298828, and its neighbours are 0.00006 away
+    // 8 / 127 = 0.0629921; 0x2c08 = 0.06298828, and its neighbours are 0.00006 away
+    CHECK(out[0] + 256 * out[1] == 0x2c08);
     CHECK(static_cast<int8_t>(out[2]) == -127);
     CHECK(static_cast<int8_t>(out[2 + 16]) == 0);
-    CHECK(static_cast<int8_t>(out[2 + 31]) == 119);   // 7.5 / (8 / 127) = 119.06
-    CHECK(static_cast<int8_t>(out[2 + 15]) == -8);    // 0.5 / (8 / 127) = 7.94
+    CHECK(static_cast<int8_t>(out[2 + 31]) == 119);  // 7.5 / (8 / 127) = 119.06
+    CHECK(static_cast<int8_t>(out[2 + 15]) == -8);   // 0.5 / (8 / 127) = 7.94
     CHECK(out[34] + 256 * out[35] == 0x3c00);
-    for (size_t i = 0; i < 32; ++i) CHECK(static_cast<int8_t>(out[36 + i]) == static_cast<int>(127 - 8 * static_cast<int>(i)));
+    for (size_t i = 0; i < 32; ++i)
+        CHECK(static_cast<int8_t>(out[36 + i]) == static_cast<int>(127 - 8 * static_cast<int>(i)));
 
     // Halves go away from zero: with d = 1, 0.5 is 1 and -2.5 is -3.
     std::vector<float> ties(32, 0.0f);
@@ -241,8 +258,8 @@ TEST_CASE("formats: a block of q8_0, byte for byte") {
     for (const uint8_t byte : nothing) CHECK(byte == 0);
 
     std::vector<uint8_t> block(34, 0);
-    block[0] = 0x00, block[1] = 0xb8;   // -0.5
-    block[2] = 0x80, block[33] = 3;     // -128 and 3
+    block[0] = 0x00, block[1] = 0xb8;  // -0.5
+    block[2] = 0x80, block[33] = 3;    // -128 and 3
     const std::vector<float> back = decode(format::q8_0, block, 32);
     CHECK(back[0] == 64.0f);
     CHECK(back[31] == -1.5f);
@@ -253,14 +270,18 @@ TEST_CASE("formats: q8_0 is as near as eight bits can be") {
     for (int round = 0; round < 200; ++round) {
         std::vector<float> x(256);
         const double size = std::ldexp(1.0, static_cast<int>(g.next() % 24) - 16);
-        for (float &f : x) f = static_cast<float>((static_cast<double>(g.next() >> 11) / 9007199254740992.0 * 2 - 1) * size);
+        for (float &f : x)
+            f = static_cast<float>((static_cast<double>(g.next() >> 11) / 9007199254740992.0 * 2 - 1) * size);
         const std::vector<float> y = decode(format::q8_0, encode(format::q8_0, x), x.size());
         int far = 0;
         for (size_t i = 0; i < x.size(); ++i) {
             double largest = 0;
-            for (size_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) largest = std::max(largest, std::fabs(static_cast<double>(x[j])));
-            // Half a step, the scale's rounding to 11 bits (or, below 2^-14, to 2^-24) at 127 steps, and a hair for f32 arithmetic.
-            const double step = largest / 127, bound = 0.5 * step + 127 * std::max(step / 2048, 0x1p-25) + 1e-6 * largest;
+            for (size_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j)
+                largest = std::max(largest, std::fabs(static_cast<double>(x[j])));
+            // Half a step, the scale's rounding to 11 bits (or, below 2^-14, to 2^-24) at 127 steps, and a
+            // hair for f32 arithmetic.
+            const double step = largest / 127,
+                         bound = 0.5 * step + 127 * std::max(step / 2048, 0x1p-25) + 1e-6 * largest;
             far += std::fabs(static_cast<double>(y[i]) - static_cast<double>(x[i])) > bound;
         }
         CHECK(far == 0);
@@ -274,7 +295,8 @@ TEST_CASE("formats: q8_0 of what is not a number, and of extremes") {
         return decode(format::q8_0, encode(format::q8_0, x), 32);
     };
     // The block is spoiled, for the converter to see; no infinity turns into a number in range.
-    for (const float special : {infinity, -infinity, from_bits(0x7fc00000u), from_bits(0xff800001u), 1e30f, -std::numeric_limits<float>::max()})
+    for (const float special : {infinity, -infinity, from_bits(0x7fc00000u), from_bits(0xff800001u), 1e30f,
+                                -std::numeric_limits<float>::max()})
         CHECK(!std::isfinite(block_of(special)[5]));
     // Smaller than the scale can tell: zero, or as the scale's steps fall, but finite and of the right sign.
     for (const float tiny : {1e-45f, 1e-38f, 1e-30f, 1e-7f, 5e-6f}) {
@@ -284,6 +306,7 @@ TEST_CASE("formats: q8_0 of what is not a number, and of extremes") {
         CHECK(std::isfinite(y[0]));
         CHECK(y[0] >= 0.0f);
         CHECK(y[1] == -y[0]);
-        CHECK(std::fabs(static_cast<double>(y[0]) - static_cast<double>(tiny)) <= 127 * 0x1p-25 + 0.01 * static_cast<double>(tiny));
+        CHECK(std::fabs(static_cast<double>(y[0]) - static_cast<double>(tiny)) <=
+              127 * 0x1p-25 + 0.01 * static_cast<double>(tiny));
     }
 }

@@ -25,7 +25,7 @@ TEST_CASE("gguf: a good file is read as written") {
         CHECK(a.name == "a.weight");
         CHECK(a.type == format::f32);
         CHECK(a.rank == 3);
-        CHECK(a.ne[0] == 2);   // outermost first here, innermost first in the file
+        CHECK(a.ne[0] == 2);  // outermost first here, innermost first in the file
         CHECK(a.ne[1] == 3);
         CHECK(a.ne[2] == 4);
         CHECK(a.ne[3] == 1);
@@ -75,22 +75,28 @@ TEST_CASE("gguf: typed reads") {
     CHECK(f.has("t.u8"));
     CHECK(!f.has("t.u"));
 
-    check_throws(status::format, "tiny.gguf: t.u8: 200 is not within 0 to 199", [&] { f.get_uint("t.u8", 199); });
+    check_throws(status::format, "tiny.gguf: t.u8: 200 is not within 0 to 199",
+                 [&] { f.get_uint("t.u8", 199); });
     check_throws(status::format, "t.i8: -100 is not within", [&] { f.get_uint("t.i8", 255); });
-    check_throws(status::format, "t.i64: -9223372036854775808 is not within", [&] { f.get_uint("t.i64", UINT64_MAX, 1); });
+    check_throws(status::format, "t.i64: -9223372036854775808 is not within",
+                 [&] { f.get_uint("t.i64", UINT64_MAX, 1); });
     check_throws(status::format, "tiny.gguf: absent: missing", [&] { f.get_uint("absent", 255); });
     check_throws(status::format, "absent: missing", [&] { f.get_float("absent"); });
     check_throws(status::format, "absent: missing", [&] { f.get_string("absent"); });
     check_throws(status::format, "absent: missing", [&] { f.get_strings("absent"); });
     check_throws(status::format, "absent: missing", [&] { f.get_ints("absent"); });
     check_throws(status::format, "absent: missing", [&] { f.get_floats("absent"); });
-    check_throws(status::format, "t.f32: a value of type f32, not an integer", [&] { f.get_uint("t.f32", 1, 1); });
-    check_throws(status::format, "t.bool: a value of type bool, not an integer", [&] { f.get_uint("t.bool", 1); });
+    check_throws(status::format, "t.f32: a value of type f32, not an integer",
+                 [&] { f.get_uint("t.f32", 1, 1); });
+    check_throws(status::format, "t.bool: a value of type bool, not an integer",
+                 [&] { f.get_uint("t.bool", 1); });
     check_throws(status::format, "t.ints: an array of i16, not an integer", [&] { f.get_uint("t.ints", 1); });
     check_throws(status::format, "t.u8: a value of type u8, not f32", [&] { f.get_float("t.u8"); });
     check_throws(status::format, "t.u8: a value of type u8, not a bool", [&] { f.get_bool("t.u8", true); });
-    check_throws(status::format, "t.strings: an array of string, not a string", [&] { f.get_string("t.strings"); });
-    check_throws(status::format, "general.architecture: a value of type string, not an array", [&] { f.get_strings("general.architecture"); });
+    check_throws(status::format, "t.strings: an array of string, not a string",
+                 [&] { f.get_string("t.strings"); });
+    check_throws(status::format, "general.architecture: a value of type string, not an array",
+                 [&] { f.get_strings("general.architecture"); });
 }
 
 TEST_CASE("gguf: values as text") {
@@ -114,22 +120,32 @@ TEST_CASE("gguf: values as text") {
     CHECK(text("t.none") == "[]");
     CHECK(text("t.none", 0) == "[]");
 
-    std::string every;      // byte, and each again behind what could begin a sequence
+    std::string every;  // byte, and each again behind what could begin a sequence
     for (int i = 0; i < 256; ++i) every += static_cast<char>(i);
-    for (int i = 0; i < 256; ++i) every += {static_cast<char>(0xe2), static_cast<char>(0x80), static_cast<char>(i), 'x'};
-    const std::string long_ones = one_key(ARRAY, array_of(STRING, 2, le_string(every) + le_string(std::string(5000, 'a') + "\xe2\x80\xa6"))).bytes();
+    for (int i = 0; i < 256; ++i)
+        every += {static_cast<char>(0xe2), static_cast<char>(0x80), static_cast<char>(i), 'x'};
+    const std::string long_ones =
+        one_key(ARRAY,
+                array_of(STRING, 2, le_string(every) + le_string(std::string(5000, 'a') + "\xe2\x80\xa6")))
+            .bytes();
     const gguf_file h(os::mapping::borrow(long_ones.data(), long_ones.size()), "long.gguf");
     std::string joined;
     size_t longest = 0;
-    gguf_value_text(h.value(0), 9, [&](std::string_view piece) { joined += piece, longest = std::max(longest, piece.size()); });
+    gguf_value_text(h.value(0), 9, [&](std::string_view piece) {
+        joined += piece, longest = std::max(longest, piece.size());
+    });
     CHECK(joined == gguf_value_text(h.value(0), 9));
     CHECK(longest <= 1024);
-    CHECK(joined.starts_with(R"(["\u0000\u0001\u0002\u0003\u0004\u0005\u0006\u0007\u0008\u0009\n\u000b\u000c\u000d\u000e\u000f\u0010)"));
+    CHECK(joined.starts_with(
+        R"(["\u0000\u0001\u0002\u0003\u0004\u0005\u0006\u0007\u0008\u0009\n\u000b\u000c\u000d\u000e\u000f\u0010)"));
     CHECK(joined.find(R"(\u001f !\"#$)") != std::string::npos);
     CHECK(joined.find("~\x7f\xef\xbf\xbd\xef\xbf\xbd") != std::string::npos);
     CHECK(joined.ends_with("aaaa\xe2\x80\xa6\"]"));
 
-    const std::string odd = one_key(ARRAY, array_of(F32, 3, le(INFINITY) + le(std::numeric_limits<float>::quiet_NaN()) + le(1.0f))).bytes();
+    const std::string odd =
+        one_key(ARRAY,
+                array_of(F32, 3, le(INFINITY) + le(std::numeric_limits<float>::quiet_NaN()) + le(1.0f)))
+            .bytes();
     const gguf_file g(os::mapping::borrow(odd.data(), odd.size()), "odd.gguf");
     CHECK(gguf_value_text(g.value(0), 9) == "[null, null, 1]");
 }
@@ -150,11 +166,11 @@ TEST_CASE("gguf: the writer writes what the format says") {
     w.set_i32s("a.ints", ints);
     w.set_f32s("a.floats", floats);
     w.set_f32s("a.none", {});
-    w.set_u32("a.u32", 8);   // replaced where it stands
+    w.set_u32("a.u32", 8);  // replaced where it stands
     w.erase("a.gone");
     w.erase("never there");
     w.set_u32("a.ints_too", 1);
-    w.set_u32("general.alignment", 4096);   // the writer's own affair
+    w.set_u32("general.alignment", 4096);  // the writer's own affair
     CHECK(w.has("a.ints_too"));
     CHECK(!w.has("a.gone"));
     const int64_t shape_a[] = {2, 3, 5}, shape_b[] = {64}, shape_c[] = {3, 32};
@@ -163,12 +179,17 @@ TEST_CASE("gguf: the writer writes what the format says") {
     w.add_tensor("c.weight", format::q8_0, shape_c);
 
     spec s;
-    s.keys = {
-        {"general.architecture", STRING, le_string("llama")}, {"a.u32", U32, le<uint32_t>(8)}, {"a.i32", I32, le<int32_t>(-7)}, {"a.u64", U64, le(UINT64_MAX)},
-        {"a.f32", F32, le(0.1f)}, {"a.bool", BOOL, "\1"}, {"a.strings", ARRAY, array_of(STRING, 3, le_string("x") + le_string("") + le_string("zz"))},
-        {"a.ints", ARRAY, array_of(I32, 2, le<int32_t>(-1) + le<int32_t>(2))}, {"a.floats", ARRAY, array_of(F32, 1, le(1.5f))},
-        {"a.none", ARRAY, array_of(F32, 0, "")},
-        {"a.ints_too", U32, le<uint32_t>(1)}};
+    s.keys = {{"general.architecture", STRING, le_string("llama")},
+              {"a.u32", U32, le<uint32_t>(8)},
+              {"a.i32", I32, le<int32_t>(-7)},
+              {"a.u64", U64, le(UINT64_MAX)},
+              {"a.f32", F32, le(0.1f)},
+              {"a.bool", BOOL, "\1"},
+              {"a.strings", ARRAY, array_of(STRING, 3, le_string("x") + le_string("") + le_string("zz"))},
+              {"a.ints", ARRAY, array_of(I32, 2, le<int32_t>(-1) + le<int32_t>(2))},
+              {"a.floats", ARRAY, array_of(F32, 1, le(1.5f))},
+              {"a.none", ARRAY, array_of(F32, 0, "")},
+              {"a.ints_too", U32, le<uint32_t>(1)}};
     // 120 bytes and 8 of padding, 128 and none, 102 and 26.
     s.tensors = {{"a.weight", {5, 3, 2}, 0, 0}, {"b.weight", {64}, 30, 128}, {"c.weight", {32, 3}, 8, 256}};
     CHECK(w.header() == s.bytes());
@@ -196,7 +217,7 @@ TEST_CASE("gguf: metadata copied raw from another file") {
     for (size_t i = 0; i < f.key_count(); ++i) w.set_raw(f.key(i), f.value(i));
     spec s;
     s.keys = tiny().keys;
-    s.keys.erase(s.keys.begin() + 1);   // general.alignment is not copied
+    s.keys.erase(s.keys.begin() + 1);  // general.alignment is not copied
     std::string expected = s.bytes();
     expected.resize((expected.size() + 31) / 32 * 32, '\0');
     CHECK(w.header() == expected);
@@ -227,8 +248,9 @@ TEST_CASE("gguf: published vocabulary-only files load") {
         uint64_t bos;
         const char *bos_text;
     };
-    const expected files[] = {{"ggml-vocab-deepseek-llm.gguf", 102400, "deepseek-llm", 100000, "<｜begin▁of▁sentence｜>"},
-                              {"ggml-vocab-deepseek-coder.gguf", 32256, "deepseek-coder", 32013, "<｜begin▁of▁sentence｜>"}};
+    const expected files[] = {
+        {"ggml-vocab-deepseek-llm.gguf", 102400, "deepseek-llm", 100000, "<｜begin▁of▁sentence｜>"},
+        {"ggml-vocab-deepseek-coder.gguf", 32256, "deepseek-coder", 32013, "<｜begin▁of▁sentence｜>"}};
     for (const expected &e : files) {
         const std::string path = std::string(DS_SOURCE_DIR "/../shared/reference/vocab/") + e.file;
         if (!std::filesystem::exists(path)) {

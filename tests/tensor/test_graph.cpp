@@ -1,5 +1,6 @@
-// Graphs and the planner. Plans are judged by a simulation that shares nothing with the planner: a run that stamps every line of the arena with the node
-// that wrote it last must find every source, and at the end every result that was kept, still bearing the stamp of the node that made it.
+// Graphs and the planner. Plans are judged by a simulation that shares nothing with the planner: a run that
+// stamps every line of the arena with the node that wrote it last must find every source, and at the end
+// every result that was kept, still bearing the stamp of the node that made it.
 #include "../../ggml-cpu/cpu.h"
 #include "../../llm/model/arch.h"
 #include "../../llm/engine/page_pool.h"
@@ -36,11 +37,14 @@ struct stamped_arena {
         const auto [from, to] = lines(t);
         REQUIRE(static_cast<char *>(t.data) >= base);
         REQUIRE(to <= stamp.size());
-        std::fill(stamp.begin() + static_cast<ptrdiff_t>(from), stamp.begin() + static_cast<ptrdiff_t>(to), by);
+        std::fill(stamp.begin() + static_cast<ptrdiff_t>(from), stamp.begin() + static_cast<ptrdiff_t>(to),
+                  by);
     }
     bool holds(const tensor &t, int by) const {
         const auto [from, to] = lines(t);
-        return to <= stamp.size() && std::all_of(stamp.begin() + static_cast<ptrdiff_t>(from), stamp.begin() + static_cast<ptrdiff_t>(to), [&](int s) { return s == by; });
+        return to <= stamp.size() &&
+               std::all_of(stamp.begin() + static_cast<ptrdiff_t>(from),
+                           stamp.begin() + static_cast<ptrdiff_t>(to), [&](int s) { return s == by; });
     }
 };
 
@@ -71,7 +75,8 @@ void check_plan(graph &g, const plan &p) {
         sound &= reinterpret_cast<uintptr_t>(n.out.data) % line == 0;
         arena.write(n.out, static_cast<int>(i));
         for (const tensor *s : n.src)
-            if (const int by = s ? maker(g, s) : -1; by >= 0) sound &= arena.holds(*s, by);    // nothing is written over what it is made from
+            // nothing is written over what it is made from
+            if (const int by = s ? maker(g, s) : -1; by >= 0) sound &= arena.holds(*s, by);
     }
     for (const tensor *t : g.kept())
         if (const int by = maker(g, t); by >= 0) sound &= arena.holds(*t, by);
@@ -88,13 +93,15 @@ struct step_graph {
     graph g;
 
     step_graph(const arch &a, int64_t layers, format type) : a(a), g(static_cast<size_t>(16 + 24 * layers)) {
-        h.layers = layers, h.hidden = 64, h.heads = 4, h.kv_heads = 2, h.head_size = 32, h.ffn = 160, h.vocab = 300, h.rotated = 16;
+        h.layers = layers, h.hidden = 64, h.heads = 4, h.kv_heads = 2, h.head_size = 32, h.ffn = 160,
+        h.vocab = 300, h.rotated = 16;
         h.q_rank = 48, h.kv_rank = 96, h.nope_size = h.head_size - 16, h.value_size = 24;
         h.experts = 8, h.experts_used = 3, h.experts_shared = 1, h.expert_ffn = 40, h.dense_layers = 1;
         layout = make_page_layout(a, h, format::f16);
         weights.layer.resize(static_cast<size_t>(layers));
         for (const tensor_row &row : a.tensors(h)) {
-            const tensor *t = &tensors.emplace_back(make_tensor(row.stays_f32() ? format::f32 : type, row.ne));
+            const tensor *t =
+                &tensors.emplace_back(make_tensor(row.stays_f32() ? format::f32 : type, row.ne));
             (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
         }
     }
@@ -112,7 +119,8 @@ struct step_graph {
     }
 };
 
-// A graph of f32 [rows, width] results, each made from any before it; every eighth is kept, some are read through a view.
+// A graph of f32 [rows, width] results, each made from any before it; every eighth is kept, some are read
+// through a view.
 void random_graph(graph &g, unsigned seed, int64_t rows, int nodes) {
     std::mt19937 random(seed);
     g.reset();
@@ -125,7 +133,11 @@ void random_graph(graph &g, unsigned seed, int64_t rows, int nodes) {
         const tensor *t = nullptr;
         switch (random() % 4) {
         case 0: t = add(g, any(w), any(w)); break;
-        case 1: t = gated_projection(g, unary::silu, any(k), nullptr, 0, g.input(format::f32, {w, k}, nullptr, "w"), g.input(format::f32, {w, k}, nullptr, "w")); break;
+        case 1:
+            t = gated_projection(g, unary::silu, any(k), nullptr, 0,
+                                 g.input(format::f32, {w, k}, nullptr, "w"),
+                                 g.input(format::f32, {w, k}, nullptr, "w"));
+            break;
         case 2: t = rms_norm(g, any(w), g.input(format::f32, {w}, nullptr, "w"), 1e-5f); break;
         default: t = matmul(g, any(k), g.input(format::f32, {w, k}, nullptr, "w"), nullptr); break;
         }
@@ -144,9 +156,10 @@ status refusal(const std::function<void()> &f) {
     return status::ok;
 }
 
-} // namespace
+}  // namespace
 
-TEST_CASE("plan: no result is overwritten while it is needed, in the graphs of every architecture, at every size up to the planned one") {
+TEST_CASE("plan: no result is overwritten while it is needed, in the graphs of every architecture, at every "
+          "size up to the planned one") {
     const backend_ptr b = cpu();
     for (const arch *a : architectures())
         for (const format type : {format::f32, format::q8_0}) {
@@ -155,8 +168,9 @@ TEST_CASE("plan: no result is overwritten while it is needed, in the graphs of e
             s.build(96, 20);
             const plan p = make_plan(s.g, *b);
             check_plan(s.g, p);
-            CHECK(p.arena_bytes < sum_of_results(s.g) / 4);    // five layers in the room of one, about
-            for (const auto &[rows, outputs] : {std::pair{96, 1}, {95, 20}, {64, 7}, {33, 20}, {7, 7}, {6, 1}, {2, 2}, {1, 1}}) {
+            CHECK(p.arena_bytes < sum_of_results(s.g) / 4);  // five layers in the room of one, about
+            for (const auto &[rows, outputs] :
+                 {std::pair{96, 1}, {95, 20}, {64, 7}, {33, 20}, {7, 7}, {6, 1}, {2, 2}, {1, 1}}) {
                 const tensor *logits = s.build(rows, outputs);
                 REQUIRE(s.g.nodes().size() == p.offset.size());
                 check_plan(s.g, p);
@@ -214,8 +228,11 @@ TEST_CASE("plan: random graphs compute the same in the arena and out of it") {
         for (tensor &v : g.views())
             if (!v.base) v.data = numbers.data();
         const plan p = make_plan(g, *b);
-        std::vector<char> arena(p.arena_bytes + line), work(p.work_bytes + line), apart(sum_of_results(g) + (g.nodes().size() + 1) * line);
-        const auto aligned = [](std::vector<char> &v) { return v.data() + (line - reinterpret_cast<uintptr_t>(v.data()) % line) % line; };
+        std::vector<char> arena(p.arena_bytes + line), work(p.work_bytes + line),
+            apart(sum_of_results(g) + (g.nodes().size() + 1) * line);
+        const auto aligned = [](std::vector<char> &v) {
+            return v.data() + (line - reinterpret_cast<uintptr_t>(v.data()) % line) % line;
+        };
         plan separate = p;
         size_t at = 0;
         for (size_t i = 0; i < g.nodes().size(); ++i) {
@@ -255,18 +272,21 @@ TEST_CASE("graph: a view must hold the same elements") {
     const tensor *x = g.input(format::f32, {4, 6}, nullptr, "x");
     CHECK(refusal([&] { g.reshape(x, {5, 5}); }) == status::internal);
     CHECK(g.reshape(x, {2, 3, 4})->base == x);
-    CHECK(g.reshape(g.reshape(x, {24}), {6, 4})->base == x);    // of a view: the tensor whose bytes they are
+    CHECK(g.reshape(g.reshape(x, {24}), {6, 4})->base == x);  // of a view: the tensor whose bytes they are
     tensor rows = *x;
-    rows.ne[1] = 3;    // part of each row
+    rows.ne[1] = 3;  // part of each row
     CHECK(refusal([&] { g.reshape(&rows, {12}); }) == status::internal);
 }
 
 // 128 * 127 * 132104 is the last that int32 holds. Nothing is computed here.
-TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every product, and pages of i8 beyond what their sums hold") {
+TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every product, and pages of i8 "
+          "beyond what their sums hold") {
     static_assert(int64_t{128} * 127 * 132104 <= INT32_MAX && int64_t{128} * 127 * 132105 > INT32_MAX);
     graph g(400);
     const tensor scale = make_tensor(format::f32, {5});
-    const auto f32 = [&](std::initializer_list<int64_t> ne) { return g.input(format::f32, ne, nullptr, "f32"); };
+    const auto f32 = [&](std::initializer_list<int64_t> ne) {
+        return g.input(format::f32, ne, nullptr, "f32");
+    };
     const auto i8 = [&](std::initializer_list<int64_t> ne) {
         tensor *t = g.input(format::i8, ne, nullptr, "i8");
         t->scale = &scale;
@@ -276,23 +296,41 @@ TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every
         CAPTURE(k);
         const auto expected = k == 132104 ? status::ok : status::internal;
         CHECK(refusal([&] { matmul(g, f32({3, k}), i8({5, k}), nullptr); }) == expected);
-        CHECK(refusal([&] { projections(g, f32({3, k}), nullptr, 0, {{f32({5, k}), nullptr}, {i8({5, k}), nullptr}}); }) == expected);
-        CHECK(refusal([&] { gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, f32({5, k}), i8({5, k})); }) == expected);
-        CHECK(refusal([&] { gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, i8({5, k}), f32({5, k})); }) == expected);
+        CHECK(refusal([&] {
+                  projections(g, f32({3, k}), nullptr, 0, {{f32({5, k}), nullptr}, {i8({5, k}), nullptr}});
+              }) == expected);
+        CHECK(refusal([&] {
+                  gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, f32({5, k}), i8({5, k}));
+              }) == expected);
+        CHECK(refusal([&] {
+                  gated_projection(g, unary::silu, f32({3, k}), nullptr, 0, i8({5, k}), f32({5, k}));
+              }) == expected);
         CHECK(refusal([&] { head_matmul(g, f32({3, 2, k}), i8({2, 5, k})); }) == expected);
-        CHECK(refusal([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f32({4, k, 8}), f32({4, k, 8}), i8({4, 8, k}), nullptr); }) == expected);
-        CHECK(refusal([&] { experts(g, f32({3, k}), f32({3, 2, 2}), i8({4, 8, k}), f32({4, 8, k}), f32({4, k, 8}), nullptr); }) == expected);
-        CHECK(refusal([&] { experts(g, f32({3, k}), f32({3, 2, 2}), f32({4, 8, k}), i8({4, 8, k}), f32({4, k, 8}), nullptr); }) == expected);
+        CHECK(refusal([&] {
+                  experts(g, f32({3, 8}), f32({3, 2, 2}), f32({4, k, 8}), f32({4, k, 8}), i8({4, 8, k}),
+                          nullptr);
+              }) == expected);
+        CHECK(refusal([&] {
+                  experts(g, f32({3, k}), f32({3, 2, 2}), i8({4, 8, k}), f32({4, 8, k}), f32({4, k, 8}),
+                          nullptr);
+              }) == expected);
+        CHECK(refusal([&] {
+                  experts(g, f32({3, k}), f32({3, 2, 2}), f32({4, 8, k}), i8({4, 8, k}), f32({4, k, 8}),
+                          nullptr);
+              }) == expected);
         CHECK(refusal([&] { matmul(g, f32({3, k}), f32({5, k}), nullptr); }) == status::ok);
     }
-    const auto pages_of = [&](const kv_layout &l) { return g.input(format::i8, {2, static_cast<int64_t>(l.k_bytes() + l.v_bytes())}, nullptr, "pages"); };
+    const auto pages_of = [&](const kv_layout &l) {
+        return g.input(format::i8, {2, static_cast<int64_t>(l.k_bytes() + l.v_bytes())}, nullptr, "pages");
+    };
     const auto list = [&](int64_t n) { return g.input(format::i32, {n}, nullptr, "list"); };
     const auto attend = [&](format type, int32_t head, int32_t rope, int64_t pages) {
         kv_layout l = {type, 1, head, 0, 0, rope};
         l.v_offset = static_cast<int64_t>(l.k_bytes());
         return refusal([&] {
             kv_write(g, f32({3, 1, head}), f32({3, 1, rope ? rope : head}), pages_of(l), list(3), l);
-            attention(g, f32({3, 1, head}), pages_of(l), g.input(format::i32, {1, pages}, nullptr, "tables"), list(3), list(3), {l, 1}, rope ? f32({3, 1, rope}) : nullptr);
+            attention(g, f32({3, 1, head}), pages_of(l), g.input(format::i32, {1, pages}, nullptr, "tables"),
+                      list(3), list(3), {l, 1}, rope ? f32({3, 1, rope}) : nullptr);
         });
     };
     CHECK(attend(format::i8, 1024, 0, 65536) == status::ok);
@@ -305,9 +343,15 @@ TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every
 
 TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and the shapes") {
     graph g(400);
-    const auto f32 = [&](std::initializer_list<int64_t> ne) { return g.input(format::f32, ne, nullptr, "f32"); };
-    const auto f16 = [&](std::initializer_list<int64_t> ne) { return g.input(format::f16, ne, nullptr, "f16"); };
-    const auto i32 = [&](std::initializer_list<int64_t> ne) { return g.input(format::i32, ne, nullptr, "i32"); };
+    const auto f32 = [&](std::initializer_list<int64_t> ne) {
+        return g.input(format::f32, ne, nullptr, "f32");
+    };
+    const auto f16 = [&](std::initializer_list<int64_t> ne) {
+        return g.input(format::f16, ne, nullptr, "f16");
+    };
+    const auto i32 = [&](std::initializer_list<int64_t> ne) {
+        return g.input(format::i32, ne, nullptr, "i32");
+    };
     const auto i8 = [&](std::initializer_list<int64_t> ne) { return g.input(format::i8, ne, nullptr, "i8"); };
     const auto bad = [&](const std::function<void()> &f) { CHECK(refusal(f) == status::internal); };
     const auto good = [&](const std::function<void()> &f) { CHECK(refusal(f) == status::ok); };
@@ -336,7 +380,10 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f32({5})); });
     bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f16({3, 5})); });
 
-    good([&] { CHECK(projections(g, f32({3, 8}), f32({8}), 1e-5f, {{f16({5, 8}), f32({5})}, {f32({2, 8}), nullptr}})->ne[1] == 7); });
+    good([&] {
+        CHECK(projections(g, f32({3, 8}), f32({8}), 1e-5f, {{f16({5, 8}), f32({5})}, {f32({2, 8}), nullptr}})
+                  ->ne[1] == 7);
+    });
     good([&] { projections(g, f32({3, 8}), nullptr, 0, {{f16({5, 8}), nullptr}}); });
     bad([&] { projections(g, f32({3, 8}), f32({5}), 1e-5f, {{f16({5, 8}), nullptr}}); });
     bad([&] { projections(g, f32({3, 8}), nullptr, 0, {{f16({5, 8}), nullptr}, {f16({5, 9}), nullptr}}); });
@@ -378,7 +425,8 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { kv_write(g, f32({3, 2, 8}), f32({3, 2, 8}), i8({5, page}), f32({3}), l); });
 
     const attention_params ap = {l, 1};
-    const auto attend = [&](std::initializer_list<int64_t> q, std::initializer_list<int64_t> pages, std::initializer_list<int64_t> tables, int64_t s, int64_t p) {
+    const auto attend = [&](std::initializer_list<int64_t> q, std::initializer_list<int64_t> pages,
+                            std::initializer_list<int64_t> tables, int64_t s, int64_t p) {
         attention(g, f32(q), i8(pages), i32(tables), i32({s}), i32({p}), ap);
     };
     good([&] { attend({3, 4, 8}, {5, page}, {2, 5}, 3, 3); });
@@ -400,8 +448,10 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { attend_latents({3, 6, 8}, nullptr); });
     bad([&] { attend_latents({3, 6, 8}, f32({3, 5, 4})); });
     bad([&] { attend_latents({3, 6, 8}, f32({3, 6, 8})); });
-    bad([&] { attention(g, f32({3, 4, 8}), i8({5, page}), i32({2, 5}), i32({3}), i32({3}), ap, f32({3, 4, 4})); });
-    latent.v_offset += 64;      // the two parts lie apart
+    bad([&] {
+        attention(g, f32({3, 4, 8}), i8({5, page}), i32({2, 5}), i32({3}), i32({3}), ap, f32({3, 4, 4}));
+    });
+    latent.v_offset += 64;  // the two parts lie apart
     bad([&] { attend_latents({3, 6, 8}, f32({3, 6, 4})); });
 
     good([&] { head_matmul(g, f32({3, 2, 8}), f16({2, 5, 8})); });
@@ -410,7 +460,8 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { head_matmul(g, f32({3, 2, 8}), i8({2, 5, 8})); });
 
     latent.v_offset -= 64;
-    const auto of_heads = [&](const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b, kv_layout l) {
+    const auto of_heads = [&](const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b,
+                              kv_layout l) {
         mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}), {l, 1, 0});
     };
     good([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
@@ -425,7 +476,7 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
 
     good([&] { router(g, f32({3, 8}), f32({8}), {3, 4, 2, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), f32({7}), {3, 4, 2, 1, 1, 1.0f}); });
-    bad([&] { router(g, f32({3, 8}), nullptr, {5, 4, 2, 1, 1, 1.0f}); });     // more than two groups of two
+    bad([&] { router(g, f32({3, 8}), nullptr, {5, 4, 2, 1, 1, 1.0f}); });  // more than two groups of two
     bad([&] { router(g, f32({3, 8}), nullptr, {3, 3, 2, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), nullptr, {3, 4, 5, 1, 1, 1.0f}); });
     bad([&] { router(g, f32({3, 8}), nullptr, {0, 4, 2, 1, 1, 1.0f}); });
@@ -435,12 +486,24 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { candidates(g, f32({3, 8}), f32({3}), 0); });
     bad([&] { candidates(g, f16({3, 8}), f32({3}), 5); });
 
-    good([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), f32({3, 8})); });
-    bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 6, 8}), f16({4, 8, 5}), nullptr); });
-    bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 5, 8}), nullptr); });
-    bad([&] { experts(g, f32({3, 8}), f32({2, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), nullptr); });
-    bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), f32({3, 5})); });
-    bad([&] { experts(g, f32({3, 8}), f32({3, 2, 2}), i8({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), nullptr); });
+    good([&] {
+        experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), f32({3, 8}));
+    });
+    bad([&] {
+        experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 6, 8}), f16({4, 8, 5}), nullptr);
+    });
+    bad([&] {
+        experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 5, 8}), nullptr);
+    });
+    bad([&] {
+        experts(g, f32({3, 8}), f32({2, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), nullptr);
+    });
+    bad([&] {
+        experts(g, f32({3, 8}), f32({3, 2, 2}), f16({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), f32({3, 5}));
+    });
+    bad([&] {
+        experts(g, f32({3, 8}), f32({3, 2, 2}), i8({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), nullptr);
+    });
 
     const tensor *x = f32({3, 2, 8});
     good([&] {

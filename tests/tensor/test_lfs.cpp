@@ -1,4 +1,5 @@
-// Pointers of Git LFS in the place of every file that the tools and the library read: the error says what it is.
+// Pointers of Git LFS in the place of every file that the tools and the library read: the error says what it
+// is.
 #include "../support/checkpoint_files.h"
 
 #include "../../deepseek.h"
@@ -11,26 +12,31 @@ using namespace ds::test;
 
 namespace {
 
-constexpr const char *pointer = "version https://git-lfs.github.com/spec/v1\n"
-                                "oid sha256:0000000000000000000000000000000000000000000000000000000000000000\nsize 988097824\n";
+constexpr const char *pointer =
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:0000000000000000000000000000000000000000000000000000000000000000\nsize 988097824\n";
 
 void check_named(const std::string &text, const std::string &file) {
     CAPTURE(text);
-    CHECK(contains(text, file + ": is not the file itself but a pointer of Git LFS to it, a file of 988097824 bytes"));
+    CHECK(contains(
+        text, file + ": is not the file itself but a pointer of Git LFS to it, a file of 988097824 bytes"));
     CHECK(contains(text, "git lfs pull"));
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("a pointer of Git LFS in the place of a checkpoint's file") {
     const checkpoint_files c("micro/llama");
-    for (const char *name : {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "model.safetensors",
-                             "model.safetensors.index.json", "model-00001-of-00001.safetensors"}) {
+    for (const char *name :
+         {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+          "chat_template.jinja", "chat_template.json", "model.safetensors", "model.safetensors.index.json",
+          "model-00001-of-00001.safetensors"}) {
         const temp_dir dir;
         c.save(dir / "in");
         if (std::string(name).starts_with("model") && std::string(name) != "model.safetensors") {
             fs::remove(dir / "in/model.safetensors");
-            write_bytes(dir / "in/model.safetensors.index.json", R"({"weight_map":{"a":"model-00001-of-00001.safetensors"}})");
+            write_bytes(dir / "in/model.safetensors.index.json",
+                        R"({"weight_map":{"a":"model-00001-of-00001.safetensors"}})");
         }
         write_bytes(dir / (std::string("in/") + name), pointer);
         const error e = failure_of([&] { convert(dir / "in", dir / "out.gguf", {}, {}); });
@@ -78,6 +84,6 @@ TEST_CASE("what is a pointer of Git LFS, and what only begins like one") {
     CHECK(refused("version https://git-lfs.github.com/spec/v1\r\noid sha256:00\r\nsize 1\r\n"));
     CHECK(!refused("version 1"));
     CHECK(!refused("versions https://git-lfs.github.com/spec/v1"));
-    CHECK(!refused(p + std::string(1024, ' ')));    // they are shorter by definition
+    CHECK(!refused(p + std::string(1024, ' ')));  // they are shorter by definition
     CHECK(!refused(""));
 }

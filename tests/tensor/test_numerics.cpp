@@ -1,5 +1,5 @@
-// The arithmetic of numerics.h against the C library's long double functions and against the formulas as the papers write them; bounds in units of
-// the last place of the result's own width.
+// The arithmetic of numerics.h against the C library's long double functions and against the formulas as the
+// papers write them; bounds in units of the last place of the result's own width.
 #include "../../tensor/numerics.h"
 
 #include <doctest/doctest.h>
@@ -34,7 +34,7 @@ template <class Ours, class Exact> double worst(float from, float to, Ours ours,
     return most;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("numerics: exp2 within 1.5 units, denormal results included") {
     const auto exact = [](long double x) { return std::exp2(x); };
@@ -86,7 +86,8 @@ TEST_CASE("numerics: log2 and pow in double") {
         for (int i = 0; i < 8; ++i) {
             const double x = std::ldexp(mantissa(random), e);
             const long double exact = std::log2(static_cast<long double>(x));
-            CHECK(std::fabs(static_cast<double>(log2_f64(x) - exact)) <= 3e-16 * std::max(1.0, std::fabs(static_cast<double>(exact))));
+            CHECK(std::fabs(static_cast<double>(log2_f64(x) - exact)) <=
+                  3e-16 * std::max(1.0, std::fabs(static_cast<double>(exact))));
         }
     CHECK(log2_f64(1.0) == 0.0);
     CHECK(log2_f64(1024.0) == 10.0);
@@ -104,7 +105,8 @@ TEST_CASE("numerics: exp2 in double, to the ends of its range") {
     std::uniform_real_distribution<double> any(-1020, 1023);
     for (int i = 0; i < 20000; ++i) {
         const double x = any(random);
-        CHECK(std::fabs(static_cast<double>(exp2_f64(x) / std::exp2(static_cast<long double>(x)) - 1)) < 1e-15);
+        CHECK(std::fabs(static_cast<double>(exp2_f64(x) / std::exp2(static_cast<long double>(x)) - 1)) <
+              1e-15);
     }
     CHECK(exp2_f64(-1075.0) == 0.0);
     CHECK(exp2_f64(-1074.0) == std::ldexp(1.0, -1074));
@@ -121,7 +123,9 @@ TEST_CASE("numerics: sine and cosine of every angle that a position can make") {
             const double x = i % 2 ? any(random) : std::rint(any(random));
             double sine, cosine;
             sin_cos_f64(x, &sine, &cosine);
-            most = std::max({most, std::fabs(static_cast<double>(sine - std::sin(static_cast<long double>(x)))), std::fabs(static_cast<double>(cosine - std::cos(static_cast<long double>(x))))});
+            most =
+                std::max({most, std::fabs(static_cast<double>(sine - std::sin(static_cast<long double>(x)))),
+                          std::fabs(static_cast<double>(cosine - std::cos(static_cast<long double>(x))))});
         }
         CHECK(most < 4e-16);
     }
@@ -131,22 +135,33 @@ TEST_CASE("numerics: sine and cosine of every angle that a position can make") {
     CHECK(cosine == 1.0);
 }
 
-// RoFormer's frequencies, and YaRN's as its paper has them in section 3.2: by how often a pair turns within the original context.
+// RoFormer's frequencies, and YaRN's as its paper has them in section 3.2: by how often a pair turns within
+// the original context.
 TEST_CASE("numerics: rope frequencies, plain, linear and YaRN") {
     const long double pi = 3.14159265358979323846264338327950288L;
     for (const int r : {16, 64, 128})
         for (const double base : {10000.0, 1e6}) {
             const double factor = 4, original = 32768;
             // the pair that turns `times` times: base^(-2 i / r) * original / (2 pi) = times
-            const auto pair = [&](double times) { return static_cast<double>(r * std::log(original / (times * 2 * pi)) / (2 * std::log(static_cast<long double>(base)))); };
-            const double low = std::max(0.0, std::floor(pair(32))), high = std::min(r - 1.0, std::ceil(pair(1)));
+            const auto pair = [&](double times) {
+                return static_cast<double>(r * std::log(original / (times * 2 * pi)) /
+                                           (2 * std::log(static_cast<long double>(base))));
+            };
+            const double low = std::max(0.0, std::floor(pair(32))),
+                         high = std::min(r - 1.0, std::ceil(pair(1)));
             for (int i = 0; i < r / 2; ++i) {
                 const long double plain = std::pow(static_cast<long double>(base), -2.0L * i / r);
-                const long double ramp = std::clamp((i - static_cast<long double>(low)) / std::max(0.001L, static_cast<long double>(high - low)), 0.0L, 1.0L);
+                const long double ramp =
+                    std::clamp((i - static_cast<long double>(low)) /
+                                   std::max(0.001L, static_cast<long double>(high - low)),
+                               0.0L, 1.0L);
                 const long double yarn = plain / factor * ramp + plain * (1 - ramp);
-                CHECK(rope_frequency(base, 1, 0, 0, 0, r, i) == doctest::Approx(static_cast<double>(plain)).epsilon(1e-13));
-                CHECK(rope_frequency(base, factor, 0, 0, 0, r, i) == doctest::Approx(static_cast<double>(plain / factor)).epsilon(1e-13));
-                CHECK(rope_frequency(base, factor, 1, static_cast<float>(low), static_cast<float>(high), r, i) == doctest::Approx(static_cast<double>(yarn)).epsilon(1e-13));
+                CHECK(rope_frequency(base, 1, 0, 0, 0, r, i) ==
+                      doctest::Approx(static_cast<double>(plain)).epsilon(1e-13));
+                CHECK(rope_frequency(base, factor, 0, 0, 0, r, i) ==
+                      doctest::Approx(static_cast<double>(plain / factor)).epsilon(1e-13));
+                CHECK(rope_frequency(base, factor, 1, static_cast<float>(low), static_cast<float>(high), r,
+                                     i) == doctest::Approx(static_cast<double>(yarn)).epsilon(1e-13));
             }
         }
 }
@@ -174,7 +189,8 @@ TEST_CASE("numerics: sums follow their pattern to the bit, and are near the sum 
             sum += static_cast<double>(a[i]) * b[i];
             size += std::fabs(static_cast<double>(a[i]) * b[i]);
         }
-        const float dot = dot_in_lanes<dot_lanes>(a.data(), b.data(), n), norm = dot_in_lanes<sum_lanes>(a.data(), b.data(), n);
+        const float dot = dot_in_lanes<dot_lanes>(a.data(), b.data(), n),
+                    norm = dot_in_lanes<sum_lanes>(a.data(), b.data(), n);
         CHECK(bits_of(dot) == bits_of(pattern<16>(a, b)));
         CHECK(bits_of(norm) == bits_of(pattern<128>(a, b)));
         const double epsilon = std::ldexp(1.0, -24);
@@ -203,7 +219,7 @@ TEST_CASE("numerics: a block of activations in eight bits") {
         CHECK(largest == 127);
     }
     std::fill_n(x, 32, 0.0f);
-    x[0] = 127, x[1] = 2.5f, x[2] = 3.5f, x[3] = -2.5f, x[4] = -127;    // halves go to the even neighbour
+    x[0] = 127, x[1] = 2.5f, x[2] = 3.5f, x[3] = -2.5f, x[4] = -127;  // halves go to the even neighbour
     CHECK(quantize_block(x, q, 32) == 1.0f);
     CHECK((q[0] == 127 && q[1] == 2 && q[2] == 4 && q[3] == -2 && q[4] == -127 && q[5] == 0));
     std::fill_n(x, 32, 9e-31f);

@@ -1,6 +1,8 @@
-// Every operation of ops.def on everything that can run it. Wherever the arithmetic is defined to the bit (numerics.h), bytes are compared: every variant,
-// instruction set and number of threads against the reference forward, and a row alone against the same row among others. The reference forward itself
-// is held against float64. All memory that a kernel sees ends, or begins, at a page that must not be touched. NaN has many bit patterns: any is equal to any.
+// Every operation of ops.def on everything that can run it. Wherever the arithmetic is defined to the bit
+// (numerics.h), bytes are compared: every variant, instruction set and number of threads against the
+// reference forward, and a row alone against the same row among others. The reference forward itself is held
+// against float64. All memory that a kernel sees ends, or begins, at a page that must not be touched. NaN has
+// many bit patterns: any is equal to any.
 #include "../support/float_mode.h"
 #include "op_cases.h"
 #include "../support/sanitizers.h"
@@ -48,7 +50,7 @@ struct guarded {
 // A case set up to run: a graph of one node over guarded memory. `row` >= 0 leaves only that row.
 struct instance {
     std::vector<std::unique_ptr<guarded>> memory;
-    std::vector<std::vector<char>> initial;       // of the sources, which a run may change (pages)
+    std::vector<std::vector<char>> initial;  // of the sources, which a run may change (pages)
     graph g{16};
     size_t out_bytes = 0;
 
@@ -71,7 +73,8 @@ struct instance {
             ne[0] = 1;
         }
         char *data = memory.emplace_back(std::make_unique<guarded>(bytes, at_end))->data;
-        initial.emplace_back(a.bytes.begin() + static_cast<ptrdiff_t>(skipped), a.bytes.begin() + static_cast<ptrdiff_t>(skipped + bytes));
+        initial.emplace_back(a.bytes.begin() + static_cast<ptrdiff_t>(skipped),
+                             a.bytes.begin() + static_cast<ptrdiff_t>(skipped + bytes));
         return add_source(g, a, ne, data, a.scale.empty() ? nullptr : scales(a, at_end));
     }
     char *scales(const array &a, bool at_end) {
@@ -82,7 +85,8 @@ struct instance {
     }
 
     void prepare() {
-        for (size_t i = 0; i < initial.size(); ++i) std::memcpy(memory[i]->data, initial[i].data(), initial[i].size());
+        for (size_t i = 0; i < initial.size(); ++i)
+            std::memcpy(memory[i]->data, initial[i].data(), initial[i].size());
         if (!g.nodes()[0].out.base) std::memset(g.nodes()[0].out.data, 0x5a, out_bytes);
     }
     const node &only() { return g.nodes()[0]; }
@@ -141,7 +145,7 @@ const std::vector<op_case> &cases() {
     return all;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("every operation has a case") {
     std::set<op> tested;
@@ -173,9 +177,9 @@ TEST_CASE("reference forwards agree with float64") {
 TEST_CASE("every variant, instruction set and number of threads gives the reference's bytes") {
     for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
         const op kind = static_cast<op>(k);
-        std::set<std::string> unused;      // variants that no case reached
+        std::set<std::string> unused;  // variants that no case reached
         for (const variant &v : cpu_variants(kind)) unused.insert(v.name);
-        std::map<const op_case *, std::vector<char>> references;    // the slow part
+        std::map<const op_case *, std::vector<char>> references;  // the slow part
         for (const op_case &c : cases())
             if (c.kind == kind) references[&c] = instance(c, true).reference();
         for (const char *isa : cpu_isas())
@@ -185,7 +189,8 @@ TEST_CASE("every variant, instruction set and number of threads gives the refere
                     CHECK(cpu_threads(*b) == threads);
                     for (const auto &[of, wanted] : references)
                         for (bool at_end : {true, false}) {
-                            if (few && (at_end == (threads == 1) || (of - &cases()[0]) % 2 == (threads == 1))) continue;
+                            if (few && (at_end == (threads == 1) || (of - &cases()[0]) % 2 == (threads == 1)))
+                                continue;
                             const op_case &c = *of;
                             instance one(c, at_end);
                             if (std::strcmp(b->fn->variant(b.get(), one.only()), v.name) != 0) continue;
@@ -193,7 +198,8 @@ TEST_CASE("every variant, instruction set and number of threads gives the refere
                             const std::vector<char> got = one.run(*b, at_end);
                             REQUIRE(got.size() == wanted.size());
                             const int64_t where = first_difference(c, wanted.data(), got.data(), got.size());
-                            CHECK_MESSAGE(where == -1, c.text, " ", isa, " ", v.name, " threads ", threads, " element ", where);
+                            CHECK_MESSAGE(where == -1, c.text, " ", isa, " ", v.name, " threads ", threads,
+                                          " element ", where);
                         }
                 }
         for (const std::string &name : unused) FAIL_CHECK(info(kind).name, ": no case for variant ", name);
@@ -213,7 +219,9 @@ TEST_CASE("a row alone is the row among others") {
                 instance alone(c, true, i);
                 const std::vector<char> got = alone.run(*b, true);
                 REQUIRE(got.size() == bytes);
-                CHECK_MESSAGE(first_difference(c, among.data() + static_cast<size_t>(i) * bytes, got.data(), bytes) == -1, c.text, " ", isa, " row ", i);
+                CHECK_MESSAGE(first_difference(c, among.data() + static_cast<size_t>(i) * bytes, got.data(),
+                                               bytes) == -1,
+                              c.text, " ", isa, " row ", i);
             }
         }
     }
@@ -233,10 +241,11 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
             const int rounding = std::fegetround();
             const uint64_t after = float_control();
             set_float_control(before);
-            std::fesetround(FE_TONEAREST);      // x86 has a second register
+            std::fesetround(FE_TONEAREST);  // x86 has a second register
             CHECK(after == mode);
             CHECK(rounding == FE_UPWARD);
-            CHECK_MESSAGE(first_difference(c, wanted.data(), got.data(), got.size()) == -1, c.text, " threads ", threads);
+            CHECK_MESSAGE(first_difference(c, wanted.data(), got.data(), got.size()) == -1, c.text,
+                          " threads ", threads);
         }
     }
 }
@@ -244,22 +253,28 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
 TEST_CASE("router: ties go to the lowest number, and what is no number to weights that are none") {
     const auto route = [](std::vector<float> logits, std::vector<float> bias, const router_params &p) {
         std::vector<float> scratch(3 * logits.size()), y(2 * static_cast<size_t>(p.used));
-        route_row(logits.data(), bias.empty() ? nullptr : bias.data(), static_cast<int64_t>(logits.size()), p, scratch.data(), y.data());
+        route_row(logits.data(), bias.empty() ? nullptr : bias.data(), static_cast<int64_t>(logits.size()), p,
+                  scratch.data(), y.data());
         return y;
     };
     const std::vector<float> same(8, 0.25f);
     CHECK(route(same, {}, {3, 1, 1, 0, 0, 1.0f}) == std::vector<float>{0, 1, 2, 0.125f, 0.125f, 0.125f});
     CHECK(route(same, {}, {3, 4, 2, 0, 1, 3.0f}) == std::vector<float>{0, 1, 2, 1, 1, 1});
-    CHECK(route({0, 1, 5, 1, 5, 0, 5, 0}, {}, {3, 1, 1, 1, 0, 1.0f}) == std::vector<float>{2, 4, 6, sigmoid_f32(5), sigmoid_f32(5), sigmoid_f32(5)});
-    // Groups of two: the best expert is 7; by the best alone its group wins, by the sum of two the first does.
+    CHECK(route({0, 1, 5, 1, 5, 0, 5, 0}, {}, {3, 1, 1, 1, 0, 1.0f}) ==
+          std::vector<float>{2, 4, 6, sigmoid_f32(5), sigmoid_f32(5), sigmoid_f32(5)});
+    // Groups of two: the best expert is 7; by the best alone its group wins, by the sum of two the first
+    // does.
     const std::vector<float> groups = {2, 2, -9, -9, -9, -9, -9, 3};
     CHECK(route(groups, {}, {1, 4, 1, 0, 0, 1.0f})[0] == 7);
     CHECK(route(groups, {}, {1, 4, 1, 1, 0, 1.0f})[0] == 0);
     // A bias chooses, and is not in the weight; one that is no number leaves the choice within range.
-    CHECK(route(same, {0, 0, 0, 0, 0, 1, 0, 0}, {1, 1, 1, 1, 0, 1.0f}) == std::vector<float>{5, sigmoid_f32(0.25f)});
-    constexpr float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+    CHECK(route(same, {0, 0, 0, 0, 0, 1, 0, 0}, {1, 1, 1, 1, 0, 1.0f}) ==
+          std::vector<float>{5, sigmoid_f32(0.25f)});
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN(),
+                    inf = std::numeric_limits<float>::infinity();
     for (const float bad : {nan, inf, -inf}) {
-        const std::vector<float> biased = route(same, std::vector<float>(8, bad), {3, 4, 2, 1, 1, 1.0f}), y = route({0, 1, bad, 3, 4, 5, 6, 7}, {}, {3, 4, 2, 0, 1, 1.0f});
+        const std::vector<float> biased = route(same, std::vector<float>(8, bad), {3, 4, 2, 1, 1, 1.0f}),
+                                 y = route({0, 1, bad, 3, 4, 5, 6, 7}, {}, {3, 4, 2, 0, 1, 1.0f});
         for (int i = 0; i < 3; ++i) {
             CHECK((biased[static_cast<size_t>(i)] >= 0 && biased[static_cast<size_t>(i)] < 8));
             CHECK(y[static_cast<size_t>(i)] == static_cast<float>(i));
@@ -270,11 +285,13 @@ TEST_CASE("router: ties go to the lowest number, and what is no number to weight
 
 TEST_CASE("rows that lie apart") {
     numbers r(10);
-    for (format type : {format::f32, format::f16, format::q8_0, format::q5_1, format::q4_k, format::q6_k, format::i8}) {
+    for (format type :
+         {format::f32, format::f16, format::q8_0, format::q5_1, format::q4_k, format::q6_k, format::i8}) {
         array x = make_array(r, format::f32, {9, 384}), w = make_array(r, type, {21, 512});
         std::vector<float> y(9 * 21), wanted(9 * 21);
         graph g(8);
-        tensor *xs = g.input(format::f32, {9, 256}, x.bytes.data(), ""), *ws = g.input(type, {21, 256}, w.bytes.data(), "");
+        tensor *xs = g.input(format::f32, {9, 256}, x.bytes.data(), ""),
+               *ws = g.input(type, {21, 256}, w.bytes.data(), "");
         xs->stride[0] = 384;
         ws->stride[0] = 512;
         if (type == format::i8) ws->scale = g.input(format::f32, {21}, w.scale.data(), "");

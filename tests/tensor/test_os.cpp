@@ -1,4 +1,5 @@
-// Files, mappings, memory and modes, on a real file system: what is refused says why and leaves nothing behind.
+// Files, mappings, memory and modes, on a real file system: what is refused says why and leaves nothing
+// behind.
 #include "../support/float_mode.h"
 
 #include "../../tensor/os.h"
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct folder {   // a directory that goes with its contents
+struct folder {  // a directory that goes with its contents
     fs::path path;
     folder() {
         std::string name = (fs::temp_directory_path() / "deepseek-test-XXXXXX").string();
@@ -35,7 +36,9 @@ struct folder {   // a directory that goes with its contents
         fs::remove_all(path, ignored);
     }
     std::string operator/(const char *name) const { return (path / name).string(); }
-    size_t entries() const { return static_cast<size_t>(std::distance(fs::directory_iterator(path), fs::directory_iterator())); }
+    size_t entries() const {
+        return static_cast<size_t>(std::distance(fs::directory_iterator(path), fs::directory_iterator()));
+    }
 };
 
 void put(const std::string &path, const std::string &text) { std::ofstream(path, std::ios::binary) << text; }
@@ -45,7 +48,8 @@ std::string get(const std::string &path) {
 }
 std::string text_of(const os::mapping &m) { return {reinterpret_cast<const char *>(m.data()), m.size()}; }
 
-template <class action> void check_throws(status code, std::initializer_list<std::string> parts, const action &f) {
+template <class action>
+void check_throws(status code, std::initializer_list<std::string> parts, const action &f) {
     try {
         f();
         CHECK_MESSAGE(false, "nothing was thrown");
@@ -58,7 +62,9 @@ template <class action> void check_throws(status code, std::initializer_list<std
 
 struct descriptor {
     int fd;
-    ~descriptor() { if (fd >= 0) close(fd); }
+    ~descriptor() {
+        if (fd >= 0) close(fd);
+    }
 };
 
 // Files may not grow past `bytes` while this lives: the disk-full that a test can have.
@@ -77,7 +83,7 @@ struct small_disk {
     }
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("os: a file mapped, read, and lent") {
     const folder d;
@@ -91,7 +97,7 @@ TEST_CASE("os: a file mapped, read, and lent") {
     REQUIRE(lseek(f.fd, 5, SEEK_SET) == 5);
     CHECK(text_of(os::mapping::map_fd(f.fd, "name")) == text);
     CHECK(text_of(os::mapping::read_fd(f.fd, "name", host(), {})) == text);
-    CHECK(lseek(f.fd, 0, SEEK_CUR) == 5);   // the descriptor and its position are the caller's
+    CHECK(lseek(f.fd, 0, SEEK_CUR) == 5);  // the descriptor and its position are the caller's
 }
 
 TEST_CASE("os: a mapping outlives its file's name, and moves") {
@@ -117,7 +123,7 @@ TEST_CASE("os: forgotten pages come back") {
     m.forget(0, m.size());
     m.forget(5000, 3);
     m.forget(m.size(), 0);
-    r.forget(0, r.size());   // memory that was read in is not the system's to drop
+    r.forget(0, r.size());  // memory that was read in is not the system's to drop
     CHECK(text_of(m) == text);
     CHECK(text_of(r) == text);
 }
@@ -134,11 +140,14 @@ TEST_CASE("os: what is not a readable file is refused with its name and the reas
     REQUIRE(mkfifo((d / "pipe").c_str(), 0600) == 0);
     put(d / "file", "x");
     for (const bool map : {false, true}) {
-        const auto open_it = [&](const std::string &path) { map ? os::mapping::map_file(path) : os::mapping::read_file(path, host(), {}); };
+        const auto open_it = [&](const std::string &path) {
+            map ? os::mapping::map_file(path) : os::mapping::read_file(path, host(), {});
+        };
         check_throws(status::io, {d / "absent", "No such file"}, [&] { open_it(d / "absent"); });
         check_throws(status::io, {d / "file/below", "Not a directory"}, [&] { open_it(d / "file/below"); });
         check_throws(status::io, {d.path.string(), "not a regular file"}, [&] { open_it(d.path.string()); });
-        check_throws(status::io, {d / "pipe", "not a regular file"}, [&] { open_it(d / "pipe"); });   // at once: no writer is waited for
+        // at once: no writer is waited for
+        check_throws(status::io, {d / "pipe", "not a regular file"}, [&] { open_it(d / "pipe"); });
         check_throws(status::io, {"/dev/zero", "not a regular file"}, [&] { open_it("/dev/zero"); });
         check_throws(status::io, {": cannot open"}, [&] { open_it(""); });
         if (geteuid() == 0) continue;
@@ -147,11 +156,15 @@ TEST_CASE("os: what is not a readable file is refused with its name and the reas
         fs::permissions(d / "file", fs::perms::owner_all);
     }
     if (geteuid() == 0) MESSAGE("SKIPPED in part: root may read everything");
-    check_throws(status::io, {"some name", "Bad file descriptor"}, [] { os::mapping::map_fd(-1, "some name"); });
-    check_throws(status::io, {"some name", "Bad file descriptor"}, [] { os::mapping::read_fd(-1, "some name", host(), {}); });
+    check_throws(status::io, {"some name", "Bad file descriptor"},
+                 [] { os::mapping::map_fd(-1, "some name"); });
+    check_throws(status::io, {"some name", "Bad file descriptor"},
+                 [] { os::mapping::read_fd(-1, "some name", host(), {}); });
     const descriptor writer{open((d / "file").c_str(), O_WRONLY)};
-    check_throws(status::io, {"some name", "Permission denied"}, [&] { os::mapping::map_fd(writer.fd, "some name"); });
-    check_throws(status::io, {"some name", "Bad file descriptor"}, [&] { os::mapping::read_fd(writer.fd, "some name", host(), {}); });
+    check_throws(status::io, {"some name", "Permission denied"},
+                 [&] { os::mapping::map_fd(writer.fd, "some name"); });
+    check_throws(status::io, {"some name", "Bad file descriptor"},
+                 [&] { os::mapping::read_fd(writer.fd, "some name", host(), {}); });
 }
 
 TEST_CASE("os: reading reports progress, can be stopped, and notices a file that shrinks") {
@@ -172,7 +185,8 @@ TEST_CASE("os: reading reports progress, can be stopped, and notices a file that
     CHECK(last == size);
     CHECK(calls > 1);
 
-    check_throws(status::cancelled, {path}, [&] { os::mapping::read_file(path, host(), [](uint64_t, uint64_t) { return false; }); });
+    check_throws(status::cancelled, {path},
+                 [&] { os::mapping::read_file(path, host(), [](uint64_t, uint64_t) { return false; }); });
     check_throws(status::io, {path, "ends after", std::to_string(size)}, [&] {
         os::mapping::read_file(path, host(), [&](uint64_t, uint64_t) {
             fs::resize_file(path, 1000);
@@ -216,7 +230,7 @@ TEST_CASE("os: an output file appears when it is committed, whole") {
     umask(mask);
     struct stat s;
     REQUIRE(stat(path.c_str(), &s) == 0);
-    CHECK((s.st_mode & 0777) == (0666 & ~mask));   // as any program's new file, not a temporary's 0600
+    CHECK((s.st_mode & 0777) == (0666 & ~mask));  // as any program's new file, not a temporary's 0600
 }
 
 TEST_CASE("os: an output file that is not committed leaves nothing") {
@@ -254,7 +268,8 @@ TEST_CASE("os: a full disk is named, and leaves nothing") {
         os::output_file f(path);
         f.write(big.data(), big.size());
     });
-    check_throws(status::io, {path, "cannot write"}, [&] {   // what was held back meets the full disk at the end
+    // what was held back meets the full disk at the end
+    check_throws(status::io, {path, "cannot write"}, [&] {
         os::output_file f(path);
         f.write(big.data(), (1 << 20) - 10);
         f.write(big.data(), 500);
@@ -273,18 +288,21 @@ TEST_CASE("os: places where no file can be written") {
     const folder d;
     put(d / "file", "x");
     fs::create_directory(d / "folder");
-    check_throws(status::io, {d / "absent/out", "cannot create", "No such file"}, [&] { os::output_file f(d / "absent/out"); });
+    check_throws(status::io, {d / "absent/out", "cannot create", "No such file"},
+                 [&] { os::output_file f(d / "absent/out"); });
     check_throws(status::io, {d / "file/out", "Not a directory"}, [&] { os::output_file f(d / "file/out"); });
     check_throws(status::io, {d / "folder", "not a regular file"}, [&] { os::output_file f(d / "folder"); });
     // A rename would replace the device itself.
     check_throws(status::io, {"/dev/full", "not a regular file"}, [] { os::output_file f("/dev/full"); });
-    check_throws(status::io, {"cannot create"}, [&] { os::output_file f((d.path / std::string(300, 'n')).string()); });
+    check_throws(status::io, {"cannot create"},
+                 [&] { os::output_file f((d.path / std::string(300, 'n')).string()); });
     CHECK(d.entries() == 2);
     if (geteuid() == 0) {
         MESSAGE("SKIPPED in part: root may write everywhere");
     } else {
         fs::permissions(d / "folder", fs::perms::owner_read | fs::perms::owner_exec);
-        check_throws(status::io, {"folder/out", "Permission denied"}, [&] { os::output_file f(d / "folder/out"); });
+        check_throws(status::io, {"folder/out", "Permission denied"},
+                     [&] { os::output_file f(d / "folder/out"); });
         fs::permissions(d / "folder", fs::perms::owner_all);
     }
     // The directory goes while the file is being written: the rename fails.
@@ -299,7 +317,7 @@ TEST_CASE("os: a link is written through, and stays one") {
     fs::create_directory(d / "a");
     fs::create_directory(d / "b");
     put(d / "a/file", "old");
-    fs::create_symlink("../a/file", d / "b/near");              // relative to where it lies
+    fs::create_symlink("../a/file", d / "b/near");  // relative to where it lies
     fs::create_symlink(d / "b/near", d / "far");
     fs::create_symlink("a/none yet", d / "new");
     const auto write = [](const std::string &path, const std::string &text) {
@@ -347,7 +365,7 @@ TEST_CASE("os: a path without a directory is the current one") {
 }
 
 TEST_CASE("os: reserved memory grows, stays where it is, and begins as zeros") {
-    os::reserved_memory m(size_t(1) << 36);   // 64 GiB of addresses, of which little is used
+    os::reserved_memory m(size_t(1) << 36);  // 64 GiB of addresses, of which little is used
     CHECK(m.size() == size_t(1) << 36);
     CHECK(m.committed() == 0);
     m.commit(10);
@@ -356,7 +374,7 @@ TEST_CASE("os: reserved memory grows, stays where it is, and begins as zeros") {
     CHECK(bytes[9] == 0);
     bytes[9] = 7;
     m.commit(1 << 20);
-    m.commit(100);   // never shrinks
+    m.commit(100);  // never shrinks
     CHECK(m.committed() >= 1 << 20);
     CHECK(m.data() == bytes);
     CHECK(bytes[9] == 7);
@@ -382,7 +400,7 @@ TEST_CASE("os: processors and clock") {
     CPU_ZERO(&one);
     CPU_SET(first, &one);
     REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
-    CHECK(os::processor_count() == 1);   // what this process may use, not what the machine has
+    CHECK(os::processor_count() == 1);  // what this process may use, not what the machine has
     sched_setaffinity(0, sizeof before, &before);
 
     const double a = os::seconds();
@@ -416,7 +434,7 @@ TEST_CASE("os: the floating-point mode is the default one inside, the host's out
     const int rounding = fegetround();
     fesetenv(&before);
     CHECK(inside == nearest);
-    CHECK(downward != nearest);   // a third's nearest float lies above it
+    CHECK(downward != nearest);  // a third's nearest float lies above it
     CHECK(after == downward);
     CHECK(rounding == FE_DOWNWARD);
 }

@@ -1,5 +1,6 @@
-// Prompts against the published Jinja templates. The expected texts were rendered from the templates of the models named, some with Jinja2 (trim_blocks and
-// lstrip_blocks, as transformers sets them), those in data/templates.json with @huggingface/jinja by interop/templates; nothing here executes a template.
+// Prompts against the published Jinja templates. The expected texts were rendered from the templates of the
+// models named, some with Jinja2 (trim_blocks and lstrip_blocks, as transformers sets them), those in
+// data/templates.json with @huggingface/jinja by interop/templates; nothing here executes a template.
 #include "../../llm/text/chat.h"
 #include "../../llm/text/template_text.h"
 #include "../support/vocab_from_json.h"
@@ -18,8 +19,10 @@ namespace {
 const std::string data_dir = DS_SOURCE_DIR "/tests/data/";
 const std::string reference_dir = DS_SOURCE_DIR "/../shared/reference/";
 
-const std::vector<chat_message> conversation{
-    {"system", "Be brief."}, {"user", "Hello"}, {"assistant", "<think>\nhm\n</think>\n\nHi there"}, {"user", "  What is 2+2? "}};
+const std::vector<chat_message> conversation{{"system", "Be brief."},
+                                             {"user", "Hello"},
+                                             {"assistant", "<think>\nhm\n</think>\n\nHi there"},
+                                             {"user", "  What is 2+2? "}};
 const std::vector<chat_message> question{{"user", "Hello"}};
 
 // tiny-r1's vocabulary, with another text for BOS where a family has another.
@@ -35,7 +38,8 @@ vocabulary vocabulary_with_bos(const std::string &bos) {
     return vocabulary(w);
 }
 
-std::string render(const char *name, const tokenizer &tok, std::span<const chat_message> messages, const chat_options &o = {}) {
+std::string render(const char *name, const tokenizer &tok, std::span<const chat_message> messages,
+                   const chat_options &o = {}) {
     const chat_template *const t = chat_template_by_name(name);
     REQUIRE(t != nullptr);
     CHECK(std::string(chat_template_name(*t)) == name);
@@ -47,49 +51,73 @@ std::string recognised(std::string_view jinja) {
     return t ? chat_template_name(*t) : "";
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("prompts are those of the published templates") {
-    const std::string ds = "<｜begin▁of▁sentence｜>", coder_system =
-        "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek Company, and you only answer questions related to "
-        "computer science. For politically sensitive questions, security and privacy issues, and other non-computer science questions, you will refuse to answer\n";
-    struct { const char *name; std::string bos, conversation, question, generation; } const cases[] = {
+    const std::string ds = "<｜begin▁of▁sentence｜>",
+                      coder_system =
+                          "You are an AI programming assistant, utilizing the Deepseek Coder model, "
+                          "developed by Deepseek Company, and you only answer questions related to "
+                          "computer science. For politically sensitive questions, security and privacy "
+                          "issues, and other non-computer science questions, you will refuse to answer\n";
+    struct {
+        const char *name;
+        std::string bos, conversation, question, generation;
+    } const cases[] = {
         {"deepseek-r1", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜><think>\n",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is "
+              "2+2? <｜Assistant｜><think>\n",
          ds + "<｜User｜>Hello<｜Assistant｜><think>\n", "<｜Assistant｜><think>\n"},
         {"deepseek-r1-distill", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜><think>\n",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is "
+              "2+2? <｜Assistant｜><think>\n",
          ds + "<｜User｜>Hello<｜Assistant｜><think>\n", "<｜Assistant｜><think>\n"},
         {"deepseek-r1-first", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is "
+              "2+2? <｜Assistant｜>",
          ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
         {"deepseek-v3-first", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜><think>\nhm\n</think>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜><think>\nhm\n</think>\n\nHi "
+              "there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
          ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
         {"deepseek-r1-0528", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is "
+              "2+2? <｜Assistant｜>",
          ds + "<｜User｜>Hello<｜Assistant｜>", ""},
         {"deepseek-v3", ds,
-         ds + "Be brief.<｜User｜>Hello<｜Assistant｜><think>\nhm\n</think>\n\nHi there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
+         ds + "Be brief.<｜User｜>Hello<｜Assistant｜><think>\nhm\n</think>\n\nHi "
+              "there<｜end▁of▁sentence｜><｜User｜>  What is 2+2? <｜Assistant｜>",
          ds + "<｜User｜>Hello<｜Assistant｜>", "<｜Assistant｜>"},
         {"deepseek-llm", ds,
-         ds + "Be brief.\n\nUser: Hello\n\nAssistant: <think>\nhm\n</think>\n\nHi there<｜end▁of▁sentence｜>User:   What is 2+2? \n\nAssistant:",
+         ds + "Be brief.\n\nUser: Hello\n\nAssistant: <think>\nhm\n</think>\n\nHi "
+              "there<｜end▁of▁sentence｜>User:   What is 2+2? \n\nAssistant:",
          ds + "User: Hello\n\nAssistant:", "Assistant:"},
         {"deepseek-coder", ds,
-         ds + "Be brief.### Instruction:\nHello\n### Response:\n<think>\nhm\n</think>\n\nHi there\n<|EOT|>\n### Instruction:\n  What is 2+2? \n### Response:\n",
+         ds + "Be brief.### Instruction:\nHello\n### Response:\n<think>\nhm\n</think>\n\nHi "
+              "there\n<|EOT|>\n### Instruction:\n  What is 2+2? \n### Response:\n",
          ds + coder_system + "### Instruction:\nHello\n### Response:\n", "### Response:\n"},
         {"llama3", "<|begin_of_text|>",
-         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
-         "<|start_header_id|>assistant<|end_header_id|>\n\n<think>\nhm\n</think>\n\nHi there<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe "
+         "brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
+         "<|start_header_id|>assistant<|end_header_id|>\n\n<think>\nhm\n</think>\n\nHi "
+         "there<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
          "What is 2+2?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>"
+         "assistant<|end_header_id|>\n\n",
+         "<|start_header_id|>assistant<|end_header_id|>\n\n"},
         {"qwen2.5", "",
-         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nHi there<|im_end|>\n"
+         "<|im_start|>system\nBe "
+         "brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</"
+         "think>\n\nHi there<|im_end|>\n"
          "<|im_start|>user\n  What is 2+2? <|im_end|>\n<|im_start|>assistant\n",
-         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
-         "<|im_start|>assistant\n", "<|im_start|>assistant\n"},
+         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+         "assistant.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+         "<|im_start|>assistant\n",
+         "<|im_start|>assistant\n"},
         {"chatml", "",
-         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nHi there<|im_end|>\n"
+         "<|im_start|>system\nBe "
+         "brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</"
+         "think>\n\nHi there<|im_end|>\n"
          "<|im_start|>user\n  What is 2+2? <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>assistant\n"},
     };
@@ -106,7 +134,8 @@ TEST_CASE("prompts are those of the published templates") {
     CHECK(chat_template_by_name("alpaca") == nullptr);
 }
 
-// Of every built-in row: each conversation of the list, with and without the generation prompt, and with the thought on and off where the template has a switch.
+// Of every built-in row: each conversation of the list, with and without the generation prompt, and with the
+// thought on and off where the template has a switch.
 TEST_CASE("each template renders every conversation as the published one does, or refuses it") {
     auto const data = read_json(data_dir + "templates.json");
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
@@ -130,7 +159,8 @@ TEST_CASE("each template renders every conversation as the published one does, o
                 CHECK_THROWS_AS(render(name.c_str(), v.tok, messages), error);
                 continue;
             }
-            std::string const asked = expected[0], unasked = asked.substr(0, asked.size() - expected[1].get<size_t>());
+            std::string const asked = expected[0],
+                              unasked = asked.substr(0, asked.size() - expected[1].get<size_t>());
             CHECK(render(name.c_str(), v.tok, messages) == asked);
             CHECK(render(name.c_str(), v.tok, messages, {.add_generation_prompt = false}) == unasked);
             if (expected.size() < 4) continue;
@@ -138,7 +168,8 @@ TEST_CASE("each template renders every conversation as the published one does, o
             // Qwen 3 leaves the thought to the model where it may think; our switch opens it.
             std::string const on = expected[2], opened = name == "qwen3" ? on + "<think>\n" : on;
             CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::on}) == unasked + opened);
-            CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::off}) == unasked + expected[3].get<std::string>());
+            CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::off}) ==
+                  unasked + expected[3].get<std::string>());
         }
         CHECK(refused < row.value().size() * 3 / 5);
     }
@@ -152,41 +183,61 @@ TEST_CASE("each template renders every conversation as the published one does, o
         std::sort(out.begin(), out.end());
         return out;
     };
-    CHECK(split(known) == split(chat_templates_known()));    // each of the known ones was tried
+    CHECK(split(known) == split(chat_templates_known()));  // each of the known ones was tried
 }
 
 TEST_CASE("several system messages come first, an empty line between them, or the last alone") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     std::vector<chat_message> const messages{{"system", "One."}, {"user", "Hello"}, {"system", "Two."}};
-    CHECK(render("deepseek-r1", v.tok, messages) == "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>Hello<｜Assistant｜><think>\n");
-    CHECK(render("deepseek-v3", v.tok, messages) == "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>Hello<｜Assistant｜>");
-    CHECK(render("deepseek-r1-distill", v.tok, messages) == "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜><think>\n");
-    CHECK(render("deepseek-r1-first", v.tok, messages) == "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜>");
-    CHECK(render("deepseek-v3-first", v.tok, messages) == "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜>");
+    CHECK(render("deepseek-r1", v.tok, messages) ==
+          "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>Hello<｜Assistant｜><think>\n");
+    CHECK(render("deepseek-v3", v.tok, messages) ==
+          "<｜begin▁of▁sentence｜>One.\n\nTwo.<｜User｜>Hello<｜Assistant｜>");
+    CHECK(render("deepseek-r1-distill", v.tok, messages) ==
+          "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜><think>\n");
+    CHECK(render("deepseek-r1-first", v.tok, messages) ==
+          "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜>");
+    CHECK(render("deepseek-v3-first", v.tok, messages) ==
+          "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜>");
 }
 
-// Rendered from the templates of DeepSeek-V3 and R1-Distill-Qwen: the list of outputs is opened once only, what follows outputs keeps its thought, and after
-// outputs the model goes on without a generation prompt.
+// Rendered from the templates of DeepSeek-V3 and R1-Distill-Qwen: the list of outputs is opened once only,
+// what follows outputs keeps its thought, and after outputs the model goes on without a generation prompt.
 TEST_CASE("tools: calls are part of an answer, outputs a role") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
-    std::string const call = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+    std::string const call = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```"
+                             "json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
     std::string const thought_call = "<think>\nhm\n</think>" + call;
-    std::vector<chat_message> const messages{{"user", "2+2?"}, {"assistant", thought_call}, {"tool", "4"}, {"tool", "5"}, {"assistant", "<think>\nso\n</think>It is 4."},
-                                             {"user", "Again"}, {"assistant", call}, {"tool", "6"}};
-    std::string const rest = "<｜end▁of▁sentence｜><｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<｜tool▁output▁end｜>\n<｜tool▁output▁begin｜>5<｜tool▁output▁end｜>"
-                             "<｜tool▁outputs▁end｜><think>\nso\n</think>It is 4.<｜end▁of▁sentence｜><｜User｜>Again<｜Assistant｜>" + call +
-                             "<｜end▁of▁sentence｜>\n<｜tool▁output▁begin｜>6<｜tool▁output▁end｜><｜tool▁outputs▁end｜>";
+    std::vector<chat_message> const messages{{"user", "2+2?"},
+                                             {"assistant", thought_call},
+                                             {"tool", "4"},
+                                             {"tool", "5"},
+                                             {"assistant", "<think>\nso\n</think>It is 4."},
+                                             {"user", "Again"},
+                                             {"assistant", call},
+                                             {"tool", "6"}};
+    std::string const rest =
+        "<｜end▁of▁sentence｜><｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<｜tool▁output▁end｜>\n<"
+        "｜tool▁output▁begin｜>5<｜tool▁output▁end｜>"
+        "<｜tool▁outputs▁end｜><think>\nso\n</think>It is "
+        "4.<｜end▁of▁sentence｜><｜User｜>Again<｜Assistant｜>" +
+        call + "<｜end▁of▁sentence｜>\n<｜tool▁output▁begin｜>6<｜tool▁output▁end｜><｜tool▁outputs▁end｜>";
     std::string const start = "<｜begin▁of▁sentence｜><｜User｜>2+2?<｜Assistant｜>";
     for (bool const generate : {true, false}) {
-        for (const char *const name : {"deepseek-v3", "deepseek-v3-first"}) CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + thought_call + rest);
-        for (const char *const name : {"deepseek-r1-distill", "deepseek-r1-first"}) CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + call + rest);
+        for (const char *const name : {"deepseek-v3", "deepseek-v3-first"})
+            CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) ==
+                  start + thought_call + rest);
+        for (const char *const name : {"deepseek-r1-distill", "deepseek-r1-first"})
+            CHECK(render(name, v.tok, messages, {.add_generation_prompt = generate}) == start + call + rest);
     }
     std::vector<chat_message> const unanswered{{"user", "a"}, {"tool", "4"}, {"user", "b"}};
     CHECK(render("deepseek-v3", v.tok, unanswered) ==
-          "<｜begin▁of▁sentence｜><｜User｜>a<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<｜tool▁output▁end｜><｜User｜>b<｜Assistant｜>");
+          "<｜begin▁of▁sentence｜><｜User｜>a<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<"
+          "｜tool▁output▁end｜><｜User｜>b<｜Assistant｜>");
 }
 
-TEST_CASE("tools: the marks are tokens where the model or the template wrote them, and text where somebody else did") {
+TEST_CASE("tools: the marks are tokens where the model or the template wrote them, and text where somebody "
+          "else did") {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens;
     {
@@ -202,21 +253,25 @@ TEST_CASE("tools: the marks are tokens where the model or the template wrote the
     vocabulary const v(w);
     token_id const begin = v.tok.find(marks[0]), sep = v.tok.find(marks[1]), output = v.tok.find(marks[2]);
     REQUIRE(begin > 0);
-    CHECK(v.tok.bytes(begin, false) == marks[0]);        // seen in an answer, though control tokens are not
+    CHECK(v.tok.bytes(begin, false) == marks[0]);  // seen in an answer, though control tokens are not
     CHECK(v.tok.bytes(v.tok.eos(), false).empty());
     auto const count = [&](const char *role, std::string const &content, token_id token) {
         std::vector<chat_message> const messages{{"user", "a"}, {role, content}};
         std::vector<token_id> ids;
-        chat_encode(v.tok, chat_render(*chat_template_by_name("deepseek-v3"), v.tok, messages, {.add_generation_prompt = false}), ids);
+        chat_encode(v.tok,
+                    chat_render(*chat_template_by_name("deepseek-v3"), v.tok, messages,
+                                {.add_generation_prompt = false}),
+                    ids);
         std::string back;
         for (token_id const t : ids) back += v.tok.bytes(t, true);
         CHECK(back == render("deepseek-v3", v.tok, messages, {.add_generation_prompt = false}));
         return std::count(ids.begin(), ids.end(), token);
     };
-    std::string const text = std::string(marks[0]) + "a" + marks[1] + "<｜tool▁x｜><｜tool▁" + marks[1] + "<｜end▁of▁sentence｜>";
+    std::string const text =
+        std::string(marks[0]) + "a" + marks[1] + "<｜tool▁x｜><｜tool▁" + marks[1] + "<｜end▁of▁sentence｜>";
     CHECK(count("assistant", text, begin) == 1);
     CHECK(count("assistant", text, sep) == 2);
-    CHECK(count("assistant", text, v.tok.eos()) == 1);   // the template's own
+    CHECK(count("assistant", text, v.tok.eos()) == 1);  // the template's own
     for (const char *const role : {"user", "tool", "system"}) {
         CAPTURE(role);
         CHECK(count(role, text, begin) == 0);
@@ -230,28 +285,52 @@ TEST_CASE("thinking on, off and by the template") {
     std::string const start = "<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜>";
     using think = chat_options::think;
     CHECK(render("deepseek-r1", v.tok, question, {.thinking = think::on}) == start + "<think>\n");
-    CHECK(render("deepseek-r1", v.tok, question, {.thinking = think::off}) == start + "<think>\n\n</think>\n\n");
+    CHECK(render("deepseek-r1", v.tok, question, {.thinking = think::off}) ==
+          start + "<think>\n\n</think>\n\n");
     CHECK(render("deepseek-r1-0528", v.tok, question, {.thinking = think::on}) == start + "<think>\n");
-    CHECK(render("deepseek-r1-0528", v.tok, question, {.thinking = think::off}) == start + "<think>\n\n</think>\n\n");
+    CHECK(render("deepseek-r1-0528", v.tok, question, {.thinking = think::off}) ==
+          start + "<think>\n\n</think>\n\n");
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::off}) == start);
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::on}) == start);
-    CHECK(render("deepseek-r1", v.tok, question, {.add_generation_prompt = false}) == "<｜begin▁of▁sentence｜><｜User｜>Hello");
-    CHECK(render("deepseek-r1-0528", v.tok, question, {.add_generation_prompt = false, .thinking = think::on}) == start);    // no thought where none is asked for
-    // Of each family: on opens a thought, off closes an empty one, and families that do not think know neither. The prompt leaves the model accordingly.
-    struct { const char *name; bool thinks, opens; } const families[] = {
-        {"deepseek-r1-distill", true, true}, {"deepseek-r1-first", true, false}, {"deepseek-r1", true, true}, {"r1-1776", true, false},
-        {"deepseek-r1-0528", true, false}, {"deepseek-v3", false, false}, {"deepseek-v3-first", false, false}, {"deepseek-v3-0324", false, false},
-        {"deepseek-v2.5", false, false}, {"deepseek-llm", false, false}, {"deepseek-coder", false, false}, {"llama3", false, false}, {"llama3-first", false, false},
-        {"qwen2.5", false, false}, {"qwen3", true, false}, {"chatml", false, false}};
+    CHECK(render("deepseek-r1", v.tok, question, {.add_generation_prompt = false}) ==
+          "<｜begin▁of▁sentence｜><｜User｜>Hello");
+    // no thought where none is asked for
+    CHECK(render("deepseek-r1-0528", v.tok, question,
+                 {.add_generation_prompt = false, .thinking = think::on}) == start);
+    // Of each family: on opens a thought, off closes an empty one, and families that do not think know
+    // neither. The prompt leaves the model accordingly.
+    struct {
+        const char *name;
+        bool thinks, opens;
+    } const families[] = {{"deepseek-r1-distill", true, true},
+                          {"deepseek-r1-first", true, false},
+                          {"deepseek-r1", true, true},
+                          {"r1-1776", true, false},
+                          {"deepseek-r1-0528", true, false},
+                          {"deepseek-v3", false, false},
+                          {"deepseek-v3-first", false, false},
+                          {"deepseek-v3-0324", false, false},
+                          {"deepseek-v2.5", false, false},
+                          {"deepseek-llm", false, false},
+                          {"deepseek-coder", false, false},
+                          {"llama3", false, false},
+                          {"llama3-first", false, false},
+                          {"qwen2.5", false, false},
+                          {"qwen3", true, false},
+                          {"chatml", false, false}};
     for (const auto &f : families) {
         CAPTURE(f.name);
-        std::string const closed = render(f.name, v.tok, question, {.thinking = think::off}), open = render(f.name, v.tok, question, {.thinking = think::on});
+        std::string const closed = render(f.name, v.tok, question, {.thinking = think::off}),
+                          open = render(f.name, v.tok, question, {.thinking = think::on});
         CHECK(closed.ends_with("<think>\n\n</think>\n\n") == f.thinks);
         CHECK(open.ends_with("<think>\n") == f.thinks);
-        CHECK(render(f.name, v.tok, question) == (f.opens || !f.thinks ? open : closed.substr(0, closed.size() - (f.thinks ? 19 : 0))));
+        CHECK(render(f.name, v.tok, question) ==
+              (f.opens || !f.thinks ? open : closed.substr(0, closed.size() - (f.thinks ? 19 : 0))));
         const auto left = [&](think how) {
             std::vector<token_id> prompt;
-            chat_encode(v.tok, chat_render(*chat_template_by_name(f.name), v.tok, question, {.thinking = how}), prompt);
+            chat_encode(v.tok,
+                        chat_render(*chat_template_by_name(f.name), v.tok, question, {.thinking = how}),
+                        prompt);
             return think_state_after(v.tok, prompt);
         };
         CHECK(left(think::on) == (f.thinks ? think_state::thinking : think_state::start));
@@ -259,10 +338,16 @@ TEST_CASE("thinking on, off and by the template") {
         CHECK(left(think::by_template) == (f.opens ? think_state::thinking : think_state::start));
     }
     // DeepSeek-V3.1 writes one tag alone, and thinks when told to.
-    struct { think how; const char *end; think_state left; } const v31[] = {
-        {think::by_template, "</think>", think_state::answer}, {think::on, "<think>", think_state::thinking}, {think::off, "</think>", think_state::answer}};
+    struct {
+        think how;
+        const char *end;
+        think_state left;
+    } const v31[] = {{think::by_template, "</think>", think_state::answer},
+                     {think::on, "<think>", think_state::thinking},
+                     {think::off, "</think>", think_state::answer}};
     for (const auto &c : v31) {
-        auto const parts = chat_render(*chat_template_by_name("deepseek-v3.1"), v.tok, question, {.thinking = c.how});
+        auto const parts =
+            chat_render(*chat_template_by_name("deepseek-v3.1"), v.tok, question, {.thinking = c.how});
         CHECK(chat_text(parts) == start + c.end);
         std::vector<token_id> prompt;
         chat_encode(v.tok, parts, prompt);
@@ -272,11 +357,17 @@ TEST_CASE("thinking on, off and by the template") {
 
 TEST_CASE("what cannot be rendered is refused") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
-    struct { const char *name; std::vector<chat_message> messages; std::vector<std::string> parts; } const cases[] = {
+    struct {
+        const char *name;
+        std::vector<chat_message> messages;
+        std::vector<std::string> parts;
+    } const cases[] = {
         {"deepseek-r1", {}, {}},
         {"deepseek-r1", {{"user", "Hello"}, {"function", "42"}}, {"'function'", "'assistant' and 'tool'"}},
         {"llama3", {{"user", "Hello"}, {"tool", "42"}}, {"'tool'", "'user' and 'assistant'"}},
-        {"deepseek-coder", {{"user", "Hello"}, {"tool", "42"}}, {"'tool'", "deepseek-coder", "message 2 of 2", "'user' and 'assistant'"}},
+        {"deepseek-coder",
+         {{"user", "Hello"}, {"tool", "42"}},
+         {"'tool'", "deepseek-coder", "message 2 of 2", "'user' and 'assistant'"}},
     };
     for (const auto &c : cases) {
         try {
@@ -291,7 +382,7 @@ TEST_CASE("what cannot be rendered is refused") {
 
 TEST_CASE("a template is recognised when it is one of the published texts") {
     auto const tiny = read_json(data_dir + "tiny-r1/tokenizer_config.json");
-    CHECK(recognised(tiny["chat_template"].get<std::string>()) == "deepseek-r1");    // ours
+    CHECK(recognised(tiny["chat_template"].get<std::string>()) == "deepseek-r1");  // ours
     CHECK(recognised("") == "");
     CHECK(recognised("{{ bos_token }}") == "");
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
@@ -300,16 +391,19 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
             MESSAGE("SKIPPED: " << path << " is not there");
             continue;
         }
-        CHECK(recognised(read_json(path)["chat_template"].get<std::string>()) == (name == "llama3" ? "llama3-first" : name));
+        CHECK(recognised(read_json(path)["chat_template"].get<std::string>()) ==
+              (name == "llama3" ? "llama3-first" : name));
     }
-    std::string const published = DS_SOURCE_DIR "/build/interop/templates";    // NAME.NUMBER.jinja, written by interop/templates
+    // NAME.NUMBER.jinja, written by interop/templates
+    std::string const published = DS_SOURCE_DIR "/build/interop/templates";
     if (!std::filesystem::exists(published)) {
         MESSAGE("SKIPPED: " << published << " is not there");
         return;
     }
     for (auto const &entry : std::filesystem::directory_iterator(published)) {
         std::ifstream in(entry.path());
-        std::string const text((std::istreambuf_iterator<char>(in)), {}), name = entry.path().stem().stem().string();
+        std::string const text((std::istreambuf_iterator<char>(in)), {}),
+            name = entry.path().stem().stem().string();
         CAPTURE(name);
         CHECK(recognised(text) == name);
         CHECK(recognised(text + "\n") == name);
@@ -319,13 +413,16 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
             edited.insert(at, " x ");
             CHECK(recognised(edited) == "");
         }
-        for (const char *const added : {"x", " {{ bos_token }}", "\n\n\n"}) CHECK(recognised(text + added) == "");
+        for (const char *const added : {"x", " {{ bos_token }}", "\n\n\n"})
+            CHECK(recognised(text + added) == "");
     }
 }
 
-// The edits that tools and people make to templates: thoughts kept, a line feed less, another default, a role more.
+// The edits that tools and people make to templates: thoughts kept, a line feed less, another default, a role
+// more.
 TEST_CASE("a template that renders otherwise than a known one is not taken for it") {
-    std::string const ml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    std::string const ml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+                           "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
                            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     CHECK(recognised(ml) == "chatml");
     // What renders alike
@@ -336,17 +433,17 @@ TEST_CASE("a template that renders otherwise than a known one is not taken for i
     };
     CHECK(recognised(edit("{'<|im_start|>'", "{- \"<|im_start|>\"")) == "chatml");
     CHECK(recognised(edit("+ '\n' +", "+'\\n'\n\t  +")) == "chatml");
-    CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n")) == "chatml");             // trim_blocks
+    CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n")) == "chatml");  // trim_blocks
     CHECK(recognised(edit("{% endfor %}", "\n  {%- endfor -%}\n\n")) == "chatml");
     CHECK(recognised(edit("{% endfor %}", "{# nothing #}{% endfor %}{#- nothing -#} ")) == "chatml");
-    CHECK(recognised("  " + ml) == "chatml");                                          // lstrip_blocks
+    CHECK(recognised("  " + ml) == "chatml");  // lstrip_blocks
     CHECK(recognised(edit("{% endfor %}", "{% endfor %}\r\n") + "\r\n") == "chatml");
     // What does not
     CHECK(recognised(edit("{% endfor %}", "\n{% endfor %}")) == "");
     CHECK(recognised(edit("{% endfor %}", " {% endfor %}")) == "");
     CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n\n")) == "");
     CHECK(recognised(edit("{{'<|im_start|>'", " {{'<|im_start|>'")) == "");
-    CHECK(recognised(edit("{{'<|im_start|>'", "\n{{'<|im_start|>'")) == "chatml");     // the block's line end
+    CHECK(recognised(edit("{{'<|im_start|>'", "\n{{'<|im_start|>'")) == "chatml");  // the block's line end
     CHECK(recognised(edit("+ '\n' +", "+ '\\n\\n' +")) == "");
     CHECK(recognised(edit("+ '\n' +", "+ '\\\\n' +")) == "");
     CHECK(recognised(edit("+ '\n' +", "+ '' +")) == "");
@@ -359,12 +456,16 @@ TEST_CASE("a template that renders otherwise than a known one is not taken for i
     CHECK(recognised("{% raw %}" + ml + "{% endraw %}") == "");
     CHECK(recognised("{#" + ml + "#}") == "");
     CHECK(recognised("{{ '" + ml + "' }}") == "");
-    for (size_t n = 0; n < ml.size(); ++n) CHECK(recognised(ml.substr(0, n)) == "");   // cut anywhere
+    for (size_t n = 0; n < ml.size(); ++n) CHECK(recognised(ml.substr(0, n)) == "");  // cut anywhere
     // A row of DeepSeek's, without what drops the thought, as tools for training write it.
-    CHECK(recognised("{% set ns = namespace(system_prompt='') %}{% for message in messages %}{% if message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}"
-                     "{% endif %}{% endfor %}{{ bos_token + ns.system_prompt }}{% for message in messages %}{% if message['role'] == 'user' %}"
-                     "{{ '<｜User｜>' + message['content'] }}{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}"
-                     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>' }}{% endif %}") == "");
+    CHECK(recognised("{% set ns = namespace(system_prompt='') %}{% for message in messages %}{% if "
+                     "message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}"
+                     "{% endif %}{% endfor %}{{ bos_token + ns.system_prompt }}{% for message in messages "
+                     "%}{% if message['role'] == 'user' %}"
+                     "{{ '<｜User｜>' + message['content'] }}{% elif message['role'] == 'assistant' %}{{ "
+                     "'<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}"
+                     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>' }}{% "
+                     "endif %}") == "");
 }
 
 TEST_CASE("control tokens count in the template's own text only, and tokens may span the border of a part") {

@@ -1,5 +1,6 @@
-// The tokenizer against published ids (reference/tokenizers and reference/vocab, beside the repository and never in it), its scanners against the
-// published patterns run by an independent engine (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
+// The tokenizer against published ids (reference/tokenizers and reference/vocab, beside the repository and
+// never in it), its scanners against the published patterns run by an independent engine
+// (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
 #include "../support/allocations.h"
 #include "../support/sanitizers.h"
 #include "../support/vocab_from_json.h"
@@ -71,7 +72,8 @@ void *run_encode(void *p) {
     return nullptr;
 }
 
-// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run keeps the merges busy.
+// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run keeps the
+// merges busy.
 gguf_writer doubling_vocabulary(std::span<const std::string> characters) {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens, merges;
@@ -89,27 +91,59 @@ gguf_writer doubling_vocabulary(std::span<const std::string> characters) {
     };
     for (const std::string &c : characters) {
         std::string whole = symbol(uint8_t(c[0]));
-        for (size_t i = 1; i < c.size(); i++) merge(whole, symbol(uint8_t(c[i]))), whole += symbol(uint8_t(c[i]));
+        for (size_t i = 1; i < c.size(); i++)
+            merge(whole, symbol(uint8_t(c[i]))), whole += symbol(uint8_t(c[i]));
         for (int n = 1; n < 64; n *= 2) merge(whole, whole), whole += whole;
     }
     w.set_strings("tokenizer.ggml.tokens", tokens);
     w.set_strings("tokenizer.ggml.merges", merges);
     w.erase("tokenizer.ggml.token_type");
-    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+    for (auto const key : {"bos", "eos", "padding"})
+        w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
     w.set_bool("tokenizer.ggml.add_bos_token", false);
     return w;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("unicode: classes of code points") {
     using namespace unicode;
     CHECK(std::string(unicode::version) == "15.0.0");
-    struct { uint32_t cp; uint8_t classes; } const cases[] = {
-        {'a', letter}, {'1', number}, {'_', punctuation}, {'$', symbol}, {' ', space}, {'\n', space}, {0x85, space}, {0x200b, 0}, {0xfeff, 0}, {0x1f, 0},
-        {0x301, mark | unsettled}, {0x903, mark}, {0x20dd, mark}, {0x2160, number}, {0xbd, number}, {0x4e00, letter}, {0x9fff, letter}, {0xd7a3, letter},
-        {0x3400, letter}, {0x4dbf, letter}, {0x20000, letter}, {0x323af, letter}, {0x323b0, 0}, {0x1f680, symbol}, {0xe000, 0}, {0x10ffff, 0},
-        {0x1e4d0, letter}, {0x3000, space}, {0x2126, letter | unsettled}, {limit + 0xff, 0}, {UINT32_MAX, 0},
+    struct {
+        uint32_t cp;
+        uint8_t classes;
+    } const cases[] = {
+        {'a', letter},
+        {'1', number},
+        {'_', punctuation},
+        {'$', symbol},
+        {' ', space},
+        {'\n', space},
+        {0x85, space},
+        {0x200b, 0},
+        {0xfeff, 0},
+        {0x1f, 0},
+        {0x301, mark | unsettled},
+        {0x903, mark},
+        {0x20dd, mark},
+        {0x2160, number},
+        {0xbd, number},
+        {0x4e00, letter},
+        {0x9fff, letter},
+        {0xd7a3, letter},
+        {0x3400, letter},
+        {0x4dbf, letter},
+        {0x20000, letter},
+        {0x323af, letter},
+        {0x323b0, 0},
+        {0x1f680, symbol},
+        {0xe000, 0},
+        {0x10ffff, 0},
+        {0x1e4d0, letter},
+        {0x3000, space},
+        {0x2126, letter | unsettled},
+        {limit + 0xff, 0},
+        {UINT32_MAX, 0},
     };
     for (const auto &c : cases) {
         CAPTURE(c.cp);
@@ -123,8 +157,10 @@ TEST_CASE("unicode: normalisation form C") {
         CHECK(normal(c[0]) == c[1].get<std::string>());
         CHECK(normal(c[1]) == c[1].get<std::string>());
     }
-    CHECK(normal("e\xff\u0301\x80") == "e\xff\u0301\x80");    // a bad byte stays, and nothing composes across it
-    CHECK(normal("\xff" "e\u0301") == "\xff\u00e9");
+    // a bad byte stays, and nothing composes across it
+    CHECK(normal("e\xff\u0301\x80") == "e\xff\u0301\x80");
+    CHECK(normal("\xff"
+                 "e\u0301") == "\xff\u00e9");
 }
 
 TEST_CASE("pre-tokenizers split as their published patterns do") {
@@ -148,14 +184,15 @@ TEST_CASE("pre-tokenizers split as their published patterns do") {
     CHECK(!pre_tokenizer_from_text("gpt-2", &p));
     CHECK(!pre_tokenizer_recognise({}, &p));
     CHECK(split(pre_tokenizer::deepseek_r1_qwen, "we've 12") == std::vector<uint32_t>{2, 3, 1, 1, 1});
-    CHECK(pre_tokenizers_known() == "deepseek-llm, deepseek-coder, deepseek-v3, llama-bpe, qwen2, deepseek-r1-qwen");
+    CHECK(pre_tokenizers_known() ==
+          "deepseek-llm, deepseek-coder, deepseek-v3, llama-bpe, qwen2, deepseek-r1-qwen");
 }
 
 TEST_CASE("a pattern is recognised however its line ends are written") {
     auto patterns = splits()["splits"][0]["patterns"].get<std::vector<std::string>>();
     REQUIRE(patterns[0] == R"([\r\n])");
     patterns[0] = "[\r\n]";
-    patterns.back() = R"(\p{N})";    // the published file's last step is Digits, one by one
+    patterns.back() = R"(\p{N})";  // the published file's last step is Digits, one by one
     pre_tokenizer p;
     CHECK(pre_tokenizer_recognise(patterns, &p));
     CHECK(p == pre_tokenizer::deepseek_llm);
@@ -166,7 +203,8 @@ TEST_CASE("bad UTF-8 is scanned byte by byte, and every byte is in one piece") {
     for (int i = 0; i < 2000; i++) {
         std::string text(rng() % 24, '\0');
         for (char &c : text) c = char(rng() % 3 ? rng() : "a1 \n\xe4\xb8\x80."[rng() % 8]);
-        for (auto const p : {pre_tokenizer::deepseek_llm, pre_tokenizer::deepseek_coder, pre_tokenizer::deepseek_v3, pre_tokenizer::llama_bpe, pre_tokenizer::qwen2}) {
+        for (auto const p : {pre_tokenizer::deepseek_llm, pre_tokenizer::deepseek_coder,
+                             pre_tokenizer::deepseek_v3, pre_tokenizer::llama_bpe, pre_tokenizer::qwen2}) {
             size_t total = 0;
             for (uint32_t const n : split(p, text)) {
                 CHECK(n > 0);
@@ -175,11 +213,15 @@ TEST_CASE("bad UTF-8 is scanned byte by byte, and every byte is in one piece") {
             CHECK(total == text.size());
         }
     }
-    CHECK(split(pre_tokenizer::llama_bpe, "a\xff\xfe" "b\xff" "c") == std::vector<uint32_t>{1, 2, 1, 2});    // neither letter nor space: as signs are
+    // neither letter nor space: as signs are
+    CHECK(split(pre_tokenizer::llama_bpe, "a\xff\xfe"
+                                          "b\xff"
+                                          "c") == std::vector<uint32_t>{1, 2, 1, 2});
 }
 
-// No line needs an exception: where the tokenizers that wrote the ids are known to differ from the published Rust ones (\s has U+FEFF and lacks
-// U+0085 in JavaScript, and 'ſ is no contraction there), the texts have no such character; the splits above hold us to the Rust reading.
+// No line needs an exception: where the tokenizers that wrote the ids are known to differ from the published
+// Rust ones (\s has U+FEFF and lacks U+0085 in JavaScript, and 'ſ is no contraction there), the texts have no
+// such character; the splits above hold us to the Rust reading.
 TEST_CASE("published texts give exactly their published ids, and decode back") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
         std::string const base = reference_dir + "tokenizers/" + name;
@@ -235,8 +277,11 @@ TEST_CASE("vocabulary-only GGUF files give their published ids") {
     }
 }
 
-// The definition, slowly: of all neighbouring pairs the one with the lowest rank, leftmost first, again and again.
-static std::vector<std::string> merge_slowly(std::vector<std::string> symbols, const std::map<std::pair<std::string, std::string>, size_t> &ranks) {
+// The definition, slowly: of all neighbouring pairs the one with the lowest rank, leftmost first, again and
+// again.
+static std::vector<std::string>
+merge_slowly(std::vector<std::string> symbols,
+             const std::map<std::pair<std::string, std::string>, size_t> &ranks) {
     for (;;) {
         size_t best = SIZE_MAX, at = 0;
         for (size_t i = 0; i + 1 < symbols.size(); i++) {
@@ -261,7 +306,8 @@ TEST_CASE("merges follow the definition") {
     std::mt19937 rng(3);
     std::vector<std::string> words;
     for (const auto &[spelling, id] : model["vocab"].items()) {
-        if (std::all_of(spelling.begin(), spelling.end(), [](char c) { return c >= 'a' && c <= 'z'; })) words.push_back(spelling);
+        if (std::all_of(spelling.begin(), spelling.end(), [](char c) { return c >= 'a' && c <= 'z'; }))
+            words.push_back(spelling);
     }
     REQUIRE(words.size() > 50);
     for (int i = 0; i < 500; i++) {
@@ -348,7 +394,8 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
     w.set_strings("tokenizer.ggml.tokens", tokens);
     w.set_i32s("tokenizer.ggml.token_type", types);
     w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{"a b"});
-    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+    for (auto const key : {"bos", "eos", "padding"})
+        w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
     w.erase("tokenizer.ggml.add_bos_token");
     std::vector<token_id> const merged{3, 2}, whole{4};
     CHECK(encode(vocabulary(w).tok, "abc") == merged);
@@ -358,14 +405,18 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
     CHECK(encode(v.tok, "abc") == whole);
     CHECK(encode(v.tok, "abc abc") == std::vector<token_id>{4, 6});
     CHECK(encode(v.tok, "abca") == std::vector<token_id>{3, 2, 0});
-    CHECK(encode(v.tok, "cab") == std::vector<token_id>{2, 3});    // a control token's text is not a piece's token
+    // a control token's text is not a piece's token
+    CHECK(encode(v.tok, "cab") == std::vector<token_id>{2, 3});
 }
 
 // ---- Added tokens
 
 namespace {
 
-struct place { size_t at, bytes; int32_t id; };
+struct place {
+    size_t at, bytes;
+    int32_t id;
+};
 
 bool operator==(const place &a, const place &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
 
@@ -376,7 +427,9 @@ std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, 
         place best{at, 0, 0};
         for (const auto &t : tokens) {
             bool const here = !t.spelling.empty() && text.substr(at).starts_with(t.spelling);
-            if (here && (t.spelling.size() > best.bytes || (t.spelling.size() == best.bytes && t.id < best.id))) best = {at, t.spelling.size(), t.id};
+            if (here &&
+                (t.spelling.size() > best.bytes || (t.spelling.size() == best.bytes && t.id < best.id)))
+                best = {at, t.spelling.size(), t.id};
         }
         if (best.bytes > 0) out.push_back(best);
         at += std::max<size_t>(best.bytes, 1);
@@ -384,16 +437,18 @@ std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, 
     return out;
 }
 
-std::vector<place> added_by_search(std::span<const added_tokens *const> sets, std::string_view text, uint64_t *steps = nullptr) {
+std::vector<place> added_by_search(std::span<const added_tokens *const> sets, std::string_view text,
+                                   uint64_t *steps = nullptr) {
     std::vector<place> out;
     added_search search(sets, text);
     added_tokens::match m;
-    for (size_t from = 0, at; search.next(from, at, m); from = at + m.bytes) out.push_back({at, m.bytes, m.id});
+    for (size_t from = 0, at; search.next(from, at, m); from = at + m.bytes)
+        out.push_back({at, m.bytes, m.id});
     if (steps) *steps = search.steps();
     return out;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("added tokens: the automaton follows the definition") {
     std::mt19937 rng(11);
@@ -414,7 +469,8 @@ TEST_CASE("added tokens: the automaton follows the definition") {
         added_tokens sets[2];
         for (int k : {0, 1}) sets[k].build(part[k]);
         const added_tokens *const both[] = {&sets[0], &sets[1]};
-        std::string const text = word(i % 50 == 0 ? 9000 : 40);    // longer than what is gone over at once, now and then
+        // longer than what is gone over at once, now and then
+        std::string const text = word(i % 50 == 0 ? 9000 : 40);
         CHECK(added_by_search(both, text) == added_slowly(all, text));
     }
 }
@@ -427,9 +483,9 @@ TEST_CASE("added tokens that share a beginning, or an end, take a bounded number
     for (int const shape : {0, 1, 2, 3}) {
         std::vector<std::string> spellings;
         for (size_t k = 1; k < 250; k++) {
-            if (shape == 0) spellings.push_back(run + char(k));                        // one long beginning
-            if (shape == 1) spellings.push_back(run.substr(0, k) + "b");               // each a little longer
-            if (shape == 2) spellings.push_back("b" + run.substr(0, k));               // one end
+            if (shape == 0) spellings.push_back(run + char(k));           // one long beginning
+            if (shape == 1) spellings.push_back(run.substr(0, k) + "b");  // each a little longer
+            if (shape == 2) spellings.push_back("b" + run.substr(0, k));  // one end
             if (shape == 3) spellings.push_back(run.substr(0, k % 125) + "b" + run.substr(0, k / 2));
         }
         if (shape == 1) spellings.emplace_back("a");
@@ -456,7 +512,8 @@ TEST_CASE("added tokens: the steps of the search are among those of encoding") {
     w.set_strings("tokenizer.ggml.tokens", tokens);
     w.set_i32s("tokenizer.ggml.token_type", types);
     w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{});
-    for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+    for (auto const key : {"bos", "eos", "padding"})
+        w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
     w.set_bool("tokenizer.ggml.add_bos_token", false);
     vocabulary const v(w);
     std::string const text(100000, 'a');
@@ -466,7 +523,7 @@ TEST_CASE("added tokens: the steps of the search are among those of encoding") {
     pre_tokenize(v.tok.pre(), text, lengths, &split_only);
     v.tok.encode(text, {}, ids, &steps);
     CHECK(ids.size() == text.size());
-    CHECK(steps >= split_only + 2 * text.size());      // a step a byte at least to search, and one to merge
+    CHECK(steps >= split_only + 2 * text.size());  // a step a byte at least to search, and one to merge
     CHECK(steps <= split_only + 40 * text.size());
 }
 
@@ -475,16 +532,20 @@ TEST_CASE("added tokens of more bytes than the automaton is made for are refused
     auto const with = [&](size_t count) {
         std::vector<std::string> tokens{"a"};
         std::vector<int32_t> types{1};
-        for (size_t i = 0; i < count; i++) tokens.push_back(std::string(250, '<') + format_text("%06zu", i)), types.push_back(3);
+        for (size_t i = 0; i < count; i++)
+            tokens.push_back(std::string(250, '<') + format_text("%06zu", i)), types.push_back(3);
         w.set_strings("tokenizer.ggml.tokens", tokens);
         w.set_i32s("tokenizer.ggml.token_type", types);
         w.set_strings("tokenizer.ggml.merges", std::vector<std::string>{});
-        for (auto const key : {"bos", "eos", "padding"}) w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
+        for (auto const key : {"bos", "eos", "padding"})
+            w.erase(std::string("tokenizer.ggml.") + key + "_token_id");
         w.set_bool("tokenizer.ggml.add_bos_token", false);
         return w;
     };
     CHECK(vocabulary(with(added_tokens::max_bytes / 256)).tok.size() == 1 + added_tokens::max_bytes / 256);
-    CHECK_THROWS_WITH_AS(vocabulary(with(added_tokens::max_bytes / 256 + 1)), doctest::Contains("tokenizer.ggml.tokens: the added tokens up to 8193 have 2097408 bytes"), error);
+    CHECK_THROWS_WITH_AS(
+        vocabulary(with(added_tokens::max_bytes / 256 + 1)),
+        doctest::Contains("tokenizer.ggml.tokens: the added tokens up to 8193 have 2097408 bytes"), error);
 }
 
 // ---- Long pieces
@@ -492,7 +553,8 @@ TEST_CASE("added tokens of more bytes than the automaton is made for are refused
 TEST_CASE("merges of a long piece, in place, are those of a short one") {
     std::mt19937 rng(13);
     for (int i = 0; i < 2000; i++) {
-        // Tokens by their spelling; merges in any order, of tokens that there are and tokens that come of them.
+        // Tokens by their spelling; merges in any order, of tokens that there are and tokens that come of
+        // them.
         std::vector<std::string> tokens{"a", "b", "c"};
         std::map<std::string, int32_t> id{{"a", 0}, {"b", 1}, {"c", 2}};
         std::vector<merge_table::merge> merges;
@@ -523,20 +585,22 @@ TEST_CASE("merges of a long piece, in place, are those of a short one") {
 TEST_CASE("tokenizing takes at most 8 bytes a byte of the text and 16 MiB, the ids included") {
     std::vector<std::string> const characters{"a", " ", "\u0301"};
     gguf_writer w = doubling_vocabulary(characters);
-    size_t const n = run_bytes * 4;    // of which 16 MiB more are no more than 4 bytes a byte
+    size_t const n = run_bytes * 4;  // of which 16 MiB more are no more than 4 bytes a byte
     std::mt19937 rng(17);
     std::string words, random(n, ' '), nothing_merges, marks, tokens;
     while (words.size() < n) words += "the " + std::to_string(rng() % 1000) + " ";
     for (char &c : random) c = char(rng());
     while (nothing_merges.size() < n) nothing_merges += "xyzw";
     for (int const m : {0x301, 0x323, 0x327})
-        while (marks.size() < n / 3 * size_t(m == 0x301 ? 1 : m == 0x323 ? 2 : 3)) unicode::append_utf8(uint32_t(m), marks);
+        while (marks.size() < n / 3 * size_t(m == 0x301 ? 1 : m == 0x323 ? 2 : 3))
+            unicode::append_utf8(uint32_t(m), marks);
     for (int i = 0; i < 3; i++) marks += "\u0344";
     while (tokens.size() < n) tokens += "<a>";
     for (std::string const pre : {"deepseek-v3", "deepseek-r1-qwen"}) {
         w.set_string("tokenizer.ggml.pre", pre);
         vocabulary const v(w);
-        for (const std::string &text : {std::string(n, 'a'), words, random, nothing_merges, "a" + marks, tokens}) {
+        for (const std::string &text :
+             {std::string(n, 'a'), words, random, nothing_merges, "a" + marks, tokens}) {
             std::vector<token_id> ids;
             int64_t const most = most_bytes([&] {
                 ids = {};
@@ -550,7 +614,11 @@ TEST_CASE("tokenizing takes at most 8 bytes a byte of the text and 16 MiB, the i
 }
 
 TEST_CASE("a vocabulary takes at most 8 bytes a byte of its file and 16 MiB, refused or not") {
-    struct kind { const char *name; std::function<void(std::vector<std::string> &, std::vector<int32_t> &, std::vector<std::string> &)> fill; };
+    struct kind {
+        const char *name;
+        std::function<void(std::vector<std::string> &, std::vector<int32_t> &, std::vector<std::string> &)>
+            fill;
+    };
     auto const short_name = [](size_t i) {
         std::string s;
         for (i++; i > 0; i /= 60) s += char('A' + i % 60);
@@ -558,28 +626,41 @@ TEST_CASE("a vocabulary takes at most 8 bytes a byte of its file and 16 MiB, ref
     };
     size_t const n = run_bytes * 2;
     const kind kinds[] = {
-        {"short tokens", [&](auto &tokens, auto &, auto &) { for (size_t i = 0; i < n; i++) tokens.push_back(short_name(i)); }},
+        {"short tokens",
+         [&](auto &tokens, auto &, auto &) {
+             for (size_t i = 0; i < n; i++) tokens.push_back(short_name(i));
+         }},
         {"empty tokens", [&](auto &tokens, auto &, auto &) { tokens.resize(n); }},
-        {"long tokens", [&](auto &tokens, auto &, auto &) { for (size_t i = 0; i < n / 64; i++) tokens.push_back(std::string(500, 'x') + short_name(i)); }},
-        {"control tokens", [&](auto &tokens, auto &types, auto &) {
+        {"long tokens",
+         [&](auto &tokens, auto &, auto &) {
+             for (size_t i = 0; i < n / 64; i++) tokens.push_back(std::string(500, 'x') + short_name(i));
+         }},
+        {"control tokens",
+         [&](auto &tokens, auto &types, auto &) {
              for (size_t i = 0; i < n; i++) tokens.push_back(short_name(i));
              types.assign(tokens.size(), 3);
          }},
-        {"long control tokens", [&](auto &tokens, auto &types, auto &) {
+        {"long control tokens",
+         [&](auto &tokens, auto &types, auto &) {
              for (size_t i = 0; i < n / 64; i++) tokens.push_back(std::string(200, 'x') + short_name(i));
              types.assign(tokens.size(), 3);
          }},
-        {"added tokens as many as are read", [&](auto &tokens, auto &types, auto &) {
-             for (size_t i = 0; i < added_tokens::max_bytes / 256; i++) tokens.push_back(short_name(i + 60 * 60 * 60) + std::string(252, 'x'));
+        {"added tokens as many as are read",
+         [&](auto &tokens, auto &types, auto &) {
+             for (size_t i = 0; i < added_tokens::max_bytes / 256; i++)
+                 tokens.push_back(short_name(i + 60 * 60 * 60) + std::string(252, 'x'));
              types.assign(tokens.size(), 4);
          }},
-        {"merges", [&](auto &tokens, auto &, auto &merges) {
+        {"merges",
+         [&](auto &tokens, auto &, auto &merges) {
              tokens = {"a", "b", "ab"};
              merges.assign(n, "a b");
          }},
-        {"merges of many tokens", [&](auto &tokens, auto &, auto &merges) {
+        {"merges of many tokens",
+         [&](auto &tokens, auto &, auto &merges) {
              for (size_t i = 0; i < n / 4; i++) tokens.push_back(short_name(i));
-             for (size_t i = 0; i < n / 4; i++) merges.push_back(short_name(i % 60) + " " + short_name(i % 59));
+             for (size_t i = 0; i < n / 4; i++)
+                 merges.push_back(short_name(i % 60) + " " + short_name(i % 59));
          }},
     };
     for (const kind &k : kinds) {
@@ -628,7 +709,8 @@ TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack"
             pthread_join(thread, nullptr);
             CAPTURE(s["name"].dump());
             CAPTURE(c);
-            // At most 6 patterns with 4 looks a byte each, and 2 pushes and 2 pops a byte at 21 levels of the heap; a quadratic scan would take 10^11.
+            // At most 6 patterns with 4 looks a byte each, and 2 pushes and 2 pops a byte at 21 levels of the
+            // heap; a quadratic scan would take 10^11.
             CHECK(job.steps >= run_bytes);
             CHECK(job.steps <= run_bytes * (6 * 4 + 4 * 21));
             CHECK(decode(v.tok, job.ids) == job.text);
@@ -638,8 +720,10 @@ TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack"
 }
 
 TEST_CASE("the split's steps are linear for mixed runs too") {
-    // Runs that make a careless scanner look again: white space before a word, before a line end, between matches of nothing.
-    for (std::string const unit : {" ", " \n", "\u3000", " \u200b", "'", "' ", "\u0301 ", "a\u0301", "\xff", ". ", "\xe4"}) {
+    // Runs that make a careless scanner look again: white space before a word, before a line end, between
+    // matches of nothing.
+    for (std::string const unit :
+         {" ", " \n", "\u3000", " \u200b", "'", "' ", "\u0301 ", "a\u0301", "\xff", ". ", "\xe4"}) {
         std::string text;
         while (text.size() < 1 << 15) text += unit;
         for (std::string const tail : {"", "a", "\u0915", "\u200b"}) {
@@ -668,7 +752,9 @@ static std::string stream(std::string_view bytes, size_t chunk) {
 
 TEST_CASE("utf8_stream holds back what is incomplete and replaces what is broken") {
     std::string const r = "\ufffd";
-    struct { std::string in, out; } const cases[] = {
+    struct {
+        std::string in, out;
+    } const cases[] = {
         {"plain", "plain"},
         {"é一🚀", "é一🚀"},
         // The Unicode Standard 15, tables 3-8 to 3-11
@@ -693,7 +779,7 @@ TEST_CASE("utf8_stream holds back what is incomplete and replaces what is broken
     s.push("", out);
     s.push("\x9a\x80!", out);
     CHECK(out == "a🚀!");
-    s.push("\xc0", out);    // can begin nothing: said at once
+    s.push("\xc0", out);  // can begin nothing: said at once
     CHECK(out == "a🚀!" + r);
     s.finish(out);
     CHECK(out == "a🚀!" + r);

@@ -1,4 +1,5 @@
-// Vocabularies that are not what they claim to be: each is refused with a message that names the key, or read as the header says.
+// Vocabularies that are not what they claim to be: each is refused with a message that names the key, or read
+// as the header says.
 #include "../support/vocab_from_json.h"
 
 #include <doctest/doctest.h>
@@ -44,9 +45,10 @@ void check_refused(const gguf_writer &w, status code, std::initializer_list<cons
     }
 }
 
-constexpr const char *tokens_key = "tokenizer.ggml.tokens", *types_key = "tokenizer.ggml.token_type", *merges_key = "tokenizer.ggml.merges";
+constexpr const char *tokens_key = "tokenizer.ggml.tokens", *types_key = "tokenizer.ggml.token_type",
+                     *merges_key = "tokenizer.ggml.merges";
 
-} // namespace
+}  // namespace
 
 TEST_CASE("tokenizer model and pre-tokenizer") {
     gguf_writer w = small();
@@ -67,19 +69,26 @@ TEST_CASE("tokenizer model and pre-tokenizer") {
 
 TEST_CASE("tokenizer arrays of every other element type") {
     uint64_t const zeros[16] = {};
-    struct { gguf_type type; size_t bytes; } const types[] = {
-        {gguf_type::u8, 1}, {gguf_type::i8, 1}, {gguf_type::u16, 2}, {gguf_type::i16, 2}, {gguf_type::u32, 4}, {gguf_type::i32, 4}, {gguf_type::f32, 4},
-        {gguf_type::boolean, 1}, {gguf_type::string, 8}, {gguf_type::u64, 8}, {gguf_type::i64, 8}, {gguf_type::f64, 8},
+    struct {
+        gguf_type type;
+        size_t bytes;
+    } const types[] = {
+        {gguf_type::u8, 1},     {gguf_type::i8, 1},  {gguf_type::u16, 2}, {gguf_type::i16, 2},
+        {gguf_type::u32, 4},    {gguf_type::i32, 4}, {gguf_type::f32, 4}, {gguf_type::boolean, 1},
+        {gguf_type::string, 8}, {gguf_type::u64, 8}, {gguf_type::i64, 8}, {gguf_type::f64, 8},
     };
     for (const char *const key : {tokens_key, types_key, merges_key, "tokenizer.ggml.scores"}) {
         for (const auto &t : types) {
             for (bool const array : {false, true}) {
-                bool const strings = t.type == gguf_type::string && array, floats = (t.type == gguf_type::f32 || t.type == gguf_type::f64) && array;
+                bool const strings = t.type == gguf_type::string && array,
+                           floats = (t.type == gguf_type::f32 || t.type == gguf_type::f64) && array;
                 std::string const k = key;
-                if (strings && (k == tokens_key || k == merges_key)) continue;    // the right type
+                if (strings && (k == tokens_key || k == merges_key)) continue;  // the right type
                 gguf_writer w = small();
                 if (!array && t.type == gguf_type::string) w.set_string(key, "text");
-                else w.set_raw(key, {t.type, array, array ? 5u : 1u, reinterpret_cast<const uint8_t *>(zeros), t.bytes * (array ? 5 : 1)});
+                else
+                    w.set_raw(key, {t.type, array, array ? 5u : 1u, reinterpret_cast<const uint8_t *>(zeros),
+                                    t.bytes * (array ? 5 : 1)});
                 bool const ints = !floats && !strings && array && t.type != gguf_type::boolean;
                 CAPTURE(k);
                 CAPTURE(int(t.type));
@@ -113,7 +122,7 @@ TEST_CASE("tokenizer arrays of every other length") {
     check_refused(w, status::format, {merges_key});
     w = small();
     w.erase(types_key);
-    CHECK(encode(w, "abc") == std::vector<token_id>{3, 2});    // all are normal then
+    CHECK(encode(w, "abc") == std::vector<token_id>{3, 2});  // all are normal then
     for (int32_t const type : {-1, 7, INT32_MIN, INT32_MAX}) {
         w = small();
         w.set_i32s(types_key, std::vector<int32_t>{1, 1, type, 1, 3});
@@ -134,7 +143,8 @@ TEST_CASE("vocabularies of one and two tokens") {
 }
 
 TEST_CASE("special ids out of range") {
-    // Refused where something depends on them: here three bytes have tokens, so a text may need the unknown token, and each is an end or BOS.
+    // Refused where something depends on them: here three bytes have tokens, so a text may need the unknown
+    // token, and each is an end or BOS.
     auto const settings = [](gguf_writer &w, const std::string &name) {
         if (name == "bos" || name == "eos") w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
     };
@@ -177,12 +187,14 @@ TEST_CASE("special ids out of range") {
     w.set_u32("tokenizer.ggml.eos_token_id", 5);
     check_refused(w, status::format, {"eos_token_id"});
     w.set_i32("tokenizer.ggml.eos_token_id", -1);
-    w.set_string("tokenizer.ggml.pre", "llama-bpe");      // which begins texts with BOS where the file does not say
+    // which begins texts with BOS where the file does not say
+    w.set_string("tokenizer.ggml.pre", "llama-bpe");
     check_refused(w, status::format, {"bos_token_id"});
     for (std::string const name : {"bos", "eos"}) {
         gguf_writer w = small();
         w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
-        check_refused(w, status::format, {("tokenizer.ggml.add_" + name + "_token").c_str(), (name + "_token_id").c_str()});
+        check_refused(w, status::format,
+                      {("tokenizer.ggml.add_" + name + "_token").c_str(), (name + "_token_id").c_str()});
     }
 }
 
@@ -192,7 +204,9 @@ TEST_CASE("merges that are none") {
         w.set_strings(merges_key, std::vector<std::string>{"a b", merge});
         check_refused(w, status::format, {merges_key, "merge 1"});
     }
-    struct { const char *merge, *unknown; } const unknown[] = {{"a x", "'x'"}, {"x a", "'x'"}, {"b c", "'bc'"}, {"a b c", "'b c'"}};
+    struct {
+        const char *merge, *unknown;
+    } const unknown[] = {{"a x", "'x'"}, {"x a", "'x'"}, {"b c", "'bc'"}, {"a b c", "'b c'"}};
     for (const auto &u : unknown) {
         gguf_writer w = small();
         w.set_strings(merges_key, std::vector<std::string>{u.merge});
@@ -205,7 +219,8 @@ TEST_CASE("byte tokens") {
     std::vector<int32_t> const types{1, 6, 1, 1, 3};
     w.set_i32s(types_key, types);
     w.set_strings(merges_key, std::vector<std::string>{});
-    for (const char *const bad : {"<0x-1>", "<0xZZ>", "<0x1", "<0x1>", "<0x123>", "<0x4g>", "<0X41>", "0x41", "", "<0x 1>", "<0x+1>"}) {
+    for (const char *const bad : {"<0x-1>", "<0xZZ>", "<0x1", "<0x1>", "<0x123>", "<0x4g>", "<0X41>", "0x41",
+                                  "", "<0x 1>", "<0x+1>"}) {
         w.set_strings(tokens_key, std::vector<std::string>{"a", bad, "c", "ab", "<end>"});
         check_refused(w, status::format, {tokens_key, "token 1"});
     }
@@ -269,7 +284,7 @@ TEST_CASE("spellings made to collide are refused, not searched") {
     std::vector<std::string> tokens{"a", "b", "c", "ab", "<end>"};
     for (int i = 0; tokens.size() < 300; i++) {
         std::string const s = std::to_string(i);
-        if ((spelling_hash(s) & 1023) == 5) tokens.push_back(s);    // 300 tokens have 1024 slots
+        if ((spelling_hash(s) & 1023) == 5) tokens.push_back(s);  // 300 tokens have 1024 slots
     }
     gguf_writer w = small();
     w.set_strings(tokens_key, tokens);
@@ -282,7 +297,8 @@ TEST_CASE("a text longer than the limit is refused before it is looked at") {
     std::vector<token_id> out;
     for (size_t const n : {tokenizer::max_text_bytes + 1, size_t(1) << 31, (size_t(1) << 32) + 1}) {
         try {
-            v.tok.encode(std::string_view("a", n), {}, out);    // only the size is given; the bytes are not there
+            // only the size is given; the bytes are not there
+            v.tok.encode(std::string_view("a", n), {}, out);
             FAIL("it was accepted");
         } catch (const error &e) {
             CHECK(int(e.code) == int(status::too_long));
@@ -291,21 +307,26 @@ TEST_CASE("a text longer than the limit is refused before it is looked at") {
     CHECK(out.empty());
 }
 
-TEST_CASE("whether text is composed, and whether tokens are merged, by keys of ours or by the pre-tokenizer's name") {
+TEST_CASE("whether text is composed, and whether tokens are merged, by keys of ours or by the "
+          "pre-tokenizer's name") {
     auto const with = [](const char *pre) {
         gguf_writer w = small();
         w.set_string("tokenizer.ggml.pre", pre);
-        // "abc" is a token that no merge makes; e, an acute accent's two bytes, and the composed letter's two bytes, merged and not.
-        w.set_strings(tokens_key, std::vector<std::string>{"a", "b", "c", "bc", "abc", "e", "Ì", "ģ", "Ã", "©", "Ã©"});
+        // "abc" is a token that no merge makes; e, an acute accent's two bytes, and the composed letter's two
+        // bytes, merged and not.
+        w.set_strings(tokens_key,
+                      std::vector<std::string>{"a", "b", "c", "bc", "abc", "e", "Ì", "ģ", "Ã", "©", "Ã©"});
         w.set_strings(merges_key, std::vector<std::string>{"b c", "Ã ©"});
         w.erase(types_key);
         return w;
     };
     using ids = std::vector<token_id>;
     ids const whole{4}, merged{0, 3}, composed{10}, apart{5, 6, 7};
-    for (const char *const pre : {"llama-bpe", "qwen2", "deepseek-r1-qwen", "deepseek-v3", "deepseek-llm", "deepseek-coder"}) {
+    for (const char *const pre :
+         {"llama-bpe", "qwen2", "deepseek-r1-qwen", "deepseek-v3", "deepseek-llm", "deepseek-coder"}) {
         CAPTURE(pre);
-        bool const llama = std::string(pre) == "llama-bpe", qwen = std::string(pre).ends_with("qwen") || std::string(pre) == "qwen2";
+        bool const llama = std::string(pre) == "llama-bpe",
+                   qwen = std::string(pre).ends_with("qwen") || std::string(pre) == "qwen2";
         gguf_writer w = with(pre);
         CHECK(encode(w, "abc") == (llama ? whole : merged));
         CHECK(encode(w, "e\u0301") == (qwen ? composed : apart));

@@ -1,8 +1,9 @@
-// DeepSeek V2, V2-Lite, V3 and R1 (arXiv 2405.04434, 2412.19437): attention over latents (MLA) and mixtures of experts. GGUF keys and tensors as
-// llama.cpp's gguf-py/gguf/constants.py names them.
+// DeepSeek V2, V2-Lite, V3 and R1 (arXiv 2405.04434, 2412.19437): attention over latents (MLA) and mixtures
+// of experts. GGUF keys and tensors as llama.cpp's gguf-py/gguf/constants.py names them.
 //
-// What a position keeps is its latent and one turned key for all heads. Attention is absorbed, W_UK goes over to the query and W_UV to what comes out, so that all
-// heads attend to the latents; or, in floats, it is expanded where that is less work (mla_attention). Rope's magnitude is attn_factor alone here, 1 in the
+// What a position keeps is its latent and one turned key for all heads. Attention is absorbed, W_UK goes over
+// to the query and W_UV to what comes out, so that all heads attend to the latents; or, in floats, it is
+// expanded where that is less work (mla_attention). Rope's magnitude is attn_factor alone here, 1 in the
 // published models: YaRN's goes into the scores, by yarn_log_multiplier.
 #include "../blocks.h"
 
@@ -12,18 +13,29 @@
 
 namespace ds {
 
-// Older files do not say how many groups there are; the published models with groups are told by their numbers of experts.
+// Older files do not say how many groups there are; the published models with groups are told by their
+// numbers of experts.
 static void read_groups(const keys &k, hparams &h) {
     const bool v3 = h.experts == 256 && h.expert_sigmoid, v2 = h.experts == 160 && !h.expert_sigmoid;
     h.expert_groups = k.count("expert_group_count", h.experts, v2 || v3 ? 8 : 1);
-    h.expert_groups_used = k.count("expert_group_used_count", h.expert_groups, std::min<int64_t>(h.expert_groups, v3 ? 4 : v2 ? 3 : h.expert_groups));
-    if (h.experts % h.expert_groups) k.f.fail(k.full("expert_group_count"), "is " + std::to_string(h.expert_groups) + ", must divide expert_count, " + std::to_string(h.experts));
+    h.expert_groups_used = k.count("expert_group_used_count", h.expert_groups,
+                                   std::min<int64_t>(h.expert_groups, v3   ? 4
+                                                                      : v2 ? 3
+                                                                           : h.expert_groups));
+    if (h.experts % h.expert_groups)
+        k.f.fail(k.full("expert_group_count"), "is " + std::to_string(h.expert_groups) +
+                                                   ", must divide expert_count, " +
+                                                   std::to_string(h.experts));
     const int64_t reach = h.experts / h.expert_groups * h.expert_groups_used;
-    if (h.experts_used > reach) k.f.fail(k.full("expert_used_count"), "is " + std::to_string(h.experts_used) + ", but the groups that are used have " + std::to_string(reach));
+    if (h.experts_used > reach)
+        k.f.fail(k.full("expert_used_count"), "is " + std::to_string(h.experts_used) +
+                                                  ", but the groups that are used have " +
+                                                  std::to_string(reach));
 }
 
 static void read_experts(const keys &k, hparams &h) {
-    h.dense_layers = std::min(h.layers, static_cast<int64_t>(k.f.get_uint(k.full("leading_dense_block_count"), 1024, 0)));
+    h.dense_layers =
+        std::min(h.layers, static_cast<int64_t>(k.f.get_uint(k.full("leading_dense_block_count"), 1024, 0)));
     if (h.dense_layers == h.layers && h.nextn_layers == 0) return;
     h.experts = k.count("expert_count", 4096);
     h.experts_used = k.count("expert_used_count", h.experts);
@@ -41,7 +53,9 @@ static hparams read(const gguf_file &f) {
     hparams h;
     read_sizes(k, h);
     h.nextn_layers = static_cast<int64_t>(f.get_uint(k.full("nextn_predict_layers"), 16, 0));
-    if (h.nextn_layers >= h.layers) f.fail(k.full("nextn_predict_layers"), "is " + std::to_string(h.nextn_layers) + ", must be less than block_count");
+    if (h.nextn_layers >= h.layers)
+        f.fail(k.full("nextn_predict_layers"),
+               "is " + std::to_string(h.nextn_layers) + ", must be less than block_count");
     h.layers -= h.nextn_layers;
     h.q_rank = static_cast<int64_t>(f.get_uint(k.full("attention.q_lora_rank"), 1 << 20, 0));
     h.kv_rank = k.count("attention.kv_lora_rank", i8_most_head);
@@ -49,7 +63,10 @@ static hparams read(const gguf_file &f) {
     h.head_size = k.count(mla ? "attention.key_length_mla" : "attention.key_length", 1024);
     h.value_size = k.count(mla ? "attention.value_length_mla" : "attention.value_length", 1024);
     read_rope(k, h);
-    if (h.rotated >= h.head_size) f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) + ", must be less than a key's length, " + std::to_string(h.head_size));
+    if (h.rotated >= h.head_size)
+        f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) +
+                                                   ", must be less than a key's length, " +
+                                                   std::to_string(h.head_size));
     h.nope_size = h.head_size - h.rotated;
     h.kv_heads = 1;
     h.yarn_log_multiplier = k.number("rope.scaling.yarn_log_multiplier", 0, 10, 0);
@@ -68,16 +85,22 @@ static void attention_tensors(const hparams &h, const auto &row) {
     } else {
         row(&lw::q, role::query, "attn_q.weight", "self_attn.q_proj.weight", {q, h.hidden});
     }
-    row(&lw::kv_a, role::key, "attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight", {h.kv_rank + h.rotated, h.hidden});
+    row(&lw::kv_a, role::key, "attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight",
+        {h.kv_rank + h.rotated, h.hidden});
     row(&lw::kv_a_norm, role::norm, "attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight", {h.kv_rank});
     const auto part = [&](tensor_row &r, reorder order) {
         r.order = order;
         r.heads = h.heads;
         r.whole = "blk." + std::to_string(r.layer) + ".attn_kv_b.weight";
     };
-    part(row(&lw::k_b, role::key, "attn_k_b.weight", "self_attn.kv_b_proj.weight", {h.heads, h.kv_rank, h.nope_size}), reorder::key_part);
-    part(row(&lw::v_b, role::value, "attn_v_b.weight", "self_attn.kv_b_proj.weight", {h.heads, h.value_size, h.kv_rank}), reorder::value_part);
-    row(&lw::attn_output, role::attention_output, "attn_output.weight", "self_attn.o_proj.weight", {h.hidden, h.heads * h.value_size});
+    part(row(&lw::k_b, role::key, "attn_k_b.weight", "self_attn.kv_b_proj.weight",
+             {h.heads, h.kv_rank, h.nope_size}),
+         reorder::key_part);
+    part(row(&lw::v_b, role::value, "attn_v_b.weight", "self_attn.kv_b_proj.weight",
+             {h.heads, h.value_size, h.kv_rank}),
+         reorder::value_part);
+    row(&lw::attn_output, role::attention_output, "attn_output.weight", "self_attn.o_proj.weight",
+        {h.hidden, h.heads * h.value_size});
     row(&lw::ffn_norm, role::norm, "ffn_norm.weight", "post_attention_layernorm.weight", {h.hidden});
 }
 
@@ -92,25 +115,38 @@ static void expert_tensors(const hparams &h, const auto &row) {
     using lw = layer_weights;
     const int64_t e = h.experts, f = h.expert_ffn, shared = h.experts_shared * f;
     row(&lw::router, role::router, "ffn_gate_inp.weight", "mlp.gate.weight", {e, h.hidden});
-    if (h.expert_sigmoid) row(&lw::router_bias, role::bias, "exp_probs_b.bias", "mlp.gate.e_score_correction_bias", {e}).optional = true;
-    const auto half = [&](tensor_row &r) { r.whole = "blk." + std::to_string(r.layer) + ".ffn_gate_up_exps.weight"; };
-    half(row(&lw::expert_gate, role::gate, "ffn_gate_exps.weight", "mlp.experts.*.gate_proj.weight", {e, f, h.hidden}));
-    half(row(&lw::expert_up, role::up, "ffn_up_exps.weight", "mlp.experts.*.up_proj.weight", {e, f, h.hidden}));
-    row(&lw::expert_down, role::down, "ffn_down_exps.weight", "mlp.experts.*.down_proj.weight", {e, h.hidden, f});
+    if (h.expert_sigmoid)
+        row(&lw::router_bias, role::bias, "exp_probs_b.bias", "mlp.gate.e_score_correction_bias", {e})
+            .optional = true;
+    const auto half = [&](tensor_row &r) {
+        r.whole = "blk." + std::to_string(r.layer) + ".ffn_gate_up_exps.weight";
+    };
+    half(row(&lw::expert_gate, role::gate, "ffn_gate_exps.weight", "mlp.experts.*.gate_proj.weight",
+             {e, f, h.hidden}));
+    half(row(&lw::expert_up, role::up, "ffn_up_exps.weight", "mlp.experts.*.up_proj.weight",
+             {e, f, h.hidden}));
+    row(&lw::expert_down, role::down, "ffn_down_exps.weight", "mlp.experts.*.down_proj.weight",
+        {e, h.hidden, f});
     if (!shared) return;
-    row(&lw::shared_gate, role::gate, "ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight", {shared, h.hidden});
-    row(&lw::shared_up, role::up, "ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight", {shared, h.hidden});
-    row(&lw::shared_down, role::down, "ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight", {h.hidden, shared});
+    row(&lw::shared_gate, role::gate, "ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight",
+        {shared, h.hidden});
+    row(&lw::shared_up, role::up, "ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight",
+        {shared, h.hidden});
+    row(&lw::shared_down, role::down, "ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight",
+        {h.hidden, shared});
 }
 
 static void nextn_tensors(const hparams &h, const auto &row) {
     using lw = layer_weights;
     row(&lw::nextn_eh, role::up, "nextn.eh_proj.weight", "eh_proj.weight", {h.hidden, 2 * h.hidden});
-    row(&lw::nextn_embedding, role::embedding, "nextn.embed_tokens.weight", "embed_tokens.weight", {h.vocab, h.hidden});
+    row(&lw::nextn_embedding, role::embedding, "nextn.embed_tokens.weight", "embed_tokens.weight",
+        {h.vocab, h.hidden});
     row(&lw::nextn_enorm, role::norm, "nextn.enorm.weight", "enorm.weight", {h.hidden});
     row(&lw::nextn_hnorm, role::norm, "nextn.hnorm.weight", "hnorm.weight", {h.hidden});
-    row(&lw::nextn_head, role::output, "nextn.shared_head_head.weight", "shared_head.head.weight", {h.vocab, h.hidden});
-    row(&lw::nextn_head_norm, role::norm, "nextn.shared_head_norm.weight", "shared_head.norm.weight", {h.hidden});
+    row(&lw::nextn_head, role::output, "nextn.shared_head_head.weight", "shared_head.head.weight",
+        {h.vocab, h.hidden});
+    row(&lw::nextn_head_norm, role::norm, "nextn.shared_head_norm.weight", "shared_head.norm.weight",
+        {h.hidden});
 }
 
 static std::vector<tensor_row> tensors(const hparams &h) {
@@ -118,9 +154,17 @@ static std::vector<tensor_row> tensors(const hparams &h) {
     std::erase_if(rows, [](const tensor_row &r) { return r.what == role::rope_divisors; });
     for (int64_t i = 0; i < h.layers + h.nextn_layers; ++i) {
         const bool nextn = i >= h.layers;
-        const std::string gguf = "blk." + std::to_string(i) + ".", hf = "model.layers." + std::to_string(i) + ".";
-        const auto row = [&](const tensor *layer_weights::*slot, role what, const char *name, const char *checkpoint, std::vector<int64_t> ne) -> tensor_row & {
-            rows.push_back({.name = gguf + name, .checkpoint = hf + checkpoint, .ne = std::move(ne), .what = what, .optional = nextn, .layer = i, .slot = slot});
+        const std::string gguf = "blk." + std::to_string(i) + ".",
+                          hf = "model.layers." + std::to_string(i) + ".";
+        const auto row = [&](const tensor *layer_weights::*slot, role what, const char *name,
+                             const char *checkpoint, std::vector<int64_t> ne) -> tensor_row & {
+            rows.push_back({.name = gguf + name,
+                            .checkpoint = hf + checkpoint,
+                            .ne = std::move(ne),
+                            .what = what,
+                            .optional = nextn,
+                            .layer = i,
+                            .slot = slot});
             return rows.back();
         };
         attention_tensors(h, row);
@@ -134,20 +178,26 @@ static std::vector<tensor_row> tensors(const hparams &h) {
 static kv_widths kv(const hparams &h) { return {1, h.kv_rank, h.rotated}; }
 
 static float score_scale(const hparams &h) {
-    const double factor = h.scaling == rope_scaling::yarn ? h.rope_factor : 1.0, magnitude = 1.0 + h.yarn_log_multiplier * log_f64(factor);
+    const double factor = h.scaling == rope_scaling::yarn ? h.rope_factor : 1.0,
+                 magnitude = 1.0 + h.yarn_log_multiplier * log_f64(factor);
     return static_cast<float>(magnitude * magnitude / std::sqrt(static_cast<double>(h.head_size)));
 }
 
 // The heads' results, of their queries: [n,h,v].
-static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *q, const tensor *q_rope, const tensor *pages) {
+static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *q, const tensor *q_rope,
+                              const tensor *pages) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const kv_layout &l = a.kv[static_cast<size_t>(layer)];
     const step_inputs &in = a.in;
     const bool integers = l.type == format::i8 || w.k_b->type == format::i8 || w.v_b->type == format::i8;
     if (!integers && a.mla != mla_form::absorbed)
-        return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h), a.mla == mla_form::expanded});
+        return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions,
+                             {l, score_scale(a.h), a.mla == mla_form::expanded});
     const tensor *q_latent = head_matmul(a.g, q, w.k_b);
-    return head_matmul(a.g, attention(a.g, q_latent, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h)}, q_rope), w.v_b);
+    return head_matmul(
+        a.g,
+        attention(a.g, q_latent, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h)}, q_rope),
+        w.v_b);
 }
 
 static const tensor *attend(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t) {
@@ -156,14 +206,18 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
     graph &g = a.g;
     const int64_t n = x->ne[0];
     const tensor *y = rms_norm(g, x, w.attn_norm, h.norm_eps);
-    const tensor *q = w.q ? matmul(g, y, w.q, nullptr) : matmul(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps), w.q_b, nullptr);
+    const tensor *q =
+        w.q ? matmul(g, y, w.q, nullptr)
+            : matmul(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps), w.q_b, nullptr);
     q = g.reshape(q, {n, h.heads, h.head_size});
     const tensor *q_rope = rope(g, g.slice(q, h.nope_size, h.rotated), rope_t, rope_pairs::adjacent);
     const tensor *kv = g.reshape(matmul(g, y, w.kv_a, nullptr), {n, 1, h.kv_rank + h.rotated});
     const tensor *latent = rms_norm(g, g.slice(kv, 0, h.kv_rank), w.kv_a_norm, h.norm_eps);
     const tensor *k_rope = rope(g, g.slice(kv, h.kv_rank, h.rotated), rope_t, rope_pairs::adjacent);
-    const tensor *pages = kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
-    const tensor *o = g.reshape(heads_of(a, layer, g.slice(q, 0, h.nope_size), q_rope, pages), {n, h.heads * h.value_size});
+    const tensor *pages =
+        kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
+    const tensor *o =
+        g.reshape(heads_of(a, layer, g.slice(q, 0, h.nope_size), q_rope, pages), {n, h.heads * h.value_size});
     return matmul(g, o, w.attn_output, nullptr, x);
 }
 
@@ -171,18 +225,25 @@ static const tensor *expert_block(const build_args &a, int64_t layer, const tens
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const hparams &h = a.h;
     graph &g = a.g;
-    const router_params p{static_cast<int32_t>(h.experts_used), static_cast<int32_t>(h.expert_groups), static_cast<int32_t>(h.expert_groups_used),
-                          h.expert_sigmoid, h.expert_norm, h.expert_scale};
+    const router_params p{static_cast<int32_t>(h.experts_used),
+                          static_cast<int32_t>(h.expert_groups),
+                          static_cast<int32_t>(h.expert_groups_used),
+                          h.expert_sigmoid,
+                          h.expert_norm,
+                          h.expert_scale};
     const tensor *y = rms_norm(g, x, w.ffn_norm, h.norm_eps);
     const tensor *route = router(g, matmul(g, y, w.router, nullptr), w.router_bias, p), *shared = nullptr;
-    if (w.shared_gate) shared = matmul(g, gated_projection(g, unary::silu, y, nullptr, 0, w.shared_gate, w.shared_up), w.shared_down, nullptr);
+    if (w.shared_gate)
+        shared = matmul(g, gated_projection(g, unary::silu, y, nullptr, 0, w.shared_gate, w.shared_up),
+                        w.shared_down, nullptr);
     return add(g, x, experts(g, y, route, w.expert_gate, w.expert_up, w.expert_down, shared));
 }
 
 static const tensor *build(const build_args &a) {
     rope_table_params p = rope_params_of(a.h);
     p.magnitude = a.h.scaling == rope_scaling::yarn ? static_cast<float>(a.h.attn_factor) : 1.0f;
-    const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids), *rope_t = rope_table(a.g, a.in.positions, nullptr, p);
+    const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids),
+                 *rope_t = rope_table(a.g, a.in.positions, nullptr, p);
     for (int64_t i = 0; i < a.h.layers; ++i) {
         x = attend(a, i, x, rope_t);
         x = i < a.h.dense_layers ? feed_forward_block(a, i, x) : expert_block(a, i, x);
@@ -191,6 +252,7 @@ static const tensor *build(const build_args &a) {
 }
 
 extern const arch arch_deepseek2;
-const arch arch_deepseek2 = {"deepseek2", "DeepseekV2ForCausalLM DeepseekV3ForCausalLM", read, tensors, kv, build};
+const arch arch_deepseek2 = {"deepseek2", "DeepseekV2ForCausalLM DeepseekV3ForCausalLM", read, tensors, kv,
+                             build};
 
-} // namespace ds
+}  // namespace ds

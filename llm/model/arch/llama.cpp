@@ -1,10 +1,12 @@
-// Llama 2 and 3, deepseek-llm, deepseek-coder, R1-Distill-Llama (arXiv 2302.13971, 2407.21783). GGUF files hold q and k with the two halves of a head interleaved,
-// so pairs are adjacent here; llama 3's rope scaling comes as a tensor of divisors.
+// Llama 2 and 3, deepseek-llm, deepseek-coder, R1-Distill-Llama (arXiv 2302.13971, 2407.21783). GGUF files
+// hold q and k with the two halves of a head interleaved, so pairs are adjacent here; llama 3's rope scaling
+// comes as a tensor of divisors.
 #include "../blocks.h"
 
 namespace ds {
 
-static constexpr decoder_traits traits = {.qkv_bias = true, .optional_qkv_bias = true, .qk_norm = false, .qk_order = reorder::adjacent_pairs};
+static constexpr decoder_traits traits = {
+    .qkv_bias = true, .optional_qkv_bias = true, .qk_norm = false, .qk_order = reorder::adjacent_pairs};
 
 static hparams read(const gguf_file &f) { return read_decoder(f, "llama"); }
 
@@ -15,4 +17,4 @@ static const tensor *build(const build_args &a) { return decoder(a, rope_pairs::
 extern const arch arch_llama;
 const arch arch_llama = {"llama", "LlamaForCausalLM", read, tensors, decoder_kv, build};
 
-} // namespace ds
+}  // namespace ds

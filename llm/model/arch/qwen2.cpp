@@ -3,7 +3,8 @@
 
 namespace ds {
 
-static constexpr decoder_traits traits = {.qkv_bias = true, .optional_qkv_bias = false, .qk_norm = false, .qk_order = reorder::none};
+static constexpr decoder_traits traits = {
+    .qkv_bias = true, .optional_qkv_bias = false, .qk_norm = false, .qk_order = reorder::none};
 
 static hparams read(const gguf_file &f) { return read_decoder(f, "qwen2"); }
 
@@ -14,4 +15,4 @@ static const tensor *build(const build_args &a) { return decoder(a, rope_pairs::
 extern const arch arch_qwen2;
 const arch arch_qwen2 = {"qwen2", "Qwen2ForCausalLM", read, tensors, decoder_kv, build};
 
-} // namespace ds
+}  // namespace ds
