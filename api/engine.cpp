@@ -9,10 +9,10 @@ static ds_step_trace trace_of(const step_trace &t) {
     out.step = t.step;
     out.rows = t.rows, out.prompt_rows = t.prompt_rows, out.answer_rows = t.answer_rows;
     out.started = t.started, out.preempted = t.preempted, out.ended = t.ended;
-    out.cached_tokens = t.found_positions;
+    out.cached_tokens = t.cached_positions;
     out.copied_pages = t.copied_pages;
     out.running = t.running, out.queued = t.queued;
-    out.pages_used = t.pages_held, out.pages_cached = t.pages_kept, out.pages_unused = t.pages_free;
+    out.pages_used = t.pages_held, out.pages_cached = t.pages_cached, out.pages_unused = t.pages_free;
     out.seconds = t.seconds, out.compute_seconds = t.compute_seconds;
     return out;
 }

@@ -82,7 +82,7 @@ request_options ds::request_options_of(const ds_request &r, const model &m) {
     }
     o.user = r.user;
     o.use_cache = !(r.flags & DS_REQUEST_NO_CACHE);
-    o.tag = r.client_id;
+    o.client = r.client_id;
     o.priority = r.priority;
     o.timeout = r.timeout_seconds;
     return o;
@@ -217,7 +217,7 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
         s.threads = is_cuda(b) ? 1 : cpu_threads(b);
         copy_text(s.isa, is_cuda(b) ? format_text("sm_%d%d", cuda_device_of(b).major, cuda_device_of(b).minor)
                                     : cpu_isa(b));
-        s.pages_cached = e.pages_kept;
+        s.pages_cached = e.pages_cached;
         s.preemptions = e.preemptions;
         s.lookup_tokens = e.looked_up;
         s.cached_tokens = e.found;

@@ -23,7 +23,7 @@ struct product {
         if (type == format::i8) return i8_row_bytes(c.vec->i8->element, k, 1);
         return align64(is_packed(type) ? blocks() * c.vec->packed(type)->x_bytes : k * sizeof(float));
     }
-    void make_ready(const float *x, char *to) const {
+    void quantize_rows(const float *x, char *to) const {
         if (type == format::i8) c.vec->i8->quantize(x, to, k);
         else if (is_packed(type)) c.vec->packed(type)->quantize(x, to, blocks());
         else std::memcpy(to, x, k * sizeof(float));
@@ -178,7 +178,7 @@ struct shared_input {
             if (is_first(i)) all += rows_bytes(c, i);
         return all;
     }
-    void make_ready(cpu &c, char *work) const {
+    void quantize_rows(cpu &c, char *work) const {
         float *const normed = reinterpret_cast<float *>(work + bytes(c)) - c.pool.size() * row_floats();
         const auto d = static_cast<size_t>(x.ne[1]);
         share_range(c, static_cast<size_t>(x.ne[0]), elements(x) / 4,
@@ -192,7 +192,8 @@ struct shared_input {
                             }
                             for (size_t i = 0; i < count; ++i) {
                                 const product p(c, *w[i]);
-                                if (is_first(i)) p.make_ready(row, work + offset(c, i) + r * p.row_bytes());
+                                if (is_first(i))
+                                    p.quantize_rows(row, work + offset(c, i) + r * p.row_bytes());
                             }
                         }
                     });

@@ -17,7 +17,7 @@ static size_t split_bytes(int64_t n, int64_t k) {
            align256(static_cast<size_t>(n) * sizeof(float));
 }
 
-static size_t ready_bytes(format f, int64_t n, int64_t k) {
+static size_t quantized_bytes(format f, int64_t n, int64_t k) {
     return align256(quantized_bytes(n, k, block_of(f)));
 }
 
@@ -30,9 +30,9 @@ size_t products_bytes(const context &c, std::span<const tensor *const> weights, 
             normed = normed_bytes(n, k);
             ready = std::max(ready, split_bytes(n, k) + (c.multiply ? library_bytes : 0));
         } else
-            ready = std::max(ready, ready_bytes(w->type, n, k) + (way == library_way && c.integers_bytes
-                                                                      ? c.integers_bytes(n, w->ne[0])
-                                                                      : 0));
+            ready = std::max(ready, quantized_bytes(w->type, n, k) + (way == library_way && c.integers_bytes
+                                                                          ? c.integers_bytes(n, w->ne[0])
+                                                                          : 0));
     }
     return normed + ready;
 }
@@ -82,7 +82,7 @@ static void run_quantized(const context &c, const products &p, std::span<const p
     const products_params q = quantized_params(p, parts, ready);
     if (way == library_way && c.integers_fit && c.integers_fit(q))
         return check_launch(
-            c, c.multiply_integers(c.library, q, ready + ready_bytes(q.type, p.n, p.k), c.queue), n);
+            c, c.multiply_integers(c.library, q, ready + quantized_bytes(q.type, p.n, p.k), c.queue), n);
     const bool can = way < chosen_way && fits(static_cast<product_way>(way), q, c.facts);
     check_launch(
         c, launch_products(can ? static_cast<product_way>(way) : choose(q, c.facts), q, c.facts, c.queue), n);
@@ -173,22 +173,22 @@ void run_products(const context &c, const products &p, int way, const node &n, c
                                       nullptr, 0, p.n, p.k},
                                      c.queue),
                      n);
-    int32_t is_ready = -1;  // the block that rows lie quantized in
+    int32_t is_quantized = -1;  // the block that rows lie quantized in
     for (size_t i = 0; i < p.parts.size();) {
         const std::span<const part> parts = run_of(p, i);
         const format type = parts[0].w->type;
         i += parts.size();
         if (is_float(type)) {
             for (const part &one : parts) run_floats(c, p, one, x, x_stride, way, n, ready);
-            is_ready = -1;
+            is_quantized = -1;
             continue;
         }
-        if (is_ready != block_of(type)) {
-            is_ready = block_of(type);
+        if (is_quantized != block_of(type)) {
+            is_quantized = block_of(type);
             check_launch(
                 c,
                 launch_quantize({p.x, p.x_stride, floats_of(p.norm), p.eps, nullptr, 0, quantized_rows(ready),
-                                 i8_stride(p.k), quantized_scales(ready, p.n, p.k), is_ready, p.n, p.k},
+                                 i8_stride(p.k), quantized_scales(ready, p.n, p.k), is_quantized, p.n, p.k},
                                 c.queue),
                 n);
         }

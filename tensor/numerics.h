@@ -230,7 +230,7 @@ DS_HD void hadamard(float *x, int32_t head_size) {
             }
 }
 // What undoes it: the same transform, divided by the block, exactly.
-DS_HD void turn_back(float *x, int32_t head_size) {
+DS_HD void inverse_hadamard(float *x, int32_t head_size) {
     hadamard(x, head_size);
     const float part = 1.0f / static_cast<float>(hadamard_block(head_size));
     for (int32_t i = 0; i < head_size; ++i) x[i] = x[i] * part;

@@ -215,5 +215,5 @@ static void tile_values(const i8_attend_args &a) {
 static constexpr i8_kernels i8_by_tiles = {
     sizeof(i8_x),     tile_few_rows, i8_columns, i8_columns *tile_chunk,
     tile_pages::rows, i8_quantize,   i8_rows,    tile_i8,
-    i8_turn,          i8_put,        i8_query,   tile_scores,
+    i8_hadamard,      i8_put,        i8_query,   tile_scores,
     tile_values};

@@ -1,5 +1,5 @@
 // The exponentials of numerics.h on vectors, term by term. What `clamped` makes of NaN differs between
-// processors; numbers_or puts the NaN back.
+// processors; keep_nan puts the NaN back.
 
 DS_INLINE v16 exp2_poly(v16 f) {
     v16 p = 1.5252734e-05f;
@@ -13,10 +13,10 @@ DS_INLINE v16 exp2_poly(v16 f) {
 }
 DS_INLINE v16 exp2_f32(v16 x) {
     const v16 c = clamped(x, -152.0f, 130.0f), n = rounded(c);
-    return numbers_or(scaled_exp2(exp2_poly(c - n), n), x);
+    return keep_nan(scaled_exp2(exp2_poly(c - n), n), x);
 }
 DS_INLINE v16 exp_f32(v16 x) {
     const v16 c = clamped(x, -105.0f, 90.0f), n = rounded(c * log2e_high);
     const v16 f = fma_f32(c, log2e_low, fma_f32(c, log2e_high, -n));
-    return numbers_or(scaled_exp2(exp2_poly(f), n), x);
+    return keep_nan(scaled_exp2(exp2_poly(f), n), x);
 }

@@ -67,7 +67,7 @@ static float i8_put(const float *x, int8_t *to, size_t step, size_t n) {
 // Each pass takes pairs side by side and puts their sums before their differences, so that the next stride's
 // pairs come to lie side by side; after the last pass everything is in its place again (M. C. Pease, J. ACM
 // 15, 1968).
-static void i8_turn(float *x, size_t head_size) {
+static void i8_hadamard(float *x, size_t head_size) {
     constexpr size_t largest_block = 1024;
     const size_t block = static_cast<size_t>(hadamard_block(static_cast<int32_t>(head_size)));
     if (block < 32 || block > largest_block) return hadamard(x, static_cast<int32_t>(head_size));
@@ -171,7 +171,7 @@ static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
     i8_x *high = reinterpret_cast<i8_x *>(planes + i8_head_bytes),
          *low = reinterpret_cast<i8_x *>(planes + i8_head_bytes + i8_plane_bytes(page_positions));
     memset(planes, 0, i8_row_bytes(sizeof(i8_x), page_positions, 2));
-    if (a.exponent[r] == i8_not_a_number) return 0;
+    if (a.exponent[r] == i8_nan) return 0;
     v16 w[page_positions / 16], most(0.0f);
     int64_t shares[16] = {};
     for (size_t t = 0; t < seen; t += 16) {

@@ -189,16 +189,7 @@ static void i8_rows(const i8_args &a) {
         for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, w0, x0);
 }
 
-static constexpr i8_kernels i8 = {sizeof(i8_x),
-                                  i8_few_rows,
-                                  i8_columns,
-                                  i8_group_bytes(i8_chunk),
-                                  i8_pages::rows,
-                                  i8_quantize,
-                                  i8_rows,
-                                  i8_tile,
-                                  i8_turn,
-                                  i8_put,
-                                  i8_query,
-                                  i8_scores_by<i8_pages>,
+static constexpr i8_kernels i8 = {sizeof(i8_x),          i8_few_rows, i8_columns, i8_group_bytes(i8_chunk),
+                                  i8_pages::rows,        i8_quantize, i8_rows,    i8_tile,
+                                  i8_hadamard,           i8_put,      i8_query,   i8_scores_by<i8_pages>,
                                   i8_values_by<i8_pages>};

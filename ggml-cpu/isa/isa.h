@@ -64,7 +64,7 @@ struct attend_args {
 };
 
 // The same over a page of i8, in two passes over the pages: scores finds every row's max and largest, then
-// values adds to total and denominator. A row with exponent i8_not_a_number is left out of the second pass.
+// values adds to total and denominator. A row with exponent i8_nan is left out of the second pass.
 struct i8_attend_args {
     const char *q;  // rows that query wrote, one after the other
     // of this page's positions; a row's are score_stride floats from the next's
@@ -82,7 +82,7 @@ struct i8_attend_args {
     char *scratch;                 // i8_scratch_bytes
     size_t rows, head_size;
 };
-constexpr int32_t i8_not_a_number = 1 << 30;
+constexpr int32_t i8_nan = 1 << 30;
 
 struct float_kernels {
     void (*add)(const float *a, const float *b, float *y, size_t n);
@@ -130,7 +130,7 @@ struct i8_kernels {
     void (*tile)(const i8_args &, char *scratch);
     // Pages. A head turned, in place; a head quantized, element i to to[i * step], which gives its scale; a
     // turned query row in two planes.
-    void (*turn)(float *x, size_t head_size);
+    void (*hadamard)(float *x, size_t head_size);
     float (*put)(const float *x, int8_t *to, size_t step, size_t n);
     void (*query)(const float *q, float scale, char *y, size_t head_size);
     void (*scores)(const i8_attend_args &);

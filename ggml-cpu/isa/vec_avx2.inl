@@ -90,7 +90,7 @@ DS_INLINE __m256 scaled_exp2(__m256 p, __m256 n) {
 }
 DS_INLINE v16 scaled_exp2(v16 p, v16 n) { return {scaled_exp2(p.lo, n.lo), scaled_exp2(p.hi, n.hi)}; }
 DS_INLINE __m256 nan_mask(__m256 x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); }
-DS_INLINE v16 numbers_or(v16 y, v16 x) {
+DS_INLINE v16 keep_nan(v16 y, v16 x) {
     return {_mm256_blendv_ps(y.lo, x.lo, nan_mask(x.lo)), _mm256_blendv_ps(y.hi, x.hi, nan_mask(x.hi))};
 }
 

@@ -63,7 +63,7 @@ DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
     const __m512i whole = _mm512_cvtps_epi32(n.r), part = _mm512_srai_epi32(whole, 1);
     return _mm512_mul_ps(_mm512_mul_ps(p.r, power_of_two(part)), power_of_two(_mm512_sub_epi32(whole, part)));
 }
-DS_INLINE v16 numbers_or(v16 y, v16 x) {
+DS_INLINE v16 keep_nan(v16 y, v16 x) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q), y.r, x.r);
 }
 

@@ -105,7 +105,7 @@ DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
     return {scaled_exp2(p.a, n.a), scaled_exp2(p.b, n.b), scaled_exp2(p.c, n.c), scaled_exp2(p.d, n.d)};
 }
 DS_INLINE uint32x4_t number_mask(float32x4_t x) { return vceqq_f32(x, x); }
-DS_INLINE v16 numbers_or(v16 y, v16 x) {
+DS_INLINE v16 keep_nan(v16 y, v16 x) {
     return {vbslq_f32(number_mask(x.a), y.a, x.a), vbslq_f32(number_mask(x.b), y.b, x.b),
             vbslq_f32(number_mask(x.c), y.c, x.c), vbslq_f32(number_mask(x.d), y.d, x.d)};
 }

@@ -211,7 +211,7 @@ size_t scores_room(const node &n) {
 struct i8_scratch {
     char *memory;
     size_t bytes = 0;
-    float *scores, *max, *largest, *turned;
+    float *scores, *max, *largest, *transformed;
     int32_t *seen, *exponent;
     int64_t *total, *denominator;
     char *q, *page;
@@ -225,7 +225,7 @@ struct i8_scratch {
         scores = take<float>(scores_room(n));
         max = take<float>(tile_rows);
         largest = take<float>(tile_rows);
-        turned = take<float>(key_size(n));
+        transformed = take<float>(key_size(n));
         seen = take<int32_t>(tile_rows);
         exponent = take<int32_t>(tile_rows);
         total = take<int64_t>(tile_rows * i8_total_stride(d));
@@ -253,9 +253,9 @@ void i8_begin(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
     const size_t d = static_cast<size_t>(n.src[0]->ne[2]), q_bytes = i8_row_bytes(c.vec->i8->element, d, 2);
     const auto query = [&](const tensor &q, size_t r, char *to) {
         const size_t size = static_cast<size_t>(q.ne[2]);
-        std::memcpy(s.turned, f32_at(q, row_of(t, r), head_of(t, r)), size * sizeof(float));
-        c.vec->i8->turn(s.turned, size);
-        c.vec->i8->query(s.turned, n.as<attention_params>().scale, to, size);
+        std::memcpy(s.transformed, f32_at(q, row_of(t, r), head_of(t, r)), size * sizeof(float));
+        c.vec->i8->hadamard(s.transformed, size);
+        c.vec->i8->query(s.transformed, n.as<attention_params>().scale, to, size);
     };
     for (size_t r = 0; r < rows_in(t); ++r) {
         query(*n.src[0], r, s.q + r * q_bytes);
@@ -353,18 +353,18 @@ void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) 
     i8_pass(c, n, t, s, false);
     for (size_t r = 0; r < rows_in(t); ++r) {
         const bool numbers = finite_f32(s.max[r]) && finite_f32(s.largest[r]);
-        s.exponent[r] = numbers ? exponent_above(s.largest[r]) : i8_not_a_number;
+        s.exponent[r] = numbers ? exponent_above(s.largest[r]) : i8_nan;
         s.max[r] = std::ceil(s.max[r]);
     }
     i8_pass(c, n, t, s, true);
     for (size_t r = 0; r < rows_in(t); ++r) {
         float *y = f32_at(n.out, row_of(t, r), head_of(t, r));
         const int64_t *total = s.total + r * i8_total_stride(d);
-        if (s.exponent[r] == i8_not_a_number) std::fill_n(y, d, std::numeric_limits<float>::quiet_NaN());
+        if (s.exponent[r] == i8_nan) std::fill_n(y, d, std::numeric_limits<float>::quiet_NaN());
         else
             for (size_t e = 0; e < d; ++e)
                 y[e] = i8_attention_output(total[e], s.exponent[r], s.denominator[r]);
-        if (n.src[5]) turn_back(y, static_cast<int32_t>(d));
+        if (n.src[5]) inverse_hadamard(y, static_cast<int32_t>(d));
     }
 }
 

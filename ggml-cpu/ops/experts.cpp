@@ -91,7 +91,7 @@ void gather(cpu &c, const node &n, const products &p, const scratch &s) {
     const auto make = [&](const product &to, char *rows, int64_t token) {
         const size_t bytes = to.row_bytes();
         char *const row = rows + static_cast<size_t>(s.place[token * k]) * bytes;
-        to.make_ready(f32_at(*n.src[0], token), row);
+        to.quantize_rows(f32_at(*n.src[0], token), row);
         for (int64_t r = 1; r < k; ++r)
             std::memcpy(rows + static_cast<size_t>(s.place[token * k + r]) * bytes, row, bytes);
     };
@@ -141,7 +141,7 @@ void down(cpu &c, const node &n, const products &p, const scratch &s, size_t tou
     const size_t f = ffn_of(n), d = static_cast<size_t>(n.src[0]->ne[1]), bytes = p.down.row_bytes();
     const auto pairs = static_cast<size_t>(pairs_of(n));
     share_range(c, pairs, static_cast<int64_t>(pairs * f / 8), [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i) p.down.make_ready(s.hidden + i * f, s.ready + i * bytes);
+        for (size_t i = begin; i < end; ++i) p.down.quantize_rows(s.hidden + i * f, s.ready + i * bytes);
     });
     share_panels(c, s, touched, d,
                  [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {

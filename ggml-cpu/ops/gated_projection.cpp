@@ -36,7 +36,7 @@ void run(cpu &c, const node &n, char *work) {
     const own_scratch own(c, n);
     const char *const gate_x = work + in.offset(c, 0), *const up_x = work + in.offset(c, 1);
     char *const scratch = work + in.bytes(c);
-    in.make_ready(c, work);
+    in.quantize_rows(c, work);
     const auto task = [&](size_t t, unsigned worker) {
         const size_t w0 = t / s.groups * s.panel, x0 = t % s.groups * s.group,
                      wn = std::min(s.panel, weights - w0), xn = std::min(s.group, rows - x0);

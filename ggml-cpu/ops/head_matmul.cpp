@@ -7,24 +7,24 @@ namespace ds {
 
 static bool always(const cpu &, const node &) { return true; }
 
-static size_t ready_bytes(const product &p, const node &n) {
+static size_t quantized_bytes(const product &p, const node &n) {
     return p.floats() ? 0 : static_cast<size_t>(n.src[0]->ne[0] * n.src[0]->ne[1]) * p.row_bytes();
 }
 
 static size_t work_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
-    return ready_bytes(p, n) + c.pool.size() * p.tile_bytes();
+    return quantized_bytes(p, n) + c.pool.size() * p.tile_bytes();
 }
 
 // Row i of head h at [h][i].
-static void make_ready(cpu &c, const node &n, const product &p, char *to) {
+static void quantize_rows(cpu &c, const node &n, const product &p, char *to) {
     const tensor &x = *n.src[0];
     const size_t rows = static_cast<size_t>(x.ne[0]);
     share_range(c, rows, elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
         for (size_t i = begin; i < end; ++i)
             for (int64_t h = 0; h < x.ne[1]; ++h)
-                p.make_ready(f32_at(x, static_cast<int64_t>(i), h),
-                             to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
+                p.quantize_rows(f32_at(x, static_cast<int64_t>(i), h),
+                                to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
     });
 }
 
@@ -33,7 +33,7 @@ static void run(cpu &c, const node &n, char *work) {
     const product p(c, w);
     const size_t rows = static_cast<size_t>(x.ne[0]), heads = static_cast<size_t>(x.ne[1]),
                  weights = static_cast<size_t>(w.ne[1]);
-    if (!p.floats()) make_ready(c, n, p, work);
+    if (!p.floats()) quantize_rows(c, n, p, work);
     const size_t parts = std::clamp<size_t>(ceil_div(4 * c.pool.size(), heads), 1, ceil_div(weights, 32)),
                  panel = ceil_div(ceil_div(weights, parts), 16) * 16;
     const size_t tasks_a_head = ceil_div(weights, panel);
@@ -50,7 +50,7 @@ static void run(cpu &c, const node &n, char *work) {
                               .y_stride = static_cast<size_t>(n.out.stride[0])};
         if (p.floats())
             part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
-        p.run(matrix_of(w, head, scale), part, work + ready_bytes(p, n) + worker * p.tile_bytes());
+        p.run(matrix_of(w, head, scale), part, work + quantized_bytes(p, n) + worker * p.tile_bytes());
     };
     c.pool.run(heads * tasks_a_head, task);
 }

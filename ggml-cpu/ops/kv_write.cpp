@@ -66,8 +66,8 @@ static size_t i8_work(const cpu &c, const node &n) {
     return i8_fits(c, n) ? c.pool.size() * one_head(n.as<kv_layout>()) : 0;
 }
 
-// One position's heads; `turned` holds one head.
-static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
+// One position's heads; `transformed` holds one head.
+static void put_i8(const cpu &c, const node &n, int64_t i, float *transformed) {
     const kv_layout &l = n.as<kv_layout>();
     const int64_t place = *i32_at(*n.src[3], i) % page_positions;
     const size_t d = static_cast<size_t>(l.head_size);
@@ -77,10 +77,10 @@ static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
     float *k_scale = reinterpret_cast<float *>(k + l.elements()) + place,
           *v_scale = reinterpret_cast<float *>(v + l.elements()) + place;
     for (int64_t h = 0; h < l.kv_heads; ++h) {
-        std::memcpy(turned, f32_at(*n.src[0], i, h), d * sizeof(float));
-        c.vec->i8->turn(turned, d);
+        std::memcpy(transformed, f32_at(*n.src[0], i, h), d * sizeof(float));
+        c.vec->i8->hadamard(transformed, d);
         k_scale[h * page_positions] =
-            c.vec->i8->put(turned, k + (h * page_positions + place) * l.head_size, 1, d);
+            c.vec->i8->put(transformed, k + (h * page_positions + place) * l.head_size, 1, d);
         if (l.rope_size) continue;
         v_scale[h * page_positions] = c.vec->i8->put(
             f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + place, page_positions, d);
@@ -88,26 +88,26 @@ static void put_i8(const cpu &c, const node &n, int64_t i, float *turned) {
 }
 
 // The turned part of a latent page's keys.
-static void put_i8_rope(const cpu &c, const node &n, int64_t i, float *turned) {
+static void put_i8_rope(const cpu &c, const node &n, int64_t i, float *transformed) {
     const kv_layout &l = n.as<kv_layout>();
     const int64_t place = *i32_at(*n.src[3], i) % page_positions;
     const size_t r = static_cast<size_t>(l.rope_size);
     int8_t *k =
         reinterpret_cast<int8_t *>(at(*n.src[2], *i32_at(*n.src[3], i) / page_positions) + l.v_offset);
-    std::memcpy(turned, f32_at(*n.src[1], i, 0), r * sizeof(float));
-    c.vec->i8->turn(turned, r);
+    std::memcpy(transformed, f32_at(*n.src[1], i, 0), r * sizeof(float));
+    c.vec->i8->hadamard(transformed, r);
     reinterpret_cast<float *>(k + l.rope_size * page_positions)[place] =
-        c.vec->i8->put(turned, k + place * l.rope_size, 1, r);
+        c.vec->i8->put(transformed, k + place * l.rope_size, 1, r);
 }
 
 static void run_i8(cpu &c, const node &n, char *work) {
     const size_t bytes = one_head(n.as<kv_layout>());
     share_range(c, static_cast<size_t>(n.src[0]->ne[0]), elements(*n.src[0]) * 2,
                 [&](size_t begin, size_t end, unsigned worker) {
-                    float *turned = reinterpret_cast<float *>(work + worker * bytes);
+                    float *transformed = reinterpret_cast<float *>(work + worker * bytes);
                     for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-                        put_i8(c, n, i, turned);
-                        if (n.as<kv_layout>().rope_size) put_i8_rope(c, n, i, turned);
+                        put_i8(c, n, i, transformed);
+                        if (n.as<kv_layout>().rope_size) put_i8_rope(c, n, i, transformed);
                     }
                 });
 }

@@ -31,7 +31,7 @@ void run(cpu &c, const node &n, char *work) {
     const cut s = cut_of(product(c, *in.w[0]), static_cast<size_t>(n.out.ne[1]), rows, c.pool.size());
     char *const tiles = work + in.bytes(c);
     const size_t tile = tile_bytes(c, in);
-    in.make_ready(c, work);
+    in.quantize_rows(c, work);
     size_t end[most_projections] = {};  // of each matrix's tasks
     for (size_t i = 0; i < in.count; ++i)
         end[i] = (i ? end[i - 1] : 0) + ceil_div(static_cast<size_t>(in.w[i]->ne[0]), s.panel) * s.groups;

@@ -6,7 +6,7 @@ namespace ds {
 
 static bool always(const cpu &, const node &) { return true; }
 
-static void turn(const cpu &c, const node &n, int64_t i, int64_t h) {
+static void rotate(const cpu &c, const node &n, int64_t i, int64_t h) {
     const tensor &x = *n.src[0], &table = *n.src[1];
     const size_t half = static_cast<size_t>(table.ne[2]), d = static_cast<size_t>(x.ne[2]);
     const float *a = f32_at(x, i, h), *cosine = f32_at(table, i, 0), *sine = f32_at(table, i, 1);
@@ -22,7 +22,7 @@ static void run(cpu &c, const node &n, char *) {
     share_range(c, static_cast<size_t>(n.out.ne[0] * heads), elements(n.out) / 4,
                 [&](size_t begin, size_t end, unsigned) {
                     for (int64_t r = static_cast<int64_t>(begin); r < static_cast<int64_t>(end); ++r)
-                        turn(c, n, r / heads, r % heads);
+                        rotate(c, n, r / heads, r % heads);
                 });
 }
 

@@ -10,7 +10,7 @@ __device__ __forceinline__ int lane_number() { return static_cast<int>(threadIdx
 __device__ __forceinline__ int warp_number() { return static_cast<int>(threadIdx.x) / warp_lanes; }
 
 // hadamard() of numerics.h; each sum and difference is of the same two numbers. The warp sees the result.
-__device__ inline void turn(float *x, int32_t size) {
+__device__ inline void hadamard(float *x, int32_t size) {
     const int32_t block = hadamard_block(size);
     for (int32_t stride = 1; stride < block; stride *= 2) {
         for (int32_t p = lane_number(); p < size / 2; p += warp_lanes) {
@@ -39,15 +39,15 @@ template <class F>
 __device__ float quantize_query(const float *q, float *x, int32_t size, float scale, const F &put) {
     for (int32_t c = lane_number(); c < size; c += warp_lanes) x[c] = q[c];
     __syncwarp();
-    turn(x, size);
+    hadamard(x, size);
     const row_scale s = row_scale_of(largest_magnitude(x, size), q15_levels);
     for (int32_t c = lane_number(); c < size; c += warp_lanes) put(c, quantize_i8(x[c], s));
     __syncwarp();
     return i8_query_factor(s.scale, scale, size);
 }
-// What turn_back adds to turn.
+// What inverse_hadamard adds to hadamard.
 __device__ inline void store_turned_back(float *x, int32_t size, float *y) {
-    turn(x, size);
+    hadamard(x, size);
     const float part = 1.0f / static_cast<float>(hadamard_block(size));
     for (int32_t c = lane_number(); c < size; c += warp_lanes) y[c] = x[c] * part;
     __syncwarp();

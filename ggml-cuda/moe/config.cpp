@@ -34,7 +34,7 @@ struct taker {
 }  // namespace
 
 // Of rows ready for products with weights of the format; floats are taken as they are.
-static size_t ready_bytes(format f, int64_t rows, int64_t k) {
+static size_t quantized_bytes(format f, int64_t rows, int64_t k) {
     if (f == format::f32 || f == format::f16 || f == format::bf16) return 0;
     return quantized_bytes(rows, k, f == format::i8 ? 0 : static_cast<int32_t>(info(f).block));
 }
@@ -49,11 +49,11 @@ experts_work work_of(const experts_launch_params &p) {
     w.row_of = take(pairs * sizeof(int32_t));
     w.groups = take(static_cast<size_t>(group_bound(static_cast<int64_t>(pairs), p.experts, 8)) * 3 *
                     sizeof(int32_t));
-    w.x = take(ready_bytes(p.gate.type, p.n, p.d));
-    w.x_up = p.up.type == p.gate.type ? w.x : take(ready_bytes(p.up.type, p.n, p.d));
+    w.x = take(quantized_bytes(p.gate.type, p.n, p.d));
+    w.x_up = p.up.type == p.gate.type ? w.x : take(quantized_bytes(p.up.type, p.n, p.d));
     w.hidden = take(pairs * ffn * sizeof(float));
     w.up = fused ? w.hidden : take(pairs * ffn * sizeof(float));
-    w.ready = take(ready_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
+    w.ready = take(quantized_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
     w.y = take(pairs * d * sizeof(float));
     w.bytes = take.bytes;
     return w;

@@ -145,7 +145,7 @@ struct rows_in {
     const int32_t *row_of;
 };
 // Ready for weights of the format.
-int make_ready(const rows_in &in, format f, stream s) {
+int quantize_rows(const rows_in &in, format f, stream s) {
     if (is_float(f)) return 0;
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
     return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready),
@@ -219,8 +219,8 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     int bad = DS_LAUNCH(sort_kernel, dim3(1), dim3(sort_threads), 0, s,
                         sort_args{p.route, p.route_stride, p.n, p.used, p.experts, cut.group_rows, cut.groups,
                                   numbers(at.place), numbers(at.row_of), groups});
-    if (!bad) bad = make_ready(x, p.gate.type, s);
-    if (!bad && p.up.type != p.gate.type) bad = make_ready(x_up, p.up.type, s);
+    if (!bad) bad = quantize_rows(x, p.gate.type, s);
+    if (!bad && p.up.type != p.gate.type) bad = quantize_rows(x_up, p.up.type, s);
     if (fused) {
         product_args a = args_for(x, p.gate, p.ffn, floats(at.hidden), groups);
         a.w[1] = {p.up.w, p.up.scale, nullptr, p.ffn, 0};
@@ -232,7 +232,7 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
         if (!bad)
             bad = launch_gate({floats(at.hidden), p.ffn, floats(at.up), p.ffn, pairs, p.ffn, unary::silu}, s);
     }
-    if (!bad) bad = make_ready(hidden, p.down.type, s);
+    if (!bad) bad = quantize_rows(hidden, p.down.type, s);
     if (!bad) bad = launch_one(hidden, p.down, p.d, floats(at.y), groups, cut, d, s);
     if (bad) return bad;
     return DS_LAUNCH(combine_kernel,

@@ -17,10 +17,10 @@ struct step_trace {
     uint64_t step;
     uint64_t rows, prompt_rows, answer_rows;  // computed; 0 when it was stopped
     uint64_t started, preempted, ended;       // requests
-    uint64_t found_positions, copied_pages;
-    uint64_t running, queued;                     // requests, after it
-    uint64_t pages_free, pages_kept, pages_held;  // likewise
-    double seconds, compute_seconds;              // of all; of the model alone
+    uint64_t cached_positions, copied_pages;
+    uint64_t running, queued;                       // requests, after it
+    uint64_t pages_free, pages_cached, pages_held;  // likewise
+    double seconds, compute_seconds;                // of all; of the model alone
 };
 
 struct engine_options {
@@ -63,7 +63,7 @@ struct event {
 
 struct engine_stats {
     uint64_t running, queued, pages_total, pages_free, pages_committed, steps, prompt_tokens, new_tokens;
-    uint64_t pages_kept, looked_up, found, preemptions;
+    uint64_t pages_cached, looked_up, found, preemptions;
     double prompt_rate, new_rate;  // tokens a second, of late
 };
 
@@ -123,7 +123,7 @@ public:
     const backend &device() const { return runner_.device(); }
 
     uint64_t submit(request_options o);  // throws argument, too_long, busy
-    // of a request's text so far; o's prompt, tag and use_cache are ignored. Throws the same
+    // of a request's text so far; o's prompt, client and use_cache are ignored. Throws the same
     uint64_t fork(uint64_t id, request_options o);
     void cancel(uint64_t id);                      // throws argument
     request_progress progress(uint64_t id) const;  // of an unknown id: done
@@ -133,11 +133,11 @@ public:
     void trim(const turn &, int64_t keep);
     // Of a sequence's pages that are known, see session.h: positions in the file; positions restored; pages
     // freed that held nothing else and that nobody holds.
-    int64_t save_session(const turn &, uint64_t tag, std::span<const token_id> tokens,
+    int64_t save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
                          const std::string &path);
-    int64_t restore_session(const turn &, uint64_t tag, const std::string &path, std::span<token_id> tokens,
-                            size_t &count);
-    int64_t forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens);
+    int64_t restore_session(const turn &, uint64_t client, const std::string &path,
+                            std::span<token_id> tokens, size_t &count);
+    int64_t forget_session(const turn &, uint64_t client, std::span<const token_id> tokens);
     // throws too_long when such a request can never fit
     void check_length(size_t prompt, bool score) const;
     bool idle() const;  // no request is queued or running

@@ -47,7 +47,7 @@ memory_plan engine::measure(const model &m, const engine_options &o, const backe
     const step_sizes s = sizes_of(o);
     const size_t pages = pool_bytes(layout.page_bytes, s.pool_pages);
     const runner::bytes r = runner::measure(m, layout, s, b);
-    return {m.placed_bytes ? m.placed_bytes : m.weight_bytes + m.made_bytes,
+    return {m.device_bytes ? m.device_bytes : m.weight_bytes + m.made_bytes,
             pages,
             layout.page_bytes,
             r.activations,

@@ -21,8 +21,8 @@ struct page_source {
 
 // A page is free, or held by one or more owners, or kept: held by nobody, but known by its contents. What a
 // page contains is known by its tokens, by the page before it (down to the first, which has none) and by a
-// tag: pages are never found under another tag than the one they were entered with. A page that was entered
-// is never written again until it is free.
+// client: pages are never found under another client than the one they were entered with. A page that was
+// entered is never written again until it is free.
 class page_book {
 public:
     // fewer bits, so that a test sees hashes agree
@@ -47,25 +47,25 @@ public:
     // What `page`, held by the caller, contains from now on: `tokens`, after those of `before` (-1: it is a
     // sequence's first), which is entered and held, too. When a page with the same contents is known already,
     // that one is given, and `page` is not entered. Fewer tokens than a page's are for `match` alone.
-    int32_t enter(int32_t page, uint64_t tag, int32_t before, std::span<const int32_t> tokens);
+    int32_t enter(int32_t page, uint64_t client, int32_t before, std::span<const int32_t> tokens);
     // The page that contains exactly `tokens`, as many as fill it; -1 when none is known. Contents are
     // compared, never hashes alone.
-    int32_t find(uint64_t tag, int32_t before, const int32_t *tokens) const;
+    int32_t find(uint64_t client, int32_t before, const int32_t *tokens) const;
     // The pages known of a sequence, from its first; as many as can be had without a gap.
-    std::vector<int32_t> find_all(uint64_t tag, std::span<const int32_t> tokens) const;
+    std::vector<int32_t> find_all(uint64_t client, std::span<const int32_t> tokens) const;
     // The page that begins with most of `tokens`, and how many of them; {-1, 0} when none does. `before` is
     // held by the caller.
     struct part {
         int32_t page;
         int64_t count;
     };
-    part match(uint64_t tag, int32_t before, std::span<const int32_t> tokens);
+    part match(uint64_t client, int32_t before, std::span<const int32_t> tokens);
 
     // frees kept pages, least recently used first, until `keep` are left; gives how many it freed
     int64_t forget(int64_t keep);
     // Frees what is kept of a sequence: pages that contain nothing but a piece of `tokens`, the last first,
     // as far as no other entered page follows them.
-    int64_t forget(uint64_t tag, std::span<const int32_t> tokens);
+    int64_t forget(uint64_t client, std::span<const int32_t> tokens);
     // the highest usable pages, as far as they are free, become unusable; gives how many are left
     int64_t shrink();
 
@@ -84,17 +84,17 @@ private:
         int32_t next_hash = -1;          // in its bucket
         // entered after it, the latest first; its neighbours among such
         int32_t child = -1, next_child = -1, last_child = -1;
-        uint64_t tag = 0, hash = 0;
+        uint64_t client = 0, hash = 0;
     };
     state &of(int32_t p) { return pages_[static_cast<size_t>(p)]; }
     const state &of(int32_t p) const { return pages_[static_cast<size_t>(p)]; }
     int32_t *tokens(int32_t p) { return &tokens_[static_cast<size_t>(p * page_positions)]; }
     const int32_t *tokens(int32_t p) const { return &tokens_[static_cast<size_t>(p * page_positions)]; }
-    uint64_t hash_of(uint64_t tag, int32_t before, const int32_t *tokens) const;
-    bool follows(int32_t page, uint64_t tag, int32_t before) const;
+    uint64_t hash_of(uint64_t client, int32_t before, const int32_t *tokens) const;
+    bool follows(int32_t page, uint64_t client, int32_t before) const;
     int32_t &bucket(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
-    int32_t &first_child(uint64_t tag, int32_t before);
-    int64_t forget_beginnings(uint64_t tag, int32_t before, std::span<const int32_t> tokens);
+    int32_t &first_child(uint64_t client, int32_t before);
+    int64_t forget_beginnings(uint64_t client, int32_t before, std::span<const int32_t> tokens);
     void extend(int64_t usable);
     void rehash();
     void keep(int32_t page);
@@ -109,7 +109,7 @@ private:
     std::vector<int32_t> tokens_;        // [usable][page_positions]
     std::vector<int32_t> free_;          // a heap, the lowest first
     std::vector<int32_t> buckets_;       // a power of two of them, at least as many as there are usable pages
-    std::vector<int32_t> roots_;         // first children of no page, by a hash of the tag
+    std::vector<int32_t> roots_;         // first children of no page, by a hash of the client
     int32_t oldest_ = -1, newest_ = -1;  // of those kept
     uint32_t taken_ = 0;                 // how often any was
 };

@@ -60,7 +60,7 @@ uint64_t engine::fork(uint64_t id, request_options o) {
     if (of->options.score)
         throw error(status::argument, format_text("request %llu: is scored, and has no answer to fork",
                                                   static_cast<unsigned long long>(id)));
-    o.tag = of->options.tag;
+    o.client = of->options.client;
     o.use_cache = of->options.use_cache;
     struct {
         utf8_stream text;
@@ -219,7 +219,7 @@ void engine::publish() {
     stats_.running = scheduler_.running().size();
     stats_.queued = static_cast<uint64_t>(scheduler_.waiting());
     stats_.pages_free = static_cast<uint64_t>(book.available());
-    stats_.pages_kept = static_cast<uint64_t>(book.kept());
+    stats_.pages_cached = static_cast<uint64_t>(book.kept());
     stats_.pages_committed = static_cast<uint64_t>(pool_.committed());
     stats_.looked_up = scheduler_.totals().looked_up;
     stats_.found = scheduler_.totals().found;

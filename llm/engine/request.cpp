@@ -26,7 +26,7 @@ request::request(request_options o, int64_t max_positions, channel_cutter channe
     certain.reserve(held + 2 * token_bytes);
     this->channels.reserve(held + 2 * token_bytes);
     said.reserve(held + step_bytes);
-    job.tag = options.tag;
+    job.client = options.client;
     job.priority = options.priority;
     job.tokens = tokens.data();
     job.length = prompt_count();

@@ -37,7 +37,7 @@ struct request_options {
     ds::sampling sampling;
     std::vector<std::string> stop;
     void *user = nullptr;
-    uint64_t tag = 0;      // the client's
+    uint64_t client = 0;   // the client's
     int32_t priority = 0;  // higher first
     double timeout = 0;    // seconds from submission; 0: none
 

@@ -68,7 +68,7 @@ void scheduler::prepare(task &j) {
         j.deadline_node = deadlines.extract(deadlines.begin());
     }
     std::map<uint64_t, account> accounts;
-    accounts.try_emplace(j.tag);
+    accounts.try_emplace(j.client);
     j.account_node = accounts.extract(accounts.begin());
     j.pages.reserve(static_cast<size_t>(pages_for(j.max_length)));
 }
@@ -79,11 +79,11 @@ void scheduler::submit(task &j, task *parent) {
     j.age = next_age_++;
     // if it is new; else the task keeps the node
     if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);
-    j.payer = &accounts_.find(j.tag)->second;
+    j.payer = &accounts_.find(j.client)->second;
     if (j.payer->jobs++ == 0) lift(*j.payer);
     if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
     if (parent && parent->at != task::place::outside) {
-        assert(parent->tag == j.tag && parent->length >= j.length);
+        assert(parent->client == j.client && parent->length >= j.length);
         j.parent = parent;
         ++parent->forks;
     }
@@ -106,7 +106,7 @@ void scheduler::unwait(task &j) {
 // meanwhile.
 void scheduler::lift(account &a) {
     int64_t least = std::numeric_limits<int64_t>::max();
-    for (const auto &[tag, other] : accounts_)
+    for (const auto &[client, other] : accounts_)
         if (&other != &a && other.jobs > 0) least = std::min(least, other.service);
     if (least != std::numeric_limits<int64_t>::max()) a.service = std::max(a.service, least);
 }
@@ -114,7 +114,7 @@ void scheduler::lift(account &a) {
 // Forgets accounts that would begin where they are now, and of the others the least where there are too many.
 void scheduler::sweep_accounts() {
     int64_t least = std::numeric_limits<int64_t>::max();
-    for (const auto &[tag, a] : accounts_)
+    for (const auto &[client, a] : accounts_)
         if (a.jobs > 0) least = std::min(least, a.service);
     std::erase_if(accounts_, [least](const auto &entry) {
         return entry.second.jobs == 0 && entry.second.service <= least;
@@ -132,8 +132,8 @@ void scheduler::sweep_accounts() {
     }
 }
 
-int64_t scheduler::service(uint64_t tag) const {
-    const auto found = accounts_.find(tag);
+int64_t scheduler::service(uint64_t client) const {
+    const auto found = accounts_.find(client);
     return found == accounts_.end() ? 0 : found->second.service;
 }
 
@@ -173,7 +173,7 @@ task *scheduler::best() const {
     const auto key = [](const task *j) {
         return std::tuple(-int64_t{j->priority}, !j->made_room, j->deadline, j->payer->service, j->age);
     };
-    for (const auto &[tag, a] : accounts_)
+    for (const auto &[client, a] : accounts_)
         for (task *j : a.waiting) {
             if (held(*j)) continue;
             if (!best || key(j) < key(best)) best = j;
@@ -202,12 +202,12 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     } else if (j.uses_cache && !j.all_logits) {
         int32_t last = -1;
         for (; positions + page_positions <= most; positions += page_positions) {
-            const int32_t next = book_.find(j.tag, last, j.tokens + positions);
+            const int32_t next = book_.find(j.client, last, j.tokens + positions);
             if (next < 0) break;
             share(last = next);
         }
         const page_book::part next = book_.match(
-            j.tag, last,
+            j.client, last,
             {j.tokens + positions, static_cast<size_t>(std::min(page_positions, most - positions))});
         part.from = next.page;
         positions += next.count;
@@ -312,7 +312,7 @@ void scheduler::stop_running(task &j) {
 void scheduler::leave_pages(task &j) {
     const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
     if (j.uses_cache && rest)
-        book_.enter(j.pages[static_cast<size_t>(full)], j.tag,
+        book_.enter(j.pages[static_cast<size_t>(full)], j.client,
                     full ? j.pages[static_cast<size_t>(full - 1)] : -1,
                     {j.tokens + full * page_positions, static_cast<size_t>(rest)});
     book_.drop(j.pages);
@@ -328,7 +328,7 @@ void scheduler::computed(const step_part &p) {
     if (!j.uses_cache) return;
     for (int64_t i = p.first / page_positions; i < j.computed / page_positions; ++i) {
         int32_t &page = j.pages[static_cast<size_t>(i)];
-        const int32_t known = book_.enter(page, j.tag, i ? j.pages[static_cast<size_t>(i - 1)] : -1,
+        const int32_t known = book_.enter(page, j.client, i ? j.pages[static_cast<size_t>(i - 1)] : -1,
                                           {j.tokens + i * page_positions, page_positions});
         if (known == page) continue;
         book_.hold(known);  // somebody computed the same: one is enough

@@ -31,7 +31,7 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
 // ---- Tasks: what the scheduler knows of a request
 
 struct task;
-// among those of one tag: by priority, then those that made room before, then by deadline, then by age
+// among those of one client: by priority, then those that made room before, then by deadline, then by age
 struct task_order {
     bool operator()(const task *a, const task *b) const;
 };
@@ -39,7 +39,7 @@ struct deadline_order {
     bool operator()(const task *a, const task *b) const;
 };
 constexpr int64_t most_idle_accounts = 1024;  // remembered of clients that have no task
-struct account {                              // of one tag (a client's)
+struct account {                              // of one client
     // rows computed and tokens made for it, less what it may not claim (see `lift`)
     int64_t service = 0;
     int64_t jobs = 0;
@@ -50,7 +50,7 @@ struct task {
     enum class place : uint8_t { outside, waiting, running };
 
     // Set by its owner before it is prepared, and left alone after.
-    uint64_t tag = 0;
+    uint64_t client = 0;
     int32_t priority = 0;                                    // higher first
     int64_t deadline = std::numeric_limits<int64_t>::max();  // in the clock of `expired`
     // the owner's, who appends to them; they stay where they are
@@ -81,7 +81,7 @@ private:
     std::set<task *, task_order>::node_type waiting_node;
     std::set<task *, deadline_order>::node_type deadline_node;
     std::map<uint64_t, account>::node_type account_node;
-    account *payer = nullptr;  // of its tag, from submit to end
+    account *payer = nullptr;  // of its client, from submit to end
 };
 
 struct page_copy {
@@ -116,7 +116,7 @@ public:
     static void prepare(task &j);
 
     // The task waits. It must be prepared, and max_length positions must fit the pool. A parent has the same
-    // tag, and its first tokens are all of j's: j shares its pages as far as these are computed when j
+    // client, and its first tokens are all of j's: j shares its pages as far as these are computed when j
     // starts, and waits for them while the parent runs and computes them.
     void submit(task &j, task *parent = nullptr);
     void end(task &j);                 // in any place; idempotent. Its pages are dropped
@@ -132,7 +132,7 @@ public:
     page_book &pages() { return book_; }
     std::span<task *const> running() const { return running_; }
     int64_t waiting() const { return waiting_; }
-    int64_t service(uint64_t tag) const;  // 0 for one unknown
+    int64_t service(uint64_t client) const;  // 0 for one unknown
     size_t accounts() const { return accounts_.size(); }
 
     // positions of prompts; positions; jobs

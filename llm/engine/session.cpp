@@ -48,9 +48,9 @@ static session_header header_for(const session_pages &p, uint64_t tokens, uint64
 
 // ---- Saving
 
-int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token_id> tokens,
+int64_t save_session(const session_pages &p, uint64_t client, std::span<const token_id> tokens,
                      const std::string &path) {
-    const std::vector<int32_t> pages = p.book.find_all(tag, tokens);
+    const std::vector<int32_t> pages = p.book.find_all(client, tokens);
     session_header h = header_for(p, tokens.size(), pages.size());
     h.token_sum = checksum(tokens.data(), tokens.size_bytes(), 0);
     h.header_sum = header_sum(h);
@@ -212,8 +212,8 @@ struct held_pages {
 
 }  // namespace
 
-int64_t restore_session(const session_pages &p, uint64_t tag, const std::string &path, std::span<token_id> to,
-                        size_t &count) {
+int64_t restore_session(const session_pages &p, uint64_t client, const std::string &path,
+                        std::span<token_id> to, size_t &count) {
     const session_file file(p, path);
     if (file.h.tokens > to.size()) {
         count = file.h.tokens;
@@ -222,7 +222,7 @@ int64_t restore_session(const session_pages &p, uint64_t tag, const std::string 
     }
     const std::vector<token_id> tokens = file.read_tokens();
     const std::vector<int32_t> known =
-        p.book.find_all(tag, std::span(tokens).first(file.h.pages * page_positions));
+        p.book.find_all(client, std::span(tokens).first(file.h.pages * page_positions));
     held_pages held{p.book};
     held.list.reserve(file.h.pages);
     for (const int32_t page : known) {
@@ -240,7 +240,7 @@ int64_t restore_session(const session_pages &p, uint64_t tag, const std::string 
         if (page >= 0) p.pool.written(page, to);
     }
     for (size_t i = known.size(); i < held.list.size(); ++i)
-        p.book.enter(held.list[i], tag, i ? held.list[i - 1] : -1,
+        p.book.enter(held.list[i], client, i ? held.list[i - 1] : -1,
                      std::span(tokens).subspan(i * page_positions, page_positions));
     std::copy(tokens.begin(), tokens.end(), to.begin());
     count = tokens.size();

@@ -1,5 +1,5 @@
 // Sessions in files: a sequence of tokens, and those of its pages that are known. It is found again, under
-// any tag, by whoever submits a prompt that begins with it.
+// any client, by whoever submits a prompt that begins with it.
 #pragma once
 
 #include "../model/fingerprint.h"
@@ -40,10 +40,10 @@ struct session_pages {
 // Both give how many positions the file's pages hold, or the restored ones: in a pool with less room the
 // beginning is restored. Restored pages are kept like others that nobody holds. A failure to save leaves no
 // file (an earlier one stays), a failure to restore no page, though it may have displaced kept ones.
-int64_t save_session(const session_pages &p, uint64_t tag, std::span<const token_id> tokens,
+int64_t save_session(const session_pages &p, uint64_t client, std::span<const token_id> tokens,
                      const std::string &path);
 // `count`: receives the tokens there are, also when `tokens` has no room for them, which is status::buffer.
-int64_t restore_session(const session_pages &p, uint64_t tag, const std::string &path,
+int64_t restore_session(const session_pages &p, uint64_t client, const std::string &path,
                         std::span<token_id> tokens, size_t &count);
 
 }  // namespace ds

@@ -126,9 +126,9 @@ void engine::report(const step_plan &p, bool computed, double begun, double comp
     t.prompt_rows = std::exchange(step_prompt_, 0);
     t.answer_rows = t.rows - std::min(t.rows, t.prompt_rows);
     t.started = p.started.size(), t.preempted = p.preempted.size(), t.ended = std::exchange(step_ended_, 0);
-    t.found_positions = static_cast<uint64_t>(p.found), t.copied_pages = p.copies.size();
+    t.cached_positions = static_cast<uint64_t>(p.found), t.copied_pages = p.copies.size();
     const page_book &book = scheduler_.pages();
-    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_kept = static_cast<uint64_t>(book.kept());
+    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_cached = static_cast<uint64_t>(book.kept());
     t.pages_held = static_cast<uint64_t>(book.pages() - book.available());
     t.compute_seconds = compute;
     step_new_ = 0;
@@ -141,24 +141,24 @@ void engine::trim(const turn &, int64_t keep) {
     publish();
 }
 
-int64_t engine::save_session(const turn &, uint64_t tag, std::span<const token_id> tokens,
+int64_t engine::save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
                              const std::string &path) {
     check_tokens("tokens", tokens);
-    return ds::save_session(session_place(), tag, tokens, path);
+    return ds::save_session(session_place(), client, tokens, path);
 }
 
-int64_t engine::restore_session(const turn &, uint64_t tag, const std::string &path,
+int64_t engine::restore_session(const turn &, uint64_t client, const std::string &path,
                                 std::span<token_id> tokens, size_t &count) {
     struct publisher {  // a failure may have displaced kept pages, too
         engine &e;
         ~publisher() { e.publish(); }
     } const publisher{*this};
-    return ds::restore_session(session_place(), tag, path, tokens, count);
+    return ds::restore_session(session_place(), client, path, tokens, count);
 }
 
-int64_t engine::forget_session(const turn &, uint64_t tag, std::span<const token_id> tokens) {
+int64_t engine::forget_session(const turn &, uint64_t client, std::span<const token_id> tokens) {
     check_tokens("tokens", tokens);
-    const int64_t pages = scheduler_.pages().forget(tag, tokens);
+    const int64_t pages = scheduler_.pages().forget(client, tokens);
     publish();
     return pages;
 }

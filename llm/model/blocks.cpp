@@ -115,22 +115,22 @@ std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &
                             .slot = slot});
             return rows.back();
         };
-        const auto turned = [&](tensor_row &r, int64_t heads) {
+        const auto rotated = [&](tensor_row &r, int64_t heads) {
             r.order = t.qk_order;
             r.heads = heads;
         };
         row(&lw::attn_norm, role::norm, "attn_norm.weight", "input_layernorm.weight", {h.hidden});
-        turned(row(&lw::q, role::query, "attn_q.weight", "self_attn.q_proj.weight", {q, h.hidden}), h.heads);
-        turned(row(&lw::k, role::key, "attn_k.weight", "self_attn.k_proj.weight", {kv, h.hidden}),
-               h.kv_heads);
+        rotated(row(&lw::q, role::query, "attn_q.weight", "self_attn.q_proj.weight", {q, h.hidden}), h.heads);
+        rotated(row(&lw::k, role::key, "attn_k.weight", "self_attn.k_proj.weight", {kv, h.hidden}),
+                h.kv_heads);
         row(&lw::v, role::value, "attn_v.weight", "self_attn.v_proj.weight", {kv, h.hidden});
         if (t.qkv_bias) {
-            turned(row(&lw::q_bias, role::bias, "attn_q.bias", "self_attn.q_proj.bias", {q},
-                       t.optional_qkv_bias),
-                   h.heads);
-            turned(row(&lw::k_bias, role::bias, "attn_k.bias", "self_attn.k_proj.bias", {kv},
-                       t.optional_qkv_bias),
-                   h.kv_heads);
+            rotated(row(&lw::q_bias, role::bias, "attn_q.bias", "self_attn.q_proj.bias", {q},
+                        t.optional_qkv_bias),
+                    h.heads);
+            rotated(row(&lw::k_bias, role::bias, "attn_k.bias", "self_attn.k_proj.bias", {kv},
+                        t.optional_qkv_bias),
+                    h.kv_heads);
             row(&lw::v_bias, role::bias, "attn_v.bias", "self_attn.v_proj.bias", {kv}, t.optional_qkv_bias);
         }
         if (t.qk_norm) {

@@ -34,7 +34,7 @@ model::model(gguf_file f, const model_options &o)
     : file(std::move(f)), name(file.get_string("general.name", "")),
       architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
       chat(choose_template(file, o.chat_template)), host_(o.host),
-      to_place_(o.place && !o.place->fn->host_memory) {
+      to_device_(o.place && !o.place->fn->host_memory) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -53,7 +53,7 @@ model::model(gguf_file f, const model_options &o)
     if (o.override_rope) override_rope(o);
     fingerprint = model_fingerprint(*this);
     if (o.context) h.context = o.context;
-    if (to_place_) move_to(o.place, o.progress);
+    if (to_device_) move_to(o.place, o.progress);
 }
 
 void model::override_rope(const model_options &o) {
@@ -174,7 +174,7 @@ const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) 
     tensor &t = tensors_.emplace_back(make_tensor(
         info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne));
     const transposed p{&t, all, scale};
-    if (to_place_) transposed_.push_back(p);
+    if (to_device_) transposed_.push_back(p);
     else transpose(p, t.data = take(tensor_bytes(t)));
     return &t;
 }
@@ -285,7 +285,7 @@ void model::move_to(const std::shared_ptr<backend> &place,
     for (const tensor *t : list)
         if (t->data) used[piece_of(t->data)] = true;
     const auto place_for = [&](uint64_t bytes) {
-        return std::exchange(placed_bytes, placed_bytes + (bytes + alignment - 1) / alignment * alignment);
+        return std::exchange(device_bytes, device_bytes + (bytes + alignment - 1) / alignment * alignment);
     };
     for (size_t i = 0; i < whole.size(); ++i)
         if (used[i]) whole[i].to = place_for(whole[i].bytes);
@@ -294,13 +294,13 @@ void model::move_to(const std::shared_ptr<backend> &place,
     });
     for (transposed &p : transposed_) p.to = place_for(tensor_bytes(*p.t));
     this->place = place;
-    placed_ = backend_memory(place, placed_bytes);
+    placed_ = backend_memory(place, device_bytes);
     char *const base = static_cast<char *>(placed_.data());
     const auto upload = [&](const piece &p) {
         for (uint64_t done = 0; done < p.bytes; done += step) {
             const uint64_t n = std::min(step, p.bytes - done);
             place->fn->upload(place.get(), base + p.to + done, p.from + done, n);
-            if (progress && !progress(p.to + done + n, placed_bytes))
+            if (progress && !progress(p.to + done + n, device_bytes))
                 throw error(status::cancelled,
                             file.name() + ": loading was cancelled by its progress callback");
         }

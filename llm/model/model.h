@@ -40,7 +40,7 @@ struct model {
     std::shared_ptr<backend> place;             // whose memory the weights are in; null: the host's
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
     // of a backend's memory that the weights take; 0: they are in the host's
-    uint64_t placed_bytes = 0;
+    uint64_t device_bytes = 0;
     // of the host's memory: what the file holds in another form than is computed with
     uint64_t made_bytes = 0;
     uint64_t fingerprint = 0;          // 0: vocabulary only
@@ -71,7 +71,7 @@ private:
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     ds::host host_;
-    bool to_place_;  // the weights go to another place
+    bool to_device_;  // the weights go to another place
     // norms and biases that the file holds in another format than f32, and what was transposed
     std::deque<block> made_;
     std::deque<transposed> transposed_;  // what is to be, on the way to a place

@@ -222,7 +222,7 @@ static void forward_i8(const node &n, int64_t i, int64_t h, const std::vector<fl
     for (size_t d = 0; d < q.size(); ++d)
         y[d] = numbers ? i8_attention_output(total[d], e0, denominator)
                        : std::numeric_limits<float>::quiet_NaN();
-    if (n.as<attention_params>().kv.rope_size) turn_back(y, n.as<attention_params>().kv.head_size);
+    if (n.as<attention_params>().kv.rope_size) inverse_hadamard(y, n.as<attention_params>().kv.head_size);
 }
 
 void attention_forward(const node &n) {

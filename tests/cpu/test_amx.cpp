@@ -343,7 +343,7 @@ struct attend_case {
         out.products += watched([&] { kernel.scores(a); });
         for (size_t r = 0; r < rows; ++r) {
             const bool numbers = finite_f32(out.max[r]) && finite_f32(out.largest[r]);
-            exponent[r] = numbers ? exponent_above(out.largest[r]) : i8_not_a_number;
+            exponent[r] = numbers ? exponent_above(out.largest[r]) : i8_nan;
             above[r] = std::ceil(out.max[r]);
         }
         a.max = above.data();

@@ -69,13 +69,13 @@ cuda::matrix matrix_of(const tensor &w, const tensor *bias, int32_t column) {
 }
 
 // Activations normed and quantized for weights of this format.
-struct ready_rows {
+struct quantized_rows {
     std::unique_ptr<memory> work;
     int8_t *q;
     float *scale;
     int64_t q_stride, scale_stride;
-    ready_rows(const float *x, int64_t x_stride, const tensor *norm, float eps, int32_t n, int32_t k,
-               format type) {
+    quantized_rows(const float *x, int64_t x_stride, const tensor *norm, float eps, int32_t n, int32_t k,
+                   format type) {
         const int32_t block = type == format::i8 ? 0 : static_cast<int32_t>(info(type).block);
         work = std::make_unique<memory>(cuda::quantized_bytes(n, k, block));
         q = cuda::quantized_rows(work->data), scale = cuda::quantized_scales(work->data, n, k);
@@ -86,7 +86,8 @@ struct ready_rows {
     }
 };
 
-cuda::products_params products_of(const ready_rows &r, format type, int32_t n, int32_t k, const tensor &y) {
+cuda::products_params products_of(const quantized_rows &r, format type, int32_t n, int32_t k,
+                                  const tensor &y) {
     cuda::products_params p{};
     p.type = type;
     p.q = r.q, p.q_stride = r.q_stride, p.q_scale = r.scale, p.scale_stride = r.scale_stride;
@@ -106,7 +107,7 @@ struct way_list {
 
 bool run_matmul(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &w = *n.src[1];
-    const ready_rows r(f32_at(x, 0), x.stride[0], nullptr, 0, dim(x, 0), dim(x, 1), w.type);
+    const quantized_rows r(f32_at(x, 0), x.stride[0], nullptr, 0, dim(x, 0), dim(x, 1), w.type);
     cuda::products_params p = products_of(r, w.type, dim(x, 0), dim(x, 1), n.out);
     p.w[0] = matrix_of(w, n.src[2], 0);
     p.residual = floats(n.src[3]), p.residual_stride = n.src[3] ? n.src[3]->stride[0] : 0;
@@ -117,8 +118,8 @@ bool run_matmul(const node &n, cuda::product_way way, way_list &list) {
 
 bool run_projections(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &w = *n.src[2];
-    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<rms_norm_params>().eps, dim(x, 0), dim(x, 1),
-                       w.type);
+    const quantized_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<rms_norm_params>().eps, dim(x, 0),
+                           dim(x, 1), w.type);
     cuda::products_params p = products_of(r, w.type, dim(x, 0), dim(x, 1), n.out);
     int32_t column = 0;
     for (p.count = 0; p.count < cuda::most_matrices && n.src[2 + p.count]; ++p.count) {
@@ -135,7 +136,7 @@ bool run_projections(const node &n, cuda::product_way way, way_list &list) {
 bool run_head_matmul(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     const int32_t rows = dim(x, 0), heads = dim(x, 1), k = dim(x, 2);
-    const ready_rows r(f32_at(x, 0), k, nullptr, 0, rows * heads, k, w.type);
+    const quantized_rows r(f32_at(x, 0), k, nullptr, 0, rows * heads, k, w.type);
     cuda::products_params p = products_of(r, w.type, rows, k, n.out);
     p.w[0] = matrix_of(w, nullptr, 0);
     p.batch = heads;
@@ -151,8 +152,8 @@ bool run_head_matmul(const node &n, cuda::product_way way, way_list &list) {
 bool run_gated(const node &n, cuda::product_way way, way_list &list) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];
     if (gate.type != up.type || gate.type != format::i8) return false;
-    const ready_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<gated_params>().eps, dim(x, 0), dim(x, 1),
-                       gate.type);
+    const quantized_rows r(f32_at(x, 0), x.stride[0], n.src[1], n.as<gated_params>().eps, dim(x, 0),
+                           dim(x, 1), gate.type);
     cuda::gated_launch_params p{};
     p.type = gate.type;
     p.q = r.q, p.q_stride = r.q_stride, p.q_scale = r.scale, p.scale_stride = r.scale_stride;

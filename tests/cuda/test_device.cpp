@@ -92,10 +92,10 @@ TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's 
         const files file(c.name, c.type);
         const std::shared_ptr<ds::backend> place = fake_device();
         const model_of_ds near = file.load(nullptr), far = file.load(place);
-        CHECK(near->placed_bytes == 0);
-        CHECK(far->placed_bytes == ds::test::counts_of(*place).allocated);
+        CHECK(near->device_bytes == 0);
+        CHECK(far->device_bytes == ds::test::counts_of(*place).allocated);
         // All but the experts of layers that do not run is there, once.
-        CHECK(far->placed_bytes <= near->weight_bytes + 256 * near->file.tensors().size());
+        CHECK(far->device_bytes <= near->weight_bytes + 256 * near->file.tensors().size());
         ds::engine cpu(near, ds::engine::resolve(*near, small(c.kv)), ds::cpu_backend({.threads = 2}));
         // The device that has the weights computes, too: the fake one opens its own memory only.
         ds::engine device(far, ds::engine::resolve(*far, small(c.kv)), place);
@@ -165,7 +165,7 @@ TEST_CASE("device: what a plan says is what an engine takes") {
     const model_of_ds m = file.load(place);
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
     const ds::memory_plan p = ds::engine::measure(*m, o, *place);
-    CHECK(p.weights == m->placed_bytes);
+    CHECK(p.weights == m->device_bytes);
     CHECK(m->place == place);  // whom a plan asks
     const size_t before = ds::test::counts_of(*place).allocated;
     const ds::engine e(m, o, place);
@@ -260,7 +260,7 @@ TEST_CASE("device: the progress of loading ends with all that was placed, and ca
     o.place = fake_device();
     o.progress = [&](uint64_t done, uint64_t total) { return last = done, whole = total, ++calls < 1000; };
     const ds::model m(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
-    CHECK(whole == m.placed_bytes);
+    CHECK(whole == m.device_bytes);
     CHECK(last <= whole);
     CHECK(last + 256 >= whole);
     CHECK(ds::test::counts_of(*o.place).uploaded <= whole);

@@ -1,5 +1,5 @@
-// The page book: pages are conserved, contents are found by tokens, predecessor and tag and by nothing less,
-// and the least recently used go first, a page never before those that follow it.
+// The page book: pages are conserved, contents are found by tokens, predecessor and client and by nothing
+// less, and the least recently used go first, a page never before those that follow it.
 #include "../../llm/engine/pages.h"
 
 #include <doctest/doctest.h>
@@ -20,13 +20,13 @@ std::vector<int32_t> tokens(int32_t first, int64_t n = page_positions) {
 }
 
 // A sequence of full pages, entered one after the other; those already known are shared.
-std::vector<int32_t> enter_all(page_book &b, uint64_t tag,
+std::vector<int32_t> enter_all(page_book &b, uint64_t client,
                                const std::vector<std::vector<int32_t>> &contents) {
     std::vector<int32_t> pages;
     for (const auto &c : contents) {
         const int32_t before = pages.empty() ? -1 : pages.back(), page = b.take();
         REQUIRE(page >= 0);
-        const int32_t known = b.enter(page, tag, before, c);
+        const int32_t known = b.enter(page, client, before, c);
         if (known != page) b.hold(known), b.drop({&page, 1});
         pages.push_back(known);
     }
@@ -76,7 +76,7 @@ TEST_CASE("page book: without memory it takes what is kept, and then nothing") {
     CHECK(b.take() == 2);
 }
 
-TEST_CASE("page book: contents are found under their tag, after their predecessor, to the token") {
+TEST_CASE("page book: contents are found under their client, after their predecessor, to the token") {
     page_book b(20, {});
     const std::vector<int32_t> one = enter_all(b, 7, {tokens(0), tokens(100), tokens(200)});
     CHECK(enter_all(b, 7, {tokens(0), tokens(100), tokens(300)})[1] == one[1]);
@@ -166,11 +166,11 @@ TEST_CASE("page book: random sequences against a map of their contents") {
         const int64_t pages = 8 + static_cast<int64_t>(random() % 60);
         page_book b(pages, {});
         struct held {
-            uint64_t tag;
+            uint64_t client;
             std::vector<int32_t> starts, pages;
         };
         std::vector<held> live;
-        // by page: tag and the contents of all up to it
+        // by page: client and the contents of all up to it
         std::map<int32_t, std::pair<uint64_t, std::vector<int32_t>>> holds;
         for (int step = 0; step < 3000; ++step) {
             if (random() % 2 && !live.empty()) {
@@ -185,9 +185,9 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                     h.starts.push_back(static_cast<int32_t>(random() % 3) * 1000);
                     const std::vector<int32_t> content = tokens(h.starts.back());
                     const int32_t before = h.pages.empty() ? -1 : h.pages.back();
-                    int32_t page = known ? b.find(h.tag, before, content.data()) : -1;
+                    int32_t page = known ? b.find(h.client, before, content.data()) : -1;
                     if (page >= 0) {
-                        CHECK(holds[page] == std::pair(h.tag, h.starts));
+                        CHECK(holds[page] == std::pair(h.client, h.starts));
                         b.hold(page);
                     } else {
                         known = false;
@@ -195,8 +195,8 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                         if (page < 0) break;
                         for (const held &other : live)
                             CHECK(std::count(other.pages.begin(), other.pages.end(), page) == 0);
-                        CHECK(b.enter(page, h.tag, before, content) == page);
-                        holds[page] = {h.tag, h.starts};
+                        CHECK(b.enter(page, h.client, before, content) == page);
+                        holds[page] = {h.client, h.starts};
                     }
                     h.pages.push_back(page);
                 }

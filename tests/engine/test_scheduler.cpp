@@ -157,13 +157,13 @@ struct dice {
 struct simulated_request {
     task j;
     std::vector<int32_t> tokens;
-    std::vector<uint64_t> meaning;  // of each position: a hash of the tag and all tokens up to it
+    std::vector<uint64_t> meaning;  // of each position: a hash of the client and all tokens up to it
     int64_t left = 0;               // tokens of the answer to come
     uint64_t steps = 0;
 
     simulated_request() { j.owner = this; }
     void append(int32_t t) {
-        const uint64_t before = meaning.empty() ? j.tag * 77 + 5 : meaning.back();
+        const uint64_t before = meaning.empty() ? j.client * 77 + 5 : meaning.back();
         tokens.push_back(t);
         meaning.push_back((before ^ (static_cast<uint64_t>(t) + 0x9e3779b97f4a7c15ull)) *
                               0xff51afd7ed558ccdull +
@@ -231,7 +231,7 @@ private:
     void submit() {
         auto r = std::make_unique<simulated_request>();
         const int64_t most = sizes_.pages * page_positions;
-        r->j.tag = static_cast<uint64_t>(dice_.below(3));
+        r->j.client = static_cast<uint64_t>(dice_.below(3));
         r->j.priority = dice_.one_in(4) ? static_cast<int32_t>(dice_.below(3)) : 0;
         if (dice_.one_in(6)) r->j.deadline = now_ + 1 + dice_.below(200);
         r->j.all_logits = dice_.one_in(10);
@@ -254,7 +254,7 @@ private:
         simulated_request &of = *live_[static_cast<size_t>(dice_.below(static_cast<int64_t>(live_.size())))];
         if (of.j.all_logits || live_.size() >= 20) return;
         auto r = std::make_unique<simulated_request>();
-        r->j.tag = of.j.tag;
+        r->j.client = of.j.client;
         r->j.uses_cache = of.j.uses_cache;
         r->j.priority = static_cast<int32_t>(dice_.below(2));
         r->left = 1 + dice_.below(100);
@@ -442,10 +442,10 @@ struct bench_of_jobs {
 
     explicit bench_of_jobs(const scheduler_sizes &sizes) : s(sizes, {}) {}
 
-    size_t add(int64_t prompt, int64_t answer, uint64_t tag = 0, int32_t priority = 0,
+    size_t add(int64_t prompt, int64_t answer, uint64_t client = 0, int32_t priority = 0,
                int64_t deadline = std::numeric_limits<int64_t>::max()) {
         auto r = std::make_unique<simulated_request>();
-        r->j.tag = tag, r->j.priority = priority, r->j.deadline = deadline;
+        r->j.client = client, r->j.priority = priority, r->j.deadline = deadline;
         r->left = answer;
         r->j.max_length = prompt + answer;
         r->tokens.reserve(static_cast<size_t>(prompt + answer));
@@ -637,16 +637,16 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
     bench_of_jobs b(sizes);
     const lengths of[] = {{400, 200}, {20, 10}, {5, 300}};
     int64_t mine[3] = {};
-    const auto refill = [&](size_t tag) {
-        for (; mine[tag] < 6; ++mine[tag]) b.add(of[tag].prompt, of[tag].answer, tag);
+    const auto refill = [&](size_t client) {
+        for (; mine[client] < 6; ++mine[client]) b.add(of[client].prompt, of[client].answer, client);
     };
-    b.on_end = [&](size_t i) { --mine[b[i].tag]; };
+    b.on_end = [&](size_t i) { --mine[b[i].client]; };
     int64_t apart = 0;
     for (int step = 0; step < 15000; ++step) {
-        for (const size_t tag : {0, 1, 2}) refill(tag);
+        for (const size_t client : {0, 1, 2}) refill(client);
         b.step();
-        for (const uint64_t tag : {1, 2})
-            apart = std::max(apart, std::abs(b.s.service(tag) - b.s.service(0)));
+        for (const uint64_t client : {1, 2})
+            apart = std::max(apart, std::abs(b.s.service(client) - b.s.service(0)));
     }
     CHECK(b.s.service(0) > 40000);
     CHECK(apart <= 2 * 4 * (400 + 2 * 200));  // the paper's bound: twice what fits a batch
@@ -670,8 +670,8 @@ TEST_CASE("scheduler: of clients without a request as many are remembered as the
     b.add(10, 10, 0, -1);  // which nobody lets begin: whoever had more has had more than it
     b.add(500, 100, 1);
     const size_t clients = most_idle_accounts + 500;
-    for (uint64_t tag = 2; tag < clients; ++tag) {
-        for (int i = 0; i < 4; ++i) b.add(1 + i % 2, 1, tag);
+    for (uint64_t client = 2; client < clients; ++client) {
+        for (int i = 0; i < 4; ++i) b.add(1 + i % 2, 1, client);
         while (b.s.running().size() + static_cast<size_t>(b.s.waiting()) > 100) b.step();
         REQUIRE(b.s.accounts() <= most_idle_accounts + 104);
     }

@@ -1,4 +1,4 @@
-// Sessions: what is restored goes on with the same bits, under its tag only; files that are damaged, cut
+// Sessions: what is restored goes on with the same bits, under its client only; files that are damaged, cut
 // short or another model's are refused and change nothing; and neither a full disk nor missing memory loses a
 // page.
 #include "../support/allocations.h"
@@ -30,11 +30,11 @@ struct answer {
 };
 
 answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab,
-           uint64_t tag = 0, uint32_t flags = 0) {
+           uint64_t client = 0, uint32_t flags = 0) {
     full_request r = request(prompt);
     r.flags = flags | DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
-    r.client_id = tag;
+    r.client_id = client;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &r, &id, &err));
     answer a;
@@ -47,27 +47,28 @@ answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n,
 }
 
 size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std::string &path,
-            uint64_t tag = 0) {
+            uint64_t client = 0) {
     size_t positions = 77;
-    MUST(ds_engine_save_session(e.get(), tokens.data(), tokens.size(), tag, path.c_str(), &positions, &err));
+    MUST(ds_engine_save_session(e.get(), tokens.data(), tokens.size(), client, path.c_str(), &positions,
+                                &err));
     return positions;
 }
 
 // Positions; the tokens must be these.
 size_t restore(const engine_ptr &e, const std::string &path, const std::vector<ds_token> &tokens,
-               uint64_t tag = 0) {
+               uint64_t client = 0) {
     std::vector<ds_token> got(tokens.size());
     size_t count = 0, positions = 77;
-    MUST(ds_engine_restore_session(e.get(), path.c_str(), tag, got.data(), got.size(), &count, &positions,
+    MUST(ds_engine_restore_session(e.get(), path.c_str(), client, got.data(), got.size(), &count, &positions,
                                    &err));
     CHECK(count == tokens.size());
     CHECK(got == tokens);
     return positions;
 }
 
-size_t forget(const engine_ptr &e, const std::vector<ds_token> &tokens, uint64_t tag = 0) {
+size_t forget(const engine_ptr &e, const std::vector<ds_token> &tokens, uint64_t client = 0) {
     size_t pages = 77;
-    MUST(ds_engine_forget_session(e.get(), tokens.data(), tokens.size(), tag, &pages, &err));
+    MUST(ds_engine_forget_session(e.get(), tokens.data(), tokens.size(), client, &pages, &err));
     return pages;
 }
 
@@ -138,7 +139,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
             const engine_ptr e = engine(m, c);
             CHECK(restore(e, path, ids, 9) == 128);
             const answer other = ask(e, ids, 16, g.vocab, 3), a = ask(e, ids, 16, g.vocab, 9);
-            CHECK(other.cached == 0);  // of another tag
+            CHECK(other.cached == 0);  // of another client
             CHECK(a.cached == 128);
             for (const answer *x : {&other, &a}) {
                 CHECK(x->tokens == expected.tokens);

@@ -4,6 +4,7 @@
 #include "../support/api.h"
 #include "../support/problems.h"
 
+#include "../../llm/engine/thinking.h"
 #include "../../llm/text/chat.h"
 
 #include <algorithm>
