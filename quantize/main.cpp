@@ -87,7 +87,16 @@ void add_splitting(CLI::App *c, flags &f) {
         ->type_name("N");
 }
 
-bool wants_parts(const CLI::App &c) { return c.count(split_bytes) > 0 || c.count(split_tensors) > 0; }
+// CLI11's App::count copies names in a function that must not throw, so it ends the process when memory is
+// short.
+bool given(const CLI::App &c, std::string_view option) {
+    for (const CLI::Option *const o : c.get_options())
+        for (const std::string &name : o->get_lnames())
+            if (option.substr(2) == name) return o->count() > 0;
+    return false;
+}
+
+bool wants_parts(const CLI::App &c) { return given(c, split_bytes) || given(c, split_tensors); }
 
 std::string not_negative(const std::string &text) {
     double value = 0;
@@ -144,11 +153,11 @@ void check_together(const flags &f, const CLI::App &c) {
         throw CLI::ValidationError("--imatrix", "takes the place of --calibration: one of the two");
     if (mixed && f.mixed.texts.empty())
         throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
-    if (mixed && !c.count("--max-nll-loss") && !c.count("--max-bytes"))
+    if (mixed && !given(c, "--max-nll-loss") && !given(c, "--max-bytes"))
         throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
     if (mixed) return;
     for (const char *const option : {"--text", "--max-nll-loss", "--max-bytes"})
-        if (c.count(option)) throw CLI::ValidationError(option, "is for --type mixed");
+        if (given(c, option)) throw CLI::ValidationError(option, "is for --type mixed");
 }
 
 const char *const types_help =
