@@ -250,7 +250,7 @@ TEST_CASE("api: what cannot be loaded") {
         check_fails(DS_ERR_IO, "tests",
                     [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests", &c, &m, e); });
         check_fails(DS_ERR_FORMAT, "main.cpp",
-                    [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests/main.cpp", &c, &m, e); });
+                    [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests/support/main.cpp", &c, &m, e); });
         check_fails(DS_ERR_IO, "missing", [&](ds_error *e) { return ds_model_load("missing", &c, &m, e); });
     }
     close(pipes[0]);
