@@ -38,11 +38,18 @@ struct variant {
 };
 
 using variants = std::span<const variant>;
-#define DS_OP(name, ...) extern const variants name##_variants;
+// By ops.def's column cpu: variants of its own, the reference alone, or none.
+#define DS_CPU_yes(name) extern const variants name##_variants;
+#define DS_CPU_ref(name)
+#define DS_CPU_no(name)
+#define DS_OP(name, sources, params, cpu, ...) DS_CPU_##cpu(name)
 #include "../tensor/ops.def"
 #undef DS_OP
+#undef DS_CPU_yes
+#undef DS_CPU_ref
+#undef DS_CPU_no
 variants cpu_variants(op k);
-const variant &choose_variant(const cpu &, const node &);
+const variant &choose_variant(const cpu &, const node &);  // throws status::unsupported when there is none
 // The most that any variant would take: a plan made for the largest shape must hold for smaller ones, which
 // other variants may run.
 size_t most_work_bytes(const cpu &, const node &);

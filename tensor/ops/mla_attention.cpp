@@ -14,6 +14,15 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
     return g.add(op::mla_attention, {q, q_rope, k_b, v_b, pages, tables, sequence, position}, p);
 }
 
+// The absorbed form.
+tensor *mla_attention_expand(graph &g, const node &n) {
+    const mla_params &p = n.as<mla_params>();
+    const tensor *const q = head_matmul(g, n.src[0], n.src[2]);
+    const tensor *const latents =
+        attention(g, q, n.src[4], n.src[5], n.src[6], n.src[7], {p.kv, p.scale}, n.src[1]);
+    return head_matmul(g, latents, n.src[3]);
+}
+
 void mla_attention_shape(node &n) {
     const tensor &q = *n.src[0], &r = *n.src[1], &k = *n.src[2], &v = *n.src[3];
     const kv_layout &l = n.as<mla_params>().kv;

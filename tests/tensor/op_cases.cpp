@@ -1,7 +1,7 @@
 // The makers of op_cases.h. The float64 computations here are written from the operations' meaning, with the
 // C library's functions, and use none of the library's arithmetic; the bound of packed formats follows from
 // rounding activations to 127 steps of a block's largest.
-#include "op_cases.h"
+#include "case_parts.h"
 
 #include <algorithm>
 #include <cmath>
@@ -168,13 +168,7 @@ double value(const array &a, int64_t i) {
            (a.scale.empty() ? 1.0 : static_cast<double>(a.scale[static_cast<size_t>(i / a.ne.back())]));
 }
 
-template <class P> static raw_params raw(const P &p) {
-    raw_params r;
-    std::memcpy(r.bytes, &p, sizeof p);
-    return r;
-}
-
-static op_case start(op kind, std::vector<array> src, fill f = fill::plain) {
+op_case start(op kind, std::vector<array> src, fill f) {
     op_case c;
     c.kind = kind;
     c.src = std::move(src);
@@ -249,11 +243,8 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
     return c;
 }
 
-// A product's row in float64, and how far rounding x to 127 steps of its largest, and floats, may be off.
-struct bounded {
-    double y, off;
-};
-static bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized) {
+// Rounding x to 127 steps of its largest, and floats, set how far off it may be.
+bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized) {
     const int64_t k = w.ne.back();
     double most = 0.0, sum = 0.0, size = 0.0, off = 0.0;
     for (const bounded &v : x) most = std::max(most, std::fabs(v.y) + v.off);
@@ -266,12 +257,12 @@ static bounded product(const std::vector<bounded> &x, const array &w, int64_t ro
     return {sum, off + (size + off) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
                      static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0)};
 }
-static std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
+std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
     std::vector<bounded> out;
     for (int64_t l = 0; l < k; ++l) out.push_back({value(x, row * k + l), 0.0});
     return out;
 }
-static bool is_quantized(format type) { return is_packed(type) || type == format::i8; }
+bool is_quantized(format type) { return is_packed(type) || type == format::i8; }
 
 // A row of x, normed where there is a norm.
 static std::vector<bounded> normed_row(const array &x, int64_t row, const array &norm, float eps) {
@@ -296,12 +287,12 @@ static bounded gated(const bounded &g, const bounded &u) {
 op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f) {
     numbers r(14);
     const float eps = 1e-5f;
-    std::vector<array> src(8);
+    std::vector<array> src(2 + 2 * most_projections);
     src[0] = make_array(r, format::f32, {n, k}, f, true);
     if (norm) src[1] = make_array(r, format::f32, {k});
     for (size_t i = 0; i < list.size(); ++i) {
         src[2 + i] = make_array(r, list[i].type, {list[i].m, k}, f);
-        if (list[i].bias) src[5 + i] = make_array(r, format::f32, {list[i].m});
+        if (list[i].bias) src[2 + most_projections + i] = make_array(r, format::f32, {list[i].m});
     }
     op_case c = start(op::projections, src, f);
     c.params = raw(rms_norm_params{eps});
@@ -311,7 +302,7 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
             for (size_t p = 0; p < list.size(); ++p)
                 for (int64_t j = 0; j < list[p].m; ++j) {
                     const bounded y = product(x, s[2 + p], j, is_quantized(list[p].type));
-                    const double bias = list[p].bias ? value(s[5 + p], j) : 0.0;
+                    const double bias = list[p].bias ? value(s[2 + most_projections + p], j) : 0.0;
                     wanted.push_back(y.y + bias);
                     tolerance.push_back(y.off + (std::fabs(y.y) + std::fabs(bias)) * 0x1p-23);
                 }

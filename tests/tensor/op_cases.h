@@ -50,13 +50,7 @@ inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &
 }
 // The operation; sources that are absent are null.
 inline node &add_operation(graph &g, const op_case &c, const tensor *const *s) {
-    switch (info(c.kind).sources) {
-    case 2: g.add(c.kind, {s[0], s[1]}, c.params); break;
-    case 4: g.add(c.kind, {s[0], s[1], s[2], s[3]}, c.params); break;
-    case 6: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5]}, c.params); break;
-    case 8: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}, c.params); break;
-    default: throw error(status::internal, "an operation with so many sources");
-    }
+    g.add(c.kind, std::span(s, static_cast<size_t>(info(c.kind).sources)), c.params);
     return g.nodes().back();
 }
 
@@ -105,6 +99,12 @@ op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t
                      fill f = fill::plain);
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case mul_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case activate_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
+op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f = fill::plain);
+op_case routed_matmul_case(format w, int64_t n, int64_t experts, int64_t used, int32_t rank, int64_t m,
+                           int64_t k, fill f = fill::plain);
+op_case routed_add_case(int64_t n, int64_t used, int32_t rank, int64_t d, bool acc, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);

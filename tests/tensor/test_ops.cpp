@@ -8,6 +8,7 @@
 #include "../support/sanitizers.h"
 
 #include "../../ggml-cpu/cpu.h"
+#include "../../tensor/mla.h"
 #include "../../tensor/plan.h"
 
 #include <cfenv>
@@ -248,6 +249,50 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
                           " threads ", threads);
         }
     }
+}
+
+// The whole of a fused operation as its primitives make it, each by its reference; of latent attention, whose
+// expansion is the absorbed form, the rows that take that form.
+TEST_CASE("fused operations equal the primitive operations that they expand to") {
+    std::set<op> expanded;
+    for (const op_case &c : cases()) {
+        if (!info(c.kind).expand) continue;
+        instance fused(c, true);
+        const std::vector<char> wanted = fused.reference();
+        const node n = fused.only();
+        graph g(64);
+        g.expand(op_set().set());
+        const tensor *const y =
+            g.add(c.kind, std::span(n.src, static_cast<size_t>(info(c.kind).sources)), c.params);
+        std::vector<std::vector<char>> results;
+        for (node &o : g.nodes()) {
+            CHECK(!info(o.kind).expand);
+            results.emplace_back(tensor_bytes(o.out), '\x5a');
+            o.out.data = results.back().data();
+            info(o.kind).reference(o);
+        }
+        REQUIRE(y == &g.nodes().back().out);
+        REQUIRE(results.back().size() == wanted.size());
+        const size_t row = wanted.size() / static_cast<size_t>(n.out.ne[0]);
+        int64_t begin = 0, end = n.out.ne[0];
+        while (begin < n.out.ne[0]) {
+            bool equal = true;
+            if (c.kind == op::mla_attention) {
+                const mla_stretch m = mla_stretch_at(n, begin);
+                end = m.end;
+                equal = !m.expanded;
+            }
+            const size_t from = static_cast<size_t>(begin) * row,
+                         bytes = static_cast<size_t>(end - begin) * row;
+            if (equal) {
+                CHECK_MESSAGE(first_difference(c, &wanted[from], &results.back()[from], bytes) == -1, c.text);
+                expanded.insert(c.kind);
+            }
+            begin = end;
+        }
+    }
+    for (size_t k = 0; k < static_cast<size_t>(op::count); ++k)
+        CHECK((info(static_cast<op>(k)).expand != nullptr) == (expanded.count(static_cast<op>(k)) == 1));
 }
 
 TEST_CASE("router: ties go to the lowest number, and what is no number to weights that are none") {
