@@ -85,9 +85,22 @@ static const char *cpu_variant(const backend *b, const node &n) { return choose_
 
 static void cpu_wait(backend *) {}
 
-static constexpr backend_fns functions = {"cpu",    true,           cpu_free, cpu_alloc,  cpu_release,
-                                          cpu_copy, cpu_copy,       cpu_copy, cpu_alloc,  cpu_release,
-                                          cpu_wait, cpu_work_bytes, cpu_run,  cpu_variant};
+static constexpr backend_fns functions = {
+    .name = "cpu",
+    .host_memory = true,
+    .free = cpu_free,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .copy = cpu_copy,
+    .alloc_host = cpu_alloc,
+    .release_host = cpu_release,
+    .wait = cpu_wait,
+    .work_bytes = cpu_work_bytes,
+    .run = cpu_run,
+    .variant = cpu_variant,
+};
 
 // ---- Options
 
