@@ -1,5 +1,5 @@
-// Products that are parts of another operation: rows of activations are made ready once, and then any of them
-// meet any part of the weights, on the caller's thread. The kernels are matmul's, so the bits are.
+// Products as parts of another operation: rows of activations are quantized once, then multiplied by any part
+// of the weights, on the caller's thread. The kernels are matmul's, so the bits are the same.
 #pragma once
 
 #include "variants.h"
@@ -14,11 +14,12 @@ struct product {
     format type;
     size_t k;
 
-    product(const cpu &c, const tensor &w) : c(c), type(w.type), k(static_cast<size_t>(w.ne[w.rank - 1])) {}
-    // weights; activations are taken as they are then
+    product(const cpu &backend, const tensor &w)
+        : c(backend), type(w.type), k(static_cast<size_t>(w.ne[w.rank - 1])) {}
+    // float weights: activations need no quantizing
     bool floats() const { return type != format::i8 && !is_packed(type); }
 
-    // A row of activations, ready.
+    // A row of quantized activations.
     size_t row_bytes() const {
         if (type == format::i8) return i8_row_bytes(c.vec->i8->element, k, 1);
         return align64(is_packed(type) ? blocks() * c.vec->packed(type)->x_bytes : k * sizeof(float));
@@ -28,14 +29,15 @@ struct product {
         else if (is_packed(type)) c.vec->packed(type)->quantize(x, to, blocks());
         else std::memcpy(to, x, k * sizeof(float));
     }
-    // Scratch that `run` takes.
+    // Scratch for `run`.
     size_t tile_bytes() const {
         return align64(type == format::i8 ? c.vec->i8->tile_bytes
                        : is_packed(type)  ? c.vec->packed(type)->tile_bytes
                                           : 0);
     }
 
-    // How weights are cut for so many rows of activations: taken as they lie, or in tiles of so many rows.
+    // Few rows of activations make a GEMV: weights are read as stored. Many make a GEMM: weights are repacked
+    // in tiles of tile_weights() rows.
     bool few(size_t rows) const {
         return type == format::i8 ? rows <= c.vec->i8->few_rows
                                   : is_packed(type) && rows <= c.vec->packed(type)->few_rows;
@@ -46,7 +48,7 @@ struct product {
                                   : 32;
     }
 
-    // Rows of weights from `first` on, `weights` of them, with some rows of activations.
+    // Weight rows [first, first + weights) by some rows of activations.
     struct part {
         size_t first, weights;
         const char *x;
@@ -67,7 +69,7 @@ private:
         return ds::row_bytes(type, static_cast<uint64_t>(w.stride[0]));
     }
 
-    // In tiles of `width` rows of weights, or all at once.
+    // f(first, count) for tiles of `width` rows of weights.
     template <class F> static void by_tiles(const part &p, size_t width, const F &f) {
         for (size_t i = 0; i < p.weights; i += width) f(i, std::min(width, p.weights - i));
     }
@@ -123,8 +125,8 @@ private:
     }
 };
 
-// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, and
-// where there are enough, long stretches of memory.
+// Rows of weights per task, for so many products with `weights` rows each: enough tasks to balance the
+// threads, and otherwise long stretches of memory.
 constexpr size_t most_panel = 256;
 inline size_t product_panel(size_t products, size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(products * weights, 16 * threads), 16) * 16, 16, most_panel);
@@ -141,7 +143,7 @@ inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, uns
                  size = ceil_div(ceil_div(rows, groups), group) * group;
     return {panel, panels, size, ceil_div(rows, size)};
 }
-// Likewise of a product with few rows of activations.
+// The panel for few rows of activations.
 inline size_t stream_panel(size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_panel);
 }
@@ -151,8 +153,8 @@ inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned thread
     return {panel, ceil_div(weights, panel), rows, 1};
 }
 
-// Rows of x that go into several matrices: normed if there is a norm, and made ready once for each format
-// that the matrices have.
+// Rows of x that go into several matrices: normed if there is a norm, and quantized once for each weight
+// format.
 struct shared_input {
     const tensor &x;
     const tensor *norm;  // or null
@@ -163,7 +165,7 @@ struct shared_input {
     size_t row_floats() const {
         return align64(static_cast<size_t>(x.ne[1]) * sizeof(float)) / sizeof(float);
     }
-    // Where the rows for matrix i begin.
+    // The offset in bytes of the quantized rows for matrix i.
     size_t offset(const cpu &c, size_t i) const {
         for (size_t j = 0; j < i; ++j)
             if (w[j]->type == w[i]->type) return offset(c, j);

@@ -1,6 +1,7 @@
-// matmul on the CPU: panels of weight rows, and for many rows of activations parts of those, are shared out.
-// Weights are read where they were mapped. Packed formats and I8: activations are quantized once, into the
-// work bytes; then few rows go through the weights as they lie, many through tiles repacked in scratch.
+// matmul on the CPU: panels of weight rows, and for many rows of activations groups of those, are shared out.
+// Weights are read where they were mapped. For packed formats and I8, activations are quantized once, into
+// the work bytes; then few rows (GEMV) read the weights as stored, many (GEMM) through tiles repacked in
+// scratch.
 
 #include "../products.h"
 
