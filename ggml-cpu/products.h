@@ -57,9 +57,10 @@ struct product {
         size_t y_stride;              // floats
         const float *bias = nullptr;  // of weight row `first`, or null
     };
-    void run(const tensor &w, const part &p, char *tile) const {
-        if (type == format::i8) run_i8(w, p, tile);
-        else if (is_packed(type)) run_packed(w, p, tile);
+    void run(const tensor &w, const part &p, char *tile) const { run(w, p, tile, few(p.rows)); }
+    void run(const tensor &w, const part &p, char *tile, bool by_few) const {
+        if (type == format::i8) run_i8(w, p, tile, by_few);
+        else if (is_packed(type)) run_packed(w, p, tile, by_few);
         else run_floats(w, p);
     }
 
@@ -73,10 +74,9 @@ private:
     template <class F> static void by_tiles(const part &p, size_t width, const F &f) {
         for (size_t i = 0; i < p.weights; i += width) f(i, std::min(width, p.weights - i));
     }
-    void run_i8(const tensor &w, const part &p, char *tile) const {
+    void run_i8(const tensor &w, const part &p, char *tile, bool by_few) const {
         const i8_kernels &kernels = *c.vec->i8;
-        const bool few = this->few(p.rows);
-        by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
+        by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
             const i8_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
                                .w_stride = stride_of(w),
                                .w_scale = f32_at(*w.scale, 0) + p.first + i,
@@ -88,13 +88,12 @@ private:
                                .k = k,
                                .weights = n,
                                .rows = p.rows};
-            few ? kernels.rows(a) : kernels.tile(a, tile);
+            by_few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
-    void run_packed(const tensor &w, const part &p, char *tile) const {
+    void run_packed(const tensor &w, const part &p, char *tile, bool by_few) const {
         const packed_kernels &kernels = *c.vec->packed(type);
-        const bool few = this->few(p.rows);
-        by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
+        by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
             const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
                                    .w_stride = stride_of(w),
                                    .x = p.x,
@@ -105,7 +104,7 @@ private:
                                    .blocks = blocks(),
                                    .weights = n,
                                    .rows = p.rows};
-            few ? kernels.rows(a) : kernels.tile(a, tile);
+            by_few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
     void run_floats(const tensor &w, const part &p) const {
@@ -147,10 +146,13 @@ inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, uns
 inline size_t stream_panel(size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_panel);
 }
-inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
-    if (!p.few(rows)) return make_cut(weights, rows, p.tile_weights(), 48, threads);
+inline cut make_cut(const product &p, bool by_few, size_t weights, size_t rows, unsigned threads) {
+    if (!by_few) return make_cut(weights, rows, p.tile_weights(), 48, threads);
     const size_t panel = stream_panel(weights, threads);
     return {panel, ceil_div(weights, panel), rows, 1};
+}
+inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
+    return make_cut(p, p.few(rows), weights, rows, threads);
 }
 
 // Rows of x that go into several matrices: normed if there is a norm, and quantized once for each weight

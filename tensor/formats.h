@@ -22,6 +22,15 @@ struct format_info {
 };
 
 const format_info &info(format f);
+// The table's bytes a block, for those who need them when they are compiled.
+constexpr size_t block_bytes(format f) {
+    constexpr size_t table[] = {
+#define DS_FORMAT(name, text, id, block, bytes, runs, writes) bytes,
+#include "formats.def"
+#undef DS_FORMAT
+    };
+    return table[static_cast<size_t>(f)];
+}
 bool format_from_gguf(uint32_t id, format *out);  // false: no such id
 bool format_from_text(const std::string &text, format *out);
 std::string formats_that_run();  // "f32, f16, …" for messages

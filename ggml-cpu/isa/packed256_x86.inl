@@ -66,12 +66,12 @@ template <size_t s> DS_INLINE __m256i nibbles_of_64(const char *p) {
 
 template <format f> struct block256;
 template <> struct block256<format::q4_k> : six_bits {
-    static constexpr size_t bytes = 144, d = 0, m = 2, parts = 8;
+    static constexpr size_t d = 0, m = 2, parts = 8;
     static constexpr int bias = 0;
     template <size_t s> static DS_INLINE __m256i levels(const char *p) { return nibbles_of_64<s>(p + 16); }
 };
 template <> struct block256<format::q5_k> : six_bits {
-    static constexpr size_t bytes = 176, d = 0, m = 2, parts = 8;
+    static constexpr size_t d = 0, m = 2, parts = 8;
     static constexpr int bias = 0;
     template <size_t s> static DS_INLINE __m256i levels(const char *p) {
         return _mm256_or_si256(nibbles_of_64<s>(p + 48),
@@ -79,7 +79,7 @@ template <> struct block256<format::q5_k> : six_bits {
     }
 };
 template <> struct block256<format::q6_k> {
-    static constexpr size_t bytes = 210, d = 208, m = 208, parts = 16;
+    static constexpr size_t d = 208, m = 208, parts = 16;
     static constexpr int bias = 32;
     static DS_INLINE __m256i scales(const char *p) {
         return _mm256_cvtepi8_epi16(in_order(bytes16(p + 192)));
@@ -95,7 +95,7 @@ template <size_t s> DS_INLINE __m256i pairs_of_128(const char *p) {
     return only(shifted<-2 * static_cast<int>(s % 4)>(bytes32(p + s / 4 * 32)), 3);
 }
 template <> struct block256<format::q3_k> {
-    static constexpr size_t bytes = 110, d = 108, m = 108, parts = 16;
+    static constexpr size_t d = 108, m = 108, parts = 16;
     static constexpr int bias = 4;
     static DS_INLINE __m256i scales(const char *p) {
         const uint32_t a = read<uint32_t>(p + 96), b = read<uint32_t>(p + 100), c = read<uint32_t>(p + 104);
@@ -113,7 +113,7 @@ template <> struct block256<format::q3_k> {
     }
 };
 template <> struct block256<format::q2_k> {
-    static constexpr size_t bytes = 84, d = 80, m = 82, parts = 16;
+    static constexpr size_t d = 80, m = 82, parts = 16;
     static constexpr int bias = 0;
     static DS_INLINE __m256i scales(const char *p) {
         return _mm256_cvtepu8_epi16(in_order(_mm_and_si128(bytes16(p), _mm_set1_epi8(15))));
@@ -125,7 +125,7 @@ template <> struct block256<format::q2_k> {
     template <size_t s> static DS_INLINE __m256i levels(const char *p) { return pairs_of_128<s>(p + 16); }
 };
 template <> struct block256<format::iq4_xs> {
-    static constexpr size_t bytes = 136, d = 0, m = 0, parts = 8;
+    static constexpr size_t d = 0, m = 0, parts = 8;
     static constexpr int bias = 128;
     static DS_INLINE __m256i scales(const char *p) {
         const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(read<uint16_t>(p + 2)),
@@ -256,7 +256,7 @@ template <format f> struct packed256 {
     using block = block256<f>;
     static constexpr bool minima = packed<f>::minima;
     using tiles = tile256<block::parts, minima>;
-    static constexpr size_t weight_bytes = block::bytes, part = packed_tile_width / 256,
+    static constexpr size_t weight_bytes = block_bytes(f), part = packed_tile_width / 256,
                             tile_block = tiles::tile_block;
 
     // Every word of the low half is the scale of the first 16 of the s-th 32 elements, every word of the high

@@ -144,11 +144,7 @@ template <bool minima> struct tile32 {
 template <format f> struct packed32 {
     using block = block32<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = f == format::q8_0   ? 34
-                                           : f == format::q4_1 ? 20
-                                           : f == format::q5_0 ? 22
-                                           : f == format::q5_1 ? 24
-                                                               : 18;
+    static constexpr size_t weight_bytes = block_bytes(f);
     static constexpr size_t part = packed_tile_width / 32, tile_block = tile32<minima>::tile_block;
 
     // One block of eight rows.

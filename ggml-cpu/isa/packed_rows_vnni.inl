@@ -371,7 +371,7 @@ template <> struct wide256<format::iq4_xs> {
 template <format f> struct rows256 {
     using wide = wide256<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = block256<f>::bytes;
+    static constexpr size_t weight_bytes = block_bytes(f);
 
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;

@@ -55,7 +55,7 @@ template <format f> struct rows32 {
 template <format f> struct rows256 {
     using block = block256<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = block::bytes;
+    static constexpr size_t weight_bytes = block_bytes(f);
 
     // The pairs' sums of the s-th 32 products, as words: they cannot overflow with levels up to 63, nor with
     // iq4's signed levels up to 127.
