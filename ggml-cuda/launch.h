@@ -20,7 +20,7 @@ namespace ds::cuda {
 struct stream {
     CUstream_st *handle;
     bool overlaps;
-    stream(CUstream_st *handle = nullptr, bool overlaps = false) : handle(handle), overlaps(overlaps) {}
+    stream(CUstream_st *h = nullptr, bool early = false) : handle(h), overlaps(early) {}
     operator CUstream_st *() const { return handle; }
 };
 
@@ -101,18 +101,27 @@ struct gated_launch_params {
     int64_t y_stride;
 };
 
+// The ways to compute a product, in the order in which operations try them (gemm/run_products.cpp). Those before
+// `mixed` are kernels for quantized rows; the others are made of several launches (gemm/products.cpp).
 enum class product_way : int32_t {
-    plain,  // I8 of any shape; slow
-    rows,   // I8: up to 32 rows, bandwidth bound, 16-byte loads. Packed formats: any number of rows
-    tiles,  // mma.sync on int8 tensor cores
-    wgmma,  // sm_90a: wgmma on int8
+    wgmma,    // I8: wgmma on int8, sm_90a
+    rows,     // I8, up to 32 rows: bound by memory, 16-byte loads
+    tiles,    // I8: mma.sync on int8 tensor cores
+    plain,    // I8 of any shape; slow
+    packed,   // packed formats, any number of rows
+    mixed,    // weights of several kinds (I8, packed, floats): each format by the first way that fits it
+    library,  // floats of many rows by cuBLAS; I8 by cuBLASLt, only when forced
+    lanes,    // floats in the CPU's order of sums
     count
 };
-const char *name_of(product_way);
+constexpr const char *name_of(product_way w) {
+    constexpr const char *names[] = {"wgmma",  "rows",  "tiles",   "plain",
+                                     "packed", "mixed", "library", "lanes"};
+    return names[static_cast<size_t>(w)];
+}
+// Whether a kernel can compute these; false for the ways that are no kernel.
 bool fits(product_way, const products_params &, const device_facts &);
 bool fits(product_way, const gated_launch_params &, const device_facts &);
-product_way choose(const products_params &, const device_facts &);  // the best of those that fit
-product_way choose(const gated_launch_params &, const device_facts &);
 int launch_products(product_way, const products_params &, const device_facts &, stream);
 int launch_gated(product_way, const gated_launch_params &, const device_facts &, stream);
 
@@ -181,15 +190,15 @@ struct attention_launch_params {
     attention_params p;
     void *work;
 };
+// In the order in which they are tried.
 enum class attention_way : int32_t {
-    plain,     // any shape; slow
     integers,  // pages of i8, tensor cores
     floats,    // pages of f16 or f32
+    plain,     // pages of i8, any head size; slow
     count
 };
 const char *name_of(attention_way);
 bool fits(attention_way, const attention_launch_params &, const device_facts &);
-attention_way choose(const attention_launch_params &, const device_facts &);
 // Grows with n, heads and max_pages.
 size_t attention_work_bytes(const attention_launch_params &, const device_facts &);
 int launch_attention(attention_way, const attention_launch_params &, const device_facts &, stream);

@@ -10,7 +10,7 @@ static int32_t parts_of(int32_t n, int32_t of) { return (n + of - 1) / of; }
 constexpr size_t most_scores_kept = 64 << 20;  // bytes
 
 const char *name_of(attention_way w) {
-    constexpr const char *names[] = {"plain", "integers", "floats"};
+    constexpr const char *names[] = {"integers", "floats", "plain"};
     return names[static_cast<size_t>(w)];
 }
 
@@ -93,11 +93,6 @@ bool fits(attention_way way, const attention_launch_params &a, const device_fact
         return (l.type == format::f16 || l.type == format::f32) && float_attention_fits(a);
     default: return false;
     }
-}
-attention_way choose(const attention_launch_params &a, const device_facts &d) {
-    for (attention_way w : {attention_way::integers, attention_way::floats})
-        if (fits(w, a, d)) return w;
-    return attention_way::plain;
 }
 
 }  // namespace ds::cuda

@@ -53,11 +53,6 @@ size_t wgmma_bytes(int32_t weights) {
     return static_cast<size_t>(wgmma_rows + weights) * wgmma_depth * wgmma_stages;
 }
 
-const char *name_of(product_way w) {
-    constexpr const char *names[] = {"plain", "rows", "tiles", "wgmma"};
-    return names[static_cast<size_t>(w)];
-}
-
 // ---- What fits: 16 bytes at a time
 
 static bool at_16(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -80,7 +75,7 @@ bool fits(product_way way, const products_params &p, const device_facts &d) {
     bool aligned = aligned_rows(p) && (p.batch <= 1 || p.w_step % 16 == 0);
     for (int32_t i = 0; i < p.count; ++i) aligned = aligned && at_16(p.w[i].w);
     if (p.type != format::i8)
-        return way == product_way::rows && is_packed(p.type) && aligned_rows(p) && p.n <= 8 * 65535 &&
+        return way == product_way::packed && is_packed(p.type) && aligned_rows(p) && p.n <= 8 * 65535 &&
                p.batch <= 65535;
     return fits(way, aligned, p.n, p.k, d, p.batch);
 }
@@ -88,13 +83,5 @@ bool fits(product_way way, const gated_launch_params &p, const device_facts &d) 
     return p.type == format::i8 &&
            fits(way, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
 }
-template <class P> static product_way best(const P &p, const device_facts &d) {
-    if (p.type == format::i8 && p.n > 64 && fits(product_way::wgmma, p, d)) return product_way::wgmma;
-    for (product_way w : {product_way::rows, product_way::tiles})
-        if (fits(w, p, d)) return w;
-    return product_way::plain;
-}
-product_way choose(const products_params &p, const device_facts &d) { return best(p, d); }
-product_way choose(const gated_launch_params &p, const device_facts &d) { return best(p, d); }
 
 }  // namespace ds::cuda

@@ -1,9 +1,9 @@
 // The CUDA backend's way from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
 #include "../../ggml-cuda/context.cpp"
-#include "../../ggml-cuda/products.cpp"
-#include "../../ggml-cuda/run_attention.cpp"
-#include "../../ggml-cuda/run_experts.cpp"
-#include "../../ggml-cuda/run_products.cpp"
+#include "../../ggml-cuda/gemm/products.cpp"
+#include "../../ggml-cuda/attn/run_attention.cpp"
+#include "../../ggml-cuda/moe/run_experts.cpp"
+#include "../../ggml-cuda/gemm/run_products.cpp"
 #include "../../ggml-cuda/run_small.cpp"
 
 #include "cuda_kernels.h"

@@ -4,8 +4,6 @@
 
 namespace ds::cuda {
 
-static int32_t block_of(format f) { return f == format::i8 ? 0 : static_cast<int32_t>(info(f).block); }
-
 // Below this many rows float weights are read by our own kernel: the products are bound by memory, and exact.
 static constexpr int32_t library_rows = 17;
 
@@ -22,19 +20,25 @@ static size_t quantized_bytes(format f, int64_t n, int64_t k) {
 }
 
 size_t products_bytes(const context &c, std::span<const tensor *const> weights, int64_t n, int64_t k,
-                      int way) {
-    size_t normed = 0, ready = 0;
+                      product_way way) {
+    const bool library = way == product_way::library || way == product_way::mixed;
+    size_t normed = 0, most = 0;
     for (const tensor *w : weights) {
         if (!w) continue;
         if (is_float(w->type)) {
             normed = normed_bytes(n, k);
-            ready = std::max(ready, split_bytes(n, k) + (c.multiply ? library_bytes : 0));
+            if (library && c.multiply) most = std::max(most, split_bytes(n, k) + library_bytes);
         } else
-            ready = std::max(ready, quantized_bytes(w->type, n, k) + (way == library_way && c.integers_bytes
-                                                                          ? c.integers_bytes(n, w->ne[0])
-                                                                          : 0));
+            most = std::max(most,
+                            quantized_bytes(w->type, n, k) + (way == product_way::library && c.integers_bytes
+                                                                  ? c.integers_bytes(n, w->ne[0])
+                                                                  : 0));
     }
-    return normed + ready;
+    return normed + most;
+}
+
+weight_kind kind_of(format f) {
+    return is_float(f) ? weight_kind::floats : f == format::i8 ? weight_kind::i8 : weight_kind::packed;
 }
 
 static matrix matrix_for(const part &p) {
@@ -42,18 +46,18 @@ static matrix matrix_for(const part &p) {
 }
 
 // The parts from `first` on that are of one format.
-static std::span<const part> run_of(const products &p, size_t first) {
+static std::span<const part> same_format(const products &p, size_t first) {
     size_t last = first + 1;
     while (last < p.parts.size() && p.parts[last].w->type == p.parts[first].w->type) ++last;
     return p.parts.subspan(first, last - first);
 }
 
-static products_params quantized_params(const products &p, std::span<const part> parts, char *ready) {
+static products_params quantized_params(const products &p, std::span<const part> parts, char *rows) {
     const format type = parts[0].w->type;
     products_params q{};
     q.type = type;
-    q.q = quantized_rows(ready), q.q_stride = i8_stride(p.k);
-    q.q_scale = quantized_scales(ready, p.n, p.k),
+    q.q = quantized_rows(rows), q.q_stride = i8_stride(p.k);
+    q.q_scale = quantized_scales(rows, p.n, p.k),
     q.scale_stride = type == format::i8 ? 1 : p.k / block_of(type);
     for (const part &one : parts) q.w[q.count++] = matrix_for(one);
     q.n = p.n, q.k = p.k, q.batch = 1;
@@ -62,35 +66,60 @@ static products_params quantized_params(const products &p, std::span<const part>
     return q;
 }
 
-bool way_fits(const context &c, const products &p, int way) {
-    bool all = true, some = false;
-    for (size_t i = 0; i < p.parts.size(); ++i) {
-        if (is_float(p.parts[i].w->type)) {
-            some |= way == static_cast<int>(product_way::plain);
-            continue;
-        }
-        const products_params q = quantized_params(p, run_of(p, i), nullptr);
-        all &= fits(choose(q, c.facts), q, c.facts);
-        some |= way == library_way ? c.integers_fit && c.integers_fit(q)
-                                   : way != chosen_way && fits(static_cast<product_way>(way), q, c.facts);
-    }
-    return all && (some || way == chosen_way);
+// Whether `way`, which is not `mixed`, can compute the products of parts of one format.
+static bool format_fits(const context &c, const products &p, std::span<const part> parts, product_way way) {
+    if (is_float(parts[0].w->type))
+        return way == product_way::lanes ||
+               (way == product_way::library && c.multiply && p.n >= library_rows);
+    const products_params q = quantized_params(p, parts, nullptr);
+    if (way == product_way::library) return q.type == format::i8 && c.integers_fit && c.integers_fit(q);
+    return kernel_fits(way, q, c.facts);
 }
 
-static void run_quantized(const context &c, const products &p, std::span<const part> parts, int way,
-                          const node &n, char *ready) {
-    const products_params q = quantized_params(p, parts, ready);
-    if (way == library_way && c.integers_fit && c.integers_fit(q))
-        return check_launch(
-            c, c.multiply_integers(c.library, q, ready + quantized_bytes(q.type, p.n, p.k), c.queue), n);
-    const bool can = way < chosen_way && fits(static_cast<product_way>(way), q, c.facts);
-    check_launch(
-        c, launch_products(can ? static_cast<product_way>(way) : choose(q, c.facts), q, c.facts, c.queue), n);
+// The first way of the list that fits parts of one format; `count`: none does.
+static product_way way_of(const context &c, const products &p, std::span<const part> parts) {
+    for (int w = 0; w < static_cast<int>(product_way::count); ++w) {
+        const auto way = static_cast<product_way>(w);
+        if (way != product_way::mixed && format_fits(c, p, parts, way)) return way;
+    }
+    return product_way::count;
+}
+
+template <class F> static bool for_each_format(const products &p, const F &fits) {
+    for (size_t i = 0; i < p.parts.size();) {
+        const std::span<const part> parts = same_format(p, i);
+        if (!fits(parts)) return false;
+        i += parts.size();
+    }
+    return true;
+}
+
+bool each_fits(const context &c, const products &p) {
+    return for_each_format(p, [&](auto parts) { return way_of(c, p, parts) != product_way::count; });
+}
+
+bool products_fit(const context &c, const products &p, product_way way) {
+    if (way == product_way::mixed) {
+        const auto other = [&](const part &one) {
+            return kind_of(one.w->type) != kind_of(p.parts[0].w->type);
+        };
+        return std::any_of(p.parts.begin(), p.parts.end(), other) && each_fits(c, p);
+    }
+    return for_each_format(p, [&](auto parts) { return format_fits(c, p, parts, way); });
+}
+
+static void run_quantized(const context &c, const products &p, std::span<const part> parts, product_way way,
+                          const node &n, char *rows) {
+    const products_params q = quantized_params(p, parts, rows);
+    if (way == product_way::library) {
+        char *const scratch = rows + quantized_bytes(q.type, p.n, p.k);
+        check_launch(c, c.multiply_integers(c.library, q, scratch, c.queue), n);
+    } else check_launch(c, launch_products(way, q, c.facts, c.queue), n);
 }
 
 // By the library: what has no more than 11 or 8 bits goes there in two pieces, for x has 24.
 static void run_library(const context &c, const products &p, const part &one, const float *x,
-                        int64_t x_stride, const node &n, char *ready) {
+                        int64_t x_stride, const node &n, char *rows) {
     const tensor &w = *one.w;
     library_product l{.type = w.type,
                       .x = x,
@@ -103,7 +132,7 @@ static void run_library(const context &c, const products &p, const part &one, co
                       .m = dim(w, 0),
                       .k = p.k,
                       .add = false};
-    char *const scratch = ready + split_bytes(p.n, p.k);
+    char *const scratch = rows + split_bytes(p.n, p.k);
     const float *unit = nullptr;
     if (w.type == format::f32) check_launch(c, c.multiply(c.library, l, scratch), n);
     else {
@@ -111,9 +140,9 @@ static void run_library(const context &c, const products &p, const part &one, co
         const split_params s{w.type,
                              x,
                              x_stride,
-                             reinterpret_cast<uint16_t *>(ready),
-                             reinterpret_cast<uint16_t *>(ready + half),
-                             reinterpret_cast<float *>(ready + 2 * half),
+                             reinterpret_cast<uint16_t *>(rows),
+                             reinterpret_cast<uint16_t *>(rows + half),
+                             reinterpret_cast<float *>(rows + 2 * half),
                              p.n,
                              p.k};
         check_launch(c, launch_split(s, c.queue), n);
@@ -133,11 +162,9 @@ static void run_library(const context &c, const products &p, const part &one, co
                  n);
 }
 
-static void run_floats(const context &c, const products &p, const part &one, const float *x, int64_t x_stride,
-                       int way, const node &n, char *ready) {
+static void run_lanes(const context &c, const products &p, const part &one, const float *x, int64_t x_stride,
+                      const node &n) {
     const tensor &w = *one.w;
-    if (c.multiply && p.n >= library_rows && way != static_cast<int>(product_way::plain))
-        return run_library(c, p, one, x, x_stride, n, ready);
     check_launch(c,
                  launch_lanes({.type = w.type,
                                .x = x,
@@ -160,11 +187,11 @@ static void run_floats(const context &c, const products &p, const part &one, con
                  n);
 }
 
-void run_products(const context &c, const products &p, int way, const node &n, char *work) {
+void run_products(const context &c, const products &p, product_way way, const node &n, char *work) {
     const bool floats =
         std::any_of(p.parts.begin(), p.parts.end(), [](const part &one) { return is_float(one.w->type); });
     float *const normed = floats && p.norm ? reinterpret_cast<float *>(work) : nullptr;
-    char *const ready = work + (floats ? normed_bytes(p.n, p.k) : 0);
+    char *const rows = work + (floats ? normed_bytes(p.n, p.k) : 0);
     const float *x = normed ? normed : p.x;
     const int64_t x_stride = normed ? p.k : p.x_stride;
     if (normed)
@@ -173,26 +200,30 @@ void run_products(const context &c, const products &p, int way, const node &n, c
                                       nullptr, 0, p.n, p.k},
                                      c.queue),
                      n);
-    int32_t is_quantized = -1;  // the block that rows lie quantized in
+    int32_t quantized_in = -1;  // the block that `rows` holds quantized activations in; -1: none
     for (size_t i = 0; i < p.parts.size();) {
-        const std::span<const part> parts = run_of(p, i);
+        const std::span<const part> parts = same_format(p, i);
         const format type = parts[0].w->type;
+        const product_way one_way = way == product_way::mixed ? way_of(c, p, parts) : way;
         i += parts.size();
         if (is_float(type)) {
-            for (const part &one : parts) run_floats(c, p, one, x, x_stride, way, n, ready);
-            is_quantized = -1;
+            for (const part &one : parts) {
+                if (one_way == product_way::library) run_library(c, p, one, x, x_stride, n, rows);
+                else run_lanes(c, p, one, x, x_stride, n);
+            }
+            quantized_in = -1;
             continue;
         }
-        if (is_quantized != block_of(type)) {
-            is_quantized = block_of(type);
+        if (quantized_in != block_of(type)) {
+            quantized_in = block_of(type);
             check_launch(
                 c,
-                launch_quantize({p.x, p.x_stride, floats_of(p.norm), p.eps, nullptr, 0, quantized_rows(ready),
-                                 i8_stride(p.k), quantized_scales(ready, p.n, p.k), is_quantized, p.n, p.k},
+                launch_quantize({p.x, p.x_stride, floats_of(p.norm), p.eps, nullptr, 0, quantized_rows(rows),
+                                 i8_stride(p.k), quantized_scales(rows, p.n, p.k), quantized_in, p.n, p.k},
                                 c.queue),
                 n);
         }
-        run_quantized(c, p, parts, way, n, ready);
+        run_quantized(c, p, parts, one_way, n, rows);
     }
 }
 
