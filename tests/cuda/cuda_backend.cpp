@@ -77,7 +77,7 @@ constexpr backend_fns emulated_fns = {
 backend_ptr emulated_cuda(const emulated_options &o) {
     auto b = std::make_unique<emulated>();
     b->fn = &emulated_fns;
-    b->context.facts = {9, 0, 132, 232448, true};
+    b->context.facts = o.facts;
     b->between = o.between;
     if (o.library) b->context.multiply = multiply;
     if (o.variant) cuda::force_variant(b->context, info(o.kind).name, o.variant);

@@ -14,9 +14,10 @@ void run_backwards(bool);  // a block's threads in falling order
 // A backend that is the CUDA backend but for its memory, streams and library: every operation goes the way
 // that it goes there.
 struct emulated_options {
-    bool library = false;           // there is a library of matrix products
-    op kind = op::add;              // whose
-    const char *variant = nullptr;  // is to be this one
+    cuda::device_facts facts = {9, 0, 132, 232448, true};  // an H100's
+    bool library = false;           // a library of matrix products is available, for floats
+    op kind = op::add;              // operation whose
+    const char *variant = nullptr;  // variant is forced; null: none is
     std::function<void()> between;  // called between the pieces of a long step
 };
 backend_ptr emulated_cuda(const emulated_options &o = {});

@@ -30,6 +30,10 @@ private:
     size_t out_bytes_ = 0;
 };
 
+// all_cases(), and those that variants of this backend want: I8 products of more than 64 aligned rows, float
+// products of more rows than are read without a library.
+std::vector<op_case> cuda_cases();
+
 std::vector<char> reference_result(const op_case &c);  // by the reference forward, on the host
 format result_format(const op_case &c);
 

@@ -77,7 +77,7 @@ answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backen
 
 TEST_CASE("CUDA: every variant of every operation against the reference") {
     if (!device_here("every operation on a CUDA device")) return;
-    const std::vector<op_case> cases = all_cases();
+    const std::vector<op_case> cases = cuda_cases();
     std::map<std::string, std::vector<char>> references;
     const std::shared_ptr<backend> any = device();
     for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {

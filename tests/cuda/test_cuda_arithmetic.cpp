@@ -49,15 +49,6 @@ template <format f> void compare_pieces() {
     }
 }
 
-cuda::products_params products(int32_t n, int32_t m, int32_t k) {
-    cuda::products_params p{};
-    p.type = format::i8;
-    p.n = n, p.k = k, p.count = 1, p.batch = 1;
-    p.q_stride = cuda::i8_stride(k);
-    p.w[0].m = m;
-    return p;
-}
-
 cuda::attention_launch_params attention(int32_t n, int32_t heads, int32_t kv_heads, int32_t size,
                                         int32_t rope, int32_t pages) {
     cuda::attention_launch_params a{};
@@ -108,25 +99,6 @@ TEST_CASE("CUDA: codes of scores are ordered as scores are, NaN above all") {
         CHECK(cuda::code_of(nan) > cuda::code_of(inf));
         CHECK(std::isnan(cuda::number_of(cuda::code_of(nan))));
     }
-}
-
-TEST_CASE("CUDA: which kernel makes a product") {
-    using cuda::product_way;
-    CHECK(choose(products(1, 4096, 4096), h100) == product_way::rows);
-    CHECK(choose(products(32, 4096, 4096), h100) == product_way::rows);
-    CHECK(choose(products(33, 4096, 4096), h100) == product_way::tiles);
-    CHECK(choose(products(512, 4096, 4096), h100) == product_way::wgmma);
-    CHECK(choose(products(512, 4096, 4096), a100) == product_way::tiles);
-    CHECK(choose(products(512, 4096, 4096), ada) == product_way::tiles);
-    CHECK(choose(products(1, 4096, 4096), turing) == product_way::plain);
-    CHECK(choose(products(512, 4096, 4095), h100) == product_way::plain);
-    cuda::products_params p = products(4, 64, 64);
-    p.w[0].w = reinterpret_cast<const void *>(uintptr_t{8});
-    CHECK(choose(p, h100) == product_way::plain);
-    p = products(600, 64, 256);
-    p.type = format::q4_k;
-    CHECK(choose(p, h100) == product_way::rows);
-    CHECK_FALSE(fits(product_way::tiles, p, h100));
 }
 
 TEST_CASE("CUDA: sizes of products' kernels") {
