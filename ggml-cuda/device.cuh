@@ -38,7 +38,7 @@ template <class P> int start(void (*kernel)(P), dim3 grid, dim3 block, size_t by
 // Every thread of every kernel calls it before it reads or writes anything but its parameters and weights:
 // returns when all that was queued before is done and can be seen. The next kernel may then begin, as far as
 // its own call.
-__device__ __forceinline__ void former_results() {
+__device__ __forceinline__ void wait_for_prior_kernels() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -7,7 +7,7 @@ namespace ds::cuda {
 namespace {
 
 template <format type> __global__ void __launch_bounds__(small_block) get_floats_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const char *from = static_cast<const char *>(p.table) + p.ids[blockIdx.x] * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block)
@@ -15,7 +15,7 @@ template <format type> __global__ void __launch_bounds__(small_block) get_floats
 }
 
 __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t id = p.ids[blockIdx.x];
     const int8_t *from = static_cast<const int8_t *>(p.table) + id * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) 
 }
 
 template <format type> __global__ void __launch_bounds__(small_block) get_blocks_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     using reader = packed_reader<type>;
     constexpr int32_t pieces = reader::block / 32;
     constexpr bool minima = reader::header.m >= 0;

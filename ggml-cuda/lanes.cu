@@ -10,7 +10,7 @@ namespace {
 constexpr int lanes_block = 256, outputs_a_block = lanes_block / dot_lanes, ahead = 4;
 
 template <format type, int rows> __global__ void __launch_bounds__(lanes_block) lanes_kernel(lanes_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t lane = static_cast<int32_t>(threadIdx.x % dot_lanes);
     const int32_t column =
         static_cast<int32_t>(blockIdx.x) * outputs_a_block + static_cast<int32_t>(threadIdx.x) / dot_lanes;
@@ -62,7 +62,7 @@ constexpr int split_block = 128;
 // unit = 2^e with every |x| below 2^(e + 14), so that what f16 gets is far from its ends; of a row with a
 // number that is not finite, 1.
 template <format type> __global__ void __launch_bounds__(split_block) split_kernel(split_params p) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ uint32_t of_warp[split_block / warp_lanes];
     const float *x = p.x + blockIdx.x * p.x_stride;
     uint32_t largest = 0;
@@ -98,7 +98,7 @@ template <format type> __global__ void __launch_bounds__(split_block) split_kern
 }
 
 __global__ void __launch_bounds__(small_block) finish_kernel(finish_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index(), row = t / p.m, column = t % p.m;
     if (row >= p.n) return;
     float y = p.y[row * p.y_stride + column];

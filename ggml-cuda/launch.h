@@ -16,7 +16,7 @@ struct CUstream_st;
 namespace ds::cuda {
 
 // A cudaStream_t. With `overlaps` a kernel may begin before the one in front of it has ended; it waits where
-// it needs what that made (former_results, device.cuh).
+// it needs what that made (wait_for_prior_kernels, device.cuh).
 struct stream {
     CUstream_st *handle;
     bool overlaps;
@@ -158,18 +158,6 @@ constexpr size_t library_bytes = size_t{32} << 20;
 bool lt_fits(const products_params &);
 size_t lt_bytes(int64_t n, int64_t m);
 int lt_products(void *handle, const products_params &, void *work, stream);
-
-// A matrix of a format that is no float one, as f16 or f32 [m, k]: for products by a library. From a packed
-// format; of I8, times the scales.
-struct expand_params {
-    format type;
-    const void *w;       // [m, k]
-    const float *scale;  // I8: [m]
-    void *y;
-    bool halves;
-    int64_t m, k;
-};
-int launch_expand(const expand_params &, stream);
 
 // ---- Attention over pages
 

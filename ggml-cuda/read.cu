@@ -10,7 +10,7 @@ namespace {
 constexpr int read_threads = 512, in_flight = 4;
 
 __global__ void __launch_bounds__(read_threads) read_kernel(read_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t step = static_cast<int64_t>(gridDim.x) * read_threads;
     uint32_t sum = 0;
     for (int64_t at = static_cast<int64_t>(blockIdx.x) * read_threads + threadIdx.x; at < p.count;
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(read_threads) read_kernel(read_params p) {
 
 // Numbers without a pattern (the finaliser of MurmurHash3), for constant ones may be read faster.
 __global__ void __launch_bounds__(read_threads) fill_kernel(read_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t step = static_cast<int64_t>(gridDim.x) * read_threads;
     for (int64_t at = static_cast<int64_t>(blockIdx.x) * read_threads + threadIdx.x; at < p.count * 4;
          at += step) {

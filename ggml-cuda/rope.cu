@@ -7,7 +7,7 @@ namespace ds::cuda {
 namespace {
 
 __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_launch_params a) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index();
     if (t >= static_cast<int64_t>(a.n) * a.pairs) return;
     const int32_t row = static_cast<int32_t>(t / a.pairs), i = static_cast<int32_t>(t % a.pairs);
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_laun
 }
 
 __global__ void __launch_bounds__(small_block) rope_kernel(rope_launch_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t width = p.d - p.pairs;  // of a head: its pairs, and what does not turn
     const int64_t t = thread_index(), head = t / width;
     if (head >= static_cast<int64_t>(p.n) * p.heads) return;

@@ -16,7 +16,7 @@ const char *name_of(attention_way w) {
 
 static size_t scores_bytes(const attention_launch_params &a) {
     return static_cast<size_t>(a.n) * static_cast<size_t>(a.heads) * static_cast<size_t>(a.max_pages) *
-           page_places * sizeof(float);
+           page_length * sizeof(float);
 }
 
 static int32_t most_memory(const attention_launch_params &a, const attention_cut &c) {
@@ -29,10 +29,10 @@ attention_cut cut_of(const attention_launch_params &a, const device_facts &d) {
     attention_cut c = {};
     c.prefill = a.n > 64 && l.head_size <= 128 && l.rope_size == 0;
     c.tiles = c.prefill ? 4 : 1;
-    const int32_t places = 16 * c.tiles;
-    c.head_parts = parts_of(group, places);
+    const int32_t slots = 16 * c.tiles;
+    c.head_parts = parts_of(group, slots);
     c.heads = parts_of(group, c.head_parts);
-    c.rows = c.prefill ? std::max(1, places / c.heads) : 1;
+    c.rows = c.prefill ? std::max(1, slots / c.heads) : 1;
     const int64_t blocks = std::max<int64_t>(1, int64_t{a.n} * l.kv_heads * c.head_parts);
     c.splits = c.prefill ? 1
                          : static_cast<int32_t>(

@@ -10,8 +10,8 @@ namespace ds::cuda {
 
 constexpr int32_t attention_threads = 256;
 constexpr int32_t most_plain_head = 1024;
-constexpr int32_t page_places = static_cast<int32_t>(page_positions);
-constexpr int32_t score_stride = page_places + 4;  // floats: rows begin in different banks
+constexpr int32_t page_length = static_cast<int32_t>(page_positions);
+constexpr int32_t score_stride = page_length + 4;  // floats: rows begin in different banks
 
 // A tile is `rows` rows of the batch with `heads` query heads each that share a key head: rows * heads places
 // of 16 * tiles. Decode: one row, up to 16 heads; its pages are shared out among `splits` blocks, scores are
@@ -50,11 +50,11 @@ struct attention_memory {
     int32_t k, k_scale, rope, rope_scale, v, v_scale;  // in a stage
     int32_t bytes;
 };
-struct place_facts {             // of each place, one after the other in shared memory
+struct slot_facts {              // of each place, one after the other in shared memory
     float factor, rope_factor;   // of the query
     float max;                   // of the scores, rounded up
     int32_t e0;                  // exponent above the largest scale of a value
-    int32_t numbers;             // 0: something is not finite, the result is NaN
+    int32_t finite;              // 0: something is not finite, the result is NaN
     int32_t count;               // positions that it sees
     int32_t shift;               // of the page's sums
     uint32_t max_code, largest;  // on their way
@@ -68,31 +68,31 @@ DS_HD int32_t take_bytes(int32_t &bytes, int32_t n) {
     return at;
 }
 // `with_k`, `with_v`: what a stage holds.
-DS_HD attention_memory memory_of(int32_t places, int32_t head_size, int32_t rope_size, bool with_k,
+DS_HD attention_memory memory_of(int32_t slots, int32_t head_size, int32_t rope_size, bool with_k,
                                  bool with_v, int32_t stages) {
     attention_memory m = {};
     const bool latent = rope_size > 0;
-    m.high = take_bytes(m.bytes, places * head_size);
-    m.low = take_bytes(m.bytes, places * head_size);
-    m.rope_high = take_bytes(m.bytes, places * rope_size);
-    m.rope_low = take_bytes(m.bytes, places * rope_size);
-    m.weights_high = take_bytes(m.bytes, places * page_places);
-    m.weights_low = take_bytes(m.bytes, places * page_places);
-    m.scores = take_bytes(m.bytes, places * score_stride * 4);
-    m.rows = take_bytes(m.bytes, places * static_cast<int32_t>(sizeof(place_facts)));
-    m.values = take_bytes(m.bytes, latent && with_v ? head_size * page_places : 0);
+    m.high = take_bytes(m.bytes, slots * head_size);
+    m.low = take_bytes(m.bytes, slots * head_size);
+    m.rope_high = take_bytes(m.bytes, slots * rope_size);
+    m.rope_low = take_bytes(m.bytes, slots * rope_size);
+    m.weights_high = take_bytes(m.bytes, slots * page_length);
+    m.weights_low = take_bytes(m.bytes, slots * page_length);
+    m.scores = take_bytes(m.bytes, slots * score_stride * 4);
+    m.rows = take_bytes(m.bytes, slots * static_cast<int32_t>(sizeof(slot_facts)));
+    m.values = take_bytes(m.bytes, latent && with_v ? head_size * page_length : 0);
     m.stages = m.bytes;
     const bool keys = with_k || latent;
-    m.k = take_bytes(m.stage_bytes, keys ? head_size * page_places : 0);
-    m.rope = take_bytes(m.stage_bytes, with_k ? rope_size * page_places : 0);
-    m.v = take_bytes(m.stage_bytes, with_v && !latent ? head_size * page_places : 0);
-    m.k_scale = take_bytes(m.stage_bytes, 4 * page_places);
-    m.rope_scale = take_bytes(m.stage_bytes, latent ? 4 * page_places : 0);
-    m.v_scale = take_bytes(m.stage_bytes, latent ? 0 : 4 * page_places);
+    m.k = take_bytes(m.stage_bytes, keys ? head_size * page_length : 0);
+    m.rope = take_bytes(m.stage_bytes, with_k ? rope_size * page_length : 0);
+    m.v = take_bytes(m.stage_bytes, with_v && !latent ? head_size * page_length : 0);
+    m.k_scale = take_bytes(m.stage_bytes, 4 * page_length);
+    m.rope_scale = take_bytes(m.stage_bytes, latent ? 4 * page_length : 0);
+    m.v_scale = take_bytes(m.stage_bytes, latent ? 0 : 4 * page_length);
     if (latent) m.v_scale = m.k_scale;
     // The queries are turned where pages lie later, as are latent results: eight rows of floats.
-    const int32_t turning = attention_threads / 32 * head_size * 4;
-    m.bytes += stages * m.stage_bytes > turning ? stages * m.stage_bytes : turning;
+    const int32_t transformed = attention_threads / 32 * head_size * 4;
+    m.bytes += stages * m.stage_bytes > transformed ? stages * m.stage_bytes : transformed;
     return m;
 }
 
@@ -108,7 +108,7 @@ DS_HD uint32_t code_of(float x) {
     const uint32_t u = bits_of(x);
     return x != x ? 0xffffffffu : u & 0x80000000u ? ~u : u | 0x80000000u;
 }
-DS_HD float number_of(uint32_t code) {
+DS_HD float score_of(uint32_t code) {
     if (code == 0xffffffffu) return float_of(0x7fc00000u);
     return float_of(code & 0x80000000u ? code & 0x7fffffffu : ~code);
 }

@@ -46,7 +46,7 @@ __device__ float quantize_query(const float *q, float *x, int32_t size, float sc
     return i8_query_factor(s.scale, scale, size);
 }
 // What inverse_hadamard adds to hadamard.
-__device__ inline void store_turned_back(float *x, int32_t size, float *y) {
+__device__ inline void store_inverse_hadamard(float *x, int32_t size, float *y) {
     hadamard(x, size);
     const float part = 1.0f / static_cast<float>(hadamard_block(size));
     for (int32_t c = lane_number(); c < size; c += warp_lanes) y[c] = x[c] * part;
@@ -56,14 +56,14 @@ __device__ inline void store_turned_back(float *x, int32_t size, float *y) {
 struct row_maxima {
     float max;  // of the scores, rounded up
     int32_t e0;
-    int32_t numbers;
+    int32_t finite;
 };
 __device__ __forceinline__ row_maxima maxima_of(uint32_t max_code, uint32_t largest) {
-    const float max = number_of(max_code), scale = float_of(largest);
+    const float max = score_of(max_code), scale = float_of(largest);
     return {__builtin_ceilf(max), exponent_above(scale), finite_f32(max) && finite_f32(scale)};
 }
-__device__ __forceinline__ float output_of(int64_t total, int32_t e0, int64_t denominator, int32_t numbers) {
-    return numbers ? i8_attention_output(total, e0, denominator) : float_of(0x7fc00000u);
+__device__ __forceinline__ float output_of(int64_t total, int32_t e0, int64_t denominator, int32_t finite) {
+    return finite ? i8_attention_output(total, e0, denominator) : float_of(0x7fc00000u);
 }
 
 }  // namespace ds::cuda

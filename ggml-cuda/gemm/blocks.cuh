@@ -33,11 +33,11 @@ DS_HD uint32_t bits_to_bytes(uint32_t bits) {
     return (bits & 1u) << 4 | (bits & 2u) << 11 | (bits & 4u) << 18 | (bits & 8u) << 25;
 }
 // iq4_levels of four places.
-DS_HD uint32_t levels_of(uint32_t places) {
+DS_HD uint32_t levels_of(uint32_t indices) {
     constexpr uint64_t low = 0xf6eaddcfbfad9881u, high = 0x7159453526190d01u;
     uint32_t w = 0;
     for (int i = 0; i < 4; ++i) {
-        const uint32_t at = places >> 8 * i & 15;
+        const uint32_t at = indices >> 8 * i & 15;
         w |= static_cast<uint32_t>((at < 8 ? low >> 8 * at : high >> 8 * (at - 8)) & 255) << 8 * i;
     }
     return w;

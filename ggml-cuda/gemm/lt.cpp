@@ -59,11 +59,12 @@ struct lt_call {
         if (bad == CUBLAS_STATUS_SUCCESS) bad = s;
     }
     lt_call(int32_t m, int32_t n, int32_t k, int64_t q_stride) {
-        const cublasOperation_t turned = CUBLAS_OP_T;
+        const cublasOperation_t transposed = CUBLAS_OP_T;
         const size_t scratch = library_bytes;
         const auto size = [](int64_t x) { return static_cast<uint64_t>(x); };
         must(cublasLtMatmulDescInit(&product, CUBLAS_COMPUTE_32I, CUDA_R_32I));
-        must(cublasLtMatmulDescSetAttribute(&product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned));
+        must(cublasLtMatmulDescSetAttribute(&product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                            sizeof transposed));
         must(cublasLtMatrixLayoutInit(&w, CUDA_R_8I, size(k), size(m), k));
         must(cublasLtMatrixLayoutInit(&q, CUDA_R_8I, size(k), size(n), q_stride));
         must(cublasLtMatrixLayoutInit(&sums, CUDA_R_32I, size(m), size(n), m));

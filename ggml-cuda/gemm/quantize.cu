@@ -45,7 +45,7 @@ __device__ uint32_t largest_of_block(uint32_t x) {
 __device__ uint32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffffu; }
 
 __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t row = blockIdx.x;
     const int j = static_cast<int>(threadIdx.x);
     const float *x = p.x + row * p.x_stride;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) 
 constexpr int gate_threads = 256;
 
 __global__ void gate_kernel(gate_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.m,
                   column = i % p.m;
     if (row >= p.n) return;
@@ -100,7 +100,7 @@ __global__ void gate_kernel(gate_params p) {
 }
 
 __global__ void scale_sums_kernel(scale_sums_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.w.m,
                   column = i % p.w.m;
     if (row >= p.n) return;

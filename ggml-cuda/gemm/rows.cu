@@ -38,7 +38,7 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     // Which weights a block takes depends on nothing before it, unless they are an expert's: the first of
     // them are on their way before anything else is waited for.
     const bool early = !a.groups;
-    if (!early) former_results();
+    if (!early) wait_for_prior_kernels();
     DS_SHARED(memory);
     // [warps][matrices][tiles * 8 rows][16 weights]
     int32_t *const sums = reinterpret_cast<int32_t *>(memory);
@@ -55,7 +55,7 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     };
     if (early) {
         load();
-        former_results();
+        wait_for_prior_kernels();
     }
     if (s.rows <= 0) return;
     if (!early) load();

@@ -93,7 +93,7 @@ template <int rows, bool gated> struct tile {
 };
 
 template <int rows, bool gated> __global__ void __launch_bounds__(threads) tiles_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     const share s = share_of<gated>(a, gated ? tile_weights / 2 : tile_weights, rows);
     if (s.rows <= 0) return;

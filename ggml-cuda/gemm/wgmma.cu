@@ -80,7 +80,7 @@ template <int wide, bool gated> struct wgmma_tile {
 
 template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads, 1)
     wgmma_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     DS_SHARED(memory);
     const share s = share_of<gated>(a, gated ? wide / 2 : wide, wgmma_rows);

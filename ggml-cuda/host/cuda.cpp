@@ -32,7 +32,7 @@ template <class F, class... A> void call(F f, A... a) {
     if (!f(a..., &failure)) throw error(failure.code, failure.text);
 }
 
-std::vector<std::string> places() {
+std::vector<std::string> candidate_paths() {
     const std::string here = os::code_directory();
     if (here.empty()) return {};
     return {here + "/" + file_name, here + "/../lib/" + file_name};
@@ -42,9 +42,9 @@ void *open_library(const std::string &path) {
     try {
         if (!path.empty()) return os::open_library(path);
         std::string tried;
-        for (const std::string &place : places()) {
-            if (os::file_exists(place)) return os::open_library(place);
-            tried += place + ", ";
+        for (const std::string &candidate : candidate_paths()) {
+            if (os::file_exists(candidate)) return os::open_library(candidate);
+            tried += candidate + ", ";
         }
         try {
             return os::open_library(file_name);

@@ -45,7 +45,7 @@ experts_work work_of(const experts_launch_params &p) {
     const bool fused = gate_and_up_together(p);
     taker take;
     experts_work w;
-    w.place = take(pairs * sizeof(int32_t));
+    w.slot = take(pairs * sizeof(int32_t));
     w.row_of = take(pairs * sizeof(int32_t));
     w.groups = take(static_cast<size_t>(group_bound(static_cast<int64_t>(pairs), p.experts, 8)) * 3 *
                     sizeof(int32_t));
@@ -53,7 +53,7 @@ experts_work work_of(const experts_launch_params &p) {
     w.x_up = p.up.type == p.gate.type ? w.x : take(quantized_bytes(p.up.type, p.n, p.d));
     w.hidden = take(pairs * ffn * sizeof(float));
     w.up = fused ? w.hidden : take(pairs * ffn * sizeof(float));
-    w.ready = take(quantized_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
+    w.hidden_quantized = take(quantized_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
     w.y = take(pairs * d * sizeof(float));
     w.bytes = take.bytes;
     return w;

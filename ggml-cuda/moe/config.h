@@ -21,13 +21,13 @@ bool gate_and_up_together(const experts_launch_params &);  // by one kernel
 // Offsets in scratch, each at a multiple of 256, of [pairs]: a row and one of its experts. A pair's place is
 // where it stands when pairs are sorted by expert.
 struct experts_work {
-    size_t place;       // [pairs]
-    size_t row_of;      // [pairs]: the row that stands at a place
-    size_t groups;      // [groups]
-    size_t x, x_up;     // rows ready for gate, and for up where its format is another
-    size_t hidden, up;  // [pairs, ffn]
-    size_t ready;       // hidden, ready for down
-    size_t y;           // [pairs, d]
+    size_t slot;              // [pairs]
+    size_t row_of;            // [pairs]: the row that stands at a place
+    size_t groups;            // [groups]
+    size_t x, x_up;           // rows ready for gate, and for up where its format is another
+    size_t hidden, up;        // [pairs, ffn]
+    size_t hidden_quantized;  // hidden, ready for down
+    size_t y;                 // [pairs, d]
     size_t bytes;
 };
 experts_work work_of(const experts_launch_params &);

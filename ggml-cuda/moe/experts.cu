@@ -17,7 +17,7 @@ struct sort_args {
     const float *route;
     int64_t route_stride;
     int32_t n, used, experts, group_rows, groups;
-    int32_t *place, *row_of;
+    int32_t *slot, *row_of;
     row_group *group;
 };
 __device__ int32_t expert_of_pair(const sort_args &a, int32_t pair) {
@@ -36,7 +36,7 @@ __device__ void sum_up(int32_t *x) {
 }
 
 __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ int32_t count[sort_threads], next[sort_threads], group[sort_threads];
     const int32_t i = static_cast<int32_t>(threadIdx.x), pairs = a.n * a.used;
     count[i] = 0;
@@ -59,9 +59,9 @@ __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
     for (int32_t g = all + i; g < a.groups; g += sort_threads) a.group[g] = {0, 0, 0};
     __syncthreads();
     for (int32_t p = i; p < pairs; p += sort_threads) {
-        const int32_t place = atomicAdd(&next[expert_of_pair(a, p)], 1);
-        a.place[p] = place;
-        a.row_of[place] = p / a.used;
+        const int32_t slot = atomicAdd(&next[expert_of_pair(a, p)], 1);
+        a.slot[p] = slot;
+        a.row_of[slot] = p / a.used;
     }
 }
 
@@ -79,21 +79,21 @@ struct float_product_args {
     const row_group *groups;
     const int32_t *row_of;  // or null
 };
-struct f32_at_place {
+struct f32_weights {
     const float *p;
     __device__ float operator()(int64_t i) const { return p[i]; }
 };
-struct f16_at_place {
+struct f16_weights {
     const uint16_t *p;
     __device__ float operator()(int64_t i) const { return half_value(p[i]); }
 };
-struct bf16_at_place {
+struct bf16_weights {
     const uint16_t *p;
     __device__ float operator()(int64_t i) const { return float_of(static_cast<uint32_t>(p[i]) << 16); }
 };
 
 template <class W, class T> __global__ void float_product_kernel(float_product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     const row_group g = a.groups[blockIdx.y];
     const int lane = static_cast<int>(threadIdx.x) % dot_lanes;
     const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 +
@@ -112,7 +112,7 @@ template <class W, class T> __global__ void float_product_kernel(float_product_a
 struct combine_args {
     const float *route;
     int64_t route_stride;
-    const int32_t *place;
+    const int32_t *slot;
     const float *parts;  // [pairs, d]
     const float *shared;
     int64_t shared_stride;
@@ -122,14 +122,14 @@ struct combine_args {
 };
 constexpr int combine_threads = 256;
 __global__ void combine_kernel(combine_args a) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t row = static_cast<int32_t>(blockIdx.y),
                   c = static_cast<int32_t>(blockIdx.x) * combine_threads + static_cast<int32_t>(threadIdx.x);
     if (c >= a.d) return;
     float y = a.shared ? a.shared[row * a.shared_stride + c] : 0.0f;
     const float *const weight = a.route + row * a.route_stride + a.used;
     for (int32_t r = 0; r < a.used; ++r)
-        y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.place[row * a.used + r]) * a.d + c], y);
+        y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.slot[row * a.used + r]) * a.d + c], y);
     a.y[row * a.y_stride + c] = y;
 }
 
@@ -140,7 +140,7 @@ bool is_float(format f) { return f == format::f32 || f == format::f16 || f == fo
 struct rows_in {
     const float *x;  // as they are
     int64_t x_stride;
-    void *ready;  // and where they are made ready
+    void *quantized;  // and where they are made ready
     int32_t n, k;
     const int32_t *row_of;
 };
@@ -148,8 +148,8 @@ struct rows_in {
 int quantize_rows(const rows_in &in, format f, stream s) {
     if (is_float(f)) return 0;
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
-    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready),
-                            i8_stride(in.k), quantized_scales(in.ready, in.n, in.k), block, in.n, in.k},
+    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.quantized),
+                            i8_stride(in.k), quantized_scales(in.quantized, in.n, in.k), block, in.n, in.k},
                            s);
 }
 int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) {
@@ -158,8 +158,8 @@ int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) {
 product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
                       const row_group *groups) {
     product_args a{};
-    a.q = quantized_rows(in.ready), a.q_stride = i8_stride(in.k);
-    a.q_scale = quantized_scales(in.ready, in.n, in.k),
+    a.q = quantized_rows(in.quantized), a.q_stride = i8_stride(in.k);
+    a.q_scale = quantized_scales(in.quantized, in.n, in.k),
     a.scale_stride = w.type == format::i8 ? 1 : in.k / static_cast<int32_t>(info(w.type).block);
     a.w[0] = {w.w, w.scale, nullptr, m, 0};
     a.count = 1, a.n = in.n, a.k = in.k;
@@ -188,9 +188,9 @@ int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
                const experts_cut &cut, const device_facts &d, stream s) {
     const float_product_args f = {in.x, in.x_stride, w.w, step_of(w, m, in.k), m, in.k, y, groups, in.row_of};
     switch (w.type) {
-    case format::f32: return launch_float_groups<f32_at_place, float>(f, cut.groups, s);
-    case format::f16: return launch_float_groups<f16_at_place, uint16_t>(f, cut.groups, s);
-    case format::bf16: return launch_float_groups<bf16_at_place, uint16_t>(f, cut.groups, s);
+    case format::f32: return launch_float_groups<f32_weights, float>(f, cut.groups, s);
+    case format::f16: return launch_float_groups<f16_weights, uint16_t>(f, cut.groups, s);
+    case format::bf16: return launch_float_groups<bf16_weights, uint16_t>(f, cut.groups, s);
     case format::i8: return launch_i8_groups(args_for(in, w, m, y, groups), false, cut, d, s);
     default: return launch_packed(w.type, args_for(in, w, m, y, groups), cut.group_rows, cut.groups, 1, s);
     }
@@ -208,17 +208,17 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     }
     const experts_work at = work_of(p);
     char *const work = static_cast<char *>(p.work);
-    const auto numbers = [&](size_t offset) { return reinterpret_cast<int32_t *>(work + offset); };
+    const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t *>(work + offset); };
     const auto floats = [&](size_t offset) { return reinterpret_cast<float *>(work + offset); };
     row_group *const groups = reinterpret_cast<row_group *>(work + at.groups);
     const int32_t pairs = p.n * p.used;
-    const rows_in x = {p.x, p.x_stride, work + at.x, p.n, p.d, numbers(at.row_of)};
+    const rows_in x = {p.x, p.x_stride, work + at.x, p.n, p.d, ints(at.row_of)};
     rows_in x_up = x;
-    x_up.ready = work + at.x_up;
-    const rows_in hidden = {floats(at.hidden), p.ffn, work + at.ready, pairs, p.ffn, nullptr};
+    x_up.quantized = work + at.x_up;
+    const rows_in hidden = {floats(at.hidden), p.ffn, work + at.hidden_quantized, pairs, p.ffn, nullptr};
     int bad = DS_LAUNCH(sort_kernel, dim3(1), dim3(sort_threads), 0, s,
                         sort_args{p.route, p.route_stride, p.n, p.used, p.experts, cut.group_rows, cut.groups,
-                                  numbers(at.place), numbers(at.row_of), groups});
+                                  ints(at.slot), ints(at.row_of), groups});
     if (!bad) bad = quantize_rows(x, p.gate.type, s);
     if (!bad && p.up.type != p.gate.type) bad = quantize_rows(x_up, p.up.type, s);
     if (fused) {
@@ -238,7 +238,7 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     return DS_LAUNCH(combine_kernel,
                      dim3(static_cast<unsigned>(parts(p.d, combine_threads)), static_cast<unsigned>(p.n)),
                      dim3(combine_threads), 0, s,
-                     combine_args{p.route, p.route_stride, numbers(at.place), floats(at.y), p.shared,
+                     combine_args{p.route, p.route_stride, ints(at.slot), floats(at.y), p.shared,
                                   p.shared_stride, p.y, p.y_stride, p.n, p.used, p.d});
 }
 

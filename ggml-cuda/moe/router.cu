@@ -79,7 +79,7 @@ __device__ void drop_worst_groups(float *rank, int32_t n, const router_params &p
 }
 
 __global__ void router_kernel(router_launch_params p) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ float score[most_experts], rank[most_experts], worth[most_experts];
     const int lane = static_cast<int>(threadIdx.x);
     const float *const logits = p.logits + blockIdx.x * p.logits_stride;

@@ -108,7 +108,7 @@ struct fiber {
     enum { runs, in_block, in_warp, ended } state = ended;
     uint32_t mask = 0;                      // of the lanes that it waits for
     bool waited = false;                    // for what was queued before
-    unsigned turn = 0;                      // of its warp's exchanges, so that two buffers are enough
+    unsigned exchanges = 0;                 // of its warp's exchanges, so that two buffers are enough
     std::vector<std::vector<copy>> copies;  // groups that were closed, and the open one
     std::vector<std::vector<std::function<void()>>> products;  // the same of a warpgroup's
 };
@@ -146,7 +146,7 @@ inline void resume(fiber &f) {
     threadIdx = f.index;
     ds_emulation_switch(&m.sp, f.sp);
 }
-inline void make_ready(fiber &f) {
+inline void start(fiber &f) {
     f.stack.resize(stack_bytes);
     auto *top =
         reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(f.stack.data()) + stack_bytes) / 64 * 64);
@@ -155,7 +155,7 @@ inline void make_ready(fiber &f) {
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     f.sp = top;
     f.state = fiber::runs;
-    f.turn = 0;
+    f.exchanges = 0;
     f.waited = false;
     f.copies.assign(1, {});
     f.products.assign(1, {});
@@ -203,7 +203,7 @@ inline void run_block() {
         m.fibers[i].index =
             dim3(static_cast<unsigned>(i) % blockDim.x, static_cast<unsigned>(i) / blockDim.x % blockDim.y,
                  static_cast<unsigned>(i) / blockDim.x / blockDim.y);
-        make_ready(m.fibers[i]);
+        start(m.fibers[i]);
     }
     do
         for (unsigned w = 0; w < m.warps; ++w) run_warp(backwards ? m.warps - 1 - w : w);
@@ -232,7 +232,7 @@ template <class T> const char *show(const T &mine, uint32_t mask) {
     static_assert(sizeof(T) <= 64);
     machine &m = the_machine();
     const size_t thread = thread_number();
-    char *slot = m.slots[thread / 32 * 2 + (m.now->turn++ & 1)].data();
+    char *slot = m.slots[thread / 32 * 2 + (m.now->exchanges++ & 1)].data();
     std::memcpy(slot + thread % 32 * 64, &mine, sizeof mine);
     m.now->mask = mask;
     m.now->state = fiber::in_warp;
@@ -320,7 +320,7 @@ inline int __dp4a(int a, int b, int c) {
 
 namespace ds::cuda {
 
-inline void former_results() { emulation::the_machine().now->waited = true; }
+inline void wait_for_prior_kernels() { emulation::the_machine().now->waited = true; }
 
 inline float half_value(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t half_of(float f) { return f32_to_f16(f); }

@@ -91,13 +91,13 @@ TEST_CASE("CUDA: codes of scores are ordered as scores are, NaN above all") {
     const float inf = std::numeric_limits<float>::infinity();
     const std::vector<float> rising = {-inf, -3e38f, -1.0f, -1e-40f, -0.0f, 0.0f, 1e-40f, 1.0f, 3e38f, inf};
     for (size_t i = 0; i < rising.size(); ++i) {
-        CHECK(bits_of(cuda::number_of(cuda::code_of(rising[i]))) == bits_of(rising[i]));
+        CHECK(bits_of(cuda::score_of(cuda::code_of(rising[i]))) == bits_of(rising[i]));
         CHECK(cuda::code_of(rising[i]) > 0);  // 0 stands for nothing seen
         if (i) CHECK(cuda::code_of(rising[i - 1]) < cuda::code_of(rising[i]));
     }
     for (float nan : {std::nanf(""), -std::nanf("")}) {
         CHECK(cuda::code_of(nan) > cuda::code_of(inf));
-        CHECK(std::isnan(cuda::number_of(cuda::code_of(nan))));
+        CHECK(std::isnan(cuda::score_of(cuda::code_of(nan))));
     }
 }
 
