@@ -1,4 +1,4 @@
-// add: y = a + b; and heads copied together: a thread an element.
+// add: y = a + b, and the copy of heads out of wider rows; one thread per element.
 #include "small.cuh"
 
 namespace ds::cuda {

@@ -1,7 +1,7 @@
-// candidates: blocks take 8,192 numbers each and keep the `count` largest; so do others of what these kept,
-// until one block is left for a row. A number and its place make one key, and keys are all different: the
-// count-th largest is found bit by bit, by counting, and a tie goes to the lowest place by itself. Then the
-// weights of all are summed, in integers.
+// candidates: each block takes 8,192 logits and keeps the `count` largest; further rounds do the same with
+// what was kept, until one block per row is left. A logit and its index form one key, and keys are distinct:
+// the count-th largest is found bit by bit, by counting, and ties go to the lowest index. Then the weights of
+// all logits are summed, in integers.
 #include "candidates.h"
 #include "small.cuh"
 
@@ -12,8 +12,8 @@ namespace {
 constexpr int select_threads = 512, keys_a_thread = 16, select_warps = select_threads / warp_lanes;
 static_assert(select_threads * keys_a_thread == candidates_block && most_candidates <= select_threads);
 
-// 0: nothing. Rises with the number, and where numbers are equal falls with the place; NaN and infinity come
-// before everything.
+// 0: no key. Keys rise with the logit and, for equal logits, fall with the index; NaN and +infinity come
+// before all others.
 constexpr int index_bits = 24;
 constexpr uint32_t last_index = (1u << index_bits) - 1, unusable = 0xffffffffu;
 static_assert(most_logits == 1 << index_bits);
@@ -30,8 +30,8 @@ __device__ int32_t index_of(uint64_t key) {
     return static_cast<int32_t>(last_index - (static_cast<uint32_t>(key) & last_index));
 }
 
-// How many of the block's keys are not below `least`; every thread gets it. Two buffers by turns, so that one
-// barrier is enough.
+// How many of the block's keys are at least `least`, for every thread. Callers alternate between two buffers,
+// so one barrier is enough.
 __device__ int32_t count_from(const uint64_t (&mine)[keys_a_thread], uint64_t least, int32_t *of_warp) {
     int32_t n = 0;
     DS_UNROLL
@@ -48,8 +48,8 @@ struct select_params {
     const float *x;  // [n, width], or null: keys
     int64_t x_stride;
     const uint64_t *keys;  // [n, width]
-    uint64_t *kept;        // [n, gridDim.x, count], or null: this is the last round
-    int32_t *y;            // of the last round
+    uint64_t *kept;        // [n, gridDim.x, count], or null in the last round
+    int32_t *y;            // in the last round
     int64_t y_stride;
     int32_t width, count;
 };
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
         if (n >= p.count) least = higher;
         if (n == p.count) break;
     }
-    if (least == 0) least = 1;  // there are not so many
+    if (least == 0) least = 1;  // fewer keys than `count`
     __syncthreads();
     DS_UNROLL
     for (int i = 0; i < keys_a_thread; ++i)

@@ -1,4 +1,4 @@
-// get_rows: a block a row; a thread takes one element after the other, or 32 of a packed format.
+// get_rows: one block per row; a thread takes single elements, or 32 elements of a packed format.
 #include "gemm/blocks.cuh"
 #include "small.cuh"
 

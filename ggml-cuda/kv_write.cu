@@ -1,5 +1,5 @@
-// kv_write: into pages of floats a thread an element; into pages of i8 a block a position and head, whose
-// numbers are in shared memory while they are turned.
+// kv_write: pages of floats take one thread per element. Pages of i8 take one block per position and head,
+// whose elements are in shared memory during the Hadamard transform.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -14,7 +14,7 @@ template <format type> __device__ void store_float(char *array, int64_t i, float
 template <format type> __global__ void __launch_bounds__(small_block) write_floats_kernel(kv_write_params p) {
     wait_for_prior_kernels();
     const kv_layout &l = p.layout;
-    // of a head, keys and then values
+    // elements per head: keys, then values
     const int32_t width = l.head_size + (l.rope_size ? l.rope_size : l.head_size);
     const int64_t t = thread_index(), head = t / width;
     if (head >= static_cast<int64_t>(p.n) * l.kv_heads) return;
@@ -34,7 +34,7 @@ template <format type> __global__ void __launch_bounds__(small_block) write_floa
 
 constexpr int write_block = 128;
 
-// The largest magnitude of the block's threads, as bits; every thread gets it.
+// The largest magnitude of the block's threads, as bits, for every thread.
 __device__ uint32_t largest_of_threads(uint32_t x) {
     __shared__ uint32_t of_warp[write_block / warp_lanes];
     for (int s = warp_lanes / 2; s > 0; s /= 2) {
@@ -45,12 +45,12 @@ __device__ uint32_t largest_of_threads(uint32_t x) {
     __syncthreads();
     uint32_t all = 0;
     for (uint32_t w : of_warp) all = w > all ? w : all;
-    __syncthreads();  // who comes next may write it
+    __syncthreads();  // the next call may write of_warp
     return all;
 }
 
-// What one head of one position becomes: element d at to[d * step], its scale at *scale. `row` is shared and
-// has room for it.
+// Writes one head of one position: element d to to[d * step], its scale to *scale. `row` is shared memory for
+// the head.
 __device__ void write_i8_head(const float *x, int32_t size, bool transform, float *row, int8_t *to,
                               int64_t step, float *scale) {
     const int32_t thread = static_cast<int32_t>(threadIdx.x);

@@ -1,5 +1,5 @@
-// rms_norm: a warp a row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that the first two
-// folds of numerics.h's order are its own, and the others go through the warp.
+// rms_norm: one warp per row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that it does
+// the first two folds in the order of numerics.h itself; the others are shuffles in the warp.
 #include "small.cuh"
 
 namespace ds::cuda {

@@ -1,5 +1,4 @@
-// What a device's memory gives at most when it is only read: every 16 bytes once, each thread four of them
-// under way at a time. For measurements.
+// Measures how fast a device's memory can be read: every 16 bytes once, with four loads in flight per thread.
 #include "device.cuh"
 #include "read.h"
 
@@ -28,7 +27,7 @@ __global__ void __launch_bounds__(read_threads) read_kernel(read_params p) {
     if (threadIdx.x % warp_lanes == 0) atomicAdd(p.sum, sum);
 }
 
-// Numbers without a pattern (the finaliser of MurmurHash3), for constant ones may be read faster.
+// Values without a pattern (the finalizer of MurmurHash3): constant memory may be read faster.
 __global__ void __launch_bounds__(read_threads) fill_kernel(read_params p) {
     wait_for_prior_kernels();
     const int64_t step = static_cast<int64_t>(gridDim.x) * read_threads;

@@ -1,4 +1,4 @@
-// Which kernels attend, and how the work is cut.
+// What each way of attention can compute, and how its work is cut into blocks.
 #include "config.h"
 
 #include <algorithm>
@@ -7,7 +7,8 @@ namespace ds::cuda {
 
 static size_t part_bytes(size_t n) { return (n + 255) / 256 * 256; }
 static int32_t parts_of(int32_t n, int32_t of) { return (n + of - 1) / of; }
-constexpr size_t most_scores_kept = 64 << 20;  // bytes
+// 64 MiB: above, scores are computed twice instead of being stored
+constexpr size_t most_scores_kept = 64 << 20;
 
 const char *name_of(attention_way w) {
     constexpr const char *names[] = {"integers", "floats", "plain"};
@@ -50,7 +51,7 @@ attention_cut one_row_of(attention_cut c, int32_t group) {
     return c;
 }
 
-// The totals are needed where blocks share a row: then rows times heads are few.
+// Totals are stored only where blocks share a row, which happens only with few rows times heads.
 attention_work work_of(const attention_launch_params &a, const attention_cut &c) {
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
     attention_work w = {};
@@ -64,12 +65,12 @@ attention_work work_of(const attention_launch_params &a, const attention_cut &c)
     return w;
 }
 
-// A bound that grows with every dimension, whatever is chosen: with n rows there may be fewer, which are cut
-// in another way.
+// A bound for every cut, growing with every dimension. Fewer rows may be cut in another way, so the exact
+// size would not grow.
 size_t attention_work_bytes(const attention_launch_params &a, const device_facts &d) {
     if (a.p.kv.type != format::i8) return float_attention_bytes(a);
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
-    // rows times heads that are split at most
+    // the most rows times heads whose pages are split among blocks
     const size_t shared = std::min(heads, static_cast<size_t>(2 * d.processors) * 16);
     return part_bytes(2 * heads * sizeof(uint32_t)) +
            part_bytes(shared * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) +

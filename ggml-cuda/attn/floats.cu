@@ -1,9 +1,9 @@
-// Attention over pages of f16 and f32 (numerics.h has the sums; where a row's pages are one part, the result
-// has the CPU's bits). A block takes one row of the batch and up to 8 query heads of one key head, so that a
-// page is read once for all of them: a thread makes the score of a position and a head in the order of the
-// elements, then an element of the result in the order of positions. Long rows are cut into parts of
-// `part_pages` pages, always at the same positions, whatever else runs; their results are put together in
-// order.
+// Attention over pages of f16 and f32, with the sums of numerics.h; a row whose pages make one part has the
+// CPU's bits. A block takes one row of the batch and up to 8 query heads of one key head, so that a page is
+// read once for all of them. A thread computes the score of one position and head in the order of the
+// elements, then one element of the result in the order of positions.
+// Long rows are cut into parts of `part_pages` pages. The cuts depend on positions alone, not on what else
+// runs, and the parts' results are combined in order.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -14,7 +14,7 @@ constexpr int float_threads = 256, float_heads = 8, part_pages = 16, most_float_
 
 struct float_args {
     attention_launch_params a;
-    // [n, heads, parts, head_size + 2]: sums, then maximum and denominator; null: there is but one part
+    // [n, heads, parts, head_size + 2]: sums, then maximum and denominator. Null: a single part
     float *parts;
     int32_t part_count, head_parts;
 };
@@ -36,7 +36,7 @@ DS_HD float_memory float_memory_of(int32_t width) {
     return m;
 }
 
-// sixteen lanes' dot product, as dot_in_lanes makes it, of q[0 … n) and the latent key k[0 … n)
+// Dot product of q[0 … n) and the latent key k[0 … n) in sixteen lanes, in the order of dot_in_lanes.
 template <class T> __device__ float latent_score(const float *q, const T *k, int32_t n) {
     float lane[dot_lanes] = {};
     for (int32_t first = 0; first < n; first += dot_lanes) DS_UNROLL
@@ -71,7 +71,7 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
                         : a.q_rope[row * a.rope_stride + (head + h) * a.rope_head_stride + d - size];
     }
     constexpr int own = most_float_head * float_heads / float_threads;
-    // element i of the block's heads * size results is of thread i % float_threads
+    // thread i % float_threads holds element i of the block's heads * size results
     float out[own] = {};
     const float scale = attention_scale(a.p.scale);
     const int32_t *const table = a.tables + static_cast<int64_t>(a.sequence[row]) * a.table_stride;
@@ -141,7 +141,7 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
     }
 }
 
-// The parts of a row and head, in order: as page after page.
+// Combines the parts of a row and head in order, as pages are.
 __global__ void join_parts_kernel(float_args g) {
     wait_for_prior_kernels();
     const attention_launch_params &a = g.a;

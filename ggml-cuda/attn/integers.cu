@@ -1,11 +1,12 @@
-// Attention over pages of i8 on tensor cores, in integers as numerics.h says, so that blocks may share a
-// row's pages in any way: sums go together by atomic additions of integers, maxima by atomic maxima. A tile's
-// places (rows of the batch times query heads of one key head) are the 16 rows of mma.m16n8k32: of queries
-// against a page's keys, of weights against its values, two planes each. Eight warps, `tiles` of them down
-// and the others across a page's positions, then across the head's elements.
-// Prefill: one kernel goes over all pages of its rows twice; rows whose neighbours are of other sequences, as
-// decode's are beside a prompt's, would make a tile work them off one by one, and have blocks of their own.
-// Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
+// Attention over pages of i8 on tensor cores. All sums are integers (numerics.h), so blocks may share a row's
+// pages in any way: sums combine by atomic additions, maxima by atomic maxima.
+// A query slot is one row of the batch and one query head; slots of one key head are the 16 rows of
+// mma.m16n8k32, of queries against a page's keys, then of weights against its values, each in two planes of 8
+// bits. Eight warps form `tiles` rows of tiles; the others divide a page's positions, then the head's
+// elements.
+// Prefill: one kernel reads all pages of its rows twice. Rows whose neighbours belong to other sequences, as
+// decode rows beside a prompt do, would occupy a tile one by one, so they get blocks of their own. Decode:
+// one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -16,9 +17,9 @@ struct integer_args {
     attention_launch_params a;
     attention_cut cut;
     uint32_t *max_code, *largest;  // [n, heads]
-    // [n, heads], [n, heads, head_size]; null: one block sees all of a row
+    // [n, heads], [n, heads, head_size]. Null: one block sees a whole row
     unsigned long long *denominators, *totals;
-    float *scores;  // [n, heads, max_pages * 64], or null: made again
+    float *scores;  // [n, heads, max_pages * 64]. Null: computed again for the values
 };
 
 enum class pass { maxima, values, both };
@@ -31,8 +32,8 @@ template <int tiles, int wide, pass which> struct attend {
     char *const memory;
     const kv_layout &l;
     const attention_memory m;
-    const int size, rope;                // of heads
-    const int warp, lane, down, beside;  // the warp's tile of places, and its part across
+    const int size, rope;                // elements of a head
+    const int warp, lane, down, beside;  // the warp's tile of slots, and its share across
     int32_t first_row, rows, head, heads, kv_head;
     const int32_t *table = nullptr;
     uint32_t code[2] = {0, 0}, largest[2] = {0, 0};
@@ -64,7 +65,7 @@ template <int tiles, int wide, pass which> struct attend {
         return reinterpret_cast<float *>(memory + m.stages) + warp * size;
     }
 
-    // The planes of the queries, and what is known of each place.
+    // The planes of the queries, and the factors of each slot.
     __device__ void make_queries() {
         for (int32_t r = warp; r < slots; r += attention_threads / warp_lanes) {
             const bool there = is_used(r);
@@ -93,7 +94,8 @@ template <int tiles, int wide, pass which> struct attend {
         __syncthreads();
     }
 
-    // The positions that each place sees, of rows [begin, end); the others see none. Gives the most.
+    // Sets how many positions each slot sees: those of rows [begin, end), none for the others. Returns the
+    // largest count.
     __device__ int32_t see(int32_t begin, int32_t end) {
         table = g.a.tables + static_cast<int64_t>(g.a.sequence[begin]) * g.a.table_stride;
         for (int32_t r = static_cast<int32_t>(threadIdx.x); r < slots; r += attention_threads) {
@@ -106,13 +108,13 @@ template <int tiles, int wide, pass which> struct attend {
         return most;
     }
 
-    // ---- Pages on their way into shared memory
+    // ---- Copies of pages into shared memory
 
     __device__ void copy_rows(char *to, const char *from, int32_t n, int32_t pieces) const {
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n * pieces; i += attention_threads)
             copy_async(to + swizzled(i / pieces, i % pieces, pieces), from + i * 16, true);
     }
-    // one row is not swizzled
+    // a single row is not swizzled
     __device__ void copy_scales(char *to, const char *from) const { copy_rows(to, from, 1, page_length / 4); }
     __device__ void copy_page(int32_t page, bool with_k, bool with_v) const {
         char *const stage = memory + m.stages + (page % g.cut.stages) * m.stage_bytes;
@@ -132,7 +134,7 @@ template <int tiles, int wide, pass which> struct attend {
         if (with_v) copy_rows(stage + m.v, v + part, size, page_length / 16);
         copy_scales(stage + m.v_scale, v + elements + kv_head * page_length * 4);
     }
-    // f(page, its stage) for pages [begin, end).
+    // Calls f(page, its stage) for pages [begin, end).
     template <class F>
     __device__ void over_pages(int32_t begin, int32_t end, bool with_k, bool with_v, const F &f) {
         if (begin >= end) return;
@@ -190,7 +192,7 @@ template <int tiles, int wide, pass which> struct attend {
             }
         }
     }
-    // f(tile of positions, element, place, position, score)
+    // Calls f(element, slot, position, score).
     template <class F> __device__ void scores(const char *stage, const F &f) const {
         sums s = {}, r = {};
         multiply(memory + m.high, memory + m.low, stage + m.k, size, s);
@@ -222,7 +224,7 @@ template <int tiles, int wide, pass which> struct attend {
             if (which == pass::maxima && keeps()) kept(slot, page)[position] = score;
         });
     }
-    // What the lanes have gathered, to where all see it.
+    // Combines the lanes' maxima in the slots' facts.
     __device__ void join_maxima() {
         DS_UNROLL
         for (int i = 0; i < 2; ++i) {
@@ -247,7 +249,7 @@ template <int tiles, int wide, pass which> struct attend {
                 atomicMax(g.largest + pair_of(r), facts()[r].largest);
             }
     }
-    // From the joined codes, or from those of all blocks.
+    // From this block's maxima, or, when only values are computed, from those of all blocks.
     __device__ void settle_maxima() {
         for (int32_t r = static_cast<int32_t>(threadIdx.x); r < slots; r += attention_threads) {
             slot_facts &f = facts()[r];
@@ -263,7 +265,8 @@ template <int tiles, int wide, pass which> struct attend {
 
     // ---- Values
 
-    // A thread's own weights of its place, as planes; and the shift of the page's sums.
+    // Each thread computes its own positions' weights of its slot as planes, and the slot's shift of the
+    // page's sums.
     __device__ void weigh(int32_t page, const char *stage) {
         const int32_t r = static_cast<int32_t>(threadIdx.x) / slot_threads,
                       first = static_cast<int32_t>(threadIdx.x) % slot_threads * own;
@@ -303,7 +306,7 @@ template <int tiles, int wide, pass which> struct attend {
         }
         if (threadIdx.x % slot_threads == 0) f.shift = most == 0.0f ? 0 : f.e0 - e;
     }
-    // Latents [64][size] to values [size][64], four by four bytes at a time.
+    // Transposes latents [64][size] to values [size][64], in tiles of four by four bytes.
     __device__ void transpose(const char *latents, char *values) const {
         for (int32_t b = static_cast<int32_t>(threadIdx.x); b < page_length / 4 * (size / 4);
              b += attention_threads) {
@@ -366,7 +369,7 @@ template <int tiles, int wide, pass which> struct attend {
         share = 0;
         __syncthreads();
     }
-    // f(place, element of the head, total)
+    // Calls f(slot, element of the head, total).
     template <class F> __device__ void over_totals(const F &f) {
         DS_UNROLL
         for (int i = 0; i < wide; ++i) DS_UNROLL
@@ -383,7 +386,7 @@ template <int tiles, int wide, pass which> struct attend {
     }
     __device__ void store() {
         join_denominators();
-        // [16][size]: exactly the values' bytes
+        // [16][size] floats: exactly the bytes of the transposed values
         float *const latent = reinterpret_cast<float *>(memory + m.values);
         over_totals([&](int32_t r, int d, int64_t sum) {
             const slot_facts &f = facts()[r];
@@ -420,14 +423,14 @@ template <int tiles, int wide, pass which> struct attend {
 
 __device__ int32_t pages_of(int32_t positions) { return (positions + page_length - 1) / page_length; }
 
-// Its neighbours are of other sequences.
+// Whether no neighbouring row is of the same sequence.
 __device__ bool is_lone(const attention_launch_params &a, int32_t row) {
     return (row == 0 || a.sequence[row - 1] != a.sequence[row]) &&
            (row + 1 == a.n || a.sequence[row + 1] != a.sequence[row]);
 }
 
-// Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them
-// out.
+// Prefill: consecutive rows of one sequence at a time. The launch with one tile takes the lone rows, the
+// other one skips them.
 template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads)
     attend_rows_kernel(integer_args g) {
     wait_for_prior_kernels();
@@ -446,7 +449,7 @@ template <int tiles, int wide> __global__ void __launch_bounds__(attention_threa
     }
 }
 
-// Decode: one row, of whose pages this block takes its part.
+// Decode: one row, of whose pages this block takes its share.
 template <int wide, pass which> __global__ void __launch_bounds__(attention_threads)
     attend_row_kernel(integer_args g) {
     wait_for_prior_kernels();
@@ -517,7 +520,8 @@ template <int wide> int launch_decode(const integer_args &g, stream s) {
                      static_cast<size_t>(finish_warps * l.head_size) * sizeof(float), s, g);
 }
 
-// tiles of 8 elements a warp: of heads to 128, and to 512; in prefill medium is for heads to 128
+// Tiles of 8 elements per warp: for heads up to 128, and up to 512. In prefill, `medium` is for heads up to
+// 128.
 constexpr int narrow = 2, medium = 8;
 
 }  // namespace

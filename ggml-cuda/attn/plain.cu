@@ -1,5 +1,5 @@
-// Attention over pages of i8 of any head size: a warp a query head, position by position. The sums are the
-// same integers, so the result is the same.
+// Attention over pages of i8 for any head size: one warp per query head, position by position. Its sums are
+// the integers of numerics.h, so it gives the same bits as integers.cu.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -23,7 +23,7 @@ DS_HD plain_memory plain_memory_of(int32_t size, int32_t rope) {
 struct plain_page {
     const int8_t *k, *v, *rope;
     const float *k_scale, *v_scale, *rope_scale;
-    int32_t d_step, t_step;  // from an element of a value to the next, from a position to the next
+    int32_t d_step, t_step;  // from one element of a value to the next, from one position to the next
 };
 
 struct plain_row {

@@ -1,4 +1,4 @@
-// Hands a product to the kernel that was chosen.
+// Starts the kernel of the given way.
 #include "config.h"
 #include "product.cuh"
 

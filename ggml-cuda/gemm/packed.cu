@@ -1,7 +1,7 @@
-// Products with weights of the packed formats, in the CPU's order, so with its bits: a block's product is a
-// sum of integers, and an output adds its blocks one after the other (numerics.h, q8_block_step). A warp
-// takes some weights and up to 8 rows; its lanes share 32 pieces of 32 elements, leave the blocks' integers
-// in shared memory, and then each lane goes over them for one output, in order.
+// Products with packed weights in the CPU's order, so with its bits: a block's product is a sum of integers,
+// and an output adds its blocks one after the other (numerics.h, q8_block_step). A warp takes some weights
+// and up to 8 rows. Its lanes share 32 pieces of 32 elements and leave the blocks' integers in shared memory;
+// then each lane adds those of one output, in order.
 #include "blocks.cuh"
 #include "config.h"
 #include "product.cuh"
@@ -12,10 +12,10 @@ namespace {
 
 constexpr int packed_warps = 4, packed_rows = 8;
 
-// a warp's; times rows at most 32 outputs
+// Weights per warp; times rows at most 32 outputs.
 constexpr int packed_weights(int rows) { return rows == 1 ? 8 : 4; }
 
-// What a warp keeps of 1,024 elements.
+// What a warp stores of 1,024 elements.
 template <format f, int rows> struct block_sums_of {
     static constexpr int blocks = 1024 / packed_reader<f>::block, weights = packed_weights(rows),
                          outputs = weights * rows;
@@ -40,7 +40,7 @@ template <format f, int rows> __global__ void __launch_bounds__(packed_warps *wa
     if (s.rows <= 0 || first >= s.m) return;
     sums_of &to = memory[warp];
     const uint8_t *const w = reinterpret_cast<const uint8_t *>(s.w);
-    // this lane's block of those at hand, and its piece of that
+    // this lane's block of those at hand, and its piece of that block
     const int mine = lane / lanes_a_block, piece = lane % lanes_a_block;
     const int output_weight = lane % weights, output_row = lane / weights;
     float sum = 0.0f;

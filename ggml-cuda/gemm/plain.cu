@@ -1,4 +1,4 @@
-// Products of any shape with I8 weights: a warp a result.
+// Products of any shape with I8 weights: one warp per result.
 #include "config.h"
 #include "product.cuh"
 

@@ -1,10 +1,11 @@
-// Scratch, in this order: normed rows as floats, for float weights; what the rows become, one format after
-// the other, in the same place, for the stream takes one after the other; a library's scratch.
+// The ways to compute products that operations share. Scratch holds, in this order: normed rows as floats,
+// for float weights; the rows in the form that a format wants, one format after the other in the same memory,
+// since all work is on one stream; a library's scratch.
 #include "products.h"
 
 namespace ds::cuda {
 
-// Below this many rows float weights are read by our own kernel: the products are bound by memory, and exact.
+// With fewer rows a product is bound by reading the weights, and our own kernel gives the CPU's bits.
 static constexpr int32_t library_rows = 17;
 
 static size_t normed_bytes(int64_t n, int64_t k) {
@@ -45,7 +46,7 @@ static matrix matrix_for(const part &p) {
     return {p.w->data, floats_of(p.w->scale), floats_of(p.bias), dim(*p.w, p.w->rank - 2), p.column};
 }
 
-// The parts from `first` on that are of one format.
+// The parts from `first` on that have the same format as it.
 static std::span<const part> same_format(const products &p, size_t first) {
     size_t last = first + 1;
     while (last < p.parts.size() && p.parts[last].w->type == p.parts[first].w->type) ++last;
@@ -76,7 +77,7 @@ static bool format_fits(const context &c, const products &p, std::span<const par
     return kernel_fits(way, q, c.facts);
 }
 
-// The first way of the list that fits parts of one format; `count`: none does.
+// The first way of the list that fits parts of one format; `count`: none.
 static product_way way_of(const context &c, const products &p, std::span<const part> parts) {
     for (int w = 0; w < static_cast<int>(product_way::count); ++w) {
         const auto way = static_cast<product_way>(w);
@@ -117,7 +118,8 @@ static void run_quantized(const context &c, const products &p, std::span<const p
     } else check_launch(c, launch_products(way, q, c.facts, c.queue), n);
 }
 
-// By the library: what has no more than 11 or 8 bits goes there in two pieces, for x has 24.
+// A library multiplies both sides in one format: x with its 24 bits is split in two pieces of f16 (11 bits)
+// or bf16 (8 bits).
 static void run_library(const context &c, const products &p, const part &one, const float *x,
                         int64_t x_stride, const node &n, char *rows) {
     const tensor &w = *one.w;
@@ -200,7 +202,7 @@ void run_products(const context &c, const products &p, product_way way, const no
                                       nullptr, 0, p.n, p.k},
                                      c.queue),
                      n);
-    int32_t quantized_in = -1;  // the block that `rows` holds quantized activations in; -1: none
+    int32_t quantized_in = -1;  // the block that `rows` is quantized in; -1: it is not
     for (size_t i = 0; i < p.parts.size();) {
         const std::span<const part> parts = same_format(p, i);
         const format type = parts[0].w->type;

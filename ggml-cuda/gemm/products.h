@@ -1,5 +1,5 @@
-// Products of the same rows with several matrices of any formats, as operations are made of them: rows are
-// normed and quantized once for neighbouring matrices that want them in the same way.
+// Products of the same rows with several matrices of any formats, which operations are made of. Rows are
+// normed and quantized once for consecutive matrices that want them in the same form.
 #pragma once
 
 #include "../context.h"
@@ -31,22 +31,23 @@ size_t products_bytes(const context &, std::span<const tensor *const> weights, i
 void run_products(const context &, const products &, product_way, const node &, char *work);
 // Whether `way` can compute the product of every part.
 bool products_fit(const context &, const products &, product_way way);
-// Whether every part has some way that is not `mixed`: what `mixed` needs, beside weights of several kinds.
+// Whether every part has some way other than `mixed`, which `mixed` needs.
 bool each_fits(const context &, const products &);
 
-// I8, packed or floats: the kinds whose ways differ.
+// The kinds of weights, which have different ways.
 enum class weight_kind { i8, packed, floats };
 weight_kind kind_of(format);
 
-// From this many rows on a tile of wgmma's 128 rows is more than half full; below, other kernels come first.
+// From this many rows on a tile of wgmma, 128 rows, is more than half full; with fewer, `rows` and `tiles`
+// run.
 constexpr int32_t wgmma_least_rows = 65;
 
-// Whether a kernel comes into question for an operation: it can compute it, and its tiles are not mostly empty.
+// Whether a kernel fits an operation: it can compute it, and its tiles are not mostly empty.
 template <class P> bool kernel_fits(product_way way, const P &p, const device_facts &d) {
     return fits(way, p, d) && (way != product_way::wgmma || p.n >= wgmma_least_rows);
 }
 
-// Rows are quantized in blocks of so many elements for packed weights; 0: a row as one, for I8.
+// Elements per block in which rows are quantized for weights of a format; 0: a row as one, for I8.
 inline int32_t block_of(format f) { return f == format::i8 ? 0 : static_cast<int32_t>(info(f).block); }
 
 }  // namespace ds::cuda

@@ -1,13 +1,13 @@
-// The operations that are products, from a node to launches, and their lists of variants: every way to compute
-// one is an entry, and the first that fits runs.
+// The operations that are products, from a node to launches, and their lists of variants. Every way to
+// compute a product is an entry, in the order in which they are tried:
 //
 //   wgmma    I8      more than 64 rows, where wgmma is available
 //   rows     I8      up to 32 rows
 //   tiles    I8      any number of rows
-//   plain    I8      what the others do not take: unaligned weights, k not a multiple of 16
+//   plain    I8      what the others cannot take: unaligned weights, k not a multiple of 16
 //   packed   packed
-//   mixed    weights of several kinds: each format by the first of these ways that fits it
-//   library  floats  17 rows and more, where there is a library; I8 only when forced, since `plain` comes before
+//   mixed    several of I8, packed and floats: each format by the first other way that fits it
+//   library  floats  17 rows and more, with a library; I8 too, but only when forced, after `plain`
 //   lanes    floats
 #include "products.h"
 
@@ -88,8 +88,8 @@ template <product_way way> struct projections_by {
     }
 };
 
-// ---- gated_projection: one kernel for both matrices where they are I8; else gate's products go to y, up's to
-// ---- scratch, and a last kernel combines them
+// ---- gated_projection: one kernel for both matrices where they are I8; else gate's products go to y, those
+// ---- of up to scratch, and a last kernel combines them
 
 gated_launch_params gated_params_of(const node &n, char *quantized) {
     const tensor &x = *n.src[0], &gate = *n.src[2], &up = *n.src[3];

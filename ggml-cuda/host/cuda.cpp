@@ -1,5 +1,5 @@
-// Opens libdeepseek-cuda.so and turns its plain functions into a backend that throws. The shared object stays
-// in the process: a driver that was once started does not like to be unloaded.
+// Opens libdeepseek-cuda.so and wraps its plain functions in a backend that throws. The shared object stays
+// loaded, since a driver that was started may not survive being unloaded.
 #include "cuda.h"
 
 #include "../../tensor/os.h"
@@ -26,7 +26,7 @@ struct cuda : backend {
 cuda &self(backend *b) { return *static_cast<cuda *>(b); }
 const cuda &self(const backend *b) { return *static_cast<const cuda *>(b); }
 
-// Calls f(…, failure), and throws what it says.
+// Calls f(…, failure) and throws the failure.
 template <class F, class... A> void call(F f, A... a) {
     cuda_failure failure;
     if (!f(a..., &failure)) throw error(failure.code, failure.text);

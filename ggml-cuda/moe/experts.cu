@@ -1,7 +1,7 @@
-// The routed experts: pairs of a row and an expert are sorted by expert and cut into groups on the device, so
-// that an expert's weights are read once for a group and those of experts without rows not at all; then the
-// products' own kernels, a group a block, and the sums row by row in the order of the ranks. The grid is as
-// high as groups there can be; a block whose group has no rows has nothing to do. Which place a pair gets
+// The routed experts. Pairs of a row and an expert are sorted by expert and cut into groups on the device, so
+// that an expert's weights are read once per group, and those of experts without rows never. Then the kernels
+// of products run with one group per block, and results are summed row by row in the order of the ranks. The
+// grid has as many rows as there can be groups; the blocks of empty groups return. Which slot a pair gets
 // changes no bit.
 #include "../gemm/config.h"
 #include "../gemm/product.cuh"
@@ -24,7 +24,7 @@ __device__ int32_t expert_of_pair(const sort_args &a, int32_t pair) {
     return static_cast<int32_t>(a.route[pair / a.used * a.route_stride + pair % a.used]);
 }
 
-// Each thread's x becomes the sum of those up to its own.
+// Turns x into its running sums, one element per thread.
 __device__ void sum_up(int32_t *x) {
     const int i = static_cast<int>(threadIdx.x);
     for (int step = 1; step < sort_threads; step *= 2) {
@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
     }
 }
 
-// ---- Float weights: a half warp a result, lane j of which is lane j of the sum (numerics.h, dot_in_lanes)
+// ---- Float weights: half a warp per result, of which thread j is lane j of the sum (numerics.h,
+// dot_in_lanes)
 
 constexpr int float_warps = 8;
 
@@ -138,13 +139,13 @@ __global__ void combine_kernel(combine_args a) {
 bool is_float(format f) { return f == format::f32 || f == format::f16 || f == format::bf16; }
 
 struct rows_in {
-    const float *x;  // as they are
+    const float *x;  // floats
     int64_t x_stride;
-    void *quantized;  // and where they are made ready
+    void *quantized;  // memory for them quantized
     int32_t n, k;
     const int32_t *row_of;
 };
-// Ready for weights of the format.
+// Quantizes the rows for weights of the format.
 int quantize_rows(const rows_in &in, format f, stream s) {
     if (is_float(f)) return 0;
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
@@ -202,7 +203,8 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     if (p.n == 0) return 0;
     experts_cut cut = cut_of(p);
     const bool fused = gate_and_up_together(p), integers = fused && p.down.type == format::i8;
-    if (!integers && cut.group_rows != 8) {  // what is not I8 takes eight rows at a time
+    // formats other than I8 take eight rows at a time
+    if (!integers && cut.group_rows != 8) {
         cut.group_rows = 8;
         cut.groups = group_bound(static_cast<int64_t>(p.n) * p.used, p.experts, 8);
     }
