@@ -84,15 +84,15 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     __syncthreads();
     constexpr int results = tiles * 8 * rows_weights;
     for (int e = static_cast<int>(threadIdx.x); e < results; e += static_cast<int>(blockDim.x)) {
-        const int32_t row = e / rows_weights, w = s.first + e % rows_weights;
-        if (row >= s.rows || w >= s.m) continue;
+        const int32_t row = e / rows_weights, weight = s.first + e % rows_weights;
+        if (row >= s.rows || weight >= s.m) continue;
         int32_t sum[matrices] = {};
         for (int i = 0; i < warps; ++i)
             for (int m = 0; m < matrices; ++m) sum[m] += sums[(i * matrices + m) * results + e];
         const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
-        s.y[(s.row + row) * a.y_stride + s.column + w] =
-            gated ? finish_gated(a, s, w, sum[0], sum[matrices - 1], scale)
-                  : finish(a, s, row, w, sum[0], scale);
+        s.y[(s.row + row) * a.y_stride + s.column + weight] =
+            gated ? finish_gated(a, s, weight, sum[0], sum[matrices - 1], scale)
+                  : finish(a, s, row, weight, sum[0], scale);
     }
 }
 

@@ -38,12 +38,12 @@ template <int rows, bool gated> struct tile {
     }
     __device__ void copy(char *stage, int32_t at, int32_t k) const {
         // `threads` is a multiple of `pieces`, so a thread always has the same piece
-        const int p = static_cast<int>(threadIdx.x) % pieces, c = at + p * 16;
+        const int p = static_cast<int>(threadIdx.x) % pieces, column = at + p * 16;
         DS_UNROLL
         for (int i = 0; i < copies; ++i) {
             const int r = (static_cast<int>(threadIdx.x) + i * threads) / pieces;
-            const bool inside = there[i] && c < k;
-            copy_async(stage + swizzled(r, p, pieces), from[i] + (inside ? c : 0), inside);
+            const bool inside = there[i] && column < k;
+            copy_async(stage + swizzled(r, p, pieces), from[i] + (inside ? column : 0), inside);
         }
     }
     __device__ void multiply(const char *stage) {

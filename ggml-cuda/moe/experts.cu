@@ -172,9 +172,9 @@ product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, fl
 int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, const device_facts &d,
                      stream s) {
     const auto at_16 = [](const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-    const bool pieces =
+    const bool aligned =
         a.k % 16 == 0 && a.w_step % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
-    if (!pieces) return launch_plain(a, gated, cut.groups, 1, s);
+    if (!aligned) return launch_plain(a, gated, cut.groups, 1, s);
     if (d.wgmma && cut.group_rows == wgmma_rows) return launch_wgmma(a, gated, 128, cut.groups, 1, s);
     if (cut.group_rows > most_few_rows) return launch_tiles(a, gated, cut.group_rows, cut.groups, 1, s);
     return launch_rows(a, gated, cut.group_rows, cut.groups, 1, d, s);

@@ -1,4 +1,4 @@
-// The CUDA backend's way from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
+// The CUDA backend from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
 #include "../../ggml-cuda/context.cpp"
 #include "../../ggml-cuda/gemm/products.cpp"
 #include "../../ggml-cuda/attn/run_attention.cpp"
@@ -19,7 +19,7 @@ struct emulated : backend {
     static const emulated &self(const backend *b) { return *static_cast<const emulated *>(b); }
 };
 
-// A library of matrix products as the standard has it: f32 sums in the order of k.
+// A stand-in for a library of matrix products: f32 sums in the order of k.
 int multiply(void *, const cuda::library_product &p, void *) {
     const auto at = [&](const void *from, int64_t i) {
         float x;

@@ -56,7 +56,7 @@ std::vector<op_case> cuda_cases() {
     cases.push_back(projections_case(66, 144, true, {{format::i8, 70, true}, {format::i8, 3, false}}));
     cases.push_back(gated_projection_case(format::i8, format::i8, 66, 70, 144, true));
     cases.push_back(head_matmul_case(format::i8, 66, 2, 40, 80));
-    // not bf16: a library's products then keep 16 of x's 24 bits, which the cases' tolerance is for
+    // Not bf16: a library's products then have 16 of x's 24 bits, and the cases' tolerance assumes all.
     for (const format f : {format::f32, format::f16})
         cases.push_back(matmul_case(f, 20, 33, 48, f != format::f32, fill::plain, true));
     cases.push_back(projections_case(18, 33, true, {{format::f32, 7, true}, {format::bf16, 40, false}}));

@@ -1,6 +1,5 @@
-// The CUDA backend's way from a node to its kernels, with these run on the host (cuda_emulation.h) and behind
-// memory that the host cannot touch (fake_device.h): every case of every operation in every variant, and
-// whole engines.
+// The CUDA backend from nodes to kernels, with the kernels run on the host (cuda_emulation.h) and memory that
+// the host cannot touch (fake_device.h): every case of every operation in every variant, and whole engines.
 #include "../engine/answers.h"
 #include "cuda_kernels.h"
 #include "device_case.h"
@@ -20,7 +19,7 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
     }
     const std::vector<op_case> cases = cuda_cases();
     std::map<std::string, std::vector<char>> references;
-    std::map<std::string, std::string> first;  // the variant that computes a case when none is forced
+    std::map<std::string, std::string> first;  // the variant of each case when none is forced
     const std::shared_ptr<backend> unforced = fake_device({}, emulated_cuda());
     for (const op_case &c : cases)
         if (const char *name = device_case(c, unforced).variant()) first[c.text] = name;
@@ -34,7 +33,7 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
         CHECK(emulated_variants(kind).empty() == !info(kind).cuda);
         const std::vector<const char *> names = emulated_variants(kind);
         for (const char *name : names) {
-            // `mixed` uses a library where there is one; every other variant does, or does not.
+            // `mixed` runs with a library and without, `library` only with one, the others without.
             const bool only_library = std::string(name) == "library", mixed = std::string(name) == "mixed";
             bool used = false;
             for (const bool library : {false, true}) {
@@ -47,7 +46,7 @@ TEST_CASE("CUDA, emulated: every variant of every operation against the referenc
                     device_case one(c, b);
                     if (!one.variant() || std::string(one.variant()) != name) continue;
                     // test_cuda_kernels.cpp runs every kernel on every case; here one large case is enough
-                    // for a variant that another one comes before.
+                    // for a variant that would not be chosen for it.
                     if (used && bytes_of(c) > 30000 && first[c.text] != name) continue;
                     used = true;
                     std::vector<char> &reference = references[c.text];
@@ -82,7 +81,7 @@ answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, c
         r.logits = r.ignore_end = true;
         e.submit(r);
     }
-    request_options r;  // chosen on the way from logits that stay where they are
+    request_options r;  // sampled without its logits being returned
     r.prompt.assign(d.ids.begin() + 30, d.ids.begin() + 50);
     r.max_new = 4;
     r.ignore_end = true;
@@ -153,7 +152,7 @@ TEST_CASE("CUDA, emulated: a long step that nobody needs any more ends between t
         return events.empty() ? finish::none : events.back().finish;
     };
     CHECK(ask(100) == finish::length);
-    CHECK(pieces == 0);  // not long
+    CHECK(pieces == 0);  // not a long step
     CHECK(ask(140) == finish::length);
     const size_t all = pieces;
     CHECK(all >= 2);

@@ -1,5 +1,5 @@
-// Which variant computes a node, for shapes, formats, alignments and devices: the tables below are written by
-// hand from what each kernel is for (gemm/run_products.cpp, launch.h). Nothing runs, so neither a device nor the
+// Which variant computes a node, by shape, format, alignment and device. The tables are written by hand from
+// what each kernel is for (gemm/run_products.cpp, launch.h). Nothing runs, so neither a device nor the
 // emulation is needed.
 #include "cuda_kernels.h"
 
@@ -16,7 +16,7 @@ namespace {
 constexpr cuda::device_facts h100 = {9, 0, 132, 232448, true}, a100 = {8, 0, 108, 166912, false},
                              ada = {8, 9, 128, 101376, false}, no_sm90a = {9, 0, 132, 232448, false};
 
-// Addresses that are only looked at: at a multiple of 16, or 8 bytes after one.
+// Addresses that are never read: a multiple of 16, or 8 bytes after one.
 void *address(bool aligned = true) {
     return reinterpret_cast<void *>(aligned ? uintptr_t{4096} : uintptr_t{4104});
 }
@@ -109,7 +109,8 @@ TEST_CASE("CUDA variants: products with I8 weights, by rows, depth, alignment an
         {4, 100, true, "plain", "plain", "plain"},  // k is no multiple of 16
         {512, 4095, true, "plain", "plain", "plain"},
         {65535, 64, false, "plain", "plain", "plain"},
-        {65536, 64, false, "none", "none", "none"},  // a row a block, and a grid has at most 65,535 down
+        // `plain` has a grid row for each row, and a grid has at most 65,535
+        {65536, 64, false, "none", "none", "none"},
     };
     for (const auto &t : table) {
         CAPTURE(t.n);
@@ -145,12 +146,12 @@ TEST_CASE("CUDA variants: products with packed weights, float weights, and of se
             CHECK(projections_variant({{format::i8}, {format::f32}, {format::i8}}, n, d, false) == "mixed");
             CHECK(gated_variant({format::f16}, {format::i8}, n, d, false) == "mixed");
         }
-    // eight rows a block, and a grid has at most 65,535 down
+    // `packed` has a grid row for eight rows
     CHECK(matmul_variant({format::q4_k}, 8 * 65535 + 1, 256, h100) == "none");
     CHECK(projections_variant({{format::q4_k}, {format::f16}}, 8 * 65535 + 1) == "none");
     CHECK(projections_variant({{format::q4_k}, {format::i8, false}}, 65536) == "none");
     CHECK(gated_variant({format::i8, false}, {format::f16}, 65536) == "none");
-    // Up to 16 rows float weights are read once anyway, and the result has the CPU's bits.
+    // Up to 16 rows, reading the weights takes longest, and `lanes` gives the CPU's bits.
     for (const format f : {format::f32, format::f16, format::bf16})
         for (const int64_t n : {1, 16, 17, 512}) {
             const char *const wanted = n <= 16 ? "lanes" : "library";
@@ -164,7 +165,7 @@ TEST_CASE("CUDA variants: products with packed weights, float weights, and of se
 TEST_CASE("CUDA variants: attention by pages, head size and device") {
     for (const cuda::device_facts &d : {h100, a100, ada}) {
         CHECK(attention_variant(format::i8, 128, d) == "integers");
-        CHECK(attention_variant(format::i8, 100, d) == "plain");  // not in pieces of 32 elements
+        CHECK(attention_variant(format::i8, 100, d) == "plain");  // not a multiple of 32
         CHECK(attention_variant(format::i8, 1024, d) == "plain");
         CHECK(attention_variant(format::f16, 128, d) == "floats");
         CHECK(attention_variant(format::f32, 100, d) == "floats");
@@ -189,7 +190,7 @@ TEST_CASE("CUDA variants: a forced one runs where it fits, the first that fits w
     CHECK_THROWS_AS(variant("magic", 1, 256), error);
 }
 
-// Every name once, so that each entry can be forced.
+// Every name is unique in its list, so each entry can be forced.
 TEST_CASE("CUDA variants: names in a list differ") {
     for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
         const std::vector<const char *> names = emulated_variants(static_cast<op>(k));
