@@ -60,7 +60,7 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
         // of a device: no other is opened only to ask it
-        const std::shared_ptr<backend> &place = model->m->place;
+        const std::shared_ptr<backend> &place = model->m->device;
         const memory_plan p =
             engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o, true));
         ds_memory_plan out{};
@@ -85,8 +85,8 @@ ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, d
         const engine_options o = engine_options_of(*model->m, c);
         auto handle = std::make_unique<ds_engine>();
         handle->e = std::make_unique<engine>(model->m, o, make_backend(*model, c, o));
-        handle->events.reserve(handle->e->most_events());
-        handle->list.reserve(handle->e->most_events());
+        handle->events.reserve(handle->e->max_events());
+        handle->list.reserve(handle->e->max_events());
         *out = handle.release();
     });
 }

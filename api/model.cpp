@@ -47,7 +47,7 @@ static ds_status load(const ds_model_config *config, ds_model **out, ds_error *e
         const os::default_float_mode float_mode;
         const ds_model_config c = read_config(config, "config");
         model_options o = model_options_of(c);
-        if (c.device && !o.vocab_only) o.place = open_device(c.device);
+        if (c.device && !o.vocab_only) o.device = open_device(c.device);
         auto handle = std::make_unique<ds_model>();
         handle->device = o.vocab_only ? 0 : c.device;
         handle->m = std::make_shared<const model>(open(c, o), o);

@@ -219,8 +219,8 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
                                     : cpu_isa(b));
         s.pages_cached = e.pages_cached;
         s.preemptions = e.preemptions;
-        s.lookup_tokens = e.looked_up;
-        s.cached_tokens = e.found;
+        s.lookup_tokens = e.lookup_tokens;
+        s.cached_tokens = e.cached_tokens;
         s.prompt_tokens_per_second = e.prompt_rate;
         s.new_tokens_per_second = e.new_rate;
         write_info(stats_out, s, "stats");

@@ -34,7 +34,7 @@ model::model(gguf_file f, const model_options &o)
     : file(std::move(f)), name(file.get_string("general.name", "")),
       architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
       chat(choose_template(file, o.chat_template)), host_(o.host),
-      to_device_(o.place && !o.place->fn->host_memory) {
+      to_device_(o.device && !o.device->fn->host_memory) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -53,7 +53,7 @@ model::model(gguf_file f, const model_options &o)
     if (o.override_rope) override_rope(o);
     fingerprint = model_fingerprint(*this);
     if (o.context) h.context = o.context;
-    if (to_device_) move_to(o.place, o.progress);
+    if (to_device_) move_to(o.device, o.progress);
 }
 
 void model::override_rope(const model_options &o) {
@@ -294,8 +294,8 @@ void model::move_to(const std::shared_ptr<backend> &place,
     });
     for (transposed &p : transposed_) p.to = place_for(tensor_bytes(*p.t));
     this->place = place;
-    placed_ = backend_memory(place, device_bytes);
-    char *const base = static_cast<char *>(placed_.data());
+    device_memory_ = backend_memory(place, device_bytes);
+    char *const base = static_cast<char *>(device_memory_.data());
     const auto upload = [&](const piece &p) {
         for (uint64_t done = 0; done < p.bytes; done += step) {
             const uint64_t n = std::min(step, p.bytes - done);

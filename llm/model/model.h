@@ -75,7 +75,7 @@ private:
     // norms and biases that the file holds in another format than f32, and what was transposed
     std::deque<block> made_;
     std::deque<transposed> transposed_;  // what is to be, on the way to a place
-    backend_memory placed_;
+    backend_memory device_memory_;
 };
 
 // The architecture that the file names. Throws status::unsupported, listing those known.
