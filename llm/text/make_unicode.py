@@ -3,16 +3,16 @@
 
     python3 llm/text/make_unicode.py [/usr/share/unicode] > llm/text/unicode_tables.inc
 
-Classes of a code point as bits in a two-stage table; canonical combining classes as ranges; canonical decompositions as pairs,
-and the order in which those that compose again are searched (Unicode Standard Annex 15).
+Classes of code points as bits in a two-stage table; canonical combining classes as ranges; canonical
+decompositions as pairs; and the search order of those that compose again (Unicode Standard Annex 15).
 """
 import sys
 
 UCD = sys.argv[1] if len(sys.argv) > 1 else "/usr/share/unicode"
 LIMIT = 0x110000
 BLOCK = 128
-BITS = {"L": 1, "M": 2, "N": 4, "P": 8, "S": 16}   # general category; the names stand in unicode.h
-SPACE, UNSETTLED = 32, 64                          # White_Space; not surely as NFC leaves it
+BITS = {"L": 1, "M": 2, "N": 4, "P": 8, "S": 16}  # general categories; named in unicode.h
+SPACE, UNSETTLED = 32, 64                         # White_Space; NFC may change it
 
 
 def records(name):
