@@ -72,7 +72,7 @@ private:
     backend_memory device_inputs_, host_logits_, host_leading_;
     int32_t *inputs_, *read_inputs_;  // filled by the caller; read by the graph
     void *pages_;
-    int64_t built_rows_ = 0, built_outputs_ = 0;  // what graph_ now stands for
+    int64_t built_rows_ = 0, built_outputs_ = 0;  // sizes of the step that graph_ was built for
     const tensor *logits_ = nullptr, *leading_ = nullptr;
 };
 

@@ -230,7 +230,7 @@ int64_t restore_session(const session_pages &p, uint64_t client, const std::stri
         p.book.hold(page);
         held.list.push_back(page);
     }
-    // Pages that are cached already, or that the pool has no room for, are read and checked all the same.
+    // Pages that are cached already, or that the pool has no room for, are still read and checked.
     const block scratch(p.host, file.h.pages ? p.pool.page_bytes() : 0);
     uint64_t sum = file.h.header_sum;
     for (uint64_t i = 0; i < file.h.pages; ++i) {

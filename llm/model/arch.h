@@ -117,7 +117,7 @@ struct build_args {
     const hparams &h;
     const model_weights &w;
     const step_inputs &in;
-    std::span<const kv_layout> kv;  // one a layer
+    std::span<const kv_layout> kv;  // one per layer
     mla_form mla = mla_form::absorbed;
 };
 

@@ -79,7 +79,8 @@ def main():
     blocks, index = {}, []
     for start in range(0, LIMIT, BLOCK):
         index.append(blocks.setdefault(bytes(classes[start:start + BLOCK]), len(blocks)))
-    print("// Written by llm/text/make_unicode.py from the Unicode Character Database; see there. Do not edit.\n")
+    print("// Written by llm/text/make_unicode.py from the Unicode Character Database; see there. Do not edit.")
+    print()
     print(f'inline constexpr char version[] = "{version()}";')
     print(f"inline constexpr unsigned class_block = {BLOCK};\n")
     emit("uint8_t" if len(blocks) <= 256 else "uint16_t", "class_index", index)
@@ -94,7 +95,8 @@ def main():
         c = end
     emit("combining_range", "combining_ranges", ranges)
     rows = sorted(pairs)
-    emit("canonical_pair", "canonical_pairs", [f"{{{c:#x}, {pairs[c][0]:#x}, {pairs[c][1]:#x}}}" for c in rows])
+    decompositions = [f"{{{c:#x}, {pairs[c][0]:#x}, {pairs[c][1]:#x}}}" for c in rows]
+    emit("canonical_pair", "canonical_pairs", decompositions)
     again = [i for i, c in enumerate(rows) if c not in excluded]
     emit("uint16_t", "composable", sorted(again, key=lambda i: pairs[rows[i]]))
 

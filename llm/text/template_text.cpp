@@ -64,7 +64,7 @@ private:
 
     // lstrip_blocks: white space before a block is dropped if nothing else precedes it on its line.
     std::string_view without_indent(std::string_view text) const {
-        const size_t line = text.rfind('\n') + 1;  // 0 where there is none
+        const size_t line = text.rfind('\n') + 1;  // 0 if there is none
         if (line == 0 && !line_starts_) return text;
         const bool blank = std::all_of(text.begin() + std::ptrdiff_t(line), text.end(), is_space);
         return blank ? text.substr(0, line) : text;

@@ -3,8 +3,8 @@
 // are spelled as themselves and are cut out of the text first. Merges work on ids, so the alphabet matters
 // only while loading.
 // Invariant: no file can make time or memory grow without bound. A look-up by spelling takes at most
-// `max_probes` steps, and an added token has at most `max_added_bytes` bytes. Encoding takes little memory
-// besides the ids, a vocabulary some 50 bytes per token.
+// `max_probes` steps, and an added token has at most `max_added_bytes` bytes. Encoding a text takes no more
+// memory than its ids do while they are collected, a vocabulary some 50 bytes per token.
 #include "tokenizer.h"
 #include "added_tokens.h"
 #include "bpe.h"
