@@ -47,7 +47,7 @@ struct model_pair {
         convert(golden::data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
         model_options o;
         near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), o);
-        o.place = gpu;
+        o.device = gpu;
         far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), o);
     }
 };

@@ -108,7 +108,7 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
         convert(golden::data_dir(of.name), file.path, {.type = of.type, .vocab_only = false, .name = ""}, {});
         const std::shared_ptr<backend> device = fake_device({}, emulated_cuda());
         model_options there;
-        there.place = device;
+        there.device = device;
         const auto near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"),
                                                         model_options{});
         const auto far =

@@ -25,7 +25,7 @@ struct files {
     }
     model_of_ds load(std::shared_ptr<ds::backend> gpu) const {
         ds::model_options o;
-        o.place = std::move(gpu);
+        o.device = std::move(gpu);
         return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(file.path), "test"),
                                                  o);
     }
@@ -165,7 +165,7 @@ TEST_CASE("device: what a plan says is what an engine takes") {
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
     const ds::memory_plan p = ds::engine::measure(*m, o, *gpu);
     CHECK(p.weights == m->device_bytes);
-    CHECK(m->place == gpu);  // the device that a plan is computed for
+    CHECK(m->device == gpu);  // the device that a plan is computed for
     const size_t before = ds::test::counts_of(*gpu).allocated;
     const ds::engine e(m, o, gpu);
     const size_t took = ds::test::counts_of(*gpu).allocated - before;
@@ -255,20 +255,20 @@ TEST_CASE("device: the progress of loading ends with all that was placed, and ca
     const files file("micro/llama", ds::format::f16);
     uint64_t last = 0, whole = 0, calls = 0;
     ds::model_options o;
-    o.place = fake_device();
+    o.device = fake_device();
     o.progress = [&](uint64_t done, uint64_t total) { return last = done, whole = total, ++calls < 1000; };
     const ds::model m(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
     CHECK(whole == m.device_bytes);
     CHECK(last <= whole);
     CHECK(last + 256 >= whole);
-    CHECK(ds::test::counts_of(*o.place).uploaded <= whole);
+    CHECK(ds::test::counts_of(*o.device).uploaded <= whole);
     const uint64_t all = calls;
-    o.place = fake_device();
+    o.device = fake_device();
     calls = 1000 - all + 1;
     CHECK(failure([&] {
               ds::model(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
           }).code == ds::status::cancelled);
-    CHECK(ds::test::counts_of(*o.place).allocated == 0);
+    CHECK(ds::test::counts_of(*o.device).allocated == 0);
 }
 
 // ---- Opening the shared object

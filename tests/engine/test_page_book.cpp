@@ -69,7 +69,7 @@ TEST_CASE("page book: without memory it takes what is kept, and then nothing") {
     CHECK(second == 1);
     CHECK(b.take() == -1);
     b.drop(a);
-    CHECK((b.kept() == 1 && b.available() == 9));
+    CHECK((b.cached() == 1 && b.available() == 9));
     CHECK(b.take() == 0);
     CHECK((b.find(0, -1, tokens(0).data()) == -1 && b.take() == -1));
     most = 10;
@@ -110,7 +110,7 @@ TEST_CASE("page book: the least recently used page goes first, and never one tha
                                two = enter_all(b, 0, {tokens(0), tokens(500)});
     b.drop(one);
     b.drop(two);
-    CHECK((b.kept() == 4 && b.free() == 2));
+    CHECK((b.cached() == 4 && b.free() == 2));
     CHECK(two[0] == one[0]);
     b.take(), b.take();         // what was free
     CHECK(b.take() == one[2]);  // then the ends of sequences
@@ -119,7 +119,7 @@ TEST_CASE("page book: the least recently used page goes first, and never one tha
     CHECK(b.find(0, one[0], tokens(500).data()) == two[1]);
     b.hold(two[0]);
     b.hold(two[1]);
-    CHECK((b.kept() == 0 && b.take() == -1));
+    CHECK((b.cached() == 0 && b.take() == -1));
     b.drop(two);
     CHECK(b.forget(1) == 1);
     CHECK((b.find(0, -1, tokens(0).data()) == one[0] && b.find(0, one[0], tokens(500).data()) == -1));
@@ -144,7 +144,7 @@ TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no o
     CHECK(b.find_all(8, all).empty());
     CHECK(b.forget(7, all) == 0);  // all is held
     b.drop({&part, 1}), b.drop(one), b.drop(two);
-    CHECK(b.kept() == 5);
+    CHECK(b.cached() == 5);
     CHECK(b.forget(8, all) == 0);
     CHECK(b.forget(7, all) == 0);  // five more are known after it
     for (const int32_t t : tokens(400, 5)) all.push_back(t);
@@ -154,7 +154,7 @@ TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no o
     all.resize(64);
     for (const int32_t t : tokens(500)) all.push_back(t);
     CHECK(b.forget(7, all) == 2);
-    CHECK((b.kept() == 0 && b.free() == 10));
+    CHECK((b.cached() == 0 && b.free() == 10));
 }
 
 // Against a map from whole contents to pages: what is found is right, and nothing is forgotten while there
@@ -207,8 +207,8 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                 for (int i = 0; i < 3; ++i)
                     for (const int32_t t : tokens(static_cast<int32_t>(random() % 3) * 1000))
                         sequence.push_back(t);
-                const int64_t before = b.kept(), freed = b.forget(random() % 2, sequence);
-                CHECK(b.kept() + freed == before);
+                const int64_t before = b.cached(), freed = b.forget(random() % 2, sequence);
+                CHECK(b.cached() + freed == before);
                 forgotten += freed;
             }
             int64_t used = 0;

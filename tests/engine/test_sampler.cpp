@@ -379,7 +379,7 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
     CHECK(known([](sampling &s) { s.top_p = 0.9f; }, {&row.tokens[0], 1}) == 0);
     CHECK(known([](sampling &s) { s.temperature = 0; }, row.tokens) == 0);
     leading_logits none = row.view;
-    none.numbers = false;
+    none.finite = false;
     CHECK(refusal([&] { one.choose(none, {}, nullptr, 0); }) == status::numeric);
 }
 

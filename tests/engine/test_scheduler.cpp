@@ -28,7 +28,7 @@ int64_t logits_of(const std::vector<step_share> &shares) {
     return n;
 }
 
-void check_share(const step_wish &w, const step_share &s) {
+void check_share(const step_demand &w, const step_share &s) {
     CHECK(s.rows >= 0);
     CHECK(s.rows <= w.rows);
     if (w.all_logits) CHECK(s.logits == s.rows);
@@ -42,8 +42,8 @@ TEST_CASE("scheduler: random wishes keep within the budgets, and somebody gets o
     std::mt19937 random(1);
     std::vector<step_share> shares(3);  // what it held before does not matter
     for (int round = 0; round < 20000; ++round) {
-        std::vector<step_wish> wishes(random() % 12);
-        for (step_wish &w : wishes)
+        std::vector<step_demand> wishes(random() % 12);
+        for (step_demand &w : wishes)
             w = {static_cast<int64_t>(random() % 3 == 0   ? 1
                                       : random() % 3 == 0 ? 0
                                                           : random() % 300),
@@ -56,7 +56,7 @@ TEST_CASE("scheduler: random wishes keep within the budgets, and somebody gets o
         CHECK(logits_of(shares) <= logits);
         for (size_t i = 0; i < wishes.size(); ++i) check_share(wishes[i], shares[i]);
         const bool wished =
-            std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
+            std::any_of(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows > 0; });
         CHECK((rows_of(shares) > 0) == wished);
     }
 }
@@ -65,10 +65,10 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
     std::mt19937 random(2);
     std::vector<step_share> shares;
     for (int round = 0; round < 5000; ++round) {
-        std::vector<step_wish> wishes(1 + random() % 10);
-        for (step_wish &w : wishes) w = {static_cast<int64_t>(random() % 2 ? 1 : 2 + random() % 50), false};
+        std::vector<step_demand> wishes(1 + random() % 10);
+        for (step_demand &w : wishes) w = {static_cast<int64_t>(random() % 2 ? 1 : 2 + random() % 50), false};
         const int64_t answers =
-            std::count_if(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows == 1; });
+            std::count_if(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows == 1; });
         const int64_t rows = static_cast<int64_t>(wishes.size()) + static_cast<int64_t>(random() % 60),
                       logits = static_cast<int64_t>(wishes.size());
         divide_step(wishes, rows, logits, shares);
@@ -87,7 +87,7 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
 
 TEST_CASE("scheduler: with few rows of logits prompts go ahead up to their last row, and wait there") {
     std::vector<step_share> shares;
-    const step_wish wishes[] = {{10, false}, {1, false}, {5, false}, {7, true}};
+    const step_demand wishes[] = {{10, false}, {1, false}, {5, false}, {7, true}};
     divide_step(wishes, 100, 1, shares);
     CHECK((shares[1].rows == 1 && shares[1].logits == 1));
     CHECK((shares[0].rows == 9 && shares[0].logits == 0));
@@ -119,10 +119,10 @@ TEST_CASE("scheduler: every request ends") {
             bound += r.left + r.answer;
         }
         int64_t steps = 0;
-        std::vector<step_wish> wishes(requests.size());
+        std::vector<step_demand> wishes(requests.size());
         const auto wish = [&] {
             for (size_t i = 0; i < requests.size(); ++i) wishes[i] = {requests[i].left, requests[i].score};
-            return std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
+            return std::any_of(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows > 0; });
         };
         for (; wish() && steps <= bound; ++steps) {
             divide_step(wishes, rows, logits, shares);
@@ -278,7 +278,7 @@ private:
         simulated_request &r = *live_[static_cast<size_t>(i)];
         scheduler_->end(r.j);
         if (dice_.one_in(8)) scheduler_->end(r.j);  // idempotent
-        HOLDS(r.j.at == task::place::outside && r.j.pages.empty() && r.j.slot == -1);
+        HOLDS(r.j.state == task_state::outside && r.j.pages.empty() && r.j.slot == -1);
         HOLDS(r.tokens.data() == r.j.tokens && r.tokens.size() == static_cast<size_t>(r.j.length));
         std::swap(live_[static_cast<size_t>(i)], live_.back());
         live_.pop_back();
@@ -312,9 +312,9 @@ private:
         for (task *j : scheduler_->running())
             if (!oldest || j->age < oldest->age) oldest = j;
         const step_plan &p = scheduler_->plan();
-        HOLDS(!oldest || oldest->at == task::place::running);
+        HOLDS(!oldest || oldest->state == task_state::running);
         preempted += p.preempted.size();
-        found += static_cast<uint64_t>(p.found);
+        found += static_cast<uint64_t>(p.cached);
         copies += p.copies.size();
         parts += p.parts.size();
         for (const page_copy &c : p.copies) {
@@ -334,7 +334,7 @@ private:
     void run(const step_part &part) {
         task &j = *part.who;
         const std::vector<uint64_t> &meaning = of(j).meaning;
-        HOLDS(j.at == task::place::running && part.rows > 0 && part.first == j.computed &&
+        HOLDS(j.state == task_state::running && part.rows > 0 && part.first == j.computed &&
               part.first + part.rows <= j.length);
         HOLDS(static_cast<int64_t>(j.pages.size()) >= pages_for(part.first + part.rows) &&
               static_cast<int64_t>(j.pages.size()) <= pages_for(j.max_length));
@@ -372,9 +372,9 @@ private:
         std::fill(mark_.begin(), mark_.end(), 0);
         int64_t waiting = 0, running = 0;
         for (const auto &r : live_) {
-            waiting += r->j.at == task::place::waiting;
-            running += r->j.at == task::place::running;
-            HOLDS((r->j.at == task::place::waiting) == r->j.pages.empty());
+            waiting += r->j.state == task_state::waiting;
+            running += r->j.state == task_state::running;
+            HOLDS((r->j.state == task_state::waiting) == r->j.pages.empty());
             for (const int32_t page : r->j.pages) ++mark_[static_cast<size_t>(page)];
         }
         HOLDS(waiting == scheduler_->waiting() &&
@@ -384,7 +384,7 @@ private:
             HOLDS(book.holders(static_cast<int32_t>(p)) == mark_[static_cast<size_t>(p)]);
             held += mark_[static_cast<size_t>(p)] > 0;
         }
-        HOLDS(held + book.available() == sizes_.pages && book.kept() >= 0 && book.free() >= 0);
+        HOLDS(held + book.available() == sizes_.pages && book.cached() >= 0 && book.free() >= 0);
     }
 
     dice dice_;
@@ -580,7 +580,7 @@ TEST_CASE("scheduler: by priority, then deadline, then what the client had, then
     c.add(130, 20);  // three: must wait
     c.add(5, 2);     // would fit
     c.step();
-    CHECK((c[1].at == task::place::waiting && c[2].at == task::place::waiting));
+    CHECK((c[1].state == task_state::waiting && c[2].state == task_state::waiting));
     while (c.ended < 3) c.step();
     CHECK(c.started == std::vector<uint64_t>{0, 1, 2});
 }
@@ -610,7 +610,7 @@ TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or ru
     b.s.end(b[0]);
     CHECK(b.s.expired(std::numeric_limits<int64_t>::max() - 1) == nullptr);
     b.step();
-    CHECK(b[2].at == task::place::running);
+    CHECK(b[2].state == task_state::running);
 }
 
 TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; who did comes back first, "
@@ -622,7 +622,7 @@ TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; 
     const size_t late = b.add(10, 5, 0, 0);
     while (b[third].preemptions + b[second].preemptions + b[oldest].preemptions == 0) b.step();
     CHECK((b[oldest].preemptions == 0 && b[second].preemptions == 0 && b[third].preemptions == 1));
-    CHECK((b[third].at == task::place::waiting && b[third].pages.empty()));
+    CHECK((b[third].state == task_state::waiting && b[third].pages.empty()));
     const int64_t length = b[third].length;
     while (b[third].starts < 2) b.step();
     CHECK(b[third].length >= length);
@@ -701,12 +701,12 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     const size_t other = b.add(10, 2);
     for (int step = 0; step < 3; ++step) {
         b.step();
-        CHECK((b[one].at == task::place::waiting && b[two].at == task::place::waiting));
+        CHECK((b[one].state == task_state::waiting && b[two].state == task_state::waiting));
     }
     CHECK(b[other].starts == 1);  // it does not wait for those that wait for others
     b.step();                     // the last rows of the parent's prompt
     const step_plan &p = b.s.plan();
-    CHECK((b[one].at == task::place::running && b[two].at == task::place::running));
+    CHECK((b[one].state == task_state::running && b[two].state == task_state::running));
     CHECK((b[one].computed == 199 && b[two].computed == 199));
     REQUIRE(p.copies.size() == 2);
     for (const size_t i : {one, two}) {
@@ -720,7 +720,7 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     const size_t third = fork(b[parent].length);  // of an answer on its way
     b.step();
     // one was computed meanwhile
-    CHECK((b[third].at == task::place::running && b[third].found == b[parent].length - 2));
+    CHECK((b[third].state == task_state::running && b[third].cached == b[parent].length - 2));
     b.s.end(b[parent]);
     b.ended++;
     while (b.ended < 5) b.step();

@@ -457,7 +457,7 @@ TEST_CASE("session: scales that no page can have are refused, and named") {
                     forged f(whole);
                     f.put(scales[k], x);
                     const char *const part =
-                        k / half % 2 ? (latent ? "turned keys" : "values") : (latent ? "latents" : "keys");
+                        k / half % 2 ? (latent ? "rotated keys" : "values") : (latent ? "latents" : "keys");
                     refused(s, f.with_all_sums(),
                             "pages[" + std::to_string(page) + "]: layer " + std::to_string(k / (2 * half)) +
                                 ": scales of the " + part + "[" + std::to_string(k % half) + "]: is ");

@@ -61,7 +61,7 @@ void run(std::string_view input) {
         model_options o;
         uint64_t last = 0;
         o.progress = [&](uint64_t done, uint64_t all) { return (last = done) <= all; };
-        o.place = test::fake_device({.threads = 1});
+        o.device = test::fake_device({.threads = 1});
         const model placed(gguf_file(os::mapping::borrow(memory.data, bytes->size()), "input"), o);
         return must(placed.device_bytes > 0 && last > 0, "weights are on the device");
     }

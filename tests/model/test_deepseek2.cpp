@@ -189,7 +189,7 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
         const auto open = [&](std::shared_ptr<ds::backend> place) {
             ds::model_options o;
             o.host = host;
-            o.place = std::move(place);
+            o.device = std::move(place);
             return std::make_shared<const ds::model>(
                 ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
         };

@@ -20,7 +20,7 @@ using model_of_ds = std::shared_ptr<const model>;
 
 model_of_ds open(const std::string &path, std::shared_ptr<backend> place = nullptr) {
     model_options o;
-    o.place = std::move(place);
+    o.device = std::move(place);
     return std::make_shared<const model>(gguf_file(os::mapping::map_file(path), "test"), o);
 }
 model_of_ds micro(const char *name, format type, std::shared_ptr<backend> place = nullptr) {
