@@ -5,7 +5,7 @@
  *     ./session model.gguf talk.session "And 12 more?"
  *
  * The file holds the conversation's tokens, and the keys and values of its full pages of 64 tokens. These are
- * not computed again for a prompt that begins with them, and the answer has the same bits as without a file. */
+ * not computed again for a prompt that begins with them, and the answer has the same bits either way. */
 #include <deepseek.h>
 
 #include <stdio.h>
