@@ -211,28 +211,26 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     std::string classes;
     for (const ds::arch *const a : ds::architectures())
         classes += (classes.empty() ? "" : ", ") + std::string(a->checkpoint_class);
-    c->footer(
-        "Reads from DIR:\n"
-        "  config.json                  architecture and sizes (" +
-        classes +
-        ")\n"
-        "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its "
-        "patterns\n"
-        "  tokenizer_config.json        special tokens, chat template (optional; also "
-        "chat_template.jinja, chat_template.json)\n"
-        "  generation_config.json       end tokens (optional)\n"
-        "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), "
-        "or shards named by\n"
-        "                               model.safetensors.index.json\n"
-        "A tensor that is missing, has another shape, or is not part of the architecture is an error that\n"
-        "names it, and so is a weight that is not finite. Tied embeddings are stored once. Memory stays "
-        "below\n"
-        "twice the largest tensor and 100 MB. The file also runs in llama.cpp, if its type does. With\n"
-        "--calibration, --imatrix or --type mixed a file without loss is written beside OUT first, and\n"
-        "removed at the end.\n\n" +
-        types_help + "\n" + int8_help + "\n" + writing_help + split_help +
-        "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" +
-        exit_help);
+    c->footer("Reads from DIR:\n"
+              "  config.json                  architecture and sizes (" +
+              classes +
+              ")\n"
+              "  tokenizer.json               vocabulary and merges; the pre-tokenizer is recognised by its "
+              "patterns\n"
+              "  tokenizer_config.json        special tokens, chat template (optional; also "
+              "chat_template.jinja, chat_template.json)\n"
+              "  generation_config.json       end tokens (optional)\n"
+              "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), "
+              "or shards named by\n"
+              "                               model.safetensors.index.json\n"
+              "A tensor that is missing, has another shape, or is not part of the architecture is an error\n"
+              "that names it, and so is a weight that is not finite. Tied embeddings are stored once.\n"
+              "Memory stays below twice the largest tensor and 100 MB. The file also runs in llama.cpp, if\n"
+              "its type does. With --calibration, --imatrix or --type mixed a file without loss is written\n"
+              "beside OUT first, and removed at the end.\n\n" +
+              types_help + "\n" + int8_help + "\n" + writing_help + split_help +
+              "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" +
+              exit_help);
     return c;
 }
 
@@ -258,14 +256,12 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
     for (const std::string &s : ds::synth_shapes())
         shapes +=
             "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
-    c->footer(
-        "For benchmarks and tests: such a file runs at the speed of the real model, and its answers are "
-        "random.\n"
-        "The weights' deviation, 1 / sqrt(columns), keeps activations in a usual range; within a file they\n"
-        "repeat pieces of a tile of a million numbers. The vocabulary is synthetic, and any text "
-        "tokenizes.\n\n" +
-        shapes + "\n" + types_help + "\n" + writing_help + split_help +
-        "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
+    c->footer("For benchmarks and tests: such a file runs at the speed of the real model, and its answers\n"
+              "are random. The weights' deviation, 1 / sqrt(columns), keeps activations in a usual range;\n"
+              "within a file they repeat pieces of a tile of a million numbers. The vocabulary is\n"
+              "synthetic, and any text tokenizes.\n\n" +
+              shapes + "\n" + types_help + "\n" + writing_help + split_help +
+              "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
     return c;
 }
 
@@ -275,11 +271,9 @@ CLI::App *add_requantize(CLI::App &app, flags &f) {
     c->add_option("IN", f.in, "GGUF file in any format that runs")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
     add_writing(c, f, true, true);
-    c->footer(std::string("The metadata stays, except what it says of number formats. Tensors that the "
-                          "architecture keeps in\n"
-                          "f32 are copied. A larger format than IN's is allowed, with a remark: the file "
-                          "grows and regains no\n"
-                          "precision.\n\n") +
+    c->footer(std::string("The metadata stays, except what it says of number formats. Tensors that the\n"
+                          "architecture keeps in f32 are copied. A larger format than IN's is allowed,\n"
+                          "with a remark: the file grows and regains no precision.\n\n") +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +
               "\nExamples:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n"
               "  quantize requantize r1-bf16.gguf r1-q4_k_m.gguf --type q4_k_m --imatrix r1.imatrix.gguf\n"
@@ -334,18 +328,15 @@ CLI::App *add_calibrate(CLI::App &app, flags &f) {
         ->type_name("N")
         ->capture_default_str();
     add_running(c, f);
-    c->footer(
-        "Runs the model over the texts and writes, for the input of each matrix, every channel's largest "
-        "magnitude\n"
-        "and mean square, and some whole rows to try formats on. The statistics fit this model in any float\n"
-        "format, and are refused for another model. A text may be any bytes: invalid UTF-8 is read as it is, "
-        "with\n"
-        "a remark, and control tokens may be written as their text. A text longer than the context is read "
-        "in\n"
-        "windows, each without what came before it. Some tens of thousands of tokens are plenty.\n\n"
-        "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize "
-        "requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
-        std::string(exit_help));
+    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's\n"
+              "largest magnitude and mean square, and some whole rows to try formats on. The statistics fit\n"
+              "this model in any float format, and are refused for another model. A text may be any bytes:\n"
+              "invalid UTF-8 is read as it is, with a remark, and control tokens may be written as their\n"
+              "text. A text longer than the context is read in windows, each without what came before it.\n"
+              "Some tens of thousands of tokens are plenty.\n\n"
+              "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize "
+              "requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
+              std::string(exit_help));
     return c;
 }
 
@@ -358,13 +349,11 @@ CLI::App *add_inspect(CLI::App &app, flags &f) {
         ->check(whole_number)
         ->type_name("N")
         ->capture_default_str();
-    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build "
-                          "cannot run are listed as\n"
-                          "well; bits a weight include scales and offsets. The JSON's metadata is a list of "
-                          "{key, type, array,\n"
-                          "count, value}, value as text; its tensors are {name, type, shape, bytes, offset}, "
-                          "and for a model in\n"
-                          "several files also part, an index in the list parts.\n\n"
+    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build\n"
+                          "cannot run are listed as well; bits a weight include scales and offsets. The\n"
+                          "JSON's metadata is a list of {key, type, array, count, value}, value as text;\n"
+                          "its tensors are {name, type, shape, bytes, offset}, and for a model in several\n"
+                          "files also part, an index in the list parts.\n\n"
                           "Example:\n  quantize inspect models/tiny-r1.gguf --no-tensors\n\n") +
               exit_help);
     return c;

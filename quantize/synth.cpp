@@ -24,39 +24,43 @@ struct shape_row {
     bool tied;
     const char *more = "{}";  // JSON: fields of this class alone
 };
-constexpr const char *llama3_json =
+constexpr const char *llama3 =
     R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,
     "original_max_position_embeddings":8192})";
-constexpr const char *yarn_json =
+constexpr const char *yarn =
     R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768,"attn_factor":1})";
-constexpr const char *latent_yarn_json =
+constexpr const char *latent_yarn =
     R"({"type":"yarn","factor":40,"original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,
     "mscale":0.707,"mscale_all_dim":0.707})";
-constexpr const char *v2_lite_json =
+constexpr const char *v2_lite =
     R"({"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,
     "n_routed_experts":64,"n_shared_experts":2,"num_experts_per_tok":6,"moe_intermediate_size":1408,
     "first_k_dense_replace":1,"routed_scaling_factor":1})";
-constexpr const char *tiny_deepseek2_json =
+constexpr const char *tiny_deepseek2 =
     R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,
     "n_routed_experts":8,"n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":64,
     "first_k_dense_replace":1,"routed_scaling_factor":2.5,"scoring_func":"sigmoid","topk_method":"noaux_tc",
     "n_group":4,"topk_group":2,"norm_topk_prob":true})";
+constexpr const char *none = "null", *qwen2 = "Qwen2ForCausalLM", *qwen3 = "Qwen3ForCausalLM",
+                     *llama = "LlamaForCausalLM", *v2 = "DeepseekV2ForCausalLM",
+                     *v3 = "DeepseekV3ForCausalLM", *r1_qwen = "deepseek-r1-qwen", *llama_bpe = "llama-bpe",
+                     *v2_pre = "deepseek-llm", *v3_pre = "deepseek-v3";
 constexpr shape_row shapes[] = {
     // clang-format off
-    // name         class               layers hidden heads kv  head  ffn   vocab  context base  scaling  pre                  tied
-    {"r1-1.5b",    "Qwen2ForCausalLM",  28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"r1-7b",      "Qwen2ForCausalLM",  28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"r1-8b",      "LlamaForCausalLM",  32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
-    {"r1-14b",     "Qwen2ForCausalLM",  48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
-    {"r1-32b",     "Qwen2ForCausalLM",  64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
-    {"r1-70b",     "LlamaForCausalLM",  80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
-    {"r1-0528-8b", "Qwen3ForCausalLM",  36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn_json,   "deepseek-r1-qwen", false},
-    {"small-llama", "LlamaForCausalLM",  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, "null",      "llama-bpe",        false},
-    {"v2-lite", "DeepseekV2ForCausalLM", 27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn_json, "deepseek-llm",   false, v2_lite_json},
-    {"tiny-llama", "LlamaForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3_json, "llama-bpe",        true},
-    {"tiny-qwen2", "Qwen2ForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"tiny-qwen3", "Qwen3ForCausalLM",   2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn_json,   "deepseek-r1-qwen", false},
-    {"tiny-deepseek2", "DeepseekV3ForCausalLM", 2, 128, 4, 4, 64,  256,    512,   4096, 1e4, latent_yarn_json, "deepseek-v3",    false, tiny_deepseek2_json},
+    // columns: the fields of shape_row
+    {"r1-1.5b",        qwen2, 28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-7b",          qwen2, 28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-8b",          llama, 32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-14b",         qwen2, 48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-32b",         qwen2, 64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-70b",         llama, 80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-0528-8b",     qwen3, 36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn,        r1_qwen,   false},
+    {"small-llama",    llama,  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, none,        llama_bpe, false},
+    {"v2-lite",        v2,    27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn, v2_pre,    false, v2_lite},
+    {"tiny-llama",     llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
+    {"tiny-qwen2",     qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
+    {"tiny-qwen3",     qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
+    {"tiny-deepseek2", v3,     2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false, tiny_deepseek2},
     // clang-format on
 };
 

@@ -350,10 +350,10 @@ void read_framing(const json_node &step, const vocabulary &v, framing &out) {
 // Whether BOS or EOS is added: as the post-processor does, unless tokenizer_config.json decides. In that case
 // Llama's class rebuilds the post-processor.
 bool added_by(const json_node &root, const json_node &settings, const char *flag,
-              std::optional<token_id> framed, std::optional<token_id> &needed) {
+              std::optional<token_id> framed, std::optional<token_id> &token) {
     if (settings.has(flag) || !framed) return settings.flag(flag, false);
-    if (!needed) needed = framed;
-    if (needed != framed)
+    if (!token) token = framed;
+    if (token != framed)
         root.at("post_processor")
             .fail(status::unsupported,
                   "the token at that end of a text is not the one of tokenizer_config.json");
