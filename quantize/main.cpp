@@ -298,7 +298,7 @@ CLI::App *add_split(CLI::App &app, flags &f) {
 
 CLI::App *add_merge(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("merge", "Write a model in several GGUF files as one");
-    c->add_option("FIRST", f.in, "The first of the files, …-00001-of-00003.gguf")->required()->type_name("");
+    c->add_option("FIRST", f.in, "The first part, …-00001-of-00003.gguf")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
     c->footer(

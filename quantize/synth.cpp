@@ -48,19 +48,21 @@ constexpr const char *none = "null", *qwen2 = "Qwen2ForCausalLM", *qwen3 = "Qwen
 constexpr shape_row shapes[] = {
     // clang-format off
     // columns: the fields of shape_row
-    {"r1-1.5b",        qwen2, 28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, none,        r1_qwen,   false},
-    {"r1-7b",          qwen2, 28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, none,        r1_qwen,   false},
-    {"r1-8b",          llama, 32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3,      llama_bpe, false},
-    {"r1-14b",         qwen2, 48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, none,        r1_qwen,   false},
-    {"r1-32b",         qwen2, 64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, none,        r1_qwen,   false},
-    {"r1-70b",         llama, 80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3,      llama_bpe, false},
-    {"r1-0528-8b",     qwen3, 36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn,        r1_qwen,   false},
-    {"small-llama",    llama,  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, none,        llama_bpe, false},
-    {"v2-lite",        v2,    27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn, v2_pre,    false, v2_lite},
-    {"tiny-llama",     llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
-    {"tiny-qwen2",     qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
-    {"tiny-qwen3",     qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
-    {"tiny-deepseek2", v3,     2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false, tiny_deepseek2},
+    {"r1-1.5b",     qwen2, 28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-7b",       qwen2, 28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-8b",       llama, 32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-14b",      qwen2, 48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-32b",      qwen2, 64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-70b",      llama, 80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-0528-8b",  qwen3, 36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn,        r1_qwen,   false},
+    {"small-llama", llama,  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, none,        llama_bpe, false},
+    {"v2-lite",     v2,    27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn, v2_pre,    false,
+     v2_lite},
+    {"tiny-llama",  llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
+    {"tiny-qwen2",  qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
+    {"tiny-qwen3",  qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
+    {"tiny-deepseek2", v3,     2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false,
+     tiny_deepseek2},
     // clang-format on
 };
 
