@@ -22,8 +22,9 @@ struct results {
 
 // The inputs are tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (as f32),
 // tables.
-static results build(graph &g, const backend &b, const model &m, const page_layout &layout,
-                     const step_sizes &s, int64_t rows, int64_t outputs, int32_t *inputs, void *pages) {
+static results build(graph &g, const backend &b, const model &m, const graph_changes &changes,
+                     const page_layout &layout, const step_sizes &s, int64_t rows, int64_t outputs,
+                     int32_t *inputs, void *pages) {
     g.reset();
     const auto of = [&](int64_t offset) { return inputs ? inputs + offset : nullptr; };
     step_inputs in;
@@ -35,7 +36,9 @@ static results build(graph &g, const backend &b, const model &m, const page_layo
     in.tables =
         g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
-    const tensor *const logits = m.architecture->build({g, m.h, m.weights, in, layout.layer, s.mla});
+    const model_weights &weights = changes.weights ? *changes.weights : m.weights;
+    const tensor *const logits = m.architecture->build({g, m.h, weights, in, layout.layer, s.mla});
+    if (changes.keep) changes.keep(g);
     if (b.fn->host_memory) return {logits, nullptr};
     g.keep(logits);
     return {logits,
@@ -53,13 +56,13 @@ static const node *unsupported(const graph &g, const backend &b) {
 // Builds the graph of the largest step. A backend without mla_attention gets the absorbed form, which
 // consists of other operations. An operation that it cannot run even then is refused before any memory is
 // allocated.
-static void build_largest(graph &g, const model &m, const page_layout &layout, step_sizes &s,
-                          const backend &b, int32_t *inputs, void *pages) {
-    build(g, b, m, layout, s, s.rows, s.logits, inputs, pages);
+static void build_largest(graph &g, const model &m, const graph_changes &changes, const page_layout &layout,
+                          step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
+    build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
     const node *n = unsupported(g, b);
     if (n && s.mla == mla_form::automatic) {
         s.mla = mla_form::absorbed;
-        build(g, b, m, layout, s, s.rows, s.logits, inputs, pages);
+        build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
         n = unsupported(g, b);
     }
     if (!n) return;
@@ -79,7 +82,7 @@ static size_t host_leading_bytes(const step_sizes &s) {
 
 runner::bytes runner::measure(const model &m, const page_layout &layout, step_sizes s, const backend &b) {
     graph g(max_nodes(m.h));
-    build_largest(g, m, layout, s, b, nullptr, nullptr);
+    build_largest(g, m, {}, layout, s, b, nullptr, nullptr);
     const plan p = make_plan(g, b);
     const size_t inputs = input_count(s) * sizeof(int32_t);
     return {p.arena_bytes, p.work_bytes,
@@ -87,9 +90,9 @@ runner::bytes runner::measure(const model &m, const page_layout &layout, step_si
 }
 
 runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b,
-               const ds::host &host, void *pages)
-    : model_(m), layout_(std::move(layout)), sizes_(s), backend_(std::move(b)), graph_(max_nodes(m.h)),
-      input_block_(host, input_count(s) * sizeof(int32_t)),
+               const ds::host &host, void *pages, const graph_changes &changes)
+    : model_(m), layout_(std::move(layout)), sizes_(s), changes_(changes), backend_(std::move(b)),
+      graph_(max_nodes(m.h)), input_block_(host, input_count(s) * sizeof(int32_t)),
       inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
     std::memset(inputs_, 0, input_block_.size());
     if (!backend_->fn->host_memory) {
@@ -98,7 +101,7 @@ runner::runner(const model &m, page_layout layout, const step_sizes &s, std::sha
         host_leading_ = backend_memory(backend_, host_leading_bytes(s), backend_memory::for_copies);
         read_inputs_ = static_cast<int32_t *>(device_inputs_.data());
     }
-    build_largest(graph_, model_, layout_, sizes_, *backend_, read_inputs_, pages_);
+    build_largest(graph_, model_, changes_, layout_, sizes_, *backend_, read_inputs_, pages_);
     plan_ = make_plan(graph_, *backend_);
     arena_ = backend_memory(backend_, plan_.arena_bytes);
     work_ = backend_memory(backend_, plan_.work_bytes);
@@ -113,7 +116,7 @@ bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
     if (rows != built_rows_ || outputs != built_outputs_) {
         built_rows_ = 0;
         const results r =
-            build(graph_, *backend_, model_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
+            build(graph_, *backend_, model_, changes_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
         logits_ = r.logits, leading_ = r.leading;
         place(graph_, plan_, arena_.data());
         graph_.identity = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(outputs);

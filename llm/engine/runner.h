@@ -17,6 +17,12 @@ struct step_sizes {
     mla_form mla = mla_form::absorbed;
 };
 
+// What a measurement changes in a step's graph.
+struct graph_changes {
+    const model_weights *weights = nullptr;  // in place of the model's own
+    void (*keep)(graph &g) = nullptr;        // keeps further results to the end of a run (graph::keep)
+};
+
 class runner {
 public:
     // The memory that these sizes need, without allocating it.
@@ -28,7 +34,7 @@ public:
     // `pages` and the model's weights are in the backend's memory. Throws status::unsupported if the backend
     // has no kernel for one of the operations.
     runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b,
-           const ds::host &host, void *pages);
+           const ds::host &host, void *pages, const graph_changes &changes = {});
 
     // Inputs of the next step, filled by the caller: one entry per row, and a table of pages per sequence.
     std::span<int32_t> ids() { return array(0); }
@@ -54,6 +60,9 @@ public:
     // Whether leading() is available: on a device only, since on the host all logits are at hand.
     bool leads() const { return !backend_->fn->host_memory; }
     leading_logits leading(int64_t output) const;  // of the last run
+    // The last run's graph, until the next run; its logits [outputs, vocabulary] are in the backend's memory.
+    const graph &last_graph() const { return graph_; }
+    const tensor &last_logits() const { return *logits_; }
     const backend &device() const { return *backend_; }
 
 private:
@@ -63,6 +72,7 @@ private:
     const model &model_;
     page_layout layout_;
     step_sizes sizes_;
+    graph_changes changes_;
     std::shared_ptr<backend> backend_;
     graph graph_;
     plan plan_;
