@@ -1,6 +1,8 @@
 // deepseek.h on engines and requests: every field at its ends and one beyond, what a refused call leaves,
 // what events carry, the chat call's ends.
+#include "../support/answers.h"
 #include "../support/api.h"
+#include "../support/skip.h"
 
 #include <limits>
 #include <stdexcept>
@@ -254,9 +256,7 @@ TEST_CASE("api: ranges of a request") {
         r = request(prompt);
         r.max_new_tokens = 1;
         set();
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        run(e, [](const ds_event &event) { CHECK(event.status == DS_OK); });
-        id = 0;
+        CHECK(ask(e, r).status == DS_OK);
     };
     const auto real = [&](const char *field, float ds_sampling::*at, std::initializer_list<float> within,
                           std::initializer_list<float> outside) {
@@ -345,8 +345,7 @@ TEST_CASE("api: what a request points to is copied") {
         full_request r = request(prompt);
         r.stop = stops, r.stop_count = 1, r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1,
         r.max_new_tokens = 20;
-        ds_request_id id;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
+        const ds_request_id id = submit(e, r);
         if (change) {
             prompt.assign(3, 1);
             stop = " ";
@@ -355,11 +354,9 @@ TEST_CASE("api: what a request points to is copied") {
             std::memset(static_cast<ds_request *>(&r), 0xff, sizeof(ds_request)),
                 std::memset(&r.draw, 0xff, sizeof r.draw), std::memset(&r.thought, 0xff, sizeof r.thought);
         }
-        std::vector<ds_token> out;
-        run(e, [&](const ds_event &event) {
-            if (event.type == DS_EVENT_TOKEN) out.push_back(event.token);
-        });
-        return out;
+        listener l;
+        l.run(e);
+        return l.answers[id].tokens;
     };
     CHECK(tokens(true) == tokens(false));
 }
@@ -535,16 +532,13 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
                     s2 = ds_engine_step(e.get(), &events, &count, &err);
     setrlimit(RLIMIT_DATA, &before);
     if (s1 == DS_OK) {
-        MESSAGE("SKIPPED: this system does not hold a process to its limit");
-        return;
+        return ds::test::skip("this system does not hold a process to its limit");
     }
     CHECK((s1 == DS_ERR_MEMORY && s2 == DS_ERR_MEMORY && count == 0));
     CHECK(stats_of(e).queued == 2);
-    std::map<ds_request_id, ds_finish> ends;
-    run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second);
-    });
-    CHECK((ends.size() == 3 && ends[first] == DS_FINISH_CANCELLED && ends[second] == DS_FINISH_LENGTH &&
-           ends[third] == DS_FINISH_LENGTH));
+    listener l;
+    l.run(e);
+    CHECK((l.answers.size() == 3 && l.answers[first].finish == DS_FINISH_CANCELLED &&
+           l.answers[second].finish == DS_FINISH_LENGTH && l.answers[third].finish == DS_FINISH_LENGTH));
 }
 #endif

@@ -203,8 +203,8 @@ ds_host counted_by(counted_memory &c) {
     h.struct_size = sizeof h;
     h.alloc_user = &c;
     h.alloc = [](void *user, size_t n, size_t alignment) {
-        auto &c = *static_cast<counted_memory *>(user);
-        c.most = std::max(c.most, c.held += n);
+        auto &count = *static_cast<counted_memory *>(user);
+        count.most = std::max(count.most, count.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
     h.free = [](void *user, void *p, size_t n, size_t) {

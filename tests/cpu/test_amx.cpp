@@ -3,6 +3,8 @@
 // palette 1) and records a fault where the processor would raise one. Their bytes are held against exact sums
 // and scalar's kernels. Every array has exactly its size and the model copies what an instruction reads, so
 // that a build with sanitizers sees any byte beyond.
+#include "../support/skip.h"
+
 #include "../../ggml-cpu/cpu.h"
 #include "../../ggml-cpu/isa/isa.h"
 #include "../../ggml-cpu/isa/target.h"
@@ -135,7 +137,7 @@ constexpr const i8_kernels &kernels = amx_model::i8_by_tiles;
 bool vnni_here() {
     for (const char *name : cpu_isas())
         if (name == std::string("avx512_vnni")) return true;
-    MESSAGE("SKIPPED: the kernels of AMX need avx512_vnni around their tiles");
+    ds::test::skip("the kernels of AMX need avx512_vnni around their tiles");
     return false;
 }
 
@@ -161,8 +163,8 @@ struct matmul_case {
     std::unique_ptr<char[]> w, x, scalar_x;
     std::unique_ptr<float[]> scale, bias, y, wanted;
 
-    matmul_case(size_t k, size_t weights, size_t rows, bool with_bias, numbers kind, size_t apart = 0)
-        : k(k), weights(weights), rows(rows), w_stride(k + apart), y_stride(weights + apart),
+    matmul_case(size_t depth, size_t outputs, size_t inputs, bool with_bias, numbers kind, size_t apart = 0)
+        : k(depth), weights(outputs), rows(inputs), w_stride(k + apart), y_stride(weights + apart),
           w(exactly<char>((weights - 1) * w_stride + k)), x(exactly<char>(rows * i8_row_bytes(1, k, 1))),
           scalar_x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scale(exactly<float>(weights)),
           bias(with_bias ? exactly<float>(weights) : nullptr),
@@ -289,8 +291,8 @@ struct attend_case {
     std::vector<float> q, k_scale, v_scale;
     std::unique_ptr<int8_t[]> k, v;
 
-    attend_case(size_t d, size_t rows, uint32_t seed)
-        : d(d), rows(rows), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
+    attend_case(size_t head_size, size_t queries, uint32_t seed)
+        : d(head_size), rows(queries), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
         std::mt19937 engine(seed);
         const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
         for (size_t r = 0; r < rows; ++r) seen.push_back(static_cast<int32_t>(engine() % 76) - 6);
@@ -429,5 +431,5 @@ TEST_CASE("amx: the model of the tiles faults where the processor would") {
 }
 
 #else
-TEST_CASE("amx") { MESSAGE("SKIPPED: this build has no kernels for vector instruction sets"); }
+TEST_CASE("amx") { ds::test::skip("this build has no kernels for vector instruction sets"); }
 #endif

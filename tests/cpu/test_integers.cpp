@@ -190,7 +190,7 @@ struct long_sequence {
     std::vector<float> q;
     std::vector<int32_t> table;
 
-    long_sequence(int64_t positions, double mass, float sink_value_scale) : positions(positions) {
+    long_sequence(int64_t length, double mass, float sink_value_scale) : positions(length) {
         random_numbers r{std::mt19937(2)};
         const int64_t pages = positions / page_positions;
         l.v_offset = static_cast<int64_t>(l.k_bytes());

@@ -1,7 +1,7 @@
 // What a model answers to the listed questions.
 #pragma once
 
-#include "../support/golden.h"
+#include "../support/answers.h"
 #include "../support/problems.h"
 
 namespace golden {
@@ -18,19 +18,16 @@ inline int right_answers(const model_ptr &m) {
     const engine_ptr e = engine(m, c);
     const std::vector<problem> list = problems(questions);
     REQUIRE(list.size() == questions);
-    std::vector<std::string> texts(questions);
-    std::unordered_map<ds_request_id, size_t> of;
-    for (size_t i = 0; i < questions; ++i) {
-        const std::vector<ds_token> prompt = chat_prompt(m, list[i].question);
-        full_request r = request(prompt);
-        r.max_new_tokens = 230;
-        ds_request_id id;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        of[id] = i;
+    std::vector<std::vector<ds_token>> prompts;
+    std::vector<full_request> requests;
+    for (const problem &p : list) {
+        prompts.push_back(chat_prompt(m, p.question));
+        requests.push_back(request(prompts.back()));
+        requests.back().max_new_tokens = 230;
     }
-    run(e, [&](const ds_event &event) { texts[of[event.request]].append(event.text, event.text_size); });
+    const std::vector<answer> answers = ask_all(e, requests);
     int right = 0;
-    for (size_t i = 0; i < questions; ++i) right += texts[i].ends_with(list[i].answer);
+    for (size_t i = 0; i < questions; ++i) right += answers[i].text.ends_with(list[i].answer);
     return right;
 }
 

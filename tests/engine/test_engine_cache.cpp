@@ -1,6 +1,7 @@
 // The engine's pages through the public API: bits are the same with and without prefix hits, after making
 // room for others, and in forks; nothing is lost when requests are cancelled or late; a step stops when
 // nobody needs it.
+#include "../support/answers.h"
 #include "../support/api.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -11,63 +12,6 @@
 using namespace golden;
 
 namespace {
-
-struct answer {
-    std::vector<ds_token> tokens;
-    std::vector<float> logits;
-    std::string text;
-    ds_finish finish = DS_FINISH_NONE;
-    uint64_t cached = 0, preemptions = 0, first_position = 0;
-};
-
-ds_request_id submit(const engine_ptr &e, const full_request &r) {
-    ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    return id;
-}
-ds_request_id fork(const engine_ptr &e, ds_request_id of, const full_request &r) {
-    ds_request_id id = 0;
-    MUST(ds_engine_fork(e.get(), of, &r, &id, &err));
-    return id;
-}
-
-// Events, by request; every position of an answer comes once, in order.
-struct listener {
-    std::map<ds_request_id, answer> answers;
-    size_t vocab;
-
-    void hear(const ds_event &event) {
-        answer &a = answers[event.request];
-        REQUIRE(a.finish == DS_FINISH_NONE);
-        a.text.append(event.text, event.text_size);
-        if (event.type == DS_EVENT_TOKEN || event.type == DS_EVENT_SCORE) {
-            if (a.tokens.empty()) a.first_position = event.position;
-            CHECK(event.position == a.first_position + a.tokens.size());
-            a.tokens.push_back(event.token);
-        }
-        if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
-        if (event.type != DS_EVENT_DONE) return;
-        a.finish = event.finish;
-        a.cached = event.cached_tokens;
-        a.preemptions = event.preemptions;
-    }
-    void step(const engine_ptr &e) {
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t i = 0; i < count; ++i) hear(*events[i]);
-    }
-    void run(const engine_ptr &e) {
-        golden::run(e, [this](const ds_event &event) { hear(event); });
-    }
-};
-
-answer run_one(const engine_ptr &e, const full_request &r, size_t vocab) {
-    listener l{{}, vocab};
-    const ds_request_id id = submit(e, r);
-    l.run(e);
-    return l.answers[id];
-}
 
 // Where pages are as the model's weights are, and where not.
 struct kind {
@@ -107,9 +51,9 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
             r.prompt_count = count;
             r.flags = DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
             r.max_new_tokens = 3;
-            const answer with = run_one(e, r, d.vocab);
+            const answer with = ask(e, r, d.vocab);
             r.flags |= DS_REQUEST_NO_CACHE;
-            const answer without = run_one(fresh, r, d.vocab);
+            const answer without = ask(fresh, r, d.vocab);
             CHECK(without.cached == 0);
             CHECK((with.cached >= least && with.cached <= most));
             CHECK(with.tokens == without.tokens);
@@ -145,15 +89,15 @@ TEST_CASE("engine: what one client left is not found by another") {
     full_request r = request(d.ids);
     r.prompt_count = 150;
     r.max_new_tokens = 1;
-    CHECK(run_one(e, r, d.vocab).cached == 0);
+    CHECK(ask(e, r, d.vocab).cached == 0);
     r.client_id = 7;
-    CHECK(run_one(e, r, d.vocab).cached == 0);
-    CHECK(run_one(e, r, d.vocab).cached == 149);
+    CHECK(ask(e, r, d.vocab).cached == 0);
+    CHECK(ask(e, r, d.vocab).cached == 149);
     r.flags = DS_REQUEST_NO_CACHE;
-    CHECK(run_one(e, r, d.vocab).cached == 0);
+    CHECK(ask(e, r, d.vocab).cached == 0);
     r.flags = 0;
     r.client_id = 8;
-    CHECK(run_one(e, r, d.vocab).cached == 0);
+    CHECK(ask(e, r, d.vocab).cached == 0);
 }
 
 TEST_CASE("engine: requests that make room for others go on with the same bits, and tell nothing twice") {
@@ -180,7 +124,7 @@ TEST_CASE("engine: requests that make room for others go on with the same bits, 
             if (i == 4) r.flags = DS_REQUEST_LOGITS | DS_REQUEST_SCORE, r.prompt_count = 150;
             list.push_back(r);
         }
-        listener l{{}, d.vocab};
+        listener l{d.vocab};
         std::vector<ds_request_id> ids;
         for (const full_request &r : list) ids.push_back(submit(crowded, r));
         l.run(crowded);
@@ -189,7 +133,7 @@ TEST_CASE("engine: requests that make room for others go on with the same bits, 
             CAPTURE(i);
             full_request r = list[i];
             r.flags |= DS_REQUEST_NO_CACHE;
-            const answer expected = run_one(alone, r, d.vocab), &got = l.answers[ids[i]];
+            const answer expected = ask(alone, r, d.vocab), &got = l.answers[ids[i]];
             CHECK(got.finish == expected.finish);
             CHECK(got.tokens == expected.tokens);
             CHECK(same_bits(got.logits, expected.logits));
@@ -219,10 +163,10 @@ TEST_CASE("engine: a request larger than the pool is refused with the bytes it w
     check_fails(DS_ERR_TOO_LONG, std::to_string(4 * plan.page_bytes),
                 [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
     r.max_new_tokens = 156;
-    CHECK(run_one(e, r, 512).finish != DS_FINISH_CONTEXT);
+    CHECK(ask(e, r).finish != DS_FINISH_CONTEXT);
     r.max_new_tokens = 0;  // as far as it goes
     r.flags = DS_REQUEST_IGNORE_END;
-    const answer a = run_one(e, r, 512);
+    const answer a = ask(e, r);
     CHECK((a.finish == DS_FINISH_CONTEXT && a.tokens.size() == 156));
 }
 
@@ -244,7 +188,7 @@ TEST_CASE(
         r.max_new_tokens = 30;
         r.draw.temperature = 2;
         r.draw.seed = 1;
-        listener l{{}, d.vocab};
+        listener l{d.vocab};
         struct made {
             ds_request_id id;
             std::vector<ds_token> prompt;
@@ -273,7 +217,7 @@ TEST_CASE(
         add(5, l.answers[first].tokens, 146);
         const ds_request_id of_a_fork = fork(e, all[0].id, all[0].r);
         l.run(e);
-        const answer expected = run_one(alone, r, d.vocab);
+        const answer expected = ask(alone, r, d.vocab);
         CHECK(l.answers[first].tokens == expected.tokens);
         CHECK(same_bits(l.answers[first].logits, expected.logits));
         for (const made &f : all) {
@@ -281,7 +225,7 @@ TEST_CASE(
             full_request own = f.r;
             own.prompt = f.prompt.data(), own.prompt_count = f.prompt.size();
             own.flags |= DS_REQUEST_NO_CACHE;
-            const answer want = run_one(alone, own, d.vocab), &got = l.answers[f.id];
+            const answer want = ask(alone, own, d.vocab), &got = l.answers[f.id];
             CHECK(got.first_position == f.prompt.size());
             CHECK(got.tokens == want.tokens);
             CHECK(same_bits(got.logits, want.logits));
@@ -314,11 +258,11 @@ TEST_CASE(
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     const engine_ptr e = engine(m, engine_config());
     full_request r = request(prompt);
-    const std::string whole = run_one(e, r, 512).text;
+    const std::string whole = ask(e, r).text;
     const std::string almost = whole.substr(10, 30) + "?";  // held back until it turns out to be another
     const char *const stops[] = {almost.c_str()};
     for (size_t at = 1; at < 60; at += 3) {
-        listener l{{}, 512};
+        listener l{512};
         r.stop = stops, r.stop_count = 1;
         const ds_request_id first = submit(e, r);
         while (l.answers[first].tokens.size() < at) l.step(e);
@@ -360,14 +304,13 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
     r.timeout_seconds = 1e9;
     r.max_new_tokens = 2;
     const ds_request_id patient = submit(e, r);
-    std::map<ds_request_id, ds_finish> ends;
-    run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second);
-    });
+    listener l;
+    l.run(e);
     // on a fast machine
-    CHECK((ends[running] == DS_FINISH_DEADLINE || ends[running] == DS_FINISH_CONTEXT));
-    CHECK(ends[waiting] == DS_FINISH_DEADLINE);
-    CHECK(ends[patient] == DS_FINISH_LENGTH);
+    CHECK((l.answers[running].finish == DS_FINISH_DEADLINE ||
+           l.answers[running].finish == DS_FINISH_CONTEXT));
+    CHECK(l.answers[waiting].finish == DS_FINISH_DEADLINE);
+    CHECK(l.answers[patient].finish == DS_FINISH_LENGTH);
     ds_request_id id = 0;
     for (const double v : {-1e-9, 1.1e9, double(INFINITY), double(NAN)}) {
         r.timeout_seconds = v;
@@ -385,24 +328,24 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
     r.prompt_count = 150;
     r.flags = DS_REQUEST_LOGITS;
     r.max_new_tokens = 3;
-    const answer first = run_one(e, r, d.vocab);
+    const answer first = ask(e, r, d.vocab);
     ds_engine_stats s = stats_of(e);
     CHECK((s.pages_cached == 3 && s.pages_committed > 3));
     MUST(ds_engine_trim(e.get(), 128, &err));
     CHECK(stats_of(e).pages_cached == 2);
     CHECK(stats_of(e).pages_committed == 2);
-    const answer second = run_one(e, r, d.vocab);
+    const answer second = ask(e, r, d.vocab);
     CHECK(second.cached == 128);
     MUST(ds_engine_trim(e.get(), 0, &err));
     s = stats_of(e);
     CHECK((s.pages_cached == 0 && s.pages_committed == 0 && s.pages_free == s.pages_total));
-    const answer third = run_one(e, r, d.vocab);
+    const answer third = ask(e, r, d.vocab);
     CHECK(third.cached == 0);
     for (const answer *a : {&second, &third}) CHECK(same_bits(a->logits, first.logits));
     CHECK(first.logits.size() > 0);
 
     const ds_request_id id = submit(e, r);  // in the middle of a request
-    listener l{{}, d.vocab};
+    listener l{d.vocab};
     l.step(e);
     MUST(ds_engine_trim(e.get(), 0, &err));
     l.run(e);
@@ -434,7 +377,7 @@ TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
     r.prompt_count = 150;
     r.flags = DS_REQUEST_IGNORE_END;
     r.max_new_tokens = 10;
-    listener l{{}, d.vocab};
+    listener l{d.vocab};
     for (int i = 0; i < 3; ++i) {
         submit(e, r);
         l.run(e);

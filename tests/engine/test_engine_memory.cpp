@@ -2,6 +2,7 @@
 // leaves the engine as it was; and the soak, many small requests on a tiny pool with everything that may
 // happen to them.
 #include "../support/allocations.h"
+#include "../support/answers.h"
 #include "../support/api.h"
 
 #include <atomic>
@@ -12,18 +13,6 @@
 
 using namespace golden;
 using ds::test::with_failing;
-
-namespace {
-
-std::string text_alone(const engine_ptr &e, const full_request &r) {
-    std::string text;
-    ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    run(e, [&](const ds_event &event) { text.append(event.text, event.text_size); });
-    return text;
-}
-
-}  // namespace
 
 TEST_CASE("engine: a step allocates nothing") {
     for (const char *name : {"tiny-r1", "micro/deepseek-r1"})
@@ -99,7 +88,7 @@ TEST_CASE(
     r.draw.presence_penalty = 0.01f;
     r.timeout_seconds = 1e6;
     r.thought.max_tokens = 20, r.thought.end_text = "Enough.";
-    const std::string expected = text_alone(engine(m, c), r);
+    const std::string expected = ask(engine(m, c), r).text;
     for (const bool ever : {false, true}) {
         const engine_ptr e = engine(m, c);
         std::map<ds_request_id, std::string> texts, before;
@@ -151,7 +140,7 @@ TEST_CASE(
         CHECK((submitted > 5 && forked > 5));
         const ds_engine_stats s = stats_of(e);
         CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
-        CHECK(text_alone(e, r) == expected);
+        CHECK(ask(e, r).text == expected);
     }
 }
 
@@ -221,7 +210,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
         if (text.empty()) {
             full_request r = make(question, seed);
             r.flags = DS_REQUEST_NO_CACHE;
-            text = text_alone(alone, r);
+            text = ask(alone, r).text;
         }
         return text;
     };
@@ -264,21 +253,17 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
             if (ds_engine_cancel(e.get(), at->first, nullptr) == DS_OK) at->second.cancelled = true;
         }
         do {
-            const ds_event *const *events = nullptr;
-            size_t count = 0;
-            MUST(ds_engine_step(e.get(), &events, &count, &err));
-            for (size_t i = 0; i < count; ++i) {
-                const ds_event &event = *events[i];
+            step(e, [&](const ds_event &event) {
                 asked &a = live.at(event.request);
                 a.text.append(event.text, event.text_size);
                 a.tokens += event.type == DS_EVENT_TOKEN;
-                if (event.type != DS_EVENT_DONE) continue;
+                if (event.type != DS_EVENT_DONE) return;
                 ++ended;
                 cancelled += event.finish == DS_FINISH_CANCELLED;
                 if (event.finish == DS_FINISH_CANCELLED) wrong += !a.cancelled;
                 else wrong += a.so_far + a.text != expect(a.question, a.seed);
                 live.erase(event.request);
-            }
+            });
         } while (pause && !live.empty());
         if (live.empty()) {
             const ds_engine_stats s = stats_of(e);
@@ -313,7 +298,7 @@ TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one
     full_request r = request(prompt);
     r.max_new_tokens = 40;
     r.flags = DS_REQUEST_IGNORE_END;
-    const std::string expected = text_alone(e, r);
+    const std::string expected = ask(e, r).text;
     std::atomic<int> submitted{0}, left{4};
     std::vector<std::thread> threads;
     for (uint32_t t = 0; t < 4; ++t)

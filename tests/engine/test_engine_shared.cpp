@@ -1,5 +1,6 @@
 // An engine that several threads use at once: forks of requests that end meanwhile, waiting for work, and the
 // chat call, which has the engine for itself.
+#include "../support/answers.h"
 #include "../support/api.h"
 
 #include <atomic>
@@ -52,7 +53,7 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     for (int i = 0; i < 60; ++i) long_stops.push_back("qq" + std::string(1000, static_cast<char>('A' + i)));
     for (const std::string &text : long_stops) fork_stops.push_back(text.c_str());
 
-    std::map<ds_request_id, std::string> texts;
+    listener l;
     std::mutex mutex;  // of what follows
     std::vector<ds_request_id> known;
     struct parentage {
@@ -62,13 +63,6 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const int rounds = sanitized ? 12 : 200;
     std::atomic<bool> over{false};
     std::atomic<int> refused{0}, strange{0};
-    const auto step = [&] {
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t k = 0; k < count; ++k)
-            texts[events[k]->request].append(events[k]->text, events[k]->text_size);
-    };
     {
         threads t;
         const struct ender {  // also when a check ends this thread's part
@@ -98,33 +92,31 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
             ds_request_id id = 0;
             ds_status submitted;
             // forks have filled the queue
-            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) step();
+            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) l.step(e);
             REQUIRE(submitted == DS_OK);
             {
                 const std::lock_guard lock(mutex);
                 known.push_back(id);
             }
-            for (int s = 0; s < 6; ++s) step();
+            for (int s = 0; s < 6; ++s) l.step(e);
             if (i % 3 == 0 && ds_engine_cancel(e.get(), id, nullptr) != DS_OK) ++refused;
-            while (stats_of(e).queued > 40) step();
+            while (stats_of(e).queued > 40) l.step(e);
         }
     }
-    run(e, [&](const ds_event &event) { texts[event.request].append(event.text, event.text_size); });
+    l.run(e);
     CHECK(strange == 0);
     CHECK(!forks.empty());
     CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
     // Greedy answers go on as their originals do: what a fork said is in the one answer that there is.
     const engine_ptr alone = engine(m, shared_config());
     r.max_new_tokens = 60;
-    ds_request_id id;
-    std::string text;
-    MUST(ds_engine_submit(alone.get(), &r, &id, &err));
-    run(alone, [&](const ds_event &event) { text.append(event.text, event.text_size); });
+    const std::string text = ask(alone, r).text;
     size_t said = 0;
     for (const parentage &f : forks) {
-        CAPTURE(texts[f.fork]);
-        CHECK(text.find(texts[f.fork]) != std::string::npos);
-        said += texts[f.fork].size();
+        const std::string &of_fork = l.answers[f.fork].text;
+        CAPTURE(of_fork);
+        CHECK(text.find(of_fork) != std::string::npos);
+        said += of_fork.size();
     }
     CHECK(said > 0);
 }
@@ -199,16 +191,16 @@ TEST_CASE("engine: the chat call has the engine for itself, and says how it ende
         std::string text;
     } s{&e, &other, DS_OK, DS_OK, 7, 0, ""};
     const auto busy = [](void *user, const char *text, size_t n) {
-        auto *s = static_cast<scene *>(user);
-        std::thread([s] {  // any other thread
+        auto &here = *static_cast<scene *>(user);
+        std::thread other_thread([&here] {
             ds_request_id id = 0;
-            s->submitted = ds_engine_submit(s->e->get(), s->r, &id, nullptr);
-            s->forked = ds_engine_fork(s->e->get(), 1, nullptr, &id, nullptr);
-            (void)ds_engine_wait(s->e->get(), 0, &s->waited, nullptr);
-        })
-            .join();
-        s->text.append(text, n);
-        return ++s->pieces == 4 ? 1 : 0;
+            here.submitted = ds_engine_submit(here.e->get(), here.r, &id, nullptr);
+            here.forked = ds_engine_fork(here.e->get(), 1, nullptr, &id, nullptr);
+            (void)ds_engine_wait(here.e->get(), 0, &here.waited, nullptr);
+        });
+        other_thread.join();
+        here.text.append(text, n);
+        return ++here.pieces == 4 ? 1 : 0;
     };
     MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, busy, &s, &result, &err));
     CHECK((s.submitted == DS_ERR_STATE && s.forked == DS_ERR_STATE && s.waited == 0 && s.pieces == 4));

@@ -22,17 +22,17 @@ struct paged {
     runner steps;
     std::vector<int32_t> table;  // the pages of the one sequence, in order
 
-    paged(const model &m, const char *isa, std::vector<int32_t> table)
-        : m(m), layout(make_page_layout(*m.architecture, m.h, format::i8)),
+    paged(const model &of, const char *isa, std::vector<int32_t> pages_in_order)
+        : m(of), layout(make_page_layout(*m.architecture, m.h, format::i8)),
           pages(layout.page_bytes * pool, '\x7f'),
           steps(m, layout,
                 {.rows = rows,
                  .logits = rows,
                  .sequences = 1,
-                 .sequence_pages = static_cast<int64_t>(table.size()),
+                 .sequence_pages = static_cast<int64_t>(pages_in_order.size()),
                  .pool_pages = pool},
                 cpu_backend({.threads = 2, .isa = isa}), {}, pages.data()),
-          table(std::move(table)) {}
+          table(std::move(pages_in_order)) {}
 
     // Positions first to first + n, whose logits are appended.
     void step(const std::vector<ds_token> &ids, int64_t first, int64_t n, std::vector<float> &logits) {

@@ -2,6 +2,7 @@
 // short or another model's are refused and change nothing; and neither a full disk nor missing memory loses a
 // page.
 #include "../support/allocations.h"
+#include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/files.h"
 
@@ -22,28 +23,13 @@ using ds::test::write_bytes;
 
 namespace {
 
-struct answer {
-    std::vector<ds_token> tokens;
-    std::vector<float> logits;
-    uint64_t cached = 0;
-    ds_finish finish = DS_FINISH_NONE;
-};
-
 answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab,
            uint64_t client = 0, uint32_t flags = 0) {
     full_request r = request(prompt);
     r.flags = flags | DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
     r.client_id = client;
-    ds_request_id id;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    answer a;
-    run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_TOKEN) a.tokens.push_back(event.token);
-        if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
-        if (event.type == DS_EVENT_DONE) a.cached = event.cached_tokens, a.finish = event.finish;
-    });
-    return a;
+    return ask(e, r, vocab);
 }
 
 size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std::string &path,
@@ -592,17 +578,17 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
         } c{s, tokens, count, positions, freed};
         const auto restored = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_restore_session(c.s.e.get(), c.s.path.c_str(), 0, c.tokens.data(), 200,
-                                                 &c.count, &c.positions, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_restore_session(in.s.e.get(), in.s.path.c_str(), 0, in.tokens.data(), 200,
+                                                 &in.count, &in.positions, nullptr);
             },
             &c, [&] { CHECK((s.untouched() && count == 0)); });
         CHECK((positions == 192 && count == 200 && tokens == s.ids));
         const auto saved = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_save_session(c.s.e.get(), c.tokens.data(), 200, 0, c.s.path.c_str(),
-                                              &c.positions, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_save_session(in.s.e.get(), in.tokens.data(), 200, 0, in.s.path.c_str(),
+                                              &in.positions, nullptr);
             },
             &c, [&] { CHECK((s.d.entries() == 1 && file_bytes(s.path) == before)); });
         CHECK((s.d.entries() == 1 && file_bytes(s.path) == before));
@@ -611,8 +597,8 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
         CHECK(restore(s.e, s.path, s.ids) == 192);
         const auto forgotten = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_forget_session(c.s.e.get(), c.tokens.data(), 200, 0, &c.freed, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_forget_session(in.s.e.get(), in.tokens.data(), 200, 0, &in.freed, nullptr);
             },
             &c, [&] { CHECK(stats_of(s.e).pages_cached == 3); });
         CHECK((freed == 3 && s.untouched()));
@@ -759,13 +745,13 @@ TEST_CASE("session: arguments, a buffer that is too small, and the step's turn")
     c.trace_user = &seen;
     c.trace = [](void *user, const ds_step_trace *) {  // inside a step
         auto &x = *static_cast<decltype(seen) *>(user);
-        const std::vector<ds_token> &ids = x.s->ids;
+        const std::vector<ds_token> &all = x.s->ids;
         std::vector<ds_token> room(200);
         size_t n = 0;
-        x.save = ds_engine_save_session(x.e, ids.data(), 200, 0, x.s->path.c_str(), nullptr, nullptr);
+        x.save = ds_engine_save_session(x.e, all.data(), 200, 0, x.s->path.c_str(), nullptr, nullptr);
         x.restore =
             ds_engine_restore_session(x.e, x.s->path.c_str(), 0, room.data(), 200, &n, nullptr, nullptr);
-        x.forget = ds_engine_forget_session(x.e, ids.data(), 200, 0, nullptr, nullptr);
+        x.forget = ds_engine_forget_session(x.e, all.data(), 200, 0, nullptr, nullptr);
         ++x.calls;
     };
     const engine_ptr traced = engine(s.m, c);

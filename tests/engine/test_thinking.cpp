@@ -1,6 +1,7 @@
 // Thinking: which text is thought, however tokens cut it; and budgets, which are exact. The pure part is held
 // against a reference that sees the whole text at once, the engine's against its own unlimited answers on
 // tiny-r1, whose vocabulary is also respelled so that tags are split and share tokens.
+#include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/problems.h"
 
@@ -65,7 +66,7 @@ std::string random_text(std::mt19937 &random) {
                                         "<thi",    "nk>",      "a", "\n",       " ",
                                         "é",       "</think",  ">", "<<think>", "</</think>"};
     std::string out;
-    for (unsigned n = random() % 9; n > 0; --n) out += parts[random() % std::size(parts)];
+    for (unsigned n = static_cast<unsigned>(random() % 9); n > 0; --n) out += parts[random() % std::size(parts)];
     return out;
 }
 
@@ -194,40 +195,31 @@ std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question,
 }
 
 // An answer as its events tell it; each event is held against the header as it comes.
-struct told {
-    std::vector<ds_token> tokens;
-    std::string thinking, answer, text;
+struct told : golden::answer {
+    std::string thinking, answer;
     uint64_t own_thinking = 0, own_answer = 0, injected = 0, text_events = 0;
-    ds_event done{};
 
     void hear(const ds_event &e, size_t prompt) {
-        REQUIRE(done.finish == DS_FINISH_NONE);
-        text.append(e.text, e.text_size);
+        golden::answer::hear(e, 0);
         (e.channel == DS_CHANNEL_THINKING ? thinking : answer).append(e.text, e.text_size);
         if (e.type == DS_EVENT_TEXT) {
             ++text_events;
             CHECK((e.text_size > 0 && e.token == -1 && !e.injected && !e.logits));
         }
         if (e.type == DS_EVENT_TOKEN) {
-            CHECK(e.position == prompt + tokens.size());
-            tokens.push_back(e.token);
+            CHECK(first_position == prompt);
             ++(e.injected ? injected : e.channel == DS_CHANNEL_THINKING ? own_thinking : own_answer);
             if (e.injected) CHECK((e.logprob == 0 && e.top_count == 0 && e.logits == nullptr));
         }
         CHECK((e.type == DS_EVENT_TEXT || (e.thinking_tokens == own_thinking &&
                                            e.answer_tokens == own_answer && e.injected_tokens == injected)));
-        if (e.type == DS_EVENT_DONE) done = e;
     }
 };
 
 std::vector<told> tell_all(const engine_ptr &e, const std::vector<full_request> &requests) {
     std::vector<told> out(requests.size());
     std::unordered_map<ds_request_id, size_t> of;
-    for (const full_request &r : requests) {
-        ds_request_id id = 0;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        of.emplace(id, of.size());
-    }
+    for (const full_request &r : requests) of.emplace(submit(e, r), of.size());
     run(e, [&](const ds_event &event) {
         const size_t i = of.at(event.request);
         out[i].hear(event, requests[i].prompt_count);
@@ -281,7 +273,7 @@ TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last 
             r.draw.logit_bias_count = 1;
             const told t = tell(owner, r);
             CHECK(t.text == "a");
-            CHECK((t.done.thinking_tokens == (p.thinking ? 1 : 0) && t.thinking == (p.thinking ? "a" : "")));
+            CHECK((t.thinking_tokens == (p.thinking ? 1 : 0) && t.thinking == (p.thinking ? "a" : "")));
         }
 }
 
@@ -388,7 +380,7 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
         CHECK((again[i].tokens == expected[i].tokens && again[i].thinking == expected[i].thinking));
         CHECK((got[i].own_thinking <= requests[i].thought.max_tokens &&
                got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
-        preemptions += got[i].done.preemptions;
+        preemptions += got[i].preemptions;
     }
     CHECK(preemptions > 0);
     full_request r = requests[1];  // whose prompt, thought and closing are a page together
@@ -402,7 +394,7 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     tell(roomy, requests[1]);
     r.prompt = prompt.data(), r.prompt_count = prompt.size();
     const told next = tell(roomy, r);
-    CHECK(next.done.cached_tokens >= 64);
+    CHECK(next.cached >= 64);
     CHECK((next.tokens.size() == 1 && next.tokens[0] == expected[1].tokens[said.size()]));
 }
 
@@ -431,12 +423,7 @@ TEST_CASE(
             if (event.request == first) one.hear(event, prompt.size());
             else two.hear(event, prompt.size() + f.after);
         };
-        while (one.tokens.size() < f.after) {
-            const ds_event *const *events = nullptr;
-            size_t count = 0;
-            MUST(ds_engine_step(e.get(), &events, &count, &err));
-            for (size_t i = 0; i < count; ++i) hear(*events[i]);
-        }
+        while (one.tokens.size() < f.after) step(e, hear);
         REQUIRE((one.tokens.size() == f.after && one.text.empty()));
         full_request p = limited({}, static_cast<uint32_t>(std::max<int64_t>(f.budget, 0)), "\nOh.\n");
         if (f.budget < 0) p.thought.flags = 0;
@@ -490,7 +477,7 @@ TEST_CASE("thinking: a model that opens its thought itself is held to its budget
         full_request short_one = limited(prompt, 0, "So.\n");
         short_one.max_new_tokens = tokens;
         const told t = tell(e, short_one);
-        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.done.finish == DS_FINISH_LENGTH &&
+        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.finish == DS_FINISH_LENGTH &&
                !t.answer.empty()));
     }
 }
@@ -510,12 +497,12 @@ TEST_CASE("thinking: the first token after a closed thought is no end token and 
     CHECK(t.answer.find("<think>") != std::string::npos);  // the thought is over: it is text
     r.draw.logit_bias = only, r.draw.logit_bias_count = 1;
     t = tell(e, r);
-    CHECK((t.own_answer == 1 && t.done.finish == DS_FINISH_STOP));
+    CHECK((t.own_answer == 1 && t.finish == DS_FINISH_STOP));
     std::vector<ds_logit_bias> all(512);  // where nothing else may be said, it is said
     for (ds_token i = 0; i < 512; ++i) all[static_cast<size_t>(i)] = {i, i == end ? 0 : -INFINITY};
     r.draw.logit_bias = all.data(), r.draw.logit_bias_count = all.size();
     t = tell(e, r);
-    CHECK((t.own_answer == 0 && t.done.finish == DS_FINISH_STOP));
+    CHECK((t.own_answer == 0 && t.finish == DS_FINISH_STOP));
 }
 
 TEST_CASE("thinking: what limits an answer limits it while the thought is closed") {
@@ -524,22 +511,22 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     full_request r = limited(prompt, 4, "\nEnough now.\n");
     const told whole = tell(e, r);
-    CHECK((whole.done.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") &&
+    CHECK((whole.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") &&
            whole.own_thinking == 4));
     for (const uint32_t most : {3u, 4u}) {  // the budget is not reached, or in the same moment
         r.max_new_tokens = most;
         const told t = tell(e, r);
-        CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == most && t.injected == 0));
+        CHECK((t.finish == DS_FINISH_LENGTH && t.own_thinking == most && t.injected == 0));
     }
     r.max_new_tokens = 6;  // what is injected does not count
     told t = tell(e, r);
-    CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 &&
+    CHECK((t.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 &&
            t.injected == whole.injected));
     r.max_new_tokens = 0;
     for (const char *stop : {"</think>", "Enough", "think>\n\n"}) {  // stop texts see what is injected
         r.stop = &stop, r.stop_count = 1;
         t = tell(e, r);
-        CHECK(t.done.finish == DS_FINISH_STOP);
+        CHECK(t.finish == DS_FINISH_STOP);
         CHECK(t.text == whole.text.substr(0, whole.text.find(stop)));
         CHECK(t.own_answer == 0);
     }
@@ -550,7 +537,7 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
         c.context_length = static_cast<uint32_t>(prompt.size()) + room;
         t = tell(engine(m, c), r);
         CAPTURE(room);
-        CHECK(t.done.finish == DS_FINISH_CONTEXT);
+        CHECK(t.finish == DS_FINISH_CONTEXT);
         CHECK(t.tokens.size() == (room <= 4 + whole.injected ? std::min(room, 4u) : room));
     }
     const std::vector<ds_token> said = tokens_of(m.get(), "\nEnough now.\n");
@@ -661,7 +648,7 @@ TEST_CASE("thinking: texts that may not end a thought are refused by name") {
         CHECK(t.thinking.ends_with(std::string(text) + "</think>"));
     }
     const told t = tell(e, limited(prompt, 3, just.c_str()));  // longer than the context
-    CHECK((t.done.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
+    CHECK((t.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
     full_request r = limited(prompt, 0x80000000u);
     CHECK(tell(e, r).text == tell(e, request(prompt)).text);
 }

@@ -174,9 +174,9 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
     ds::host host;
     host.alloc_user = &c;
     host.alloc_fn = [](void *user, size_t n, size_t alignment) {
-        auto &c = *static_cast<counter *>(user);
-        if (++c.calls == c.fails_at) return static_cast<void *>(nullptr);
-        c.most = std::max(c.most, c.held += n);
+        auto &count = *static_cast<counter *>(user);
+        if (++count.calls == count.fails_at) return static_cast<void *>(nullptr);
+        count.most = std::max(count.most, count.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
     host.free_fn = [](void *user, void *p, size_t n, size_t) {

@@ -1,15 +1,18 @@
 // Loading models that are wrong in one place: each is refused with a status and a message that names the
 // place, or does what its change means. Every file is a good one, read, changed and written again.
+#include "../support/answers.h"
+#include "../support/formats.h"
+#include "../support/gguf_bytes.h"
 #include "../support/model_file.h"
 
 #include "../../ggml-cpu/cpu.h"
-#include "../../llm/model/arch.h"
 #include "../../llm/engine/page_pool.h"
+#include "../../llm/model/arch.h"
 #include "../../llm/model/kv_layout.h"
-#include "../support/gguf_bytes.h"
 
 #include <functional>
 #include <limits>
+#include <set>
 
 using namespace golden;
 
@@ -68,23 +71,6 @@ std::vector<float> logits_of(const model_file &f, const data &d, const ds_model_
     return logits_of(hold(f, config), {d.ids.begin(), d.ids.begin() + 80}, d.vocab);
 }
 
-struct ended {
-    std::vector<ds_token> tokens;
-    ds_finish finish = DS_FINISH_NONE;
-    ds_status status = DS_OK;
-};
-std::vector<ended> run_requests(const engine_ptr &e, const std::vector<full_request> &requests) {
-    std::vector<ended> out(requests.size());
-    std::vector<ds_request_id> ids(requests.size());
-    for (size_t i = 0; i < requests.size(); ++i) MUST(ds_engine_submit(e.get(), &requests[i], &ids[i], &err));
-    run(e, [&](const ds_event &event) {
-        ended &r = out[static_cast<size_t>(std::find(ids.begin(), ids.end(), event.request) - ids.begin())];
-        if (event.type == DS_EVENT_TOKEN) r.tokens.push_back(event.token);
-        if (event.type == DS_EVENT_DONE) r.finish = event.finish, r.status = event.status;
-    });
-    return out;
-}
-
 full_request short_request(const std::vector<ds_token> &prompt) {
     full_request r = request(prompt);
     r.max_new_tokens = 6;
@@ -95,10 +81,16 @@ full_request short_request(const std::vector<ds_token> &prompt) {
 }  // namespace
 
 TEST_CASE("model: the file as it is loads, for each architecture") {
-    for (const char *name :
-         {"micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3",
-          "micro/deepseek-v2-lite", "micro/deepseek-v2", "micro/deepseek-r1"})
-        check_loads(micro_file(name));
+    std::set<const ds::arch *> seen;
+    for (const std::string &name : ds::test::micro_checkpoints()) {
+        CAPTURE(name);
+        const model_file &f = micro_file(name);
+        check_loads(f);
+        const std::string bytes = f.bytes();
+        const ds::gguf_file read(ds::os::mapping::borrow(bytes.data(), bytes.size()), name);
+        seen.insert(ds::arch_by_name(read.get_string("general.architecture")));
+    }
+    CHECK(seen.size() == ds::architectures().size());
 }
 
 TEST_CASE("model: each tensor missing") {
@@ -401,8 +393,8 @@ TEST_CASE("model: biases of the router must be finite, for experts are ranked by
         for (size_t i = 0; i < 16; ++i) f.find("blk.1.exp_probs_b.bias").f32()[i] = i % 3 ? huge : -huge;
         const held_model m = hold(f);
         const std::vector<ds_token> a = {1, 2, 3}, b = {5, 6};
-        for (const ended &r :
-             run_requests(engine(m.model, engine_config()), {short_request(a), short_request(b)}))
+        for (const answer &r :
+             ask_all(engine(m.model, engine_config()), {short_request(a), short_request(b)}))
             CHECK(r.tokens.size() == 6);
     }
 }
@@ -443,7 +435,7 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
         full_request r = short_request(prompt);
         r.top_logprobs = 64;
         r.draw.temperature = 1;
-        const std::vector<ended> done = run_requests(engine(m.model, engine_config()), {r});
+        const std::vector<answer> done = ask_all(engine(m.model, engine_config()), {r});
         CHECK(done[0].finish == DS_FINISH_LENGTH);
         CHECK(done[0].tokens.size() == 6);
     }
@@ -467,11 +459,11 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
             with(key, [](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, uint64_t{1} << 32); });
         if (begins || ends) check_refused(big, DS_ERR_FORMAT, {key});
         else check_loads(big);
-        for (const set_key &none :
+        for (const set_key &minus_one :
              {set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, 0xffffffffu); }),
               set_key([](ds::gguf_writer &w, const std::string &k) { w.set_i32(k, -1); }),
               set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, ~uint64_t{0}); })}) {
-            const model_file f = with(key, none);
+            const model_file f = with(key, minus_one);
             if (begins) check_refused(f, DS_ERR_FORMAT, {key});
             else check_loads(f);
         }
@@ -503,7 +495,7 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
     };
     const held_model good = hold(micro_file("micro/llama3"));
     const std::vector<ds_token> expected =
-        run_requests(engine(good.model, engine_config()), {short_request(without)})[0].tokens;
+        ask_all(engine(good.model, engine_config()), {short_request(without)})[0].tokens;
     REQUIRE(expected.size() == 6);
     for (const float bad : {nan_f32, inf})
         for (const uint32_t at_once : {1u, 2u})
@@ -521,14 +513,14 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
                     full_request scored = request(with);
                     scored.flags = DS_REQUEST_SCORE;
                     for (int again = 0; again < 2; ++again) {
-                        const std::vector<ended> r =
-                            run_requests(e, {short_request(with), short_request(without), scored});
+                        const std::vector<answer> r =
+                            ask_all(e, {short_request(with), short_request(without), scored});
                         CHECK((r[0].finish == DS_FINISH_ERROR && r[0].status == DS_ERR_NUMERIC &&
                                r[0].tokens.empty()));
                         CHECK((r[1].finish == DS_FINISH_LENGTH && r[1].status == DS_OK));
                         if (kv == DS_KV_F32) CHECK(r[1].tokens == expected);
                         CHECK((r[2].finish == DS_FINISH_ERROR && r[2].status == DS_ERR_NUMERIC));
-                        CHECK(run_requests(e, {short_request(later)})[0].finish == DS_FINISH_LENGTH);
+                        CHECK(ask_all(e, {short_request(later)})[0].finish == DS_FINISH_LENGTH);
                     }
                     ds_engine_stats s{};
                     s.struct_size = sizeof s;
@@ -554,11 +546,11 @@ TEST_CASE("model: an infinity in an I8 model ends the requests that meet it, and
         c.kv_type = DS_KV_INT8;
         c.isa = isa;
         const std::vector<ds_token> expected =
-            run_requests(engine(good.model, c), {short_request(without)})[0].tokens;
+            ask_all(engine(good.model, c), {short_request(without)})[0].tokens;
         REQUIRE(expected.size() == 6);
         const engine_ptr e = engine(bad.model, c);
         for (int again = 0; again < 3; ++again) {
-            const std::vector<ended> r = run_requests(e, {short_request(with), short_request(without)});
+            const std::vector<answer> r = ask_all(e, {short_request(with), short_request(without)});
             CHECK((r[0].finish == DS_FINISH_ERROR && r[0].status == DS_ERR_NUMERIC && r[0].tokens.empty()));
             CHECK((r[1].finish == DS_FINISH_LENGTH && r[1].tokens == expected));
         }

@@ -1,5 +1,7 @@
 // The quantize tool beyond the checkpoint: vocabularies, random files, requantizing, inspection.
 #include "../support/checkpoint_files.h"
+#include "../support/formats.h"
+#include "../support/skip.h"
 
 #include "../../llm/text/tokenizer.h"
 #include "../../quantize/calibrate.h"
@@ -226,7 +228,7 @@ TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
     for (const auto &[name, pre] :
          {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
         if (!fs::exists(root + name)) {
-            MESSAGE("skipped: no " << root + name);
+            skip(root + name + " is not available");
             continue;
         }
         const std::string bytes = convert_metadata(root + name, {}, {});
@@ -556,14 +558,15 @@ TEST_CASE("synth: the named shapes are the published models'") {
 
 TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
     const temp_dir dir;
-    for (const char *const shape : {"tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-deepseek2"})
-        for (const format type : {format::f32, format::f16, format::bf16, format::q8_0, format::i8}) {
+    for (const arch *const shaped : architectures())
+        for (const format type : uniform_formats()) {
+            const std::string shape = std::string("tiny-") + shaped->name;
             CAPTURE(shape);
             CAPTURE(info(type).text);
             synthesize(dir / "out.gguf", {shape, type, 1}, {});
             const gguf_file f = open(dir / "out.gguf");
             const arch *const a = arch_by_name(f.get_string("general.architecture"));
-            REQUIRE(a);
+            REQUIRE(a == shaped);
             for (const tensor_row &row : a->tensors(a->read(f))) {
                 const gguf_tensor *const t = f.find_tensor(row.name);
                 if (row.optional && !t) continue;

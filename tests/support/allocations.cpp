@@ -40,8 +40,8 @@ void give(void *p) {
     }
     std::free(p);
 }
-void *take_or_throw(size_t bytes, size_t alignment) {
-    if (void *p = take(bytes, alignment)) return p;
+void *take_or_throw(size_t n, size_t alignment) {
+    if (void *p = take(n, alignment)) return p;
     throw std::bad_alloc();
 }
 

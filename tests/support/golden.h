@@ -171,15 +171,20 @@ inline data load(const std::string &name) {
     return d;
 }
 
-// Steps until the engine has nothing left; `each` gets every event.
+// Takes one step; `each` gets every event.
+template <class F> void step(const engine_ptr &e, F &&each) {
+    const ds_event *const *events = nullptr;
+    size_t count = 0;
+    MUST(ds_engine_step(e.get(), &events, &count, &err));
+    for (size_t i = 0; i < count; ++i) each(*events[i]);
+}
+
+// Takes steps until the engine is idle.
 template <class F> void run(const engine_ptr &e, F &&each) {
     ds_engine_stats s{};
     s.struct_size = sizeof s;
     do {
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t i = 0; i < count; ++i) each(*events[i]);
+        step(e, each);
         MUST(ds_engine_get_stats(e.get(), &s, &err));
     } while (s.running + s.queued);
 }

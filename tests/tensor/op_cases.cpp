@@ -222,10 +222,10 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
         for (int64_t i = 0; i < n; ++i) {
             // half a quantization step of the block that each activation is in
             std::vector<double> step(static_cast<size_t>(k), 0.0);
-            for (int64_t b = 0; quantized && b < k; b += block) {
+            for (int64_t at = 0; quantized && at < k; at += block) {
                 double most = 0.0;
-                for (int64_t l = b; l < b + block; ++l) most = std::max(most, std::fabs(value(x, i * k + l)));
-                std::fill_n(step.begin() + b, block, most / 253.9);
+                for (int64_t l = at; l < at + block; ++l) most = std::max(most, std::fabs(value(x, i * k + l)));
+                std::fill_n(step.begin() + at, block, most / 253.9);
             }
             for (int64_t j = 0; j < m; ++j) {
                 double sum = 0.0, size = 0.0, rounding = 0.0;

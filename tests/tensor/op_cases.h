@@ -72,7 +72,7 @@ enum class fill {
 struct numbers {
     std::mt19937 engine;
     explicit numbers(uint32_t seed) : engine(seed) {}
-    uint32_t bits() { return engine(); }
+    uint32_t bits() { return static_cast<uint32_t>(engine()); }
     int below(int n) { return static_cast<int>(bits() % static_cast<uint32_t>(n)); }
     float plain() { return static_cast<float>(static_cast<int32_t>(bits())) * 0x1p-31f; }
     float operator()(fill f);

@@ -92,7 +92,7 @@ struct step_graph {
     model_weights weights;
     graph g;
 
-    step_graph(const arch &a, int64_t layers, format type) : a(a), g(static_cast<size_t>(16 + 24 * layers)) {
+    step_graph(const arch &of, int64_t layers, format type) : a(of), g(static_cast<size_t>(16 + 24 * layers)) {
         h.layers = layers, h.hidden = 64, h.heads = 4, h.kv_heads = 2, h.head_size = 32, h.ffn = 160,
         h.vocab = 300, h.rotated = 16;
         h.q_rank = 48, h.kv_rank = 96, h.nope_size = h.head_size - 16, h.value_size = 24;
@@ -461,8 +461,9 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
 
     latent.v_offset -= 64;
     const auto of_heads = [&](const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b,
-                              kv_layout l) {
-        mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}), {l, 1, 0});
+                              kv_layout of_page) {
+        mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}),
+                      {of_page, 1, 0});
     };
     good([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
     bad([&] { of_heads(f32({3, 6, 5}), f32({3, 5, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });

@@ -191,14 +191,14 @@ struct parts {
         file[0].keys.push_back({"general.name", STRING, le_string("model")});
         file[1].keys.push_back({"general.name", STRING, le_string("model")});
     }
-    spec_key &key(size_t i, const char *name) {
+    spec_key &key(size_t i, const char *wanted) {
         for (spec_key &k : file[i].keys)
-            if (k.name == name) return k;
+            if (k.name == wanted) return k;
         FAIL("no such key");
         return file[i].keys[0];
     }
-    void erase(size_t i, const char *name) {
-        std::erase_if(file[i].keys, [&](const spec_key &k) { return k.name == name; });
+    void erase(size_t i, const char *unwanted) {
+        std::erase_if(file[i].keys, [&](const spec_key &k) { return k.name == unwanted; });
     }
     uint64_t open(const temp_dir &dir) const {
         for (size_t i = 0; i < 3; ++i)

@@ -3,6 +3,7 @@
 // (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
 #include "../support/allocations.h"
 #include "../support/sanitizers.h"
+#include "../support/skip.h"
 #include "../support/vocab_from_json.h"
 #include "../../llm/text/added_tokens.h"
 #include "../../llm/text/bpe.h"
@@ -226,7 +227,7 @@ TEST_CASE("published texts give exactly their published ids, and decode back") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
         std::string const base = reference_dir + "tokenizers/" + name;
         if (!std::filesystem::exists(base + ".jsonl")) {
-            MESSAGE("SKIPPED: " << base << ".jsonl is not there");
+            skip(base + ".jsonl is not available");
             continue;
         }
         vocabulary const v(vocabulary_from_json(base), name);
@@ -248,7 +249,7 @@ TEST_CASE("vocabulary-only GGUF files give their published ids") {
     for (std::string const name : {"deepseek-coder", "deepseek-llm"}) {
         std::string const path = reference_dir + "vocab/ggml-vocab-" + name + ".gguf";
         if (!std::filesystem::exists(path)) {
-            MESSAGE("SKIPPED: " << path << " is not there");
+            skip(path + " is not available");
             continue;
         }
         gguf_file const file(os::mapping::map_file(path), path);

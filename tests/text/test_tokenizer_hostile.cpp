@@ -191,9 +191,9 @@ TEST_CASE("special ids out of range") {
     w.set_string("tokenizer.ggml.pre", "llama-bpe");
     check_refused(w, status::format, {"bos_token_id"});
     for (std::string const name : {"bos", "eos"}) {
-        gguf_writer w = small();
-        w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
-        check_refused(w, status::format,
+        gguf_writer added = small();
+        added.set_bool("tokenizer.ggml.add_" + name + "_token", true);
+        check_refused(added, status::format,
                       {("tokenizer.ggml.add_" + name + "_token").c_str(), (name + "_token_id").c_str()});
     }
 }
