@@ -1,4 +1,4 @@
-// What a model answers to the listed questions.
+// How many of the listed questions a model answers correctly.
 #pragma once
 
 #include "../support/answers.h"
@@ -8,8 +8,7 @@ namespace golden {
 
 constexpr size_t questions = sanitized ? 20 : 200;
 
-// Greedy answers to the first of the 200 listed questions, at most 230 tokens of prompt and answer each,
-// right when the text ends with the listed answer.
+// Answers are greedy and at most 230 tokens long. One is right when its text ends with the listed answer.
 inline int right_answers(const model_ptr &m) {
     ds_engine_config c = engine_config();
     c.max_requests = 32;

@@ -1,6 +1,6 @@
-// The bits that I8 models and encoded blocks have on every machine. What tests compare elsewhere they compare
-// on one machine; here the results' hashes are written down, from the kernels without vectors on x86-64, so
-// that every processor and compiler is held to the same ones.
+// The bits that I8 models and encoded blocks have on every machine. Other tests compare results on one
+// machine. Here hashes are recorded from the scalar kernels on x86-64, so that every processor and compiler
+// must reproduce them.
 #include "../support/answers.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -27,7 +27,8 @@ std::string hash_of_weights(const std::string &path) {
     return h.text();
 }
 
-// Of a prompt's logits, which must be good ones, and those of the tokens that follow it.
+// The hash of a prompt's logits, whose mean KL must be within `limit`, and of those of the tokens that
+// follow.
 std::string hash_of_logits(const engine_ptr &e, const data &d, double limit) {
     hash h;
     const std::vector<float> scored = logits(e, d.ids, d.vocab);
@@ -44,7 +45,7 @@ std::string hash_of_logits(const engine_ptr &e, const data &d, double limit) {
 
 }  // namespace
 
-TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that they have everywhere") {
+TEST_CASE("bits: the logits of a fixed request to an I8 model have the recorded hash") {
     // limit: of the mean KL
     const struct {
         std::string name, weights, logits;
@@ -60,7 +61,7 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
     for (const auto &expected : models) {
         CAPTURE(expected.name);
         data d = load(expected.name);
-        d.ids.resize(75);  // more than a page, and than a chunk
+        d.ids.resize(75);  // more than a page and more than a chunk
         const temp_file file;
         ds::convert(data_dir(expected.name), file.path,
                     {.type = ds::format::i8, .vocab_only = false, .name = ""}, {});
@@ -80,7 +81,7 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the hash that
     }
 }
 
-TEST_CASE("bits: blocks are encoded to the same bytes everywhere") {
+TEST_CASE("bits: encoded blocks have the recorded hash") {
     const struct {
         ds::format f;
         const char *even, *weighted;

@@ -1,5 +1,5 @@
-// The engine through the public API: the same request gives the same bits whatever else runs; requests end as
-// they should; threads may submit and cancel.
+// The engine through the public API: the same request gives the same bits whatever else runs, requests end
+// for the right reason, and threads may submit and cancel.
 #include "../support/answers.h"
 #include "../support/float_mode.h"
 #include "../support/golden.h"
@@ -15,7 +15,7 @@ using namespace golden;
 
 namespace {
 
-// All of them, or the few that a sanitizer has time for.
+// All of `list`, or under a sanitizer the two that cover both kinds of attention.
 std::vector<const char *> models(std::vector<const char *> list) {
     if (sanitized)
         std::erase_if(
@@ -84,8 +84,8 @@ TEST_CASE("engine: the same bits on every instruction set of the machine") {
         }
 }
 
-// numerics.h promises this of I8 weights with I8 pages beyond any doubt of floats: every instruction set,
-// thread count, neighbour and chunk.
+// numerics.h promises this for I8 weights with I8 pages: for every instruction set, thread count, set of
+// other requests and chunk size.
 TEST_CASE("engine: I8 models give the same bits everywhere") {
     for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
                                     "micro/deepseek-v2", "micro/deepseek-r1", "tiny-r1"})) {
@@ -103,7 +103,7 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
         for (const char *isa : ds::cpu_isas())
             for (const uint32_t threads : {1u, 2u, 3u})
                 for (const uint32_t chunk : {1u, 7u, 64u, 512u}) {
-                    // slow, and its threads share the others' code
+                    // slow, and its threads run the same code as the others
                     if ((threads > 1 || chunk == 1) && std::string(isa) == "scalar") continue;
                     // a device does not know of them
                     if (golden::device_asked() && (threads != 2 || isa != ds::cpu_isas().front())) continue;
@@ -127,8 +127,8 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
     }
 }
 
-// Rounding upward, denormals flushed: set by the host before it calls, in the threads that the engine makes
-// and in those that are the host's own.
+// Rounding upward and flushing denormals, set by the host before its calls, with threads of the engine's own
+// and with the host's.
 TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, and is left as it was") {
     const data d = load("micro/qwen3");
     const model_ptr m = model("micro/qwen3", ds::format::i8);
@@ -314,10 +314,11 @@ TEST_CASE("engine: bias and penalties") {
     CHECK(std::count(without.tokens.begin(), without.tokens.end(), plain.tokens[0]) == 0);
     r.draw.logit_bias = &force;
     for (const ds_token t : ask(e, r).tokens) CHECK(t == 300);
-    r.draw.presence_penalty = 1000;  // stronger than what is left between the others, weaker than the bias
+    // larger than the differences among the other logits, smaller than the bias
+    r.draw.presence_penalty = 1000;
     for (const ds_token t : ask(e, r).tokens) CHECK(t == 300);
     r.draw.logit_bias_count = 0;
-    const answer fresh = ask(e, r);  // no token twice, none of the prompt
+    const answer fresh = ask(e, r);  // no token twice, and none of the prompt
     CHECK(std::set<ds_token>(fresh.tokens.begin(), fresh.tokens.end()).size() == fresh.tokens.size());
     for (const ds_token t : fresh.tokens) CHECK(std::count(prompt.begin(), prompt.end(), t) == 0);
 }
@@ -428,7 +429,7 @@ TEST_CASE("engine: a vocabulary-only model makes no engine, an engine outlives i
     CHECK(ask(kept, request(prompt)).text.find("3 + 4 = 7") != std::string::npos);
 }
 
-TEST_CASE("engine: the memory plan is what is taken") {
+TEST_CASE("engine: an engine allocates what its memory plan says") {
     struct counted {
         uint64_t now = 0, most = 0;
     } count;
@@ -459,12 +460,12 @@ TEST_CASE("engine: the memory plan is what is taken") {
         CHECK(taken <= plan.total - plan.weights);
         const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
         ask(e, request(prompt));
-        CHECK(count.most == taken);  // nothing more while it works
+        CHECK(count.most == taken);  // nothing more while it runs
     }
     CHECK(count.now == 0);
 }
 
-TEST_CASE("engine: every allocation that fails is a status, and nothing leaks") {
+TEST_CASE("engine: every failing allocation is a status, and nothing leaks") {
     struct failing {
         int calls = 0, fail_at = 0;
         long live = 0;

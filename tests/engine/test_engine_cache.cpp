@@ -1,6 +1,6 @@
-// The engine's pages through the public API: bits are the same with and without prefix hits, after making
-// room for others, and in forks; nothing is lost when requests are cancelled or late; a step stops when
-// nobody needs it.
+// The engine's pages through the public API: bits are the same with and without prefix hits, after
+// preemption, and in forks; no page is lost when requests are cancelled or miss their deadline; a step stops
+// when no request needs it.
 #include "../support/answers.h"
 #include "../support/api.h"
 
@@ -13,7 +13,7 @@ using namespace golden;
 
 namespace {
 
-// Where pages are as the model's weights are, and where not.
+// Pages of the same type as the weights, and of other types.
 struct kind {
     const char *model;
     ds::format weights;
@@ -22,7 +22,7 @@ struct kind {
 const kind kinds[] = {
     {"tiny-r1", ds::format::i8, DS_KV_INT8},
     {"micro/deepseek-r1", ds::format::f32, DS_KV_F16},
-#if !defined(DS_THREAD_SANITIZER)  // slow, and threads share no more in the others
+#if !defined(DS_THREAD_SANITIZER)  // slow, and the others use threads in the same way
     {"tiny-r1", ds::format::q8_0, DS_KV_F16},
     {"tiny-r1", ds::format::f32, DS_KV_F32},
     {"micro/deepseek-r1", ds::format::i8, DS_KV_INT8},
@@ -60,12 +60,12 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
             CHECK(same_bits(with.logits, without.logits));
         };
         check(150, 0, 0);
-        check(150, 149, 149);  // full pages, and a part of the last
-        check(128, 127, 127);  // no more than pages, of which one row is computed
+        check(150, 149, 149);  // full pages and part of the last
+        check(128, 127, 127);  // only full pages; the last row is computed
         check(129, 128, 128);
         check(64, 63, 63);
         check(1, 0, 0);        // its one row
-        check(180, 150, 155);  // goes on where others ended
+        check(180, 150, 155);  // continues where others ended
         prompt[100] ^= 1;
         check(170, 100, 100);  // up to there
         prompt[0] ^= 1;
@@ -74,7 +74,7 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
         CHECK(stats_of(e).pages_cached > 0);
         CHECK(stats_of(fresh).pages_cached == 0);
 
-        // Scored prompts find nothing, and leave what others find.
+        // Scored prompts use no cached pages, but leave theirs to others.
         const std::vector<float> scored = logits(e, d.ids, d.vocab);
         CHECK(same_bits(scored, logits(fresh, d.ids, d.vocab)));
         prompt.assign(d.ids.begin(), d.ids.begin() + 180);
@@ -82,7 +82,7 @@ TEST_CASE("engine: the same bits with what the prefix cache has as without") {
     }
 }
 
-TEST_CASE("engine: what one client left is not found by another") {
+TEST_CASE("engine: what one client left is not used by another") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const data d = load("tiny-r1");
@@ -100,7 +100,7 @@ TEST_CASE("engine: what one client left is not found by another") {
     CHECK(ask(e, r, d.vocab).cached == 0);
 }
 
-TEST_CASE("engine: requests that make room for others go on with the same bits, and tell nothing twice") {
+TEST_CASE("engine: requests that make room by preemption continue with the same bits and repeat no event") {
     for (const kind &k : kinds) {
         CAPTURE(k.model);
         CAPTURE(int(k.kv));
@@ -164,14 +164,13 @@ TEST_CASE("engine: a request larger than the pool is refused with the bytes it w
                 [&](ds_error *x) { return ds_engine_submit(e.get(), &r, &id, x); });
     r.max_new_tokens = 156;
     CHECK(ask(e, r).finish != DS_FINISH_CONTEXT);
-    r.max_new_tokens = 0;  // as far as it goes
+    r.max_new_tokens = 0;  // up to the context's end
     r.flags = DS_REQUEST_IGNORE_END;
     const answer a = ask(e, r);
     CHECK((a.finish == DS_FINISH_CONTEXT && a.tokens.size() == 156));
 }
 
-TEST_CASE(
-    "engine: forks of a request that waits, reads its prompt or answers are what it would be to ask alone") {
+TEST_CASE("engine: forks of a request that waits, reads its prompt or answers equal the same request alone") {
     for (const kind &k : kinds) {
         CAPTURE(k.model);
         CAPTURE(int(k.kv));
@@ -206,9 +205,9 @@ TEST_CASE(
             prompt.insert(prompt.end(), so_far.begin(), so_far.end());
             all.push_back({fork(e, first, f), prompt, f, shared});
         };
-        add(2, {}, 139);  // before it was taken in
+        add(2, {}, 139);  // before it starts
         l.step(e);
-        add(3, {}, 139);  // while its prompt is read
+        add(3, {}, 139);  // while its prompt is processed
         add(1, {}, 139);  // the same again
         l.step(e);
         l.step(e);
@@ -253,13 +252,13 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "engine: a fork's text goes on where the other's stands, half a character and held back text included") {
+    "engine: a fork's text goes on where its parent's is, partial characters and held back text included") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     const engine_ptr e = engine(m, engine_config());
     full_request r = request(prompt);
     const std::string whole = ask(e, r).text;
-    const std::string almost = whole.substr(10, 30) + "?";  // held back until it turns out to be another
+    const std::string almost = whole.substr(10, 30) + "?";  // held back until it differs from the stop text
     const char *const stops[] = {almost.c_str()};
     for (size_t at = 1; at < 60; at += 3) {
         listener l{512};
@@ -306,9 +305,9 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
     const ds_request_id patient = submit(e, r);
     listener l;
     l.run(e);
-    // on a fast machine
-    CHECK((l.answers[running].finish == DS_FINISH_DEADLINE ||
-           l.answers[running].finish == DS_FINISH_CONTEXT));
+    // the context may end first on a fast machine
+    CHECK(
+        (l.answers[running].finish == DS_FINISH_DEADLINE || l.answers[running].finish == DS_FINISH_CONTEXT));
     CHECK(l.answers[waiting].finish == DS_FINISH_DEADLINE);
     CHECK(l.answers[patient].finish == DS_FINISH_LENGTH);
     ds_request_id id = 0;
@@ -318,11 +317,11 @@ TEST_CASE("engine: priorities decide who starts, timeouts who ends") {
     }
 }
 
-TEST_CASE("engine: trim forgets what is cached and gives memory back; what is asked then is right") {
+TEST_CASE("engine: trim drops cached pages and releases memory, and later answers are the same") {
     const model_ptr m = bundled();
     const data d = load("tiny-r1");
     ds_engine_config c = engine_config();
-    c.kv_tokens = 64 * 1024;  // 160 MiB: some slabs
+    c.kv_tokens = 64 * 1024;  // 160 MiB, several slabs
     const engine_ptr e = engine(m, c);
     full_request r = request(d.ids);
     r.prompt_count = 150;
@@ -353,7 +352,7 @@ TEST_CASE("engine: trim forgets what is cached and gives memory back; what is as
     check_argument("engine", [&](ds_error *x) { return ds_engine_trim(nullptr, 0, x); });
 }
 
-TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
+TEST_CASE("engine: a trace tells the figures of every step, and they sum up to the statistics") {
     struct sums {
         uint64_t steps = 0, rows = 0, prompt = 0, started = 0, ended = 0, cached = 0;
         bool good = true;
@@ -391,7 +390,7 @@ TEST_CASE("engine: a trace tells of every step what the statistics sum up") {
     CHECK((s.new_tokens == 30 && s.new_tokens_per_second > 0 && s.prompt_tokens_per_second > 0));
 }
 
-// ---- What happens while a step computes
+// ---- Calls while a step computes
 
 namespace {
 
@@ -429,7 +428,7 @@ ds::backend_ptr hook(ds::backend_ptr inner, std::function<void()> *meanwhile) {
 
 }  // namespace
 
-TEST_CASE("engine: a step that nobody needs any more stops at once; one that somebody needs goes on") {
+TEST_CASE("engine: a step stops when no request needs it any more, and continues while one does") {
     const auto m = std::make_shared<const ds::model>(
         ds::gguf_file(ds::os::mapping::map_file(bundled_path), "tiny-r1"), ds::model_options{});
     std::function<void()> meanwhile;
@@ -464,7 +463,7 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
           std::map<uint64_t, ds::finish>{{one, ds::finish::cancelled}, {two, ds::finish::cancelled}});
     CHECK(rows == 200);
 
-    // A fork, a submission and a cancellation while others compute are taken in by the next step.
+    // A fork, a submission and a cancellation during a step take effect in the next one.
     meanwhile = nullptr;
     const uint64_t parent = e.submit(r);
     uint64_t child = 0;
@@ -474,7 +473,7 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
     CHECK((ended.size() == 2 && ended[parent] == ds::finish::length && ended.contains(child)));
     CHECK(e.stats().pages_free == e.stats().pages_total);
 
-    // Submitted and cancelled while one computes that is cancelled as well; forked from that one before.
+    // A request submitted and cancelled during a step whose request is cancelled too, after a fork of it.
     const uint64_t running = e.submit(r);
     uint64_t late = 0;
     meanwhile = [&] {
@@ -488,7 +487,7 @@ TEST_CASE("engine: a step that nobody needs any more stops at once; one that som
                                                   {child, ds::finish::cancelled}});
     CHECK((e.idle() && ends(e.step(turn)).empty() && e.stats().queued == 0));
 
-    // Cancelled in the step that ends it anyhow: it ended, once.
+    // Cancelled in the step that ends it: it ends once.
     r.max_new = 1;
     const uint64_t last = e.submit(r);
     r.max_new = 4;

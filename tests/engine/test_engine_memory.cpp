@@ -1,6 +1,6 @@
-// The engine and memory: a step allocates nothing; every allocation of submit, fork and cancel that fails
-// leaves the engine as it was; and the soak, many small requests on a tiny pool with everything that may
-// happen to them.
+// The engine and memory: a step allocates nothing; every failing allocation of submit, fork and cancel leaves
+// the engine unchanged; and the soak test, many small requests on a tiny pool with random cancellations,
+// forks and preemptions.
 #include "../support/allocations.h"
 #include "../support/answers.h"
 #include "../support/api.h"
@@ -56,7 +56,7 @@ TEST_CASE("engine: a step allocates nothing") {
             while (done < ids.size() && status == DS_OK) {
                 const ds_event *const *events = nullptr;
                 size_t count = 0;
-                // Whatever it would take, it would not get.
+                // Every allocation would fail.
                 in_steps += with_failing(1, true,
                                          [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
                 for (size_t i = 0; i < count; ++i)
@@ -75,8 +75,7 @@ TEST_CASE("engine: a step allocates nothing") {
         }
 }
 
-TEST_CASE(
-    "engine: every allocation of submit, fork, cancel and step that fails leaves the engine as it was") {
+TEST_CASE("engine: every failing allocation of submit, fork, cancel and step leaves the engine unchanged") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     ds_engine_config c = engine_config();
@@ -104,7 +103,7 @@ TEST_CASE(
             for (size_t i = 0; i < count; ++i) hear(*events[i]);
         };
         int64_t submitted = 0, forked = 0;
-        for (int64_t n = 1;; ++n) {  // until it takes fewer than n
+        for (int64_t n = 1;; ++n) {  // until it makes fewer than n allocations
             REQUIRE(n < 200);
             ds_request_id one = 0, two = 0;
             ds_status status = DS_OK;
@@ -166,9 +165,9 @@ struct asked {
 
 }  // namespace
 
-// DS_SOAK_REQUESTS asks for another number of them.
-TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each says what it "
-          "says alone, and memory stays as it is") {
+// DS_SOAK_REQUESTS sets the number of requests.
+TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each answers as it "
+          "does alone, and memory does not grow") {
     const char *wish = std::getenv("DS_SOAK_REQUESTS");
 #if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
     constexpr size_t usual = 100;
@@ -222,7 +221,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     size_t submitted = 0, forked = 0, ended = 0, cancelled = 0, wrong = 0, idles = 0;
     uint64_t early = 0;
     while (submitted < total || !live.empty()) {
-        const bool pause = random() % 400 == 0;  // let it run dry at times
+        const bool pause = random() % 400 == 0;  // sometimes until no request is left
         while (submitted < total && live.size() < 16 && !pause && random() % 4) {
             ds_request_id id = 0;
             if (!live.empty() && random() % 4 == 0) {
@@ -230,7 +229,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 std::advance(at, static_cast<ptrdiff_t>(random() % live.size()));
                 const asked of = at->second;
                 const uint32_t left = most_new - of.tokens;
-                // another one only before anything was drawn
+                // another seed only before the first draw
                 full_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);
                 f.max_new_tokens = left;
                 f.priority = static_cast<int32_t>(random() % 3);
@@ -277,7 +276,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     CHECK(wrong == 0);
     CHECK(ended == submitted);
     CHECK((idles > 0 && forked > total / 50 && cancelled > total / 50 && s.cached_tokens > 0));
-    CHECK((s.preemptions > 0 || total < 1000));  // about one in a hundred makes room
+    CHECK((s.preemptions > 0 || total < 1000));  // about one in a hundred is preempted
 #if !defined(DS_THREAD_SANITIZER) && !defined(DS_ADDRESS_SANITIZER)
     CHECK(late < early + (4u << 20));
 #endif

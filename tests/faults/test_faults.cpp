@@ -1,6 +1,6 @@
-// Fault injection into the library (sweep.h): of whatever it does, the n-th allocation or the n-th call to
-// the operating system fails. Each time: a status that fits, outputs untouched, nothing lost, nothing
-// half-made, and the same object goes on with the same bits.
+// Fault injection into the library (sweep.h): in every operation the n-th allocation or the n-th call to the
+// operating system fails. Each time the status fits, outputs are unchanged, nothing is lost or incomplete,
+// and the same object continues with the same bits.
 #include "../support/allocations.h"
 #include "../support/answers.h"
 #include "../support/api.h"
@@ -16,7 +16,7 @@ using namespace ds::test;
 
 namespace {
 
-// A host's allocator, whose blocks count like all others.
+// A host's allocator whose blocks are counted like all others.
 const ds_host &counting_host() {
     static ds_host h{};
     h.struct_size = sizeof h;
@@ -139,7 +139,7 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
                                            CHECK((e != poison<ds_engine>()) == (status == DS_OK));
                                            if (status != DS_OK) return;
                                            const engine_ptr owner(e);
-                                           // threads or none, permission or none: the same
+                                           // the answer is the same with or without threads and permission
                                            if (++used % 8 == 1) CHECK(text_of(owner, prompt) == expected);
                                        }});
             ds_memory_plan plan{}, usual{};
@@ -166,7 +166,7 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
         }
 }
 
-TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells") {
+TEST_CASE("faults: text, tokens, chat prompts, decoders and model information") {
     const model_ptr m = bundled();
     const std::string text = "What is 37 + 85? \xc3\xa9\xf0\x9f\x99\x82 <think>";
     const ds_message list[] = {
@@ -183,7 +183,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
         if (status == DS_OK) CHECK(std::memcmp(&got, &usual, sizeof got) == 0);
         else CHECK((got.count == 77 && got.size == 77 && got.tokens[0] == 0 && got.text[0] == 0));
     };
-    // The functions that hand out an array, each alone.
+    // The functions that return an array, each alone.
     const std::pair<const char *, std::function<ds_status()>> calls[] = {
         {"tokenize",
          [&] {
@@ -234,7 +234,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
                               CHECK((d != poison<ds_decoder>()) == (status == DS_OK));
                               if (status == DS_OK) ds_decoder_free(d);
                           }});
-    // A decoder that failed gives the text at the next call.
+    // A decoder that failed returns the text at the next call.
     std::string whole, pieces;
     MUST(ds_decoder_new(m.get(), 0, &d, &err));
     for (const ds_token t : some) {
@@ -271,8 +271,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
                            }});
 }
 
-TEST_CASE(
-    "faults: requests: submit, steps, fork, the short way; the same engine goes on with the same bits") {
+TEST_CASE("faults: requests: submit, steps, fork; the same engine continues with the same bits") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     for (const bool own : {false, true}) {
@@ -305,10 +304,11 @@ TEST_CASE(
             }
             return DS_OK;
         };
-        // From where it stopped.
+        // Continues from where it stopped.
         const auto go_on = [&]() -> ds_status {
             ds_status status = DS_OK;
-            if (!ids[0] && (status = ds_engine_submit(e.get(), &r, &ids[0], &failure)) != DS_OK) return status;
+            if (!ids[0] && (status = ds_engine_submit(e.get(), &r, &ids[0], &failure)) != DS_OK)
+                return status;
             while (texts[0].empty())
                 if ((status = step()) != DS_OK) return status;
             if (!ids[1] && (status = ds_engine_fork(e.get(), ids[0], &r, &ids[1], &failure)) != DS_OK)
@@ -322,7 +322,7 @@ TEST_CASE(
                    ids[0] = ids[1] = 0;
                    texts[0].clear(), texts[1].clear();
                    done = 0;
-                   // so that memory has to come again
+                   // so that memory must be committed again
                    const ds_status status = ds_engine_trim(e.get(), 0, &failure);
                    return status != DS_OK ? status : go_on();
                },
@@ -381,14 +381,15 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
         sweep(own ? "save, a host's allocator" : "save",
               {[&] {
                    positions = 77;
-                   return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions, &failure);
+                   return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions,
+                                                 &failure);
                },
                [&](ds_status status) {
                    check_said(status, failure);
                    CHECK(positions == (status == DS_OK ? 128 : 77));
                    const std::string now = file_bytes(path);
                    if (whole.empty()) whole = now;
-                   // What is in place when the disk cannot tell whether the name will last is whole.
+                   // When fsync of the directory fails, the new file is in place and complete.
                    CHECK((now == whole || (status != DS_OK && now == old)));
                    CHECK((status == DS_ERR_IO || (now == whole) == (status == DS_OK)));
                    CHECK(dir.entries() == 1);
@@ -412,7 +413,7 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
                    else
                        CHECK((count == 77 && positions == 77 && tokens[0] == -5 && tokens[149] == -5 &&
                               stats_of(e).pages_cached == 0));
-                   // Where memory for pages is lacking, fewer are restored.
+                   // Without memory for all pages fewer are restored.
                    if (status == DS_OK) CHECK(stats_of(e).pages_cached * 64 == positions);
                    CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
                    if (trial++ % 16 == 0) CHECK(text_of(e, ids) == usual);

@@ -6,8 +6,8 @@
 
 using namespace golden;
 
-// A rounding that turns a token to another expert moves its logits far: so models with routed experts are
-// allowed more.
+// A rounding that routes a token to another expert changes its logits by much, so models with routed experts
+// have a larger limit.
 static double limit_of(const std::string &name, double dense) {
     return name.find("deepseek") == std::string::npos ? dense : 0.05;
 }

@@ -1,5 +1,5 @@
-// What requests answer through the public API, collected from the events of steps. The engine's own interface has its
-// collector in tests/engine/answers.h.
+// What requests answer through the public API, collected from the events of steps. The engine's own interface
+// has its collector in tests/engine/answers.h.
 #pragma once
 
 #include "golden.h"
@@ -17,8 +17,8 @@ struct answer {
     ds_status status = DS_OK;
     uint64_t cached = 0, preemptions = 0, thinking_tokens = 0, answer_tokens = 0;
 
-    // Checks that positions follow one another and that nothing comes after the last event. With vocab = 0 no logits are
-    // collected.
+    // Checks that positions follow one another and that nothing comes after the last event. With vocab = 0 no
+    // logits are collected.
     void hear(const ds_event &event, size_t vocab) {
         REQUIRE(finish == DS_FINISH_NONE);
         text.append(event.text, event.text_size);

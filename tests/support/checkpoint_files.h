@@ -1,5 +1,5 @@
-// A checkpoint of tests/data in memory, changed and saved for the converter's tests. Safetensors are read and written
-// here without the converter's reader, so that a mistake of it cannot hide.
+// A checkpoint of tests/data in memory, changed and saved for the converter's tests. Safetensors are read and
+// written here without the converter's reader, so that a mistake of it cannot hide.
 #pragma once
 
 #include "files.h"

@@ -1,4 +1,5 @@
-// Formats and checkpoints that tests mean by "all of them", from the library's tables and the folders of tests/data.
+// Formats and checkpoints that tests mean by "all of them", from the library's tables and the folders of
+// tests/data.
 #pragma once
 
 #include "../../tensor/blocks.h"
@@ -10,8 +11,8 @@
 
 namespace ds::test {
 
-// Formats that a conversion can give to every matrix of a model. The other packed ones become mixes (quantize/policy.h),
-// or need rows that the micro checkpoints do not have.
+// Formats that a conversion can give to every matrix of a model. The other packed ones become mixes
+// (quantize/policy.h), or need rows that the micro checkpoints do not have.
 inline std::vector<format> uniform_formats() {
     std::vector<format> out;
     for (int i = 0; i < static_cast<int>(format::count); ++i) {

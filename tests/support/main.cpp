@@ -13,12 +13,12 @@ int skipped = 0;
 
 }  // namespace
 
-void ds::test::skip(const std::string &reason, std::source_location where) {
+void ds::test::skip(const std::string &reason, const char *file, int line) {
     const void *const running = doctest::getContextOptions()->currentTest;
     if (running == last_skipped) return;
     last_skipped = running;
     ++skipped;
-    DOCTEST_ADD_MESSAGE_AT(where.file_name(), static_cast<int>(where.line()), "SKIPPED: " << reason);
+    DOCTEST_ADD_MESSAGE_AT(file, line, "SKIPPED: " << reason);
 }
 
 int main(int argc, char **argv) {
