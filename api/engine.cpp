@@ -1,6 +1,8 @@
 // Engines: options, memory plan, creation and trace.
 #include "boundary.h"
 
+#include "../llm/model/arch/deepseek2.h"
+
 using namespace ds;
 
 static ds_step_trace trace_of(const step_trace &t) {
@@ -31,7 +33,7 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.kv_positions = static_cast<int64_t>(c.kv_tokens);
     o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
     if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
-    if (c.mla_form == DS_MLA_ABSORBED) o.mla = mla_form::absorbed;
+    if (c.mla_form == DS_MLA_ABSORBED) o.form = static_cast<int32_t>(mla_form::absorbed);
     o.host = host_of(c.host);
     if (c.trace)
         o.trace = [fn = c.trace, user = c.trace_user](const step_trace &t) {

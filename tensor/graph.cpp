@@ -101,7 +101,8 @@ tensor *graph::complete(node &n) {
     if (!expanded_[static_cast<size_t>(n.kind)]) return &n.out;
     const node whole = n;
     nodes_.pop_back();
-    return info(whole.kind).expand(*this, whole);
+    if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;
+    return &nodes_.emplace_back(whole).out;
 }
 
 void graph::keep(const tensor *t) {

@@ -50,7 +50,7 @@ struct op_info {
     void (*reference)(const node &);  // slow and obvious, any strides, any format
     bool cpu, cuda, grad;
     // Of a fused operation: adds the primitive operations that it equals, over n's sources, and returns the
-    // last one's result. Null for a primitive.
+    // last one's result; null where this node equals none. A primitive has no such function.
     tensor *(*expand)(graph &, const node &n);
 };
 const op_info &info(op k);

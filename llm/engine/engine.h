@@ -30,7 +30,7 @@ struct engine_options {
     int64_t logit_rows = 0;    // 0: max_requests, at least 32, at most step_rows
     int64_t kv_positions = 0;  // 0: max_requests * context
     format kv_type = format::f16;
-    mla_form mla = mla_form::automatic;
+    int32_t form = 1;  // see build_args; 1: the architecture decides by the work
     ds::host host;
     std::function<void(const step_trace &)> trace;  // called by the stepping thread; may be empty
 };

@@ -38,8 +38,13 @@ engine_options engine::resolve(const model &m, engine_options o) {
 
 static step_sizes sizes_of(const engine_options &o) {
     const int64_t pool_pages = pages_for(o.kv_positions);
-    return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages),
-            pool_pages,  o.mla};
+    return {o.step_rows,
+            o.logit_rows,
+            o.max_requests,
+            std::min(pages_for(o.context), pool_pages),
+            pool_pages,
+            o.form,
+            {}};
 }
 
 memory_plan engine::measure(const model &m, const engine_options &o, const backend &b) {

@@ -26,6 +26,7 @@ static results build(graph &g, const backend &b, const model &m, const graph_cha
                      const page_layout &layout, const step_sizes &s, int64_t rows, int64_t outputs,
                      int32_t *inputs, void *pages) {
     g.reset();
+    g.expand(s.expanded);
     const auto of = [&](int64_t offset) { return inputs ? inputs + offset : nullptr; };
     step_inputs in;
     in.ids = g.input(format::i32, {rows}, of(0), "ids");
@@ -37,7 +38,7 @@ static results build(graph &g, const backend &b, const model &m, const graph_cha
         g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
     const model_weights &weights = changes.weights ? *changes.weights : m.weights;
-    const tensor *const logits = m.architecture->build({g, m.h, weights, in, layout.layer, s.mla});
+    const tensor *const logits = m.architecture->build({g, m.h, weights, in, layout.layer, s.form});
     if (changes.keep) changes.keep(g);
     if (b.fn->host_memory) return {logits, nullptr};
     g.keep(logits);
@@ -53,15 +54,14 @@ static const node *unsupported(const graph &g, const backend &b) {
     return nullptr;
 }
 
-// Builds the graph of the largest step. A backend without mla_attention gets the absorbed form, which
-// consists of other operations. An operation that it cannot run even then is refused before any memory is
-// allocated.
+// Builds the graph of the largest step. A fused operation that the backend lacks is built as the primitives
+// that it equals. An operation that it cannot run even then is refused before any memory is allocated.
 static void build_largest(graph &g, const model &m, const graph_changes &changes, const page_layout &layout,
                           step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
     build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
     const node *n = unsupported(g, b);
-    if (n && s.mla == mla_form::automatic) {
-        s.mla = mla_form::absorbed;
+    while (n && info(n->kind).expand && !s.expanded[static_cast<size_t>(n->kind)]) {
+        s.expanded.set(static_cast<size_t>(n->kind));
         build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
         n = unsupported(g, b);
     }

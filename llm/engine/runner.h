@@ -14,7 +14,8 @@ struct step_sizes {
     int64_t rows = 0, logits = 0;  // most in a step
     int64_t sequences = 0, sequence_pages = 0;
     int64_t pool_pages = 0;
-    mla_form mla = mla_form::absorbed;
+    int32_t form = 0;  // see build_args
+    op_set expanded;   // fused operations that are built as primitives
 };
 
 // What a measurement changes in a step's graph.

@@ -108,17 +108,14 @@ struct step_inputs {
     const tensor *pages = nullptr;    // i8 [pool pages, page bytes]
     const tensor *outputs = nullptr;  // i32 [m], indices of rows
 };
-// How layers with latents attend (see mla_attention): all rows in one form, or each run of rows in the form
-// that is less work. With integers in pages or weights, it is always the absorbed form.
-enum class mla_form : uint8_t { absorbed, expanded, automatic };
-
 struct build_args {
     graph &g;
     const hparams &h;
     const model_weights &w;
     const step_inputs &in;
     std::span<const kv_layout> kv;  // one per layer
-    mla_form mla = mla_form::absorbed;
+    // Of the forms that an architecture may offer. 0: the one whose rows do not depend on the others.
+    int32_t form = 0;
 };
 
 struct arch {

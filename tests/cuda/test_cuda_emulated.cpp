@@ -5,6 +5,7 @@
 #include "device_case.h"
 #include "fake_device.h"
 
+#include "../../llm/model/arch/deepseek2.h"
 #include "../../ggml-cpu/cpu.h"
 
 #include <set>
@@ -72,7 +73,7 @@ answers answers_of(std::shared_ptr<const model> m, std::shared_ptr<backend> b, c
     o.step_rows = 24;
     o.logit_rows = 2;
     o.kv_type = kv;
-    o.mla = mla;
+    o.form = static_cast<int32_t>(mla);
     engine e(m, engine::resolve(*m, o), std::move(b));
     for (const int first : {0, 9}) {
         request_options r;

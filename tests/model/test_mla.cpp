@@ -6,6 +6,7 @@
 #include "../cuda/fake_device.h"
 #include "../tensor/op_cases.h"
 
+#include "../../llm/model/arch/deepseek2.h"
 #include "../../ggml-cpu/cpu.h"
 #include "../../quantize/synth.h"
 #include "../../tensor/mla.h"
@@ -47,7 +48,7 @@ engine make(const model_of_ds &m, const setting &s, std::shared_ptr<backend> b =
     o.context = 512;
     o.step_rows = s.rows;
     o.kv_type = s.kv;
-    o.mla = s.mla;
+    o.form = static_cast<int32_t>(s.mla);
     return engine(m, engine::resolve(*m, o), b ? std::move(b) : cpu_backend({.threads = s.threads}));
 }
 
@@ -256,7 +257,7 @@ TEST_CASE("mla: an engine allocates what its plan says, and that is enough") {
         o.max_requests = 1;
         o.context = o.step_rows = 512;
         o.kv_type = format::f16;
-        o.mla = form;
+        o.form = static_cast<int32_t>(form);
         o = engine::resolve(*far, o);
         const memory_plan p = engine::measure(*far, o, *place);
         const size_t before = counts_of(*place).allocated;
@@ -286,10 +287,10 @@ TEST_CASE("mla: a device without the operation uses the absorbed form, and refus
     o.kv_type = format::f32;
     o = engine::resolve(*far, o);
     const memory_plan automatic = engine::measure(*far, o, *place);
-    o.mla = mla_form::absorbed;
+    o.form = static_cast<int32_t>(mla_form::absorbed);
     const memory_plan absorbed = engine::measure(*far, o, *place);
     CHECK((automatic.work == absorbed.work && automatic.activations == absorbed.activations));
-    o.mla = mla_form::expanded;
+    o.form = static_cast<int32_t>(mla_form::expanded);
     bool refused = false;
     try {
         engine::measure(*far, o, *place);

@@ -5,6 +5,8 @@
 // to the query and W_UV to the result, so that all heads attend to the latents. In floats, it is expanded
 // where that is less work (mla_attention). RoPE's magnitude is attn_factor alone here, 1 in the published
 // models: YaRN's magnitude is applied to the scores, by yarn_log_multiplier.
+#include "deepseek2.h"
+
 #include "../blocks.h"
 
 #include "../../../tensor/numerics.h"
@@ -190,9 +192,9 @@ static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *
     const kv_layout &l = a.kv[static_cast<size_t>(layer)];
     const step_inputs &in = a.in;
     const bool integers = l.type == format::i8 || w.k_b->type == format::i8 || w.v_b->type == format::i8;
-    if (!integers && a.mla != mla_form::absorbed)
+    if (!integers && a.form != static_cast<int32_t>(mla_form::absorbed))
         return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions,
-                             {l, score_scale(a.h), a.mla == mla_form::expanded});
+                             {l, score_scale(a.h), a.form == static_cast<int32_t>(mla_form::expanded)});
     const tensor *q_latent = head_matmul(a.g, q, w.k_b);
     return head_matmul(
         a.g,
