@@ -1,10 +1,10 @@
-// The C boundary's door: the library's version, its statuses, its devices, and the proof that the numbers of
-// deepseek.h are those inside. The rest of the boundary is api/, one file a room. No maths.
+// The C interface's version, statuses and devices, and static checks that the values in deepseek.h equal the
+// internal ones. The rest of the interface is in api/, one file per group of functions.
 #include "api/boundary.h"
 
 using namespace ds;
 
-// ---- Where two lists must agree
+// ---- Public and internal values must agree
 
 static_assert(DS_OK == int(status::ok) && DS_ERR_ARGUMENT == int(status::argument) &&
               DS_ERR_IO == int(status::io) && DS_ERR_FORMAT == int(status::format));

@@ -1,5 +1,6 @@
-// What every file of the C boundary shares: the handles, the one guard that turns exceptions into statuses,
-// and the checks of arguments. deepseek.h is the manual; what is checked here is what it promises.
+// Shared by all files of the C interface: the handles, the guard that turns exceptions into statuses, and the
+// checks of arguments that deepseek.h promises.
+// Invariant: no exception leaves a C function, so every function that can throw runs inside guard().
 #pragma once
 
 #include "../deepseek.h"
@@ -13,7 +14,7 @@
 
 struct ds_model {
     std::shared_ptr<const ds::model> m;
-    uint32_t device;                // that it is on, from 1; 0: the host
+    uint32_t device;                // holds the weights, from 1; 0: the host
     std::vector<std::string> keys;  // NUL-terminated, for ds_model_metadata_key
 };
 
@@ -27,12 +28,12 @@ struct ds_decoder {
 struct ds_engine {
     std::unique_ptr<ds::engine> e;
     std::vector<ds_event> events;
-    std::vector<const ds_event *> list;  // of them all
+    std::vector<const ds_event *> list;  // points to each of `events`
 };
 
 namespace ds {
 
-// NUL-terminated, cut at a character; what is not UTF-8 becomes U+FFFD.
+// NUL-terminated, cut at a character boundary; ill-formed UTF-8 becomes U+FFFD.
 template <size_t room> void copy_text(char (&to)[room], std::string_view from) noexcept {
     size_t n = 0;
     for (const char *p = from.data(), *const end = p + from.size(); p < end && *p;) {
@@ -73,15 +74,15 @@ inline void require(bool ok, const char *text) {
 }
 #define REQUIRE_POINTER(p) require((p) != nullptr, #p ": is NULL")
 
-// Every structure that begins with struct_size has had whole words at all times.
+// Every version of every structure that begins with struct_size is a multiple of 8 bytes.
 inline void check_struct_size(size_t size, const char *name) {
     if (size < sizeof size || size > 65536 || size % 8)
         throw error(
             status::argument,
             format_text("%s.struct_size: is %zu, which no version of the structure can have", name, size));
 }
-// The caller's configuration: what a shorter one of an earlier version lacks is zero; a longer one of a later
-// version is fine as long as what we do not know is zero.
+// Copies the caller's configuration. Fields that a shorter, earlier version lacks become zero; the unknown
+// bytes of a longer, later version must be zero.
 template <class T> T read_config(const T *c, const char *name) {
     T out{};
     if (!c) return out;
@@ -100,7 +101,8 @@ template <class T> T read_config(const T *c, const char *name) {
 inline void check_reserved(uint32_t v, const char *name) {
     if (v) throw error(status::argument, std::string(name) + ".reserved: must be 0");
 }
-// For structures that we fill, as far as the caller's version has them; what ours lacks is zero.
+// Fills the caller's structure: the fields that its version has. Fields that this version does not know
+// become zero.
 template <class T> void write_info(T *to, T from, const char *name) {
     size_t size;
     std::memcpy(&size, to, sizeof size);
@@ -109,8 +111,8 @@ template <class T> void write_info(T *to, T from, const char *name) {
     std::memcpy(static_cast<void *>(to), &from, std::min(size, sizeof from));
     if (size > sizeof from) std::memset(reinterpret_cast<char *>(to) + sizeof from, 0, size - sizeof from);
 }
-// A C program may put any number into an enumeration, which C++ must not look at before it is known to be
-// good.
+// A C program may store any number in an enumeration; reading an invalid value as the enumeration is
+// undefined in C++.
 template <class E> int number_of(const E &e) {
     int v;
     static_assert(sizeof e == sizeof v);
@@ -127,6 +129,7 @@ inline void check_flags(uint32_t flags, uint32_t known, const char *name) {
     if (flags & ~known)
         throw error(status::argument, format_text("%s: has unknown bits, 0x%x", name, flags & ~known));
 }
+// Copies to the caller's buffer. `size` is set even if the buffer is too small.
 template <class T>
 void hand_out(std::span<const T> from, T *to, size_t capacity, size_t *size, const char *what) {
     *size = from.size();
@@ -138,8 +141,8 @@ void hand_out(std::span<const T> from, T *to, size_t capacity, size_t *size, con
 inline void hand_out_text(const std::string &from, char *to, size_t capacity, size_t *size) {
     hand_out(std::span<const char>(from.data(), from.size()), to, capacity, size, "buffer");
 }
-inline ds::host host_of(const ds_host *lent) {
-    const ds_host h = read_config(lent, "host");
+inline ds::host host_of(const ds_host *callbacks) {
+    const ds_host h = read_config(callbacks, "host");
     require(!h.alloc == !h.free, "host: alloc and free must both be set, or neither");
     ds::host out;
     out.alloc_fn = h.alloc;
@@ -153,12 +156,12 @@ inline ds::host host_of(const ds_host *lent) {
     return out;
 }
 
-// ---- What one room of the boundary does for another
+// ---- Functions that several files of the interface use
 
 backend_ptr open_device(uint32_t device);  // from 1; throws status::no_device
 std::vector<chat_part> render(const model &m, const ds_message *messages, size_t count,
                               const ds_chat_config &c);
 ds_thinking thinking_of(const ds_request &r);
-request_options request_options_of(const ds_request &r, const model &m);  // all of a request but its prompt
+request_options request_options_of(const ds_request &r, const model &m);  // everything except the prompt
 
 }  // namespace ds

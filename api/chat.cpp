@@ -1,4 +1,4 @@
-// A whole answer in one call.
+// ds_engine_chat: a whole answer in one call.
 #include "boundary.h"
 
 using namespace ds;
@@ -33,10 +33,10 @@ ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t c
         ds_chat_config c{};
         c.thinking = thinking_of(r).mode;
         chat_encode(m.vocabulary, render(m, messages, count, c), o.prompt);
-        std::string opening = opened_thought(m.vocabulary, o.prompt);  // is said with the first piece
+        std::string opening = opened_thought(m.vocabulary, o.prompt);  // emitted before the first piece
         const uint64_t id = chat.submit(std::move(o));
         bool stopped = false;
-        const auto say = [&](std::string_view piece) {
+        const auto emit = [&](std::string_view piece) {
             if (stopped || text(user, piece.data(), piece.size()) == 0) return;
             stopped = true;
             if (engine->e->progress(id).state != request_state::done) engine->e->cancel(id);
@@ -46,8 +46,8 @@ ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t c
                 if (e.request != id) continue;
                 ended = e.type == event_type::done;
                 if (e.status != status::ok) throw error(e.status, "the model's logits are not finite");
-                if (!e.text.empty() && !opening.empty()) say(std::exchange(opening, {}));
-                if (!e.text.empty()) say(e.text);
+                if (!e.text.empty() && !opening.empty()) emit(std::exchange(opening, {}));
+                if (!e.text.empty()) emit(e.text);
                 if (ended && result) write_info(result, chat_result_of(e), "result");
             }
     });

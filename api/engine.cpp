@@ -1,5 +1,7 @@
-// Engines: their options, their memory in advance, their making, steps, and what they tell of themselves.
+// Engines: options, memory plan, creation and trace.
 #include "boundary.h"
+
+#include "../llm/model/arch/deepseek2.h"
 
 using namespace ds;
 
@@ -31,7 +33,7 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.kv_positions = static_cast<int64_t>(c.kv_tokens);
     o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
     if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
-    if (c.mla_form == DS_MLA_ABSORBED) o.mla = mla_form::absorbed;
+    if (c.mla_form == DS_MLA_ABSORBED) o.form = static_cast<int32_t>(mla_form::absorbed);
     o.host = host_of(c.host);
     if (c.trace)
         o.trace = [fn = c.trace, user = c.trace_user](const step_trace &t) {
@@ -59,10 +61,10 @@ ds_status ds_engine_plan(const ds_model *model, const ds_engine_config *config, 
         REQUIRE_POINTER(plan_out);
         const ds_engine_config c = read_config(config, "config");
         const engine_options o = engine_options_of(*model->m, c);
-        // of a device: no other is opened only to ask it
-        const std::shared_ptr<backend> &place = model->m->place;
+        // A device's plan uses the model's backend, so that no second one is opened.
+        const std::shared_ptr<backend> &device = model->m->device;
         const memory_plan p =
-            engine::measure(*model->m, o, place ? *place : *make_backend(*model, c, o, true));
+            engine::measure(*model->m, o, device ? *device : *make_backend(*model, c, o, true));
         ds_memory_plan out{};
         out.weights = p.weights;
         out.pages = p.pages;
@@ -85,8 +87,8 @@ ds_status ds_engine_new(const ds_model *model, const ds_engine_config *config, d
         const engine_options o = engine_options_of(*model->m, c);
         auto handle = std::make_unique<ds_engine>();
         handle->e = std::make_unique<engine>(model->m, o, make_backend(*model, c, o));
-        handle->events.reserve(handle->e->most_events());
-        handle->list.reserve(handle->e->most_events());
+        handle->events.reserve(handle->e->max_events());
+        handle->list.reserve(handle->e->max_events());
         *out = handle.release();
     });
 }

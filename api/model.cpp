@@ -1,4 +1,4 @@
-// Models: loading from a path, a descriptor or memory; what a model says of itself.
+// Models: loading from a path, a descriptor or memory; information and metadata.
 #include "boundary.h"
 
 using namespace ds;
@@ -28,7 +28,7 @@ static model_options model_options_of(const ds_model_config &c) {
     return o;
 }
 
-// A path as messages and log lines show it: well-formed, on one line.
+// A path for messages and log lines: well-formed UTF-8 on one line.
 static std::string shown(const char *path) {
     std::string out;
     utf8_stream text;
@@ -39,7 +39,7 @@ static std::string shown(const char *path) {
     return out;
 }
 
-// `open` gets the bytes: mapped or read, from a path, a descriptor or memory.
+// `open` maps or reads the file, from a path, a descriptor or memory.
 template <class Open>
 static ds_status load(const ds_model_config *config, ds_model **out, ds_error *err, Open &&open) {
     return guard(err, [&] {
@@ -47,7 +47,7 @@ static ds_status load(const ds_model_config *config, ds_model **out, ds_error *e
         const os::default_float_mode float_mode;
         const ds_model_config c = read_config(config, "config");
         model_options o = model_options_of(c);
-        if (c.device && !o.vocab_only) o.place = open_device(c.device);
+        if (c.device && !o.vocab_only) o.device = open_device(c.device);
         auto handle = std::make_unique<ds_model>();
         handle->device = o.vocab_only ? 0 : c.device;
         handle->m = std::make_shared<const model>(open(c, o), o);
@@ -84,7 +84,7 @@ ds_status ds_model_load_memory(const void *data, size_t size, const ds_model_con
                                ds_error *err) {
     return load(config, out, err, [&](const ds_model_config &, const model_options &o) {
         REQUIRE_POINTER(data);
-        require(reinterpret_cast<uintptr_t>(data) % 32 == 0, "data: must lie at a multiple of 32");
+        require(reinterpret_cast<uintptr_t>(data) % 32 == 0, "data: must be at a multiple of 32");
         return gguf_file(os::mapping::borrow(data, size), "memory", o.host);
     });
 }

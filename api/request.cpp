@@ -1,4 +1,4 @@
-// Requests: checked, submitted, forked, cancelled, asked about; and their events.
+// Requests: submission, forks, cancellation, progress, steps and events, waiting, statistics.
 #include "boundary.h"
 
 using namespace ds;
@@ -38,7 +38,8 @@ static std::string short_text(const char *field, const char *text) {
     return std::string(s);
 }
 
-// Pieces of text are cut before what may begin a stop text, which must not be inside a character.
+// Text is divided before a possible stop text, so stop texts must be well-formed: else that could be inside a
+// character.
 static std::string stop_text(const char *text) {
     require(text && text[0], "stop: a text is NULL or empty");
     return short_text("stop", text);
@@ -52,7 +53,7 @@ ds_thinking ds::thinking_of(const ds_request &r) {
     return t;
 }
 
-// All of a request but its prompt.
+// Everything except the prompt.
 request_options ds::request_options_of(const ds_request &r, const model &m) {
     check_flags(r.flags,
                 DS_REQUEST_SCORE | DS_REQUEST_LOGITS | DS_REQUEST_LOGPROBS | DS_REQUEST_IGNORE_END |
@@ -96,7 +97,7 @@ ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, ds_requ
         const ds_request r = read_config(request, "request");
         require(r.prompt || !r.prompt_count, "prompt: is NULL");
         request_options o = request_options_of(r, engine->e->loaded());
-        engine->e->check_length(r.prompt_count, o.score);  // before anything of that size is copied
+        engine->e->check_length(r.prompt_count, o.score);  // before the prompt is copied
         o.prompt.assign(r.prompt, r.prompt + r.prompt_count);
         *id = engine->e->submit(std::move(o));
     });
@@ -174,7 +175,7 @@ ds_status ds_engine_step(ds_engine *engine, const ds_event *const **events, size
         const std::span<const event> list = engine->e->step(turn);
         engine->events.clear();
         engine->list.clear();
-        // there is room for all
+        // Both have reserved max_events(), so nothing moves.
         for (const event &e : list) engine->list.push_back(&engine->events.emplace_back(event_of(e)));
         *events = engine->list.data();
         *count = engine->list.size();
@@ -219,8 +220,8 @@ ds_status ds_engine_get_stats(ds_engine *engine, ds_engine_stats *stats_out, ds_
                                     : cpu_isa(b));
         s.pages_cached = e.pages_cached;
         s.preemptions = e.preemptions;
-        s.lookup_tokens = e.looked_up;
-        s.cached_tokens = e.found;
+        s.lookup_tokens = e.lookup_tokens;
+        s.cached_tokens = e.cached_tokens;
         s.prompt_tokens_per_second = e.prompt_rate;
         s.new_tokens_per_second = e.new_rate;
         write_info(stats_out, s, "stats");

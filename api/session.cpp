@@ -1,4 +1,4 @@
-// Sessions in files.
+// Sessions in files: save, restore, forget.
 #include "boundary.h"
 
 using namespace ds;

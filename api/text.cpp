@@ -1,4 +1,4 @@
-// Text and tokens, and the prompts of conversations.
+// Tokenizing, detokenizing, decoders, and chat prompts.
 #include "boundary.h"
 
 using namespace ds;
@@ -84,7 +84,7 @@ ds_status ds_decoder_new(const ds_model *model, uint32_t flags, ds_decoder **out
     });
 }
 
-// What the decoder's `text` holds, to the caller.
+// Returns the decoder's `text` to the caller.
 static void hand_out_piece(const ds_decoder &d, const char **text, size_t *size) {
     *text = d.text.data();
     *size = d.text.size();

@@ -1,6 +1,6 @@
-// batch: answers a file of prompts, as many at once as the engine takes, into a file of answers; stopped by
-// whatever, it goes on where it was. An answer is written when it is whole, in one piece, so the file of
-// answers is all that there is to remember.
+// batch: answers a file of prompts, many at the same time, into a file of answers. After an interruption of
+// any kind, the next run continues. An answer is written when it is complete, in one piece, so the file of
+// answers is the program's only state.
 #include "jsonl.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ using jsonl::prompt;
 volatile std::sig_atomic_t interrupted = 0;
 void on_interrupt(int) { interrupted = 1; }
 
-// The second time nothing is caught: the program ends at once, which the file of answers survives as well.
+// A second signal is not caught: the program ends immediately, which the file of answers survives as well.
 void install_interrupt() {
     struct sigaction action = {};
     action.sa_handler = on_interrupt;
@@ -46,7 +46,7 @@ public:
     void count_token() { ++tokens_; }
     void count_prompt(bool wrong) { ++done_, errors_ += wrong; }
 
-    // On a terminal a bar, drawn anew at most ten times a second; else a line every ten seconds.
+    // On a terminal a bar, redrawn at most ten times a second; else a line every ten seconds.
     void show() {
         const double now = seconds();
         if (quiet_ || now - shown_ < (terminal_ ? 0.1 : 10)) return;
@@ -85,7 +85,7 @@ private:
         return out;
     }
 
-    // As wide as the line leaves room for.
+    // As wide as the rest of the line allows.
     std::string bar() const {
         winsize w = {};
         const int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
@@ -107,7 +107,7 @@ json record_of(const prompt &p, const std::string &error) {
     return {{"id", p.id}, {"line", p.line}, {"error", error}};
 }
 
-// Without the tag that ends or begins it there, and without white space around.
+// The text without the tags at its ends and without surrounding white space.
 std::string bare(const std::string &text, const std::string &first, const std::string &last) {
     const char *const blanks = " \t\r\n";
     const auto trim = [&](std::string s) {
@@ -148,12 +148,12 @@ json record_of(const prompt &p, const std::string &thinking, const std::string &
         {"line_hash", p.hash}};
 }
 
-// Writes records as they come or, in order, when all before them are written.
+// Writes records as they come or, in order, as soon as all before them are written.
 class writer {
 public:
     writer(jsonl::answers &to, bool in_order) : to_(to), in_order_(in_order) {}
 
-    // `number` counts the prompts that are to be answered, from 0; lines of PROMPTS rank the answers.
+    // `number` counts the prompts to be answered, from 0. Answers are ranked by the line in PROMPTS.
     void put(size_t number, size_t line, json record) {
         if (!in_order_) return to_.append(record, line);
         waiting_.emplace(number, std::pair(line, std::move(record)));
@@ -183,7 +183,7 @@ struct batch {
     options o;
     cli::model_ptr model;
     cli::engine_ptr engine;
-    std::map<size_t, job> jobs;  // those that were begun and have not ended, by number
+    std::map<size_t, job> jobs;  // begun and not ended, by number
     size_t errors = 0;
 };
 
@@ -199,12 +199,12 @@ std::vector<ds_token> tokens_of(const batch &b, const prompt &p) {
     });
 }
 
-// A fault of the prompt, and of no other one.
+// An error of one prompt, which does not concern the others.
 struct bad_prompt : cli::failure {
     using cli::failure::failure;
 };
 
-// False when the engine has enough for now.
+// False if the engine's queue is full.
 bool submit(batch &b, job &j) {
     const prompt &p = *j.p;
     if (!p.error.empty()) throw bad_prompt(p.error);
@@ -233,11 +233,12 @@ bool submit(batch &b, job &j) {
     return true;
 }
 
-// Answers `prompts`, until all are or the user stops it.
+// Answers `prompts`, until all are answered or the user stops the program.
 void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, progress &bar) {
     const auto end = [&](const job &j, const json &record, bool wrong) {
         if (wrong && !b.o.keep_going)
-            throw cli::failure(jsonl::place(b.o.in, j.p->line) + ": " + record["error"].get<std::string>());
+            throw cli::failure(jsonl::location(b.o.in, j.p->line) + ": " +
+                               record["error"].get<std::string>());
         b.errors += wrong;
         out.put(j.number, j.p->line, record);
         bar.count_prompt(wrong);
@@ -245,7 +246,7 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
     };
     for (size_t begun = 0; (begun < prompts.size() || !b.jobs.empty()) && !interrupted;) {
         for (; begun < prompts.size() && !interrupted; ++begun) {
-            // it is there already if it had to wait
+            // a prompt that had to wait has a job already
             job &j = b.jobs.try_emplace(begun, job{begun, prompts[begun], {}, {}, {}}).first->second;
             try {
                 if (!submit(b, j)) break;
@@ -268,9 +269,9 @@ void answer(batch &b, const std::vector<const prompt *> &prompts, writer &out, p
     }
 }
 
-// ---- What an earlier run has left
+// ---- An earlier run's answers
 
-// Names and kinds of a value's parts, in their order.
+// The names and types of a value's parts, in order.
 std::string form_of(const json &v) {
     if (v.is_string()) return "text";
     if (v.is_number()) return "number";
@@ -281,9 +282,9 @@ std::string form_of(const json &v) {
     return out + "}";
 }
 
-// Finds the prompts without an answer, and holds every line of an older file of answers against what this
-// program would write for these very prompts: what is not that is somebody else's, and stays as it is.
-// Records of errors are taken out: their prompts are asked again.
+// Finds the prompts without an answer. Each line of an existing file of answers is compared with what this
+// program would write for these prompts: a file with any other line is refused and stays unchanged. Records
+// of errors are removed, and their prompts are tried again.
 class older_answers {
 public:
     older_answers(const options &o, const std::vector<prompt> &prompts)
@@ -294,27 +295,27 @@ public:
         }
     }
 
-    // Whether the line is to be kept; its rank is the prompt's line.
+    // Whether to retain the line; its rank is the prompt's line.
     bool accept(const jsonl::answers::record &r, size_t &rank) {
-        if (!r.whole) return is_beginning(r) ? false : refuse(r, "is no line of answers");
+        if (!r.whole) return is_beginning(r) ? false : refuse(r, "is not a line of answers");
         json v;
         try {
             v = jsonl::parse_line(r.text);
         } catch (const cli::failure &) {
-            refuse(r, "is no line of answers");
+            refuse(r, "is not a line of answers");
         }
         const std::string form = form_of(v);
         const bool error = form == form_of(record_of(prompt{}, ""));
         if (!error && form != form_of(record_of(prompt{}, "", "", ds_event{})))
-            refuse(r, "is no line of answers, or one of an earlier version");
+            refuse(r, "is not a line of answers, or is one of an earlier version");
         const auto found = ids_.find(jsonl::text_line(v["id"]));
         if (found == ids_.end() && !(error && is_of_a_line(v)))
             refuse(r, "id " + v["id"].dump() + " is none of the prompts': these are answers of another run");
         if (error) return false;
         const prompt &p = prompts_[found->second];
         if (v["line_hash"] != p.hash)
-            refuse(r, "id " + v["id"].dump() + ": answers another text than " + jsonl::place(o_.in, p.line) +
-                          " has, or another --system");
+            refuse(r, "id " + v["id"].dump() + ": answers another text than " +
+                          jsonl::location(o_.in, p.line) + " has, or another --system");
         if (answered_[found->second]) refuse(r, "id " + v["id"].dump() + " was answered before");
         answered_[found->second] = true;
         rank = p.line;
@@ -330,16 +331,17 @@ public:
 
 private:
     [[noreturn]] bool refuse(const jsonl::answers::record &r, const std::string &why) const {
-        throw cli::failure(jsonl::place(o_.out, r.line) + ": " + why + "; this file is left as it is");
+        throw cli::failure(jsonl::location(o_.out, r.line) + ": " + why + "; the file is unchanged");
     }
 
-    // A line that was no prompt when it was read has its number for an id.
+    // The record of a line that was no prompt has the line's number as its id.
     bool is_of_a_line(const json &v) const {
         return v["id"] == v["line"] && v["line"].is_number_unsigned() &&
                lines_.count(v["line"].get<uint64_t>());
     }
 
-    // Half a record of one of the prompts. A file that has nothing but its first bytes proves nothing.
+    // Whether it is the beginning of a record of one of the prompts. A file that holds only a record's first
+    // bytes proves nothing.
     bool is_beginning(const jsonl::answers::record &r) const {
         const auto begins = [&](const std::string &mark) {
             const size_t n = std::min(mark.size(), r.text.size());
@@ -377,10 +379,10 @@ int run_batch(options options) {
     b.model = cli::load(b.o.model, config);
     if (!b.o.quiet) b.o.rope.remark("batch", b.model, config.context_length);
     ds_engine_config c = b.o.engine.get();
-    c.max_queue = c.max_requests;  // always somebody who waits, and no more prompts in memory than that
+    c.max_queue = c.max_requests;  // enough waiting prompts to fill every step, and no more in memory
     b.engine = cli::start(b.model, c);
 
-    tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});  // whether there is a template
+    tokens_of(b, {0, 0, {{"user", "?"}}, b.o.defaults.how, {}, {}, {}});  // throws if there is no template
 
     out.clean();
     install_interrupt();
@@ -398,9 +400,9 @@ int run_batch(options options) {
     if (b.o.in_order) out.sort();
     out.sync();
     if (b.errors)
-        std::fprintf(stderr, "batch: %zu prompt%s an error for an answer; the same command asks again\n",
-                     b.errors, b.errors == 1 ? " has" : "s have");
-    if (interrupted) return std::fputs("batch: stopped; the same command goes on from here\n", stderr), 130;
+        std::fprintf(stderr, "batch: %zu prompt%s an error; the same command tries again\n", b.errors,
+                     b.errors == 1 ? " has" : "s have");
+    if (interrupted) return std::fputs("batch: stopped; run the same command to continue\n", stderr), 130;
     return b.errors ? 1 : 0;
 }
 
@@ -409,10 +411,10 @@ int run_batch(options options) {
 std::vector<cli::flag> flags_of(options &o) {
     std::vector<cli::flag> f = {
         {"", "", "The work:", {}},
-        {"--in-order", "", "answers in the prompts' order; default: as they are done", cli::on(o.in_order)},
+        {"--in-order", "", "answers in the prompts' order; default: as they finish", cli::on(o.in_order)},
         {"-k, --keep-going", "",
-         "a line that is no prompt, or a prompt that cannot be answered, gets a record with an error; "
-         "default: the end",
+         "write a record with an error for a line that is no prompt or cannot be answered; default: stop "
+         "there",
          cli::on(o.keep_going)},
         {"-q, --quiet", "", "no progress", cli::on(o.quiet)},
         {"", "", "The conversations:", {}},
@@ -427,16 +429,16 @@ std::vector<cli::flag> flags_of(options &o) {
     f.insert(f.end(),
              {
                  {"--think-end", "TEXT",
-                  "what is put into the model's mouth before its thought is closed for it; default: nothing",
+                  "text that is inserted before the thought is closed at the limit; default: none",
                   cli::text(o.defaults.think_end)},
                  {"", "", "The engine:", {}},
-                 {"-b, --at-once", "N", "prompts that are answered at once; default 16",
+                 {"-b, --at-once", "N", "prompts that are answered at the same time; default 16",
                   cli::number(o.engine.config.max_requests, 1u, 4096u)},
                  {"-c, --context", "N",
                   "positions of a conversation; default: the model's, at most 4096; more than it has: see "
                   "--rope-scaling",
                   cli::number(o.engine.config.context_length, 0u, 1u << 30)},
-                 {"--kv-tokens", "N", "positions that the cache holds; default: enough for all at once",
+                 {"--kv-tokens", "N", "positions that the cache holds; default: enough for all of these",
                   cli::number(o.engine.config.kv_tokens, uint64_t{0})},
              });
     o.rope.add_to(f);
@@ -447,19 +449,19 @@ std::vector<cli::flag> flags_of(options &o) {
 
 void print_usage(const std::vector<cli::flag> &flags) {
     std::printf(
-        "Answers a file of prompts, many at once.\n"
+        "Answers a file of prompts, many at the same time.\n"
         "usage: batch [flags] MODEL.gguf PROMPTS.jsonl ANSWERS.jsonl\n\n"
-        "A line of PROMPTS (- is standard input) is a JSON object; what it says goes before the flags:\n");
+        "A line of PROMPTS (- is standard input) is a JSON object, whose fields override the flags:\n");
     for (const jsonl::field &f : jsonl::fields()) std::printf("  %-24s  %s\n", f.name, f.help);
-    std::printf("\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without "
-                "tags, and without white space around them), finish (stop,\n"
-                "length or context), tokens {prompt, cached (of the prompt), thinking, injected, answer}, "
-                "seconds {queue, prompt, answer}, preemptions and\n"
-                "line_hash (of the prompt's line and the system message); or of id, line and error.\n"
-                "Where ANSWERS exists, its answers are kept and only the missing ones are added: the same "
-                "command goes on after an interruption of any kind, and\n"
-                "asks again what has an error. A file that is not of this form, or whose answers are of "
-                "other prompts, is left as it is.\n");
+    std::printf(
+        "\nA line of ANSWERS (- is standard output) is an object of id, thinking and answer (without tags, "
+        "and\n"
+        "without surrounding white space), finish (stop, length or context), tokens {prompt, cached (of\n"
+        "the prompt), thinking, injected, answer}, seconds {queue, prompt, answer}, preemptions and\n"
+        "line_hash (of the prompt's line and the system message); or of id, line and error.\n"
+        "If ANSWERS exists, its answers stay and only the missing ones are added: the same command\n"
+        "continues after an interruption of any kind, and tries again what has an error. A file that is\n"
+        "not of this form, or whose answers belong to other prompts, is refused and stays unchanged.\n");
     cli::print_help(flags);
     std::printf("\nExamples:\n"
                 "  echo '{\"prompt\": \"What is 37 + 85?\"}' | batch models/tiny-r1.gguf - -\n"
@@ -470,11 +472,11 @@ void print_usage(const std::vector<cli::flag> &flags) {
 
 }  // namespace
 
-// nlohmann-json takes memory in destructors, where there is no way to say that there is none. Answers that
-// were written are whole lines, and the next run goes on with them.
+// nlohmann-json allocates in destructors, where a failure cannot be reported. Answers already written are
+// whole lines, and the next run continues after them.
 void out_of_memory() {
     const std::string_view text = "batch: out of memory\n";
-    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nobody is there to hear it
+    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nowhere left to report it
     _exit(1);
 }
 
@@ -488,7 +490,7 @@ int main(int argc, char **argv) {
         const std::vector<std::string> rest = cli::parse(argc, argv, flags);
         if (o.help) return print_usage(flags), 0;
         if (rest.size() != 3)
-            throw cli::usage_error("needs a model, a file of prompts and one for answers; --help tells more");
+            throw cli::usage_error("needs a model, a file of prompts and one for answers; see --help");
         o.model = rest[0], o.in = rest[1], o.out = rest[2];
         return run_batch(std::move(o));
     });

@@ -1,7 +1,8 @@
-// chat: a conversation in the terminal, or one question a line from a pipe. Streams the answer, thinking
-// dimmed; Ctrl-C stops the answer, not the program. It goes the long way through the API (tokenize, submit,
-// step, events), which is what a server does too; minimal_chat.c goes the short one. The signal handler only
-// sets a flag, and the loop between two steps reads it: a step is never torn apart.
+// chat: a conversation in the terminal, or one question a line from a pipe. Streams the answer, with the
+// thinking dimmed; Ctrl-C stops the answer, not the program. It uses the API's full path (tokenize, submit,
+// step, events), as a server does; minimal_chat.c uses the short one.
+// Invariant: the signal handler only sets a flag, which the loop reads between two steps. A step is never
+// interrupted.
 #include "cli.h"
 
 #include <algorithm>
@@ -17,7 +18,7 @@ namespace {
 volatile std::sig_atomic_t interrupted = 0;
 void on_interrupt(int) { interrupted = 1; }
 
-// No SA_RESTART: waiting for a line must end as well.
+// No SA_RESTART: a signal must also end the wait for a line.
 void install_interrupt() {
     struct sigaction action = {};
     action.sa_handler = on_interrupt;
@@ -33,10 +34,10 @@ struct options {
 };
 
 struct turn {
-    std::string question, answer;  // the answer with its thinking: the template knows what to leave out
+    std::string question, answer;  // with its thinking, which the template leaves out
 };
 
-// What /stats tells, of one answer or of all.
+// The figures of /stats, for one answer or for all.
 struct measures {
     uint64_t questions = 0, prompt_tokens = 0, thinking_tokens = 0, answer_tokens = 0, decode_steps = 0;
     double first_token = 0, prompt_seconds = 0, answer_seconds = 0;
@@ -59,12 +60,12 @@ struct chat {
     int exit_status = 0;
 };
 
-// ---- What is shown beside the answers
+// ---- Output beside the answers
 
 const char *const dim = "\033[2m", *const plain = "\033[0m";
 
-// A dimmed line. What was asked for goes to standard output; remarks go to standard error, so that a pipe
-// gets answers only.
+// A dimmed line. Output that the user requested goes to standard output, remarks to standard error, so that a
+// pipe gets answers only.
 __attribute__((format(printf, 2, 3))) void say(FILE *to, const char *format, ...) {
     const bool terminal = isatty(fileno(to));
     std::fputs(terminal ? dim : "", to);
@@ -141,8 +142,8 @@ std::vector<ds_token> prompt_of(const chat &c) {
     });
 }
 
-// "<think>\n" where the prompt ends in it: the model goes on from there, so that the answer's text has the
-// closing tag alone.
+// "<think>\n" if the prompt ends in it: the model continues from there, so the answer's text has the closing
+// tag alone.
 std::string opening_of(const chat &c) {
     const std::vector<ds_message> messages = messages_of(c);
     const ds_chat_config config = how_to_render(c);
@@ -157,8 +158,8 @@ std::string opening_of(const chat &c) {
                : text.substr(at);
 }
 
-// Submits the conversation. Half of the context is the answer's: the oldest turns are forgotten until the
-// rest fits into the other half.
+// Submits the conversation. Half of the context is reserved for the answer: the oldest turns are forgotten
+// until the rest fits the other half.
 ds_request_id submit(chat &c) {
     std::vector<ds_token> prompt = prompt_of(c);
     size_t forgotten = 0;
@@ -202,8 +203,8 @@ private:
     char last_ = '\n';
 };
 
-// Runs the request to its end, printing as it goes; the text, with the tag that the prompt opened the thought
-// with, becomes `answer`.
+// Runs the request to its end and prints its text. `answer` receives the text, after the tag if the prompt
+// opened the thought.
 ds_event stream(chat &c, ds_request_id id, std::string &answer) {
     printer out(c.terminal_out);
     ds_error err;
@@ -240,9 +241,9 @@ measures measures_of(const ds_event &done) {
     return m;
 }
 
-void tell_finish(const ds_event &done) {
+void report_finish(const ds_event &done) {
     switch (done.finish) {
-    case DS_FINISH_LENGTH: say(stderr, "(stopped: --max-new tokens are reached)"); break;
+    case DS_FINISH_LENGTH: say(stderr, "(stopped: --max-new is reached)"); break;
     case DS_FINISH_CONTEXT:
         say(stderr,
             "(stopped: the context is full; --context makes it longer, /reset forgets the conversation)");
@@ -255,8 +256,8 @@ void tell_finish(const ds_event &done) {
     }
 }
 
-// A question that gets no answer, or is stopped while the model still thinks, is forgotten: an unfinished
-// thought would be taken for an answer.
+// A question that gets no answer, or is stopped while the model thinks, is forgotten: the unfinished thought
+// would be taken for an answer.
 void ask(chat &c, const std::string &question) {
     if (c.o.no_history) c.turns.clear();
     c.turns.push_back({question, ""});
@@ -266,7 +267,7 @@ void ask(chat &c, const std::string &question) {
         const ds_event done = stream(c, id, c.turns.back().answer);
         c.last = measures_of(done);
         c.all.add(c.last);
-        tell_finish(done);
+        report_finish(done);
         if (c.terminal_in && c.terminal_out) show(stderr, "", c.last);
         if (done.finish == DS_FINISH_ERROR) c.exit_status = 1;
         if (done.answer_tokens == 0) c.turns.pop_back();
@@ -282,7 +283,7 @@ void ask(chat &c, const std::string &question) {
 const char *const commands_help = "/reset          forget the conversation\n"
                                   "/stats          model, tokens a second, time to the first token\n"
                                   "/think on|off   let the model think before it answers, or not\n"
-                                  "/budget N|off   let it think N tokens at most; off: as many as it likes\n"
+                                  "/budget N|off   let it think N tokens at most; off: no limit\n"
                                   "/help           this list\n"
                                   "/quit           leave (or Ctrl-D)\n"
                                   "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
@@ -295,7 +296,7 @@ void set_budget(chat &c, const std::string &words) {
     }
 }
 
-// False when the program should end.
+// False if the program should end.
 bool command(chat &c, const std::string &line) {
     if (line == "/quit") return false;
     if (line == "/reset") c.turns.clear();
@@ -304,12 +305,12 @@ bool command(chat &c, const std::string &line) {
     else if (line == "/think off") c.o.how.thinking.mode = DS_THINKING_OFF;
     else if (line.rfind("/budget ", 0) == 0) set_budget(c, line.substr(8));
     else if (line == "/help") say(stdout, "%s", commands_help);
-    else say(stderr, "%s: there is no such command\n%s", line.c_str(), commands_help);
+    else say(stderr, "%s: no such command\n%s", line.c_str(), commands_help);
     return true;
 }
 
-// A line without its end; an empty one after Ctrl-C. False at the end of the input, which Ctrl-C is for a
-// pipe.
+// A line without its line ending; empty after Ctrl-C. False at the end of the input; in a pipe Ctrl-C ends it
+// too.
 bool read_line(const chat &c, std::string &line) {
     line.clear();
     for (;;) {
@@ -319,11 +320,11 @@ bool read_line(const chat &c, std::string &line) {
         size_t capacity = 0;
         errno = 0;
         ssize_t n = getline(&buffer, &capacity, stdin);
-        const bool torn = n < 0 && errno == EINTR;
+        const bool interrupted_read = n < 0 && errno == EINTR;
         while (n > 0 && (buffer[n - 1] == '\n' || buffer[n - 1] == '\r')) --n;
         if (n > 0) line.append(buffer, static_cast<size_t>(n));
         std::free(buffer);
-        if (torn) {
+        if (interrupted_read) {
             if (!c.terminal_in) return false;
             std::clearerr(stdin);
             say(stderr, "\n(/quit leaves)");
@@ -344,7 +345,7 @@ void converse(chat &c) {
     while (read_line(c, line)) {
         interrupted = 0;
         if (line.find_first_not_of(" \t") == std::string::npos) continue;
-        if (line[0] == '/' && c.terminal_in) {  // in a pipe it is a question like any other
+        if (line[0] == '/' && c.terminal_in) {  // in a pipe it is a question
             if (!command(c, line)) return;
             continue;
         }
@@ -398,9 +399,10 @@ void print_usage(const std::vector<cli::flag> &flags) {
     std::printf("Chats with a model of the DeepSeek-R1 family.\n"
                 "usage: chat [flags] MODEL.gguf\n\n"
                 "Questions are read from standard input, one a line. On a terminal the model's thinking is "
-                "dimmed and speeds are shown after each answer;\n"
-                "in a pipe the output is the answers' text, thinking and its tags included, and a line that "
-                "begins with / is a question, too.\n");
+                "dimmed, and\n"
+                "speeds are shown after each answer. In a pipe the output is the answers' text, thinking and "
+                "its tags\n"
+                "included, and a line that begins with / is a question too.\n");
     cli::print_help(flags);
     std::printf("\nCommands, as lines on a terminal:\n%s\n\n"
                 "Examples:\n"
@@ -430,7 +432,7 @@ chat open(options o) {
         c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);
     if (c.o.verbose) show_plan(c);
     c.engine = cli::start(c.model, c.o.engine.get());
-    c.o.engine.config.host = nullptr;  // it was copied
+    c.o.engine.config.host = nullptr;  // the engine has copied it
     return c;
 }
 
@@ -439,7 +441,7 @@ int run(int argc, char **argv) {
     const std::vector<cli::flag> flags = flags_of(o);
     const std::vector<std::string> rest = cli::parse(argc, argv, flags);
     if (o.help) return print_usage(flags), 0;
-    if (rest.size() != 1) throw cli::usage_error("needs one model file; --help tells more");
+    if (rest.size() != 1) throw cli::usage_error("needs one model file; see --help");
     o.model = rest[0];
 
     chat c = open(std::move(o));

@@ -1,6 +1,6 @@
 // What the C++ examples share: handles that free themselves, statuses as exceptions, and flags from one
-// table, which is the help text too. It needs nothing but deepseek.h and the C++ standard library, so that
-// `make chat` needs no package; jsonl.h adds what batch needs.
+// table, from which the help text is printed too. Only deepseek.h and the C++ standard library are needed, so
+// that `make chat` needs no package. jsonl.h adds what batch needs.
 #pragma once
 
 #include <deepseek.h>
@@ -37,7 +37,7 @@ inline void check(ds_status s, const ds_error &e) {
     if (s != DS_OK) throw failure(std::string(e.message) + " (" + ds_status_name(s) + ")");
 }
 
-// A configuration, zeroed, that knows its size.
+// A zeroed structure with its size.
 template <class T> T make() {
     T t{};
     t.struct_size = sizeof t;
@@ -72,8 +72,7 @@ inline ds_engine_stats stats(const engine_ptr &e) {
     return out;
 }
 
-// Calls `fill(buffer, capacity, &size)`, a function that hands out an array, once for the size and once for
-// the content.
+// Calls `fill(buffer, capacity, &size)`, which returns an array, once for the size and once for the content.
 template <class T, class F> std::vector<T> collect(F &&fill) {
     ds_error err;
     size_t n = 0;
@@ -84,7 +83,7 @@ template <class T, class F> std::vector<T> collect(F &&fill) {
     return out;
 }
 
-// A value of the file's metadata, "" where it has none.
+// A value of the file's metadata, "" if it has none.
 inline std::string metadata(const model_ptr &m, const std::string &key) {
     size_t n = 0;
     if (ds_model_metadata(m.get(), key.c_str(), nullptr, 0, &n, nullptr) == DS_ERR_ARGUMENT) return "";
@@ -97,8 +96,8 @@ inline std::string metadata(const model_ptr &m, const std::string &key) {
 // ---- Flags
 
 struct flag {
-    const char *name;   // "-t, --threads"; "" is a heading of the help text
-    const char *value;  // what the help calls the value; "" for a switch
+    const char *name;   // "-t, --threads"; "": a heading of the help text
+    const char *value;  // its name in the help; "": the flag is a switch
     std::string help;
     std::function<void(const std::string &)> set;
 };
@@ -118,7 +117,7 @@ std::function<void(const std::string &)> number(T &to, T min, T max = std::numer
         else
             std::snprintf(range, sizeof range, "%g to %g", static_cast<double>(min),
                           static_cast<double>(max));
-        double any = 0;  // a number at all
+        double any = 0;  // whether it is a number at all
         const auto [q, bad] = std::from_chars(text.data(), end, any);
         const bool is_number =
             bad == std::errc() && q == end &&
@@ -137,19 +136,19 @@ inline std::function<void(const std::string &)> on(bool &to) {
     return [&to](const std::string &) { to = true; };
 }
 
-inline std::string in_small_letters(std::string s) {
+inline std::string lower_case(std::string s) {
     for (char &c : s)
         if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     return s;
 }
 
-// One of a few words, in letters of any case, each standing for a value.
+// One of a few words, in upper or lower case, each standing for a value.
 template <class T>
 std::function<void(const std::string &)> choice(T &to, std::vector<std::pair<const char *, T>> words) {
     return [&to, words](const std::string &v) {
         std::string known;
         for (const auto &[word, value] : words) {
-            if (in_small_letters(v) == word) return void(to = value);
+            if (lower_case(v) == word) return void(to = value);
             known += (known.empty() ? "" : ", ") + std::string(word);
         }
         throw usage_error("is " + v + ", must be one of " + known);
@@ -166,8 +165,8 @@ inline bool named(const char *names, const std::string &word) {
     return false;
 }
 
-// "-t 4", "--threads 4" and "--threads=4"; what is no flag is left in order. A lone "-" is no flag, and
-// nothing is after "--".
+// "-t 4", "--threads 4" and "--threads=4". Returns the other words in order. "-" is no flag, and there are
+// none after "--".
 inline std::vector<std::string> parse(int argc, char **argv, const std::vector<flag> &flags) {
     std::vector<std::string> rest;
     for (int i = 1; i < argc; ++i) {
@@ -182,7 +181,7 @@ inline std::vector<std::string> parse(int argc, char **argv, const std::vector<f
         const flag *found = nullptr;
         for (const flag &f : flags)
             if (named(f.name, word)) found = &f;
-        if (!found) throw usage_error(word + ": there is no such flag; --help lists them");
+        if (!found) throw usage_error(word + ": no such flag; see --help");
         if (!*found->value && equals != std::string::npos) throw usage_error(word + ": takes no value");
         if (*found->value && equals == std::string::npos) {
             if (++i == argc) throw usage_error(word + ": needs a value, " + found->value);
@@ -207,7 +206,7 @@ inline void print_help(const std::vector<flag> &flags) {
 
 // The flags of every program that makes an engine.
 struct engine_flags {
-    ds_engine_config config = make<ds_engine_config>();  // but for isa
+    ds_engine_config config = make<ds_engine_config>();  // without isa
     std::string isa;
 
     ds_engine_config get() const {
@@ -217,19 +216,19 @@ struct engine_flags {
     }
 
     void add_to(std::vector<flag> &flags) {
-        flags.push_back({"-t, --threads", "N", "threads that compute; default: one a processor",
-                         number(config.threads, 0u, 1024u)});
+        flags.push_back(
+            {"-t, --threads", "N", "threads; default: one a processor", number(config.threads, 0u, 1024u)});
         flags.push_back({"--kv", "TYPE", "number format of keys and values: f16 (default), f32",
                          choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
         flags.push_back(
             {"--isa", "NAME",
-             "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best that the machine has",
-             [this](const std::string &v) { isa = in_small_letters(v); }});
+             "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best of this machine",
+             [this](const std::string &v) { isa = lower_case(v); }});
     }
 };
 
-// What is said of positions in place of what the file says. The engine's --context is the model's, too: more
-// than the file has is what is asked for.
+// RoPE scaling in place of the file's. --context applies to the model as well: it may exceed the file's
+// context.
 struct rope_flags {
     ds_rope_scaling scaling = DS_ROPE_FROM_FILE;
     double factor = 0;
@@ -258,8 +257,7 @@ struct rope_flags {
         c.rope_original_context = original;
     }
 
-    // A model that is only told to go on beyond what it was trained for does so badly; nothing else would say
-    // it.
+    // A model does badly beyond its training context, and nothing else would report it.
     void remark(const char *program, const model_ptr &m, uint32_t context) const {
         if (!context || scaling != DS_ROPE_FROM_FILE) return;
         const std::string trained = metadata(m, metadata(m, "general.architecture") + ".context_length");
@@ -267,19 +265,19 @@ struct rope_flags {
         std::from_chars(trained.data(), trained.data() + trained.size(), positions);
         if (context > positions)
             std::fprintf(stderr,
-                         "%s: note: --context is longer than the %u positions that the file speaks of; "
-                         "--rope-scaling yarn may help beyond them\n",
+                         "%s: note: --context is longer than the model's context in the file, %u positions; "
+                         "--rope-scaling yarn may help beyond it\n",
                          program, positions);
     }
 };
 
-// How an answer is asked for.
+// The parameters of an answer.
 struct answer_options {
-    ds_request request = make<ds_request>();  // but for what get() sets
+    ds_request request = make<ds_request>();  // without what get() sets
     ds_sampling sampling = make<ds_sampling>();
     ds_thinking thinking = make<ds_thinking>();
 
-    ds_request get() const {  // it points into this
+    ds_request get() const {  // points into this object
         ds_request r = request;
         r.sampling = &sampling;
         r.thinking = &thinking;
@@ -287,7 +285,7 @@ struct answer_options {
     }
 };
 
-// What DeepSeek recommends for R1 and its distilled models.
+// DeepSeek's recommendation for R1 and its distilled models.
 inline answer_options recommended() {
     answer_options o;
     o.sampling.temperature = 0.6f;
@@ -296,7 +294,7 @@ inline answer_options recommended() {
     return o;
 }
 
-// "off", or a number of tokens, 0 among them.
+// "off", or a number of tokens, which may be 0.
 inline void set_think_budget(ds_thinking &how, const std::string &word) {
     uint32_t budget = 0;
     if (word != "off") number(budget, 0u)(word);
@@ -304,13 +302,13 @@ inline void set_think_budget(ds_thinking &how, const std::string &word) {
     how.flags = word == "off" ? 0 : DS_THINKING_BUDGET;
 }
 
-// The flags of every program that asks for answers, which begin as recommended().
+// The flags of every program that generates answers. Their defaults are those of recommended().
 inline void add_answer_flags(std::vector<flag> &flags, answer_options &how) {
     flags.insert(
         flags.end(),
         {
             {"", "", "The choice of each token:", {}},
-            {"--temp", "X", "temperature; 0 takes the most likely token always; default 0.6",
+            {"--temp", "X", "temperature; 0 always takes the most likely token; default 0.6",
              number(how.sampling.temperature, 0.0f, 100.0f)},
             {"--top-p", "X", "of the most likely tokens whose probabilities reach X; default 0.95; 0: off",
              number(how.sampling.top_p, 0.0f, 1.0f)},
@@ -324,15 +322,16 @@ inline void add_answer_flags(std::vector<flag> &flags, answer_options &how) {
              "let the model think before it answers; default: as the model's template does",
              choice<ds_thinking_mode>(how.thinking.mode, {{"on", DS_THINKING_ON}, {"off", DS_THINKING_OFF}})},
             {"--think-budget", "N",
-             "tokens that it may think, then its thought is closed for it; 0: an empty thought; off (the "
+             "most tokens of thinking, after which the thought is closed; 0: an empty thought; off (the "
              "default): no limit",
              [&how](const std::string &v) { set_think_budget(how.thinking, v); }},
-            {"--max-new", "N", "longest answer in tokens, thinking included; default: what the context holds",
+            {"--max-new", "N",
+             "most tokens of an answer, thinking included; default: as many as the context holds",
              number(how.request.max_new_tokens, 0u)},
         });
 }
 
-// A JSON string. Bytes that are no UTF-8, which a file name may have, are passed on.
+// A JSON string. Bytes that are not UTF-8, as a file name may have, are copied.
 inline std::string json_string(const std::string &s) {
     std::string out = "\"";
     for (const char c : s) {
@@ -345,8 +344,8 @@ inline std::string json_string(const std::string &s) {
     return out + '"';
 }
 
-// Whatever was printed and did not arrive, on a full disk say, is an error. (A closed pipe ends the program
-// by its signal.)
+// Output that was lost, on a full disk for example, is an error. (A closed pipe ends the program by its
+// signal.)
 struct output_failure : std::runtime_error {
     output_failure() : std::runtime_error("standard output: could not be written") {}
 };
@@ -354,7 +353,7 @@ inline void flush_output() {
     if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw output_failure();
 }
 
-// main's frame: what is thrown becomes a line on standard error and an exit status.
+// Runs main's body: an exception becomes a line on standard error and an exit status.
 template <class F> int run(const char *program, F &&body) {
     try {
         const int status = body();

@@ -1,4 +1,4 @@
-/* Several answers to one question: the prompt is computed once, each fork draws with a seed of its own.
+/* Several answers to one question: the prompt is computed once, and each fork samples with a seed of its own.
  *
  *     cc fork.c -ldeepseek -o fork
  *     ./fork model.gguf 4 "What is 37 + 85?" */
@@ -12,7 +12,7 @@ enum { max_answers = 64 };
 
 struct answer {
     char *text;
-    size_t size, room;
+    size_t size, capacity;
     unsigned long long tokens, shared;
 };
 
@@ -20,11 +20,12 @@ static int fail(const ds_error *err) {
     return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
 }
 
+/* Keeps the text NUL-terminated. Returns nonzero when out of memory. */
 static int append(struct answer *a, const char *text, size_t n) {
-    if (a->room - a->size <= n) {
-        char *more = realloc(a->text, a->room = 2 * (a->size + n) + 64);
-        if (!more) return 1;
-        a->text = more;
+    if (a->capacity - a->size <= n) {
+        char *larger = realloc(a->text, a->capacity = 2 * (a->size + n) + 64);
+        if (!larger) return 1;
+        a->text = larger;
     }
     memcpy(a->text + a->size, text, n);
     a->text[a->size += n] = 0;
@@ -34,36 +35,35 @@ static int append(struct answer *a, const char *text, size_t n) {
 int main(int argc, char **argv) {
     static struct answer answers[max_answers];
     ds_error err;
-    ds_model *model = NULL;
-    ds_engine *engine = NULL;
-    ds_token *prompt = NULL;
+    ds_model *model;
+    ds_engine *engine;
     ds_request_id first, id;
     size_t count = 0;
 
     const int n = argc == 4 ? atoi(argv[2]) : 0;
     if (n < 1 || n > max_answers)
-        return fprintf(stderr, "usage: %s model.gguf ANSWERS QUESTION (1 to %d answers)\n", argv[0],
-                       max_answers),
-               2;
+        return fprintf(stderr, "usage: %s model.gguf ANSWERS(1-%d) QUESTION\n", argv[0], max_answers), 2;
     if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err);
-    ds_engine_config config = {.struct_size = sizeof config, .max_requests = (uint32_t)n};
+    const ds_engine_config config = {.struct_size = sizeof config, .max_requests = (uint32_t)n};
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
 
-    ds_message ask = {.role = "user", .content = argv[3]};
+    /* First the number of tokens, then the tokens. */
+    const ds_message ask = {.role = "user", .content = argv[3]};
     ds_status s = ds_chat_tokenize(model, &ask, 1, NULL, NULL, 0, &count, &err);
     if (s != DS_OK && s != DS_ERR_BUFFER) return fail(&err);
-    if (!(prompt = malloc((count + 1) * sizeof *prompt))) return fprintf(stderr, "no memory\n"), 1;
+    ds_token *prompt = malloc((count + 1) * sizeof *prompt);
+    if (!prompt) return perror("malloc"), 1;
     if (ds_chat_tokenize(model, &ask, 1, NULL, prompt, count, &count, &err) != DS_OK) return fail(&err);
 
-    /* The first is submitted; the others fork it before the first step, so that none of them computes the prompt again. */
+    /* One request is submitted. The others fork it before its first step, and so share its prompt. */
     for (int i = 0; i < n; ++i) {
-        ds_sampling sampling = {
+        const ds_sampling sampling = {
             .struct_size = sizeof sampling, .temperature = 0.6f, .top_p = 0.95f, .seed = (uint64_t)i + 1};
-        ds_request r = {.struct_size = sizeof r,
-                        .prompt = prompt,
-                        .prompt_count = count,
-                        .sampling = &sampling,
-                        .user = &answers[i]};
+        const ds_request r = {.struct_size = sizeof r,
+                              .prompt = prompt,
+                              .prompt_count = count,
+                              .sampling = &sampling,
+                              .user = &answers[i]};
         s = i == 0 ? ds_engine_submit(engine, &r, &first, &err)
                    : ds_engine_fork(engine, first, &r, &id, &err);
         if (s != DS_OK) return fail(&err);
@@ -75,9 +75,8 @@ int main(int argc, char **argv) {
         if (ds_engine_step(engine, &events, &k, &err) != DS_OK) return fail(&err);
         for (size_t i = 0; i < k; ++i) {
             const ds_event *e = events[i];
-            struct answer *a = e->user; /* as the request had it */
-            if (e->text_size > 0 && append(a, e->text, e->text_size))
-                return fprintf(stderr, "no memory\n"), 1;
+            struct answer *a = e->user;
+            if (append(a, e->text, e->text_size)) return perror("realloc"), 1;
             if (e->type != DS_EVENT_DONE) continue;
             if (e->status != DS_OK) return fprintf(stderr, "%s\n", ds_status_name(e->status)), 1;
             a->tokens = e->thinking_tokens + e->answer_tokens, a->shared = e->cached_tokens;
@@ -86,10 +85,9 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < n; ++i) {
         printf("--- %d: %llu tokens, %llu of the prompt's %zu shared\n%s\n", i + 1, answers[i].tokens,
-               answers[i].shared, count, answers[i].text ? answers[i].text : "");
+               answers[i].shared, count, answers[i].text);
         free(answers[i].text);
     }
-    free(prompt);
-    ds_engine_free(engine), ds_model_free(model);
+    free(prompt), ds_engine_free(engine), ds_model_free(model);
     return fflush(stdout) != 0 || ferror(stdout);
 }

@@ -1,5 +1,5 @@
-// Prompts and answers as lines of JSON: what may stand in a line of prompts, and a file of answers that is
-// never left with half a line.
+// Prompts and answers as lines of JSON: the fields of a prompt, and a file of answers.
+// Invariant: the file of answers is never left with half a line.
 #pragma once
 
 #include "cli.h"
@@ -23,20 +23,20 @@ using json = nlohmann::ordered_json;
 
 struct prompt {
     size_t line = 0;
-    // a string or an integer; the line's number where it has none
+    // a string or an integer; by default the line's number
     json id;
     std::vector<std::pair<std::string, std::string>> messages;  // role, content
-    // its pointers are made when it is submitted
+    // its pointers are set when it is submitted
     cli::answer_options how;
     std::vector<std::string> stop;
-    std::string think_end, error;  // error: why the line is none
-    // of the system message and the line's text; its answer repeats it
+    std::string think_end, error;  // error: why the line is no prompt
+    // of the system message and the line's text; repeated in its answer
     std::string hash;
 };
 
 // ---- A line of prompts
 
-// One row a field: what the help says of it is what is read.
+// One row for each field: its help, and its reader.
 struct field {
     const char *name, *help;
     // throws the rest of a sentence that begins with the field's name
@@ -134,7 +134,7 @@ inline const std::vector<field> &fields() {
     return list;
 }
 
-// For a message, cut at a character.
+// For messages: cut at a character.
 inline std::string short_name(const std::string &name) {
     size_t n = 60;
     if (name.size() <= n) return name;
@@ -142,8 +142,8 @@ inline std::string short_name(const std::string &name) {
     return name.substr(0, n) + "…";
 }
 
-// What one line may be, found out without building anything: JSON of modest depth, no name twice in an
-// object, no number beyond double's.
+// Checks a line without building a value: JSON of modest depth, no name twice in an object, no number beyond
+// double's range.
 class line_check : public nlohmann::json_sax<json> {
 public:
     std::string fault;  // the rest of a sentence
@@ -160,14 +160,14 @@ public:
     bool end_object() override { return leave(); }
     bool end_array() override { return leave(); }
     bool key(string_t &name) override {
-        constexpr size_t most_names = 100;  // no line of ours has so many, and searching them is quadratic
+        constexpr size_t most_names = 100;  // a prompt has few, and looking them up is quadratic
         if (!names_.back().insert(name).second) return wrong("has " + short_name(name) + " twice");
         return names_.back().size() <= most_names ||
                wrong("has an object of more than " + std::to_string(most_names) + " fields");
     }
     bool parse_error(std::size_t at, const std::string &, const nlohmann::detail::exception &e) override {
         const bool overflow = dynamic_cast<const json::out_of_range *>(&e) != nullptr;
-        return wrong((overflow ? "has a number out of range, at byte " : "is no JSON, at byte ") +
+        return wrong((overflow ? "has a number out of range, at byte " : "is not JSON, at byte ") +
                      std::to_string(at));
     }
 
@@ -181,16 +181,16 @@ private:
     }
     bool leave() { return names_.pop_back(), true; }
 
-    std::vector<std::set<std::string>> names_;  // of the objects and arrays that are open
+    std::vector<std::set<std::string>> names_;  // of the open objects and arrays
 };
 
-// One line's value. Whatever the parser can throw is a fault of this line.
+// One line's value. Anything that the parser throws is an error in this line.
 inline json parse_line(const std::string &text) {
     line_check check;
     try {
         if (json::sax_parse(text, &check)) return json::parse(text);
     } catch (const json::exception &e) {
-        throw cli::failure(std::string("is no JSON: ") + e.what());
+        throw cli::failure(std::string("is not JSON: ") + e.what());
     }
     throw cli::failure(check.fault);
 }
@@ -199,7 +199,7 @@ inline std::string text_line(const json &record) {
     return record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-// FNV-1a, as 16 digits.
+// FNV-1a, as 16 hexadecimal digits.
 inline std::string hash_of(const std::string &text) {
     uint64_t hash = 0xcbf29ce484222325u;
     for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -208,17 +208,17 @@ inline std::string hash_of(const std::string &text) {
     return out;
 }
 
-// `p` has the defaults. Throws a sentence about what is wrong.
+// `p` has the defaults. Throws a sentence that says what is wrong.
 inline void read_prompt(const std::string &text, prompt &p) {
     const json object = parse_line(text);
-    if (!object.is_object()) throw cli::failure("is no JSON object");
+    if (!object.is_object()) throw cli::failure("is not a JSON object");
     if (object.contains("prompt") == object.contains("messages"))
         throw cli::failure("needs prompt or messages, and not both");
     for (const auto &[name, value] : object.items()) {
         const field *found = nullptr;
         for (const field &f : fields())
             if (name == f.name) found = &f;
-        if (!found) throw cli::failure(short_name(name) + ": there is no such field; --help lists them");
+        if (!found) throw cli::failure(short_name(name) + ": no such field; see --help");
         try {
             found->set(p, value);
         } catch (const cli::failure &e) {
@@ -228,12 +228,12 @@ inline void read_prompt(const std::string &text, prompt &p) {
 }
 
 inline std::string input_name(const std::string &path) { return path == "-" ? "standard input" : path; }
-inline std::string place(const std::string &path, size_t line) {
+inline std::string location(const std::string &path, size_t line) {
     return input_name(path) + ":" + std::to_string(line);
 }
 
-// Calls each(line number, text, offset) for the lines of a file; text after the last line feed is a line,
-// too.
+// Calls each(line number, text, offset) for the lines of a file. Text after the last line feed is a line as
+// well.
 template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
     char *buffer = nullptr;
     size_t capacity = 0, number = 0;
@@ -251,9 +251,9 @@ template <class F> void each_line(FILE *in, const std::string &path, F &&each) {
     }
 }
 
-// All prompts, each beginning with the values of `defaults`. A line that is none throws or, where errors are
-// kept, becomes a prompt that has an error, with the line's number for its id. The same id twice is a fault
-// of the later line.
+// All prompts; fields that a line lacks have the values of `defaults`. A line that is no prompt throws or,
+// with keep_errors, becomes a prompt with an error and the line's number for its id. A repeated id is an
+// error of the later line.
 inline std::vector<prompt> read_prompts(const std::string &path, const prompt &defaults,
                                         const std::string &system, bool keep_errors) {
     const std::unique_ptr<FILE, int (*)(FILE *)> in(path == "-" ? stdin : std::fopen(path.c_str(), "rb"),
@@ -275,7 +275,7 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
                 throw cli::failure("id: " + p.id.dump() + " is the id of line " +
                                    std::to_string(other->second));
         } catch (const cli::failure &e) {
-            if (!keep_errors) throw cli::failure(place(path, line) + ": " + e.what());
+            if (!keep_errors) throw cli::failure(location(path, line) + ": " + e.what());
             p.error = e.what();
             p.id = line;
         }
@@ -286,7 +286,7 @@ inline std::vector<prompt> read_prompts(const std::string &path, const prompt &d
 
 // ---- The file of answers
 
-// The same regular file, by whatever names. `path` may be "-": then it is the descriptor `standard`.
+// Whether both are the same regular file, under any name. If `path` is "-", it is the descriptor `standard`.
 inline bool same_file(int fd, const std::string &path, int standard) {
     struct stat a, b;
     const bool known =
@@ -294,11 +294,11 @@ inline bool same_file(int fd, const std::string &path, int standard) {
     return known && S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-// Lines are appended whole or not at all. What a file has when it is opened is read() first, and nothing of
-// it changes before all of it was accepted.
+// Lines are appended whole or not at all. Existing content is read() first, and nothing changes until all of
+// it has been accepted.
 class answers {
 public:
-    // `inputs`: what the file may not be, with what to call it.
+    // `inputs`: files that it may not be, with their names for messages.
     answers(const std::string &path, const std::vector<std::pair<std::string, const char *>> &inputs)
         : path_(path),
           fd_(path == "-" ? STDOUT_FILENO
@@ -310,7 +310,7 @@ public:
             for (const auto &[input, what] : inputs)
                 if (same_file(fd_, input, STDIN_FILENO))
                     throw cli::failure(name() + ": is the file of " + what +
-                                       ", which answers would destroy; it is left as it is");
+                                       ", which answers would overwrite; it is unchanged");
             if (regular_ && flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
         } catch (...) {
             close_all();
@@ -322,11 +322,11 @@ public:
 
     struct record {
         size_t line;       // in the file, from 1
-        std::string text;  // with its line feed, but for the last one of a machine that stopped
+        std::string text;  // with its line feed, which a last, incomplete line lacks
         bool first, whole;
     };
-    // Calls accept(record, rank) for each line that is there, which throws if it is none of ours, or gives
-    // whether to keep it, and sets its rank among the answers.
+    // Calls accept(record, rank) for each existing line. It throws if the line is no answer of ours.
+    // Otherwise it returns whether to retain the line, and sets its rank among the answers.
     template <class F> void read(F &&accept) {
         if (!regular_) return;
         FILE *const in = fdopen(dup(fd_), "rb");
@@ -341,7 +341,7 @@ public:
         });
     }
 
-    // Takes out what is not kept, in one step: who looks finds the old file or the new one.
+    // Removes the lines that are not retained, in one step: a reader sees the old file or the new one.
     void clean() {
         if (dropped_) rewrite();
         else if (torn_ && ftruncate(fd_, static_cast<off_t>(size_)) != 0)
@@ -349,8 +349,8 @@ public:
         dropped_ = torn_ = false;
     }
 
-    void append(const json &record, size_t rank) {
-        const std::string line = text_line(record);
+    void append(const json &value, size_t rank) {
+        const std::string line = text_line(value);
         for (size_t done = 0; done < line.size();) {
             const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
             if (n < 0 && errno == EINTR) continue;
@@ -367,7 +367,7 @@ public:
         size_ += line.size();
     }
 
-    // Answers of an earlier run may stand before those that belong in front of them.
+    // An earlier run's answers may precede answers of a lower rank.
     void sort() {
         const auto before = [](const piece &a, const piece &b) { return a.rank < b.rank; };
         if (!regular_ || std::is_sorted(lines_.begin(), lines_.end(), before)) return;
@@ -375,7 +375,7 @@ public:
         rewrite();
     }
 
-    // Some systems say only now that the disk is full.
+    // Some systems report a full disk only now.
     void sync() {
         if (regular_ && fsync(fd_) != 0) fail("could not be written");
     }
@@ -398,15 +398,15 @@ private:
         if (path_ != "-") ::close(fd_);
     }
 
-    // The lines that are known, in their order, in a file beside this one that then takes its place: where
-    // that is a link, the place that it points to.
+    // Writes the known lines in their order to a temporary file beside this one, which then replaces it. If
+    // this one is a link, its target is replaced.
     void rewrite() {
         const std::unique_ptr<char, void (*)(void *)> real(realpath(path_.c_str(), nullptr), std::free);
         struct stat s;
-        if (!real || fstat(fd_, &s) != 0) fail("could not be written anew");
+        if (!real || fstat(fd_, &s) != 0) fail("could not be rewritten");
         std::string beside = std::string(real.get()) + ".part-XXXXXX";
         const int to = mkostemp(beside.data(), O_APPEND | O_CLOEXEC);
-        if (to < 0) fail("could not be written anew");
+        if (to < 0) fail("could not be rewritten");
         std::vector<piece> moved;
         uint64_t size = 0;
         bool good = fchmod(to, s.st_mode & 07777) == 0 && flock(to, LOCK_EX | LOCK_NB) == 0;
@@ -424,9 +424,9 @@ private:
             ::unlink(beside.c_str());
             ::close(to);
             errno = why;
-            fail("could not be written anew");
+            fail("could not be rewritten");
         }
-        // stays locked: who has opened it meanwhile is not to write to a file without a name
+        // the old file stays locked: a process that has opened it must not write to a file without a name
         replaced_.push_back(fd_);
         fd_ = to;
         lines_ = std::move(moved);

@@ -1,7 +1,7 @@
-// perplexity: how well a model predicts a text: mean negative log-likelihood a token, and its exponential.
-// The text is cut into windows that overlap; each token is scored once, in the first window that holds it, so
-// that all but the first window's have at least context - stride tokens before them. Each window begins with
-// BOS where the model's texts do (a token that is not scored).
+// perplexity: how well a model predicts a text: the mean negative log-likelihood of a token, and its
+// exponential. The text is cut into overlapping windows. Each token is scored once, in the first window that
+// holds it, so all but the first window's have at least context - stride tokens before them. Each window
+// begins with BOS, which is not scored, if the model's texts do.
 #include "cli.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ struct options {
     bool json = false, quiet = false, help = false;
 };
 
-// Tokens [begin, end) of the text, of which those from `scored` on count.
+// Tokens [begin, end) of the text, of which those from `scored` on are scored.
 struct window {
     size_t begin, end, scored;
 };
@@ -58,8 +58,8 @@ std::vector<ds_token> tokenize(const cli::model_ptr &m, const std::string &text,
     });
 }
 
-// Windows of `length` tokens, one every `stride`. Without BOS a window's first token has nothing before it
-// and cannot be scored there.
+// Windows of `length` tokens, one every `stride`. Without BOS a window's first token has none before it and
+// cannot be scored there.
 std::vector<window> windows_of(size_t tokens, size_t length, size_t stride, bool bos) {
     std::vector<window> out;
     for (size_t begin = 0, scored = 0; scored < tokens; begin += stride) {
@@ -100,8 +100,8 @@ struct result {
     double seconds;
 };
 
-// Logits are wanted of every row of a step: a step's rows are bounded by the memory that they take, which the
-// vocabulary decides.
+// Scoring needs the logits of all rows of a step, so their memory bounds a step: 64 MiB, and from 32 to 512
+// rows.
 uint32_t logit_rows(const ds_model_info &i) {
     return std::clamp(uint32_t{64 << 20} / (4 * i.vocabulary), 32u, 512u);
 }
@@ -177,9 +177,8 @@ std::vector<cli::flag> flags_of(options &o) {
          "--rope-scaling",
          cli::number(o.engine.config.context_length, 0u, 1u << 30)},
         {"-s, --stride", "N",
-         "tokens from one window to the next; default: half a window. Equal to the\n"
-         "                            window: fastest, and each window begins without knowing what went "
-         "before",
+         "tokens from one window to the next; default: half a window. With a whole window it is\n"
+         "                            fastest, but each window starts without context",
          cli::number(o.stride, 0u)},
         {"", "", "The engine:", {}},
     };
@@ -196,11 +195,11 @@ void print_usage(const std::vector<cli::flag> &flags) {
     std::printf(
         "Measures how well a model predicts a text.\n"
         "usage: perplexity [flags] MODEL.gguf TEXT\n\n"
-        "TEXT is a file, or - for standard input. It is taken as plain text: control tokens are not "
-        "recognised in it. The result is the mean\n"
-        "negative log-likelihood of its tokens, natural logarithm, and its exponential, each with its "
-        "standard error over the tokens.\n"
-        "Figures compare between models only where the tokenizer, the windows and the text are the same.\n");
+        "TEXT is a file, or - for standard input. It is plain text: control tokens are not recognised in "
+        "it.\n"
+        "The results are the mean negative log-likelihood of its tokens, natural logarithm, and its\n"
+        "exponential, each with its standard error over the tokens. Compare models only on the same text,\n"
+        "with the same tokenizer and windows.\n");
     cli::print_help(flags);
     std::printf(
         "\nExample:\n  perplexity --context 512 --stride 256 model.gguf book.txt\n\n"
@@ -215,7 +214,7 @@ int main(int argc, char **argv) {
         const std::vector<cli::flag> flags = flags_of(o);
         const std::vector<std::string> rest = cli::parse(argc, argv, flags);
         if (o.help) return print_usage(flags), 0;
-        if (rest.size() != 2) throw cli::usage_error("needs a model file and a text file; --help tells more");
+        if (rest.size() != 2) throw cli::usage_error("needs a model file and a text file; see --help");
         o.model = rest[0];
         o.text = rest[1];
         print(o, measure(o));

@@ -1,8 +1,9 @@
-/* How likely a model finds a text: the log-probability of each token after those before it.
+/* How likely a text is to a model: the log-probability of each token after those before it.
  *
  *     cc score.c -ldeepseek -o score
  *     ./score model.gguf "37 + 85 = 122"
- * A request with DS_REQUEST_SCORE has no answer; its events are about the prompt's own tokens. */
+ *
+ * A request with DS_REQUEST_SCORE has no answer. Its events report the prompt's own tokens. */
 #include <deepseek.h>
 
 #include <stdio.h>
@@ -13,7 +14,7 @@ static int fail(const ds_error *err) {
     return fprintf(stderr, "%s: %s\n", ds_status_name(err->status), err->message), 1;
 }
 
-/* A token's bytes, made readable on one line: they need not be whole characters. */
+/* A token's bytes, quoted and on one line. They need not be whole characters. */
 static void print_bytes(const char *bytes, size_t n) {
     putchar('"');
     for (size_t i = 0; i < n; ++i)
@@ -25,9 +26,8 @@ static void print_bytes(const char *bytes, size_t n) {
 
 int main(int argc, char **argv) {
     ds_error err;
-    ds_model *model = NULL;
-    ds_engine *engine = NULL;
-    ds_token *tokens = NULL;
+    ds_model *model;
+    ds_engine *engine;
     ds_request_id id;
     size_t count = 0, scored = 0;
     double sum = 0;
@@ -35,16 +35,17 @@ int main(int argc, char **argv) {
     if (argc != 3 || argv[1][0] == '-') return fprintf(stderr, "usage: %s model.gguf TEXT\n", argv[0]), 2;
     if (ds_model_load(argv[1], NULL, &model, &err) != DS_OK) return fail(&err);
 
-    /* First how many tokens there are, then the tokens. */
+    /* First the number of tokens, then the tokens. */
     ds_status s = ds_tokenize(model, argv[2], strlen(argv[2]), DS_TOKENIZE_BOS, NULL, 0, &count, &err);
     if (s != DS_OK && s != DS_ERR_BUFFER) return fail(&err);
-    if (!(tokens = malloc((count + 1) * sizeof *tokens))) return fprintf(stderr, "no memory\n"), 1;
+    ds_token *tokens = malloc((count + 1) * sizeof *tokens);
+    if (!tokens) return perror("malloc"), 1;
     if (ds_tokenize(model, argv[2], strlen(argv[2]), DS_TOKENIZE_BOS, tokens, count, &count, &err) != DS_OK)
         return fail(&err);
 
-    ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};
+    const ds_engine_config config = {.struct_size = sizeof config, .max_requests = 1};
     if (ds_engine_new(model, &config, &engine, &err) != DS_OK) return fail(&err);
-    ds_request request = {
+    const ds_request request = {
         .struct_size = sizeof request, .prompt = tokens, .prompt_count = count, .flags = DS_REQUEST_SCORE};
     if (ds_engine_submit(engine, &request, &id, &err) != DS_OK) return fail(&err);
 
@@ -63,8 +64,8 @@ int main(int argc, char **argv) {
             size_t size;
             if (ds_token_bytes(model, e->token, DS_DETOKENIZE_SPECIAL, &bytes, &size, &err) != DS_OK)
                 return fail(&err);
-            if (e->position == 0)
-                printf("%9s  ", ""); /* nothing comes before the first: it has no probability */
+            /* The first token has none before it, and so no probability. */
+            if (e->position == 0) printf("%9s  ", "");
             else printf("%9.4f  ", e->logprob), sum += e->logprob, ++scored;
             print_bytes(bytes, size);
         }
@@ -72,7 +73,6 @@ int main(int argc, char **argv) {
     printf("%9.4f  in all, %zu tokens after the first", sum, scored);
     if (scored > 0) printf(", %.4f each", sum / (double)scored);
     printf("\n");
-    free(tokens);
-    ds_engine_free(engine), ds_model_free(model);
+    free(tokens), ds_engine_free(engine), ds_model_free(model);
     return fflush(stdout) != 0 || ferror(stdout);
 }

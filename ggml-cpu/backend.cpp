@@ -24,11 +24,18 @@ static constexpr const isa *all_isas[] = {
 };
 
 variants cpu_variants(op k) {
+    static constexpr variants reference_only = {&reference_variant, 1}, none = {};
+#define DS_CPU_yes(name) &name##_variants
+#define DS_CPU_ref(name) &reference_only
+#define DS_CPU_no(name) &none
     static constexpr const variants *lists[] = {
-#define DS_OP(name, ...) &name##_variants,
+#define DS_OP(name, sources, params, cpu, ...) DS_CPU_##cpu(name),
 #include "../tensor/ops.def"
 #undef DS_OP
     };
+#undef DS_CPU_yes
+#undef DS_CPU_ref
+#undef DS_CPU_no
     return *lists[static_cast<size_t>(k)];
 }
 
@@ -37,10 +44,9 @@ void run_reference(cpu &, const node &n, char *) { info(n.kind).reference(n); }
 const variant &choose_variant(const cpu &c, const node &n) {
     const variant *forced = c.forced[static_cast<size_t>(n.kind)];
     if (forced && forced->fits(c, n)) return *forced;
-    const variants list = cpu_variants(n.kind);
-    const variant *v = list.data();
-    while (!v->fits(c, n)) ++v;  // the last one, the reference, always does
-    return *v;
+    for (const variant &v : cpu_variants(n.kind))
+        if (v.fits(c, n)) return v;  // the last one, the reference, always does
+    throw error(status::unsupported, std::string("the CPU cannot compute ") + info(n.kind).name);
 }
 
 size_t most_work_bytes(const cpu &c, const node &n) {
@@ -79,9 +85,22 @@ static const char *cpu_variant(const backend *b, const node &n) { return choose_
 
 static void cpu_wait(backend *) {}
 
-static constexpr backend_fns functions = {"cpu",    true,           cpu_free, cpu_alloc,  cpu_release,
-                                          cpu_copy, cpu_copy,       cpu_copy, cpu_alloc,  cpu_release,
-                                          cpu_wait, cpu_work_bytes, cpu_run,  cpu_variant};
+static constexpr backend_fns functions = {
+    .name = "cpu",
+    .host_memory = true,
+    .free = cpu_free,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .copy = cpu_copy,
+    .alloc_host = cpu_alloc,
+    .release_host = cpu_release,
+    .wait = cpu_wait,
+    .work_bytes = cpu_work_bytes,
+    .run = cpu_run,
+    .variant = cpu_variant,
+};
 
 // ---- Options
 

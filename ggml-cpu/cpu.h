@@ -1,4 +1,5 @@
-// The CPU backend.
+// The CPU backend: its options and what it reports. Neither options nor the machine change a bit of any
+// result.
 #pragma once
 
 #include "../tensor/backend.h"
@@ -6,16 +7,17 @@
 namespace ds {
 
 struct cpu_options {
-    unsigned threads = 0;  // that work on a graph, the caller's among them; 0: one a processor
-    // "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; null: the best that the machine has
+    unsigned threads = 0;  // that work on a graph, the caller's included; 0: one per processor
+    // "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; null: the best available
     const char *isa = nullptr;
     std::vector<std::pair<std::string, std::string>> force;  // operation and variant, by name
     ds::host host;
-    // what work would take: no thread is started, and the system asked for no permission
+    // only to ask for memory needs: starts no thread, and asks the system for no permission
     bool only_asked = false;
 };
 
-// Throws status::argument for an instruction set or variant that is not known here, naming those that are.
+// Throws status::argument for an unknown or unavailable instruction set or an unknown variant, naming those
+// available.
 backend_ptr cpu_backend(const cpu_options &o);
 unsigned cpu_threads(const backend &b);
 const char *cpu_isa(const backend &b);

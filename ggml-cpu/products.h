@@ -1,5 +1,5 @@
-// Products that are parts of another operation: rows of activations are made ready once, and then any of them
-// meet any part of the weights, on the caller's thread. The kernels are matmul's, so the bits are.
+// Products as parts of another operation: rows of activations are quantized once, then multiplied by any part
+// of the weights, on the caller's thread. The kernels are matmul's, so the bits are the same.
 #pragma once
 
 #include "variants.h"
@@ -14,11 +14,12 @@ struct product {
     format type;
     size_t k;
 
-    product(const cpu &c, const tensor &w) : c(c), type(w.type), k(static_cast<size_t>(w.ne[w.rank - 1])) {}
-    // weights; activations are taken as they are then
+    product(const cpu &backend, const tensor &w)
+        : c(backend), type(w.type), k(static_cast<size_t>(w.ne[w.rank - 1])) {}
+    // float weights: activations need no quantizing
     bool floats() const { return type != format::i8 && !is_packed(type); }
 
-    // A row of activations, ready.
+    // A row of quantized activations.
     size_t row_bytes() const {
         if (type == format::i8) return i8_row_bytes(c.vec->i8->element, k, 1);
         return align64(is_packed(type) ? blocks() * c.vec->packed(type)->x_bytes : k * sizeof(float));
@@ -28,14 +29,15 @@ struct product {
         else if (is_packed(type)) c.vec->packed(type)->quantize(x, to, blocks());
         else std::memcpy(to, x, k * sizeof(float));
     }
-    // Scratch that `run` takes.
+    // Scratch for `run`.
     size_t tile_bytes() const {
         return align64(type == format::i8 ? c.vec->i8->tile_bytes
                        : is_packed(type)  ? c.vec->packed(type)->tile_bytes
                                           : 0);
     }
 
-    // How weights are cut for so many rows of activations: taken as they lie, or in tiles of so many rows.
+    // Few rows of activations make a GEMV: weights are read as stored. Many make a GEMM: weights are repacked
+    // in tiles of tile_weights() rows.
     bool few(size_t rows) const {
         return type == format::i8 ? rows <= c.vec->i8->few_rows
                                   : is_packed(type) && rows <= c.vec->packed(type)->few_rows;
@@ -46,7 +48,7 @@ struct product {
                                   : 32;
     }
 
-    // Rows of weights from `first` on, `weights` of them, with some rows of activations.
+    // Weight rows [first, first + weights) by some rows of activations.
     struct part {
         size_t first, weights;
         const char *x;
@@ -55,9 +57,10 @@ struct product {
         size_t y_stride;              // floats
         const float *bias = nullptr;  // of weight row `first`, or null
     };
-    void run(const tensor &w, const part &p, char *tile) const {
-        if (type == format::i8) run_i8(w, p, tile);
-        else if (is_packed(type)) run_packed(w, p, tile);
+    void run(const tensor &w, const part &p, char *tile) const { run(w, p, tile, few(p.rows)); }
+    void run(const tensor &w, const part &p, char *tile, bool by_few) const {
+        if (type == format::i8) run_i8(w, p, tile, by_few);
+        else if (is_packed(type)) run_packed(w, p, tile, by_few);
         else run_floats(w, p);
     }
 
@@ -67,14 +70,13 @@ private:
         return ds::row_bytes(type, static_cast<uint64_t>(w.stride[0]));
     }
 
-    // In tiles of `width` rows of weights, or all at once.
+    // f(first, count) for tiles of `width` rows of weights.
     template <class F> static void by_tiles(const part &p, size_t width, const F &f) {
         for (size_t i = 0; i < p.weights; i += width) f(i, std::min(width, p.weights - i));
     }
-    void run_i8(const tensor &w, const part &p, char *tile) const {
+    void run_i8(const tensor &w, const part &p, char *tile, bool by_few) const {
         const i8_kernels &kernels = *c.vec->i8;
-        const bool few = this->few(p.rows);
-        by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
+        by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
             const i8_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
                                .w_stride = stride_of(w),
                                .w_scale = f32_at(*w.scale, 0) + p.first + i,
@@ -86,13 +88,12 @@ private:
                                .k = k,
                                .weights = n,
                                .rows = p.rows};
-            few ? kernels.rows(a) : kernels.tile(a, tile);
+            by_few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
-    void run_packed(const tensor &w, const part &p, char *tile) const {
+    void run_packed(const tensor &w, const part &p, char *tile, bool by_few) const {
         const packed_kernels &kernels = *c.vec->packed(type);
-        const bool few = this->few(p.rows);
-        by_tiles(p, few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
+        by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
             const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
                                    .w_stride = stride_of(w),
                                    .x = p.x,
@@ -103,7 +104,7 @@ private:
                                    .blocks = blocks(),
                                    .weights = n,
                                    .rows = p.rows};
-            few ? kernels.rows(a) : kernels.tile(a, tile);
+            by_few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
     void run_floats(const tensor &w, const part &p) const {
@@ -123,8 +124,8 @@ private:
     }
 };
 
-// Rows of weights a task of so many products with `weights` rows each: enough tasks to go round evenly, and
-// where there are enough, long stretches of memory.
+// Rows of weights per task, for so many products with `weights` rows each: enough tasks to balance the
+// threads, and otherwise long stretches of memory.
 constexpr size_t most_panel = 256;
 inline size_t product_panel(size_t products, size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(products * weights, 16 * threads), 16) * 16, 16, most_panel);
@@ -141,18 +142,21 @@ inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, uns
                  size = ceil_div(ceil_div(rows, groups), group) * group;
     return {panel, panels, size, ceil_div(rows, size)};
 }
-// Likewise of a product with few rows of activations.
+// The panel for few rows of activations.
 inline size_t stream_panel(size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_panel);
 }
-inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
-    if (!p.few(rows)) return make_cut(weights, rows, p.tile_weights(), 48, threads);
+inline cut make_cut(const product &p, bool by_few, size_t weights, size_t rows, unsigned threads) {
+    if (!by_few) return make_cut(weights, rows, p.tile_weights(), 48, threads);
     const size_t panel = stream_panel(weights, threads);
     return {panel, ceil_div(weights, panel), rows, 1};
 }
+inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
+    return make_cut(p, p.few(rows), weights, rows, threads);
+}
 
-// Rows of x that go into several matrices: normed if there is a norm, and made ready once for each format
-// that the matrices have.
+// Rows of x that go into several matrices: normed if there is a norm, and quantized once for each weight
+// format.
 struct shared_input {
     const tensor &x;
     const tensor *norm;  // or null
@@ -163,7 +167,7 @@ struct shared_input {
     size_t row_floats() const {
         return align64(static_cast<size_t>(x.ne[1]) * sizeof(float)) / sizeof(float);
     }
-    // Where the rows for matrix i begin.
+    // The offset in bytes of the quantized rows for matrix i.
     size_t offset(const cpu &c, size_t i) const {
         for (size_t j = 0; j < i; ++j)
             if (w[j]->type == w[i]->type) return offset(c, j);

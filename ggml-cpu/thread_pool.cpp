@@ -1,8 +1,9 @@
-// The thread pool: one door, one bell. A job opens the door and rings; workers that come in take tasks, each
-// from a range of its own and then from the others'; the caller takes tasks too, shuts the door when none is
-// left, and waits only for those inside. A worker that sleeps, or that the system does not run just now, is
-// never waited for, so the pool stays quick on a machine with fewer free processors than threads. After a job
-// a worker watches the bell for a moment before it sleeps.
+// The thread pool: one door, one bell. A job opens the door and rings the bell. Workers that come in take
+// tasks, first from a range of their own, then from the others'. The caller takes tasks too, shuts the door
+// when none is left, and waits only for those inside. After a job a worker watches the bell for a moment
+// before it sleeps.
+// Invariant: a worker that sleeps, or that the system does not run just now, is never waited for. So the pool
+// stays quick with fewer free processors than threads.
 
 #include "thread_pool.h"
 
@@ -16,7 +17,7 @@ namespace ds {
 namespace {
 
 constexpr uint32_t open_bit = 1u << 31;
-constexpr double watch_seconds = 40e-6;  // about what a futex wake costs twice over
+constexpr double watch_seconds = 40e-6;  // about twice the cost of a futex wake
 constexpr int pauses_a_look = 16;
 
 inline void pause() {
@@ -54,7 +55,7 @@ thread_pool::thread_pool(unsigned threads, bool started) : counters_(threads) {
         end();
         throw error(status::io, format_text("only %zu of %u threads could be started: %s", running + 1,
                                             threads, e.what()));
-    } catch (...) {  // memory for one could not be had
+    } catch (...) {  // memory for one could not be allocated
         end();
         throw;
     }

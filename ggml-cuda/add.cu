@@ -1,4 +1,4 @@
-// add: y = a + b; and heads copied together: a thread an element.
+// add: y = a + b, and the copy of heads out of wider rows; one thread per element.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -6,7 +6,7 @@ namespace ds::cuda {
 namespace {
 
 __global__ void __launch_bounds__(small_block) add_kernel(add_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index(), k = t % p.ne[2], rest = t / p.ne[2], j = rest % p.ne[1],
                   i = rest / p.ne[1];
     if (i >= p.ne[0]) return;
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(small_block) add_kernel(add_params p) {
 }
 
 __global__ void __launch_bounds__(small_block) copy_heads_kernel(copy_heads_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index(), head = t / p.d;
     if (head < static_cast<int64_t>(p.n) * p.heads)
         p.y[t] = p.x[head / p.heads * p.x_stride + head % p.heads * p.x_head_stride + t % p.d];

@@ -1,8 +1,7 @@
-// The CUDA backend itself: a device's memory, copies, its stream, recorded graphs, and the plain functions
-// that the library calls (plugin.h). Everything that CUDA refuses becomes a cuda_failure; nothing ends the
-// process.
-// Invariant: all work of a backend is on one stream, so that it runs in the order of the calls. The caller's
-// current device is as it was when a function returns.
+// The CUDA backend: a device's memory, copies, stream and recorded graphs, and the plain functions that the
+// library calls (plugin.h). Every failure of CUDA becomes a cuda_failure; none ends the process.
+// Invariant: all work of a backend is on one stream, so it runs in the order of the calls. The caller's
+// current device is restored before a function returns.
 #include "context.h"
 #include "library.h"
 #include "plugin.h"
@@ -35,7 +34,7 @@ status status_of(cudaError_t e) {
 }
 void check(cudaError_t e, const char *doing) {
     if (e == cudaSuccess) return;
-    cudaGetLastError();  // what does not stay is forgotten
+    cudaGetLastError();  // clears the error, unless it is a permanent one
     throw error(status_of(e),
                 format_text("CUDA: %s: %s (%s)", doing, cudaGetErrorString(e), cudaGetErrorName(e)));
 }
@@ -62,7 +61,7 @@ template <class F> bool guarded(cuda_failure *failure, F &&f) noexcept {
     }
 }
 
-// ---- A device for the length of a call
+// ---- The current device during a call
 
 class current_device {
 public:
@@ -137,17 +136,17 @@ cuda_device describe(int device) {
 
 constexpr size_t stage_bytes = size_t{8} << 20;
 
-// Memory of the host that the device reads by itself, and when it has.
+// Pinned host memory for copies, and the event after the device's last read of it.
 struct stage {
     void *memory = nullptr;
     cudaEvent_t read = nullptr;
 };
 
-// A graph that was queued twice is recorded, and from then on queued as one.
+// A graph that is run a second time is recorded, and from then on launched as one.
 struct recording {
     uint64_t identity = 0, used = 0;
     const void *work = nullptr;
-    cudaGraphExec_t exec = nullptr;  // null: seen once
+    cudaGraphExec_t exec = nullptr;  // null: run once so far
     bool refused = false;
 };
 constexpr size_t most_recordings = 64;
@@ -161,10 +160,10 @@ struct device_backend {
     bool record = true, overlap = false;
     std::vector<recording> recordings;
     uint64_t clock = 0;
-    // of a long step: the one that was queued last, and the one before it
+    // of a long step: after the piece queued last, and after the one before it
     cudaEvent_t pieces[2] = {};
 
-    explicit device_backend(int device) : device(device) {}
+    explicit device_backend(int number) : device(number) {}
     device_backend(const device_backend &) = delete;
     ~device_backend();
     void open();
@@ -236,7 +235,7 @@ void *alloc(device_backend &b, size_t bytes) {
     return p;
 }
 
-// Through two stages by turns: while the device reads one, the other is filled.
+// Alternates between two stages: while the device reads one, the other is filled.
 void upload(device_backend &b, void *dst, const void *src, size_t bytes) {
     const current_device now(b.device);
     for (size_t done = 0; done < bytes;) {
@@ -260,7 +259,7 @@ void download(device_backend &b, void *dst, const void *src, size_t bytes) {
 
 // ---- Recorded graphs
 
-// Null where a graph cannot be recorded: it is then queued node by node, as it was before.
+// Null where a graph cannot be recorded; it is then queued node by node, as before.
 cudaGraphExec_t record(device_backend &b, const graph &g, void *work) {
     if (cudaStreamBeginCapture(b.stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
         return cudaGetLastError(), nullptr;
@@ -293,8 +292,8 @@ recording &recording_of(device_backend &b, uint64_t identity, const void *work) 
     return oldest = recording{.identity = identity, .work = work};
 }
 
-// Not recorded, for *stop is looked at between pieces. The device has two pieces before it, so that it never
-// waits for the next.
+// Long steps are not recorded, because *stop is read between pieces. Two pieces are queued at a time, so that
+// the device never waits for the next one.
 bool run_long(device_backend &b, const graph &g, void *work, const std::atomic<bool> &stop) {
     size_t piece = 0;
     return run_pieces(b.c, g, work, [&] {
@@ -314,7 +313,8 @@ void run_short(device_backend &b, const graph &g, void *work) {
         r.refused = !r.exec;
     }
     if (r.exec) check(cudaGraphLaunch(r.exec, b.stream), "running a recorded graph");
-    // the first time: kernels are loaded when they are first used, which must not be while one records
+    // The first run is not recorded: kernels are loaded when first used, which must not happen during a
+    // capture.
     else run_nodes(b.c, g, work);
 }
 
@@ -324,7 +324,7 @@ bool run(device_backend &b, const graph &g, void *work, const std::atomic<bool> 
     return run_short(b, g, work), true;
 }
 
-// ---- The limit of reading
+// ---- Speed of reading
 
 double read_rate(device_backend &b, size_t &bytes) {
     const current_device now(b.device);
@@ -363,7 +363,7 @@ double read_rate(device_backend &b, size_t &bytes) {
     return static_cast<double>(bytes) / (static_cast<double>(best) * 1e-3);
 }
 
-// ---- The line
+// ---- The plugin's functions
 
 constexpr cuda_plugin functions = {
     .count = [](int32_t *n, cuda_failure *f) { return guarded(f, [&] { *n = count_devices(); }); },

@@ -1,7 +1,7 @@
-// candidates: blocks take 8,192 numbers each and keep the `count` largest; so do others of what these kept,
-// until one block is left for a row. A number and its place make one key, and keys are all different: the
-// count-th largest is found bit by bit, by counting, and a tie goes to the lowest place by itself. Then the
-// weights of all are summed, in integers.
+// candidates: each block takes 8,192 logits and keeps the `count` largest; further rounds do the same with
+// what was kept, until one block per row is left. A logit and its index form one key, and keys are distinct:
+// the count-th largest is found bit by bit, by counting, and ties go to the lowest index. Then the weights of
+// all logits are summed, in integers.
 #include "candidates.h"
 #include "small.cuh"
 
@@ -12,26 +12,26 @@ namespace {
 constexpr int select_threads = 512, keys_a_thread = 16, select_warps = select_threads / warp_lanes;
 static_assert(select_threads * keys_a_thread == candidates_block && most_candidates <= select_threads);
 
-// 0: nothing. Rises with the number, and where numbers are equal falls with the place; NaN and infinity come
-// before everything.
-constexpr int place_bits = 24;
-constexpr uint32_t last_place = (1u << place_bits) - 1, no_number = 0xffffffffu;
-static_assert(most_logits == 1 << place_bits);
-__device__ uint64_t key_of(float x, int32_t place) {
-    const bool number = x < float_of(0x7f800000u);
-    const uint32_t u = bits_of(x + 0.0f), rising = !number ? no_number : u >> 31 ? ~u : u | 0x80000000u;
-    return static_cast<uint64_t>(rising) << place_bits | (last_place - static_cast<uint32_t>(place));
+// 0: no key. Keys rise with the logit and, for equal logits, fall with the index; NaN and +infinity come
+// before all others.
+constexpr int index_bits = 24;
+constexpr uint32_t last_index = (1u << index_bits) - 1, unusable = 0xffffffffu;
+static_assert(most_logits == 1 << index_bits);
+__device__ uint64_t key_of(float x, int32_t index) {
+    const bool usable = x < float_of(0x7f800000u);
+    const uint32_t u = bits_of(x + 0.0f), rising = !usable ? unusable : u >> 31 ? ~u : u | 0x80000000u;
+    return static_cast<uint64_t>(rising) << index_bits | (last_index - static_cast<uint32_t>(index));
 }
-__device__ uint32_t number_of(uint64_t key) {
-    const uint32_t rising = static_cast<uint32_t>(key >> place_bits);
+__device__ uint32_t logit_bits(uint64_t key) {
+    const uint32_t rising = static_cast<uint32_t>(key >> index_bits);
     return rising >> 31 ? rising & 0x7fffffffu : ~rising;
 }
-__device__ int32_t place_of(uint64_t key) {
-    return static_cast<int32_t>(last_place - (static_cast<uint32_t>(key) & last_place));
+__device__ int32_t index_of(uint64_t key) {
+    return static_cast<int32_t>(last_index - (static_cast<uint32_t>(key) & last_index));
 }
 
-// How many of the block's keys are not below `least`; every thread gets it. Two buffers by turns, so that one
-// barrier is enough.
+// How many of the block's keys are at least `least`, for every thread. Callers alternate between two buffers,
+// so one barrier is enough.
 __device__ int32_t count_from(const uint64_t (&mine)[keys_a_thread], uint64_t least, int32_t *of_warp) {
     int32_t n = 0;
     DS_UNROLL
@@ -48,8 +48,8 @@ struct select_params {
     const float *x;  // [n, width], or null: keys
     int64_t x_stride;
     const uint64_t *keys;  // [n, width]
-    uint64_t *kept;        // [n, gridDim.x, count], or null: this is the last round
-    int32_t *y;            // of the last round
+    uint64_t *kept;        // [n, gridDim.x, count], or null in the last round
+    int32_t *y;            // in the last round
     int64_t y_stride;
     int32_t width, count;
 };
@@ -63,19 +63,19 @@ __device__ void write_row(int32_t *y, const uint64_t *best, int32_t taken, int32
         if (rank == 0) *largest = best[me];
     }
     __syncthreads();
-    const uint32_t rising = static_cast<uint32_t>(*largest >> place_bits);
-    const bool numbers = rising != no_number && number_of(*largest) != 0xff800000u;
+    const uint32_t rising = static_cast<uint32_t>(*largest >> index_bits);
+    const bool usable = rising != unusable && logit_bits(*largest) != 0xff800000u;
     if (me < count) {
-        const bool there = numbers && me < taken;
-        y[candidates_head_ints + rank] = there ? place_of(best[me]) : -1;
+        const bool there = usable && me < taken;
+        y[candidates_head_ints + rank] = there ? index_of(best[me]) : -1;
         y[candidates_head_ints + count + rank] =
-            static_cast<int32_t>(there ? number_of(best[me]) : 0xff800000u);
+            static_cast<int32_t>(there ? logit_bits(best[me]) : 0xff800000u);
     }
-    if (me < candidates_head_ints) y[me] = me == 0 && numbers;  // the sum is 0 so far
+    if (me < candidates_head_ints) y[me] = me == 0 && usable;  // the sum is 0 so far
 }
 
 __global__ void __launch_bounds__(select_threads) select_kernel(select_params p) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ uint64_t best[most_candidates], largest;
     __shared__ int32_t of_warp[2][select_warps], taken;
     const int32_t me = static_cast<int32_t>(threadIdx.x),
@@ -91,15 +91,15 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
     }
     if (me == 0) taken = 0;
     uint64_t least = 0;
-    int turn = 0;
-    for (int bit = 31 + place_bits; bit >= 0; --bit) {
+    int buffer = 0;
+    for (int bit = 31 + index_bits; bit >= 0; --bit) {
         const uint64_t higher = least | uint64_t{1} << bit;
-        const int32_t n = count_from(mine, higher, of_warp[turn]);
-        turn ^= 1;
+        const int32_t n = count_from(mine, higher, of_warp[buffer]);
+        buffer ^= 1;
         if (n >= p.count) least = higher;
         if (n == p.count) break;
     }
-    if (least == 0) least = 1;  // there are not so many
+    if (least == 0) least = 1;  // fewer keys than `count`
     __syncthreads();
     DS_UNROLL
     for (int i = 0; i < keys_a_thread; ++i)
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(select_threads) select_kernel(select_params p)
 }
 
 __global__ void __launch_bounds__(select_threads) weigh_kernel(candidates_launch_params p) {
-    former_results();
+    wait_for_prior_kernels();
     int32_t *const y = p.y + blockIdx.y * p.y_stride;
     const float factor = p.factors[blockIdx.y],
                 largest = float_of(static_cast<uint32_t>(y[candidates_head_ints + p.count]));

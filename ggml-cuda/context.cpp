@@ -1,5 +1,5 @@
-// The lists of variants, expanded from ops.def, and the loop over a graph's nodes. Every node is queued on
-// one stream, so one follows the other.
+// The lists of variants, expanded from ops.def, and the loop over a graph's nodes. All nodes are queued on
+// one stream.
 #include "context.h"
 
 #include <cstring>
@@ -81,7 +81,7 @@ void run_nodes(const context &c, const graph &g, void *work) {
     for (const node &n : g.nodes()) run_node(c, n, work);
 }
 
-// Rows that a decode has at most, with some room: what takes longer than reading all weights does.
+// More rows than decoding has, with a margin: such a step takes longer than one read of all weights.
 bool takes_long(const graph &g) { return g.nodes().size() > piece_nodes && g.nodes()[0].out.ne[0] > 128; }
 
 bool run_pieces(const context &c, const graph &g, void *work, const std::function<bool()> &go_on) {

@@ -1,4 +1,4 @@
-// get_rows: a block a row; a thread takes one element after the other, or 32 of a packed format.
+// get_rows: one block per row; a thread takes single elements, or 32 elements of a packed format.
 #include "gemm/blocks.cuh"
 #include "small.cuh"
 
@@ -7,7 +7,7 @@ namespace ds::cuda {
 namespace {
 
 template <format type> __global__ void __launch_bounds__(small_block) get_floats_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const char *from = static_cast<const char *>(p.table) + p.ids[blockIdx.x] * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d; i += small_block)
@@ -15,7 +15,7 @@ template <format type> __global__ void __launch_bounds__(small_block) get_floats
 }
 
 __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t id = p.ids[blockIdx.x];
     const int8_t *from = static_cast<const int8_t *>(p.table) + id * p.row_bytes;
     float *y = p.y + blockIdx.x * p.y_stride;
@@ -25,14 +25,14 @@ __global__ void __launch_bounds__(small_block) get_i8_kernel(get_rows_params p) 
 }
 
 template <format type> __global__ void __launch_bounds__(small_block) get_blocks_kernel(get_rows_params p) {
-    former_results();
+    wait_for_prior_kernels();
     using reader = packed_reader<type>;
-    constexpr int32_t pieces = reader::block / 32;
+    constexpr int32_t block_pieces = reader::block / 32;
     constexpr bool minima = reader::header.m >= 0;
     const uint8_t *from = static_cast<const uint8_t *>(p.table) + p.ids[blockIdx.x] * p.row_bytes;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.d / 32; i += small_block) {
-        const uint8_t *const at = from + static_cast<int64_t>(i / pieces) * bytes_of<type>::a_block;
-        const packed_piece piece = reader::read(at, i % pieces);
+        const uint8_t *const at = from + static_cast<int64_t>(i / block_pieces) * bytes_of<type>::a_block;
+        const packed_piece values = reader::read(at, i % block_pieces);
         const float d = float_of_half(static_cast<uint16_t>(two_bytes(at + reader::header.d)));
         float m = 0.0f;
         if constexpr (minima)
@@ -40,9 +40,9 @@ template <format type> __global__ void __launch_bounds__(small_block) get_blocks
                 (reader::block == 256 ? -1.0f : 1.0f);
         float *const y = p.y + blockIdx.x * p.y_stride + i * 32;
         for (int e = 0; e < 32; ++e) {
-            const float x = (d * static_cast<float>(piece.scale[e / 16])) *
-                            static_cast<float>(static_cast<int8_t>(piece.q[e / 4] >> e % 4 * 8));
-            y[e] = minima ? x + m * static_cast<float>(piece.min[e / 16]) : x;
+            const float x = (d * static_cast<float>(values.scale[e / 16])) *
+                            static_cast<float>(static_cast<int8_t>(values.q[e / 4] >> e % 4 * 8));
+            y[e] = minima ? x + m * static_cast<float>(values.min[e / 16]) : x;
         }
     }
 }

@@ -1,6 +1,6 @@
-// Products with float weights: half a warp an output, thread j of which is lane j of the sum (numerics.h,
-// dot_lanes), for up to eight rows of x at once, so that weights are read once for them. And what goes before
-// and after a product that a library makes.
+// Products with float weights: half a warp per output, of which thread j is lane j of the sum (numerics.h,
+// dot_lanes), for up to eight rows of x, so that weights are read once for them. Also the kernels before and
+// after a library's products.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -10,13 +10,13 @@ namespace {
 constexpr int lanes_block = 256, outputs_a_block = lanes_block / dot_lanes, ahead = 4;
 
 template <format type, int rows> __global__ void __launch_bounds__(lanes_block) lanes_kernel(lanes_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t lane = static_cast<int32_t>(threadIdx.x % dot_lanes);
     const int32_t column =
         static_cast<int32_t>(blockIdx.x) * outputs_a_block + static_cast<int32_t>(threadIdx.x) / dot_lanes;
     const int32_t first = static_cast<int32_t>(blockIdx.z) * rows,
                   count = p.n - first < rows ? p.n - first : rows;
-    const bool there = column < p.m;  // all threads stay, for the exchange at the end
+    const bool there = column < p.m;  // threads without an output stay for the shuffles at the end
     const int64_t head = blockIdx.y;
     const float *const x = p.x + first * p.x_stride + head * p.x_step;
     const int64_t w = head * p.w_step + (there ? column : 0) * p.w_stride;
@@ -37,7 +37,7 @@ template <format type, int rows> __global__ void __launch_bounds__(lanes_block) 
     DS_UNROLL
     for (int r = 0; r < rows; ++r) {
         float y = sum[r];
-        // into the next output's lanes, too: nobody reads those
+        // reaches into the next output's lanes, whose values nobody reads
         for (int s = dot_lanes / 2; s > 0; s /= 2) y = y + __shfl_down_sync(all_lanes, y, s);
         if (lane != 0 || !there || r >= count) continue;
         if (p.bias) y = y + p.bias[column];
@@ -59,10 +59,10 @@ template <format type> int launch_lanes_in(const lanes_params &p, stream s) {
 
 constexpr int split_block = 128;
 
-// unit = 2^e with every |x| below 2^(e + 14), so that what f16 gets is far from its ends; of a row with a
-// number that is not finite, 1.
+// unit = 2^e with every |x| below 2^(e + 14), so that the pieces stay clear of f16's limits; 1 for a row that
+// is not finite.
 template <format type> __global__ void __launch_bounds__(split_block) split_kernel(split_params p) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ uint32_t of_warp[split_block / warp_lanes];
     const float *x = p.x + blockIdx.x * p.x_stride;
     uint32_t largest = 0;
@@ -98,7 +98,7 @@ template <format type> __global__ void __launch_bounds__(split_block) split_kern
 }
 
 __global__ void __launch_bounds__(small_block) finish_kernel(finish_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index(), row = t / p.m, column = t % p.m;
     if (row >= p.n) return;
     float y = p.y[row * p.y_stride + column];

@@ -1,12 +1,11 @@
-// The kernels of the big operations as the backend calls them: one plain struct a kernel, a shape on every
-// pointer, strides in elements; the caller has checked shapes (tensor/ops/*.cpp) and chosen a way that fits.
-// All pointers are to device memory. A launch only queues work on the stream: it allocates and waits for
-// nothing, so it can be captured in a graph, and the grid depends on the struct's plain numbers alone. It
-// returns a cudaError_t, 0 for none.
+// The kernels of the large operations as the backend calls them: one plain struct per kernel, a shape on
+// every pointer, strides in elements, device pointers. The caller has checked shapes (tensor/ops/*.cpp) and
+// chosen a way that fits. A launch only queues work on the stream: it neither allocates nor waits, so it can
+// be captured in a graph, and its grid depends on the struct's plain fields alone. It returns a cudaError_t.
 //
-// Weights lie on the device as they lie in the file: I8 [m, k] row after row, packed formats block after
-// block. The fast ways want rows and bases at multiples of 16 bytes, which those of real models are; `fits`
-// says so, and the plain way takes anything. Scratch is wanted at multiples of 256 bytes.
+// Weights have the file's layout: I8 [m, k] row after row, packed formats block after block. The fast ways
+// need rows and bases at multiples of 16 bytes, which real models have; `fits` checks that, and `plain`
+// accepts anything. Scratch must be 256-byte aligned.
 #pragma once
 
 #include "../tensor/ops.h"
@@ -15,12 +14,12 @@ struct CUstream_st;
 
 namespace ds::cuda {
 
-// A cudaStream_t. With `overlaps` a kernel may begin before the one in front of it has ended; it waits where
-// it needs what that made (former_results, device.cuh).
+// A cudaStream_t. With `overlaps` a kernel may begin before the previous one has ended, and waits where it
+// needs its results (wait_for_prior_kernels in device.cuh).
 struct stream {
     CUstream_st *handle;
     bool overlaps;
-    stream(CUstream_st *handle = nullptr, bool overlaps = false) : handle(handle), overlaps(overlaps) {}
+    stream(CUstream_st *h = nullptr, bool early = false) : handle(h), overlaps(early) {}
     operator CUstream_st *() const { return handle; }
 };
 
@@ -28,33 +27,34 @@ struct device_facts {
     int32_t major, minor;  // compute capability
     int32_t processors;    // multiprocessors
     int32_t shared_bytes;  // the most dynamic shared memory that a block may ask for
-    bool wgmma;            // sm_90a's code is there and runs: prepare_kernels says so
+    bool wgmma;            // code for sm_90a was compiled and runs; set by prepare_kernels
 };
 
-// Once a device, before the first launch: lets kernels have more than 48 KiB of shared memory, and sees which
-// there are.
+// Called once per device before the first launch: permits kernels more than 48 KiB of shared memory, and
+// finds out which are available.
 int prepare_kernels(device_facts &);
 
-// ---- Rows of activations made ready for products
+// ---- Activations, normed and quantized for products
 
-// y = rms_norm(x) * norm, if there is a norm; quantized as the weights ask. What is not wanted is null.
+// y = rms_norm(x) * norm, if there is a norm, as floats, quantized, or both. Outputs that are not wanted are
+// null.
 struct quantize_params {
     const float *x;  // [n, k]
     int64_t x_stride;
     const float *norm;  // [k], or null
     float eps;
-    float *y;  // [n, k]: the rows as floats
+    float *y;  // [n, k], or null
     int64_t y_stride;
-    int8_t *q;         // [n, q_stride]
-    int64_t q_stride;  // i8_stride(k): zeros from k on
+    int8_t *q;         // [n, q_stride], or null
+    int64_t q_stride;  // i8_stride(k); zeros from k on
     float *scale;      // [n, k / block], or [n]
-    // 32 or 256: quantized in such blocks, for packed weights; 0: the row as one, for I8
+    // quantized in blocks of 32 or 256 for packed weights; 0: a row as one, for I8
     int32_t block;
     int32_t n, k;
 };
 int launch_quantize(const quantize_params &, stream);
 constexpr int64_t i8_stride(int64_t k) { return (k + 127) / 128 * 128; }
-// Of q and scale together: q first, then the scales.
+// Size of q and the scales together, and where each begins.
 size_t quantized_bytes(int64_t n, int64_t k, int32_t block);
 int8_t *quantized_rows(void *work);
 float *quantized_scales(void *work, int64_t n, int64_t k);
@@ -66,57 +66,65 @@ struct matrix {
     const float *scale;  // I8: [m]
     const float *bias;   // [m], or null
     int32_t m;
-    int32_t column;  // of y, where its first result goes
+    int32_t column;  // of y, for the first result
 };
 constexpr int32_t most_matrices = 3;
 
 // y[n, column + m] = residual + (q w^T + bias), for each of `count` matrices of one format. For `batch` heads
-// at once (head_matmul) each pointer moves on by its own step from head to head; with batch 1 the steps are
-// not used.
+// (head_matmul) each pointer advances by its step from head to head; with batch 1 steps are not used.
 struct products_params {
-    format type;      // i8, or a packed one
+    format type;      // I8 or a packed format
     const int8_t *q;  // [n, q_stride], from launch_quantize with the format's block
     int64_t q_stride, q_step;
     const float *q_scale;              // [n, scale_stride]
-    int64_t scale_stride, scale_step;  // I8: 1 a row; packed: k / block
+    int64_t scale_stride, scale_step;  // I8: 1 per row; packed: k / block
     matrix w[most_matrices];
     int32_t count, n, k, batch;
     int64_t w_step, w_scale_step;  // elements
     float *y;
     int64_t y_stride, y_step;
-    const float *residual;  // [n, m] for the one matrix, or null
+    const float *residual;  // [n, m], with a single matrix; or null
     int64_t residual_stride;
 };
-// y[n, m] = f(q gate^T) * (q up^T), both of I8. Of other formats: two products, and launch_gate
+// y[n, m] = f(q gate^T) * (q up^T), both I8. Other formats take two products and launch_gate.
 struct gated_launch_params {
     format type;
     const int8_t *q;
     int64_t q_stride;
     const float *q_scale;
     int64_t scale_stride;
-    matrix gate, up;  // of the same m; no bias
+    matrix gate, up;  // with the same m; no bias
     int32_t n, k;
     unary f;
     float *y;
     int64_t y_stride;
 };
 
+// The ways to compute a product, in the order in which operations try them (gemm/run_products.cpp). Those
+// before `mixed` are kernels for quantized rows; gemm/products.cpp has the others.
 enum class product_way : int32_t {
-    plain,  // I8 of any shape; slow
-    rows,   // I8: up to 32 rows, bandwidth bound, 16-byte loads. Packed formats: any number of rows
-    tiles,  // mma.sync on int8 tensor cores
-    wgmma,  // sm_90a: wgmma on int8
+    wgmma,    // I8: wgmma on int8, sm_90a
+    rows,     // I8, up to 32 rows: bound by memory, 16-byte loads
+    tiles,    // I8: mma.sync on int8 tensor cores
+    plain,    // I8 of any shape; slow
+    packed,   // packed formats, any number of rows
+    mixed,    // weights of several kinds (I8, packed, floats): each format by the first way that fits it
+    library,  // floats of many rows by cuBLAS; I8 by cuBLASLt, only when forced
+    lanes,    // floats in the CPU's order of sums
     count
 };
-const char *name_of(product_way);
+constexpr const char *name_of(product_way w) {
+    constexpr const char *names[] = {"wgmma",  "rows",  "tiles",   "plain",
+                                     "packed", "mixed", "library", "lanes"};
+    return names[static_cast<size_t>(w)];
+}
+// Whether a kernel can compute this; false for ways that are not a kernel.
 bool fits(product_way, const products_params &, const device_facts &);
 bool fits(product_way, const gated_launch_params &, const device_facts &);
-product_way choose(const products_params &, const device_facts &);  // the best of those that fit
-product_way choose(const gated_launch_params &, const device_facts &);
 int launch_products(product_way, const products_params &, const device_facts &, stream);
 int launch_gated(product_way, const gated_launch_params &, const device_facts &, stream);
 
-// y = f(y) * up, in place, where gate's and up's products were made by other means.
+// y = f(y) * up, in place, after the two products.
 struct gate_params {
     float *y;  // [n, m]
     int64_t y_stride;
@@ -127,7 +135,7 @@ struct gate_params {
 };
 int launch_gate(const gate_params &, stream);
 
-// What a matrix product library leaves to us: sums [n, m] of int32, scaled as I8 results are.
+// The last step of a library's product with I8 weights: its int32 sums, scaled as our kernels' results are.
 struct scale_sums_params {
     const int32_t *sums;  // [n, m]
     int64_t sums_stride;
@@ -141,26 +149,14 @@ struct scale_sums_params {
 };
 int launch_scale_sums(const scale_sums_params &, stream);
 
-// of scratch that a library gets, as cuBLAS' documentation advises for Hopper
+// Scratch for a library; cuBLAS' documentation recommends 32 MiB for Hopper.
 constexpr size_t library_bytes = size_t{32} << 20;
 
-// The same products by cuBLASLt (I8). `handle` is a cublasLtHandle_t, or the cublasHandle_t that passes for
-// one; m: the largest matrix's.
+// Products with I8 weights by cuBLASLt. handle: a cublasLtHandle_t, or a cublasHandle_t, which is also one.
+// m: rows of the largest matrix.
 bool lt_fits(const products_params &);
 size_t lt_bytes(int64_t n, int64_t m);
 int lt_products(void *handle, const products_params &, void *work, stream);
-
-// A matrix of a format that is no float one, as f16 or f32 [m, k]: for products by a library. From a packed
-// format; of I8, times the scales.
-struct expand_params {
-    format type;
-    const void *w;       // [m, k]
-    const float *scale;  // I8: [m]
-    void *y;
-    bool halves;
-    int64_t m, k;
-};
-int launch_expand(const expand_params &, stream);
 
 // ---- Attention over pages
 
@@ -173,7 +169,7 @@ struct attention_launch_params {
     int64_t page_bytes;
     const int32_t *tables;  // [sequences, max_pages]
     int64_t table_stride;
-    int32_t max_pages;                   // of a sequence; bounds the work that is queued
+    int32_t max_pages;                   // per sequence; bounds the queued work
     const int32_t *sequence, *position;  // [n]
     float *y;                            // [n, heads, head_size]
     int64_t y_stride, y_head_stride;
@@ -181,15 +177,15 @@ struct attention_launch_params {
     attention_params p;
     void *work;
 };
+// In the order in which they are tried.
 enum class attention_way : int32_t {
-    plain,     // any shape; slow
     integers,  // pages of i8, tensor cores
     floats,    // pages of f16 or f32
+    plain,     // pages of i8, any head size; slow
     count
 };
 const char *name_of(attention_way);
 bool fits(attention_way, const attention_launch_params &, const device_facts &);
-attention_way choose(const attention_launch_params &, const device_facts &);
 // Grows with n, heads and max_pages.
 size_t attention_work_bytes(const attention_launch_params &, const device_facts &);
 int launch_attention(attention_way, const attention_launch_params &, const device_facts &, stream);
@@ -209,10 +205,10 @@ bool router_fits(const router_launch_params &);  // at most 1,024 experts
 int launch_router(const router_launch_params &, stream);
 
 struct expert_matrices {
-    format type;                       // any that runs
+    format type;                       // any format that runs
     const void *w;                     // [experts, rows, columns]
     const float *scale;                // I8: [experts, rows]
-    int64_t step = 0, scale_step = 0;  // elements from expert to expert; 0: one follows the other
+    int64_t step = 0, scale_step = 0;  // elements from expert to expert; 0: contiguous
 };
 struct experts_launch_params {
     const float *x;  // [n, d]
@@ -227,7 +223,7 @@ struct experts_launch_params {
     int32_t n, used, experts, d, ffn;
     void *work;
 };
-bool experts_fit(const experts_launch_params &);  // at most 1,024 experts, and 65,535 rows
+bool experts_fit(const experts_launch_params &);  // up to 1,024 experts and 65,535 rows
 size_t experts_work_bytes(const experts_launch_params &);
 int launch_experts(const experts_launch_params &, const device_facts &, stream);
 

@@ -1,5 +1,5 @@
-// cuBLAS sums in f32; weights of f32 go through no shorter format (TF32). Its scratch is ours, so that it
-// takes no memory of its own while a graph is recorded.
+// Products by cuBLAS, which sums in f32 and multiplies weights of f32 in full precision (no TF32). Its
+// scratch is ours, so it allocates nothing while a graph is recorded.
 #include "library.h"
 
 #include <cublas_v2.h>
@@ -25,7 +25,7 @@ static cudaDataType_t type_of(format f) {
     return f == format::f32 ? CUDA_R_32F : f == format::f16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
-// Its matrices run down columns: y^T [m, n] = w [m, k] x^T, w lying there as [k, m].
+// cuBLAS is column-major: y^T [m, n] = w [m, k] x^T, with w stored as [k, m].
 int multiply_by_library(void *library, const library_product &p, void *scratch) {
     const auto handle = static_cast<cublasHandle_t>(library);
     const float one = 1.0f, before = p.add ? 1.0f : 0.0f;

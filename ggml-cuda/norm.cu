@@ -1,5 +1,5 @@
-// rms_norm: a warp a row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that the first two
-// folds of numerics.h's order are its own, and the others go through the warp.
+// rms_norm: one warp per row. A thread holds lanes j, j + 32, j + 64 and j + 96 of the sum, so that it does
+// the first two folds in the order of numerics.h itself; the others are shuffles in the warp.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -10,7 +10,7 @@ constexpr int norm_warps = 4;
 constexpr int own_lanes = sum_lanes / warp_lanes;
 
 __global__ void __launch_bounds__(norm_warps *warp_lanes) norm_kernel(norm_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t row = static_cast<int64_t>(blockIdx.x) * norm_warps + threadIdx.x / warp_lanes;
     const int32_t lane = static_cast<int32_t>(threadIdx.x % warp_lanes);
     if (row >= static_cast<int64_t>(p.n) * p.heads) return;

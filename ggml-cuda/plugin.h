@@ -1,6 +1,7 @@
-// The line between the library and libdeepseek-cuda.so: plain functions that never throw, for the two may
-// have been linked to different C++ run times. What fails says so in a cuda_failure. Graphs and nodes cross
-// it as they lie in memory, so both sides must be made of the same headers: plugin_layout tells.
+// The interface between the library and libdeepseek-cuda.so: plain functions that never throw, since the two
+// may be linked to different C++ run times. Failures are reported in a cuda_failure. Graphs and nodes cross
+// it in their memory layout, so both sides must be compiled from the same headers, which plugin_layout
+// checks.
 #pragma once
 
 #include "../tensor/backend.h"
@@ -22,7 +23,7 @@ struct cuda_device {
 // Raised with every change of the functions below.
 constexpr uint64_t plugin_version = 2;
 
-// Numbers that change with anything that crosses the line.
+// A hash that changes with anything that crosses the interface.
 constexpr uint64_t plugin_layout() {
     constexpr const char *names[] = {
 #define DS_OP(name, sources, ...) #name #sources,
@@ -43,13 +44,13 @@ constexpr uint64_t plugin_layout() {
     return sum;
 }
 
-// `self` is what open gave. Functions that may fail return false then, and leave outputs alone. Devices count
-// from 0.
+// `self` is what open returned. A function that fails returns false and leaves its outputs alone. Devices
+// count from 0.
 struct cuda_plugin {
     bool (*count)(int32_t *devices, cuda_failure *);
     bool (*describe)(int32_t device, cuda_device *, cuda_failure *);
-    // `forced`: names of operations and variants by turns, ending with null. `record`: graphs with an
-    // identity may be recorded. `overlap`: kernels may begin early.
+    // forced: pairs of an operation's and a variant's name, then null. record: graphs with an identity may be
+    // recorded. overlap: kernels may begin early.
     bool (*open)(int32_t device, const char *const *forced, bool record, bool overlap, void **self,
                  cuda_failure *);
     void (*close)(void *self);
@@ -61,19 +62,19 @@ struct cuda_plugin {
     bool (*download)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*copy)(void *self, void *dst, const void *src, size_t bytes, cuda_failure *);
     bool (*wait)(void *self, cuda_failure *);
-    // `stop`, or null: when it becomes true, a step of many rows ends within about a layer, not finished.
+    // stop may be null. When it becomes true, a step of many rows ends unfinished within about a layer.
     bool (*run)(void *self, const graph *, void *work, const std::atomic<bool> *stop, bool *finished,
                 cuda_failure *);
     size_t (*work_bytes)(const void *self, const node *);
     const char *(*variant)(const void *self, const node *);
-    const char *(*variant_name)(op, size_t i);  // of the list, best first; null behind its end
-    size_t (*recorded)(const void *self);       // graphs
-    // Bytes a second that a sum over `bytes` reads, or over as much as there is room for; `read` says how
-    // much that was.
+    const char *(*variant_name)(op, size_t i);  // in the order of the list; null after its end
+    size_t (*recorded)(const void *self);       // number of recorded graphs
+    // Bytes per second at which a sum reads `bytes`, or as many as can be allocated; `read` is how many that
+    // were.
     bool (*read_rate)(void *self, size_t bytes, size_t *read, double *rate, cuda_failure *);
 };
 
-// The one function that the shared object exports, ds_cuda_plugin: null when it was made for another layout.
+// The only exported function, ds_cuda_plugin: null when it was compiled for another layout.
 using cuda_plugin_fn = const cuda_plugin *(*)(uint64_t layout);
 constexpr const char *cuda_plugin_symbol = "ds_cuda_plugin";
 

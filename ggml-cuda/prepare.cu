@@ -1,4 +1,4 @@
-// What must be said to a device once, before kernels are launched or captured.
+// What each device needs once before kernels are launched or captured.
 #include "attn/config.h"
 #include "gemm/product.cuh"
 

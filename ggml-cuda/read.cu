@@ -1,5 +1,4 @@
-// What a device's memory gives at most when it is only read: every 16 bytes once, each thread four of them
-// under way at a time. For measurements.
+// Measures how fast a device's memory can be read: every 16 bytes once, with four loads in flight per thread.
 #include "device.cuh"
 #include "read.h"
 
@@ -10,7 +9,7 @@ namespace {
 constexpr int read_threads = 512, in_flight = 4;
 
 __global__ void __launch_bounds__(read_threads) read_kernel(read_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t step = static_cast<int64_t>(gridDim.x) * read_threads;
     uint32_t sum = 0;
     for (int64_t at = static_cast<int64_t>(blockIdx.x) * read_threads + threadIdx.x; at < p.count;
@@ -28,9 +27,9 @@ __global__ void __launch_bounds__(read_threads) read_kernel(read_params p) {
     if (threadIdx.x % warp_lanes == 0) atomicAdd(p.sum, sum);
 }
 
-// Numbers without a pattern (the finaliser of MurmurHash3), for constant ones may be read faster.
+// Values without a pattern (the finalizer of MurmurHash3): constant memory may be read faster.
 __global__ void __launch_bounds__(read_threads) fill_kernel(read_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t step = static_cast<int64_t>(gridDim.x) * read_threads;
     for (int64_t at = static_cast<int64_t>(blockIdx.x) * read_threads + threadIdx.x; at < p.count * 4;
          at += step) {

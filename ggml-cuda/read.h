@@ -1,4 +1,4 @@
-// Reading memory for nothing but its speed.
+// Kernels that measure how fast memory can be read.
 #pragma once
 
 #include "launch.h"
@@ -6,7 +6,7 @@
 namespace ds::cuda {
 
 struct read_params {
-    void *from;  // [count] of 16 bytes
+    void *from;  // [count] of 16 bytes each
     int64_t count;
     uint32_t *sum;  // the sum of all words is added to it
     int32_t blocks;

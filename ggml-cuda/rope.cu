@@ -1,5 +1,5 @@
-// rope_table and rope: a thread a pair; of heads that do not turn as a whole, the rest is copied by the
-// threads behind.
+// rope_table and rope: one thread per pair. Elements of a head that are not rotated are copied by the threads
+// after those of the pairs.
 #include "small.cuh"
 
 namespace ds::cuda {
@@ -7,7 +7,7 @@ namespace ds::cuda {
 namespace {
 
 __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_launch_params a) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t t = thread_index();
     if (t >= static_cast<int64_t>(a.n) * a.pairs) return;
     const int32_t row = static_cast<int32_t>(t / a.pairs), i = static_cast<int32_t>(t % a.pairs);
@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(small_block) rope_table_kernel(rope_table_laun
 }
 
 __global__ void __launch_bounds__(small_block) rope_kernel(rope_launch_params p) {
-    former_results();
-    const int32_t width = p.d - p.pairs;  // of a head: its pairs, and what does not turn
+    wait_for_prior_kernels();
+    const int32_t width = p.d - p.pairs;  // threads per head: its pairs and the elements not rotated
     const int64_t t = thread_index(), head = t / width;
     if (head >= static_cast<int64_t>(p.n) * p.heads) return;
     const int32_t i = static_cast<int32_t>(t % width);

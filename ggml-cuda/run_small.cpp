@@ -1,4 +1,4 @@
-// Small operations, from a node to a launch.
+// The small operations, from a node to a launch.
 #include "candidates.h"
 #include "context.h"
 

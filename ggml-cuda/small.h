@@ -1,6 +1,5 @@
-// The kernels of the small operations and of products with float weights, in the manner of launch.h: plain
-// structs, device pointers, strides in elements; a launch only queues, and gives a cudaError_t. All of them
-// give the reference's bits.
+// The kernels of the small operations and of products with float weights, called as those of launch.h are.
+// All of them give the reference's bits.
 #pragma once
 
 #include "launch.h"
@@ -58,7 +57,7 @@ struct rope_launch_params {
 };
 int launch_rope(const rope_launch_params &, stream);
 
-// Heads out of wider rows, one after the other.
+// Copies heads that are slices of wider rows, making them contiguous.
 struct copy_heads_params {
     const float *x;  // [n, heads, d]
     int64_t x_stride, x_head_stride;
@@ -68,7 +67,7 @@ struct copy_heads_params {
 int launch_copy_heads(const copy_heads_params &, stream);
 
 struct kv_write_params {
-    const float *k, *v;  // [n, kv_heads, head_size]; of latent pages v is [n, 1, rope_size]
+    const float *k, *v;  // [n, kv_heads, head_size]; latent pages: v is [n, 1, rope_size]
     int64_t k_stride, k_head_stride, v_stride, v_head_stride;
     char *pages;
     int64_t page_bytes;
@@ -80,8 +79,8 @@ int launch_kv_write(const kv_write_params &, stream);
 
 // ---- Products with float weights
 
-// y[n, m] = residual + (x w^T + bias) in the order of sums that floats have (numerics.h), for `batch` heads
-// at once.
+// y[n, m] = residual + (x w^T + bias), with sums in the order that floats have (numerics.h), for `batch`
+// heads.
 struct lanes_params {
     format type;     // f32, f16, bf16
     const float *x;  // [n, k]
@@ -97,7 +96,7 @@ struct lanes_params {
 };
 int launch_lanes(const lanes_params &, stream);
 
-// For a library, whose products have both sides of one format: x = (high + low) * unit, row by row, unit a
+// For a library, which wants both sides in one format: x = (high + low) * unit, with one unit per row, a
 // power of two that keeps f16 from overflowing.
 struct split_params {
     format type;     // f16, bf16

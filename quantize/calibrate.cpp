@@ -1,7 +1,7 @@
-// Calibration: the model runs over the texts, and each product's input leaves its channels' maxima and mean
-// squares and a few whole rows.
-// Invariant: which rows are kept follows from the number of tokens alone, so the same model and texts give
-// the same file, whatever the threads.
+// Calibration: runs the model over texts and records, for the input of each matrix product, every channel's
+// largest magnitude and mean square, and some whole rows.
+// Invariant: the rows sampled depend on the number of tokens alone, so the same model and texts give the same
+// file with any number of threads.
 
 #include "calibrate.h"
 
@@ -27,22 +27,21 @@ constexpr const char *version_key = "deepseek.calibration.version", *model_key =
 struct measured_input {
     linear_input stats;
     std::vector<double> squares;
-    // of the matrix that it is named after, in the architecture's list
-    size_t place;
+    size_t index;  // in the architecture's list, of the matrix that it is named after
 };
 
-// Adds up what passes, in the order of the graph's products.
+// Accumulates the statistics, in the order of the graph's products.
 struct collector {
-    std::unordered_map<const tensor *, size_t> places;  // of the model's tensors, in `rows`
+    std::unordered_map<const tensor *, size_t> index_of;  // of the model's tensors, in `rows`
     std::vector<tensor_row> rows;
-    uint64_t total, seen = 0, samples;  // positions: in all, so far, to be kept
+    uint64_t total, seen = 0, samples;  // positions: in all, so far, to be sampled
     std::vector<measured_input> inputs = {};
 
-    collector(const model &m, uint64_t total)
-        : rows(m.architecture->tensors(m.h)), total(total), samples(std::min(sample_rows, total)) {
+    collector(const model &m, uint64_t tokens)
+        : rows(m.architecture->tensors(m.h)), total(tokens), samples(std::min(sample_rows, tokens)) {
         model_weights w = m.weights;
         for (size_t i = 0; i < rows.size(); ++i)
-            if (const tensor *const t = slot_of(w, rows[i])) places.emplace(t, i);
+            if (const tensor *const t = slot_of(w, rows[i])) index_of.emplace(t, i);
     }
 
     bool sampled(uint64_t row) const {
@@ -61,22 +60,21 @@ struct collector {
         if (sampled(row)) s.samples.insert(s.samples.end(), x, x + s.channels());
     }
 
-    // The place of the `next`th input of the graph, which goes into the matrix `w`; made the first time.
-    // Which of several products comes first in a graph is the compiler's choice, so the name is that of the
-    // matrix which comes first in the list.
+    // The statistics of the graph's `next`th input, which the matrix `w` reads; created on first use. Which
+    // of several products comes first in a graph is the compiler's choice (order of evaluation), so an input
+    // is named after the matrix that comes first in the list.
     measured_input &input(size_t next, const tensor &x, const tensor *w) {
-        const size_t place = places.at(w), channels = static_cast<size_t>(x.ne[1]);
-        // member by member: of a list in braces within another GCC 12 frees parts twice when a later one
-        // throws
+        const size_t index = index_of.at(w), channels = static_cast<size_t>(x.ne[1]);
+        // Member by member: GCC 12 frees parts of a nested braced list twice when a later one throws.
         if (next == inputs.size()) {
             measured_input in{};
-            in.stats.name = rows[place].name;
+            in.stats.name = rows[index].name;
             in.stats.largest.resize(channels);
             in.squares.resize(channels);
-            in.place = place;
+            in.index = index;
             inputs.push_back(std::move(in));
         }
-        if (place < inputs[next].place) inputs[next].stats.name = rows[inputs[next].place = place].name;
+        if (index < inputs[next].index) inputs[next].stats.name = rows[inputs[next].index = index].name;
         return inputs[next];
     }
 
@@ -122,7 +120,7 @@ struct collector {
 
 // ---- The file
 
-// The tensors that an input is kept in; samples have rows and any sign.
+// The tensors of an input in the file. Samples have rank 2 and either sign.
 struct part {
     const char *suffix;
     std::vector<float> linear_input::*values;
@@ -168,7 +166,7 @@ calibration calibrate(const std::string &path, const std::vector<std::string> &t
     text.keep(o.tokens);
     forward pass(m, m.weights, {.window = window, .threads = j.threads, .keep_inputs = true});
     collector c(m, text.tokens);
-    uint64_t read = 0, total = 0;  // bytes of weights: all of them for each step
+    uint64_t read = 0, total = 0;  // bytes of weights; each step reads all of them
     for (const std::vector<token_id> &w : text.list) total += forward::steps(w.size()) * m.weight_bytes;
     for (const std::vector<token_id> &w : text.list)
         pass.run(w, [&](const graph &g, const tensor &logits, int64_t) {

@@ -1,16 +1,16 @@
-// What goes into a model's products when it reads texts: measured, kept in a file, and read back to choose
-// SmoothQuant's scales.
+// Statistics of the inputs of a model's matrix products: measured on texts, saved to a file, and loaded to
+// choose SmoothQuant's scales or to weight the errors of formats of few bits.
 #pragma once
 
 #include "text.h"
 
 namespace ds {
 
-// The input of one or several products (q, k and v share one).
+// The input of one product, or of several that share it (q, k and v).
 struct linear_input {
-    std::string name;                // of the first matrix that it goes into
-    std::vector<float> largest;      // |x| of each channel
-    std::vector<float> mean_square;  // of each channel: how much an error in its weights matters
+    std::string name;                // of the first matrix that reads it
+    std::vector<float> largest;      // |x|, by channel
+    std::vector<float> mean_square;  // by channel: how much an error in its weights matters
     std::vector<float> samples;      // [rows, channels], of rows spread evenly over the texts
 
     size_t channels() const { return largest.size(); }
@@ -18,34 +18,33 @@ struct linear_input {
 };
 
 struct calibration {
-    std::string path, model_name;  // where it was read; general.name of the model it was measured on
+    std::string path, model_name;  // of the file; general.name of the model that was measured
     std::string fingerprint;
     uint64_t tokens = 0;
     std::vector<linear_input> inputs;
 
-    // throws status::format when it is not there or has other channels
+    // throws status::format when it is missing or has another number of channels
     const linear_input &input_of(const std::string &matrix, int64_t channels) const;
 };
 
-// Of what every float file of a model holds alike, its norms and biases: the same for every number format,
-// another for another model.
+// A hash of the norms and biases, which every file of a model holds as floats: the same for every number
+// format, another for another model.
 std::string fingerprint_of(const gguf_file &f);
 
 struct calibrate_options {
-    // tokens that are read together; 0: 512, or the model's context where that is shorter
+    // tokens of a window; 0: 512, or the model's context if that is shorter
     int64_t window = 0;
-    uint64_t tokens = 65536;  // at most; windows are left out evenly
+    uint64_t tokens = 65536;  // at most; windows are dropped evenly
 };
 
-// Runs the model in the file `path` over the texts. Throws status::numeric when it gives what is not a
-// number.
+// Runs the model in the file `path` over the texts. Throws status::numeric when an activation is not finite.
 calibration calibrate(const std::string &path, const std::vector<std::string> &texts,
                       const calibrate_options &o, const job &j);
 
 // The file: GGUF with keys deepseek.calibration.* and for each input X the F32 tensors X.largest,
 // X.mean_square and X.samples.
 void save(const calibration &c, const std::string &path);
-calibration load_calibration(const std::string &path);  // throws naming file and field
+calibration load_calibration(const std::string &path);  // throws, naming file and field
 calibration parse_calibration(os::mapping bytes, const std::string &path);
 // throws status::argument when it was measured on another model
 void check_fits(const calibration &c, const gguf_file &f);

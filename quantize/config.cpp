@@ -1,5 +1,5 @@
 // config.json (as transformers writes it) to GGUF keys (as llama.cpp's gguf-py/gguf/constants.py names them).
-// A field that would change the forward pass in a way that no key can tell is refused, never dropped.
+// Invariant: a field that changes the forward pass and that no key can express is refused, never dropped.
 
 #include "config.h"
 
@@ -31,8 +31,7 @@ void refuse_unsupported(const json_node &config) {
             .fail(status::unsupported,
                   ds::quoted(config.at("hidden_act").text()) + " is not known; known: silu");
     if (config.flag("use_sliding_window", false))
-        config.at("use_sliding_window")
-            .fail(status::unsupported, "attention in a sliding window is not known");
+        config.at("use_sliding_window").fail(status::unsupported, "sliding-window attention is not known");
     if (config.flag("mlp_bias", false))
         config.at("mlp_bias").fail(status::unsupported, "biases of the feed-forward layers are not known");
     if (config.whole("moe_layer_freq", max_count, 1) != 1)
@@ -54,47 +53,47 @@ bool is_latent(const json_node &config) { return config.has("kv_lora_rank"); }
 
 // ---- Rope
 
-// Rope's parameters are in rope_theta and rope_scaling (transformers 4), or together in rope_parameters (5).
-// They are read as transformers 5 reads both: rope_scaling where it is not empty, else rope_parameters; then
-// whatever that lacks and the configuration itself has.
+// RoPE's parameters are in rope_theta and rope_scaling (transformers 4), or together in rope_parameters
+// (transformers 5). They are read as transformers 5 reads both: from rope_scaling unless it is empty, else
+// from rope_parameters. What is missing there is taken from the configuration itself.
 
 bool has_members(const json_node &config, const char *field) {
     return config.has(field) && config.at(field).object().size() > 0;
 }
 
-// One set of parameters for each type of layer. Qwen's classes make layer_types where the file has none; the
-// only type that is known is full_attention.
-json_node of_layer_type(const json_node &place, const json_node &config) {
+// The parameters may be given for each type of layer. Qwen's classes create layer_types where the file has
+// none; full_attention is the only type supported.
+json_node of_layer_type(const json_node &rope, const json_node &config) {
     const bool by_type =
         config.has("layer_types") || std::string_view(checkpoint_arch(config).name).starts_with("qwen");
-    return by_type && place.size() == 1 && place.has("full_attention") ? place.at("full_attention").object()
-                                                                       : place;
+    return by_type && rope.size() == 1 && rope.has("full_attention") ? rope.at("full_attention").object()
+                                                                     : rope;
 }
 
-std::optional<json_node> rope_place(const json_node &config) {
+std::optional<json_node> rope_node(const json_node &config) {
     for (const char *const field : {"rope_scaling", "rope_parameters"})
         if (has_members(config, field)) return of_layer_type(config.at(field), config);
     return {};
 }
 
-// rope_parameters where rope_scaling is taken: what it says must not be lost.
-std::optional<json_node> other_rope_place(const json_node &config) {
+// rope_parameters, where rope_scaling takes precedence. Its fields must not be lost.
+std::optional<json_node> other_rope_node(const json_node &config) {
     if (!has_members(config, "rope_scaling") || !has_members(config, "rope_parameters")) return {};
     return of_layer_type(config.at("rope_parameters"), config);
 }
 
-std::string type_in(const json_node &place) { return place.text("rope_type", place.text("type", "default")); }
+std::string type_in(const json_node &rope) { return rope.text("rope_type", rope.text("type", "default")); }
 std::string scaling_type(const json_node &config) {
-    const std::optional<json_node> place = rope_place(config);
-    return place ? type_in(*place) : "default";
+    const std::optional<json_node> rope = rope_node(config);
+    return rope ? type_in(*rope) : "default";
 }
 
-// The value of a field that may be in several places: the first that has it counts. Others that say something
-// else are remarked upon.
-std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &places, const char *field,
+// A field that may be in several objects: the first that has it takes precedence. A remark names those that
+// differ.
+std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &nodes, const char *field,
                                   const job &j) {
     std::optional<json_node> found;
-    for (const std::optional<json_node> &p : places) {
+    for (const std::optional<json_node> &p : nodes) {
         if (!p || !p->has(field)) continue;
         const json_node n = p->at(field);
         if (!found) found = n;
@@ -107,22 +106,21 @@ std::optional<json_node> first_of(const std::vector<std::optional<json_node>> &p
 
 double rope_theta(const json_node &config, const job &j) {
     const std::optional<json_node> n =
-        first_of({rope_place(config), config, other_rope_place(config)}, "rope_theta", j);
+        first_of({rope_node(config), config, other_rope_node(config)}, "rope_theta", j);
     return n ? positive(*n) : 10000.0;
 }
 
-// The positions that a scaled model was made for before; the configuration's own field counts before the one
-// inside.
+// The context before scaling. The configuration's own field takes precedence over the one in the RoPE
+// parameters.
 uint64_t original_context(const json_node &config, const job &j) {
     const std::optional<json_node> n =
-        first_of({config, rope_place(config)}, "original_max_position_embeddings", j);
+        first_of({config, rope_node(config)}, "original_max_position_embeddings", j);
     const json_node found = n ? *n : config.at("max_position_embeddings");
     if (found.whole(max_count) == 0) found.fail(status::format, "not positive");
     return found.whole(max_count);
 }
 
-// Fields that a type of scaling has; of those that another has transformers makes nothing, and no more do we,
-// but it is said.
+// The fields of each type of scaling. transformers ignores those of another type; so do we, with a remark.
 struct rope_field {
     const char *name, *types;
 };
@@ -144,31 +142,31 @@ constexpr rope_field rope_fields[] = {
     {"truncate", "yarn"},
 };
 
-void check_rope_fields(const json_node &place, const job &j) {
-    const std::string type = type_in(place);
+void check_rope_fields(const json_node &rope, const job &j) {
+    const std::string type = type_in(rope);
     if (type != "default" && type != "linear" && type != "llama3" && type != "yarn")
-        place.fail(status::unsupported, "rope scaling " + ds::quoted(type) +
-                                            " is not known; known: default, linear, llama3, yarn");
-    if (place.has("type") && place.at("type").text() != type)
-        j.remark(place.file() + ": " + ds::quoted(place.at("type").field()) +
+        rope.fail(status::unsupported,
+                  "rope scaling " + ds::quoted(type) + " is not known; known: default, linear, llama3, yarn");
+    if (rope.has("type") && rope.at("type").text() != type)
+        j.remark(rope.file() + ": " + ds::quoted(rope.at("type").field()) +
                  " differs from rope_type, which counts");
-    for (const std::string &name : place.names()) {
+    for (const std::string &name : rope.names()) {
         const auto row = std::find_if(std::begin(rope_fields), std::end(rope_fields),
                                       [&](const rope_field &f) { return name == f.name; });
-        if (!place.has(name)) continue;
-        if (row == std::end(rope_fields)) place.at(name).fail(status::unsupported, "is not known");
+        if (!rope.has(name)) continue;
+        if (row == std::end(rope_fields)) rope.at(name).fail(status::unsupported, "is not known");
         if (std::string_view(row->types).find(type) == std::string_view::npos)
-            j.remark(place.file() + ": " + ds::quoted(place.at(name).field()) +
+            j.remark(rope.file() + ": " + ds::quoted(rope.at(name).field()) +
                      " has no meaning with rope scaling " + ds::quoted(type));
     }
 }
 
-// rope_parameters beside the rope_scaling that counts may repeat it, and have rope_theta.
-void check_other_place(const json_node &place, const json_node &other) {
+// rope_parameters beside a rope_scaling may repeat its fields, and may have rope_theta.
+void check_other_rope(const json_node &rope, const json_node &other) {
     for (const std::string &name : other.names()) {
         if (name == "rope_theta" || !other.has(name)) continue;
         if ((name == "rope_type" || name == "type") && other.at(name).text() == "default") continue;
-        if (!place.has(name) || !place.at(name).same_as(other.at(name)))
+        if (!rope.has(name) || !rope.at(name).same_as(other.at(name)))
             other.at(name).fail(status::unsupported, "rope_scaling, which counts, does not say the same");
     }
 }
@@ -176,18 +174,18 @@ void check_other_place(const json_node &place, const json_node &other) {
 void check_rope(const json_node &config, const job &j) {
     if (config.has("rope_interleave") && !config.at("rope_interleave").flag() && is_latent(config))
         config.at("rope_interleave").fail(status::unsupported, "only true is known");
-    for (const std::optional<json_node> &place :
-         {std::optional(config), rope_place(config), other_rope_place(config)})
-        if (place && place->number("partial_rotary_factor", 1) != 1)
-            place->at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
-    if (const std::optional<json_node> place = rope_place(config)) check_rope_fields(*place, j);
-    if (const std::optional<json_node> other = other_rope_place(config))
-        check_other_place(*rope_place(config), *other);
+    for (const std::optional<json_node> &rope :
+         {std::optional(config), rope_node(config), other_rope_node(config)})
+        if (rope && rope->number("partial_rotary_factor", 1) != 1)
+            rope->at("partial_rotary_factor").fail(status::unsupported, "only 1 is known");
+    if (const std::optional<json_node> rope = rope_node(config)) check_rope_fields(*rope, j);
+    if (const std::optional<json_node> other = other_rope_node(config))
+        check_other_rope(*rope_node(config), *other);
 }
 
-// What YaRN multiplies its usual magnitude 0.1 ln(factor) + 1 by. A checkpoint gives the whole magnitude
-// (attention_factor), or the two mscale exponents whose quotient it is, or (Qwen) the multiplier itself,
-// attn_factor.
+// The factor on YaRN's usual magnitude, 0.1 ln(factor) + 1. A checkpoint gives the whole magnitude
+// (attention_factor), or two mscale exponents, the quotient of whose magnitudes it is, or (Qwen) this factor
+// itself, attn_factor.
 double yarn_multiplier(const json_node &s, double factor) {
     const auto magnitude = [&](double m) { return factor > 1 ? 0.1 * m * std::log(factor) + 1 : 1.0; };
     if (s.has("attention_factor")) return positive(s.at("attention_factor")) / magnitude(1);
@@ -197,12 +195,11 @@ double yarn_multiplier(const json_node &s, double factor) {
     return s.has("attn_factor") ? positive(s.at("attn_factor")) : 1.0;
 }
 
-// DeepSeek's latent attention has YaRN's magnitude in the scores, by mscale_all_dim, and multiplies rope by
-// the quotient of mscale's and mscale_all_dim's, which is 1 in the published models; so attn_factor says here
-// what rope is multiplied by in all. Absent, mscale is 1 and mscale_all_dim 0, as in modeling_deepseek.py.
-// Where mscale alone is absent, or mscale_all_dim alone, transformers takes both for absent in rope (0.1
-// ln(factor) + 1), and its DeepseekV2 has no magnitude in the scores at all: there the published code is
-// followed.
+// DeepSeek's latent attention applies YaRN's magnitude to the scores, by mscale_all_dim, and multiplies RoPE
+// by the quotient of mscale's and mscale_all_dim's magnitudes, which is 1 in the published models. The key
+// attn_factor is therefore RoPE's whole multiplier here. mscale defaults to 1 and mscale_all_dim to 0, as in
+// modeling_deepseek.py. If only one of the two is absent, transformers treats both as absent in RoPE (0.1
+// ln(factor) + 1), and its DeepseekV2 has no magnitude in the scores at all. We follow the published code.
 double latent_multiplier(const json_node &s, double factor) {
     if (s.has("attn_factor"))
         s.at("attn_factor")
@@ -236,27 +233,26 @@ void set_yarn_keys(const json_node &s, bool latent, uint64_t original, const std
 
 void set_scaling_keys(const json_node &config, const std::string &prefix, gguf_writer &w, const job &j) {
     const std::string type = scaling_type(config);
-    // llama3 is told by the tensor rope_freqs alone
+    // llama3's scaling is in the tensor rope_freqs instead
     if (type == "default" || type == "llama3") return;
-    const json_node s = *rope_place(config);
+    const json_node s = *rope_node(config);
     if (type == "yarn") return set_yarn_keys(s, is_latent(config), original_context(config, j), prefix, w);
     w.set_string(prefix + "type", "linear");
     w.set_f32(prefix + "factor", static_cast<float>(positive(s.at("factor"))));
 }
 
-// The positions that the model is made for. Qwen 2.5's card has YaRN added to a configuration whose
-// max_position_embeddings stays as it was: vLLM derives the product, and a file that says less would not let
-// the scaling be used.
+// The model's context. Qwen 2.5's model card adds YaRN to a configuration and leaves max_position_embeddings
+// unchanged: vLLM derives the product. With less in the file the scaling could not be used.
 uint64_t context_length(const json_node &config) {
     const uint64_t given = config.at("max_position_embeddings").whole(max_count);
     if (scaling_type(config) != "yarn") return given;
     const double product =
-        static_cast<double>(original_context(config, {})) * positive(rope_place(config)->at("factor"));
+        static_cast<double>(original_context(config, {})) * positive(rope_node(config)->at("factor"));
     return std::max(given, static_cast<uint64_t>(std::min(product, static_cast<double>(max_count))));
 }
 
-// Latent attention as llama.cpp has it since 2025: one head of latent and turned part, and with the suffix
-// _mla what a head has before it is absorbed.
+// Latent attention in llama.cpp's keys, as of 2025: one key head, of the latent and the rotated part; with
+// the suffix _mla the sizes of a head before absorption.
 void set_latent_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
     const auto whole = [&](const char *field) {
         return static_cast<uint32_t>(config.at(field).whole(max_count));
@@ -271,7 +267,7 @@ void set_latent_keys(const json_node &config, const std::string &prefix, gguf_wr
     w.set_u32(prefix + "attention.value_length_mla", whole("v_head_dim"));
 }
 
-// How experts are chosen: topk_method, scoring_func and the groups must be one of the published ways.
+// The choice of experts: topk_method, scoring_func and the groups must be one of the published combinations.
 void set_expert_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
     const auto whole = [&](const char *field, uint64_t absent) {
         return static_cast<uint32_t>(config.whole(field, max_count, absent));
@@ -288,9 +284,9 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
             .fail(status::unsupported,
                   "noaux_tc is known with sigmoid scores alone, the others with softmax");
     const bool grouped = method != "greedy";
-    // DeepSeek-V2's gate divides the weights by their sum or multiplies them by the factor, V3's sigmoid does
-    // both (modeling_deepseek.py of each). transformers' DeepseekV2 differs from that: it never divides and
-    // always multiplies.
+    // DeepSeek-V2's gate either divides the weights by their sum or multiplies them by the factor; V3's
+    // sigmoid gate does both (modeling_deepseek.py of each). transformers' DeepseekV2 differs: it never
+    // divides and always multiplies.
     const bool norm = config.flag("norm_topk_prob", false) &&
                       (sigmoid || config.at("num_experts_per_tok").whole(max_count) > 1);
     const double scale = positive(config.at("routed_scaling_factor"));
@@ -336,7 +332,7 @@ void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j
     for (const count_row &c : counts)
         w.set_u32(prefix + c.key, static_cast<uint32_t>(config.at(c.field).whole(max_count)));
     w.set_u32(prefix + "context_length", static_cast<uint32_t>(context_length(config)));
-    // GGUF counts them among the blocks
+    // GGUF counts these layers as blocks
     if (const uint64_t nextn = config.whole("num_nextn_predict_layers", max_count, 0)) {
         w.set_u32(prefix + "block_count",
                   static_cast<uint32_t>(config.at("num_hidden_layers").whole(max_count) + nextn));
@@ -373,7 +369,7 @@ void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j
 bool has_llama3_scaling(const json_node &config) { return scaling_type(config) == "llama3"; }
 
 llama3_scaling read_llama3_scaling(const json_node &config) {
-    const json_node s = *rope_place(config);
+    const json_node s = *rope_node(config);
     const llama3_scaling out{positive(s.at("factor")), positive(s.at("low_freq_factor")),
                              positive(s.at("high_freq_factor")),
                              static_cast<double>(original_context(config, {}))};
@@ -386,18 +382,18 @@ std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t
     for (int64_t i = 0; i < rotated / 2; ++i) {
         const double wavelength =
             2 * M_PI * std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(rotated));
-        // in the original context: many turns stay, few are stretched
-        const double turns = s.original_context / wavelength;
-        const double smooth = (turns - s.low) / (s.high - s.low);
-        const double divisor = turns > s.high  ? 1.0
-                               : turns < s.low ? s.factor
-                                               : 1.0 / ((1 - smooth) / s.factor + smooth);
+        // within the original context: frequencies with many rotations stay, those with few are stretched
+        const double rotations = s.original_context / wavelength;
+        const double smooth = (rotations - s.low) / (s.high - s.low);
+        const double divisor = rotations > s.high  ? 1.0
+                               : rotations < s.low ? s.factor
+                                                   : 1.0 / ((1 - smooth) / s.factor + smooth);
         out.push_back(static_cast<float>(divisor));
     }
     return out;
 }
 
-// What quantization_config says of activations does not concern the weights.
+// The fields of quantization_config on activations do not concern the weights.
 std::optional<fp8_blocks> read_fp8_blocks(const json_node &config) {
     if (!config.has("quantization_config")) return {};
     const json_node q = config.at("quantization_config").object();

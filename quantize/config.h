@@ -10,7 +10,7 @@
 
 namespace ds {
 
-// The frequencies that Llama 3 scales by region (config.json, rope_scaling of rope_type "llama3").
+// Llama 3's scaling of RoPE's frequencies by region (config.json, rope_scaling of rope_type "llama3").
 struct llama3_scaling {
     double factor, low, high, original_context;
 };
@@ -18,20 +18,19 @@ struct llama3_scaling {
 // The architecture that config.json names. Throws status::unsupported, listing the known ones.
 const arch &checkpoint_arch(const json_node &config);
 
-// Sets general.architecture and the architecture's keys; refuses what the forward pass would get wrong
-// (another activation, a sliding window, weights quantized otherwise than as FP8 blocks, an unknown rope
-// scaling).
+// Sets general.architecture and the architecture's keys. Refuses what the forward pass does not support:
+// another activation, a sliding window, quantized weights other than FP8 blocks, an unknown RoPE scaling.
 void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j = {});
 
 bool has_llama3_scaling(const json_node &config);
 llama3_scaling read_llama3_scaling(const json_node &config);
 
-// The divisors of rope's frequencies, rotated / 2 of them, as the file's rope_freqs tensor holds them.
+// The divisors of RoPE's frequencies, [rotated / 2], as in the file's rope_freqs tensor.
 std::vector<float> llama3_divisors(const llama3_scaling &s, double base, int64_t rotated);
 
 bool ties_embeddings(const json_node &config);
 
-// The blocks of rows and columns of FP8 weights that share a scale; none where the weights are not FP8.
+// The size of the blocks of FP8 weights that share a scale; none if the weights are not FP8.
 struct fp8_blocks {
     int64_t rows, columns;
 };

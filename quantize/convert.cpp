@@ -1,6 +1,7 @@
-// The converter: metadata from the JSON files, then the architecture's own tensor rows, one by one, from the
-// checkpoint. The metadata is parsed back by the library before a tensor is touched, so that whatever the
-// library refuses is refused here, with the same words.
+// The converter: metadata from the JSON files, then the architecture's tensors, one by one, from the
+// checkpoint.
+// Invariant: the library parses the metadata before a tensor is read, so that whatever the library refuses is
+// refused here, with the same message.
 
 #include "convert.h"
 
@@ -35,7 +36,7 @@ void read_config(const std::string &directory, bool needed, const job &j, config
 
 void set_metadata(const std::string &directory, const convert_options &o, const config_file &config,
                   const job &j, gguf_writer &w) {
-    // A vocabulary needs no architecture, but readers ask for the key.
+    // A vocabulary needs no architecture, but readers require the key.
     if (config.node) set_architecture_keys(*config.node, w, j);
     else w.set_string("general.architecture", "llama");
     w.set_string("general.type", "model");
@@ -49,10 +50,10 @@ struct planned {
     tensor_row row;
     std::vector<const safetensor *> sources;  // none: computed
     std::vector<float> values;                // when computed
-    std::vector<e4m3_scales> e4m3 = {};       // of each source, when they are FP8
+    std::vector<e4m3_scales> e4m3 = {};       // of each source, if FP8
 };
 
-// Buffers that checkpoints carry and that the forward pass computes for itself.
+// Buffers in checkpoints that the forward pass computes itself.
 bool ignorable(const std::string &name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
 std::string shape(const std::vector<int64_t> &ne) {
@@ -89,14 +90,15 @@ std::vector<std::string> source_names(const tensor_row &row) {
     return names;
 }
 
-// The scales of an FP8 matrix whose shape is right: a tensor beside it, maybe in another shard.
+// The scales of an FP8 matrix of the right shape: a tensor of their own, possibly in another shard.
 e4m3_scales find_scales(const checkpoint &c, const safetensor &s, const json_node &config) {
     const std::string where = c.file_name(s) + ": " + ds::quoted(s.name) + ": ",
                       name = e4m3_scale_name(s.name);
     const std::optional<fp8_blocks> b = read_fp8_blocks(config);
     if (!b)
         throw error(status::format,
-                    where + s.dtype + ", but config.json has no quantization_config that tells its blocks");
+                    where + s.dtype +
+                        ", but config.json has no quantization_config with the size of its blocks");
     if (s.ne.size() != 2)
         throw error(status::unsupported,
                     where + s.dtype + " of shape " + shape(s.ne) + ": only matrices are read");
@@ -206,7 +208,7 @@ format lossless_type(const std::string &directory) {
     for (const safetensor &t : c.tensors()) {
         // a code times a scale needs more bits than f16 and bf16 have
         if (t.dtype == fp8_dtype) return format::f32;
-        // norms and biases stay f32; what cannot be read is refused when it is to be converted
+        // norms and biases stay f32; convert() refuses what cannot be read
         if (!t.type || t.ne.size() < 2) continue;
         if (type && type != t.type) return format::f32;
         type = t.type;

@@ -1,6 +1,6 @@
-// Tensor encoding by rows. Memory: two chunks of encoded rows, and one decoded row a thread. A value that the
-// target cannot hold is an error here, because encode_row lets it fall as it may. I8 is the format whose
-// scales lie apart: they come in by the job and go out as a result.
+// Encodes tensors by rows, in the memory of two chunks of encoded rows and one decoded row a thread. A value
+// that the target cannot hold is an error here, since encode_row does not check. I8 keeps its scales apart
+// from its rows: they are an input of the job, and a result.
 
 #include "encode.h"
 
@@ -28,14 +28,14 @@ constexpr uint64_t chunk_bytes = 8u << 20;
         const int64_t stored = e.parts.empty() ? row : row % e.ne[1];
         if (const float s = scales.at(stored, column); !std::isfinite(s))
             throw error(status::numeric,
-                        scales.place(stored, column) + ": " + shortest(s) + " is not a finite number");
+                        scales.location(stored, column) + ": " + shortest(s) + " is not a finite number");
     }
     const std::string text = e.where + "[" + index + "]: " + shortest(x);
     if (!std::isfinite(x)) throw error(status::numeric, text + " is not a finite number");
     throw error(status::numeric, text + " is too large for " + info(e.to).text + "; convert to bf16 instead");
 }
 
-// A tensor as the rows that are encoded one by one; a vector whose elements change places has rows of one
+// A tensor as rows that are encoded one by one. A vector whose elements are reordered has rows of one
 // element.
 struct row_view {
     int64_t rows, cols;
@@ -47,7 +47,7 @@ row_view rows_of(const encode_job &e) {
     return {rows, e.ne.back()};
 }
 
-// `n` elements from column `c` on of stored row `r`, which has `cols`.
+// Elements [c, c + n) of stored row `r`, which has `cols`.
 void decode_stored(const encode_job &e, int64_t r, uint64_t cols, size_t c, float *out, size_t n) {
     const int64_t rows = e.parts.empty() ? r + 1 : e.ne[1], row = r % rows;
     const auto part = static_cast<size_t>(r / rows);
@@ -58,7 +58,7 @@ void decode_stored(const encode_job &e, int64_t r, uint64_t cols, size_t c, floa
     else e.e4m3[part].decode_row(data + static_cast<uint64_t>(row) * cols, row, c, out, n);
 }
 
-// The column of a head's key rows in kv_b that becomes row `r`.
+// Row `r` of the transposed key part: a column of its head's key rows in kv_b.
 void decode_key_column(const encode_job &e, int64_t r, float *out) {
     const int64_t rank = e.ne[1], first = r / rank * (e.whole_rows / e.heads);
     for (int64_t k = 0; k < e.ne[2]; ++k)
@@ -162,19 +162,20 @@ void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors) {
 void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors,
                    const job &j, const std::function<void(size_t i)> &written) {
     add_tensors(w, tensors);
-    std::vector<size_t> of;  // of each tensor of the file, the job; a second time for its scales
-    for (size_t i = 0; i < tensors.size(); ++i) of.insert(of.end(), tensors[i].has_scales() ? 2 : 1, i);
+    std::vector<size_t> job_of;  // by tensor of the file; an I8 tensor's scales have the same job
+    for (size_t i = 0; i < tensors.size(); ++i)
+        job_of.insert(job_of.end(), tensors[i].has_scales() ? 2 : 1, i);
     std::vector<float> scales;
     write_gguf(path, w, j, [&](size_t t, const byte_sink &sink) {
-        if (t > 0 && of[t - 1] == of[t]) return sink(scales.data(), scales.size() * sizeof(float));
-        scales = encode_tensor(tensors[of[t]], j.threads, sink);
-        written(of[t]);
+        if (t > 0 && job_of[t - 1] == job_of[t]) return sink(scales.data(), scales.size() * sizeof(float));
+        scales = encode_tensor(tensors[job_of[t]], j.threads, sink);
+        written(job_of[t]);
     });
 }
 
 void parallel_ranges(int64_t n, unsigned threads,
                      const std::function<void(int64_t first, int64_t last)> &run) {
-    constexpr int64_t worthwhile = 16;  // rows; below, a thread costs more than it saves
+    constexpr int64_t worthwhile = 16;  // rows; with fewer a thread costs more than it saves
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, n / worthwhile));
     std::vector<std::exception_ptr> failed(static_cast<size_t>(parts));
     const auto part = [&](int64_t p) {

@@ -1,5 +1,4 @@
-// One tensor from the format it is stored in to the format it is to have: decoded, reordered, checked and
-// encoded by rows.
+// One tensor, from its stored format to the target format: decoded, reordered, checked and encoded by rows.
 #pragma once
 
 #include "fp8.h"
@@ -7,57 +6,57 @@
 
 namespace ds {
 
-// What a tensor's rows and columns are multiplied by; empty: nothing.
+// Factors on a tensor's rows and columns; empty: none.
 struct multipliers {
     std::vector<float> rows, columns;
 };
 
 struct encode_job {
-    std::string name;     // in the file to be written
-    std::string where;    // file and tensor it comes from, for messages
+    std::string name;     // in the output
+    std::string where;    // source file and tensor, for messages
     const uint8_t *data;  // the stored rows, contiguous
     format from, to;
     std::vector<int64_t> ne;  // outermost first
     reorder order = reorder::none;
     int64_t heads = 1;                        // for `order`
-    const float *scales = nullptr;            // from I8: what each stored row is multiplied by
-    multipliers factors = {};                 // applied to what is decoded
-    const float *importance = nullptr;        // of each column, for formats that look for the least error
-    int64_t importances = 1;                  // so many sets of them, one for each of as many matrices
-    std::vector<const uint8_t *> parts = {};  // instead of `data`: a matrix each for ne[0] matrices
-    int64_t whole_rows = 0;                   // for the parts of kv_b: the rows of both
-    // of `data`, or of each of `parts`: the stored rows are E4M3 codes with these scales, and `from` does not
-    // count
+    const float *scales = nullptr;            // from I8: of each stored row
+    multipliers factors = {};                 // applied after decoding
+    const float *importance = nullptr;        // of each column, for formats that minimise the error
+    int64_t importances = 1;                  // the number of such sets, one a matrix
+    std::vector<const uint8_t *> parts = {};  // instead of `data`: ne[0] matrices
+    int64_t whole_rows = 0;                   // for the key or value part of kv_b: the rows of both
+    // of `data`, or of each of `parts`: the stored rows are E4M3 codes with these scales, and `from` is
+    // ignored
     std::vector<e4m3_scales> e4m3 = {};
-    bool verbatim = false;  // the stored bytes, whatever they are; `from` is `to`
+    bool verbatim = false;  // copy the stored bytes; `from` equals `to`
 
-    bool has_scales() const { return to == format::i8 && (scales || !verbatim); }  // as a result
+    bool has_scales() const { return to == format::i8 && (scales || !verbatim); }  // the result has them
 };
 
-// Gives the encoded bytes to `sink` in order, a few megabytes at a time, on one thread or another; memory is
-// bounded by that. The bytes do not depend on `threads`. To I8: returns the rows' scales. Throws
-// status::numeric, naming the element, for a value that is not finite or too large for the format.
+// Passes the encoded bytes to `sink` in order, a few megabytes at a time, from this thread or another. The
+// bytes do not depend on `threads`. To I8: returns the rows' scales. Throws status::numeric, naming the
+// element, for a value that is not finite or too large for the format.
 std::vector<float> encode_tensor(const encode_job &e, unsigned threads, const byte_sink &sink);
 
 // Row `r` of the result as f32, unchecked.
 void decode_job_row(const encode_job &e, int64_t r, float *out);
 
-// Describes to the writer what write_tensors is to write: the tensors in their order, one of I8 followed by
-// its rows' scales, X.weight_scale.
+// Adds to the writer the tensors that write_tensors writes, in their order; one of I8 is followed by its
+// rows' scales.
 void add_tensors(gguf_writer &w, const std::vector<encode_job> &tensors);
 
-// Writes the file. `w` has its keys and no tensors yet. `written(i)` is called when tensor i's source is
-// needed no more.
+// Writes the file. `w` has its keys and no tensors yet. `written(i)` is called when tensor i's source is no
+// longer needed.
 void write_tensors(const std::string &path, gguf_writer &w, const std::vector<encode_job> &tensors,
                    const job &j, const std::function<void(size_t i)> &written);
 
 // The stored row that becomes row `r` of `rows` (see `reorder` in arch.h).
 int64_t source_row(reorder order, int64_t heads, int64_t rows, int64_t r);
 
-// Refuses i8 for rows that are too long for its sums, by the name of the tensor.
+// Throws, naming the tensor, if rows of I8 would be too long for its sums.
 void check_i8_columns(const std::string &where, int64_t columns);
 
-// Splits [0, n) among threads; the exception of the lowest part, if any, is thrown on.
+// Splits [0, n) among threads; rethrows the exception of the lowest range, if any.
 void parallel_ranges(int64_t n, unsigned threads,
                      const std::function<void(int64_t first, int64_t last)> &run);
 

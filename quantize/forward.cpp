@@ -1,11 +1,12 @@
-// Runs windows through the architecture's own graph on the CPU backend. To look at a product's input after
-// the run, its bytes are kept to the end of the graph; the plan of the largest step serves the smaller ones.
+// Every row of a step is an output. The sequence has the pool's pages to itself, in their order, so that a
+// position's slot is the position.
 
 #include "forward.h"
 
 #include "../ggml-cpu/cpu.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace ds {
 
@@ -15,41 +16,22 @@ const tensor *&slot_of(model_weights &w, const tensor_row &row) {
     return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
 }
 
-forward::forward(const model &m, const model_weights &w, const forward_options &o)
-    : model_(m), weights_(w), options_(o), layout_(make_page_layout(*m.architecture, m.h, o.kv)),
-      graph_(static_cast<size_t>(32 + 32 * m.h.layers)) {
-    backend_ = cpu_backend({.threads = std::min(o.threads, 256u)});
-    const int64_t pages = pages_for(o.window), rows = std::min(step_rows, o.window);
-    for (int32_t p = 0; p < pages; ++p) table_.push_back(p);
-    inputs_.resize(static_cast<size_t>(5 * rows));
-    pages_ = block({}, pool_bytes(layout_.page_bytes, pages));
-    build(rows);
-    plan_ = make_plan(graph_, *backend_);
-    arena_ = block({}, plan_.arena_bytes);
-    work_ = block({}, plan_.work_bytes);
+static step_sizes sizes_for(int64_t window) {
+    const int64_t rows = std::min(step_rows, window), pages = pages_for(window);
+    return {.rows = rows, .logits = rows, .sequences = 1, .sequence_pages = pages, .pool_pages = pages};
 }
 
-// Inputs by fives: ids, positions, sequence, slots, outputs, each of `rows`.
-const tensor *forward::build(int64_t rows) {
-    graph_.reset();
-    const auto input = [&](int64_t i, const char *name) {
-        return graph_.input(format::i32, {rows}, inputs_.data() + i * rows, name);
-    };
-    const auto pages = static_cast<int64_t>(table_.size());
-    step_inputs in;
-    in.ids = input(0, "ids");
-    in.positions = input(1, "positions");
-    in.sequence = input(2, "sequence");
-    in.slots = input(3, "slots");
-    in.outputs = input(4, "outputs");
-    in.tables = graph_.input(format::i32, {1, pages}, table_.data(), "tables");
-    in.pages =
-        graph_.input(format::i8, {pages, static_cast<int64_t>(layout_.page_bytes)}, pages_.data(), "pages");
-    const tensor *const logits = model_.architecture->build({graph_, model_.h, weights_, in, layout_.layer});
-    if (options_.keep_inputs)
-        for (const node &n : graph_.nodes())
-            if (!products_of(n).weights.empty()) graph_.keep(n.src[0]);
-    return logits;
+static void keep_product_inputs(graph &g) {
+    for (const node &n : g.nodes())
+        if (!products_of(n).weights.empty()) g.keep(n.src[0]);
+}
+
+forward::forward(const model &m, const model_weights &w, const forward_options &o)
+    : pages_({}, pool_bytes(make_page_layout(*m.architecture, m.h, o.kv).page_bytes, pages_for(o.window))),
+      runner_(m, make_page_layout(*m.architecture, m.h, o.kv), sizes_for(o.window),
+              cpu_backend({.threads = std::min(o.threads, 256u)}), {}, pages_.data(),
+              {&w, o.keep_inputs ? keep_product_inputs : nullptr}) {
+    std::iota(runner_.table(0), runner_.table(0) + pages_for(o.window), 0);
 }
 
 products products_of(const node &n) {
@@ -73,16 +55,13 @@ void forward::run(std::span<const token_id> ids, const look &each) {
     for (int64_t first = 0; first < n; first += step_rows) {
         const int64_t rows = std::min(step_rows, n - first);
         for (int64_t i = 0; i < rows; ++i) {
-            const auto position = static_cast<int32_t>(first + i);
-            const int32_t row[] = {ids[static_cast<size_t>(first + i)], position, 0, position,
-                                   static_cast<int32_t>(i)};
-            for (size_t k = 0; k < std::size(row); ++k)
-                inputs_[k * static_cast<size_t>(rows) + static_cast<size_t>(i)] = row[k];
+            const auto at = static_cast<size_t>(i), from = static_cast<size_t>(first + i);
+            runner_.ids()[at] = ids[from];
+            runner_.positions()[at] = runner_.slots()[at] = static_cast<int32_t>(from);
+            runner_.outputs()[at] = static_cast<int32_t>(i);
         }
-        const tensor *const logits = build(rows);
-        place(graph_, plan_, arena_.data());
-        backend_->fn->run(backend_.get(), graph_, work_.data(), nullptr);
-        each(graph_, *logits, first);
+        runner_.run(rows, rows);
+        each(runner_.last_graph(), runner_.last_logits(), first);
     }
 }
 

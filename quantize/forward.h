@@ -1,11 +1,8 @@
-// A model's forward pass as measurements need it: one sequence at a time, logits of every position, and, if
-// asked for, what went into each product.
+// A model's forward pass for measurements: one sequence at a time on the CPU, with the logits of every
+// position and, if wanted, the input of each product.
 #pragma once
 
-#include "../llm/engine/page_pool.h"
-#include "../llm/model/kv_layout.h"
-#include "../llm/model/model.h"
-#include "../tensor/plan.h"
+#include "../llm/engine/runner.h"
 
 namespace ds {
 
@@ -13,7 +10,7 @@ struct forward_options {
     int64_t window;  // positions of a sequence, at most
     unsigned threads = 1;
     format kv = format::f32;   // of the pages
-    bool keep_inputs = false;  // every product's input can be read when `look` is called
+    bool keep_inputs = false;  // every product's input can be read in `look`
 };
 
 class forward {
@@ -21,27 +18,19 @@ public:
     // `w` may differ from the model's own weights; both must outlive this.
     forward(const model &m, const model_weights &w, const forward_options &o);
 
-    // Runs ids, at most a window of them, from position 0, some rows at a time. `look` gets the graph that
-    // ran, the logits [rows, vocab] and the position of the first of them.
+    // Runs ids, at most a window of them, from position 0, in steps of up to 64. After each, `look` gets the
+    // graph that ran, the logits [rows, vocab] and the position of their first row.
     using look = std::function<void(const graph &g, const tensor &logits, int64_t first)>;
     void run(std::span<const token_id> ids, const look &each);
-    static uint64_t steps(size_t ids);  // how often a run of so many calls `look`, and reads all weights
+    static uint64_t steps(size_t ids);  // of a run of so many ids; each step reads all weights
 
 private:
-    const tensor *build(int64_t rows);
-    const model &model_;
-    const model_weights &weights_;
-    forward_options options_;
-    backend_ptr backend_;
-    page_layout layout_;
-    graph graph_;
-    plan plan_;
-    std::vector<int32_t> inputs_, table_;
-    block pages_, arena_, work_;
+    block pages_;
+    runner runner_;
 };
 
-// What a node multiplies with: x, normed where there is a norm, by each of the weights; none, if it is
-// another operation.
+// The matrix products of a node: x, normed if there is a norm, by each of the weights. Another operation
+// has no weights.
 struct products {
     const tensor *x = nullptr, *norm = nullptr;
     float eps = 0;
@@ -49,7 +38,7 @@ struct products {
 };
 products products_of(const node &n);
 
-// The slot of a tensor row in `w`.
+// The member of `w` that points to the row's tensor.
 const tensor *&slot_of(model_weights &w, const tensor_row &row);
 
 }  // namespace ds

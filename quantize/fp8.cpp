@@ -1,5 +1,5 @@
-// FP8 weights to f32: a table of the 256 codes, and a product for each. The exact product of a 4-bit and a
-// 24-bit significand has 28 bits, so that one rounding, to nearest even, remains.
+// FP8 weights to f32: a table of the 256 codes, and one product each. The exact product of a 4-bit and a
+// 24-bit significand has 28 bits, so there is one rounding, to nearest even.
 
 #include "fp8.h"
 
@@ -36,7 +36,7 @@ float e4m3_scales::at(int64_t row, int64_t column) const {
     return out;
 }
 
-std::string e4m3_scales::place(int64_t row, int64_t column) const {
+std::string e4m3_scales::location(int64_t row, int64_t column) const {
     return where + "[" + std::to_string(row / block_rows) + ", " + std::to_string(column / block_columns) +
            "]";
 }

@@ -1,6 +1,6 @@
-// Weights of 8 bits as DeepSeek publishes them: E4M3 codes, and one multiplier for each block of rows and
-// columns in a tensor X.weight_scale_inv of its own (which despite its name is what the weight is multiplied
-// by). arXiv 2412.19437, section 3.3.2; the codes: OCP 8-bit Floating Point Specification, table 1.
+// Weights of 8 bits as DeepSeek publishes them: E4M3 codes, and one scale for each block of rows and columns
+// in a tensor X.weight_scale_inv of its own (despite the name, weights are multiplied by it). arXiv
+// 2412.19437, section 3.3.2; the codes: OCP 8-bit Floating Point Specification, table 1.
 #pragma once
 
 #include "../tensor/formats.h"
@@ -19,10 +19,10 @@ struct e4m3_scales {
     int64_t block_rows, block_columns;
     std::string where;  // file and tensor, for messages
 
-    // what the weight there is multiplied by
+    // the scale of the weight there
     float at(int64_t row, int64_t column) const;
-    // "file: tensor[i, j]": where that stands
-    std::string place(int64_t row, int64_t column) const;
+    // "file: tensor[i, j]" of that scale
+    std::string location(int64_t row, int64_t column) const;
     // Code times scale, rounded once to f32, of n columns from `column` on; `codes` are the row's.
     void decode_row(const uint8_t *codes, int64_t row, size_t column, float *out, size_t n) const;
 };

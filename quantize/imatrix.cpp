@@ -1,10 +1,9 @@
-// GGUF: X.in_sum2 are sums of squares, X.counts how many rows were summed, for all of X's values or for each
-// of as many equal stretches (experts). One that no row went through has no importance to tell: all its
-// columns count alike, as in llama.cpp.
-// .dat, little endian: int32 entries; of each: int32 length, name, int32 calls, int32 values, float32 each
-// the mean square times calls; then, where the writer was not too old for them, int32 chunks, int32 length,
-// the name of what was measured on. Every number is held against what is left of the file before memory is
-// taken.
+// GGUF: X.in_sum2 holds sums of squares, X.counts how many rows were summed, for all of X's values or for
+// each of several equal parts (experts). A part with a count of 0 has no importances: all its columns count
+// alike, as in llama.cpp.
+// .dat, little endian: int32 entries; for each int32 length, name, int32 calls, int32 values, float32 values
+// (the mean square times calls); then, except from old writers, int32 chunks, int32 length, the data set's
+// name. Every count is checked against the rest of the file before memory is allocated.
 
 #include "imatrix.h"
 
@@ -43,12 +42,12 @@ std::vector<float> means(const gguf_file &f, const gguf_tensor &sums, const gguf
     if (out.size() % counts.size() != 0)
         f.fail(of.name, "has " + std::to_string(counts.size()) + " values, which do not divide the " +
                             std::to_string(out.size()) + " of the sums");
-    const size_t stretch = out.size() / counts.size();
+    const size_t part = out.size() / counts.size();
     for (size_t i = 0; i < out.size(); ++i) {
-        const float count = counts[i / stretch];
+        const float count = counts[i / part];
         out[i] = count > 0 ? out[i] / count : 1.0f;
         if (!finite_f32(out[i]))
-            f.fail(of.name, "value " + std::to_string(i / stretch) + " is " + shortest(count) +
+            f.fail(of.name, "value " + std::to_string(i / part) + " is " + shortest(count) +
                                 ", by which value " + std::to_string(i) + " of the sums cannot be divided");
     }
     return out;
@@ -72,7 +71,7 @@ imatrix parse_gguf(const gguf_file &f) {
         if (!sums && !counts) out.unread.push_back(name);
         else if (!other)
             f.fail(name + std::string(sums ? counts_suffix : sums_suffix),
-                   std::string("is missing, ") + (sums ? "sums" : "counts") + " are there");
+                   std::string("is missing, but there are ") + (sums ? "sums" : "counts"));
         else if (sums) out.entries.emplace(name, means(f, t, *other));
     }
     if (out.entries.empty()) throw error(status::format, f.name() + ": holds no entry");
@@ -95,7 +94,7 @@ struct dat_reader {
         at += n;
         return bytes.data() + (at - n);
     }
-    // A number that may not be below `least`.
+    // An integer of at least `least`.
     int32_t number(const std::string &where, const char *what, int32_t least) {
         int32_t out;
         memcpy(&out, take(sizeof out, where, what), sizeof out);
@@ -108,9 +107,9 @@ struct dat_reader {
     }
 };
 
-void read_entry(dat_reader &r, const std::string &place, imatrix &out) {
-    std::string name = r.text(place, "length of its name", "its name", 1);
-    const std::string where = place + " " + quoted(name);
+void read_entry(dat_reader &r, const std::string &entry, imatrix &out) {
+    std::string name = r.text(entry, "length of its name", "its name", 1);
+    const std::string where = entry + " " + quoted(name);
     const int32_t calls = r.number(where, "number of calls", 0), n = r.number(where, "number of values", 1);
     const uint8_t *const data = r.take(static_cast<uint64_t>(n) * sizeof(float), where, "its values");
     std::vector<float> values(static_cast<size_t>(n));
@@ -121,7 +120,7 @@ void read_entry(dat_reader &r, const std::string &place, imatrix &out) {
         if (calls > 0) values[i] /= static_cast<float>(calls);
     }
     if (!out.entries.emplace(std::move(name), std::move(values)).second)
-        refuse(r.file, where, "is there twice");
+        refuse(r.file, where, "appears twice");
 }
 
 imatrix parse_dat(const os::mapping &bytes, const std::string &name) {

@@ -1,5 +1,5 @@
-// Importance files as llama.cpp's imatrix tool writes them: of each matrix, the mean square of what each of
-// its columns is multiplied by.
+// Importance files as llama.cpp's imatrix tool writes them: for each column of a matrix, the mean square of
+// its input.
 #pragma once
 
 #include "../tensor/os.h"
@@ -13,11 +13,10 @@ namespace ds {
 struct imatrix {
     std::string path;
     std::vector<std::string> datasets;  // what it was measured on, as the file says
-    uint64_t chunks = 0;                // of text; 0: not told
-    // by the matrix's name: its columns' mean squares, or those of each of several matrices (experts, heads)
-    // in turn
+    uint64_t chunks = 0;                // of text; 0: unknown
+    // by the matrix's name: mean squares, [columns], or [matrices, columns] for experts or heads
     std::map<std::string, std::vector<float>> entries;
-    std::vector<std::string> unread;  // tensors of the file that are none of these
+    std::vector<std::string> unread;  // the file's other tensors
 };
 
 // Both forms: GGUF (general.type "imatrix", tensors X.in_sum2 and X.counts), and the older .dat. Throws

@@ -1,6 +1,6 @@
-// Listing a GGUF file. Nothing is decoded: sizes come from the table of formats, so that formats which this
-// build cannot run are measured as well. The scales of an i8 tensor lie in a tensor of their own, X_scale:
-// they count as bytes of X, and the text lists them there.
+// Lists a GGUF file. Nothing is decoded: sizes come from the table of formats, so that formats which this
+// build cannot run are listed as well. The scales of an i8 tensor X are a tensor of their own, X_scale: they
+// count as bytes of X, and the text lists them with X.
 
 #include "inspect.h"
 
@@ -38,7 +38,7 @@ uint64_t bytes_of(const gguf_file &f, const gguf_tensor &t) {
     return t.bytes + (s ? s->bytes : 0);
 }
 
-// By format, in the order of formats.def, and at the end all together.
+// By format, in the order of formats.def; the last entry is the sum of all.
 std::vector<std::pair<std::string, total>> totals_of(const gguf_file &f) {
     std::vector<total> by_format(static_cast<size_t>(format::count));
     total all;

@@ -1,4 +1,4 @@
-// What is in a GGUF file, as text for people or as JSON for programs.
+// The contents of a GGUF file, as text for people or as JSON for programs.
 #pragma once
 
 #include "../tensor/gguf.h"

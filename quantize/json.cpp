@@ -1,6 +1,6 @@
-// JSON reading for the converter, over nlohmann's parser (which keeps its own stack, so depth costs no
-// recursion; the limit here keeps it small). A duplicate member is an error: two readers of one file must not
-// see two values.
+// Reads JSON for the converter with nlohmann's parser, which has a stack of its own, so depth costs no
+// recursion there; json_max_depth bounds same(), which recurses. A duplicate member is an error: two readers
+// of one file must not see two values.
 
 #include "json.h"
 
@@ -38,7 +38,7 @@ json_node json_node::at(std::string_view member) const {
 
 json_node json_node::at(size_t i) const {
     size_t at = array().at_ + 2;
-    for (size_t k = 0; k < i; ++k) at = t_->behind(at);
+    for (size_t k = 0; k < i; ++k) at = t_->after(at);
     return json_node(t_, at, field_ + "[" + std::to_string(i) + "]");
 }
 
@@ -58,7 +58,7 @@ void json_node::each(const std::function<void(std::string_view name, const json_
 
 void json_node::each(const std::function<void(size_t i, const json_node &value)> &f) const {
     size_t at = array().at_ + 2;
-    for (size_t i = 0; i < size(); ++i, at = t_->behind(at))
+    for (size_t i = 0; i < size(); ++i, at = t_->after(at))
         f(i, json_node(t_, at, field_ + "[" + std::to_string(i) + "]"));
 }
 
@@ -114,7 +114,7 @@ std::string json_node::shown() const {
     case kind::null: return "null";
     case kind::no: return "false";
     case kind::yes: return "true";
-    // longer ones are cut where they are quoted
+    // ds::quoted cuts longer ones
     case kind::text: return as_json(std::string(t_->text(at_).substr(0, 256)));
     case kind::whole: return std::to_string(t_->number_bits(at_));
     case kind::negative: return std::to_string(static_cast<int64_t>(t_->number_bits(at_)));
@@ -127,7 +127,7 @@ void json_node::not_a(const char *what) const {
     fail(status::format, ds::quoted(shown()) + " is not " + what);
 }
 
-// Numbers are the same where their values are. As deep as a tree may be.
+// Numbers are equal if their values are. Recurses as deep as the tree.
 bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j) {
     const kind x = a.words_[i].what(), y = b.words_[j].what();
     const auto is_number = [](kind k) {
@@ -144,7 +144,7 @@ bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j)
     for (size_t k = 0, at = i + 2, other = j + 2; k < n; ++k) {
         if (x == kind::array) {
             if (!same(a, at, b, other)) return false;
-            at = a.behind(at), other = b.behind(other);
+            at = a.after(at), other = b.after(other);
             continue;
         }
         const size_t name = a.order_[a.first_order(i) + k], same_name = b.order_[b.first_order(j) + k];
@@ -153,9 +153,9 @@ bool json_node::same(const json_tree &a, size_t i, const json_tree &b, size_t j)
     return true;
 }
 
-// ---- Making one
+// ---- Building a tree
 
-// What nlohmann's parser sees, as a tree, in one pass.
+// Builds the tree from the parser's events, in one pass.
 class json_builder {
 public:
     json_builder(json_tree &tree, const stop_asked &stopped) : t_(tree), stopped_(stopped) {}
@@ -163,13 +163,13 @@ public:
     bool null() { return put({kind::null, 0}); }
     bool boolean(bool v) { return put({v ? kind::yes : kind::no, 0}); }
     bool number_integer(int64_t v) {
-        return apart(v < 0 ? kind::negative : kind::whole, static_cast<uint64_t>(v));
+        return put_number(v < 0 ? kind::negative : kind::whole, static_cast<uint64_t>(v));
     }
     bool number_unsigned(uint64_t v) {
-        return v < json_tree::kept_apart ? put({kind::whole, v}) : apart(kind::whole, v);
+        return v < json_tree::by_index ? put({kind::whole, v}) : put_number(kind::whole, v);
     }
     bool number_float(double v, const std::string &) {
-        return apart(kind::number, std::bit_cast<uint64_t>(v));
+        return put_number(kind::number, std::bit_cast<uint64_t>(v));
     }
     bool string(std::string &v) { return put({kind::text, keep(v)}); }
     bool binary(nlohmann::json::binary_t &) { return false; }  // not in JSON
@@ -182,11 +182,11 @@ public:
         t_.words_.push_back({kind::text, keep(v)});
         return in_object_ = true;
     }
-    // A name given twice is found among the sorted ones.
+    // Duplicate names are neighbours once sorted.
     bool end_object() {
         const opened o = open_.back();
         const size_t first = t_.order_.size();
-        for (size_t i = 0, at = o.at + 2; i < o.count; ++i, at = t_.behind(at + 1))
+        for (size_t i = 0, at = o.at + 2; i < o.count; ++i, at = t_.after(at + 1))
             t_.order_.push_back(static_cast<uint32_t>(at));
         const auto from = t_.order_.begin() + static_cast<std::ptrdiff_t>(first);
         std::sort(from, t_.order_.end(),
@@ -215,7 +215,7 @@ private:
         size_t at, count;
     };
 
-    // An element of an array is counted here, a member of an object by its name.
+    // Counts an element of an array; key() has counted a member of an object.
     void count() {
         if (++values_ % 65536 == 0 && stopped_ && stopped_())
             throw error(status::cancelled, t_.name_ + ": stopped before it was read");
@@ -228,9 +228,9 @@ private:
         t_.words_.push_back(w);
         return true;
     }
-    bool apart(kind k, uint64_t bits) {
+    bool put_number(kind k, uint64_t bits) {
         t_.numbers_.push_back(bits);
-        return put({k, json_tree::kept_apart + t_.numbers_.size() - 1});
+        return put({k, json_tree::by_index + t_.numbers_.size() - 1});
     }
     bool open(kind k) {
         if (open_.size() > json_max_depth)
@@ -251,7 +251,7 @@ private:
         return true;
     }
 
-    // Where the bytes of a text are: the block, and in it the place.
+    // Stores a text. Returns its block, and its offset there.
     uint64_t keep(std::string_view v) {
         constexpr size_t block = size_t(1) << 16;
         const auto n = static_cast<uint32_t>(v.size());
@@ -263,14 +263,14 @@ private:
         char *const p = t_.chars_.back().get() + t_.chars_used_;
         std::memcpy(p, &n, sizeof n);
         std::memcpy(p + sizeof n, v.data(), v.size());
-        const uint64_t place = uint64_t(t_.chars_.size() - 1) << 32 | t_.chars_used_;
+        const uint64_t location = uint64_t(t_.chars_.size() - 1) << 32 | t_.chars_used_;
         t_.chars_used_ += bytes, t_.chars_left_ -= bytes;
-        return place;
+        return location;
     }
 
     json_tree &t_;
     std::vector<opened> open_;
-    bool in_object_ = false;  // a name has been read, its value comes
+    bool in_object_ = false;  // a name has been read, its value is next
     size_t first_order_ = 0;
     uint64_t steps_ = 0, values_ = 0;
     const stop_asked &stopped_;

@@ -1,5 +1,5 @@
-// JSON from files that nobody vouches for: parsed with a bounded depth, duplicate members refused, every read
-// typed, every message naming file and field. A tree takes at most six times the text, whatever that says.
+// JSON from untrusted files: bounded depth, no duplicate members, typed reads, and messages that name file
+// and field. A tree takes at most six times the text's size, whatever the text.
 #pragma once
 
 #include "../tensor/base.h"
@@ -13,8 +13,8 @@
 
 namespace ds {
 
-// A parsed file: its values in the order of the text, one word each. Behind an array or object comes a word
-// of its own, then what it has; an object has its names and values in turn.
+// A parsed file: its values in the order of the text, one word each. An array's or object's word is followed
+// by one for its count, then by its elements; an object's are names and values, alternating.
 class json_tree {
 public:
     enum class kind : uint8_t { null, no, yes, text, array, object, whole, negative, number };
@@ -28,19 +28,19 @@ private:
     friend class json_node;
     friend class json_builder;
 
-    // The kind, and what belongs to it: where the bytes of a text are, the word behind an array or object, a
-    // number below 2^55, or else its place in numbers_.
+    // The kind, and by kind: the location of a text, the index of the word after an array or object, a whole
+    // number below 2^55, or an index in numbers_.
     struct word {
         uint64_t bits;
         word(kind k, uint64_t v) : bits(v << 8 | static_cast<uint64_t>(k)) {}
         kind what() const { return static_cast<kind>(bits & 0xff); }
         uint64_t value() const { return bits >> 8; }
     };
-    static constexpr uint64_t kept_apart = uint64_t(1) << 55;  // added to a place in numbers_
+    static constexpr uint64_t by_index = uint64_t(1) << 55;  // added to an index in numbers_
 
     size_t count(size_t at) const { return words_[at + 1].bits >> 32; }
     size_t first_order(size_t at) const { return words_[at + 1].bits & UINT32_MAX; }
-    size_t behind(size_t at) const {
+    size_t after(size_t at) const {
         return words_[at].what() == kind::array || words_[at].what() == kind::object ? words_[at].value()
                                                                                      : at + 1;
     }
@@ -51,34 +51,33 @@ private:
         return {p + sizeof n, n};
     }
     uint64_t number_bits(size_t at) const {
-        return words_[at].value() & kept_apart ? numbers_[words_[at].value() - kept_apart]
-                                               : words_[at].value();
+        return words_[at].value() & by_index ? numbers_[words_[at].value() - by_index] : words_[at].value();
     }
 
     std::string name_;
     std::deque<word> words_;
     std::deque<uint32_t> order_;  // of each object, the words of its names, sorted by name
     std::deque<uint64_t> numbers_;
-    std::vector<std::unique_ptr<char[]>> chars_;  // texts, each behind its length
+    std::vector<std::unique_ptr<char[]>> chars_;  // texts, each after its length
     size_t chars_left_ = 0, chars_used_ = 0;      // of the last block
 };
 
-// A value and its place in the file, for messages: "DIR/config.json: rope_scaling.factor: …". It refers to
-// the tree, which must outlive it where it is.
+// A value and its path in the file, for messages: "DIR/config.json: rope_scaling.factor: …". The tree must
+// outlive it and must not move.
 class json_node {
 public:
     explicit json_node(const json_tree &tree) : t_(&tree) {}
 
-    bool has(std::string_view member) const;      // there, and not null
+    bool has(std::string_view member) const;      // present and not null
     json_node at(std::string_view member) const;  // throws status::format when absent or null
-    json_node at(size_t i) const;                 // of an array, in range; `each` where all are wanted
+    json_node at(size_t i) const;                 // of an array, in range; `each` is faster for all
     size_t size() const { return is_array() || is_object() ? t_->count(at_) : 0; }
     const std::string &file() const { return t_->name(); }
     const std::string &field() const { return field_; }
     std::vector<std::string> names() const;  // of an object's members
     bool same_as(const json_node &other) const { return same(*t_, at_, *other.t_, other.at_); }
 
-    // All members of an object by their names, null or not; all elements of an array.
+    // All members of an object in the order of their names, null or not; all elements of an array.
     void each(const std::function<void(std::string_view name, const json_node &value)> &f) const;
     void each(const std::function<void(size_t i, const json_node &value)> &f) const;
 
@@ -98,7 +97,7 @@ public:
     double number() const;
     bool flag() const;
     std::string text() const { return std::string(view()); }
-    std::string_view view() const;    // a text in the tree
+    std::string_view view() const;    // into the tree
     const json_node &object() const;  // itself
     const json_node &array() const;
 
@@ -134,8 +133,8 @@ private:
 constexpr int json_max_depth = 64;
 constexpr size_t json_max_bytes = 100u << 20;
 
-// Throws status::format. `steps`, when not null, is increased by the values read and the names compared, so
-// that a test can hold the work to linear. `stopped` is asked now and then: true ends it with
+// Throws status::format. `steps`, if not null, is increased by the values read and the names compared, so
+// that a test can check that the work is linear. `stopped` is polled; true ends the reading with
 // status::cancelled.
 using stop_asked = std::function<bool()>;
 json_tree parse_json(std::string_view text, const std::string &name, const stop_asked &stopped = {},

@@ -1,6 +1,5 @@
-// The quantize program: flags only. Each subcommand checks its arguments and calls one function of this
-// folder. Exit status: 0 done, 1 failed (one line on stderr says why; nothing new is left behind), 2 wrong
-// usage.
+// The quantize program: its flags. Each subcommand checks its arguments and calls one function of this
+// folder. Exit status: 0 done, 1 failed (one line on stderr says why; no new file is left), 2 wrong usage.
 
 #include "calibrate.h"
 #include "convert.h"
@@ -26,8 +25,8 @@ namespace {
 volatile std::sig_atomic_t stop_requested = 0;
 void request_stop(int) { stop_requested = 1; }
 
-// A signal asks the running operation to stop, so that it takes its unfinished file with it; one that cannot
-// be written any more is an error code, not a signal.
+// A signal asks the running operation to stop, so that it removes its unfinished file. Exceeding the file
+// size limit becomes an error code instead of SIGXFSZ.
 void install_signals() {
     struct sigaction stop = {};
     stop.sa_handler = request_stop;
@@ -50,7 +49,7 @@ struct flags {
 
 constexpr const char *mixed_text = "mixed";
 
-// What --type takes; random weights cannot be measured, so they are never mixed.
+// The values of --type. Random weights cannot be measured, so synth has no mixed.
 std::vector<std::string> types(bool measured) {
     std::vector<std::string> out;
     for (const ds::format f : ds::target_formats()) out.emplace_back(ds::target_text(f));
@@ -66,7 +65,7 @@ ds::format type_of(const flags &f) {
 }
 
 void add_running(CLI::App *c, flags &f) {
-    c->add_option("-j,--threads", f.threads, "Threads; the result does not depend on it")
+    c->add_option("-j,--threads", f.threads, "Number of threads; the result does not depend on it")
         ->check(CLI::Range(1u, 256u).description(""))
         ->type_name("N")
         ->capture_default_str();
@@ -77,18 +76,17 @@ constexpr const char *split_bytes = "--split-max", *split_tensors = "--split-max
 
 void add_splitting(CLI::App *c, flags &f) {
     c->add_option(split_bytes, f.split.bytes,
-                  "Write parts, none larger than this: bytes, or with K, M, G, T decimal; a larger tensor "
-                  "has a part alone")
+                  "Write parts of at most this size: bytes, or with K, M, G, T decimal; a larger tensor gets "
+                  "a part of its own")
         ->transform(CLI::AsSizeValue(true).description(""))
         ->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))
         ->type_name("SIZE");
-    c->add_option(split_tensors, f.split.tensors, "Write parts of at most so many tensors")
+    c->add_option(split_tensors, f.split.tensors, "Write parts of at most this many tensors")
         ->check(CLI::Range(uint64_t(1), uint64_t(1) << 62).description(""))
         ->type_name("N");
 }
 
-// CLI11's App::count copies names in a function that must not throw, so it ends the process when memory is
-// short.
+// CLI11's App::count is noexcept but copies strings: when memory is short, it ends the process.
 bool given(const CLI::App &c, std::string_view option) {
     for (const CLI::Option *const o : c.get_options())
         for (const std::string &name : o->get_lnames())
@@ -102,10 +100,10 @@ std::string not_negative(const std::string &text) {
     double value = 0;
     return CLI::detail::lexical_cast(text, value) && value >= 0
                ? ""
-               : "is " + text + ", must be a number from 0 on";
+               : "is " + text + ", must be a number of at least 0";
 }
 
-// CLI11 takes -1 for the largest number, and the largest for one that is larger.
+// CLI11 reads -1 as the largest number, and so any number that is larger than that.
 std::string whole_number(const std::string &text) {
     uint64_t value = 0;
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -132,15 +130,15 @@ void add_writing(CLI::App *c, flags &f, bool type_needed, bool measured) {
         ->type_name("FILE");
     c->add_option("--text", f.mixed.texts, "mixed: texts to measure on")->type_name("TEXT");
     c->add_option("--max-nll-loss", f.mixed.max_nll_loss,
-                  "mixed: loss of likelihood allowed, relative: 0.005 is half a percent")
+                  "mixed: the largest relative loss of likelihood: 0.005 is half a percent")
         ->check(not_negative)
         ->type_name("X");
-    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: size of the file allowed")
+    c->add_option("--max-bytes", f.mixed.max_bytes, "mixed: the largest size of the file, in bytes")
         ->check(whole_number)
         ->type_name("N");
 }
 
-// What CLI11's rules cannot say of the options together.
+// The rules on combinations of options, which CLI11 cannot express.
 void check_together(const flags &f, const CLI::App &c) {
     const bool mixed = f.type == mixed_text;
     const bool takes_statistics = mixed || type_of(f) == ds::format::i8 || ds::is_weighted(type_of(f));
@@ -150,9 +148,9 @@ void check_together(const flags &f, const CLI::App &c) {
     if (!f.imatrix.empty() && (mixed || !ds::is_weighted(type_of(f))))
         throw CLI::ValidationError("--imatrix", "is for --type of less than 8 bits");
     if (!f.imatrix.empty() && !f.calibration.empty())
-        throw CLI::ValidationError("--imatrix", "takes the place of --calibration: one of the two");
+        throw CLI::ValidationError("--imatrix", "cannot be used with --calibration");
     if (mixed && f.mixed.texts.empty())
-        throw CLI::ValidationError("--type", "mixed needs --text: what the formats cost is measured on it");
+        throw CLI::ValidationError("--type", "mixed needs --text, on which the formats are measured");
     if (mixed && !given(c, "--max-nll-loss") && !given(c, "--max-bytes"))
         throw CLI::ValidationError("--type", "mixed needs --max-nll-loss or --max-bytes, or both");
     if (mixed) return;
@@ -162,38 +160,41 @@ void check_together(const flags &f, const CLI::App &c) {
 
 const char *const types_help =
     "Number formats:\n"
-    "  f32    32 bits a weight; every checkpoint fits without loss\n"
-    "  f16    16 bits; ends at 65504: a larger weight is an error that names it\n"
-    "  bf16   16 bits; what most checkpoints hold, so nothing is lost\n"
-    "  q8_0   8.5 bits: blocks of 32 share a scale; a row that 32 does not divide becomes f16\n"
+    "  f32    32 bits a weight; holds every checkpoint without loss\n"
+    "  f16    16 bits; at most 65504: a larger weight is an error that names it\n"
+    "  bf16   16 bits; the format of most checkpoints, so nothing is lost\n"
+    "  q8_0   8.5 bits: blocks of 32 share a scale; rows that 32 does not divide become f16\n"
     "  q6_k, q5_k_m, q4_k_m, q3_k_m, q2_k\n"
-    "         6.6 to 3 bits: blocks of 256; what suffers most has more bits, as is usual for files of these "
-    "names; other rows get blocks of 32, with a remark\n"
+    "         6.6 to 3 bits: blocks of 256; the most sensitive tensors get more bits, as usual for files of "
+    "these names;\n"
+    "         rows that 256 does not divide get blocks of 32, with a remark\n"
     "  q5_1, q5_0, q4_1, q4_0, iq4_nl\n"
     "         6 to 4.5 bits: blocks of 32; the output head is q6_k. iq4_nl is the best of 4.5 bits\n"
-    "         With --calibration or --imatrix these meet best what the model's inputs weigh most\n"
-    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every "
-    "machine; runs in deepseek only\n"
-    "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within "
-    "--max-nll-loss, or the best within --max-bytes\n"
-    "         (convert and requantize only; needs room beside OUT for one or two files of 16 bits a weight "
-    "while it runs)\n"
+    "         In these two groups --calibration or --imatrix weights errors by the model's inputs\n"
+    "  int8   8 bits and a scale a row, multiplied in integers: the fastest, and the same bits on every\n"
+    "         machine; runs in deepseek only\n"
+    "  mixed  f16, bf16 or int8 by tensor, chosen by measuring on --text: the smallest file within\n"
+    "         --max-nll-loss, or the best within --max-bytes (convert and requantize only; while it runs it\n"
+    "         needs disk space beside OUT for one or two files of 16 bits a weight)\n"
     "Norms, biases and rope_freqs stay f32 in every case.\n";
 const char *const int8_help =
-    "int8 quantizes activations too, a row at a time with one scale. Large models have channels with "
-    "outliers, which coarsen all others: left as they are they cost\n"
-    "0.8 to 5 points of perplexity in the figures of arXiv 2208.07339. `quantize calibrate` measures the "
-    "channels on a text; --calibration then moves the outliers\n"
-    "into the weights (SmoothQuant), place by place as far as that makes the products better. The file says "
-    "so in its keys, and needs nothing else to run.\n";
+    "int8 quantizes activations too, a row at a time with one scale. Large models have channels with\n"
+    "outliers, which make that scale too coarse for all others: this costs 0.8 to 5 points of perplexity in\n"
+    "the figures of arXiv 2208.07339. `quantize calibrate` measures the channels on a text; --calibration "
+    "then\n"
+    "moves the outliers into the weights (SmoothQuant), for each input as far as that improves the "
+    "products.\n"
+    "The file records this in its keys, and needs nothing else to run.\n";
 const char *const writing_help =
-    "The output is written beside its place, synced and renamed: it is there complete or, after a failure, a "
-    "full disk, Ctrl-C or SIGTERM, not at all,\n"
-    "and a file that was there before stays as it was. The progress bar shows on a terminal only.\n";
+    "The output is written to a temporary file beside it, synced and renamed. After a failure, a full disk,\n"
+    "Ctrl-C or SIGTERM there is no incomplete file, and a file that existed before is unchanged. The "
+    "progress\n"
+    "bar shows on a terminal only.\n";
 const char *const split_help =
-    "Parts are OUT-00001-of-00003.gguf and so on (OUT without .gguf), as llama.cpp names them; the first has "
-    "all metadata, and a model is loaded by the path of its first\n"
-    "part. They appear together, when all are complete. Every command takes a model in parts by its first.\n";
+    "Parts are OUT-00001-of-00003.gguf and so on (OUT without .gguf), as llama.cpp names them. The first "
+    "has\n"
+    "all metadata, and a model is loaded by the path of its first part. The parts appear together, when all\n"
+    "are complete. Every command accepts a model in parts, by its first.\n";
 const char *const exit_help = "Exit status: 0 done; 1 failed, and a line on standard error names file, field "
                               "and value; 2 wrong usage.\n";
 
@@ -222,12 +223,11 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
               "  model.safetensors            weights in F32, F16, BF16 or FP8 (E4M3 with a scale a block), "
               "or shards named by\n"
               "                               model.safetensors.index.json\n"
-              "A tensor that is missing, has another shape, or that the architecture has no place for, is an "
-              "error that names it, and so is a weight that is not\n"
-              "finite. Tied embeddings are stored once. Memory stays below twice the largest tensor and 100 "
-              "MB. The file runs in llama.cpp as well, if its type does.\n"
-              "With --calibration, --imatrix or --type mixed a file without loss is written beside OUT "
-              "first, and removed in the end.\n\n" +
+              "A tensor that is missing, has another shape, or is not part of the architecture is an error\n"
+              "that names it, and so is a weight that is not finite. Tied embeddings are stored once.\n"
+              "Memory stays below twice the largest tensor and 100 MB. The file also runs in llama.cpp, if\n"
+              "its type does. With --calibration, --imatrix or --type mixed a file without loss is written\n"
+              "beside OUT first, and removed at the end.\n\n" +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +
               "\nExample:\n  quantize convert DeepSeek-R1-Distill-Qwen-1.5B r1-1.5b.gguf --type q8_0\n\n" +
               exit_help);
@@ -256,10 +256,10 @@ CLI::App *add_synth(CLI::App &app, flags &f) {
     for (const std::string &s : ds::synth_shapes())
         shapes +=
             "  " + s + std::string(12 - std::min<size_t>(s.size(), 11), ' ') + ds::synth_shape_text(s) + "\n";
-    c->footer("For benchmarks and tests: such a file runs at the speed of the real model and says nothing "
-              "sensible. Weights have the size that keeps activations\n"
-              "sane (deviation 1 / sqrt(columns)); within a file they repeat stretches of a tile of a "
-              "million numbers. The vocabulary is made up, and any text tokenizes.\n\n" +
+    c->footer("For benchmarks and tests: such a file runs at the speed of the real model, and its answers\n"
+              "are random. The weights' deviation, 1 / sqrt(columns), keeps activations in a usual range;\n"
+              "within a file they repeat pieces of a tile of a million numbers. The vocabulary is\n"
+              "synthetic, and any text tokenizes.\n\n" +
               shapes + "\n" + types_help + "\n" + writing_help + split_help +
               "\nExample:\n  quantize synth --shape r1-1.5b --type q8_0 random.gguf\n\n" + exit_help);
     return c;
@@ -271,9 +271,9 @@ CLI::App *add_requantize(CLI::App &app, flags &f) {
     c->add_option("IN", f.in, "GGUF file in any format that runs")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write; may be IN")->required()->type_name("");
     add_writing(c, f, true, true);
-    c->footer(std::string("The metadata is kept, but for what it says of number formats. Tensors that the "
-                          "architecture keeps in f32 are copied. From a smaller format to a larger one is\n"
-                          "allowed, with a remark: the file grows and nothing comes back.\n\n") +
+    c->footer(std::string("The metadata stays, except what it says of number formats. Tensors that the\n"
+                          "architecture keeps in f32 are copied. A larger format than IN's is allowed,\n"
+                          "with a remark: the file grows and regains no precision.\n\n") +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +
               "\nExamples:\n  quantize requantize r1-bf16.gguf r1-q8_0.gguf --type q8_0\n"
               "  quantize requantize r1-bf16.gguf r1-q4_k_m.gguf --type q4_k_m --imatrix r1.imatrix.gguf\n"
@@ -287,23 +287,22 @@ CLI::App *add_requantize(CLI::App &app, flags &f) {
 CLI::App *add_split(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("split", "Write a GGUF file as several");
     c->add_option("IN", f.in, "GGUF file, or the first of several")->required()->type_name("");
-    c->add_option("OUT", f.out, "What the names of the parts begin with")->required()->type_name("");
+    c->add_option("OUT", f.out, "The prefix of the parts' names")->required()->type_name("");
     add_splitting(c, f);
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
     c->footer(std::string(split_help) +
-              "Tensors are copied as they are, of whatever architecture and number format.\n" + writing_help +
+              "Tensors are copied unchanged, of any architecture and number format.\n" + writing_help +
               "\nExample:\n  quantize split r1-q8_0.gguf parts/r1-q8_0 --split-max 40G\n\n" + exit_help);
     return c;
 }
 
 CLI::App *add_merge(CLI::App &app, flags &f) {
     CLI::App *const c = app.add_subcommand("merge", "Write a model in several GGUF files as one");
-    c->add_option("FIRST", f.in, "The first of the files, …-00001-of-00003.gguf")->required()->type_name("");
+    c->add_option("FIRST", f.in, "The first part, …-00001-of-00003.gguf")->required()->type_name("");
     c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
     c->add_flag("-q,--quiet", f.quiet, "No progress bar and no remarks");
     c->footer(
-        std::string(
-            "Of parts that `quantize split` made, the result is the file that was split, byte for byte.\n") +
+        std::string("For parts made by `quantize split`, the result is the original file, byte for byte.\n") +
         writing_help + "\nExample:\n  quantize merge parts/r1-q8_0-00001-of-00018.gguf r1-q8_0.gguf\n\n" +
         exit_help);
     return c;
@@ -311,31 +310,30 @@ CLI::App *add_merge(CLI::App &app, flags &f) {
 
 CLI::App *add_calibrate(CLI::App &app, flags &f) {
     CLI::App *const c =
-        app.add_subcommand("calibrate", "Measure what goes into a model's products, for --calibration");
+        app.add_subcommand("calibrate", "Measure the inputs of a model's matrix products, for --calibration");
     c->add_option("MODEL", f.in, "GGUF file, best in a float format: f32, f16, bf16")
         ->required()
         ->type_name("");
-    c->add_option("TEXT", f.texts, "Texts like those that the model will see; its own answers serve well")
+    c->add_option("TEXT", f.texts, "Texts like those that the model will see; its own answers are suitable")
         ->required()
         ->type_name("");
     c->add_option("-o,--output", f.out, "File of statistics to write")->required()->type_name("STATS");
     c->add_option("-c,--context", f.calibrate.window,
-                  "Tokens that are read together, 2 or more; default: 512, or the model's context")
+                  "Tokens of a window, 2 or more; default: 512, or the model's context if that is shorter")
         ->check(CLI::Range(int64_t(2), int64_t(1) << 31).description(""))
         ->type_name("N");
     c->add_option("-n,--tokens", f.calibrate.tokens,
-                  "Tokens to read at most, in windows spread over the texts")
+                  "The most tokens to read, in windows spread over the texts")
         ->check(CLI::Range(uint64_t(2), uint64_t(1) << 32).description(""))
         ->type_name("N")
         ->capture_default_str();
     add_running(c, f);
-    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's "
-              "largest magnitude and mean square, and some whole rows to try\n"
-              "formats on. The statistics are for this model in whatever float format, and are refused for "
-              "another. A text is any bytes: bad UTF-8 is taken as it is,\n"
-              "with a remark, and control tokens may be written as their text. A text longer than the "
-              "context is read in windows, each from its own beginning. Some\n"
-              "tens of thousands of tokens are plenty.\n\n"
+    c->footer("Runs the model over the texts and writes, for the input of each matrix, every channel's\n"
+              "largest magnitude and mean square, and some whole rows to try formats on. The statistics fit\n"
+              "this model in any float format, and are refused for another model. A text may be any bytes:\n"
+              "invalid UTF-8 is read as it is, with a remark, and control tokens may be written as their\n"
+              "text. A text longer than the context is read in windows, each without what came before it.\n"
+              "Some tens of thousands of tokens are plenty.\n\n"
               "Example:\n  quantize calibrate r1-bf16.gguf answers.txt talks.txt -o r1.stats\n  quantize "
               "requantize r1-bf16.gguf r1-int8.gguf --type int8 --calibration r1.stats\n\n" +
               std::string(exit_help));
@@ -351,17 +349,17 @@ CLI::App *add_inspect(CLI::App &app, flags &f) {
         ->check(whole_number)
         ->type_name("N")
         ->capture_default_str();
-    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build "
-                          "cannot run are measured as well; bits a weight count scales and offsets.\n"
-                          "The JSON's metadata is a list of {key, type, array, count, value}, value as text; "
-                          "its tensors are {name, type, shape, bytes, offset},\n"
-                          "and of a model in several files {…, part}, an index in the list parts.\n\n"
+    c->footer(std::string("Shapes are written outermost first: [rows, columns]. Formats that this build\n"
+                          "cannot run are listed as well; bits a weight include scales and offsets. The\n"
+                          "JSON's metadata is a list of {key, type, array, count, value}, value as text;\n"
+                          "its tensors are {name, type, shape, bytes, offset}, and for a model in several\n"
+                          "files also part, an index in the list parts.\n\n"
                           "Example:\n  quantize inspect models/tiny-r1.gguf --no-tensors\n\n") +
               exit_help);
     return c;
 }
 
-// The files of a model, by its first one.
+// The files of a model, given the first.
 std::vector<std::string> files_of(const std::string &path) {
     const ds::gguf_file f = ds::gguf_file::open(path);
     std::vector<std::string> out;
@@ -369,8 +367,7 @@ std::vector<std::string> files_of(const std::string &path) {
     return out;
 }
 
-// What a command reads and OUT may not replace. Requantizing a file in its place is fine, but not one part of
-// several.
+// The inputs that OUT may not replace. Requantizing a file in place is fine, but not one of several parts.
 std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
     std::vector<std::string> out = f.texts;
     out.insert(out.end(), f.mixed.texts.begin(), f.mixed.texts.end());
@@ -415,7 +412,7 @@ void requantize(const flags &f, const std::string &in, const ds::job &j) {
     else ds::requantize(in, f.out, type_of(f), j);
 }
 
-// What is measured on a model needs a model that runs: then the checkpoint first becomes a file without loss.
+// Statistics and measurements apply to a GGUF file, so the checkpoint is first converted to one without loss.
 void convert(const flags &f, const ds::job &j) {
     const bool in_two_steps = f.type == mixed_text || !f.calibration.empty() || !f.imatrix.empty();
     if (!in_two_steps || f.vocab_only) return ds::convert(f.in, f.out, {type_of(f), f.vocab_only, f.name}, j);
@@ -427,11 +424,11 @@ void convert(const flags &f, const ds::job &j) {
 }
 
 void inspect(const flags &f) {
-    // nlohmann-json takes memory in destructors, where there is no way to say that there is none. Nothing is
-    // written here that would be left behind.
+    // nlohmann-json allocates in destructors, where a failure cannot be reported. Nothing is written here
+    // that could be left incomplete.
     std::set_new_handler([] {
         const std::string_view text = "quantize: out of memory\n";
-        if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nobody is there to hear it
+        if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nowhere left to report it
         _exit(1);
     });
     const ds::gguf_file file = ds::gguf_file::open(f.in);
@@ -441,10 +438,10 @@ void inspect(const flags &f) {
         throw ds::error(ds::status::io, "standard output: cannot be written");
 }
 
-// A full disk, say: what was asked for has not arrived.
+// False if output was lost, on a full disk for example.
 bool output_arrived() { return std::cout.flush().good() && fflush(stdout) == 0 && !ferror(stdout); }
 
-// CLI11 says only that a command is missing. Before one there is no option but --help.
+// CLI11 reports only that a command is missing. Before the command, --help is the only option.
 void check_command(const CLI::App &app, int argc, char **argv) {
     const std::string word = argc < 2 ? "" : argv[1];
     if (word == "-h" || word == "--help") return;
@@ -453,17 +450,17 @@ void check_command(const CLI::App &app, int argc, char **argv) {
         if (c->get_name() == word) return;
         known += (known.empty() ? "" : ", ") + c->get_name();
     }
-    if (word.empty()) throw CLI::ValidationError("needs a command; there are: " + known);
-    if (word[0] == '-') throw CLI::ValidationError(word, "comes after the command; there are: " + known);
-    throw CLI::ValidationError(word, "there is no such command; there are: " + known);
+    if (word.empty()) throw CLI::ValidationError("needs a command; commands: " + known);
+    if (word[0] == '-') throw CLI::ValidationError(word, "comes after the command; commands: " + known);
+    throw CLI::ValidationError(word, "no such command; commands: " + known);
 }
 
 }  // namespace
 
 static int run(int argc, char **argv) {
     flags f;
-    CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` tells all "
-                 "about a command.",
+    CLI::App app("Makes, changes and shows GGUF files for deepseek. `quantize COMMAND --help` "
+                 "describes a command.",
                  "quantize");
     app.require_subcommand(1);
     const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f),
@@ -516,7 +513,7 @@ static int run(int argc, char **argv) {
 int main(int argc, char **argv) {
     try {
         return run(argc, argv);
-    } catch (const std::bad_alloc &) {  // of the flags' description, too
+    } catch (const std::bad_alloc &) {  // also while the flags are described
         fputs("quantize: out of memory\n", stderr);
         return 1;
     }

@@ -1,4 +1,4 @@
-// Sums over the vocabulary in double. A model that gives NaN measures as NaN, which no bound accepts.
+// Sums over the vocabulary are in double. NaN logits give NaN, which no bound accepts.
 
 #include "measure.h"
 
@@ -14,16 +14,16 @@ static double log_sum(const float *x, size_t n) {
     return most + std::log(sum);
 }
 
-// each(logits of a position, its place in all windows together, the window, its place there)
+// each(logits of a position, its index in all windows together, the window, its index in the window)
 template <class F>
 static void each_row(forward &pass, const text_windows &text, const step_fn &stepped, const F &each) {
     size_t before = 0;
     for (const std::vector<token_id> &w : text.list) {
         pass.run(w, [&](const graph &, const tensor &logits, int64_t first) {
             for (int64_t r = 0; r < logits.ne[0]; ++r) {
-                const auto place = static_cast<size_t>(first + r);
+                const auto index = static_cast<size_t>(first + r);
                 each(std::span<const float>(f32_at(logits, r), static_cast<size_t>(logits.ne[1])),
-                     before + place, w, place);
+                     before + index, w, index);
             }
             stepped();
         });
@@ -35,9 +35,9 @@ double mean_nll(forward &pass, const text_windows &text, const step_fn &stepped)
     double sum = 0;
     uint64_t n = 0;
     each_row(pass, text, stepped,
-             [&](std::span<const float> x, size_t, const std::vector<token_id> &w, size_t place) {
-                 if (place + 1 == w.size()) return;
-                 sum += log_sum(x.data(), x.size()) - x[static_cast<size_t>(w[place + 1])];
+             [&](std::span<const float> x, size_t, const std::vector<token_id> &w, size_t index) {
+                 if (index + 1 == w.size()) return;
+                 sum += log_sum(x.data(), x.size()) - x[static_cast<size_t>(w[index + 1])];
                  ++n;
              });
     return sum / static_cast<double>(n);

@@ -6,9 +6,9 @@
 
 namespace ds {
 
-// Of all windows. `stepped` is called after each step of the pass; it may throw.
+// Each runs all windows. `stepped` is called after each step of the pass; it may throw.
 using step_fn = std::function<void()>;
-// natural logarithm, of each token after a window's first
+// of each token after a window's first; natural logarithm
 double mean_nll(forward &pass, const text_windows &text, const step_fn &stepped);
 // [tokens, vocab]
 std::vector<float> logits_of(forward &pass, const text_windows &text, const step_fn &stepped);

@@ -1,8 +1,8 @@
-// The choice of formats by measurement. First a file with every matrix in the better of f16 and bf16, scales
-// folded in, beside the output; each matrix in turn becomes int8 in memory, and the divergence from the
-// original model is measured; matrices then become int8 in the order of divergence for a byte saved, as many
-// as the bounds ask for or allow, which the likelihood of the text decides by halving. What is measured is
-// what is written: both come from that file.
+// Chooses formats by measurement. A scratch file beside the output first gets every matrix in the better of
+// f16 and bf16, with scales folded in. Then each matrix alone becomes int8 in memory, and the divergence from
+// the original model is measured. Finally matrices become int8 in the order of divergence per byte saved, as
+// many as the bounds require or allow; a binary search on the text's likelihood finds how many.
+// Invariant: what is measured is what is written; both come from the scratch file.
 
 #include "mixed.h"
 
@@ -19,12 +19,12 @@ namespace ds {
 namespace {
 
 constexpr int64_t longest_window = 512, divergence_window = 128;
-constexpr uint64_t divergence_floats = uint64_t(1) << 25;  // logits that are kept of the original model
+constexpr uint64_t divergence_floats = uint64_t(1) << 25;  // of the original model's logits: 128 MiB
 constexpr double no_bound = std::numeric_limits<double>::infinity();
 
 // ---- f16 or bf16
 
-// The squares of what rounding takes away; infinite where an f16 overflows.
+// The sum of squared rounding errors; infinite if an f16 overflows.
 double rounding_error(const encode_job &e, format to) {
     const auto columns = static_cast<size_t>(e.ne.back());
     std::vector<float> x(columns), y(columns);
@@ -77,9 +77,9 @@ struct int8_matrix {
 };
 
 struct candidate {
-    size_t job;  // in the list of the half file's jobs
+    size_t job;  // index in search::jobs
     tensor_row row;
-    double saved, divergence = 0;  // bytes; of the model's distributions with this one in int8
+    double saved, divergence = 0;  // bytes; of the model with this matrix alone in int8
 };
 
 struct search {
@@ -88,11 +88,11 @@ struct search {
     const job &j;
     model half;                              // every matrix in f16 or bf16
     std::vector<encode_job> jobs;            // of its file
-    std::vector<candidate> candidates = {};  // once measured, in the order in which they become int8
+    std::vector<candidate> candidates = {};  // once measured, in the order of becoming int8
     text_windows text = {}, short_text = {};
     double nll = 0;  // of the original model, and its logits of short_text
     std::vector<float> logits = {};
-    uint64_t read = 0, total = 0;  // bytes of weights gone through, and about how many will be
+    uint64_t read = 0, total = 0;  // bytes of weights so far, and an estimate of all
 
     int64_t window() const { return std::min(longest_window, half.h.context); }
     int64_t short_window() const { return std::min(divergence_window, half.h.context); }
@@ -136,7 +136,7 @@ void measure_original(search &s, const std::string &path) {
     s.logits = logits_of(pass, s.short_text, s.stepped());
 }
 
-// The order: least divergence for a byte saved first.
+// Measures the candidates, and sorts them: the least divergence per byte saved first.
 void measure_candidates(search &s) {
     for (candidate &c : s.candidates) {
         const int8_matrix m(s.jobs[c.job], s.j.threads);
@@ -164,7 +164,7 @@ uint64_t size_with(const search &s, size_t n) {
     return size_of_jobs(s.half.file, jobs_with(s, n), s.set_keys);
 }
 
-// The pages that an engine takes for such a file, if not told otherwise: i8 where most bytes of weights are.
+// An engine's default format of keys and values for such a file: i8 if i8 has the most bytes of weights.
 format pages_with(const search &s, size_t n) {
     double bytes[static_cast<size_t>(format::count)] = {};
     for (const encode_job &e : jobs_with(s, n)) {
@@ -177,7 +177,7 @@ format pages_with(const search &s, size_t n) {
                : format::f16;
 }
 
-// How much likelihood the first n in int8 cost, relative to the original's.
+// The relative increase of the text's mean negative log-likelihood with the first n in int8.
 double loss_with(search &s, size_t n) {
     std::vector<std::unique_ptr<int8_matrix>> matrices;
     model_weights w = s.half.weights;
@@ -209,8 +209,8 @@ struct choice {
     double loss;
 };
 
-// The loss is taken to grow with the number of int8 matrices, which noise of a short text may break; the loss
-// of what is chosen is measured in any case.
+// Assumes that the loss grows with the number of int8 matrices. Noise of a short text may break that, but the
+// loss of the result is measured in any case.
 choice choose(search &s) {
     const size_t least = fewest_that_fit(s);
     choice good{least, loss_with(s, least)};
@@ -231,7 +231,7 @@ choice choose(search &s) {
     return good;
 }
 
-// The file that everything after it is measured on and made from; gives the scales that were folded in.
+// Writes the scratch file, on which everything is measured. Returns the scales that were folded in.
 std::optional<smoothing> write_half(const gguf_file &f, const std::optional<calibration> &c,
                                     const std::string &path, const job &j) {
     std::optional<smoothing> scales;

@@ -1,4 +1,4 @@
-// Writing a GGUF file beside its place, in one pass; see output.h.
+// Writes a GGUF file in one pass, to a temporary file beside it; see output.h.
 
 #include "output.h"
 
@@ -34,12 +34,12 @@ const target &target_of(format f) {
     return *t;
 }
 
-constexpr size_t piece_bytes = 8u << 20;  // written between two looks at whether to stop
+constexpr size_t piece_bytes = 8u << 20;  // written between two checks for a stop
 }  // namespace
 
 void refuse_inputs(const std::string &path, const std::vector<std::string> &inputs) {
     for (const std::string &input : inputs) {
-        std::error_code none;  // one of them is not there: then they are two
+        std::error_code none;  // set if one does not exist: they differ then
         if (std::filesystem::equivalent(path, input, none))
             throw error(status::argument, path + ": is the same file as the input " + input +
                                               ", which the output would replace");
@@ -48,7 +48,7 @@ void refuse_inputs(const std::string &path, const std::vector<std::string> &inpu
 
 std::vector<std::string> checkpoint_inputs(const std::string &directory) {
     std::vector<std::string> out;
-    std::error_code none;  // what cannot be listed cannot be read, and whoever reads it says so
+    std::error_code none;  // the reader reports a directory that cannot be listed
     for (const auto &entry : std::filesystem::directory_iterator(directory, none)) {
         if (!entry.is_regular_file(none)) continue;
         char magic[4] = {};
@@ -76,7 +76,7 @@ void write_gguf(const std::string &path, const gguf_writer &w, const job &j,
             done += piece;
         }
     };
-    size_t tensor = 0;  // of all parts
+    size_t tensor = 0;  // index over all parts
     for (const gguf_writer &p : parts) {
         files.push_back(std::make_unique<os::output_file>(part_path(files.size())));
         const std::string header = p.header();

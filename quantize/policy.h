@@ -1,4 +1,4 @@
-// Which format each tensor of a model gets when one is asked for.
+// The format of each tensor of a model, given the format wanted.
 #pragma once
 
 #include "output.h"
@@ -7,18 +7,17 @@
 
 namespace ds {
 
-// The format nearest to `wanted` that a tensor can have: norms, biases and rope divisors stay F32; a row that
-// no whole number of blocks of 256 fills gets blocks of 32 of like size, and one that those do not fill
-// either F16.
+// The format nearest to `wanted` that a tensor can have. Norms, biases and RoPE divisors stay F32. Rows that
+// are not whole blocks of 256 get blocks of 32 of similar size; rows that are not whole blocks of 32 get F16.
 format target_format(const tensor_row &row, format wanted);
 
-// Of less than 8 bits: what a file in it meets best can be weighed by column.
+// Formats of less than 8 bits, whose errors can be weighted by column.
 bool is_weighted(format f);
 
-// The same for all tensors of a model, with the choices that are usual for mixes: in those of less than 8
-// bits the output head is Q6_K, and in Q2_K to Q5_K what suffers most from few bits (values, the
-// feed-forward's way down, the attention's output) has more of them. As in llama.cpp's quantize
-// (src/llama-quant.cpp), so that a file of that name has the size and quality that its name promises.
+// The same for all tensors of a model, with the usual mixes. Below 8 bits the output head is Q6_K. In Q2_K to
+// Q5_K the most sensitive tensors (values, the feed-forward's down projection, the attention's output) get
+// more bits. As in llama.cpp's quantize (src/llama-quant.cpp), so that a file has the size and quality that
+// its name promises.
 class format_policy {
 public:
     format_policy(format wanted, const hparams &h, bool tied)
@@ -26,7 +25,7 @@ public:
           tied_(tied) {}
     format_policy(format wanted, const gguf_file &f);  // of a model's file
     format operator()(const tensor_row &row);
-    // which tensors got another format than the mix wants, for the length of their rows
+    // reports the tensors that got another format than the mix's, because of the length of their rows
     void remark(const job &j) const;
 
 private:

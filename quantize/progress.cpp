@@ -1,4 +1,4 @@
-// The progress bar; see progress.h. It writes to stderr only, so that stdout stays a program's to read.
+// The progress bar; see progress.h. It writes to stderr only: another program may read stdout.
 
 #include "progress.h"
 

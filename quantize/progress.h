@@ -8,11 +8,11 @@ namespace ds {
 // "1.50 GB", three digits and a decimal unit.
 std::string bytes_text(double bytes);
 
-// One line, without an end: "[#####---] 62% 1.50 GB of 2.40 GB 310 MB/s 0:03 left". `seconds` since the
+// One line, without a line feed: "[#####---] 62% 1.50 GB of 2.40 GB 310 MB/s 0:03 left". `seconds` since the
 // start.
 std::string progress_line(uint64_t done, uint64_t total, double seconds);
 
-// Draws on stderr, at most ten times a second; nothing when not `shown`. The line is gone when the object is.
+// Draws on stderr, at most ten times a second; nothing unless `shown`. The destructor clears the line.
 class progress_bar {
 public:
     explicit progress_bar(bool shown);

@@ -1,6 +1,6 @@
 // Requantizing: the source's tensors in the source's order, each decoded and encoded by encode_tensor, or
-// copied. No information comes back: from a smaller format to a larger one is allowed, with a remark. The
-// scales of an I8 tensor are a tensor of their own in a file, and part of its job here.
+// copied. A larger format than the source's is allowed, with a remark, since it regains nothing. The scales
+// of an I8 tensor are a tensor of their own in a file, and part of its job here.
 
 #include "requantize.h"
 
@@ -13,19 +13,20 @@ namespace ds {
 
 namespace {
 
-// How a file's matrices were quantized.
-bool tells_how(std::string_view key) {
+// Keys on how a file's matrices were quantized.
+bool describes_quantization(std::string_view key) {
     return key.starts_with("deepseek.quant.") || key.starts_with("quantize.imatrix.");
 }
 
-// Metadata that describes the old file's layout is not carried over, the writer lays the new one out itself;
-// nor is what was said of how its matrices were quantized, if one of them changes.
+// Keys on the old file's layout are not copied: the writer sets its own. Keys on its quantization are dropped
+// if a matrix changes.
 gguf_writer keys_for(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys) {
     const bool changed =
         std::any_of(jobs.begin(), jobs.end(), [](const encode_job &e) { return !e.verbatim; });
     gguf_writer w;
     for (size_t i = 0; i < f.key_count(); ++i)
-        if (f.key(i) != "general.alignment" && !is_split_key(f.key(i)) && !(changed && tells_how(f.key(i))))
+        if (f.key(i) != "general.alignment" && !is_split_key(f.key(i)) &&
+            !(changed && describes_quantization(f.key(i))))
             w.set_raw(f.key(i), f.value(i));
     set_keys(w);
     return w;
@@ -67,18 +68,17 @@ void remark_growth(const gguf_file &f, const std::vector<encode_job> &jobs, cons
         before += row_bytes(e.from, elements);
         after += row_bytes(e.to, elements);
     }
-    if (after > before)
-        j.remark(f.name() + ": the file grows, and what an earlier rounding took away does not come back");
+    if (after > before) j.remark(f.name() + ": the file grows, and regains no precision that it lost before");
 }
 
 }  // namespace
 
-// What outliers cost: LLM.int8() (arXiv 2208.07339), table 1, rows of activations with one scale.
-const char *const uncalibrated_remark =
-    "int8 without --calibration: a token's activations share one scale, so that a channel with outliers "
-    "coarsens all others, which models of some billion weights "
-    "have and suffer from. `quantize calibrate` measures the channels, and --calibration folds what it found "
-    "into the weights";
+// The cost of outliers: LLM.int8() (arXiv 2208.07339), table 1, rows of activations with one scale.
+const char *const uncalibrated_remark = "int8 without --calibration: a token's activations share one scale, "
+                                        "so a channel with outliers makes it too "
+                                        "coarse for all others, and models of some billion weights have such "
+                                        "channels. `quantize calibrate` measures "
+                                        "the channels, and --calibration moves the outliers into the weights";
 
 std::vector<encode_job> jobs_of(const gguf_file &f,
                                 const std::function<format(const tensor_row &row, format from)> &to) {
@@ -133,8 +133,8 @@ void requantize(const std::string &in, const std::string &out, format type, cons
         j);
 }
 
-// The matrix that a calibration's input is named after: of those with the same input the first in the
-// architecture's list.
+// For each matrix, the one that the statistics of its input are named after: of those with the same input,
+// the first in the architecture's list.
 static std::unordered_map<std::string, std::string> inputs_of(const gguf_file &f) {
     const arch &a = *arch_of(f);
     const std::vector<tensor_row> rows = a.tensors(a.read(f));
@@ -154,7 +154,7 @@ static std::unordered_map<std::string, std::string> inputs_of(const gguf_file &f
     return out;
 }
 
-// `weigh` gives a matrix's job its importance.
+// `weigh` sets the importance of a matrix's job.
 static void weighted(const gguf_file &f, const std::string &out, format type,
                      const std::function<void(encode_job &)> &weigh, const key_setter &set_keys,
                      const job &j) {
@@ -188,7 +188,7 @@ void requantize_weighted(const std::string &in, const std::string &out, format t
         j);
 }
 
-// Names in a remark or an error: the first few, and how many there are.
+// For messages: the number of names, and the first few.
 static std::string some_of(const std::vector<std::string> &names) {
     std::string out = std::to_string(names.size()) + " (";
     for (size_t i = 0; i < std::min<size_t>(names.size(), 3); ++i) out += (i ? ", " : "") + quoted(names[i]);

@@ -5,38 +5,39 @@
 
 namespace ds {
 
-// From any format that runs to `type`, one of target_formats(). Tensors that the architecture keeps in F32,
-// or does not know, are copied as they are. Throws ds::error naming file and tensor; nothing is left under
-// `out` then but what was there before. `in` and `out` may be the same path.
+// From any format that runs to `type`, one of target_formats(). Tensors that the architecture keeps in F32 or
+// does not have are copied. Throws ds::error naming file and tensor; what was under `out` is then unchanged.
+// `in` and `out` may be the same path.
 void requantize(const std::string &in, const std::string &out, format type, const job &j);
 
-// The same, each column's errors counting as its input's mean square in the file `stats` of a calibration.
+// The same, with each column's errors weighted by its input's mean square in the calibration file `stats`.
 void requantize_weighted(const std::string &in, const std::string &out, format type, const std::string &stats,
                          const job &j);
 
-// The same by the importances of llama.cpp's file `path` (imatrix.h); remarks name what it lacks and what of
-// it is not used. Throws status::format where an entry does not fit its matrix, status::argument where none
-// is of a matrix that is encoded.
+// The same, weighted by the importances of llama.cpp's file `path` (imatrix.h). Remarks name matrices without
+// an entry, and unused entries. Throws status::format where an entry does not fit its matrix, and
+// status::argument if none fits a matrix that is encoded.
 void requantize_by_imatrix(const std::string &in, const std::string &out, format type,
                            const std::string &path, const job &j);
 
-// The same tensors and keys, whatever the architecture: of a model in parts the one file that was split, and
-// with j.split parts of it.
+// Copies tensors and keys, of any architecture. A model in parts becomes one file, or with j.split other
+// parts.
 void copy_gguf(const std::string &in, const std::string &out, const job &j);
 
-// A model's file as jobs that encode its tensors anew, in the file's order; scales of I8 belong to their
-// tensors' jobs. `to` names the format of a tensor that the architecture knows and does not keep in F32. The
-// jobs point into the file's bytes.
+// A model file's tensors as encoding jobs, in the file's order; the scales of I8 are part of their tensors'
+// jobs. `to` returns the format for a tensor that the architecture has and does not keep in F32. The jobs
+// point into the file's bytes.
 std::vector<encode_job> jobs_of(const gguf_file &f,
                                 const std::function<format(const tensor_row &row, format from)> &to);
 
-// Writes jobs of `f`, keys from `f` and then from `set_keys`; and how large that file would be.
+// Writes jobs of `f`, with the keys of `f` and then those of `set_keys`; size_of_jobs returns that file's
+// size.
 using key_setter = std::function<void(gguf_writer &)>;
 void write_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const std::string &out,
                 const key_setter &set_keys, const job &j);
 uint64_t size_of_jobs(const gguf_file &f, const std::vector<encode_job> &jobs, const key_setter &set_keys);
 
-// What one should know who makes an int8 file without calibration.
+// The remark on an int8 file without calibration.
 extern const char *const uncalibrated_remark;
 
 }  // namespace ds

@@ -1,6 +1,6 @@
 // The safetensors container: a u64 length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then
-// the data. The data must be covered exactly once, without holes, as the specification demands; all products
-// are checked before they are used.
+// the data. Tensors must cover the data exactly once, without holes, as the specification requires. All
+// products are checked for overflow.
 
 #include "safetensors.h"
 
@@ -11,8 +11,8 @@ namespace ds {
 
 namespace {
 
-// Element types of the specification. Those without a format are carried, so that a tensor nobody needs does
-// not stop a conversion.
+// Element types of the specification. Those without a format are accepted, so that a tensor that is not
+// needed does not stop a conversion.
 struct dtype_row {
     const char *text;
     unsigned bits;
@@ -38,7 +38,7 @@ constexpr dtype_row dtypes[] = {
     {"I64", 64, {}},
     {"C64", 64, {}},
 };
-constexpr uint64_t max_dimension = uint64_t(1) << 48;
+constexpr uint64_t max_dimension = uint64_t(1) << 48;  // beyond any file
 constexpr size_t max_dimensions = 8;
 
 const dtype_row &find_dtype(const json_node &n) {
@@ -47,8 +47,8 @@ const dtype_row &find_dtype(const json_node &n) {
     n.fail(status::unsupported, "element type " + ds::quoted(n.text()) + " is not known");
 }
 
-// The entry's shape and dtype against its offsets; `room` is the bytes of data that the file has.
-safetensor read_entry(const std::string &name, const json_node &n, const uint8_t *data, uint64_t room) {
+// Checks an entry's shape and dtype against its offsets. The file has `available` bytes of data.
+safetensor read_entry(const std::string &name, const json_node &n, const uint8_t *data, uint64_t available) {
     const dtype_row &d = find_dtype(n.at("dtype"));
     const json_node shape = n.at("shape").array(), offsets = n.at("data_offsets").array();
     if (shape.size() > max_dimensions)
@@ -62,11 +62,11 @@ safetensor read_entry(const std::string &name, const json_node &n, const uint8_t
     }
     if (offsets.size() != 2) offsets.fail(status::format, "not two numbers");
     const uint64_t begin = offsets.at(size_t(0)).whole(UINT64_MAX), end = offsets.at(1).whole(UINT64_MAX);
-    if (begin > end || end > room)
+    if (begin > end || end > available)
         offsets.fail(status::format,
                      format_text("[%llu, %llu] is not a range of the file's %llu bytes of data",
                                  static_cast<unsigned long long>(begin), static_cast<unsigned long long>(end),
-                                 static_cast<unsigned long long>(room)));
+                                 static_cast<unsigned long long>(available)));
     if (bits % 8 != 0 || bits / 8 != end - begin)
         offsets.fail(status::format, format_text("%llu bytes, but the shape asks for %llu",
                                                  static_cast<unsigned long long>(end - begin),
@@ -92,10 +92,10 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name, const st
     const json_tree header = parse_json(std::string_view(text, length), name_, stopped);
     const json_node root = json_node(header).object();
     const uint8_t *const data = bytes_.data() + sizeof length + length;
-    const uint64_t room = bytes_.size() - sizeof length - length;
+    const uint64_t available = bytes_.size() - sizeof length - length;
     tensors_.reserve(root.size());
     root.each([&](std::string_view key, const json_node &value) {
-        if (key != "__metadata__") tensors_.push_back(read_entry(std::string(key), value, data, room));
+        if (key != "__metadata__") tensors_.push_back(read_entry(std::string(key), value, data, available));
     });
 
     std::sort(tensors_.begin(), tensors_.end(), [](const safetensor &a, const safetensor &b) {
@@ -107,7 +107,7 @@ safetensors_file::safetensors_file(os::mapping bytes, std::string name, const st
         if (t.data > covered) fail(ds::quoted(t.name) + ": unclaimed bytes before its data");
         covered = t.data + t.bytes;
     }
-    if (covered != data + room) fail("bytes after the last tensor's data");
+    if (covered != data + available) fail("bytes after the last tensor's data");
 }
 
 void safetensors_file::forget(const safetensor &t) const {
@@ -123,7 +123,7 @@ checkpoint::checkpoint(const std::string &directory, const stop_asked &stopped) 
     }
     if (!file_exists(index))
         throw error(status::io,
-                    directory + ": neither model.safetensors nor model.safetensors.index.json is there");
+                    directory + ": neither model.safetensors nor model.safetensors.index.json exists");
     const json_tree tree = read_json(index, stopped);
     const json_node map = json_node(tree).at("weight_map").object();
     std::vector<std::string_view> shards;
@@ -138,7 +138,7 @@ checkpoint::checkpoint(const std::string &directory, const stop_asked &stopped) 
     shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
     for (const std::string_view s : shards) add_file(directory + "/" + std::string(s), stopped);
     sort_names();
-    // The index and the shards must tell of the same tensors, each in the same place.
+    // The index and the shards must list the same tensors, in the same files.
     map.each([&](std::string_view name, const json_node &shard) {
         const std::string path = directory + "/" + shard.text();
         const safetensor *const t = find(name);

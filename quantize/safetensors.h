@@ -30,7 +30,7 @@ public:
     const std::string &name() const { return name_; }
     const std::vector<safetensor> &tensors() const { return tensors_; }  // in the order of their bytes
     std::vector<safetensor> take_tensors() { return std::move(tensors_); }
-    // its pages need not stay in memory
+    // the system may drop its pages from memory
     void forget(const safetensor &t) const;
 
 private:
@@ -53,7 +53,7 @@ private:
     void sort_names();
     std::vector<safetensors_file> files_;
     std::vector<safetensor> tensors_;
-    std::vector<uint32_t> by_name_;  // places in tensors_
+    std::vector<uint32_t> by_name_;  // indices in tensors_
 };
 
 }  // namespace ds

@@ -1,7 +1,7 @@
-// SmoothQuant's scales: s = max|x|^alpha / max|w|^(1 - alpha) a channel, alpha for each place by trying: the
-// least squared error of the products with int8 weights and activations, on the sampled rows of the
-// calibration and a part of the matrix's rows, and none at all if nothing is better. Only columns count here:
-// what rows are multiplied by changes a row's own scale and nothing else.
+// SmoothQuant's scales: s = max|x|^alpha / max|w|^(1 - alpha) for each channel. Each site gets the alpha with
+// the least squared error of its products with int8 weights and activations, on the calibration's sampled
+// rows and some of the matrices' rows; or no scales, if none is better. Only the columns' factors matter
+// there: a row's factor changes that row's own scale and nothing else.
 
 #include "smooth.h"
 
@@ -15,31 +15,31 @@ namespace ds {
 namespace {
 
 constexpr float alphas_tried[] = {0.5f, 0.4f, 0.6f, 0.3f, 0.7f, 0.8f, 0.9f};
-constexpr int64_t rows_tried = 128;  // of each matrix, evenly spread
-// of s, whose geometric mean is 1: beyond, a channel that the texts hardly used could drown others
+constexpr int64_t rows_tried = 128;  // of each matrix, spread evenly
+// bounds of s, whose geometric mean is 1: a channel that the texts hardly use must not drown out others
 constexpr double smallest = 1e-3, largest = 1e3;
 
-// Where scales fold in: the matrices whose columns take s, and the producers whose rows (of a vector:
-// elements) take 1 / s.
-struct place {
+// Where scales fold in: the matrices whose columns are multiplied by s, and the producers of their input,
+// whose rows (of a vector: elements) are multiplied by 1 / s.
+struct site {
     std::vector<const encode_job *> matrices, producers;
-    // attention: heads that read one key head, and its size; its v has one s for all of them
+    // attention: query heads for each key head, and a head's size; such a group has one s for each row of v
     int64_t group = 1, head = 0;
 };
 
-// What a place's product has to do with: the sampled inputs and some rows of its matrices.
+// The data of a site's trial products: the sampled inputs and some rows of its matrices.
 struct trial {
     const linear_input &in;
     std::vector<std::vector<float>> weights;  // [rows, channels] a matrix
     std::vector<std::vector<double>> wanted;  // [samples, rows] a matrix
-    std::vector<float> largest_weight;        // a channel, over all rows of all matrices
+    std::vector<float> largest_weight;        // by channel, over all rows of all matrices
 };
 
 int64_t rows_of(const encode_job &e) { return e.ne.size() > 1 ? e.ne[0] : 1; }
 
 // ---- The error of a product in int8
 
-// Rows as int8 and their scales, each channel first multiplied.
+// Rows as int8 and their scales, after the channels' factors.
 struct quantized {
     std::vector<int8_t> q;
     std::vector<float> scale;
@@ -63,7 +63,7 @@ int32_t dot(const int8_t *a, const int8_t *b, size_t n) {
     return sum;
 }
 
-// The squared error of all outputs, as a share of the outputs' squares, summed over the matrices.
+// The squared error of all outputs, relative to the outputs' squares, summed over the matrices.
 double error_of(const trial &t, const std::vector<float> &s) {
     const size_t channels = s.size();
     const quantized x = quantize_rows(t.in.samples, s, true);
@@ -84,7 +84,7 @@ double error_of(const trial &t, const std::vector<float> &s) {
     return sum;
 }
 
-trial make_trial(const place &p, const linear_input &in) {
+trial make_trial(const site &p, const linear_input &in) {
     trial t{in, {}, {}, std::vector<float>(in.channels())};
     std::vector<float> row(in.channels());
     for (const encode_job *const e : p.matrices) {
@@ -95,7 +95,7 @@ trial make_trial(const place &p, const linear_input &in) {
             decode_job_row(*e, r, row.data());
             for (size_t c = 0; c < row.size(); ++c) {
                 if (!finite_f32(row[c]))
-                    throw error(status::numeric, e->where + ": holds what is not a finite number");
+                    throw error(status::numeric, e->where + ": holds a value that is not finite");
                 t.largest_weight[c] = std::max(t.largest_weight[c], std::fabs(row[c]));
             }
             if (r * taken / rows != (r + 1) * taken / rows)
@@ -112,9 +112,8 @@ trial make_trial(const place &p, const linear_input &in) {
 
 // ---- Scales
 
-// Channels of the query heads that read one key head come from the same rows of v: the largest of them speaks
-// for all.
-void share_in_groups(const place &p, std::vector<float> &v) {
+// Channels of query heads that share a key head come from the same rows of v: they share the largest value.
+void share_in_groups(const site &p, std::vector<float> &v) {
     if (p.group == 1) return;
     const auto head = static_cast<size_t>(p.head), group = static_cast<size_t>(p.group);
     for (size_t first = 0; first < v.size(); first += group * head)
@@ -146,7 +145,7 @@ struct choice {
     float alpha;
     std::vector<float> s;
 };
-choice choose(const place &p, const linear_input &in) {
+choice choose(const site &p, const linear_input &in) {
     trial t = make_trial(p, in);
     std::vector<float> x = in.largest;
     share_in_groups(p, x);
@@ -164,8 +163,8 @@ choice choose(const place &p, const linear_input &in) {
     return best;
 }
 
-// The s of the producer's own rows: of v, one for each row, not for each query head's channel.
-std::vector<float> of_producer(const place &p, const std::vector<float> &s) {
+// s for the producers' rows. A row of v has one, which a group of query heads shares.
+std::vector<float> of_producer(const site &p, const std::vector<float> &s) {
     if (p.group == 1) return s;
     std::vector<float> out;
     const auto head = static_cast<size_t>(p.head), step = head * static_cast<size_t>(p.group);
@@ -176,7 +175,7 @@ std::vector<float> of_producer(const place &p, const std::vector<float> &s) {
     return out;
 }
 
-void fold(const place &p, const std::vector<float> &s, smoothing &out) {
+void fold(const site &p, const std::vector<float> &s, smoothing &out) {
     for (const encode_job *const e : p.matrices) out.factors[e->name].columns = s;
     std::vector<float> inverse = of_producer(p, s);
     for (float &x : inverse) x = 1.0f / x;
@@ -184,13 +183,13 @@ void fold(const place &p, const std::vector<float> &s, smoothing &out) {
         (e->ne.size() > 1 ? out.factors[e->name].rows : out.factors[e->name].columns) = inverse;
 }
 
-// ---- Places
+// ---- Sites
 
 using slot = const tensor *layer_weights::*;
 
-// Routed experts are left out: their norm serves the router and the shared experts as well. So are MLA's
-// latents, which are quantized turned.
-std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &jobs) {
+// Routed experts are left out: their norm also feeds the router and the shared experts. So are MLA's latents,
+// which are Hadamard-transformed before they are quantized.
+std::vector<site> sites_of(const gguf_file &f, const std::vector<encode_job> &jobs) {
     const arch &a = *arch_of(f);
     const hparams h = a.read(f);
     const std::vector<tensor_row> rows = a.tensors(h);
@@ -207,7 +206,7 @@ std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &
         return out;
     };
     using lw = layer_weights;
-    std::vector<place> out;
+    std::vector<site> out;
     for (int64_t i = 0; i < h.layers; ++i) {
         out.push_back({pick(i, {&lw::q, &lw::k, &lw::v, &lw::q_a, &lw::kv_a}), pick(i, {&lw::attn_norm})});
         out.push_back({pick(i, {&lw::q_b}), pick(i, {&lw::q_a_norm})});
@@ -216,14 +215,14 @@ std::vector<place> places_of(const gguf_file &f, const std::vector<encode_job> &
         out.push_back({pick(i, {&lw::gate, &lw::up}), pick(i, {&lw::ffn_norm})});
         out.push_back({pick(i, {&lw::down}), pick(i, {&lw::up})});
     }
-    place top;
+    site top;
     for (const tensor_row &row : rows) {
         if (row.top == &model_weights::output && job_of(row)) top.matrices.push_back(job_of(row));
         if (row.top == &model_weights::output_norm && job_of(row)) top.producers.push_back(job_of(row));
     }
-    // what predicts one more token reads output_norm's result too
+    // layers that predict one more token also read output_norm's result
     if (!top.matrices.empty() && h.nextn_layers == 0) out.push_back(top);
-    std::erase_if(out, [](const place &p) { return p.matrices.empty() || p.producers.empty(); });
+    std::erase_if(out, [](const site &p) { return p.matrices.empty() || p.producers.empty(); });
     return out;
 }
 
@@ -238,18 +237,18 @@ float smoothing::mean_alpha() const {
 smoothing smooth(const gguf_file &f, const std::vector<encode_job> &jobs, const calibration &c,
                  const job &j) {
     check_fits(c, f);
-    const std::vector<place> places = places_of(f, jobs);
-    std::vector<choice> chosen(places.size());
-    parallel_ranges(static_cast<int64_t>(places.size()), j.threads, [&](int64_t first, int64_t last) {
+    const std::vector<site> sites = sites_of(f, jobs);
+    std::vector<choice> chosen(sites.size());
+    parallel_ranges(static_cast<int64_t>(sites.size()), j.threads, [&](int64_t first, int64_t last) {
         for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
-            const encode_job &e = *places[i].matrices[0];
-            chosen[i] = choose(places[i], c.input_of(e.name, e.ne.back()));
+            const encode_job &e = *sites[i].matrices[0];
+            chosen[i] = choose(sites[i], c.input_of(e.name, e.ne.back()));
         }
     });
     smoothing out;
-    for (size_t i = 0; i < places.size(); ++i) {
+    for (size_t i = 0; i < sites.size(); ++i) {
         out.alphas.push_back(chosen[i].alpha);
-        if (chosen[i].alpha != 0) fold(places[i], chosen[i].s, out);
+        if (chosen[i].alpha != 0) fold(sites[i], chosen[i].s, out);
     }
     return out;
 }

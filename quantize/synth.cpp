@@ -1,6 +1,6 @@
-// Random files. A shape is written as the config.json of such a checkpoint, so that its keys come from where
-// every checkpoint's keys come from. Shapes: config.json of the models that deepseek-ai published on Hugging
-// Face (design notes: formats.md).
+// Random files. A shape is written as the config.json of such a checkpoint, so that its keys are set as for
+// every checkpoint. Shapes: config.json of the models that deepseek-ai published on Hugging Face
+// (docs/formats.md).
 
 #include "synth.h"
 
@@ -24,35 +24,45 @@ struct shape_row {
     bool tied;
     const char *more = "{}";  // JSON: fields of this class alone
 };
-constexpr const char *llama3_json =
-    R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})";
-constexpr const char *yarn_json =
+constexpr const char *llama3 =
+    R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,
+    "original_max_position_embeddings":8192})";
+constexpr const char *yarn =
     R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":32768,"attn_factor":1})";
-constexpr const char *latent_yarn_json =
-    R"({"type":"yarn","factor":40,"original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,"mscale":0.707,"mscale_all_dim":0.707})";
-constexpr const char *v2_lite_json =
-    R"({"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,"n_routed_experts":64,
-    "n_shared_experts":2,"num_experts_per_tok":6,"moe_intermediate_size":1408,"first_k_dense_replace":1,"routed_scaling_factor":1})";
-constexpr const char *tiny_deepseek2_json =
-    R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,"n_routed_experts":8,
-    "n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":64,"first_k_dense_replace":1,"routed_scaling_factor":2.5,"scoring_func":"sigmoid",
-    "topk_method":"noaux_tc","n_group":4,"topk_group":2,"norm_topk_prob":true})";
+constexpr const char *latent_yarn =
+    R"({"type":"yarn","factor":40,"original_max_position_embeddings":4096,"beta_fast":32,"beta_slow":1,
+    "mscale":0.707,"mscale_all_dim":0.707})";
+constexpr const char *v2_lite =
+    R"({"q_lora_rank":null,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,
+    "n_routed_experts":64,"n_shared_experts":2,"num_experts_per_tok":6,"moe_intermediate_size":1408,
+    "first_k_dense_replace":1,"routed_scaling_factor":1})";
+constexpr const char *tiny_deepseek2 =
+    R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,
+    "n_routed_experts":8,"n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":64,
+    "first_k_dense_replace":1,"routed_scaling_factor":2.5,"scoring_func":"sigmoid","topk_method":"noaux_tc",
+    "n_group":4,"topk_group":2,"norm_topk_prob":true})";
+constexpr const char *none = "null", *qwen2 = "Qwen2ForCausalLM", *qwen3 = "Qwen3ForCausalLM",
+                     *llama = "LlamaForCausalLM", *v2 = "DeepseekV2ForCausalLM",
+                     *v3 = "DeepseekV3ForCausalLM", *r1_qwen = "deepseek-r1-qwen", *llama_bpe = "llama-bpe",
+                     *v2_pre = "deepseek-llm", *v3_pre = "deepseek-v3";
 constexpr shape_row shapes[] = {
     // clang-format off
-    // name         class               layers hidden heads kv  head  ffn   vocab  context base  scaling  pre                  tied
-    {"r1-1.5b",    "Qwen2ForCausalLM",  28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"r1-7b",      "Qwen2ForCausalLM",  28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"r1-8b",      "LlamaForCausalLM",  32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
-    {"r1-14b",     "Qwen2ForCausalLM",  48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
-    {"r1-32b",     "Qwen2ForCausalLM",  64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, "null",      "deepseek-r1-qwen", false},
-    {"r1-70b",     "LlamaForCausalLM",  80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3_json, "llama-bpe",        false},
-    {"r1-0528-8b", "Qwen3ForCausalLM",  36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn_json,   "deepseek-r1-qwen", false},
-    {"small-llama", "LlamaForCausalLM",  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, "null",      "llama-bpe",        false},
-    {"v2-lite", "DeepseekV2ForCausalLM", 27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn_json, "deepseek-llm",   false, v2_lite_json},
-    {"tiny-llama", "LlamaForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3_json, "llama-bpe",        true},
-    {"tiny-qwen2", "Qwen2ForCausalLM",   2,  128,  4,  2,  32,   256,    512,   4096, 1e4, "null",      "deepseek-r1-qwen", false},
-    {"tiny-qwen3", "Qwen3ForCausalLM",   2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn_json,   "deepseek-r1-qwen", false},
-    {"tiny-deepseek2", "DeepseekV3ForCausalLM", 2, 128, 4, 4, 64,  256,    512,   4096, 1e4, latent_yarn_json, "deepseek-v3",    false, tiny_deepseek2_json},
+    // columns: the fields of shape_row
+    {"r1-1.5b",     qwen2, 28, 1536, 12,  2, 128,  8960, 151936, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-7b",       qwen2, 28, 3584, 28,  4, 128, 18944, 152064, 131072, 1e4, none,        r1_qwen,   false},
+    {"r1-8b",       llama, 32, 4096, 32,  8, 128, 14336, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-14b",      qwen2, 48, 5120, 40,  8, 128, 13824, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-32b",      qwen2, 64, 5120, 40,  8, 128, 27648, 152064, 131072, 1e6, none,        r1_qwen,   false},
+    {"r1-70b",      llama, 80, 8192, 64,  8, 128, 28672, 128256, 131072, 5e5, llama3,      llama_bpe, false},
+    {"r1-0528-8b",  qwen3, 36, 4096, 32,  8, 128, 12288, 151936, 131072, 1e6, yarn,        r1_qwen,   false},
+    {"small-llama", llama,  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, none,        llama_bpe, false},
+    {"v2-lite",     v2,    27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn, v2_pre,    false,
+     v2_lite},
+    {"tiny-llama",  llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
+    {"tiny-qwen2",  qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
+    {"tiny-qwen3",  qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
+    {"tiny-deepseek2", v3,     2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false,
+     tiny_deepseek2},
     // clang-format on
 };
 
@@ -108,7 +118,7 @@ struct random_bits {
 constexpr size_t tile_elements = size_t(1) << 20;
 constexpr size_t tile_block = 256;  // every target's block divides it
 
-// Of I8: the integers, and apart from them what they are to be multiplied by.
+// For I8: the integers, and the scale of every row.
 struct tile {
     format type;
     float deviation;
@@ -137,11 +147,11 @@ float deviation_of(const tensor_row &row, const hparams &h) {
     return static_cast<float>(1 / std::sqrt(static_cast<double>(row.ne.back()) * residual));
 }
 
-// A matrix from stretches of the tile, each from a random block to the tile's end at most.
+// A matrix of pieces of the tile, each from a random block up to the tile's end.
 void put_matrix(const tile &t, uint64_t bytes, random_bits &random, const byte_sink &sink) {
     const uint64_t step = row_bytes(t.type, tile_block), blocks = t.bytes.size() / step;
     while (bytes > 0) {
-        // so that a stretch is half a tile at least
+        // so that a piece is at least half a tile
         const uint64_t begin = random.next() % (blocks / 2) * step;
         const uint64_t n = std::min<uint64_t>(bytes, t.bytes.size() - begin);
         sink(t.bytes.data() + begin, n);
@@ -149,7 +159,7 @@ void put_matrix(const tile &t, uint64_t bytes, random_bits &random, const byte_s
     }
 }
 
-// Scales that differ from row to row, so that a row which gets another's shows.
+// Scales that differ between rows, so that a row with another's scale is noticed.
 void put_scales(const tile &t, int64_t rows, random_bits &random, const byte_sink &sink) {
     std::vector<float> values(static_cast<size_t>(rows));
     for (float &x : values) x = t.scale * (1.0f + 0.1f * random.normal());
@@ -163,8 +173,7 @@ void put_vector(const tensor_row &row, uint64_t bytes, random_bits &random, cons
     sink(values.data(), values.size() * sizeof(float));
 }
 
-// The rows that a file of this shape has: every required one, and of the optional ones those that its
-// configuration asks for.
+// The tensors of a file of this shape: all required ones, and the optional ones that its configuration needs.
 std::vector<tensor_row> rows_of(const arch &a, const hparams &h, const json_node &config) {
     std::vector<tensor_row> out;
     for (tensor_row &row : a.tensors(h)) {
@@ -178,25 +187,25 @@ std::vector<tensor_row> rows_of(const arch &a, const hparams &h, const json_node
 
 void write_random(const std::string &out, const synth_options &o, const std::vector<tensor_row> &rows,
                   const hparams &h, const json_node &config, gguf_writer &w, const job &j) {
-    std::vector<const tensor_row *> of;  // of each tensor of the file; a second time for its scales
+    std::vector<const tensor_row *> row_of;  // by tensor of the file; an I8 tensor's scales have the same row
     std::vector<format> types;
     format_policy policy(o.type, h, ties_embeddings(config));
     for (const tensor_row &row : rows) {
         const format type = policy(row);
         w.add_tensor(row.name, type, row.ne);
-        of.push_back(&row);
+        row_of.push_back(&row);
         types.push_back(type);
         if (type != format::i8) continue;
         w.add_tensor(scale_name(row.name), format::f32, std::span(row.ne).first(row.ne.size() - 1));
-        of.push_back(&row);
+        row_of.push_back(&row);
         types.push_back(type);
     }
     policy.remark(j);
     random_bits random{o.seed};
     std::vector<tile> tiles;
     write_gguf(out, w, j, [&](size_t i, const byte_sink &sink) {
-        const tensor_row &row = *of[i];
-        const bool scales = i > 0 && of[i - 1] == of[i];
+        const tensor_row &row = *row_of[i];
+        const bool scales = i > 0 && row_of[i - 1] == row_of[i];
         if (row.what == role::rope_divisors) {
             const std::vector<float> d = llama3_divisors(read_llama3_scaling(config), h.rope_base, h.rotated);
             sink(d.data(), d.size() * sizeof(float));

@@ -1,5 +1,5 @@
-// Texts as windows of tokens. A window knows nothing of what went before it, and a last token alone is left
-// out: it says nothing.
+// Cuts texts into windows of tokens. Each window starts without what came before it. A last window of one
+// token is dropped, since it predicts nothing.
 
 #include "text.h"
 

@@ -1,6 +1,7 @@
 // tokenizer.json (Hugging Face tokenizers) to GGUF keys. The pre-tokenizer is recognised by its patterns, not
-// by a model's name. Every field of the file is used, or kept by a key of ours where GGUF has none, or
-// refused by name where it would make ids differ; none is passed over.
+// by a model's name.
+// Invariant: every field of the file is used, or stored in a key of ours where GGUF has none, or refused by
+// name if it could change ids; none is ignored.
 
 #include "vocabulary.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 constexpr uint64_t max_tokens = 1u << 24;
 
-// Fields that nobody here knows may change ids.
+// Unknown fields may change ids.
 void check_fields(const json_node &n, std::initializer_list<std::string_view> known) {
     for (const std::string &name : n.names())
         if (n.has(name) && std::find(known.begin(), known.end(), name) == known.end())
@@ -28,14 +29,14 @@ void check_fields(const json_node &n, std::initializer_list<std::string_view> kn
 // ---- Tokens and merges
 
 // Tokens that frame a conversation are control tokens whatever the file's flag says (DeepSeek leaves it off
-// for <｜User｜>): text that a user types must never become one. llama.cpp's converter decides alike.
+// for <｜User｜>): text that a user types must never become one. llama.cpp's converter does the same.
 bool frames_conversation(std::string_view text) {
     return (text.starts_with("<|") && text.ends_with("|>")) ||
            (text.starts_with("<｜") && text.ends_with("｜>"));
 }
 
-// So many ids may be without a token: published vocabularies leave hundreds. A number in a small file must
-// not ask for gigabytes.
+// The most ids without a token: published vocabularies have hundreds. A number in a small file must not
+// allocate gigabytes.
 constexpr uint64_t max_filled = 1u << 16;
 
 void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::string &text, token_kind kind) {
@@ -50,7 +51,8 @@ void put_token(vocabulary &v, const json_node &where, uint64_t id, const std::st
     v.kinds[id] = kind;
 }
 
-// Ids are compared before memory is taken: with config.json's vocab_size, and with the tokens that there are.
+// Ids are checked before memory is allocated: against config.json's vocab_size, and against the number of
+// tokens.
 uint64_t read_id(const json_node &n, uint64_t given, const json_node *config) {
     const uint64_t id = n.whole(max_tokens), most = given + max_filled;
     const uint64_t size = config ? config->at("vocab_size").whole(max_tokens) : most;
@@ -106,14 +108,14 @@ void read_merges(vocabulary &v, const json_node &model) {
     merges.each([&](size_t, const json_node &m) {
         const bool pair = m.is_array() && m.size() == 2 && m.at(size_t(0)).is_text() && m.at(1).is_text();
         if (!pair && !m.is_text()) m.fail(status::format, "neither a string nor a pair of strings");
-        if (!pair && m.view().starts_with("#version")) return;  // the head of a merges.txt
+        if (!pair && m.view().starts_with("#version")) return;  // the first line of a merges.txt
         v.merges.push_back(pair ? m.at(size_t(0)).text() + " " + m.at(1).text() : m.text());
         if (std::count(v.merges.back().begin(), v.merges.back().end(), ' ') != 1)
             m.fail(status::format, ds::quoted(v.merges.back()) + " is not two tokens with one space between");
     });
 }
 
-// A byte that no token has becomes the unknown token, one for each byte.
+// A byte without a token becomes the unknown token, one for each byte.
 void read_unknown(vocabulary &v, const json_node &model, const job &j) {
     const json_node vocab = model.at("vocab");
     unsigned missing = 0, first = 0;
@@ -131,7 +133,7 @@ void read_unknown(vocabulary &v, const json_node &model, const job &j) {
     v.unknown = static_cast<token_id>(vocab.at(name.text()).whole(v.tokens.size() - 1));
 }
 
-// Exactly the `size` tokens that the embedding has rows for.
+// Adds fillers up to the `size` tokens for which the embedding has rows.
 void fill_up(vocabulary &v, size_t size) {
     v.tokens.resize(size);
     v.kinds.resize(size, token_kind::undefined);
@@ -150,7 +152,7 @@ void check_byte_level(const json_node &step) {
 
 void read_split(const json_node &step, std::vector<std::string> &patterns, bool &bytes) {
     const std::string type = step.at("type").text();
-    if (bytes) step.fail(status::unsupported, "a step behind ByteLevel is not known");
+    if (bytes) step.fail(status::unsupported, "a step after ByteLevel is not known");
     if (type == "Sequence") {
         check_fields(step, {"type", "pretokenizers"});
         const json_node steps = step.at("pretokenizers").array();
@@ -177,7 +179,7 @@ void read_split(const json_node &step, std::vector<std::string> &patterns, bool 
     }
 }
 
-// Whether the text is put into form C: by NFC, once or several times, or by nothing at all.
+// Whether text is normalized to form C (NFC), by one step or several. Nothing else is supported.
 bool asks_for_nfc(const json_node &n) {
     const std::string type = n.at("type").text();
     check_fields(n, {"type", type == "Sequence" ? "normalizers" : "type"});
@@ -205,7 +207,7 @@ void read_pre_tokenizer(vocabulary &v, const json_node &root) {
     const bool nfc = root.has("normalizer") && asks_for_nfc(root.at("normalizer"));
     v.nfc = nfc;
     v.ignore_merges = root.at("model").flag("ignore_merges", false);
-    // Qwen's own tokenizer asks for NFC; the one that DeepSeek made of it splits alike.
+    // Qwen's own tokenizer normalizes to NFC; DeepSeek's variant of it does not, and splits alike.
     if (p == pre_tokenizer::qwen2 && !nfc) p = pre_tokenizer::deepseek_r1_qwen;
     v.pre = pre_tokenizer_text(p);
 }
@@ -232,7 +234,7 @@ void refuse_unsupported(const json_node &root) {
             model.at(affix).fail(status::unsupported, "only an empty one is known");
 }
 
-// Tokens become bytes, and those text; Fuse joins what is joined already.
+// Tokens become bytes, and bytes become text. Fuse changes nothing then.
 void check_decoder(const json_node &step) {
     const std::string type = step.at("type").text();
     if (type == "ByteLevel") return check_byte_level(step);
@@ -247,16 +249,16 @@ void check_decoder(const json_node &step) {
 
 // ---- Special tokens
 
-// What the files name but the vocabulary does not have. -1 and the like stand for "none" in many files; only
-// a duty that something depends on is missed.
-struct absent {
+// A token that a file names and the vocabulary lacks. -1 and the like mean "none" in many files. It is an
+// error only if inference needs the token.
+struct missing_token {
     json_node at;
     bool named, none;
 };
-using absentees = std::vector<absent>;
+using missing_tokens = std::vector<missing_token>;
 
 std::optional<token_id> token_named(const vocabulary &v, const json_node &config, const char *field,
-                                    absentees &missing) {
+                                    missing_tokens &missing) {
     if (!config.has(field)) return {};
     const json_node n = config.at(field).is_object() ? config.at(field).at("content") : config.at(field);
     const std::optional<token_id> id = v.find(n.text());
@@ -265,7 +267,7 @@ std::optional<token_id> token_named(const vocabulary &v, const json_node &config
 }
 
 std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const char *field,
-                             absentees &missing) {
+                             missing_tokens &missing) {
     std::vector<token_id> out;
     if (!config.has(field)) return out;
     const json_node n = config.at(field);
@@ -279,18 +281,18 @@ std::vector<token_id> ids_in(const vocabulary &v, const json_node &config, const
     return out;
 }
 
-// A name must be there where the duty is one of inference; of ids, which may be in several files, one must;
-// that there is none may be said, too.
-void require_or_remark(const absentees &missing, bool duty, bool filled, bool may_lack, const job &j) {
-    for (const absent &a : missing) {
+// If inference needs the token, a name must be in the vocabulary, and so must one of the ids, which may be in
+// several files. With `may_lack` a file may also say that there is none.
+void require_or_remark(const missing_tokens &missing, bool needed, bool filled, bool may_lack, const job &j) {
+    for (const missing_token &a : missing) {
         const std::string text = a.at.shown() + " is not in the vocabulary";
-        if (duty && (a.named || (!filled && !(a.none && may_lack)))) a.at.fail(status::format, text);
+        if (needed && (a.named || (!filled && !(a.none && may_lack)))) a.at.fail(status::format, text);
         j.remark(a.at.file() + ": " + ds::quoted(a.at.field()) + ": " + text + "; it is taken for none");
     }
 }
 
-// Of several tokens that end an answer GGUF names three: eos, eot (a turn) and eom (a message that waits for
-// a tool).
+// GGUF has keys for three tokens that end an answer: eos, eot (a turn) and eom (a message that waits for a
+// tool).
 void set_ends(vocabulary &v, const std::vector<token_id> &ends, const job &j) {
     for (const token_id t : ends) {
         if (!v.eos) v.eos = t;
@@ -302,29 +304,29 @@ void set_ends(vocabulary &v, const std::vector<token_id> &ends, const job &j) {
     }
 }
 
-// What tokenizer.json's own post-processor puts around a text.
+// The tokens that tokenizer.json's post-processor adds around a text.
 struct framing {
     std::optional<token_id> first, last;
 };
 
 void put_frame(const json_node &step, const json_node &piece, const vocabulary &v,
-               std::optional<token_id> &place) {
+               std::optional<token_id> &token) {
     const std::string name = piece.at("SpecialToken").at("id").text();
     const std::optional<token_id> id = v.find(name);
     if (!id) piece.fail(status::format, ds::quoted(name) + " is not in the vocabulary");
-    if (place) piece.fail(status::unsupported, "more than one token at one end of a text is not known");
+    if (token) piece.fail(status::unsupported, "more than one token at one end of a text is not known");
     if (step.has("special_tokens") && step.at("special_tokens").has(name)) {
         const json_node ids = step.at("special_tokens").at(name).at("ids").array();
         if (ids.size() != 1 || !ids.at(size_t(0)).is_whole(max_tokens) ||
             ids.at(size_t(0)).whole(max_tokens) != static_cast<uint64_t>(*id))
             ids.fail(status::unsupported, "is not the id of " + ds::quoted(name) + " alone");
     }
-    place = id;
+    token = id;
 }
 
 void read_framing(const json_node &step, const vocabulary &v, framing &out) {
     const std::string type = step.at("type").text();
-    if (type == "ByteLevel") return check_byte_level(step);  // offsets alone
+    if (type == "ByteLevel") return check_byte_level(step);  // changes offsets only
     if (type == "Sequence") {
         check_fields(step, {"type", "processors"});
         const json_node steps = step.at("processors").array();
@@ -345,13 +347,13 @@ void read_framing(const json_node &step, const vocabulary &v, framing &out) {
     if (texts != 1) pieces.fail(status::unsupported, "does not have the text once");
 }
 
-// BOS and EOS by the post-processor, unless tokenizer_config.json says whether they are added: Llama's class
-// makes the post-processor anew then.
+// Whether BOS or EOS is added: as the post-processor does, unless tokenizer_config.json decides. In that case
+// Llama's class rebuilds the post-processor.
 bool added_by(const json_node &root, const json_node &settings, const char *flag,
-              std::optional<token_id> framed, std::optional<token_id> &duty) {
+              std::optional<token_id> framed, std::optional<token_id> &token) {
     if (settings.has(flag) || !framed) return settings.flag(flag, false);
-    if (!duty) duty = framed;
-    if (duty != framed)
+    if (!token) token = framed;
+    if (token != framed)
         root.at("post_processor")
             .fail(status::unsupported,
                   "the token at that end of a text is not the one of tokenizer_config.json");
@@ -362,8 +364,8 @@ json_tree read_optional(const std::string &path, const job &j) {
     return file_exists(path) ? read_json(path, [&] { return j.stopped(); }) : parse_json("{}", path);
 }
 
-// The chat template of a checkpoint, from where transformers keeps it or kept it. Of several named ones the
-// default is taken.
+// The chat template of a checkpoint, from wherever transformers stores it or has stored it. Of several named
+// ones the default is used.
 class chat_template_search {
 public:
     explicit chat_template_search(const job &j) : j_(j) {}
@@ -442,7 +444,7 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
     const json_tree none = parse_json("{}", directory);
     const json_node settings(config_tree), generation(generation_tree),
         model = config ? *config : json_node(none);
-    absentees no_bos, no_eos, unneeded;
+    missing_tokens no_bos, no_eos, unneeded;
     v.bos = token_named(v, settings, "bos_token", no_bos);
     v.eos = token_named(v, settings, "eos_token", no_eos);
     v.pad = token_named(v, settings, "pad_token", unneeded);
@@ -508,7 +510,7 @@ void set_vocabulary_keys(const vocabulary &v, gguf_writer &w) {
     w.set_string("tokenizer.ggml.model", "gpt2");
     w.set_string("tokenizer.ggml.pre", v.pre);
     pre_tokenizer pre;
-    // where GGUF has no key, the name decides unless ours are there
+    // where GGUF has no key, the pre-tokenizer's name decides unless our keys are present
     if (pre_tokenizer_from_text(v.pre, &pre)) {
         if (v.nfc && *v.nfc != normalises(pre))
             w.set_string("deepseek.tokenizer.normalizer", *v.nfc ? "nfc" : "none");

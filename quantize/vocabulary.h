@@ -1,5 +1,4 @@
-// A tokenizer's vocabulary on its way into a GGUF file: read from a checkpoint directory here, or made up in
-// synth.cpp.
+// A tokenizer's vocabulary for a GGUF file: read from a checkpoint directory, or synthetic (synth.cpp).
 #pragma once
 
 #include "json.h"
@@ -18,16 +17,16 @@ struct vocabulary {
     std::string pre;                  // tokenizer.ggml.pre
     std::optional<token_id> bos, eos, eot, eom, pad, unknown;
     bool add_bos = false, add_eos = false;
-    // whether text is composed, and tokens are not merged; none: as `pre` implies
+    // whether text is normalized to NFC, and whole tokens skip the merges; none: as `pre` implies
     std::optional<bool> nfc, ignore_merges;
     std::string chat_template;  // empty: none
 
     std::optional<token_id> find(std::string_view token) const;  // slow: for a handful of special tokens
 };
 
-// Reads tokenizer.json and, where they are, tokenizer_config.json, generation_config.json and the files of
-// chat templates. `config` is config.json, or null when the directory has none; its vocab_size is the number
-// of tokens, ids that no token has are filled up as llama.cpp's converter does. Throws status::format and
+// Reads tokenizer.json and, if present, tokenizer_config.json, generation_config.json and the files of chat
+// templates. `config` is config.json, or null if the directory has none. Its vocab_size is the number of
+// tokens; ids without a token get fillers, as in llama.cpp's converter. Throws status::format and
 // status::unsupported naming file, field and value.
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j);
 

@@ -1,6 +1,6 @@
-// What runs a graph: a table of functions over memory and threads (or streams) of its own. The same graph,
-// placed in a backend's memory, gives on every backend what the reference forward of its operations gives, to
-// the bit wherever numerics.md says so.
+// The backend interface: a table of functions that owns memory and threads (or streams) and runs graphs.
+// Invariant: every backend computes what the operations' reference forwards compute, bit for bit wherever
+// docs/numerics.md says so.
 #pragma once
 
 #include "graph.h"
@@ -13,29 +13,29 @@ struct backend;
 
 struct backend_fns {
     const char *name;
-    // its memory can be used through pointers, and weights stay where they were mapped
+    // the host can dereference its memory, and weights stay where they were mapped
     bool host_memory;
     void (*free)(backend *);
     void *(*alloc)(backend *, size_t bytes);  // throws status::memory
     void (*release)(backend *, void *p, size_t bytes);
-    // Copies and runs follow one another in the order of the calls. `src` may be used again when upload
-    // returns; `dst` is there when download does.
+    // Copies and runs execute in the order of the calls. `src` may be reused once upload returns; `dst` is
+    // complete once download returns.
     void (*upload)(backend *, void *dst, const void *src, size_t bytes);
     void (*download)(backend *, void *dst, const void *src, size_t bytes);
     void (*copy)(backend *, void *dst, const void *src, size_t bytes);  // within its memory
-    // Memory of the host, from and to which copies go at full speed.
+    // Host memory from and to which copies run at full speed.
     void *(*alloc_host)(backend *, size_t bytes);  // throws status::memory
     void (*release_host)(backend *, void *p, size_t bytes);
-    // returns when everything that was begun is done. Throws status::device
+    // Returns when all work begun so far is done. Throws status::device.
     void (*wait)(backend *);
-    // Scratch for the node at its present shape, in bytes; grows with every dimension of the shapes.
+    // Scratch bytes for the node at its current shape. Monotone in every dimension.
     size_t (*work_bytes)(const backend *, const node &);
-    // Runs the nodes in order; every tensor has its data, `work` holds the largest work_bytes. Allocates
-    // nothing. Returns false when `stop` became true between two nodes (what was computed is then worthless).
-    // What fails on a device may show as late as at the next download. Throws status::device.
+    // Runs the nodes in order. Every tensor must have its data; `work` holds the largest work_bytes.
+    // Allocates nothing. Returns false if `stop` became true between two nodes; the results are then
+    // incomplete. A device failure may surface as late as the next download. Throws status::device.
     bool (*run)(backend *, const graph &, void *work, const std::atomic<bool> *stop);
-    // The name of the variant that run would take for this node; null when there is none, which must then not
-    // be run. A node of a smaller shape has one, too.
+    // The name of the variant that run would choose for this node. Null if there is none: such a node must
+    // not be run. If a node has a variant, so has one of a smaller shape.
     const char *(*variant)(const backend *, const node &);
 };
 
@@ -48,7 +48,7 @@ struct backend_deleter {
 };
 using backend_ptr = std::unique_ptr<backend, backend_deleter>;
 
-// Memory of a backend, or of the host for its copies, owned.
+// Owned memory of a backend, or host memory for its copies.
 class backend_memory {
 public:
     enum kind { own, for_copies };

@@ -1,5 +1,5 @@
-// Text for messages, and memory and log lines through the host's hooks. Nothing here prints: vsnprintf writes
-// into a string of ours and nowhere else.
+// Formatted text for messages; memory and log lines through the host's hooks.
+// Nothing here prints: vsnprintf writes into our own strings only.
 #include "base.h"
 
 #include "utf8.h"
@@ -29,8 +29,8 @@ std::string format_text(const char *fmt, ...) {
     return text;
 }
 
-// A whole sequence, or its first byte as \xNN; returns the bytes taken. C1 controls (U+0080 to U+009F) can
-// steer a terminal as C0 do.
+// Appends one UTF-8 sequence, or control characters and ill-formed bytes as \xNN; returns the bytes consumed.
+// C1 controls (U+0080 to U+009F) can steer a terminal as C0 controls do.
 static size_t append_shown(std::string &out, const char *p, const char *end) {
     const uint32_t n = utf8_sequence(p, end);
     const auto first = static_cast<uint8_t>(*p);
@@ -72,7 +72,7 @@ std::string shortest(double v) { return shortest_text(v); }
 
 void *host::alloc(size_t bytes, size_t alignment) const {
     assert(alignment != 0 && (alignment & (alignment - 1)) == 0);
-    // Allocators round sizes up to the alignment, and some wrap around to a small block.
+    // Allocators round sizes up to the alignment; in some that wraps around to a small block.
     if (bytes > PTRDIFF_MAX - alignment) no_memory(bytes);
     void *p = alloc_fn ? alloc_fn(alloc_user, bytes, alignment)
                        : ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
@@ -87,7 +87,7 @@ void *host::alloc(size_t bytes, size_t alignment) const {
 
 void host::release(void *p, size_t bytes, size_t alignment) const noexcept {
     if (!alloc_fn) ::operator delete(p, std::align_val_t(alignment));
-    // an arena that is dropped as a whole has none
+    // an arena that is freed as a whole needs none
     else if (free_fn) free_fn(alloc_user, p, bytes, alignment);
 }
 

@@ -1,9 +1,9 @@
-// What the blocks of the packed formats hold, as integers and the floats that they are multiplied by; and the
-// arithmetic of products with them. Layouts: ggml's block structs, which GGUF files hold as they are
-// (ggml/src/ggml-common.h in ggml-org/llama.cpp); offsets in bytes, little endian.
+// The packed formats: unpacking a block into integers and float factors, and the arithmetic of products with
+// them. Layouts are ggml's block structs, which GGUF files hold unchanged (ggml/src/ggml-common.h in
+// ggml-org/llama.cpp); offsets in bytes, little endian.
 //
-// A block's element i is (d * scale[i / 16]) * q[i], and in a format with minima + m * min[i / 16] besides;
-// each operation rounds once.
+// Element i of a block is (d * scale[i / 16]) * q[i], plus m * min[i / 16] in a format with minima. Each
+// operation rounds once.
 #pragma once
 
 #include "formats.h"
@@ -27,15 +27,15 @@ inline float half_at(const uint8_t *p) {
 template <int n> void set_scales(levels<n> &b, int8_t scale, int8_t min) {
     for (int i = 0; i < n / 16; ++i) b.scale[i] = scale, b.min[i] = min;
 }
-// Sixteen bytes, of which the low halves are elements 0 to 15 and the high ones 16 to 31.
+// 32 elements in 16 bytes: low nibbles are elements 0 to 15, high nibbles 16 to 31.
 inline int nibble32(const uint8_t *p, int i) { return i < 16 ? p[i] & 15 : p[i - 16] >> 4; }
 inline int bit32(const uint8_t *p, int i) { return p[i / 8] >> i % 8 & 1; }
-// Sixty-four elements in 32 bytes: the low halves first.
+// 64 elements in 32 bytes: low nibbles first.
 inline int nibble64(const uint8_t *p, int i) { return p[i / 64 * 32 + i % 32] >> i % 64 / 32 * 4 & 15; }
 
-// Eight scales and eight minima of 6 bits in 12 bytes: the first four of each are low bits of bytes 0 to 3
-// and 4 to 7, whose two high bits are the high bits of the other four; the low four bits of those share bytes
-// 8 to 11. Each is for 32 elements.
+// Eight scales and eight minima of 6 bits in 12 bytes, each for 32 elements. Scales 0 to 3 are the lower 6
+// bits of bytes 0 to 3, minima 0 to 3 those of bytes 4 to 7. The upper 2 bits of these bytes belong to scales
+// and minima 4 to 7, whose lower 4 bits are the nibbles of bytes 8 to 11.
 inline void unpack_6bit(const uint8_t *p, int8_t *scale, int8_t *min) {
     for (int s = 0; s < 8; ++s) {
         const int a = s < 4 ? p[s] & 63 : (p[s + 4] & 15) | p[s - 4] >> 6 << 4;
@@ -47,10 +47,10 @@ inline void unpack_6bit(const uint8_t *p, int8_t *scale, int8_t *min) {
 
 }  // namespace packed_detail
 
-// The sixteen levels of IQ4: closer together where weights are more.
+// The sixteen levels of IQ4: denser where weights are more frequent.
 constexpr int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-// packed<format>: elements a block, whether it has minima, and unpack.
+// packed<format>: elements per block, whether there are minima, and unpack.
 template <format f> struct packed;
 
 template <> struct packed<format::q8_0> {  // d, int8 q[32]
@@ -63,7 +63,7 @@ template <> struct packed<format::q8_0> {  // d, int8 q[32]
     }
 };
 
-template <> struct packed<format::q4_0> {  // d, 16 bytes of halves; less 8
+template <> struct packed<format::q4_0> {  // d, 16 bytes of nibbles, biased by 8
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -73,7 +73,7 @@ template <> struct packed<format::q4_0> {  // d, 16 bytes of halves; less 8
     }
 };
 
-template <> struct packed<format::q4_1> {  // d, m, 16 bytes of halves
+template <> struct packed<format::q4_1> {  // d, m, 16 bytes of nibbles
     static constexpr int block = 32;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -83,7 +83,7 @@ template <> struct packed<format::q4_1> {  // d, m, 16 bytes of halves
     }
 };
 
-template <> struct packed<format::q5_0> {  // d, 4 bytes of fifth bits, 16 bytes of halves; less 16
+template <> struct packed<format::q5_0> {  // d, 4 bytes of fifth bits, 16 bytes of nibbles, biased by 16
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -95,7 +95,7 @@ template <> struct packed<format::q5_0> {  // d, 4 bytes of fifth bits, 16 bytes
     }
 };
 
-template <> struct packed<format::q5_1> {  // d, m, 4 bytes of fifth bits, 16 bytes of halves
+template <> struct packed<format::q5_1> {  // d, m, 4 bytes of fifth bits, 16 bytes of nibbles
     static constexpr int block = 32;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -107,7 +107,7 @@ template <> struct packed<format::q5_1> {  // d, m, 4 bytes of fifth bits, 16 by
     }
 };
 
-template <> struct packed<format::iq4_nl> {  // d, 16 bytes of halves, which are places in iq4_levels
+template <> struct packed<format::iq4_nl> {  // d, 16 bytes of nibbles, indices into iq4_levels
     static constexpr int block = 32;
     static constexpr bool minima = false;
     static void unpack(const uint8_t *p, levels<32> &b) {
@@ -117,9 +117,9 @@ template <> struct packed<format::iq4_nl> {  // d, 16 bytes of halves, which are
     }
 };
 
-// The formats of 256 have a second, small integer a 16 or 32 elements. Two bits of 128 elements at a time
-// share 32 bytes.
-// 16 bytes: scale and minimum of 4 bits each; 64 bytes of two bits; d, dmin
+// Formats of 256 have an integer scale for each 16 or 32 elements. Where two bits of a level are stored
+// apart, 128 elements share 32 bytes.
+// 16 bytes: a scale and a minimum of 4 bits each; 64 bytes of two bits; d, dmin
 template <> struct packed<format::q2_k> {
     static constexpr int block = 256;
     static constexpr bool minima = true;
@@ -130,12 +130,12 @@ template <> struct packed<format::q2_k> {
     }
 };
 
-// 32 bytes of third bits, bit j of them all for the j-th 32; 64 bytes of two bits; scales; d
+// 32 bytes of third bits, bit j of each for the j-th 32 elements; 64 bytes of two bits; scales; d
 template <> struct packed<format::q3_k> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
-    // Sixteen scales of 6 bits in 12 bytes, less 32: the low four bits of scale s and s + 8 share byte s, the
-    // high two of s, s + 4, s + 8, s + 12 byte 8 + s.
+    // Sixteen scales of 6 bits in 12 bytes, biased by 32: the lower 4 bits of scales s and s + 8 share byte
+    // s, the upper 2 of scales s, s + 4, s + 8 and s + 12 share byte 8 + s.
     static void unpack(const uint8_t *p, levels<256> &b) {
         b.d = packed_detail::half_at(p + 108), b.m = 0.0f;
         packed_detail::set_scales(b, 0, 0);
@@ -150,7 +150,7 @@ template <> struct packed<format::q3_k> {
     }
 };
 
-template <> struct packed<format::q4_k> {  // d, dmin, scales and minima, 128 bytes of halves
+template <> struct packed<format::q4_k> {  // d, dmin, scales and minima, 128 bytes of nibbles
     static constexpr int block = 256;
     static constexpr bool minima = true;
     static void unpack(const uint8_t *p, levels<256> &b) {
@@ -160,7 +160,7 @@ template <> struct packed<format::q4_k> {  // d, dmin, scales and minima, 128 by
     }
 };
 
-// d, dmin, scales and minima, 32 bytes of fifth bits, bit j for the j-th 32, 128 bytes of halves
+// d, dmin, scales and minima, 32 bytes of fifth bits (bit j for the j-th 32 elements), 128 bytes of nibbles
 template <> struct packed<format::q5_k> {
     static constexpr int block = 256;
     static constexpr bool minima = true;
@@ -173,11 +173,11 @@ template <> struct packed<format::q5_k> {
     }
 };
 
-// 128 bytes of halves, 64 of the upper two bits, int8 scale[16], d; less 32
+// 128 bytes of nibbles, 64 of the upper two bits, int8 scale[16], d; biased by 32
 template <> struct packed<format::q6_k> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
-    // Of 128 elements at a time: the low halves of 64 bytes, then the high ones; two bits as in q2_k.
+    // 128 elements at a time: the low nibbles of 64 bytes, then the high ones; two bits as in q2_k.
     static void unpack(const uint8_t *p, levels<256> &b) {
         b.d = packed_detail::half_at(p + 208), b.m = 0.0f;
         packed_detail::set_scales(b, 0, 0);
@@ -190,7 +190,8 @@ template <> struct packed<format::q6_k> {
     }
 };
 
-// d, 2 bytes: the scales' upper two bits; 4 bytes: their lower four; 128 bytes of halves, by 32
+// d; 2 bytes: the scales' upper two bits; 4 bytes: their lower four; 128 bytes of nibbles, 16 for each 32
+// elements
 template <> struct packed<format::iq4_xs> {
     static constexpr int block = 256;
     static constexpr bool minima = false;
@@ -217,13 +218,13 @@ template <format f> void decode_block(const uint8_t *p, float *out) {
     }
 }
 
-// of encode_row: all but q8_0
+// encode_row for the packed formats except q8_0
 void encode_packed(format f, const float *src, uint8_t *dst, size_t n, const float *importance);
 
 // ---- Products: activations are quantized in blocks of the weights' size, 32 or 256
 
-// The integers of a product of one block: of scale * q * x, and of min * x. None can overflow: 256 * 128 *
-// 128 * 127 < 2^31.
+// Integer sums over one block: of scale * q * x, and of min * x. They cannot overflow: 256 * 128 * 128 * 127
+// < 2^31.
 struct block_sums {
     int32_t scaled, min;
 };
@@ -235,8 +236,8 @@ template <int n> block_sums multiply_block(const levels<n> &w, const int8_t *x) 
     }
     return s;
 }
-// One output: for the blocks of the row in order, q8_block_step of the scaled sum, then, in a format with
-// minima, of that of the minima; from 0.
+// One block's step in an output, which starts from 0 and takes the row's blocks in order: q8_block_step of
+// the scaled sum, then, in a format with minima, of the minima's sum.
 template <format f> float block_step(const uint8_t *w, const int8_t *x, float x_scale, float sum) {
     levels<packed<f>::block> b;
     packed<f>::unpack(w, b);
@@ -245,7 +246,7 @@ template <format f> float block_step(const uint8_t *w, const int8_t *x, float x_
     return packed<f>::minima ? q8_block_step(s.min, b.m, x_scale, sum) : sum;
 }
 
-// Calls fn(packed_tag<f>{}) for a format f that is packed; false for another.
+// Calls fn(packed_tag<f>{}) if f is packed; otherwise returns false.
 template <format f> struct packed_tag { static constexpr format value = f; };
 template <class F> bool with_packed(format f, const F &fn) {
     switch (f) {

@@ -1,7 +1,7 @@
-// Encoding of the packed formats but Q8_0: fit.h looks for scales, here they get the form that blocks hold
-// them in. In blocks of 256 the scales themselves become integers: then a step up and down of each is tried,
-// and the one float is fitted to all of them.
-// Invariant: every search ends with levels taken against the scales as the block holds them.
+// Encoding of the packed formats except Q8_0. fit.h searches for scales; here they are rounded to what blocks
+// store. In blocks of 256 the scales become integers: each is tried one step up and down, and the float above
+// them is refitted.
+// Invariant: every search ends with levels chosen against the scales as stored.
 #include "fit.h"
 
 namespace ds {
@@ -29,7 +29,7 @@ void put_fifth_bits(uint8_t *p, const int8_t *q, int offset) {
     memcpy(p, &bits, sizeof bits);
 }
 
-// What four blocks hold before their bits are put in their places.
+// Four blocks before bit packing.
 struct four_blocks {
     v4 d, m = lanes(0.0f);
     int8_t q[4][32];
@@ -50,7 +50,7 @@ template <class G> four_blocks fit_line32(const G &g, int high) {
     return b;
 }
 
-// The nearest of iq4_levels; of two, the lower.
+// The nearest of iq4_levels; the lower on a tie.
 struct iq4_nearest {
     v4 operator()(v4 x) const {
         v4 level = lanes(iq4_levels[0]);
@@ -106,8 +106,7 @@ void encode_four(format f, const float *x, const float *weight, int blocks, uint
 
 // ---- Blocks of 256
 
-// What such a block is made of, before its bits are put in their places: parts of `n` elements, and whether
-// there are minima.
+// A block before bit packing, in parts of `n` elements.
 template <int n> struct big_block {
     float d = 0.0f, m = 0.0f;
     int8_t q[256];
@@ -121,11 +120,11 @@ template <int n, bool weighted> struct big_groups {
     }
 };
 
-constexpr int tries = 3;  // how often scales and the floats above them are fitted in turn
+constexpr int tries = 3;  // rounds of fitting the scales and the floats above them
 
 float sum_of(v4 x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 
-// The scales, integers near own / d, with which these parts' elements are met best.
+// The integer scales near own / d that leave the least error in these parts.
 template <class G> v4 best_scales(const G &g, range levels, range scales, float d, v4 own) {
     const v4 near = level(quotient(own, lanes(d)), scales);
     v4 best = near, least = lanes(std::numeric_limits<float>::infinity());
@@ -138,8 +137,8 @@ template <class G> v4 best_scales(const G &g, range levels, range scales, float 
     return best;
 }
 
-// The scales of all parts, own[i] being what those of group i would have by themselves; the error, and the
-// float that fits them best.
+// Takes the scales of all parts; own[i] are those that the parts of group i would have by themselves. Returns
+// the error, and the float that fits these scales best.
 struct scaled_fit {
     float error, next;
 };
@@ -168,7 +167,7 @@ big_block<16> fit_symmetric256(const float *x, const float *weight, range levels
         for (int l = 0; l < 4; ++l)
             if (std::fabs(own[i][l]) > std::fabs(most)) most = own[i][l];
     }
-    big_block<16> best{};  // stays where no error is a number
+    big_block<16> best{};  // stays if no error is finite
     scaled_fit fit = {std::numeric_limits<float>::infinity(), 0.0f};
     const auto attempt = [&](float d) {
         big_block<16> b;
@@ -183,7 +182,7 @@ big_block<16> fit_symmetric256(const float *x, const float *weight, range levels
     return best;
 }
 
-// As best_scales, of both; `own` less what `floats` are.
+// As best_scales, for scales and minima together, near own / floats.
 template <class G> lines best_steps(const G &g, int high, range steps, line floats, lines own) {
     const v4 near = level(quotient(own.d, lanes(floats.d)), steps),
              near_min = level(quotient(own.m, lanes(floats.m)), steps);
@@ -201,7 +200,7 @@ template <class G> lines best_steps(const G &g, int high, range steps, line floa
     return best;
 }
 
-// What the floats above scales and minima are fitted to: sums over all elements of products of x, level times
+// Least-squares sums for the floats above scales and minima: over all elements, products of x, level times
 // scale (l) and minimum (m).
 struct big_sums {
     v4 ll, lm, mm, xl, xm;
@@ -209,7 +208,7 @@ struct big_sums {
 line fitted_floats(const big_sums &s) {
     const double ll = sum_of(s.ll), lm = sum_of(s.lm), mm = sum_of(s.mm), xl = sum_of(s.xl),
                  xm = sum_of(s.xm), determinant = ll * mm - lm * lm;
-    if (!(determinant > 1e-6 * ll * mm))
+    if (!(determinant > 1e-6 * ll * mm))  // l and m are nearly proportional
         return {ll > 0 ? static_cast<float>(xl / ll) : 0.0f,
                 ll > 0 || mm == 0 ? 0.0f : static_cast<float>(xm / mm)};
     return {static_cast<float>((xl * mm - xm * lm) / determinant),
@@ -240,7 +239,7 @@ line_fit fit_steps(const G &groups, int high, range steps, const lines *own, big
     return {sum_of(error), fitted_floats(sums)};
 }
 
-// Scales and minima from 0 to `last`; the float above the minima is not above zero.
+// Scales and minima are 0 to `last`; the float above the minima is at most 0.
 template <int n, bool weighted>
 big_block<n> fit_lines256(const float *x, const float *weight, int high, int last) {
     const big_groups<n, weighted> groups(x, weight);
@@ -265,12 +264,12 @@ big_block<n> fit_lines256(const float *x, const float *weight, int high, int las
     return best;
 }
 
-// Bits `from` on of each level, two of them, as q2_k, q3_k and q6_k hold them.
+// Bits `from` and `from` + 1 of each level, laid out as in q2_k, q3_k and q6_k.
 void put_pairs(uint8_t *p, const int8_t *q, int offset, int from) {
     for (int i = 0; i < 256; ++i)
         p[i / 128 * 32 + i % 32] |= static_cast<uint8_t>(((q[i] + offset) >> from & 3) << i % 128 / 32 * 2);
 }
-// Bit `which` of each level: bit j of 32 bytes for the j-th 32 levels.
+// Bit `which` of each level: bit j of the 32 bytes for the j-th 32 levels.
 void put_bits(uint8_t *p, const int8_t *q, int offset, int which) {
     for (int i = 0; i < 256; ++i) p[i % 32] |= static_cast<uint8_t>(((q[i] + offset) >> which & 1) << i / 32);
 }
@@ -318,7 +317,7 @@ template <bool weighted> void encode_q6_k(const float *x, const float *weight, u
     put_half(to + 208, b.d);
 }
 
-// Where a block keeps its float, for one whose values are not numbers.
+// The offset of a block's d, which becomes NaN if a value is not finite.
 size_t scale_offset(format f) {
     return f == format::q2_k ? 80 : f == format::q3_k ? 108 : f == format::q6_k ? 208 : 0;
 }
@@ -333,15 +332,15 @@ template <bool weighted> void encode_256(format f, const float *x, const float *
     }
 }
 
-// As many blocks as are searched together: one of 256, or up to four of 32.
+// Encodes the blocks that are searched together: one of 256, or up to four of 32.
 template <bool weighted>
 void encode_blocks(format f, const float *x, const float *weight, int blocks, uint8_t *to) {
     if (info(f).block == 256) encode_256<weighted>(f, x, weight, to);
     else encode_four<weighted>(f, x, weight, blocks, to);
 }
 
-// How much each element of a block counts: 1 at most. Channels that were never used count for little, not for
-// nothing: they are met well where that costs no other.
+// The weight of each element of a block, 1 at most. Channels that were never used get little weight, not
+// none: they are fitted where that costs no other.
 void set_weights(const float *importance, size_t n, float *weight) {
     const float most = *std::max_element(importance, importance + n);
     for (size_t i = 0; i < n; ++i) weight[i] = most > 0.0f ? std::max(importance[i] / most, 1e-6f) : 1.0f;

@@ -1,8 +1,8 @@
-// The scales that leave the least squared error in some elements, each counted by its importance, and the
-// levels that go with them; for encode.cpp. Candidates lie around the scale that puts the largest element on
-// the last level; what fits a candidate's levels best by least squares tells how good they are, and the best
-// are fitted once more. That k-quants are made like this is described in ggml-org/llama.cpp pull request
-// 1684. Elements that share a scale are a part; four parts are searched at a time, one a lane.
+// Search for the scales with the least squared error, weighted by importance, and the levels that go with
+// them; for encode.cpp. Candidates surround the scale that maps the largest element to the last level. A
+// candidate is judged by the least-squares scale for its levels, and the best is refitted. The method is that
+// described for k-quants in ggml-org/llama.cpp pull request 1684.
+// Elements that share a scale are a part; four parts are searched together, one per lane.
 #pragma once
 
 #include "blocks.h"
@@ -14,12 +14,12 @@
 
 namespace ds {
 
-// Element i of four parts of n, and how much it counts; if it is not weighted, 1.
+// x[i] is element i of four parts of n, w[i] its weight; unweighted, all weights are 1.
 template <int n, bool weighted> struct group {
     static constexpr int size = n;
     v4 x[n], w[weighted ? n : 1];
 
-    // Lane l is element l * n on; those of lanes from `valid` on are the first's.
+    // Lane l takes the part at l * n; lanes from `valid` on repeat lane 0.
     void load(const float *from, const float *weight, int valid = 4) {
         for (int i = 0; i < n; ++i)
             for (int l = 0; l < 4; ++l) {
@@ -64,22 +64,22 @@ template <class G, class L> scale_sums sums_of(const G &g, const L &levels, v4 i
     return s;
 }
 
-template <class G> v4 largest_of(const G &g) {  // with its sign
+template <class G> v4 largest_of(const G &g) {  // signed
     v4 most = lanes(0.0f);
     for (const v4 x : g.x) most = magnitude(x) > magnitude(most) ? x : most;
     return most;
 }
 
-// The best scale of those that put the largest element at first + k step, k from -steps to steps, for each of
-// two places.
+// The best of the scales that map the largest element to end + k * step, k from -steps to steps, for each of
+// two ends.
 template <class G, class L>
-v4 fitted_scale(const G &g, const L &levels, const float (&places)[2], float step, int steps) {
+v4 fitted_scale(const G &g, const L &levels, const float (&ends)[2], float step, int steps) {
     const v4 most = largest_of(g);
-    v4 best = lanes(0.0f), least = best;  // the squared error is that of zeros less `gain`
-    for (const float place : places)
+    v4 best = lanes(0.0f), least = best;  // the squared error is that of all zeros, minus `gain`
+    for (const float end : ends)
         for (int k = -steps; k <= steps; ++k) {
             const scale_sums s =
-                sums_of(g, levels, quotient(lanes(place + step * static_cast<float>(k)), most));
+                sums_of(g, levels, quotient(lanes(end + step * static_cast<float>(k)), most));
             const v4 d = quotient(s.xq, s.qq), gain = d * s.xq;
             best = gain > least ? d : best;
             least = larger(gain, least);
@@ -100,7 +100,7 @@ struct lines {
     v4 d, m;
 };
 
-// Least squares over levels of x less `low`; a minimum above zero is taken as zero where `below` asks for it.
+// Least-squares sums of x - low over levels. If `below` is set, a minimum above 0 becomes 0.
 struct line_sums {
     v4 w, x, l, xl, ll;
 };
@@ -143,10 +143,10 @@ template <class G> lines fitted_line(const G &g, int high, bool below) {
         most = larger(gain, most);
     }
     const lines f = fitted_to(sums_of(g, high, quotient(lanes(1.0f), best.d), best.m, low), low, below);
-    return {f.d, larger(smaller(f.m + low, lanes(65504.0f)), lanes(-65504.0f))};
+    return {f.d, larger(smaller(f.m + low, lanes(65504.0f)), lanes(-65504.0f))};  // the range of f16
 }
 
-// The levels with these scales, and the error that they leave.
+// Writes the levels for these scales to q, unless it is null; returns the error that they leave.
 template <class G> v4 take_levels(const G &g, range r, lines l, int8_t *q) {
     const v4 inverse = quotient(lanes(1.0f), l.d);
     v4 error = lanes(0.0f);

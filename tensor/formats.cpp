@@ -1,7 +1,7 @@
-// What each number format means: its row of formats.def, and one row of numbers to and from f32. These are
-// the definitions that fast kernels are held against, so they are plain and slow. Everything is done on bits
-// or with single IEEE operations: the same result on every machine. Decoding of the packed formats is
-// blocks.h, their encoding but Q8_0's encode.cpp.
+// The definitions of the number formats: the table made of formats.def, and one row of values to and from
+// f32. Fast kernels are tested against these, so they are plain and slow. All work is on bits or by single
+// IEEE operations: the same result on every machine. blocks.h decodes the packed formats, encode.cpp encodes
+// them except Q8_0.
 #include "formats.h"
 
 #include "blocks.h"
@@ -69,8 +69,8 @@ float f16_to_f32(uint16_t h) {
     return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-// Drops the low `bits` bits, 1 to 31, rounding to nearest, ties to even. A carry into the exponent is the
-// right next number, infinity included.
+// Drops the low `bits` bits, 1 to 31, rounding to nearest, ties to even. A carry into the exponent gives the
+// next value, infinity included.
 static uint32_t drop_bits(uint32_t u, uint32_t bits) {
     const uint32_t half = (1u << (bits - 1)) - 1 + ((u >> bits) & 1u);
     return (u + half) >> bits;
@@ -82,9 +82,9 @@ uint16_t f32_to_f16(float f) {
     uint32_t h;
     if (magnitude > 0x7f800000u) h = 0x7e00u | ((magnitude >> 13) & 0x3ffu);  // NaN, made quiet
     else if (magnitude >= 0x47800000u) h = 0x7c00u;                           // 65536 and more
-    // 65504 < f < 65536 rounds up to infinity by the carry or down
+    // from 65520 on, the carry gives infinity
     else if (magnitude >= 0x38800000u) h = drop_bits(magnitude - (112u << 23), 13);
-    // 2^-25 up to 2^-14: a multiple of 2^-24
+    // 2^-25 up to 2^-14: a subnormal, a multiple of 2^-24
     else if (magnitude >= 0x33000000u) {
         const uint32_t exponent = magnitude >> 23;  // 102 to 112
         h = drop_bits((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent);
@@ -105,7 +105,7 @@ template <format f> static void decode_packed(const uint8_t *src, float *dst, si
     for (size_t i = 0; i < n; i += block, src += info(f).bytes) decode_block<f>(src, dst + i);
 }
 
-// The largest magnitude's bits, so that a NaN is largest and spoils the scale for all to see.
+// The largest magnitude, compared by bits, so that a NaN is largest and makes the scale NaN.
 static float largest_magnitude(const float *x, size_t n) {
     i4 most = {0, 0, 0, 0};
     size_t i = 0;
@@ -118,15 +118,14 @@ static float largest_magnitude(const float *x, size_t n) {
     return std::bit_cast<float>(largest);
 }
 
-// Four numbers in -127 to 127; what is no number becomes 0: a scale may be NaN, or so small that its
-// reciprocal is infinite.
+// Four bytes in -127 to 127. NaN becomes 0: a scale may be NaN, or so small that its reciprocal is infinite.
 static void put_bytes(v4 q, uint8_t *to) {
     q = q == q ? larger(smaller(q, lanes(127.0f)), lanes(-127.0f)) : lanes(0.0f);
     const i4 k = __builtin_convertvector(q, i4);
     for (int l = 0; l < 4; ++l) to[l] = static_cast<uint8_t>(k[l]);
 }
 
-// To the nearest integer, halves away from zero; what is larger than any that is kept stays so.
+// To the nearest integer, halves away from zero. Magnitudes from 2^22 on stay; they are beyond any level.
 static v4 rounded_away(v4 x) {
     const v4 q = nearest(x), rest = x - q;
     const v4 away = q + (rest == 0.5f && x > 0.0f    ? lanes(1.0f)
@@ -135,7 +134,7 @@ static v4 rounded_away(v4 x) {
     return magnitude(x) < 0x1p22f ? away : x;
 }
 
-// The published encoder multiplies by the reciprocal of the scale before it is rounded to f16; so do we, so
+// Multiplies by the reciprocal of the scale before that is rounded to f16, as the published encoder does, so
 // that files agree byte for byte.
 static void encode_q8_0(const float *src, uint8_t *dst, size_t n) {
     for (size_t b = 0; b < n / q8_0_block; ++b, src += q8_0_block, dst += q8_0_bytes) {
@@ -186,7 +185,7 @@ void decode_row(format f, const void *src, float *dst, size_t n) {
 
 float encode_row_i8(const float *src, int8_t *dst, size_t n) {
     float largest = largest_magnitude(src, n);
-    // as numerics.h has it for activations; 127 / largest may be infinite there
+    // as for activations in numerics.h; below it 127 / largest may be infinite
     if (largest < 1e-30f) largest = 0.0f;
     const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
     auto *const to = reinterpret_cast<uint8_t *>(dst);
@@ -204,8 +203,8 @@ float magnitude_limit(format f) {
     case format::f32:
     case format::i8: return std::numeric_limits<float>::infinity();
     case format::bf16: return 0x1.ffp127f;
-    case format::q8_0: return 127.0f * 65520.0f;  // max / 127 is kept as an f16
-    default: return 65520.0f;                     // what rounds to infinity in an f16 starts there
+    case format::q8_0: return 127.0f * 65520.0f;  // max / 127 is stored as f16
+    default: return 65520.0f;                     // from here on f16 rounds to infinity
     }
 }
 

@@ -1,9 +1,9 @@
-// The GGUF parser: header, metadata, tensor table, in one pass over bytes that nobody vouches for; first over
-// the file, which tells where the header ends and what is wrong with it, then over a copy that nobody else
-// can write to, and whose pointers stay. The invariant: `pos <= size` always, every length is compared with
-// `size - pos` (never added to pos first, it might wrap), and a count is held against the bytes that its
-// entries need at least before anything is allocated. Steps and memory are bounded by the file's size
-// whatever it says. Layout: ggml's docs/gguf.md.
+// The GGUF parser: header, metadata and tensor table, in one pass over untrusted bytes. It runs twice: over
+// the file, which finds the header's end and any fault, then over a copy of the header that nobody else can
+// write to and whose pointers stay valid. Layout: ggml's docs/gguf.md.
+// Invariant: `pos <= size`. Every length is compared with `size - pos` (added to pos it might wrap), and
+// every count with the least bytes that its entries need, before anything is allocated. So time and memory
+// are bounded by the file's size.
 #include "gguf.h"
 #include "lfs.h"
 
@@ -26,7 +26,7 @@ static constexpr gguf_type_row type_rows[] = {
 
 const char *gguf_type_text(gguf_type t) { return type_rows[static_cast<uint32_t>(t)].text; }
 
-// A model has some tens of keys, and at most some tens of thousands of tensors (one a matrix, an expert and a
+// A model has some tens of keys, and at most some tens of thousands of tensors (one per matrix, expert and
 // layer). The bounds keep the memory for the two tables small beside any file.
 static constexpr uint64_t max_keys = 65536;
 static constexpr uint64_t max_key_bytes = 65535, max_name_bytes = 63;
@@ -162,8 +162,8 @@ struct gguf_parser {
         file.alignment_ = a;
     }
 
-    // Element counts and bytes are multiplied step by step, each step checked: a product that is formed first
-    // may have wrapped to something sane.
+    // Element counts and bytes are multiplied step by step, each step checked: an unchecked product may wrap
+    // to something plausible.
     void read_shape(gguf_tensor &t) {
         const auto rank = take_number<uint32_t>("rank");
         if (rank < 1 || rank > 4) fail("rank", std::to_string(rank) + " is not within 1 to 4");
@@ -193,7 +193,7 @@ struct gguf_parser {
             fail("dimension", "rows of " + std::to_string(row) + " are not whole blocks of " +
                                   std::to_string(f.block) + " (" + f.text + ")");
         uint64_t blocks = static_cast<uint64_t>(row / f.block);
-        // no more than the elements, which fit
+        // at most the number of elements, which fits
         for (int i = 0; i < t.rank - 1; ++i) blocks *= static_cast<uint64_t>(t.ne[i]);
         if (!mul_ok(blocks, f.bytes, &t.bytes))
             fail("size", std::to_string(blocks) + " blocks of " + std::to_string(f.bytes) +
@@ -252,7 +252,7 @@ struct gguf_parser {
         }
     }
 
-    // Gives the bytes of the header.
+    // Returns the header's size in bytes.
     uint64_t parse() {
         file.clear_tables();
         read_magic();
@@ -260,7 +260,7 @@ struct gguf_parser {
         const uint64_t key_count = take_count("key count", min_key_entry, max_keys);
         read_keys(key_count);
         apply_keys();
-        if (tensor_count > left() / min_tensor_entry) {  // the keys took their part since
+        if (tensor_count > left() / min_tensor_entry) {  // the keys have taken their part of the bytes since
             kind = "header", item = {};
             fail("tensor count", std::to_string(tensor_count) + shortage());
         }

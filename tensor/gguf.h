@@ -1,9 +1,9 @@
-// GGUF files, read and written (ggml's docs/gguf.md; versions 2 and 3, little endian). Any byte string is a
-// safe input: every length, count, offset and product is checked against what is left of the file before
-// anything is allocated, and the first fault ends the parse with a status that names the file, the field and
-// the value.
+// GGUF files: reading (versions 2 and 3) and writing, little endian (ggml's docs/gguf.md). Any byte string is
+// a safe input: every length, count, offset and product is checked against the rest of the file before
+// anything is allocated. The first fault ends the parse with a status that names the file, the field and the
+// value.
 // The file lists a tensor's dimensions innermost first; here, as everywhere in the library, they are
-// outermost first. Only gguf.cpp flips.
+// outermost first. Only gguf.cpp and gguf_write.cpp convert.
 #pragma once
 
 #include "formats.h"
@@ -21,7 +21,7 @@ namespace ds {
 enum class gguf_type : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 const char *gguf_type_text(gguf_type t);
 
-// One metadata value; it points into the header's copy.
+// One metadata value; points into the copy of the header.
 struct gguf_value {
     gguf_type type;  // of the value, or of the elements when `is_array`
     bool is_array = false;
@@ -38,10 +38,10 @@ struct gguf_tensor {
     uint64_t bytes;       // of the data
     uint64_t offset;      // of the data, from the start of the file
     const uint8_t *data;  // into the file's bytes
-    size_t part = 0;      // of a model in several files: which, 0 for the first
+    size_t part = 0;      // which file of a split model, 0 for the first
 };
 
-// A file's bytes, and what messages call it.
+// A file's bytes, and its name in messages.
 struct gguf_source {
     os::mapping bytes;
     std::string name;
@@ -49,29 +49,28 @@ struct gguf_source {
 using gguf_opener = std::function<gguf_source(const std::string &path)>;
 gguf_source map_gguf(const std::string &path);
 
-// The header, all that is not tensor data, is copied to memory of the host's and parsed there: who can write
-// to the file, or to the memory that it was handed over in, changes no length after it was checked. What is
-// read of the mapping later is tensor data, at offsets that are ours.
+// The header, which is all but tensor data, is copied to memory from the host's allocator and parsed there: a
+// writer to the file, or to borrowed memory, cannot change a length after it was checked. Later reads of the
+// mapping are of tensor data only, at offsets already checked.
 class gguf_file {
 public:
     gguf_file() = default;
-    // Parses `bytes`, which it keeps. `name` is for messages.
-    // Throws status::format or status::unsupported (version, big endian, a tensor format that formats.def
-    // does not know, a part of a split model, an array of arrays, more than 65,536 keys, or tensors than
-    // gguf_max_tensors).
+    // Parses `bytes` and keeps it. `name` is for messages. Throws status::format or status::unsupported
+    // (version, big endian, a tensor format not in formats.def, a part of a split model, an array of arrays,
+    // more than 65,536 keys or gguf_max_tensors tensors).
     gguf_file(os::mapping bytes, std::string name, const host &h = {});
 
-    // The model at `path`: a file, or, where that is the first of a model in several
-    // (PREFIX-00001-of-00003.gguf; gguf_split.cpp), all of them as one. The metadata are the first part's,
-    // the tensors those of all parts in their order. Throws what the constructor throws, and status::argument
-    // for the path of another part.
+    // Opens the model at `path`: one file, or, given the first file of a split model
+    // (PREFIX-00001-of-00003.gguf; gguf_split.cpp), all parts as one. Metadata are the first part's, tensors
+    // those of all parts in order. Throws what the constructor throws, and status::argument for the path of
+    // another part.
     static gguf_file open(const std::string &path, const gguf_opener &open_file = map_gguf,
                           const host &h = {});
 
     const std::string &name() const { return name_; }
     size_t part_count() const { return 1 + others_.size(); }
     const std::string &part_name(size_t i) const { return i == 0 ? name_ : others_[i - 1].name; }
-    // of the file that holds its data
+    // the file that holds its data
     const std::string &name_of(const gguf_tensor &t) const { return part_name(t.part); }
     uint32_t version() const { return version_; }
     uint64_t alignment() const { return alignment_; }
@@ -84,9 +83,8 @@ public:
     const gguf_value &value(size_t i) const { return values_[i]; }
     const gguf_value *find(std::string_view key) const;  // null when absent
 
-    // Typed reads. The `get` forms throw status::format when the key is absent, or (all forms) has another
-    // type or a value out of range: any integer type is accepted where its value fits, floats may be f32 or
-    // f64.
+    // Typed reads. They throw status::format for another type or a value out of range, and those without
+    // `absent` for a missing key. Any integer type is accepted if its value fits; floats may be f32 or f64.
     bool has(std::string_view key) const { return find(key) != nullptr; }
     uint64_t get_uint(std::string_view key, uint64_t max) const;
     uint64_t get_uint(std::string_view key, uint64_t max, uint64_t absent) const;
@@ -102,13 +100,13 @@ public:
 
     const std::vector<gguf_tensor> &tensors() const { return tensors_; }
     const gguf_tensor *find_tensor(std::string_view name) const;  // null when absent
-    // its pages need not stay in memory
+    // its memory pages may be dropped
     void forget(const gguf_tensor &t) const {
         (t.part == 0 ? bytes_ : others_[t.part - 1].bytes).forget(t.offset, t.bytes);
     }
 
-    // status::format: "NAME: FIELD: text", NAME that of the part that holds the tensor where the field is a
-    // tensor's name.
+    // Throws status::format, "NAME: FIELD: text"; if the field is a tensor's name, NAME is the part that
+    // holds it.
     [[noreturn]] void fail(std::string_view field, const std::string &text) const;
 
 private:
@@ -136,29 +134,28 @@ private:
     std::vector<held_part> others_;  // the parts after the first
 };
 
-constexpr uint64_t gguf_max_tensors = 65536;  // of a file, and of several together
+constexpr uint64_t gguf_max_tensors = 65536;  // per file, and over all parts
 
-// A model in several files: PREFIX-00001-of-00003.gguf and so on, as llama.cpp names and numbers them.
-constexpr uint64_t gguf_max_parts = 65535;
+// Split models: PREFIX-00001-of-00003.gguf and so on, named and numbered as by llama.cpp.
+constexpr uint64_t gguf_max_parts = 65535;                                           // split.count is a u16
 std::string gguf_part_path(const std::string &prefix, uint64_t no, uint64_t count);  // `no` counts from 0
-bool is_split_key(std::string_view key);  // one that tells of the parts and not of the model
+bool is_split_key(std::string_view key);  // it describes the parts, not the model
 
-// What a part may hold at most; but one tensor it holds in any case.
+// The most that a part holds, unless a single tensor exceeds it.
 struct gguf_split_limits {
     uint64_t bytes = UINT64_MAX;  // of the file
     uint64_t tensors = UINT64_MAX;
 };
 
-// A value as text, the same for every reader of it: strings as they are (an element inside an array as a JSON
-// string), numbers shortest, arrays as JSON, cut with "…" after `max_elements`. Floats do not depend on the
-// locale.
+// A value as text: a string verbatim (inside an array as a JSON string), numbers in shortest form, arrays as
+// JSON, cut with "…" after `max_elements`. Floats do not depend on the locale.
 std::string gguf_value_text(const gguf_value &v, size_t max_elements);
-// The same piece by piece, in little memory however long it is.
+// The same piece by piece, in little memory whatever its length.
 using text_sink = std::function<void(std::string_view)>;
 void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &put);
 
-// Collects metadata and tensor descriptions, then writes the header (version 3); tensor data follow in the
-// order given. Data are aligned to the default of 32 bytes; a key general.alignment is not kept.
+// Collects metadata and tensor descriptions, then lays out the header (version 3); tensor data follow in the
+// order added. Data are aligned to the default of 32 bytes; a key general.alignment is dropped.
 class gguf_writer {
 public:
     void set_u16(const std::string &key, uint16_t v);
@@ -171,12 +168,12 @@ public:
     void set_strings(const std::string &key, std::span<const std::string> v);
     void set_i32s(const std::string &key, std::span<const int32_t> v);
     void set_f32s(const std::string &key, std::span<const float> v);
-    void set_raw(std::string_view key, const gguf_value &v);  // copied from another file as it stands
+    void set_raw(std::string_view key, const gguf_value &v);  // copied verbatim from another file
     void erase(const std::string &key);
     bool has(const std::string &key) const;
 
-    // Dimensions outermost first. Throws status::argument on a duplicate, a name over 63 bytes, a bad rank or
-    // a row that no whole number of blocks fills.
+    // Dimensions outermost first. Throws status::argument for a duplicate, a name over 63 bytes, a bad rank
+    // or rows that are not whole blocks.
     void add_tensor(const std::string &name, format type, std::span<const int64_t> ne);
 
     // The header, padded to the alignment; then for tensor i its data, and padding(i) zero bytes.
@@ -184,10 +181,10 @@ public:
     size_t tensor_count() const { return tensors_.size(); }
     uint64_t tensor_bytes(size_t i) const { return tensors_[i].bytes; }
     uint64_t padding(size_t i) const;  // zero bytes after tensor i's data
-    uint64_t file_bytes() const;       // header and data in all
+    uint64_t file_bytes() const;       // header and all data
 
-    // The same in several files: the first has all keys, each has a run of the tensors, and all have the keys
-    // that number them. At least one. Throws status::argument where there would be more than gguf_max_parts.
+    // The same in one or more files: the first has all keys, each has a run of the tensors and the keys that
+    // number the parts. Throws status::argument if there would be more than gguf_max_parts.
     std::vector<gguf_writer> split(const gguf_split_limits &l) const;
 
 private:

@@ -1,8 +1,7 @@
-// A model in several files, as llama.cpp's gguf-split writes it: PREFIX-00001-of-00003.gguf and so on. Each
-// part is a GGUF file with tensors of its own and three keys, split.no (from 0), split.count and
-// split.tensors.count (of all parts); the first has the metadata. A part is parsed and checked as any file
-// is; here the parts are held against each other. Mappings stay, descriptors do not: what a set of parts
-// costs is address space.
+// Split models, as llama.cpp's gguf-split writes them: PREFIX-00001-of-00003.gguf and so on. Each part is a
+// GGUF file with its own tensors and three keys: split.no (from 0), split.count and split.tensors.count (of
+// all parts). The first has the metadata. Each part is parsed and checked like any file; here the parts are
+// checked against each other. Mappings stay, descriptors do not: a set of parts costs address space only.
 #include "gguf.h"
 
 #include <cstring>
@@ -19,7 +18,7 @@ std::string gguf_part_path(const std::string &prefix, uint64_t no, uint64_t coun
            format_text("-%05u-of-%05u.gguf", static_cast<unsigned>(no + 1), static_cast<unsigned>(count));
 }
 
-// The path without what gguf_part_path adds; none where it does not end in that.
+// The path without the suffix of gguf_part_path; no value if it has another.
 static std::optional<std::string> prefix_of(const std::string &path, uint64_t no, uint64_t count) {
     const std::string end = gguf_part_path("", no, count);
     if (!path.ends_with(end)) return {};
@@ -39,7 +38,7 @@ static bool same_value(const gguf_value &a, const gguf_value &b) {
            std::memcmp(a.data, b.data, a.bytes) == 0;
 }
 
-// Of a part after the first: its numbers, and that what it says of the model is what the first says.
+// Checks a part after the first: its split keys, and that its other keys agree with the first part's.
 void gguf_file::check_part(const gguf_file &first, uint64_t no) const {
     for (const char *const key : {count_key, tensors_key}) {
         const uint64_t here = get_uint(key, UINT64_MAX), there = first.get_uint(key, UINT64_MAX);
@@ -72,7 +71,7 @@ void gguf_file::append(gguf_file part) {
     others_.push_back({std::move(part.bytes_), std::move(part.name_), std::move(part.header_)});
 }
 
-// The name of the first part, for somebody who has another one.
+// The name of the first part, for a caller who opened another one.
 static std::string name_of_first(const gguf_file &f, uint64_t no, uint64_t count) {
     const std::optional<std::string> prefix = prefix_of(f.name(), no, count);
     return prefix ? gguf_part_path(*prefix, 0, count) : "the first";

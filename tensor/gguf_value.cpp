@@ -1,6 +1,5 @@
-// Metadata values as C++ values and as text. Values lie in the header unaligned, so every number is copied
-// out; arrays were walked once by the parser, and are walked here by the same lengths, known to lie within
-// the header's copy.
+// Metadata values as C++ values and as text. Values are unaligned in the header, so every number is copied
+// out. Arrays are walked by the lengths that the parser has checked to be within the header's copy.
 #include "gguf.h"
 
 #include "utf8.h"
@@ -22,7 +21,7 @@ static bool is_integer(gguf_type t) {
     return !is_float(t) && t != gguf_type::boolean && t != gguf_type::string && t != gguf_type::array;
 }
 
-// An integer of any type: 64 bits of two's complement, and whether they are to be read as a negative number.
+// An integer of any type: 64 bits of two's complement, and whether they are a negative number.
 struct any_int {
     uint64_t bits;
     bool negative;
@@ -146,11 +145,11 @@ std::vector<float> gguf_file::get_floats(std::string_view key) const {
 
 // ---- Values as text
 
-// JSON is UTF-8, so what is not becomes U+FFFD.
+// JSON is UTF-8: ill-formed bytes become U+FFFD.
 static void put_json(const text_sink &put, std::string_view s) {
     char piece[1024];
     size_t n = 0;
-    const auto add = [&](const char *p, size_t bytes) {  // a few
+    const auto add = [&](const char *p, size_t bytes) {  // at most 4
         if (n + bytes > sizeof piece) put({piece, std::exchange(n, 0)});
         std::memcpy(piece + n, p, bytes);
         n += bytes;
@@ -190,7 +189,7 @@ void gguf_value_text(const gguf_value &v, size_t max_elements, const text_sink &
             break;
         }
         if (v.type == gguf_type::string) put_json(put, load_string(p));
-        // JSON knows no other
+        // JSON has no NaN or infinity
         else if (is_float(v.type) && !std::isfinite(load_float(v.type, p, i))) put("null");
         else put(number_text(v.type, p, i));
     }

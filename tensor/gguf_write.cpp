@@ -1,6 +1,6 @@
 // The GGUF writer: metadata and tensor descriptions are collected, then laid out as version 3. Tensor data
-// lie in the order they were added, each at a multiple of the default alignment of 32, so the file states no
-// alignment of its own: a key that says otherwise, copied from another file, is not kept.
+// follow in the order added, each at a multiple of the default alignment of 32. So the file states no
+// alignment: a key general.alignment copied from another file is dropped.
 #include "gguf.h"
 
 #include <cstring>
@@ -164,8 +164,8 @@ uint64_t gguf_writer::file_bytes() const { return file_bytes_with(nullptr); }
 
 // ---- Several files (see gguf_split.cpp)
 
-// A part's keys. Readers need the numbers alone; the short general ones are there so that a part of another
-// model is noticed.
+// A part's keys. Readers need only the split keys; with the scalar general.* keys they detect a part of
+// another model.
 gguf_writer gguf_writer::part(uint64_t no) const {
     gguf_writer w;
     for (const auto &[key, encoded] : keys_) {
@@ -174,7 +174,7 @@ gguf_writer gguf_writer::part(uint64_t no) const {
         if (no == 0 || (key.starts_with("general.") && type != gguf_type::array)) w.set(key, encoded);
     }
     w.set_u16("split.no", static_cast<uint16_t>(no));
-    w.set_u16("split.count", 0);  // known in the end, and as long then
+    w.set_u16("split.count", 0);  // set when the number is known; the size does not change
     w.set_i32("split.tensors.count", static_cast<int32_t>(tensors_.size()));
     return w;
 }

@@ -4,19 +4,22 @@
 
 namespace ds {
 
-static constexpr bool yes = true, no = false;
-
 const op_info &info(op k) {
+    constexpr bool yes = true, ref = true, no = false;
+#define DS_EXPAND_yes(name) name##_expand
+#define DS_EXPAND_no(name) nullptr
     static constexpr op_info table[] = {
-#define DS_OP(name, sources, params, cpu, cuda, grad)                                                        \
-    {#name, sources, name##_shape, name##_forward, cpu, cuda, grad},
+#define DS_OP(name, sources, params, cpu, cuda, grad, fused)                                                 \
+    {#name, sources, name##_shape, name##_forward, cpu, cuda, grad, DS_EXPAND_##fused(name)},
 #include "ops.def"
 #undef DS_OP
     };
+#undef DS_EXPAND_yes
+#undef DS_EXPAND_no
     return table[static_cast<size_t>(k)];
 }
 
-#define DS_OP(name, sources, params, cpu, cuda, grad)                                                        \
+#define DS_OP(name, sources, params, cpu, cuda, grad, fused)                                                 \
     static_assert(sources <= max_sources && sizeof(params) <= max_params_bytes &&                            \
                   std::is_trivially_copyable_v<params>);
 #include "ops.def"
@@ -82,7 +85,7 @@ tensor *graph::heads(const tensor *t, int64_t first, int64_t count) {
     return part(t, t->rank == 3 ? 1 : -1, first, count, "heads");
 }
 
-node &graph::append(op k, std::initializer_list<const tensor *> src) {
+node &graph::append(op k, std::span<const tensor *const> src) {
     check_room(nodes_.size(), max_nodes_);
     assert(static_cast<int>(src.size()) == info(k).sources);
     node &n = nodes_.emplace_back();
@@ -93,9 +96,13 @@ node &graph::append(op k, std::initializer_list<const tensor *> src) {
     return n;
 }
 
-tensor *graph::shaped(node &n) {
+tensor *graph::complete(node &n) {
     info(n.kind).shape(n);
-    return &n.out;
+    if (!expanded_[static_cast<size_t>(n.kind)]) return &n.out;
+    const node whole = n;
+    nodes_.pop_back();
+    if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;
+    return &nodes_.emplace_back(whole).out;
 }
 
 void graph::keep(const tensor *t) {

@@ -5,6 +5,7 @@
 
 #include "tensor.h"
 
+#include <bitset>
 #include <cassert>
 #include <cstring>
 #include <type_traits>
@@ -13,15 +14,8 @@
 namespace ds {
 
 struct no_params {};
-struct gated_params;
-struct rms_norm_params;
-struct rope_table_params;
-struct rope_params;
-struct kv_layout;
-struct attention_params;
-struct mla_params;
-struct router_params;
-struct candidates_params;
+
+class graph;
 
 enum class op : uint8_t {
 #define DS_OP(name, ...) name,
@@ -30,7 +24,9 @@ enum class op : uint8_t {
     count
 };
 
-constexpr int max_sources = 8;
+using op_set = std::bitset<static_cast<size_t>(op::count)>;
+
+constexpr int max_sources = 16;
 constexpr size_t max_params_bytes = 64;
 
 struct node {
@@ -53,6 +49,9 @@ struct op_info {
     void (*shape)(node &);
     void (*reference)(const node &);  // slow and obvious, any strides, any format
     bool cpu, cuda, grad;
+    // Of a fused operation: adds the primitive operations that it equals, over n's sources, and returns the
+    // last one's result; null where this node equals none. A primitive has no such function.
+    tensor *(*expand)(graph &, const node &n);
 };
 const op_info &info(op k);
 
@@ -76,11 +75,16 @@ public:
     // Heads [first, first + count) of t[n, heads, d], where they lie.
     tensor *heads(const tensor *t, int64_t first, int64_t count);
     // Adds a node, applies the shape rule, and returns its result.
-    template <class P> tensor *add(op k, std::initializer_list<const tensor *> src, const P &p) {
+    template <class P> tensor *add(op k, std::span<const tensor *const> src, const P &p) {
         node &n = append(k, src);
         std::memcpy(n.params, &p, sizeof p);
-        return shaped(n);
+        return complete(n);
     }
+    template <class P> tensor *add(op k, std::initializer_list<const tensor *> src, const P &p) {
+        return add(k, std::span(src.begin(), src.size()), p);
+    }
+    // From now on these operations, which are fused, are added as what they expand into.
+    void expand(op_set fused) { expanded_ = fused; }
     // Keeps t's bytes until the end of the run.
     void keep(const tensor *t);
 
@@ -90,13 +94,14 @@ public:
     std::span<const tensor *const> kept() const { return kept_; }
 
 private:
-    node &append(op k, std::initializer_list<const tensor *> src);
+    node &append(op k, std::span<const tensor *const> src);
     tensor *part(const tensor *t, int dim, int64_t first, int64_t count, const char *what);
-    tensor *shaped(node &n);
+    tensor *complete(node &n);
     size_t max_nodes_;
     std::vector<node> nodes_;    // never grows past its reserve: addresses are stable until reset
     std::vector<tensor> views_;  // inputs and views
     std::vector<const tensor *> kept_;
+    op_set expanded_;
 };
 
 }  // namespace ds

@@ -1,6 +1,5 @@
-// Four floats side by side, as the compiler has them on every machine: each lane does single IEEE operations
-// of its own, so a loop over lanes gives the bits that a loop over numbers would, and the code needs no
-// instruction set to be chosen.
+// Four floats side by side, by the compiler's vector extension, which every target has. Each lane does its
+// own single IEEE operations, so the bits are those of a loop over scalars.
 #pragma once
 
 #include "base.h"
@@ -16,7 +15,7 @@ inline v4 load4(const float *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
-inline v4 smaller(v4 a, v4 b) { return a < b ? a : b; }  // b where either is not a number
+inline v4 smaller(v4 a, v4 b) { return a < b ? a : b; }  // b if either is NaN
 inline v4 larger(v4 a, v4 b) { return a > b ? a : b; }
 inline v4 magnitude(v4 x) { return (v4)((i4)x & 0x7fffffff); }
 inline v4 quotient(v4 a, v4 b) { return b != 0.0f ? a / b : lanes(0.0f); }

@@ -1,3 +1,4 @@
+// Recognition of Git LFS pointers by their first line.
 #include "lfs.h"
 
 #include <algorithm>
@@ -6,7 +7,7 @@
 namespace ds {
 
 void refuse_lfs_pointer(std::string_view bytes, const std::string &name) {
-    constexpr size_t most = 1024;
+    constexpr size_t most = 1024;  // a pointer is smaller, says the specification
     constexpr std::string_view first_lines[] = {"version https://git-lfs.github.com/spec/",
                                                 "version https://hawser.github.com/spec/"};
     if (bytes.size() > most || std::none_of(std::begin(first_lines), std::end(first_lines),

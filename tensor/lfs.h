@@ -1,6 +1,6 @@
-// A clone of a repository without Git LFS has a few lines in a large file's place, which name it (git-lfs's
-// docs/spec.md). They are recognised wherever a file is read, so that the error says what the file is instead
-// of what it is not.
+// Git LFS pointers: in a clone made without Git LFS, a few lines that name a large file stand in for it
+// (git-lfs's docs/spec.md). They are recognised wherever a file is read, so that the error says what the file
+// is rather than what it is not.
 #pragma once
 
 #include "base.h"
@@ -9,7 +9,7 @@
 
 namespace ds {
 
-// Throws status::format where `bytes` are such lines.
+// Throws status::format if `bytes` are a pointer.
 void refuse_lfs_pointer(std::string_view bytes, const std::string &name);
 
 }  // namespace ds

@@ -1,4 +1,4 @@
-// How mla_attention divides a step's rows between its two forms, for whoever runs it.
+// How mla_attention divides a step's rows between its absorbed and its expanded form, for all that run it.
 #pragma once
 
 #include "blocks.h"
@@ -6,10 +6,10 @@
 
 namespace ds {
 
-// Of a head: elements of a latent, of a key's two parts, and of a value.
+// Heads, and per head the elements of a latent, of a key's two parts (nope, rope) and of a value.
 struct mla_sizes {
     int64_t heads, latent, nope, rope, value;
-    bool packed;  // weights
+    bool packed;  // the weights
 
     explicit mla_sizes(const node &n)
         : heads(n.src[0]->ne[1]), latent(n.src[2]->ne[1]), nope(n.src[0]->ne[2]), rope(n.src[1]->ne[2]),
@@ -19,8 +19,8 @@ struct mla_sizes {
 
 inline int64_t mla_positions(const node &n, int64_t row) { return *i32_at(*n.src[7], row) + 1; }
 
-// How much work a head is in each form for some rows of one sequence, which see `positions`, and are `pairs`
-// with one of these: in products of floats. The constants beside the shapes were measured.
+// Work per head in each form, in products of floats, for `rows` rows of one sequence that see `positions`
+// positions, `pairs` (row, position) in all. The constants beside the shapes were measured.
 struct mla_rows {
     int64_t rows, positions, pairs;
 };
@@ -28,17 +28,16 @@ mla_rows mla_rows_of(const node &n, int64_t begin, int64_t end);
 int64_t mla_absorbed_work(const mla_sizes &s, const mla_rows &r);
 int64_t mla_expanded_work(const mla_sizes &s, const mla_rows &r);
 
-// Rows [begin, end): a run of one sequence's positions, one after the other, that is expanded; or rows of any
-// sequences that are not.
+// Rows [begin, end): consecutive positions of one sequence, expanded; or rows of any sequences, absorbed.
 struct mla_stretch {
     int64_t begin, end;
     bool expanded;
 };
-// The longest from `begin` on, which is below the number of rows.
+// The longest stretch from `begin`, which is below the number of rows.
 mla_stretch mla_stretch_at(const node &n, int64_t begin);
 
-// The absorbed form of rows [begin, end): three operations outside any graph, to be run in this order; n must
-// outlive them. What lies between them is in `scratch`, of `bytes`; null where only shapes are asked for.
+// The absorbed form of rows [begin, end): three operations outside any graph, run in this order; n must
+// outlive them. `scratch`, of `bytes`, holds the results between them; null if only shapes are needed.
 struct mla_absorbed {
     tensor q, q_rope, sequence, position;
     node ops[3];

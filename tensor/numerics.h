@@ -1,10 +1,10 @@
 // The arithmetic that must agree to the bit between instruction sets, threads, batch sizes and devices, as C
-// expressions that the CPU's and the CUDA compiler both compile. Vector code elsewhere is held against these
-// byte for byte.
+// expressions for both the CPU's and the CUDA compiler. Vector code elsewhere is tested against these byte
+// for byte.
 //
-// The rule: floats touch elements one at a time, or are summed in one fixed order that does not depend on who
-// does the summing. Only + - * / sqrt, fma and rint occur, each rounded once as IEEE 754 says; nothing here
-// may be contracted or reassociated.
+// Invariant: floats are combined element by element, or summed in one fixed order that does not depend on how
+// the work is divided. Only + - * / sqrt, fma and rint occur, each rounded once as IEEE 754 says. Nothing
+// here may be contracted or reassociated.
 #pragma once
 
 #include <cstddef>
@@ -73,9 +73,10 @@ DS_HD float rms_factor(float sum_of_squares, int64_t n, float eps) {
 
 // ---- Packed weights against activations quantized in blocks of the same size (blocks.h)
 
-// A block of n activations: a = largest |x| (of the bits with the sign cleared, so that NaN counts as largest
-// everywhere). a < 1e-30: all zero, scale 0. Not finite: all zero, scale a, so that the products become NaN
-// and the request ends with status numeric. Else q = rint(x * (127 / a)), scale = a / 127.
+// Quantizes a block of n activations. a is the largest |x|, compared by bits with the sign cleared, so that
+// NaN counts as largest everywhere. a < 1e-30: all zero, scale 0. a not finite: all zero, scale a, so that
+// the products become NaN and the request ends with status numeric. Else q = rint(x * (127 / a)), scale = a /
+// 127.
 DS_HD float quantize_block(const float *x, int8_t *q, int n) {
     uint32_t a = 0;
     for (int i = 0; i < n; ++i) {
@@ -83,26 +84,26 @@ DS_HD float quantize_block(const float *x, int8_t *q, int n) {
         a = u > a ? u : a;
     }
     const float largest = float_of(a);
-    const bool number = finite_f32(largest) && !(largest < 1e-30f);
-    const float inverse = number ? 127.0f / largest : 0.0f;
+    const bool usable = finite_f32(largest) && !(largest < 1e-30f);
+    const float inverse = usable ? 127.0f / largest : 0.0f;
     for (int i = 0; i < n; ++i)
-        q[i] = number ? static_cast<int8_t>(__builtin_rintf(x[i] * inverse)) : static_cast<int8_t>(0);
-    return !finite_f32(largest) ? largest : number ? largest / 127.0f : 0.0f;
+        q[i] = usable ? static_cast<int8_t>(__builtin_rintf(x[i] * inverse)) : static_cast<int8_t>(0);
+    return !finite_f32(largest) ? largest : usable ? largest / 127.0f : 0.0f;
 }
-// One output: for the blocks of the row in order, sum = fma(float(int32 product of the block), w_scale *
-// x_scale, sum), from 0; then + bias. The order makes the product independent of how rows are tiled, so one
-// row alone and a row among many give the same bits, and so does every instruction set.
+// One output: over the row's blocks in order, from 0, sum = fma(float(int32 product of the block), w_scale *
+// x_scale, sum); then + bias. The fixed order makes the bits independent of tiling, of the number of rows and
+// of the instruction set.
 DS_HD float q8_block_step(int32_t product, float w_scale, float x_scale, float sum) {
     return fma_f32(static_cast<float>(product), w_scale * x_scale, sum);
 }
 
 // ---- INT8 weights and activations (W8A8)
 
-// One row of activations (or of keys and values): a = largest |x| of the bits with the sign cleared. a <
-// 1e-30: all zero, scale 0. Not finite: all zero, scale a, so that what is computed from it becomes NaN and
+// One row of activations (or of keys and values): a is the largest |x|, compared by bits with the sign
+// cleared. a < 1e-30: all zero, scale 0. a not finite: all zero, scale a, so that all results become NaN and
 // the request ends with status numeric. Else q = rint(x * (levels / a)), scale = a / levels.
 struct row_scale {
-    float inverse, scale;  // of quantizing, of the result; inverse 0: all zero
+    float inverse, scale;  // factors to quantize and of the result; inverse 0: all zero
 };
 DS_HD row_scale row_scale_of(uint32_t largest_bits, float levels) {
     const float a = float_of(largest_bits);
@@ -122,9 +123,9 @@ DS_HD int32_t quantize_i8(float x, row_scale s) {
     return s.inverse == 0.0f ? 0 : static_cast<int32_t>(__builtin_rintf(x * s.inverse));
 }
 constexpr float i8_levels = 127.0f;
-// The scales that a row of finite numbers can have. Those of a page are what its exponents and shifts are
-// made of (below): others from a file are refused before they come here, and those of rows that were not
-// finite are infinite or no numbers, which attention looks for.
+// The range of scales of a finite row. A page's exponents and shifts are derived from its scales (below):
+// scales from a file that are outside the range are refused on loading. Rows that were not finite have
+// infinite or NaN scales, which attention checks for.
 constexpr float i8_smallest_scale = 1e-30f / i8_levels, i8_largest_scale = 3.402823466e+38f / i8_levels;
 DS_HD bool is_row_scale(float s) {
     return bits_of(s) == 0 || (s >= i8_smallest_scale && s <= i8_largest_scale);
@@ -135,9 +136,9 @@ DS_HD float i8_output(int32_t product, float w_scale, float x_scale) {
     return (static_cast<float>(product) * w_scale) * x_scale;
 }
 
-// What the integer sums hold, whatever bytes a file has (-128 among them, which no encoder of ours writes).
-// Whoever brings in a shape looks at these: a model's tensors when they are bound, the tools before they
-// write, the engine for its context, and every operation's shape rule.
+// Limits of the integer sums, whatever bytes a file has (including -128, which our encoders never write).
+// They are checked when a model's tensors are bound, before the tools write, for the engine's context, and in
+// every operation's shape rule.
 constexpr int64_t i8_most_columns = INT32_MAX / (128 * 127);  // 132,104: of a row of weights
 // 1,024: of a head, or a latent, in pages of i8, whose queries have 15 bits
 constexpr int64_t i8_most_head = INT32_MAX / (128 * 16383);
@@ -147,13 +148,12 @@ constexpr int64_t i8_most_positions = int64_t{1} << 22;
 // ---- Mixture of experts: y = shared, then y = fma(weight, expert's output, y) in the order in which the
 // router ranks them
 
-// Softmax's sums are of attention_share (below) here too. A sum of weights that is to be 1 goes in the order
-// of the ranks.
+// The router's softmax sums attention_share (below) too. Weights normalised to a sum of 1 are added in the
+// order of ranks.
 
 // ---- Exponentials
 
-// 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to the seventh power, relative error below 6e-9 before
-// rounding.
+// 2^f for f in [-0.5, 0.5]: the series of exp(f ln 2) to degree 7, relative error below 6e-9 before rounding.
 DS_HD float exp2_poly(float f) {
     float p = 1.5252734e-05f;           // ln2^7 / 7!
     p = fma_f32(p, f, 1.5403530e-04f);  // ln2^6 / 6!
@@ -164,7 +164,7 @@ DS_HD float exp2_poly(float f) {
     p = fma_f32(p, f, 6.9314718e-01f);  // ln2
     return fma_f32(p, f, 1.0f);
 }
-// p * 2^n in two exact-exponent steps, so that results below the normal range round once and overflow becomes
+// p * 2^n by two exact powers of two, so that results below the normal range round once and overflow becomes
 // infinity. n in [-252, 252].
 DS_HD float scale_exp2(float p, int32_t n) {
     const int32_t half = n >> 1;
@@ -177,8 +177,8 @@ DS_HD float exp2_f32(float x) {
     const float n = __builtin_rintf(x);
     return scale_exp2(exp2_poly(x - n), static_cast<int32_t>(n));
 }
-// exp(x) = 2^(x / ln 2); the quotient's fraction is taken with a two-part 1/ln 2, so that large |x| loses
-// nothing.
+// exp(x) = 2^(x / ln 2); the quotient's fraction is taken with a two-part 1/ln 2, so that large |x| loses no
+// accuracy.
 constexpr float log2e_high = 1.44269502f, log2e_low = 1.92596299e-08f;
 DS_HD float exp_f32(float x) {
     if (x != x) return x;
@@ -189,8 +189,8 @@ DS_HD float exp_f32(float x) {
 }
 DS_HD float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 
-// Sampling: a logit's weight against the largest one, times 2^40, so that 2^22 of them can be summed in
-// int64. factor = 1 / temperature. A logit that weighs nothing has none below it that weighs something.
+// Sampling: a logit's weight relative to the largest one, times 2^40, so that 2^22 of them can be summed in
+// int64. factor = 1 / temperature. If a logit's weight is 0, so is that of every smaller one.
 constexpr float sampling_one = 1099511627776.0f;
 DS_HD int64_t sampling_weight(float logit, float largest, float factor) {
     return static_cast<int64_t>(__builtin_rintf(exp_f32((logit - largest) * factor) * sampling_one));
@@ -199,25 +199,24 @@ DS_HD int64_t sampling_weight(float logit, float largest, float factor) {
 // ---- Attention over float pages
 
 // For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page
-// visible (the last page's rest is not):
-//   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e), M' = max(M, s_t), w_t = exp2(s_t -
-//   M'), r = exp2(M - M') (r = 0 for the first page)
-//   l = fma(l, r, W), W = fold of 16 lanes, lane j taking w_j, w_(j+16), … by addition (unseen positions
-//   count 0)
+// visible (the rest of the last page is not):
+//   s_t = (sum over d ascending of fma(q_d, k_td, .)) * (scale * log2 e), M' = max(M, s_t)
+//   w_t = exp2(s_t - M'), r = exp2(M - M') (r = 0 for the first page)
+//   l = fma(l, r, W), W = fold of 16 lanes, lane j adding w_j, w_(j+16), … (unseen positions count 0)
 //   o_d = fma(o_d, r, P_d), P_d = sum over t ascending of fma(w_t, v_td, .) from 0
-// and at the end o_d / l. Of latent pages the sum of s_t is dot_in_lanes of 16, over the latent and then the
-// turned part. Pages start at fixed positions whatever the chunking, so every split of the work gives these
-// bits. Where keys and values are made of latents (mla_attention), k_td and v_td are dot_in_lanes of 16 of
-// the latent and a row of weights as f32, and the turned part as it is. A score that is NaN makes the row
-// NaN: max is taken as (s > M || s != s) ? s : M.
+// and at the end o_d / l. A NaN score makes the row NaN: max is taken as (s > M || s != s) ? s : M.
+// Latent pages: the sum of s_t is dot_in_lanes of 16, over the latent and then the rotated part. Keys and
+// values made of latents (mla_attention): k_td and v_td are dot_in_lanes of 16 of the latent and a row of
+// weights as f32; the rotated part is taken as it is.
+// Pages start at fixed positions whatever the chunking, so every split of the work gives these bits.
 DS_HD float attention_scale(float scale) { return scale * 1.44269504f; }
 DS_HD float attention_max(float m, float s) { return s > m || s != s ? s : m; }
 
 // ---- Attention over INT8 pages
 
-// Keys and queries are turned by a Walsh-Hadamard transform, head by head, in blocks of the largest power of
-// two that divides the head size: q.k is unchanged but for a factor of the block, and an outlier channel is
-// spread over the block. Values are stored as they are.
+// Keys and queries are Walsh-Hadamard-transformed, head by head, in blocks of the largest power of two that
+// divides the head size. q.k changes by a factor of the block size only, and an outlier channel is spread
+// over the block. Values are stored as they are.
 DS_HD int32_t hadamard_block(int32_t head_size) { return head_size & -head_size; }
 DS_HD void hadamard(float *x, int32_t head_size) {
     const int32_t block = hadamard_block(head_size);
@@ -229,7 +228,7 @@ DS_HD void hadamard(float *x, int32_t head_size) {
                 x[i + stride] = a - b;
             }
 }
-// What undoes it: the same transform, divided by the block, exactly.
+// The inverse: the same transform, then an exact division by the block size.
 DS_HD void inverse_hadamard(float *x, int32_t head_size) {
     hadamard(x, head_size);
     const float part = 1.0f / static_cast<float>(hadamard_block(head_size));
@@ -250,19 +249,19 @@ DS_HD float i8_score(int32_t product, float k_scale, float q_factor) {
 }
 
 // For one query row and head, over the positions that it sees:
-//   M = ceil(largest score); E0 = exponent_above(largest v scale); p = exp2(score - M); denominator = sum of
-//   rint(p * 2^30)
-//   a page of 64 positions: w = p * v_scale, e = page_exponent(largest w), wq = page_weight(w, e), acc_d =
-//   sum of wq * v_d (int32),
-//   total_d += (int64(acc_d) << 20) >> min(E0 - e, 63); a page whose w are all zero adds nothing
+//   M = ceil(largest score); E0 = exponent_above(largest v scale)
+//   p = exp2(score - M); denominator = sum of rint(p * 2^30)
+//   a page of 64 positions: w = p * v_scale, e = page_exponent(largest w), wq = page_weight(w, e)
+//   acc_d = sum of wq * v_d (int32), total_d += (int64(acc_d) << 20) >> min(E0 - e, 63)
+//   a page whose w are all zero adds nothing
 //   out_d = i8_attention_output(total_d, E0, denominator)
-// Latent pages: a score is the sum of the latents' and of the turned part's, each by its own scales; values
-// are the latents as they lie, and out_d is turned back at the end.
-// Everything that is summed is an integer, so positions, pages and chunks may be taken in any order and by
-// anybody.
+// Latent pages: a score is the sum of the latents' and the rotated part's scores, each by its own scales;
+// values are the latents as stored (Hadamard-transformed), and out gets inverse_hadamard at the end.
+// All sums are of integers, so positions, pages and chunks may be taken in any order.
 DS_HD int64_t attention_share(float p) { return static_cast<int64_t>(__builtin_rintf(p * 1073741824.0f)); }
-// x >= 0: x < 2^this
+// x >= 0: x < 2^result
 DS_HD int32_t exponent_above(float x) { return static_cast<int32_t>(bits_of(x) >> 23) - 126; }
+// at least -112, so that page_weight's factor has an exponent of at most 126
 DS_HD int32_t page_exponent(float largest) {
     const int32_t e = exponent_above(largest);
     return e < -112 ? -112 : e;
@@ -314,8 +313,8 @@ DS_HD double log2_f64(double x) {
 DS_HD double log_f64(double x) { return log2_f64(x) * 0.69314718055994530942; }
 DS_HD double pow_f64(double base, double e) { return exp2_f64(e * log2_f64(base)); }
 
-// sine and cosine, |x| < 2^31: the quarter turn is taken off in three parts, of 33, 33 and 53 bits, by fma,
-// so that what is left of x and the first part's multiple is exact; then the two series on [-pi/4, pi/4].
+// sine and cosine, |x| < 2^31. The multiple of pi/2 is subtracted in three parts, of 33, 33 and 53 bits, by
+// fma: the first difference is exact. Then the two series on [-pi/4, pi/4].
 DS_HD void sin_cos_f64(double x, double *sine, double *cosine) {
     const double n = __builtin_rint(x * 0.63661977236758134308);
     double r = __builtin_fma(-n, 1.57079632673412561417, x);
@@ -345,7 +344,7 @@ DS_HD double rope_frequency(double base, double factor, int32_t yarn, float low,
     if (!yarn) return f / factor;
     const double width = static_cast<double>(high) - low,
                  ramp = (i - static_cast<double>(low)) / (width > 0.001 ? width : 0.001);
-    // how much of the division by `factor` this pair takes
+    // the share of the division by `factor` that this pair takes
     const double divided = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;
     return f * (1.0 - divided) + f / factor * divided;
 }

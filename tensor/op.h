@@ -11,7 +11,8 @@ namespace ds {
 
 #define DS_OP(name, ...)                                                                                     \
     void name##_shape(node &n);                                                                              \
-    void name##_forward(const node &n);
+    void name##_forward(const node &n);                                                                      \
+    tensor *name##_expand(graph &g, const node &n);  // defined where ops.def's column fused says yes
 #include "ops.def"
 #undef DS_OP
 
@@ -36,6 +37,12 @@ inline bool is_weights(const tensor &w) {
 inline void expect_sums_fit(const node &n, const tensor &w) {
     expect(w.type != format::i8 || w.ne[w.rank - 1] <= i8_most_columns, n,
            "needs rows of i8 of at most 132104 elements");
+}
+
+// router's result for n rows, which has this rank.
+inline bool is_route(const tensor &t, int64_t n, int32_t rank) {
+    return t.rank == 3 && t.type == format::f32 && t.ne[0] == n && t.ne[1] == 2 && rank >= 0 &&
+           rank < t.ne[2];
 }
 
 // A matrix of rank 3 as `i` of its outermost dimension; `scale` is for the scales that those of i8 have.

@@ -19,6 +19,9 @@ struct gated_params {
     unary f;
     float eps;  // of the norm
 };
+struct activate_params {
+    unary f;
+};
 
 // Which elements of a head turn together: (2i, 2i + 1), or (i, i + r/2).
 enum class rope_pairs : int32_t { adjacent, halves };
@@ -91,6 +94,11 @@ struct router_params {
     float scale;
 };
 
+// For each row the expert at this rank of its route, 0 being the best.
+struct routed_params {
+    int32_t rank;
+};
+
 // What a choice by logits can mostly be made from without all of them. A row of the result begins with this,
 // then `count` places of the largest logits, best first, ties by the lowest place; then the bits of these
 // logits (minus zero as zero). Behind the last there is place -1, and minus infinity. A row with NaN or
@@ -114,12 +122,15 @@ tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /*
 struct projection {
     const tensor *w, *bias;
 };
-constexpr size_t most_projections = 3;
+constexpr size_t most_projections = 6;
 tensor *projections(graph &g, const tensor *x, const tensor *norm /* or null */, float eps,
                     std::initializer_list<projection> list);
 tensor *gated_projection(graph &g, unary f, const tensor *x, const tensor *norm /* or null */, float eps,
                          const tensor *gate, const tensor *up);
 tensor *add(graph &g, const tensor *a, const tensor *b);
+tensor *mul(graph &g, const tensor *a, const tensor *b);
+tensor *activate(graph &g, unary f, const tensor *x);
+tensor *concat(graph &g, std::span<const tensor *const> parts);  // most_projections at most
 tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps);
 tensor *rope_table(graph &g, const tensor *positions, const tensor *factors /* or null */,
                    const rope_table_params &p);
@@ -136,6 +147,9 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
 tensor *router(graph &g, const tensor *logits, const tensor *bias /* or null */, const router_params &p);
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up,
                 const tensor *down, const tensor *shared /* or null */);
+tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route, int32_t rank);
+tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
+                   const tensor *acc /* or null */);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` numbers, then as many weights. scratch: [3 * n] floats. Logits that are

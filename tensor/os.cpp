@@ -1,7 +1,6 @@
-// Every call to the operating system, for Linux (POSIX but for the processor mask): files, mappings, address
-// space, the clock and the floating-point control register.
-// A file opened by name is opened without blocking, so that a pipe in a model's place is refused and not
-// waited for.
+// The calls of os.h for Linux: files, mappings, address space, the clock and the floating-point control
+// register. POSIX, except for what is marked as Linux's, the processor mask and a few flags.
+// Files are opened by name without blocking, so that a pipe in place of a model is refused, not waited for.
 #include "os.h"
 #include "lfs.h"
 
@@ -25,8 +24,7 @@
 #include <sys/auxv.h>
 #endif
 
-// tests/faults/os_faults.cpp compiles this file a second time, with calls of its own in place of the
-// system's.
+// tests/faults/os_faults.cpp compiles this file a second time, with its own calls in place of the system's.
 #ifndef DS_SYSTEM
 #define DS_SYSTEM(call) ::call
 #define DS_THREAD std::thread
@@ -34,7 +32,7 @@
 
 namespace ds::os {
 
-// strerror_r as glibc has it returns the text; as POSIX has it, a number, with the text in the buffer.
+// glibc's strerror_r returns the text; POSIX's returns a number and puts the text in the buffer.
 [[maybe_unused]] static std::string error_text(const char *text, const char *) { return text; }
 [[maybe_unused]] static std::string error_text(int, const char *buffer) { return buffer; }
 static std::string reason(int code) {
@@ -46,7 +44,7 @@ static std::string reason(int code) {
 }
 
 namespace {
-struct descriptor {  // a file opened for the length of one call
+struct descriptor {  // closed at the end of a call
     int fd;
     ~descriptor() {
         if (fd >= 0) DS_SYSTEM(close)(fd);
@@ -54,7 +52,7 @@ struct descriptor {  // a file opened for the length of one call
 };
 }  // namespace
 
-// The host's signals may interrupt a call: on some file systems any of these.
+// The host's signals may interrupt any of these calls on some file systems.
 template <class F> static auto uninterrupted(const F &call) {
     for (;;)
         if (const auto result = call(); result >= 0 || errno != EINTR) return result;
@@ -75,7 +73,7 @@ static size_t file_size(int fd, const std::string &name) {
     return static_cast<size_t>(s.st_size);
 }
 
-// 0: the system does not say.
+// 0 if unknown
 static size_t page_size() { return static_cast<size_t>(std::max(0l, DS_SYSTEM(sysconf)(_SC_PAGESIZE))); }
 
 // ---- mapping
@@ -100,7 +98,7 @@ mapping mapping::map_file(const std::string &path) {
 mapping mapping::map_fd(int fd, const std::string &name) {
     mapping m;
     m.size_ = file_size(fd, name);
-    if (m.size_ == 0) return m;  // the system refuses to map nothing
+    if (m.size_ == 0) return m;  // mmap refuses a size of 0
     void *p = DS_SYSTEM(mmap)(nullptr, m.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) fail(name, "cannot map", errno);
     m.data_ = static_cast<const uint8_t *>(p);
@@ -114,7 +112,7 @@ mapping mapping::read_file(const std::string &path, const host &h, const progres
     return read_fd(file.fd, path, h, progress);
 }
 
-// By pread: the descriptor's own position is the caller's, and stays. `size` is what the file should have.
+// Uses pread: the caller's descriptor keeps its position. `size` is the file's expected size.
 static void read_all(int fd, const std::string &name, uint64_t offset, void *to, size_t n, uint64_t size) {
     for (auto *bytes = static_cast<uint8_t *>(to); n > 0;) {
         const ssize_t got =
@@ -131,7 +129,7 @@ static void read_all(int fd, const std::string &name, uint64_t offset, void *to,
 }
 
 mapping mapping::read_fd(int fd, const std::string &name, const host &h, const progress_fn &progress) {
-    constexpr size_t step = size_t(8) << 20;  // between two calls of `progress`
+    constexpr size_t step = size_t(8) << 20;  // bytes between two calls of `progress`
     const size_t size = file_size(fd, name);
     mapping m;
     m.owned_ = block(h, size);
@@ -159,7 +157,7 @@ mapping mapping::borrow(const void *data, size_t size) {
 void mapping::forget(size_t offset, size_t n) const {
     assert(offset <= size_ && n <= size_ - offset);
     if (!mapped_) return;
-    // Whole pages inside the range: its neighbours' bytes may still be in use.
+    // Only whole pages inside the range: its neighbours' bytes may still be in use.
     const size_t page = page_size();
     if (page == 0) return;
     const size_t first = (offset + page - 1) / page * page, last = (offset + n) / page * page;
@@ -201,14 +199,14 @@ static void write_all(int fd, const std::string &path, uint64_t offset, const ch
     }
 }
 
-// Where links lead, maybe to a file that is not there yet.
+// Follows links, possibly to a file that does not exist yet.
 static std::string end_of_links(const std::string &path) {
     constexpr int most_links = 40;  // as many as Linux follows
     std::string at = path;
     for (int i = 0; i <= most_links; ++i) {
         char to[4096];
         const ssize_t n = DS_SYSTEM(readlink)(at.c_str(), to, sizeof to);
-        if (n < 0 && (errno == EINVAL || errno == ENOENT)) return at;  // it is no link, or not there
+        if (n < 0 && (errno == EINVAL || errno == ENOENT)) return at;  // not a link, or does not exist
         if (n < 0) fail(path, "cannot create", errno);
         if (static_cast<size_t>(n) == sizeof to) fail(path, "cannot create", ENAMETOOLONG);
         const std::string target(to, static_cast<size_t>(n));
@@ -218,12 +216,12 @@ static std::string end_of_links(const std::string &path) {
 }
 
 output_file::output_file(const std::string &path) : path_(path), target_(end_of_links(path)) {
-    // The rename at the end would replace a device or fail on a directory: say so now, not after hours of
+    // The rename at the end would replace a device or fail on a directory: report it now, not after hours of
     // work.
     struct stat s;
-    const bool there = DS_SYSTEM(stat)(path.c_str(), &s) == 0;
-    if (!there && errno != ENOENT) fail(path, "cannot create", errno);
-    if (there && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
+    const bool exists = DS_SYSTEM(stat)(path.c_str(), &s) == 0;
+    if (!exists && errno != ENOENT) fail(path, "cannot create", errno);
+    if (exists && !S_ISREG(s.st_mode)) throw error(status::io, path + ": cannot write: not a regular file");
     constexpr int attempts = 100;
     for (int i = 0; i < attempts; ++i) {
         std::string name = target_ + format_text(".part-%ld-%d", static_cast<long>(::getpid()), i);
@@ -263,12 +261,12 @@ void output_file::flush() {
     pending_.clear();
 }
 
-// Opened before anything is renamed, so that what can fail afterwards is the disk alone.
+// Opened before anything is renamed, so that afterwards only the disk can fail.
 static int open_directory(const std::string &path) {
     const int fd =
         uninterrupted([&] { return DS_SYSTEM(open)(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
-    // One that may be written but not listed: the file is complete, only its name may be lost with power. One
-    // that is gone: renaming will say so.
+    // EACCES: it may be writable but not listable; the file is then complete, only its name may be lost with
+    // a power failure. ENOENT: the rename will report it.
     if (fd < 0 && errno != EACCES && errno != ENOENT) fail(path, "cannot open", errno);
     return fd;
 }
@@ -293,14 +291,14 @@ void output_file::rename() {
 }
 
 void output_file::commit() {
-    const std::string path = directory_of(target_);  // after the rename nothing is to fail but the system
+    const std::string path = directory_of(target_);  // made first: after the rename only the system may fail
     const descriptor directory{open_directory(path)};
     finish();
     rename();
     sync_directory(directory, path);
 }
 
-// What is about to be replaced keeps a second name, where the file system has such.
+// Gives the file about to be replaced a second name, if the file system has hard links.
 void output_file::keep_old() {
     std::string name = temp_ + ".old";
     if (DS_SYSTEM(link)(target_.c_str(), name.c_str()) == 0) old_ = std::move(name);
@@ -311,10 +309,10 @@ void output_file::keep_old() {
 void output_file::put_back() {
     if (old_.empty()) DS_SYSTEM(unlink)(target_.c_str());
     else DS_SYSTEM(rename)(old_.c_str(), target_.c_str());
-    old_.clear();  // where even that fails, the old file stays under its second name
+    old_.clear();  // if even that fails, the old file stays under its second name
 }
 
-// The first comes last: whoever opens a set by its first file does not find it before all others are there.
+// The first file is renamed last: a set is opened by its first file, and by then all others exist.
 void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files) {
     if (files.empty()) return;
     const std::string path = directory_of(files[0]->target_);
@@ -410,8 +408,8 @@ unsigned processor_count() {
     return 1;
 }
 
-// A thread inherits its starter's mask. Ours handle no signals but those that an instruction of their own
-// causes, so that the host's handlers run in the host's threads.
+// A thread inherits its creator's mask. Ours handle only the signals that their own instructions cause, so
+// that the host's handlers run in the host's threads.
 std::thread start_thread(std::function<void()> run) {
     struct blocked {
         sigset_t before;
@@ -433,15 +431,15 @@ double seconds() {
 }
 
 #if defined(__x86_64__)
-// What of the processor's state the system saves for a process: XCR0, where it may be read at all.
+// XCR0: which of the processor's state the system saves for a process; 0 if it cannot be read.
 static uint64_t saved_state() {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     return static_cast<uint64_t>(d) << 32 | a;
 }
-// Linux, Documentation/arch/x86/xstate.rst: the tiles' state is large, so that a process has to ask before it
-// first touches them. What was granted once stays.
+// Linux, Documentation/arch/x86/xstate.rst: tile state is large, so that a process must ask before it first
+// touches the tiles. Once granted, the permission stays.
 static constexpr long tile_data = 18;  // XFEATURE_XTILEDATA
 static constexpr uint64_t tiles = uint64_t(1) << 17 | uint64_t(1) << tile_data;
 bool allow_tiles() {
@@ -472,7 +470,7 @@ static uint64_t float_control() {
     return v;
 }
 static void set_float_control(uint64_t v) { __asm__ volatile("msr fpcr, %0" : : "r"(v)); }
-// the same; halves as IEEE 754 has them, a NaN keeps its bits
+// the same; halves as in IEEE 754, a NaN keeps its bits
 static constexpr uint64_t default_control = 0;
 
 bool has_dot_product() {

@@ -1,6 +1,6 @@
-// The planner: results get their place in one arena in the order of the nodes, first fit into the gaps that
-// results past their last use have left.
-// Invariant: two results whose lives overlap never share a byte. A result whose `base` is set (kv_write's
+// The planner: gives results their offsets in one arena, in the order of the nodes, first fit into the gaps
+// that results past their last use have left.
+// Invariant: two results whose lifetimes overlap never share a byte. A result whose `base` is set (kv_write's
 // pages) shares its source's bytes.
 #include "plan.h"
 
@@ -13,7 +13,7 @@ static constexpr size_t align_up(size_t n) {
     return (n + block::alignment - 1) / block::alignment * block::alignment;
 }
 
-// For each node, the index of the last node that reads its result; kept results live to the end.
+// For each node, the index of the last node that reads its result; the graph's kept() live to the end.
 static std::vector<size_t> last_uses(const graph &g) {
     const auto nodes = g.nodes();
     std::unordered_map<const tensor *, size_t> of;
@@ -34,14 +34,14 @@ static std::vector<size_t> last_uses(const graph &g) {
     return last;
 }
 
-struct place_in_arena {
+struct allocation {
     size_t offset, bytes, last;
 };
 
-// The lowest gap of `bytes` between the places that are still live, which are sorted by offset.
-static size_t first_fit(const std::vector<place_in_arena> &live, size_t bytes) {
+// The lowest gap of `bytes` between the live allocations, which are sorted by offset.
+static size_t first_fit(const std::vector<allocation> &live, size_t bytes) {
     size_t at = 0;
-    for (const place_in_arena &p : live) {
+    for (const allocation &p : live) {
         if (p.offset >= at && p.offset - at >= bytes) break;
         at = std::max(at, p.offset + p.bytes);
     }
@@ -52,16 +52,16 @@ plan make_plan(const graph &g, const backend &b) {
     plan p;
     const auto nodes = g.nodes();
     const std::vector<size_t> last = last_uses(g);
-    std::vector<place_in_arena> live;
+    std::vector<allocation> live;
     p.offset.resize(nodes.size(), 0);
     for (size_t i = 0; i < nodes.size(); ++i) {
         p.work_bytes = std::max(p.work_bytes, b.fn->work_bytes(&b, nodes[i]));
         if (nodes[i].out.base) continue;
-        std::erase_if(live, [&](const place_in_arena &l) { return l.last < i; });
-        const place_in_arena here = {0, align_up(tensor_bytes(nodes[i].out)), last[i]};
+        std::erase_if(live, [&](const allocation &l) { return l.last < i; });
+        const allocation here = {0, align_up(tensor_bytes(nodes[i].out)), last[i]};
         const size_t offset = first_fit(live, here.bytes);
-        const auto after = std::find_if(live.begin(), live.end(),
-                                        [&](const place_in_arena &l) { return l.offset > offset; });
+        const auto after =
+            std::find_if(live.begin(), live.end(), [&](const allocation &l) { return l.offset > offset; });
         live.insert(after, {offset, here.bytes, here.last});
         p.offset[i] = offset;
         p.arena_bytes = std::max(p.arena_bytes, offset + here.bytes);

@@ -1,14 +1,15 @@
-// Where each result of a graph lies in one arena: a result's bytes are free again after its last use.
+// The memory plan of a graph: each result's offset in one arena. A result's bytes are reused after its last
+// use.
 #pragma once
 
 #include "backend.h"
 
 namespace ds {
 
-// Made for a graph at its largest sizes, it serves every graph of the same nodes with smaller ones (a result
-// only shrinks), so a step of any size needs no planning and no memory of its own.
+// A plan made for a graph at its largest sizes serves every graph of the same nodes with smaller ones
+// (results only shrink), so a step of any size needs no planning and no memory of its own.
 struct plan {
-    std::vector<size_t> offset;  // a node; of a result that shares a source's bytes, not used
+    std::vector<size_t> offset;  // per node; unused for a result that shares a source's bytes
     size_t arena_bytes = 0;
     size_t work_bytes = 0;
 };

@@ -1,5 +1,4 @@
-// An array: format, shape, strides, and where its bytes are. Shapes are written outermost first; ne[rank - 1]
-// runs fastest.
+// A tensor: format, shape, strides and data. Shapes are written outermost first; ne[rank - 1] varies fastest.
 #pragma once
 
 #include "formats.h"
@@ -18,9 +17,9 @@ struct tensor {
     // in elements; the last is 1. A block format's outer strides are multiples of its block
     int64_t stride[max_rank] = {0, 0, 0, 0};
     void *data = nullptr;
-    const tensor *base = nullptr;  // a view: the tensor whose bytes it shows,
-    size_t offset = 0;             //         and where in them, in bytes
-    // i8 weights: f32 [rows], what a row's numbers are multiplied by
+    const tensor *base = nullptr;  // of a view: the tensor whose bytes it shares
+    size_t offset = 0;             // of a view: its first byte in them
+    // of i8 weights: f32, one factor per row
     const tensor *scale = nullptr;
     const char *name = "";  // for messages; of a weight, its name in the file
 };

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Everything that needs a CUDA device, in one go and under eight minutes: builds for its kind, runs the operations and engines on it, the speeds, compute-sanitizer where it
-# is found, and closes with a table of what was wanted and what was found. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
-# Every part has a time of its own and says what came of it in table.txt as soon as it is known, so that one that fails or hangs hides no other. What each part said, and the
-# speeds as JSON, are in build/gpu-logs, and at the end in logs.tar.gz beside the table.
-# Where the machine with the device cannot build all of it (it has no doctest, say), build elsewhere, for its kind, at any path, and bring build/bin/{deepseek-tests,bench} and
-# build/lib/libdeepseek-cuda.so along: DS_GPU_BUILT=1 takes them as they are.
-# DS_GPU_JOBS: compilers at once (all processors). DS_GPU_SECONDS: for all (470). DS_GPU_PARTS: some of "tests speed engine sanitizer", in that order; all when unset.
+# Everything that needs a CUDA device, in under eight minutes: builds for it, runs operations and engines on it,
+# measures speeds, runs compute-sanitizer where it is installed, and ends with a table of results beside what was
+# wanted. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
+# Every part has its own time limit and writes its result to table.txt when it ends, so that a part that fails or
+# hangs does not hide the others. Each part's output and the speeds as JSON are in build/gpu-logs, and at the end
+# in logs.tar.gz beside the table.
+# Where the machine with the device cannot build everything (it has no doctest, say), build on another machine for
+# its architecture, at any path, and copy build/bin/{deepseek-tests,bench} and build/lib/libdeepseek-cuda.so:
+# DS_GPU_BUILT=1 uses them without building.
+# DS_GPU_JOBS: parallel compilers (all processors). DS_GPU_SECONDS: limit for everything (470). DS_GPU_PARTS: some
+# of "tests speed engine sanitizer", in that order (all).
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=${1:-${OUT:-build/gpu}} logs=build/gpu-logs
@@ -22,7 +26,7 @@ failed=0
 row() { printf '%-66s %-18s %s\n' "$1" "$2" "$3" | tee -a "$table"; }
 wants() { case " $parts " in *" $1 "*) ;; *) return 1 ;; esac; }
 since() { echo "$(($(date +%s) - started)) s"; }
-# limited SECONDS LOG COMMAND…: under its own limit and what is left of all; 125: there was nothing left.
+# limited SECONDS LOG COMMAND…: under its own limit and the rest of the limit for everything; 125: none is left.
 limited() {
     limit=$1 log=$2
     shift 2
@@ -31,13 +35,17 @@ limited() {
     if [ "$limit" -lt 3 ]; then echo 'no time was left' >"$log"; return 125; fi
     timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
 }
-# verdict NAME CODE LOG: a row for what came of it.
+# verdict NAME CODE LOG: a row for an exit status.
 verdict() {
     case $2 in
         0) row "$1" ok "$(since)" ;;
         124|137) row "$1" 'TIMED OUT' "see $3"; failed=1 ;;
         125) row "$1" 'not run' 'no time was left'; failed=1 ;;
-        *) row "$1" FAILED "exit status $2, see $3"; grep -m 12 -E 'ERROR|FATAL|terminate|Segmentation' "$3"; failed=1 ;;
+        *)
+            row "$1" FAILED "exit status $2, see $3"
+            grep -m 12 -E 'ERROR|FATAL|terminate|Segmentation' "$3"
+            failed=1
+            ;;
     esac
 }
 
@@ -49,22 +57,26 @@ fi
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '. ')
 arch=sm_${capability:-90}
 [ "$arch" = sm_90 ] && arch=sm_90a
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm --format=csv,noheader 2>/dev/null | tee "$out/device.txt"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm --format=csv,noheader \
+    2>/dev/null | tee "$out/device.txt"
 
 if [ -n "${DS_GPU_BUILT-}" ]; then
     # The tests look for their files where they were built.
     there=$(grep -aoE '/[^"[:cntrl:]]*/models/tiny-r1\.gguf' build/bin/deepseek-tests | head -n 1)
     there=${there%/models/tiny-r1.gguf}
-    if [ -n "$there" ] && [ ! -e "$there/models" ]; then mkdir -p "$(dirname "$there")" && ln -sfn "$PWD" "$there"; fi
+    if [ -n "$there" ] && [ ! -e "$there/models" ]; then
+        mkdir -p "$(dirname "$there")" && ln -sfn "$PWD" "$there"
+    fi
     row 'built elsewhere' ok ''
-elif make -j"$jobs" CUDA=1 CUDA_ARCH="$arch" cuda build/bin/deepseek-tests build/bin/bench >"$logs/build.log" 2>&1; then
+elif make -j"$jobs" CUDA=1 CUDA_ARCH="$arch" cuda build/bin/deepseek-tests build/bin/bench \
+    >"$logs/build.log" 2>&1; then
     row "built for $arch" ok "$(since)"
 else
     tail -n 40 "$logs/build.log"
     row "built for $arch" FAILED "see $logs/build.log"
     exit 1
 fi
-# cuBLAS may lie where nothing looks for it.
+# cuBLAS may be installed outside the search path.
 if ldd build/lib/libdeepseek-cuda.so | grep -q 'libcublas.*not found'; then
     found=$(find / -name 'libcublas.so.*' -not -path '/proc/*' 2>/dev/null | head -n 1)
     LD_LIBRARY_PATH="$(dirname "${found:-/}"):${LD_LIBRARY_PATH-}"
@@ -72,23 +84,27 @@ if ldd build/lib/libdeepseek-cuda.so | grep -q 'libcublas.*not found'; then
     row 'cuBLAS' "${found:-not found}" ''
 fi
 
-# cases NAME PATTERN LOG SECONDS: doctest's test cases, one row for all of a pattern.
+# cases NAME PATTERN LOG SECONDS: the test cases of a pattern, one row for all.
 cases() {
     limited "$4" "$logs/$3.log" build/bin/deepseek-tests -tc="$2"
     code=$?
     if grep -q 'MESSAGE: skipped' "$logs/$3.log"; then
-        row "$1" SKIPPED "$(grep -m 1 'MESSAGE: skipped' "$logs/$3.log" | sed 's/.*MESSAGE: //' | cut -c1-100)"
+        row "$1" SKIPPED \
+            "$(grep -m 1 'MESSAGE: skipped' "$logs/$3.log" | sed 's/.*MESSAGE: //' | cut -c1-100)"
         failed=1
     else verdict "$1" $code "$logs/$3.log"
     fi
 }
-# speed PART SECONDS [FLAG]: its rows, those before a failure too.
+# speed PART SECONDS [FLAG]: its rows, also those before a failure.
 speed() {
     # shellcheck disable=SC2016,SC2086  # for the inner shell; a word or none
-    limited "$2" "$logs/speed-$1.log" sh -c 'out=$1; shift; build/bin/bench --device 1 "$@" >"$out"' bench "$logs/speed-$1.json" --part "$1" ${3-}
+    limited "$2" "$logs/speed-$1.log" sh -c 'out=$1; shift; build/bin/bench --device 1 "$@" >"$out"' \
+        bench "$logs/speed-$1.json" --part "$1" ${3-}
     code=$?
     sed -n 's/^#row //p' "$logs/speed-$1.log" | tee -a "$table"
-    [ $code = 0 ] || { verdict "bench --device 1 --part $1" $code "$logs/speed-$1.log"; tail -n 3 "$logs/speed-$1.log"; }
+    [ $code = 0 ] && return
+    verdict "bench --device 1 --part $1" $code "$logs/speed-$1.log"
+    tail -n 3 "$logs/speed-$1.log"
 }
 if wants tests; then
     cases 'API: devices' 'device: the API without one' api 20
@@ -121,9 +137,11 @@ if wants sanitizer; then
     if [ -z "$sanitizer" ]; then row 'compute-sanitizer' 'not found' ''
     else
         for tool in memcheck racecheck initcheck; do
-            limited 40 "$logs/$tool.log" env DS_CUDA_FEW=1 "$sanitizer" --tool $tool --error-exitcode 9 build/bin/deepseek-tests -tc='CUDA: I8 models*'
+            limited 40 "$logs/$tool.log" env DS_CUDA_FEW=1 "$sanitizer" --tool $tool --error-exitcode 9 \
+                build/bin/deepseek-tests -tc='CUDA: I8 models*'
             code=$?
-            if [ $code = 124 ]; then row "compute-sanitizer $tool" 'not finished' 'in its time; nothing found until then'
+            if [ $code = 124 ]; then
+                row "compute-sanitizer $tool" 'not finished' 'in its time; nothing found until then'
             else verdict "compute-sanitizer $tool" $code "$logs/$tool.log"
             fi
         done

@@ -1,7 +1,8 @@
 // AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's.
-// Which bytes its kernels give is held against scalar's by a model of the tile registers
-// (tests/cpu/test_amx.cpp), and has been on a processor that has them (Emerald Rapids): every bit was right.
-// The system must be asked before the registers are first touched: os::allow_tiles, from available.
+// tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers; on a
+// processor that has them (Emerald Rapids) every bit was right.
+// Invariant: the system is asked for permission before the registers are first touched (os::allow_tiles, from
+// available).
 
 #include "isa.h"
 #include "target.h"
@@ -23,9 +24,9 @@ namespace {
 
 #include "vnni_avx512.inl"
 
-// Written out, since GCC's own functions take a register's number as text and nothing of a template's, and
-// promise nothing of memory for a load: what was packed must be there before. Volatile, which also keeps
-// their order: the compiler knows of no tile registers.
+// In assembler: GCC's intrinsics take a register's number as text, not from a template, and do not promise
+// that a load sees memory just written. Volatile also keeps their order, as the compiler does not know the
+// tile registers.
 struct tiles {
     static DS_INLINE void configure(const void *shapes) {
         __asm__ volatile("ldtilecfg (%0)" : : "r"(shapes) : "memory");
@@ -52,13 +53,13 @@ DS_TARGET_END
 
 namespace ds {
 
-// CPUID (Intel's manual, volume 2A): leaf 7 has the two features, leaf 0x1D the palette's sizes. GCC 12 has
-// no names for them.
+// CPUID (Intel's manual, volume 2A): leaf 7 reports the two features, leaf 0x1D the palette's sizes. GCC 12
+// has no names for them.
 static bool has_tiles() {
     unsigned a, b, c, d;
     constexpr unsigned tile = 1u << 24, int8 = 1u << 25;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (tile | int8)) != (tile | int8)) return false;
-    // bytes a row, registers, rows
+    // bytes per row, registers, rows
     return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && (b & 0xffff) >= 64 && b >> 16 >= 8 &&
            (c & 0xffff) >= 16;
 }

@@ -1,16 +1,15 @@
-// I8 by tiles of AMX, where there are many rows: after vnni_avx512.inl, whose rows, weights and heads these
-// are (a head's start is VNNI's alone: TDPBSSD takes signed by signed bytes, and sums start at zero). Given
-// by the including file: `tiles`, the instructions on tile registers, which are the processor's in amx.cpp
-// and a model's in tests/cpu/test_amx.cpp.
+// I8 with many rows by AMX tiles. Included after vnni_avx512.inl, whose rows, weights and heads it uses (a
+// head's start is VNNI's alone: TDPBSSD multiplies signed by signed bytes, and sums start at zero). The
+// including file defines `tiles`, the instructions on tile registers: the processor's in amx.cpp, a model's
+// in tests/cpu/test_amx.cpp.
 //
-// There are eight tile registers, of 16 rows of 64 bytes. A product adds to 16 x 16 int32 those of 16 rows of
-// 64 x by 64 k of 16 weights, which lie four k of every weight to a row: what i8_pack writes. Two tiles of x
-// by two of weights, with their four of sums, take all eight, and four loads for four products. int32 sums
+// There are eight tile registers, of 16 rows of 64 bytes. A product of 16 rows of 64 x with 16 weights,
+// stored as i8_pack writes them (four k of every weight per row), adds to 16 x 16 int32. Two tiles of x, two
+// of weights and their four of sums take all eight registers, and four loads serve four products. int32 sums
 // are exact modulo 2^32, in any order.
-// The figures below were reasoned out from those of Intel's optimization manual, chapter on AMX: a product
-// every 16 cycles. On an Emerald Rapids a prompt of 512 was 1.3 to 2.6 times as quick as with VNNI, at 8 to
-// 15 % of what the registers alone can do: loads from the second-level cache and the stores of y are what it
-// waits for.
+// The figures below are derived from those of Intel's optimization manual, chapter on AMX: a product every 16
+// cycles. On an Emerald Rapids a prompt of 512 ran 1.3 to 2.6 times as fast as with VNNI, at 8 to 15 % of
+// what the registers alone can do: it waits for loads from the second-level cache and the stores of y.
 
 // a pair: two packed tiles, side by side
 constexpr size_t tile_rows = 16, tile_bytes = 64, pair_columns = 32;
@@ -23,11 +22,10 @@ struct tile_config {
 };
 static_assert(sizeof(tile_config) == 64);
 
-// The configuration, while a kernel runs: sums are in registers 0 to 3 (2 * tile of x + tile of weights), x
-// in 4 and 5, weights in 6 and 7. Afterwards the registers are back in their initial state, so that a thread
-// of the host's leaves the library as it came: with nothing in the registers that the system would save at
-// every switch from then on, and no configuration that another library's could be taken for. Against a
-// kernel's thousands of cycles, the tens that this takes are nothing.
+// The tile configuration while a kernel runs: sums are in registers 0 to 3 (2 * tile of x + tile of weights),
+// x in 4 and 5, weights in 6 and 7. The destructor resets the registers to their initial state. So a host's
+// thread leaves the library as it came: the system has no tile state to save at every switch, and no other
+// library meets our configuration. This costs tens of cycles, beside a kernel's thousands.
 class tile_shape {
 public:
     tile_shape() = default;
@@ -35,7 +33,7 @@ public:
     ~tile_shape() {
         if (first) tiles::release();
     }
-    // How many rows the first tile of x has, and the second, which may have none.
+    // The rows of the first tile of x and of the second, which may have none.
     void set(size_t x, size_t next_x) {
         if (x == first && next_x == second) return;
         first = x;
@@ -60,9 +58,10 @@ static void pack_pairs(const char *rows, size_t stride, size_t count, size_t dep
         i8_pack<as_packed, 2>(rows + c * stride, stride, count - c, depth, pairs);
 }
 
-// A product of as many tiles of x, and of a pair. Both are filled up with zeros to a multiple of 64 deep.
+// A product of one or two tiles of x with a pair of weights. Both are padded with zeros to a multiple of 64
+// deep.
 struct tile_args {
-    const char *x, *next_x;  // where the two tiles' rows are
+    const char *x, *next_x;  // the two tiles' first rows
     size_t x_stride;         // bytes
     const char *pair;
     size_t steps;  // 64 deep each
@@ -106,18 +105,18 @@ template <bool two_x, bool two_w> static void tile_product(const tile_args &a) {
 
 // ---- Many rows of activations
 
-// What will be packed next is fetched evenly between the products: a burst of it would stand before the
-// tiles' own loads in the buffers for misses. A tile is 64 rows of weights, so that activations, which may
-// lie in the third-level cache, are fetched once for 64 of them; and as much of k as leaves room in a
-// second-level cache of 2 MB for the tile, the next one's weights and 32 rows of activations (9216 deep: 0.6,
-// 0.6 and 0.3 MB). Most models' k is not longer, so that their sums stay in the registers to the end.
-// Repacking 1 KB of weights takes 64 shuffles, with its loads and stores about 80 cycles, and a product of it
-// with 16 rows another 16; VNNI takes it as it lies, for 8 cycles a row (16 products, two a cycle). So tiles
+// What will be packed next is prefetched evenly between the products: a burst would delay the tiles' own
+// loads in the miss buffers. A tile is 64 rows of weights, so that activations, which may be in the
+// third-level cache, are fetched once for 64 of them. It is as deep in k as a second-level cache of 2 MB
+// allows for the tile, the next one's weights and 32 rows of activations (9216 deep: 0.6, 0.6 and 0.3 MB).
+// Most models' k is not longer, so that their sums stay in registers to the end.
+// Repacking 1 KB of weights takes 64 shuffles, with loads and stores about 80 cycles, and a product of it
+// with 16 rows another 16. VNNI takes 8 cycles a row without repacking (16 products, two per cycle). So tiles
 // pay from about 12 rows.
 constexpr size_t tile_chunk = 9216, tile_few_rows = 12;
 static_assert(i8_columns == 2 * pair_columns);
 
-// Sums to results, of `rows` rows by the vectors from v of them. Between one chunk of k and the next, y holds
+// Writes the results of `rows` rows from the vectors from v of their sums. Between two chunks of k, y holds
 // the sums so far.
 static void tile_outputs(const i8_args &a, const int32_t *sums, size_t begin, size_t end, size_t x0,
                          size_t rows, size_t v) {
@@ -160,9 +159,13 @@ static void tile_i8(const i8_args &a, char *pairs) {
                 const size_t product = p * pairs_count + c / pair_columns, products = passes * pairs_count;
                 const i8_fetch_rows next = {next_weights, a.w_stride, product * i8_columns / products,
                                             (product + 1) * i8_columns / products};
-                const tile_args t = {
-                    x,     next_x, a.x_stride, pairs + c / pair_columns * pair_bytes(end - begin),
-                    steps, sums,   next};
+                const tile_args t = {.x = x,
+                                     .next_x = next_x,
+                                     .x_stride = a.x_stride,
+                                     .pair = pairs + c / pair_columns * pair_bytes(end - begin),
+                                     .steps = steps,
+                                     .sums = sums,
+                                     .next = next};
                 const bool two_w = a.weights - c > 16;
                 if (rows > first) two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
                 else two_w ? tile_product<false, true>(t) : tile_product<false, false>(t);
@@ -172,8 +175,8 @@ static void tile_i8(const i8_args &a, char *pairs) {
     }
 }
 
-// ---- A page's part in attention: sixteen query rows' high planes are a tile of x, their low planes the
-// other
+// ---- A page's part in attention: the high planes of sixteen query rows are one tile of x, the low planes
+// the other
 
 struct tile_pages {
     static constexpr size_t rows = tile_rows;
@@ -187,9 +190,13 @@ struct tile_pages {
         const char *high = a.x + i8_head_bytes, *pair = a.tile;
         shape.set(a.rows, a.rows);
         for (size_t c = 0; c < a.columns; c += pair_columns, pair += pair_bytes(a.depth)) {
-            const tile_args t = {high, high + i8_plane_bytes(a.depth), i8_row_bytes(1, a.depth, 2),
-                                 pair, align64(a.depth) / tile_bytes,  sums,
-                                 {}};
+            const tile_args t = {.x = high,
+                                 .next_x = high + i8_plane_bytes(a.depth),
+                                 .x_stride = i8_row_bytes(1, a.depth, 2),
+                                 .pair = pair,
+                                 .steps = align64(a.depth) / tile_bytes,
+                                 .sums = sums,
+                                 .next = {}};
             const bool two_w = a.columns - c > 16;
             two_w ? tile_product<true, true>(t) : tile_product<true, false>(t);
             for (size_t r = 0; r < a.rows; ++r)
@@ -202,7 +209,7 @@ struct tile_pages {
 };
 
 // A page of 64 keys of 128 takes 16 products, 256 cycles, and some 100 more around them, for up to sixteen
-// rows that see it; VNNI takes 128 for each row (256 products, two a cycle), and three at a time.
+// rows. VNNI takes 128 cycles a row (256 products, two per cycle), three rows at a time.
 constexpr size_t tile_few_attend = 3;
 DS_INLINE bool few_attend(const i8_attend_args &a) { return a.rows - i8_first_row(a) <= tile_few_attend; }
 static void tile_scores(const i8_attend_args &a) {
@@ -212,8 +219,16 @@ static void tile_values(const i8_attend_args &a) {
     few_attend(a) ? i8_values_by<i8_pages>(a) : i8_values_by<tile_pages>(a);
 }
 
-static constexpr i8_kernels i8_by_tiles = {
-    sizeof(i8_x),     tile_few_rows, i8_columns, i8_columns *tile_chunk,
-    tile_pages::rows, i8_quantize,   i8_rows,    tile_i8,
-    i8_hadamard,      i8_put,        i8_query,   tile_scores,
-    tile_values};
+static constexpr i8_kernels i8_by_tiles = {.element = sizeof(i8_x),
+                                           .few_rows = tile_few_rows,
+                                           .tile_weights = i8_columns,
+                                           .tile_bytes = i8_columns * tile_chunk,
+                                           .attend_rows = tile_pages::rows,
+                                           .quantize = i8_quantize,
+                                           .rows = i8_rows,
+                                           .tile = tile_i8,
+                                           .hadamard = i8_hadamard,
+                                           .put = i8_put,
+                                           .query = i8_query,
+                                           .scores = tile_scores,
+                                           .values = tile_values};

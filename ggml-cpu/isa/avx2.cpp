@@ -1,5 +1,6 @@
 // The kernels on AVX2 with FMA and F16C (Intel since Haswell, AMD since Excavator).
-// Products of packed formats and I8 widen to int16: the unsigned-by-signed byte product of AVX2 saturates.
+// Products of packed formats and I8 widen to int16 where AVX2's unsigned-by-signed byte product would
+// saturate.
 
 #include "isa.h"
 #include "target.h"
@@ -25,7 +26,7 @@ namespace {
 struct w16i {
     __m256i lo, hi;
     w16i() = default;
-    DS_INLINE w16i(__m256i lo, __m256i hi) : lo(lo), hi(hi) {}
+    DS_INLINE w16i(__m256i l, __m256i h) : lo(l), hi(h) {}
     DS_INLINE explicit w16i(int32_t x) : lo(_mm256_set1_epi32(x)), hi(lo) {}
     DS_INLINE explicit w16i(const char *p)
         : lo(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))),
@@ -36,8 +37,8 @@ constexpr size_t packed_vectors = 1;
 constexpr int packed_tile_x = 4;
 
 DS_INLINE v16 to_float(w16i x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-// The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there
-// are.
+// The empty asm keeps GCC from reassociating a sum of many steps into a tree, which takes more registers than
+// there are.
 DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
     w16i next(_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, x.lo)),
               _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x.hi)));
@@ -78,7 +79,7 @@ DS_INLINE w16i planes_joined(w16i high, w16i low) {
     return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 7), low.lo),
             _mm256_add_epi32(_mm256_slli_epi32(high.hi, 7), low.hi)};
 }
-DS_INLINE void transpose16(w16i *r) {  // sixteen rows become sixteen columns
+DS_INLINE void transpose16(w16i *r) {  // of 16 x 16 int32
     __m256i t[4][8];
     for (int i = 0; i < 8; ++i) {
         t[0][i] = r[i].lo;
@@ -103,8 +104,8 @@ DS_TARGET_END
 
 namespace ds {
 
-// __builtin_cpu_supports looks at what the operating system saves, too. Not every compiler's knows of F16C,
-// which shares the other two's registers.
+// __builtin_cpu_supports checks what the operating system saves, too. Not every compiler's knows F16C, which
+// uses the same registers as the other two.
 static bool available() {
     unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

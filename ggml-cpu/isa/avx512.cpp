@@ -25,8 +25,8 @@ constexpr bool packed_unsigned = false;
 constexpr size_t packed_vectors = 2;
 constexpr int packed_tile_x = 6;
 
-// The empty asm keeps GCC from turning a sum of many steps into a tree, which takes more registers than there
-// are.
+// The empty asm keeps GCC from reassociating a sum of many steps into a tree, which takes more registers than
+// there are.
 DS_INLINE w16i tile_step(w16i sum, w16i w, w16i x) {
     w16i next(_mm512_add_epi32(sum.r, _mm512_madd_epi16(w.r, x.r)));
     __asm__("" : "+v"(next.r));

@@ -1,5 +1,5 @@
-// The exponentials of numerics.h on vectors, term by term. What `clamped` makes of NaN differs between
-// processors; keep_nan puts the NaN back.
+// The exponentials of numerics.h on vectors, term by term. `clamped` treats NaN differently on different
+// processors; keep_nan restores it.
 
 DS_INLINE v16 exp2_poly(v16 f) {
     v16 p = 1.5252734e-05f;

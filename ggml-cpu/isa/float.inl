@@ -1,6 +1,7 @@
-// The float kernels, once, over whatever v16 is: included by each instruction set's file after its vec_*.inl,
-// inside its namespace and target region. The order of every sum is that of numerics.h. Tails are masked, not
-// padded: adding a zero can change the sign of one.
+// The float kernels, written once over v16: included by each instruction set's file after its vec_*.inl,
+// inside its namespace and target region.
+// Invariant: the order of every sum is that of numerics.h. Tails are masked, not padded: adding a zero can
+// change the sign of one.
 
 #define DS_UNARY(name, formula, derivative)                                                                  \
     DS_INLINE v16 unary_##name(v16 x) { return formula; }
@@ -62,7 +63,7 @@ static float sum_of_squares(const float *x, size_t n) {
     }
     for (int j = 0; i < n; ++j, i += 16) {
         const v16 v = n - i < 16 ? load_n(x + i, n - i) : load(x + i);
-        // squares are not below zero, so here zeros beyond the end change nothing
+        // squares are never negative, so zeros beyond the end change nothing here
         lane[j] = fma_f32(v, v, lane[j]);
     }
     for (int s = 4; s > 0; s /= 2)
@@ -120,7 +121,7 @@ static void rope_adjacent(const float *a, const float *cosine, const float *sine
 
 constexpr size_t dot_panel = 32, dot_chunk = 1024;
 
-// What a tile's lanes hold between one chunk of k and the next.
+// A tile's lanes between one chunk of k and the next.
 struct dot_lanes_store {
     alignas(64) float lane[dot_panel / dot_weights][dot_weights * dot_rows][16];
 };
@@ -132,16 +133,19 @@ template <size_t count> DS_INLINE void fold_each(const v16 *x, float *y) {
 }
 
 template <int rows, class E>
-static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*kept)[16]) {
+static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size_t end, float (*saved)[16]) {
     const E *w[dot_weights];
     const float *x[rows];
-    // A tile past the last row repeats that row, and drops the result.
+    // A tile that reaches past the last row repeats that row and drops the result.
     for (size_t i = 0; i < dot_weights; ++i)
         w[i] = reinterpret_cast<const E *>(a.w + std::min(w0 + i, a.weights - 1) * a.w_stride);
     for (int j = 0; j < rows; ++j) x[j] = a.x + (x0 + j) * a.x_stride;
     v16 lane[rows][dot_weights];
-    DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] =
-        begin == 0 ? v16(0.0f) : load(kept[j * dot_weights + i]);
+    DS_UNROLL for (int j = 0; j < rows; ++j) {
+        DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) {
+            lane[j][i] = begin == 0 ? v16(0.0f) : load(saved[j * dot_weights + i]);
+        }
+    }
     size_t k = begin;
     for (; k + 16 <= end; k += 16) {
         v16 wk[dot_weights];
@@ -158,13 +162,17 @@ static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size
     if (const size_t n = end - k) {
         DS_UNROLL for (int j = 0; j < rows; ++j) {
             const v16 xk = load_n(x[j] + k, n);
-            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) lane[j][i] =
-                keep_n(fma_f32(xk, load_n(w[i] + k, n), lane[j][i]), lane[j][i], n);
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) {
+                lane[j][i] = keep_n(fma_f32(xk, load_n(w[i] + k, n), lane[j][i]), lane[j][i], n);
+            }
         }
     }
     if (end < a.k) {
-        DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t i = 0; i < dot_weights; ++i)
-            store(kept[j * dot_weights + i], lane[j][i]);
+        DS_UNROLL for (int j = 0; j < rows; ++j) {
+            DS_UNROLL for (size_t i = 0; i < dot_weights; ++i) {
+                store(saved[j * dot_weights + i], lane[j][i]);
+            }
+        }
         return;
     }
     float sum[rows * dot_weights];
@@ -178,17 +186,17 @@ static void dot_tile(const dot_args &a, size_t w0, size_t x0, size_t begin, size
 }
 
 template <int rows, class E> DS_INLINE void dot_tile_of(const dot_args &a, size_t count, size_t w0, size_t x0,
-                                                        size_t begin, size_t end, float (*kept)[16]) {
+                                                        size_t begin, size_t end, float (*saved)[16]) {
     if constexpr (rows > 1) {
-        if (count < rows) return dot_tile_of<rows - 1, E>(a, count, w0, x0, begin, end, kept);
+        if (count < rows) return dot_tile_of<rows - 1, E>(a, count, w0, x0, begin, end, saved);
     }
-    dot_tile<rows, E>(a, w0, x0, begin, end, kept);
+    dot_tile<rows, E>(a, w0, x0, begin, end, saved);
 }
 
-// Rows of activations go by tiles, chunk by chunk of k, so that a chunk of a tile stays in the first-level
-// cache while the weights pass by.
+// Rows of activations are taken in tiles, chunk by chunk of k, so that a tile's chunk stays in the
+// first-level cache while the weights stream past.
 template <class E> static void dot(const dot_args &a) {
-    dot_lanes_store kept;
+    dot_lanes_store saved;
     const size_t chunk = a.rows > dot_rows ? dot_chunk : a.k;
     for (size_t p0 = 0; p0 < a.weights; p0 += dot_panel) {
         const size_t p1 = std::min(p0 + dot_panel, a.weights);
@@ -196,15 +204,15 @@ template <class E> static void dot(const dot_args &a) {
             for (size_t begin = 0; begin < a.k; begin += chunk)
                 for (size_t w0 = p0; w0 < p1; w0 += dot_weights)
                     dot_tile_of<dot_rows, E>(a, a.rows - x0, w0, x0, begin, std::min(begin + chunk, a.k),
-                                             kept.lane[(w0 - p0) / dot_weights]);
+                                             saved.lane[(w0 - p0) / dot_weights]);
     }
 }
 
 // ---- Attention: a page's part, for up to attend_rows query rows at a time
 
-// Pages lie anywhere and are read once, in pieces too short for the processor to foresee: while keys are
-// read, the values that go with them are fetched, and while values are read, the next page's keys. `ahead` is
-// where those lie, or null.
+// Pages are scattered and read once, in pieces too short for the hardware prefetcher: while keys are read,
+// their values are prefetched, and while values are read, the next page's keys. `ahead` points to what is
+// prefetched, or is null.
 DS_INLINE void fetch(const char *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
@@ -215,8 +223,9 @@ static void attend_scores(const attend_args &a, size_t r0, size_t t, const char 
     const E *k = reinterpret_cast<const E *>(a.k) + t;
     const float *q = a.q + r0 * a.key_size;
     v16 sum[rows][vectors];
-    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] =
-        v16(0.0f);
+    DS_UNROLL for (int r = 0; r < rows; ++r) {
+        DS_UNROLL for (int v = 0; v < vectors; ++v) { sum[r][v] = v16(0.0f); }
+    }
     for (size_t d = 0; d < a.key_size; ++d) {
         v16 kd[vectors];
         if (ahead) fetch(ahead + d * page_positions * sizeof(E), page_positions * sizeof(E));
@@ -226,13 +235,16 @@ static void attend_scores(const attend_args &a, size_t r0, size_t t, const char 
             DS_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = fma_f32(qd, kd[v], sum[r][v]);
         }
     }
-    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int v = 0; v < vectors; ++v)
-        store(a.weights + (r0 + r) * page_positions + t + 16 * v, sum[r][v] * v16(a.scale));
+    DS_UNROLL for (int r = 0; r < rows; ++r) {
+        DS_UNROLL for (int v = 0; v < vectors; ++v) {
+            store(a.weights + (r0 + r) * page_positions + t + 16 * v, sum[r][v] * v16(a.scale));
+        }
+    }
 }
 
-// Scores become weights, 0 where unseen; the row's maximum and sum move on. Gives what the sums so far are to
-// be multiplied by. A score that is NaN need not be the maximum: its weight is NaN in any case, so the sum
-// is, and all that is divided by it.
+// Turns scores into weights, 0 where unseen, and updates the row's maximum and sum. Returns the factor for
+// the sums so far. The maximum need not be NaN where a score is: that score's weight is NaN in any case, so
+// the sum is, and everything divided by it.
 static float attend_softmax(const attend_args &a, size_t r) {
     float *w = a.weights + r * page_positions;
     const size_t seen = static_cast<size_t>(a.seen[r]), full = seen / 16, rest = seen % 16,
@@ -265,31 +277,36 @@ attend_values(const attend_args &a, size_t r0, size_t d, size_t n, const float *
     const float *w = a.weights + r0 * page_positions;
     const int32_t *seen = a.seen + r0;
     v16 sum[rows][vectors], vt[vectors];
-    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] =
-        v16(0.0f);
+    DS_UNROLL for (int r = 0; r < rows; ++r) {
+        DS_UNROLL for (int i = 0; i < vectors; ++i) { sum[r][i] = v16(0.0f); }
+    }
     int32_t t = 0;
     for (; t < seen[0]; ++t) {
         if (ahead) fetch(ahead + t * stride * sizeof(E), stride * sizeof(E));
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] =
-            n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+        DS_UNROLL for (int i = 0; i < vectors; ++i) {
+            vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+        }
         DS_UNROLL for (int r = 0; r < rows; ++r) {
             const v16 wt(w[r * page_positions + t]);
             DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
         }
     }
-    for (; t < seen[rows - 1]; ++t) {  // positions that only the later rows see
-        DS_UNROLL for (int i = 0; i < vectors; ++i) vt[i] =
-            n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+    for (; t < seen[rows - 1]; ++t) {  // only the later rows see these positions
+        DS_UNROLL for (int i = 0; i < vectors; ++i) {
+            vt[i] = n ? load_n(v + t * stride + 16 * i, n) : load(v + t * stride + 16 * i);
+        }
         DS_UNROLL for (int r = 1; r < rows; ++r) {
             if (t >= seen[r]) continue;
             const v16 wt(w[r * page_positions + t]);
             DS_UNROLL for (int i = 0; i < vectors; ++i) sum[r][i] = fma_f32(wt, vt[i], sum[r][i]);
         }
     }
-    DS_UNROLL for (int r = 0; r < rows; ++r) DS_UNROLL for (int i = 0; i < vectors; ++i) {
-        float *o = a.out + (r0 + r) * a.head_size + d + 16 * i;
-        if (n) store_n(o, fma_f32(load_n(o, n), v16(keep[r]), sum[r][i]), n);
-        else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
+    DS_UNROLL for (int r = 0; r < rows; ++r) {
+        DS_UNROLL for (int i = 0; i < vectors; ++i) {
+            float *o = a.out + (r0 + r) * a.head_size + d + 16 * i;
+            if (n) store_n(o, fma_f32(load_n(o, n), v16(keep[r]), sum[r][i]), n);
+            else store(o, fma_f32(load(o), v16(keep[r]), sum[r][i]));
+        }
     }
 }
 template <int rows, int vectors, class E> static void
@@ -301,7 +318,7 @@ static void attend_values_part(const attend_args &a, size_t r0, size_t d, const 
     attend_values<rows, 1, E>(a, r0, d, a.head_size - d, keep, nullptr);
 }
 
-// Scores of latents: products of rows of floats, which end as a page's others do.
+// Scores of latents: products of float rows, then scaled like other pages' scores.
 template <class E> static void attend_latent_scores(const attend_args &a, size_t r0) {
     const size_t seen = static_cast<size_t>(a.seen[a.rows - 1]);
     dot<E>({.w = a.k,
@@ -352,7 +369,7 @@ template <class E, bool latents = false> static void attend(const attend_args &a
     while (r < a.rows && a.seen[r] == 0) ++r;
     if (latents && r < a.rows) attend_latent_scores<E>(a, r);
     const size_t start = r;
-    // Tiles of like height: 7 rows are 4 and 3, not 6 and 1.
+    // Tiles of similar height: 7 rows are 4 and 3, not 6 and 1.
     for (size_t tiles = (a.rows - r + attend_rows - 1) / attend_rows; tiles > 0; --tiles) {
         const size_t count = (a.rows - r + tiles - 1) / tiles;
         attend_tile_of<attend_rows, latents, E>(a, count, r, r == start);
@@ -360,7 +377,18 @@ template <class E, bool latents = false> static void attend(const attend_args &a
     }
 }
 
-static constexpr float_kernels floats = {
-    add,        gated,         divide,        add_times,           encode_f16,
-    rms_norm,   rope_halves,   rope_adjacent, dot<float>,          dot<half>,
-    dot<brain>, attend<float>, attend<half>,  attend<float, true>, attend<half, true>};
+static constexpr float_kernels floats = {.add = add,
+                                         .gated = gated,
+                                         .divide = divide,
+                                         .add_times = add_times,
+                                         .encode_f16 = encode_f16,
+                                         .rms_norm = rms_norm,
+                                         .rope_halves = rope_halves,
+                                         .rope_adjacent = rope_adjacent,
+                                         .dot_f32 = dot<float>,
+                                         .dot_f16 = dot<half>,
+                                         .dot_bf16 = dot<brain>,
+                                         .attend_f32 = attend<float>,
+                                         .attend_f16 = attend<half>,
+                                         .attend_latents_f32 = attend<float, true>,
+                                         .attend_latents_f16 = attend<half, true>};

@@ -1,11 +1,11 @@
-// I8 around its products, once, over whatever v16 is: quantizing, and attention over pages of i8
-// (numerics.h). Given by the including file: i8_x, the element that products take, and i8_start, what their
-// sums start from. How a page is multiplied is given to i8_scores_by and i8_values_by as `pages`:
-//   static constexpr size_t rows;                                                                     // of queries, that go over a page together
+// I8 around its products, written once over v16: quantizing, and attention over pages of i8 (numerics.h).
+// The including file defines i8_x, the element that products take, and i8_start, what their sums start from.
+// i8_scores_by and i8_values_by take the multiplication of a page as a class `pages`:
+//   static constexpr size_t rows;  // of queries that share a pass over a page
 //   void pack(const int8_t *page, size_t stride, size_t columns, size_t depth, char *tile);
 //   void product(const page_args &a);
 
-// The head of a row of such elements.
+// The head of a quantized row.
 struct i8_head {
     float scale;  // of activations; of a query row, its factor
     int32_t start;
@@ -30,7 +30,7 @@ static row_scale i8_scale(const float *x, size_t n, float levels) {
     return row_scale_of(largest_bits(lane, 16), levels);
 }
 
-// Sixteen of them, or `n` and zeros.
+// Rounds sixteen elements, or `n` followed by zeros.
 DS_INLINE void i8_round(const float *x, size_t n, row_scale s, int32_t *q) {
     if (s.inverse == 0.0f) memset(q, 0, 16 * sizeof *q);
     else store_rounded(q, (n < 16 ? load_n(x, n) : load(x)) * v16(s.inverse));
@@ -64,8 +64,8 @@ static float i8_put(const float *x, int8_t *to, size_t step, size_t n) {
     return s.scale;
 }
 
-// Each pass takes pairs side by side and puts their sums before their differences, so that the next stride's
-// pairs come to lie side by side; after the last pass everything is in its place again (M. C. Pease, J. ACM
+// Each pass takes adjacent pairs and stores their sums before their differences, so that the next stride's
+// pairs become adjacent; after the last pass every element is in its own position again (M. C. Pease, J. ACM
 // 15, 1968).
 static void i8_hadamard(float *x, size_t head_size) {
     constexpr size_t largest_block = 1024;
@@ -109,7 +109,7 @@ static void i8_query(const float *q, float scale, char *y, size_t head_size) {
 
 // ---- A page of keys: scores, and how large they and the values' scales are
 
-// x where it is seen (`seen` positions of a page, of which these 16 begin at t), else `other`.
+// x where visible (of a page `seen` positions are visible, and these 16 start at t), else `other`.
 DS_INLINE v16 i8_seen(v16 x, float other, size_t t, size_t seen) {
     return seen >= t + 16 ? x : seen <= t ? v16(other) : keep_n(x, v16(other), seen - t);
 }
@@ -133,7 +133,7 @@ static void i8_score_row(const i8_attend_args &a, size_t r, const int32_t *produ
     a.largest[r] = attention_max(a.largest[r], nan_scale ? not_a_number : largest(scales));
 }
 
-// While some rows are at work on this page, their part of what comes next is fetched.
+// While some rows use this page, they prefetch their share of what comes next.
 DS_INLINE void i8_fetch(const i8_attend_args &a, size_t r, size_t first, size_t together) {
     if (!a.next) return;
     const size_t bytes = a.head_size * page_positions, rows = a.rows - first,
@@ -164,7 +164,7 @@ template <class pages> static void i8_scores_by(const i8_attend_args &a) {
 
 // ---- A page of values
 
-// A row's weights of the page's positions as two planes; gives the shift of their sums.
+// Writes a row's weights of the page's positions as two planes; returns the shift of their sums.
 static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
     const size_t seen = static_cast<size_t>(a.seen[r]);
     const float *scores = a.scores + r * a.score_stride;

@@ -1,5 +1,5 @@
-// I8 products. Weights (or a page's rows) lie side by side in a tile, sixteen of them; rows of activations go
-// by six, whose sums fill the registers. int32 sums are exact in any order.
+// I8 products. A tile holds sixteen weights (or page rows) side by side; activations are taken six rows at a
+// time, whose sums fill the registers. int32 sums are exact in any order.
 
 using i8_x = int8_t;
 // a tile is i8_columns rows of i8_chunk weights
@@ -32,7 +32,7 @@ static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, cha
     }
 }
 
-// Rows of activations are readable, and zero, to their padded ends.
+// Rows of activations are readable up to their padded ends, which are zero.
 template <size_t rows>
 DS_INLINE void i8_tile_product(const char *tile, const char *const *x, size_t depth, int32x4_t (*sum)[4]) {
     for (size_t k = 0; k < depth; k += 16) {
@@ -51,12 +51,16 @@ template <size_t rows> static void page_product_of(const page_args &a) {
         x[j] = a.x + j / 2 * i8_row_bytes(1, a.depth, 2) + i8_head_bytes + j % 2 * plane;
     for (size_t c = 0; c < a.columns; c += i8_columns, tile += i8_group_bytes(a.depth)) {
         int32x4_t sum[2 * rows][4];
-        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v) sum[j][v] =
-            vdupq_n_s32(0);
+        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < 4; ++v) { sum[j][v] = vdupq_n_s32(0); }
+        }
         i8_tile_product<2 * rows>(tile, x, a.depth, sum);
-        DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v)
-            vst1q_s32(a.out + j * align64(a.columns) + c + 4 * v,
-                      vaddq_s32(vshlq_n_s32(sum[2 * j][v], 7), sum[2 * j + 1][v]));
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < 4; ++v) {
+                vst1q_s32(a.out + j * align64(a.columns) + c + 4 * v,
+                          vaddq_s32(vshlq_n_s32(sum[2 * j][v], 7), sum[2 * j + 1][v]));
+            }
+        }
     }
 }
 struct i8_pages {
@@ -74,9 +78,9 @@ struct i8_pages {
 
 // ---- Many rows of activations
 
-// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are
-// the bits of a signalling NaN, which any arithmetic makes quiet, and compilers add -0.0 where the source
-// adds nothing.
+// Between two chunks of k, y holds the integer sums. No instruction may treat them as floats: some are the
+// bits of a signalling NaN, which any arithmetic makes quiet, and compilers add -0.0 where the source adds
+// nothing.
 DS_INLINE void load_sums(const float *y, size_t n, int32x4_t *sum) {
     int32_t copy[i8_columns] = {};
     if (n == i8_columns) memcpy(copy, y, sizeof copy);
@@ -132,7 +136,7 @@ static void i8_tile(const i8_args &a, char *tile) {
     }
 }
 
-// ---- Few rows of activations: eight rows of weights at a time, as they lie
+// ---- Few rows of activations: eight rows of weights at a time, as stored
 
 template <size_t rows> DS_INLINE void i8_dot_step(const char *const *w, size_t k, const char *x,
                                                   size_t x_stride, int32x4_t (*sum)[i8_dot_weights]) {
@@ -149,8 +153,9 @@ template <size_t rows> static void i8_rows8(const i8_args &a, size_t w0, size_t 
     const char *w[i8_dot_weights], *x = a.x + x0 * a.x_stride;
     for (size_t r = 0; r < i8_dot_weights; ++r) w[r] = a.w + (w0 + std::min(r, valid - 1)) * a.w_stride;
     int32x4_t sum[rows][i8_dot_weights];
-    DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r)
-        sum[j][r] = vdupq_n_s32(0);
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+        DS_UNROLL for (size_t r = 0; r < i8_dot_weights; ++r) { sum[j][r] = vdupq_n_s32(0); }
+    }
     size_t k = 0;
     for (; k + 16 <= a.k; k += 16) {
         if (k % 64 == 0)
@@ -189,7 +194,16 @@ static void i8_rows(const i8_args &a) {
         for (size_t x0 = 0; x0 < a.rows; x0 += i8_dot_x) i8_rows8_of<i8_dot_x>(a, a.rows - x0, w0, x0);
 }
 
-static constexpr i8_kernels i8 = {sizeof(i8_x),          i8_few_rows, i8_columns, i8_group_bytes(i8_chunk),
-                                  i8_pages::rows,        i8_quantize, i8_rows,    i8_tile,
-                                  i8_hadamard,           i8_put,      i8_query,   i8_scores_by<i8_pages>,
-                                  i8_values_by<i8_pages>};
+static constexpr i8_kernels i8 = {.element = sizeof(i8_x),
+                                  .few_rows = i8_few_rows,
+                                  .tile_weights = i8_columns,
+                                  .tile_bytes = i8_group_bytes(i8_chunk),
+                                  .attend_rows = i8_pages::rows,
+                                  .quantize = i8_quantize,
+                                  .rows = i8_rows,
+                                  .tile = i8_tile,
+                                  .hadamard = i8_hadamard,
+                                  .put = i8_put,
+                                  .query = i8_query,
+                                  .scores = i8_scores_by<i8_pages>,
+                                  .values = i8_values_by<i8_pages>};

@@ -1,14 +1,15 @@
-// I8 products on 256 and 512 bits, on what packed_x86.inl was given and gives: w16i, tile_step, sum_of_each.
-// Weights (or a page's rows) lie side by side in a tile's lanes, four bytes of each at a step; activations
-// are broadcast. int32 sums are exact modulo 2^32, in any order. Given besides: widened, which reads i8_piece
-// weights; transpose16; load_sums and store_sums, of n integers where results will be; i8_vectors, the width
-// of a tile in registers; i8_dot_x and i8_streams, the rows of activations and of weights in a product of
-// rows as they lie; i8_few_rows.
+// I8 products on 256 and 512 bits, with packed_x86.inl and what it requires: w16i, tile_step, sum_of_each. A
+// tile holds weights (or page rows) side by side in its lanes, four bytes of each per step; activations are
+// broadcast. int32 sums are exact modulo 2^32, in any order.
+// The including file also defines: widened, which reads i8_piece weights; transpose16; load_sums and
+// store_sums, of n integers stored where results will be; i8_vectors, a tile's width in registers; i8_dot_x
+// and i8_streams, the rows of activations and of weights in a product that reads weights as stored;
+// i8_few_rows.
 
 using i8_x = std::conditional_t<packed_unsigned, int8_t, int16_t>;
 // a tile is i8_columns rows of i8_chunk weights
 constexpr size_t i8_columns = 16 * i8_vectors, i8_tile_x = 6, i8_chunk = 1024;
-// elements that make a register, or 16 steps of a tile
+// elements per register, or per 16 steps of a tile
 constexpr size_t i8_piece = 64 / sizeof(i8_x);
 constexpr size_t i8_group_bytes(size_t depth) {
     return (depth + i8_piece - 1) / i8_piece * 16 * 64 * i8_vectors;
@@ -22,8 +23,8 @@ DS_INLINE int32_t i8_start(int32_t sum) {
 
 // ---- Tiles
 
-// Rows, by `widen`, to the lanes of so many registers, from which they are multiplied; depth is filled up
-// with what zeros become.
+// Transposes rows, widened by `widen`, into the lanes of a tile of `vectors` registers; depth is padded with
+// widened zeros.
 template <w16i (*widen)(const char *), size_t vectors>
 static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, char *tile) {
     for (size_t g = 0; g < std::min(rows, 16 * vectors); g += 16) {
@@ -42,8 +43,9 @@ static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, cha
                 }
             }
             transpose16(v);
-            DS_UNROLL for (int i = 0; i < 16; ++i)
+            DS_UNROLL for (int i = 0; i < 16; ++i) {
                 store_ints(reinterpret_cast<int32_t *>(to + i * 64 * vectors), v[i]);
+            }
         }
     }
 }
@@ -70,12 +72,18 @@ template <size_t rows> static void page_product_of(const page_args &a) {
         x[j] = a.x + j / 2 * i8_row_bytes(sizeof(i8_x), a.depth, 2) + i8_head_bytes + j % 2 * plane;
     for (size_t c = 0; c < a.columns; c += i8_columns, tile += i8_group_bytes(a.depth)) {
         w16i sum[2 * rows][i8_vectors];
-        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j) DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v)
-            sum[j][v] = w16i(j % 2 ? i8_head_of(x[j - 1] - i8_head_bytes).start : 0);
+        DS_UNROLL for (size_t j = 0; j < 2 * rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
+                sum[j][v] = w16i(j % 2 ? i8_head_of(x[j - 1] - i8_head_bytes).start : 0);
+            }
+        }
         i8_tile_product<2 * rows>(tile, x, i8_steps(a.depth), sum);
-        DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v)
-            store_ints(a.out + j * align64(a.columns) + c + 16 * v,
-                       planes_joined(sum[2 * j][v], sum[2 * j + 1][v]));
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
+                store_ints(a.out + j * align64(a.columns) + c + 16 * v,
+                           planes_joined(sum[2 * j][v], sum[2 * j + 1][v]));
+            }
+        }
     }
 }
 
@@ -102,9 +110,9 @@ DS_INLINE v16 i8_load(const float *p, size_t n) {
     return n == 0 ? v16(0.0f) : n < 16 ? load_n(p, n) : load(p);
 }
 
-// Between one chunk of k and the next, y holds the integer sums. They are floats to no instruction: some are
-// the bits of a signalling NaN, which any arithmetic makes quiet, and compilers add -0.0 where the source
-// adds nothing.
+// Between two chunks of k, y holds the integer sums. No instruction may treat them as floats: some are the
+// bits of a signalling NaN, which any arithmetic makes quiet, and compilers add -0.0 where the source adds
+// nothing.
 template <size_t rows>
 static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_t end, size_t x0) {
     const char *x[rows];
@@ -114,17 +122,19 @@ static void i8_tile_rows(const i8_args &a, const char *tile, size_t begin, size_
         const char *row = a.x + (x0 + j) * a.x_stride;
         head[j] = i8_head_of(row);
         x[j] = row + i8_head_bytes + begin * sizeof(i8_x);
-        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) sum[j][v] =
-            begin == 0 ? w16i(head[j].start)
-                       : load_sums(a.y + (x0 + j) * a.y_stride + 16 * v, i8_valid(a, v));
+        DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
+            sum[j][v] = begin == 0 ? w16i(head[j].start)
+                                   : load_sums(a.y + (x0 + j) * a.y_stride + 16 * v, i8_valid(a, v));
+        }
     }
     i8_tile_product<rows>(tile, x, i8_steps(end - begin), sum);
     DS_UNROLL for (size_t v = 0; v < i8_vectors; ++v) {
         const size_t n = i8_valid(a, v);
         if (n == 0) break;
         if (end < a.k) {
-            DS_UNROLL for (size_t j = 0; j < rows; ++j)
+            DS_UNROLL for (size_t j = 0; j < rows; ++j) {
                 store_sums(a.y + (x0 + j) * a.y_stride + 16 * v, sum[j][v], n);
+            }
             continue;
         }
         const v16 scale = i8_load(a.w_scale + 16 * v, n),
@@ -147,7 +157,7 @@ template <size_t rows> DS_INLINE void i8_tile_rows_of(const i8_args &a, const ch
     i8_tile_rows<rows>(a, tile, begin, end, x0);
 }
 
-// What is fetched from memory while products are made: rows [first, last) from `rows` on, a line of each at a
+// What is prefetched while products are computed: rows [first, last) from `rows` on, a line of each at a
 // time.
 struct i8_fetch_rows {
     const char *rows;
@@ -157,7 +167,7 @@ DS_INLINE void i8_fetch(const i8_fetch_rows &f, size_t at) {
     for (size_t r = f.first; r < f.last; ++r) __builtin_prefetch(f.rows + r * f.stride + at, 0, 2);
 }
 
-// Before pass p of so many over a chunk, its share of the chunk that will be packed next is fetched.
+// Before pass p of `passes` over a chunk, prefetches its share of the chunk that will be packed next.
 DS_INLINE void i8_fetch_weights(const i8_args &a, size_t chunk, size_t end, size_t p, size_t passes) {
     const char *next = a.w + (end < a.k ? end : i8_columns * a.w_stride);
     const size_t bytes = std::min(chunk, end < a.k ? a.k - end : a.k);
@@ -177,11 +187,11 @@ static void i8_tile(const i8_args &a, char *tile) {
     }
 }
 
-// ---- Few rows of activations, with weights as they lie. Memory's own prefetchers stop at every memory page,
-// and rest while weights are used again, so what comes next is fetched by hand, evenly.
+// ---- Few rows of activations, with weights as stored. Hardware prefetchers stop at every memory page, and
+// idle while weights are reused, so what comes next is prefetched by hand, evenly.
 
-constexpr size_t i8_group = 4;  // rows of weights whose results are made together
-// rows of activations that wait for memory, whatever is done with them
+constexpr size_t i8_group = 4;  // rows of weights whose results are computed together
+// with so few rows of activations memory is the limit
 constexpr size_t i8_thin_x = i8_dot_x / 2;
 constexpr size_t i8_ahead = 1024;  // bytes
 
@@ -201,8 +211,9 @@ template <size_t rows, size_t streams> static void i8_dot(const i8_args &a, cons
                                                           const char *x, const i8_fetch_rows &f, __m256i *out,
                                                           size_t row_step, size_t stream_step) {
     w16i sum[rows][streams];
-    DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t s = 0; s < streams; ++s) sum[j][s] =
-        w16i(0);
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+        DS_UNROLL for (size_t s = 0; s < streams; ++s) { sum[j][s] = w16i(0); }
+    }
     size_t k = 0;
     for (; k + i8_piece <= a.k; k += i8_piece, x += 64) {
         i8_fetch(f, k);
@@ -215,8 +226,11 @@ template <size_t rows, size_t streams> static void i8_dot(const i8_args &a, cons
             at[s] = static_cast<const char *>(memcpy(rest[s], w[s] + k, a.k - k));
         i8_dot_step<rows, streams>(at, 0, x, a.x_stride, sum);
     }
-    DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t s = 0; s < streams; ++s)
-        out[j * row_step + s * stream_step] = halved(sum[j][s]);
+    DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+        DS_UNROLL for (size_t s = 0; s < streams; ++s) {
+            out[j * row_step + s * stream_step] = halved(sum[j][s]);
+        }
+    }
 }
 
 // Lane r of the result is the sum of p[r]'s lanes.
@@ -234,8 +248,8 @@ DS_INLINE __m128 i8_load_group(const float *p, size_t n) {
     return _mm_loadu_ps(some);
 }
 
-// Results of the n <= i8_group rows of weights from i on, by `rows` of activations from x0 on; part[step *
-// row] are the sums' lanes.
+// Results of n <= i8_group rows of weights from i, for `rows` rows of activations from x0; part[step * row]
+// holds the sums' lanes.
 template <size_t rows>
 DS_INLINE void i8_outputs(const i8_args &a, size_t i, size_t n, size_t x0, const __m256i *part, size_t step) {
     const __m128 scale = i8_load_group(a.w_scale + i, n),
@@ -251,8 +265,7 @@ DS_INLINE void i8_outputs(const i8_args &a, size_t i, size_t n, size_t x0, const
     }
 }
 
-// Up to i8_thin_x rows of activations: two streams of weights that go straight on, one through each half of
-// the panel.
+// Up to i8_thin_x rows of activations: two sequential streams of weights, one through each half of the panel.
 template <size_t rows> static void i8_thin_rows(const i8_args &a) {
     const size_t half = (a.weights + 1) / 2;
     __m256i part[rows * 2 * i8_group];
@@ -271,8 +284,8 @@ template <size_t rows> static void i8_thin_rows(const i8_args &a) {
     }
 }
 
-// The weights' rows i to i + 3 by `rows` of activations, pass p of so many over these weights: the sums fill
-// the registers. What is fetched is needed two groups on; the earlier passes fetch more of it than the later
+// Weight rows i to i + 3 by `rows` rows of activations, pass p of `passes` over these weights: the sums fill
+// the registers. What is prefetched is needed two groups later; earlier passes prefetch more of it than later
 // ones.
 template <size_t rows>
 static void i8_group_rows(const i8_args &a, size_t i, size_t x0, size_t p, size_t passes) {
@@ -306,14 +319,23 @@ static void i8_group_rows_of(const i8_args &a, size_t i, size_t x0, size_t p, si
 
 static void i8_rows(const i8_args &a) {
     if (a.rows <= i8_thin_x) return i8_thin_rows_of<i8_thin_x>(a);
-    constexpr size_t turns = i8_group / i8_streams;
-    const size_t passes = (a.rows + i8_dot_x - 1) / i8_dot_x * turns;
+    constexpr size_t steps = i8_group / i8_streams;
+    const size_t passes = (a.rows + i8_dot_x - 1) / i8_dot_x * steps;
     for (size_t i = 0; i < a.weights; i += i8_group)
-        for (size_t x0 = 0, p = 0; x0 < a.rows; x0 += i8_dot_x, p += turns)
+        for (size_t x0 = 0, p = 0; x0 < a.rows; x0 += i8_dot_x, p += steps)
             i8_group_rows_of<i8_dot_x>(a, i, x0, p, passes);
 }
 
-static constexpr i8_kernels i8 = {sizeof(i8_x),          i8_few_rows, i8_columns, i8_group_bytes(i8_chunk),
-                                  i8_pages::rows,        i8_quantize, i8_rows,    i8_tile,
-                                  i8_hadamard,           i8_put,      i8_query,   i8_scores_by<i8_pages>,
-                                  i8_values_by<i8_pages>};
+static constexpr i8_kernels i8 = {.element = sizeof(i8_x),
+                                  .few_rows = i8_few_rows,
+                                  .tile_weights = i8_columns,
+                                  .tile_bytes = i8_group_bytes(i8_chunk),
+                                  .attend_rows = i8_pages::rows,
+                                  .quantize = i8_quantize,
+                                  .rows = i8_rows,
+                                  .tile = i8_tile,
+                                  .hadamard = i8_hadamard,
+                                  .put = i8_put,
+                                  .query = i8_query,
+                                  .scores = i8_scores_by<i8_pages>,
+                                  .values = i8_values_by<i8_pages>};

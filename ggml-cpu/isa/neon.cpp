@@ -1,7 +1,7 @@
 // The kernels on aarch64: NEON, which every such processor has, and the byte products of ARMv8.2 (Arm since
-// Cortex-A75 and Neoverse N1, Apple since A11). SDOT takes signed by signed bytes and wraps, so sums start at
-// zero and nothing is widened. One operand may be four bytes of a register, taken for all lanes: a tile's
-// steps need no broadcasts.
+// Cortex-A75 and Neoverse N1, Apple since A11). SDOT multiplies signed by signed bytes and wraps, so sums
+// start at zero and nothing is widened. One operand may be four bytes of a register, used for all lanes: a
+// tile's steps need no broadcasts.
 
 #include "isa.h"
 #include "target.h"
@@ -29,8 +29,9 @@ namespace {
 #include "exp_vec.inl"
 #include "float.inl"
 
-// Lane i takes the products of the lane's own four bytes; in step<n>, of its four of w and the four of x's
-// lane n. In assembler, for Clang has had the intrinsics for target regions only since its 17.
+// dot_bytes: lane i adds the products of its own four bytes. step<n>: lane i adds those of its four bytes of
+// w and the four of x's lane n. In assembler: Clang has the intrinsics for target regions only since version
+// 17.
 DS_INLINE int32x4_t dot_bytes(int32x4_t sum, int8x16_t w, int8x16_t x) {
     __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(x));
     return sum;
@@ -46,7 +47,7 @@ DS_INLINE int32x4_t sum_of_each(const int32x4_t *p) {
     return vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]));
 }
 
-// Sixteen bytes of sixteen rows side by side: step s, of 64 bytes, has bytes 4 s to 4 s + 3 of every row.
+// Packs sixteen bytes of each of sixteen rows: step s, of 64 bytes, has bytes 4 s to 4 s + 3 of every row.
 // Here, those of rows `first` to first + 3.
 DS_INLINE void pack4(int8x16_t *r, char *tile, size_t first) {
     int32x4_t t[4];
@@ -63,7 +64,7 @@ DS_INLINE void pack4(int8x16_t *r, char *tile, size_t first) {
     vst1q_s32(to + 32, joined(a, c, true));
     vst1q_s32(to + 48, joined(b, d, true));
 }
-// The products of such a tile and 16 bytes of each row of x.
+// Adds the products of such a tile and 16 bytes of each row of x.
 template <int n, size_t rows>
 DS_INLINE void step16(const char *tile, const int8x16_t *x, int32x4_t (*sum)[4]) {
     DS_UNROLL for (size_t v = 0; v < 4; ++v) {
@@ -78,7 +79,7 @@ template <size_t rows> DS_INLINE void steps16(const char *tile, const int8x16_t 
     step16<3, rows>(tile, x, sum);
 }
 
-// Up to sixteen floats of the columns that a tile has.
+// Up to sixteen floats, one per column of a tile.
 DS_INLINE v16 load_columns(const float *p, size_t n) { return n < 16 ? load_n(p, n) : load(p); }
 DS_INLINE void store_columns(float *p, v16 x, size_t n) {
     if (n < 16) store_n(p, x, n);
@@ -96,7 +97,7 @@ DS_TARGET_END
 
 namespace ds {
 
-// Of the packed formats Q8_0 has kernels here; the others run without vectors.
+// Of the packed formats only Q8_0 has kernels here; the others run without vectors.
 static const packed_kernels *packed_neon(format f) {
     return f == format::q8_0 ? &neon::q8 : packed_scalar(f);
 }

@@ -1,8 +1,8 @@
-// Formats with blocks of 256, on what packed_x86.inl and packed32_x86.inl give. Levels are unsigned bytes,
-// the format's bias above what they stand for. Scales (and minima) of a block are 16 words: in the low half
-// of a register those of the first 16 elements of each 32, in the high half those of the second 16. A block
-// of quantized activations: 256 bytes; the sums of each 16, ordered like scales; the sums of each 32; the
-// scale; the elements as words, if products of tiles take those.
+// Products with formats of 256-element blocks, on top of packed_x86.inl and packed32_x86.inl. Levels are
+// unpacked to unsigned bytes, the format's bias above their values. A block's scales (and minima) are 16
+// words: in the low half of a register those of the first 16 elements of each 32, in the high half those of
+// the second 16. A block of quantized activations: 256 bytes; the sums of each 16, ordered like scales; the
+// sums of each 32; the scale; the elements as words, if products of tiles take those.
 
 constexpr size_t x256_sums16 = 256, x256_sums32 = x256_sums16 + 32, x256_scale = x256_sums32 + 16,
                  x256_words = 320;
@@ -29,10 +29,10 @@ static void quantize256(const float *x, char *y, size_t blocks) {
     }
 }
 
-// ---- The formats: where d and m lie (blocks.h), parts that have a scale, the bias, the scales, the minima,
-// and the s-th 32 levels
+// ---- The formats: offsets of d and m (blocks.h), number of parts with a scale, bias, scales, minima, and the
+// s-th 32 levels
 
-// each byte's bits, of which the caller keeps some
+// shifts words: the caller masks the bits that cross bytes
 template <int left> DS_INLINE __m256i shifted(__m256i x) {
     if constexpr (left >= 0) return _mm256_slli_epi16(x, left);
     else return _mm256_srli_epi16(x, -left);
@@ -61,17 +61,17 @@ struct six_bits {  // scales and minima of q4_k and q5_k
     }
 };
 template <size_t s> DS_INLINE __m256i nibbles_of_64(const char *p) {
-    return only(shifted < s % 2 ? -4 : 0 > (bytes32(p + s / 2 * 32)), 15);
+    return only(shifted<(s % 2 ? -4 : 0)>(bytes32(p + s / 2 * 32)), 15);
 }
 
 template <format f> struct block256;
 template <> struct block256<format::q4_k> : six_bits {
-    static constexpr size_t bytes = 144, d = 0, m = 2, parts = 8;
+    static constexpr size_t d = 0, m = 2, parts = 8;
     static constexpr int bias = 0;
     template <size_t s> static DS_INLINE __m256i levels(const char *p) { return nibbles_of_64<s>(p + 16); }
 };
 template <> struct block256<format::q5_k> : six_bits {
-    static constexpr size_t bytes = 176, d = 0, m = 2, parts = 8;
+    static constexpr size_t d = 0, m = 2, parts = 8;
     static constexpr int bias = 0;
     template <size_t s> static DS_INLINE __m256i levels(const char *p) {
         return _mm256_or_si256(nibbles_of_64<s>(p + 48),
@@ -79,14 +79,14 @@ template <> struct block256<format::q5_k> : six_bits {
     }
 };
 template <> struct block256<format::q6_k> {
-    static constexpr size_t bytes = 210, d = 208, m = 208, parts = 16;
+    static constexpr size_t d = 208, m = 208, parts = 16;
     static constexpr int bias = 32;
     static DS_INLINE __m256i scales(const char *p) {
         return _mm256_cvtepi8_epi16(in_order(bytes16(p + 192)));
     }
     static DS_INLINE __m256i minima(const char *) { return _mm256_setzero_si256(); }
     template <size_t s> static DS_INLINE __m256i levels(const char *p) {
-        const __m256i low = only(shifted < s % 4 / 2 ? -4 : 0 > (bytes32(p + s / 4 * 64 + s % 2 * 32)), 15);
+        const __m256i low = only(shifted<(s % 4 / 2 ? -4 : 0)>(bytes32(p + s / 4 * 64 + s % 2 * 32)), 15);
         return _mm256_or_si256(
             low, only(shifted<4 - 2 * static_cast<int>(s % 4)>(bytes32(p + 128 + s / 4 * 32)), 48));
     }
@@ -95,7 +95,7 @@ template <size_t s> DS_INLINE __m256i pairs_of_128(const char *p) {
     return only(shifted<-2 * static_cast<int>(s % 4)>(bytes32(p + s / 4 * 32)), 3);
 }
 template <> struct block256<format::q3_k> {
-    static constexpr size_t bytes = 110, d = 108, m = 108, parts = 16;
+    static constexpr size_t d = 108, m = 108, parts = 16;
     static constexpr int bias = 4;
     static DS_INLINE __m256i scales(const char *p) {
         const uint32_t a = read<uint32_t>(p + 96), b = read<uint32_t>(p + 100), c = read<uint32_t>(p + 104);
@@ -113,7 +113,7 @@ template <> struct block256<format::q3_k> {
     }
 };
 template <> struct block256<format::q2_k> {
-    static constexpr size_t bytes = 84, d = 80, m = 82, parts = 16;
+    static constexpr size_t d = 80, m = 82, parts = 16;
     static constexpr int bias = 0;
     static DS_INLINE __m256i scales(const char *p) {
         return _mm256_cvtepu8_epi16(in_order(_mm_and_si128(bytes16(p), _mm_set1_epi8(15))));
@@ -125,7 +125,7 @@ template <> struct block256<format::q2_k> {
     template <size_t s> static DS_INLINE __m256i levels(const char *p) { return pairs_of_128<s>(p + 16); }
 };
 template <> struct block256<format::iq4_xs> {
-    static constexpr size_t bytes = 136, d = 0, m = 0, parts = 8;
+    static constexpr size_t d = 0, m = 0, parts = 8;
     static constexpr int bias = 128;
     static DS_INLINE __m256i scales(const char *p) {
         const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(read<uint16_t>(p + 2)),
@@ -144,7 +144,7 @@ template <> struct block256<format::iq4_xs> {
     }
 };
 
-// Calls run(s as a constant) for s of 0 to 7.
+// Calls run(s as a constant) for s from 0 to 7.
 template <class F> DS_INLINE void by_8(const F &run) {
     const auto all = [&]<size_t... s>(std::index_sequence<s...>) {
         (run(std::integral_constant<size_t, s>{}), ...);
@@ -154,9 +154,10 @@ template <class F> DS_INLINE void by_8(const F &run) {
 
 // ---- Products
 
-// A tile's block: d of each column, m; then, of products of unsigned bytes, the parts' scales as int32, and a
-// plane of words, one a part, that meets the sums of activations: the minima, or what the levels' bias comes
-// to; then the levels. Of products of words: minima, and the levels multiplied by their scales.
+// A tile's block: d of each column, then m. With products of unsigned bytes: the parts' scales as int32; a
+// plane of words, one per part, that multiplies the sums of activations (the minima, or the correction for
+// the levels' bias); the levels. With products of words: the minima, and the levels multiplied by their
+// scales.
 template <size_t parts, bool minima> struct tile256 {
     static constexpr size_t scales = (minima ? 2 : 1) * packed_step,
                             plane = scales + (packed_unsigned ? parts * packed_step : 0);
@@ -172,23 +173,27 @@ template <size_t parts, bool minima> struct tile256 {
             DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) w[v] = w16i(tile + 64 * v);
             DS_UNROLL for (int j = 0; j < rows; ++j) {
                 const w16i xs(read<int32_t>(x[j] + at + 4 * s));
-                DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) sum[j][v] =
-                    tile_step(sum[j][v], w[v], xs);
+                DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+                    sum[j][v] = tile_step(sum[j][v], w[v], xs);
+                }
             }
         }
     }
     template <int rows> static DS_INLINE void plane_product(const char *tile, const char *const *x, size_t b,
                                                             w16i (*sum)[packed_vectors]) {
-        DS_UNROLL for (size_t s = 0; s < plane_steps; ++s)
+        DS_UNROLL for (size_t s = 0; s < plane_steps; ++s) {
             DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
-            const w16i w(tile + plane + s * packed_step + 64 * v);
-            DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                plane_step(sum[j][v], w, w16i(read<int32_t>(x[j] + b + x_sums + 4 * s)));
+                const w16i w(tile + plane + s * packed_step + 64 * v);
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    sum[j][v] = plane_step(sum[j][v], w, w16i(read<int32_t>(x[j] + b + x_sums + 4 * s)));
+                }
+            }
         }
     }
     template <int rows> static DS_INLINE void clear(w16i (*sum)[packed_vectors]) {
-        DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v)
-            sum[j][v] = w16i(0);
+        DS_UNROLL for (int j = 0; j < rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) { sum[j][v] = w16i(0); }
+        }
     }
     // The sums of levels, multiplied by their parts' scales.
     template <int rows> static DS_INLINE void scaled_product(const char *tile, const char *const *x, size_t b,
@@ -202,8 +207,9 @@ template <size_t parts, bool minima> struct tile256 {
                 some_steps<steps, rows>(w, x, b, part);
                 DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
                     const w16i scale(tile + scales + p * packed_step + 64 * v);
-                    DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                        multiply_add(part[j][v], scale, sum[j][v]);
+                    DS_UNROLL for (int j = 0; j < rows; ++j) {
+                        sum[j][v] = multiply_add(part[j][v], scale, sum[j][v]);
+                    }
                 }
             }
         } else {
@@ -226,16 +232,20 @@ template <size_t parts, bool minima> struct tile256 {
             scaled_product<rows>(tile, x, b, product);
             DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
                 const v16 d = load(reinterpret_cast<const float *>(tile + 64 * v));
-                DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                    fma_f32(to_float(product[j][v]), d * v16(read<float>(x[j] + b + x256_scale)), sum[j][v]);
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    sum[j][v] = fma_f32(to_float(product[j][v]), d * v16(read<float>(x[j] + b + x256_scale)),
+                                        sum[j][v]);
+                }
             }
             if constexpr (!minima) continue;
             clear<rows>(product);
             plane_product<rows>(tile, x, b, product);
             DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
                 const v16 m = load(reinterpret_cast<const float *>(tile + packed_step + 64 * v));
-                DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                    fma_f32(to_float(product[j][v]), m * v16(read<float>(x[j] + b + x256_scale)), sum[j][v]);
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    sum[j][v] = fma_f32(to_float(product[j][v]), m * v16(read<float>(x[j] + b + x256_scale)),
+                                        sum[j][v]);
+                }
             }
         }
         store_sums<rows>(a, end, x0, sum);
@@ -246,11 +256,11 @@ template <format f> struct packed256 {
     using block = block256<f>;
     static constexpr bool minima = packed<f>::minima;
     using tiles = tile256<block::parts, minima>;
-    static constexpr size_t weight_bytes = block::bytes, part = packed_tile_width / 256,
+    static constexpr size_t weight_bytes = block_bytes(f), part = packed_tile_width / 256,
                             tile_block = tiles::tile_block;
 
-    // In every word of the low half the scale of the first 16 of the s-th 32 elements, of the high half that
-    // of the second.
+    // Every word of the low half is the scale of the first 16 of the s-th 32 elements, every word of the high
+    // half that of the second 16.
     template <size_t s> static DS_INLINE __m256i scale_of(__m256i scales) {
         return _mm256_shuffle_epi8(scales, _mm256_set1_epi16(0x0100 + 0x0202 * static_cast<int>(s)));
     }
@@ -305,13 +315,13 @@ template <format f> struct packed256 {
                                             size_t x0, packed_ahead ahead) {
         tiles::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x256_bytes,
-                                               few_rows256,
-                                               packed_columns,
-                                               part *tile_block,
-                                               quantize256,
-                                               packed_rows<rows_of<f>>,
-                                               packed_tile<packed256>};
+    static constexpr packed_kernels kernels = {.x_bytes = x256_bytes,
+                                               .few_rows = few_rows256,
+                                               .tile_weights = packed_columns,
+                                               .tile_bytes = part * tile_block,
+                                               .quantize = quantize256,
+                                               .rows = packed_rows<rows_of<f>>,
+                                               .tile = packed_tile<packed256>};
 };
 
 template <format f> using packed_x86 =

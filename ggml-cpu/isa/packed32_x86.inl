@@ -1,6 +1,6 @@
-// Formats with blocks of 32, on what packed_x86.inl gives. A block of quantized activations: 32 elements, its
-// scale, what the tile's sums start from, and the elements' sum as a float. Weights that products take as
-// unsigned bytes are w + 128; then sums start from -128 times the sum of x.
+// Products with formats of 32-element blocks, on top of packed_x86.inl. A block of quantized activations: 32
+// elements, its scale, what the tile's sums start from, and the elements' sum as a float. Weights that
+// products take as unsigned bytes are w + 128; their sums start from -128 times the sum of x.
 
 constexpr size_t x32_scale = 32 * packed_element, x32_start = x32_scale + 4, x32_sum = x32_start + 4,
                  x32_bytes = x32_sum + 4;
@@ -21,19 +21,19 @@ static void quantize32(const float *x, char *y, size_t blocks) {
     }
 }
 
-// ---- The formats: where m lies (blocks.h), how far levels are above what they stand for, and a block's
-// levels as unsigned or as signed bytes
+// ---- The formats: offset of m (blocks.h), bias of the levels, and a block's levels as unsigned or signed
+// bytes
 
 DS_INLINE __m256i nibbles16(const char *p) {
     const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
     return _mm256_and_si256(_mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)),
                             _mm256_set1_epi8(15));
 }
-// Bytes that are all ones where the bit is not set.
+// Bytes that are all ones where the bit is clear.
 DS_INLINE __m256i clear_bits(const char *p) {
-    const __m256i places = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i indices = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
-    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(read<int32_t>(p)), places);
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(read<int32_t>(p)), indices);
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), _mm256_setzero_si256());
 }
 DS_INLINE __m256i fifth_bits(const char *p) {
@@ -42,11 +42,11 @@ DS_INLINE __m256i fifth_bits(const char *p) {
 DS_INLINE __m256i plus(__m256i bytes, int n) {
     return _mm256_add_epi8(bytes, _mm256_set1_epi8(static_cast<char>(n)));
 }
-// The levels at some places, more by `bias`.
-DS_INLINE __m256i iq4_bytes(__m256i places, int bias) {
+// The iq4_levels of some indices, plus `bias`.
+DS_INLINE __m256i iq4_bytes(__m256i indices, int bias) {
     const __m128i table = _mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i *>(iq4_levels)),
                                        _mm_set1_epi8(static_cast<char>(bias)));
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), indices);
 }
 
 template <format f> struct block32;
@@ -105,27 +105,35 @@ template <bool minima> struct tile32 {
         for (size_t b = 0; b < (end - begin) * x32_bytes; b += x32_bytes, tile += tile_block) {
             fetch(ahead, a.w_stride, weight_bytes);
             w16i product[rows][packed_vectors];
-            DS_UNROLL for (int j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v)
-                product[j][v] = w16i(read<int32_t>(x[j] + b + x32_start));
+            DS_UNROLL for (int j = 0; j < rows; ++j) {
+                DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+                    product[j][v] = w16i(read<int32_t>(x[j] + b + x32_start));
+                }
+            }
             DS_UNROLL for (size_t s = 0; s < 8 * packed_element; ++s) {
                 w16i w[packed_vectors];
-                DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) w[v] =
-                    w16i(tile + levels + s * packed_step + 64 * v);
+                DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+                    w[v] = w16i(tile + levels + s * packed_step + 64 * v);
+                }
                 DS_UNROLL for (int j = 0; j < rows; ++j) {
                     const w16i xs(read<int32_t>(x[j] + b + 4 * s));
-                    DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) product[j][v] =
-                        tile_step(product[j][v], w[v], xs);
+                    DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
+                        product[j][v] = tile_step(product[j][v], w[v], xs);
+                    }
                 }
             }
             DS_UNROLL for (size_t v = 0; v < packed_vectors; ++v) {
                 const v16 d = load(reinterpret_cast<const float *>(tile + 64 * v));
-                DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                    fma_f32(to_float(product[j][v]), d * v16(read<float>(x[j] + b + x32_scale)), sum[j][v]);
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    sum[j][v] = fma_f32(to_float(product[j][v]), d * v16(read<float>(x[j] + b + x32_scale)),
+                                        sum[j][v]);
+                }
                 if constexpr (minima) {
                     const v16 m = load(reinterpret_cast<const float *>(tile + packed_step + 64 * v));
-                    DS_UNROLL for (int j = 0; j < rows; ++j) sum[j][v] =
-                        fma_f32(v16(read<float>(x[j] + b + x32_sum)),
-                                m * v16(read<float>(x[j] + b + x32_scale)), sum[j][v]);
+                    DS_UNROLL for (int j = 0; j < rows; ++j) {
+                        sum[j][v] = fma_f32(v16(read<float>(x[j] + b + x32_sum)),
+                                            m * v16(read<float>(x[j] + b + x32_scale)), sum[j][v]);
+                    }
                 }
             }
         }
@@ -136,11 +144,7 @@ template <bool minima> struct tile32 {
 template <format f> struct packed32 {
     using block = block32<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = f == format::q8_0   ? 34
-                                           : f == format::q4_1 ? 20
-                                           : f == format::q5_0 ? 22
-                                           : f == format::q5_1 ? 24
-                                                               : 18;
+    static constexpr size_t weight_bytes = block_bytes(f);
     static constexpr size_t part = packed_tile_width / 32, tile_block = tile32<minima>::tile_block;
 
     // One block of eight rows.
@@ -163,11 +167,11 @@ template <format f> struct packed32 {
                                             size_t x0, packed_ahead ahead) {
         tile32<minima>::template product<rows>(a, tile, begin, end, x0, ahead, weight_bytes);
     }
-    static constexpr packed_kernels kernels = {x32_bytes,
-                                               few_rows32,
-                                               packed_columns,
-                                               part *tile_block,
-                                               quantize32,
-                                               packed_rows<rows_of<f>>,
-                                               packed_tile<packed32>};
+    static constexpr packed_kernels kernels = {.x_bytes = x32_bytes,
+                                               .few_rows = few_rows32,
+                                               .tile_weights = packed_columns,
+                                               .tile_bytes = part * tile_block,
+                                               .quantize = quantize32,
+                                               .rows = packed_rows<rows_of<f>>,
+                                               .tile = packed_tile<packed32>};
 };

@@ -1,11 +1,12 @@
-// Few rows of activations with packed weights as they lie, on 512 bits with VNNI: eight rows of weights at
-// once, and of each what shares a scale within a quarter of a register, so that a whole block needs few
-// multiplications by scales, and its sums few additions across lanes. Of blocks of 32 four go together, a
-// quarter each. Levels are unsigned bytes, the format's bias above what they stand for: sums start from what
-// makes up for it.
+// Few rows of activations with packed weights as stored, on 512 bits with VNNI: eight rows of weights at
+// once. What shares a scale is within a quarter of a register, so that a whole block needs few
+// multiplications by scales, and its sums few additions across lanes. Blocks of 32 are taken four at a time,
+// a quarter each. Levels are unsigned bytes, the format's bias above their values: sums start from the
+// correction for it.
 
 DS_INLINE __m512i all_bytes(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
-// The empty asm keeps GCC from loading again for each use, which takes two cache lines every time.
+// The empty asm keeps GCC from loading again for each use; an unaligned load touches two cache lines every
+// time.
 DS_INLINE __m512i bytes64(const char *p) {
     __m512i x = _mm512_loadu_si512(p);
     __asm__("" : "+v"(x));
@@ -21,7 +22,7 @@ DS_INLINE __m512i in_halves(const char *a, const char *b) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(bytes32(a)), bytes32(b), 1);
 }
 DS_INLINE __m512i four_times(__m128i x) { return _mm512_broadcast_i32x4(x); }
-DS_INLINE __m512i shuffled(__m512i x, __m128i places) { return _mm512_shuffle_epi8(x, four_times(places)); }
+DS_INLINE __m512i shuffled(__m512i x, __m128i indices) { return _mm512_shuffle_epi8(x, four_times(indices)); }
 DS_INLINE __m512i each_quarter(int a, int b, int c, int d) { return _mm512_set4_epi32(d, c, b, a); }
 DS_INLINE __m512i both(__m512i x, __m512i mask) { return _mm512_and_si512(x, mask); }
 // a | (b & mask)
@@ -32,17 +33,17 @@ DS_INLINE __m512i dot_bytes(__m512i sum, __m512i w, __m512i x) { return _mm512_d
 DS_INLINE __m512i nothing() { return _mm512_setzero_si512(); }
 DS_INLINE __m512i negated(__m512i x) { return _mm512_sub_epi32(nothing(), x); }
 
-// Places of words, dwords or qwords for a permutation.
-template <class T> struct alignas(64) places {
+// Indices of words, dwords or qwords for a permutation.
+template <class T> struct alignas(64) indices {
     T at[64 / sizeof(T)];
-    template <class F> constexpr explicit places(const F &f) : at() {
+    template <class F> constexpr explicit indices(const F &f) : at() {
         for (int i = 0; i < static_cast<int>(64 / sizeof(T)); ++i) at[i] = static_cast<T>(f(i));
     }
     DS_INLINE operator __m512i() const { return _mm512_load_si512(at); }
 };
 
-// Sixty-four bytes of halves, which are places in iq4_levels: the low ones' levels and the high ones', more
-// by 128.
+// Levels, plus 128, of 64 bytes of nibbles (indices into iq4_levels): those of the low nibbles, then of the
+// high ones.
 DS_INLINE void iq4_levels512(__m512i q, __m512i *to) {
     const __m512i table =
         four_times(_mm_xor_si128(bytes16(reinterpret_cast<const char *>(iq4_levels)), _mm_set1_epi8(-128)));
@@ -56,20 +57,22 @@ DS_INLINE __m512i quarter_sums(const __m512i *r) {
     const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
-// Of eight rows, of which r[i] has row i's lanes in its low half and row i + 4's in its high one, each one's
-// sum; and of one row a register.
+// half_sums: the sum of each of eight rows, where r[i] has row i's lanes in its low half and row i + 4's in
+// its high one. whole_sums: the same for one row per register.
 DS_INLINE __m256i half_sums(const __m512i *r) {
     const __m512i q = quarter_sums(r), two = _mm512_add_epi32(q, _mm512_shuffle_i32x4(q, q, 0xb1));
     return _mm512_castsi512_si256(_mm512_shuffle_i32x4(two, two, 0x08));
 }
 DS_INLINE __m256i whole_sums(const __m512i *r) {
     __m512i half[4];
-    DS_UNROLL for (int i = 0; i < 4; ++i) half[i] = _mm512_add_epi32(
-        _mm512_shuffle_i32x4(r[i], r[i + 4], 0x44), _mm512_shuffle_i32x4(r[i], r[i + 4], 0xee));
+    DS_UNROLL for (int i = 0; i < 4; ++i) {
+        half[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(r[i], r[i + 4], 0x44),
+                                   _mm512_shuffle_i32x4(r[i], r[i + 4], 0xee));
+    }
     return half_sums(half);
 }
 
-// Halves that lie side by side in eight rows, as floats: the first and the second.
+// Two adjacent f16 of eight rows, as floats: the first and the second.
 struct two_scales {
     __m256 d, m;
 };
@@ -88,9 +91,8 @@ DS_INLINE __m256i pairs8(const char *const *w, size_t offset) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(half[0]), half[1], 1);
 }
 
-// ---- Blocks of 256. A format gives: how activations are ordered to meet the four registers of levels, and
-// what their sums start from; its scales, of eight rows of weights; levels; the product of a row, in any
-// lanes.
+// ---- Blocks of 256. A format defines: `activations`, in the order of its four registers of levels, and what
+// their sums start from; `scales` of eight rows of weights; `levels`; the `product` of a row, in any lanes.
 
 struct wide_x {
     __m512i q[4], start[4];
@@ -102,13 +104,16 @@ struct eight_parts {
     static DS_INLINE void activations(const char *x, wide_x &to) {
         __m512i v[4], t[4];
         DS_UNROLL for (int i = 0; i < 4; ++i) v[i] = bytes64(x + 64 * i);
-        DS_UNROLL for (int i = 0; i < 2; ++i) t[i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x44),
-                                              t[2 + i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xee);
-        DS_UNROLL for (int i = 0; i < 2; ++i)
+        DS_UNROLL for (int i = 0; i < 2; ++i) {
+            t[i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x44),
+            t[2 + i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xee);
+        }
+        DS_UNROLL for (int i = 0; i < 2; ++i) {
             to.q[2 * i] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0x88),
                      to.q[2 * i + 1] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0xdd);
+        }
     }
-    // Words, a row a quarter: of rows 0 to 3, and 4 to 7.
+    // Words, one row per quarter: of rows 0 to 3, and 4 to 7.
     struct scales {
         __m512i scale[2], min[2];
         two_scales floats;
@@ -127,7 +132,7 @@ struct eight_parts {
                 scale[i] = _mm512_unpacklo_epi8(all, nothing());
                 min[i] = _mm512_unpackhi_epi8(all, nothing());
             }
-            static constexpr places<int32_t> firsts([](int i) { return 4 * i; });
+            static constexpr indices<int32_t> firsts([](int i) { return 4 * i; });
             floats =
                 two_scales_of(_mm512_castsi512_si256(_mm512_permutex2var_epi32(head[0], firsts, head[1])));
         }
@@ -138,15 +143,15 @@ struct eight_parts {
             const __m512i two = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             const __m512i one =
                 _mm512_add_epi32(two, _mm512_shuffle_epi32(two, static_cast<_MM_PERM_ENUM>(0x4e)));
-            static constexpr places<int32_t> in_rows([](int i) { return i % 4 * 4 + i / 4 % 2; });
+            static constexpr indices<int32_t> in_rows([](int i) { return i % 4 * 4 + i / 4 % 2; });
             return _mm512_castsi512_si256(_mm512_permutexvar_epi32(in_rows, one));
         }
         template <int r> DS_INLINE __m512i of() const {
-            static constexpr places<int16_t> at([](int i) { return 8 * (r % 4) + i / 4; });
+            static constexpr indices<int16_t> at([](int i) { return 8 * (r % 4) + i / 4; });
             return _mm512_permutexvar_epi16(at, scale[r / 4]);
         }
     };
-    // high_as_is: the levels of registers 2 and 3 are sixteen times what they should be.
+    // high_as_is: the levels of registers 2 and 3 are sixteen times their values.
     template <int r, bool high_as_is>
     static DS_INLINE __m512i sums(const __m512i *level, const wide_x &x, const scales &s) {
         const __m512i even = dot_bytes(dot_bytes(nothing(), level[0], x.q[0]), level[1], x.q[1]),
@@ -166,8 +171,9 @@ template <> struct wide256<format::q4_k> : eight_parts {
     static DS_INLINE void levels(const char *p, __m512i *to) {
         __m512i q[2];
         nibbles(p + 16, q);
-        DS_UNROLL for (int i = 0; i < 2; ++i) to[i] = both(q[i], all_bytes(15)),
-                                              to[2 + i] = both(q[i], all_bytes(0xf0));
+        DS_UNROLL for (int i = 0; i < 2; ++i) {
+            to[i] = both(q[i], all_bytes(15)), to[2 + i] = both(q[i], all_bytes(0xf0));
+        }
     }
     template <int r>
     static DS_INLINE __m512i product(const __m512i *level, const wide_x &x, const scales &s) {
@@ -193,8 +199,8 @@ template <> struct wide256<format::q5_k> : eight_parts {
     }
 };
 
-// q6_k, q3_k, q2_k: a quarter is a part. Either the registers go through the elements in order, or each holds
-// 32 of the first and 32 of the second 128.
+// q6_k, q3_k, q2_k: a quarter is a part. Either the registers take the elements in order, or each holds 32 of
+// the first and 32 of the second 128.
 template <format f, bool halved, int bias> struct sixteen_parts {
     static DS_INLINE void activations(const char *x, wide_x &to) {
         DS_UNROLL for (int i = 0; i < 4; ++i) {
@@ -228,7 +234,7 @@ template <format f, bool halved, int bias> struct sixteen_parts {
             return half_sums(products);
         }
         template <int r, int i> DS_INLINE __m512i of() const {  // for registers 2i and 2i + 1
-            static constexpr places<int16_t> at(
+            static constexpr indices<int16_t> at(
                 [](int word) { return 16 * (r / 4) + part(2 * i + word / 4 % 2, word / 8); });
             return _mm512_permutexvar_epi16(at, scale[r % 4]);
         }
@@ -243,8 +249,9 @@ template <format f, bool halved, int bias> struct sixteen_parts {
     }
     // Sixteen bytes of each row, in the order of `scales`.
     static DS_INLINE void bytes_of_rows(const char *const *w, size_t at, __m512i *to) {
-        DS_UNROLL for (int i = 0; i < 2; ++i) to[i] =
-            in_quarters(w[2 * i] + at, w[2 * i + 4] + at, w[2 * i + 1] + at, w[2 * i + 5] + at);
+        DS_UNROLL for (int i = 0; i < 2; ++i) {
+            to[i] = in_quarters(w[2 * i] + at, w[2 * i + 4] + at, w[2 * i + 1] + at, w[2 * i + 5] + at);
+        }
     }
 };
 template <> struct wide256<format::q6_k> : sixteen_parts<format::q6_k, false, 32> {
@@ -278,7 +285,7 @@ template <> struct wide256<format::q3_k> : sixteen_parts<format::q3_k, true, 4> 
             scale[i] =
                 _mm512_sub_epi8(with_bits(both(low, all_bytes(15)), high, all_bytes(48)), all_bytes(32));
         }
-        static constexpr places<int32_t> lasts([](int i) { return 3 + 8 * (i % 4) + 4 * (i / 4 % 2); });
+        static constexpr indices<int32_t> lasts([](int i) { return 3 + 8 * (i % 4) + 4 * (i / 4 % 2); });
         const __m256i d = _mm512_castsi512_si256(_mm512_permutex2var_epi32(end[0], lasts, end[1]));
         return {_mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32(d, 16))), _mm256_setzero_ps()};
     }
@@ -304,12 +311,13 @@ template <> struct wide256<format::q2_k> : sixteen_parts<format::q2_k, true, 0> 
     }
     static DS_INLINE void levels(const char *p, __m512i *to) {
         const __m512i q = bytes64(p + 16);
-        DS_UNROLL for (int i = 0; i < 4; ++i) to[i] =
-            both(_mm512_srli_epi32(q, static_cast<unsigned>(2 * i)), all_bytes(3));
+        DS_UNROLL for (int i = 0; i < 4; ++i) {
+            to[i] = both(_mm512_srli_epi32(q, static_cast<unsigned>(2 * i)), all_bytes(3));
+        }
     }
 };
 
-// A quarter is half a part; sums are too large for words.
+// iq4_xs: a quarter is half a part; sums are too large for words.
 template <> struct wide256<format::iq4_xs> {
     static DS_INLINE void activations(const char *x, wide_x &to) {
         DS_UNROLL for (int i = 0; i < 2; ++i) {
@@ -340,12 +348,12 @@ template <> struct wide256<format::iq4_xs> {
                 scale[2 * i] = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(all));
                 scale[2 * i + 1] = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(all, 1));
             }
-            static constexpr places<int32_t> firsts([](int i) { return 4 * i; });
+            static constexpr indices<int32_t> firsts([](int i) { return 4 * i; });
             floats =
                 two_scales_of(_mm512_castsi512_si256(_mm512_permutex2var_epi32(head[0], firsts, head[1])));
         }
         template <int r, int i> DS_INLINE __m512i of() const {
-            static constexpr places<int32_t> at([](int lane) { return 8 * (r % 2) + 4 * i + lane / 4; });
+            static constexpr indices<int32_t> at([](int lane) { return 8 * (r % 2) + 4 * i + lane / 4; });
             return _mm512_permutexvar_epi32(at, scale[r / 2]);
         }
     };
@@ -363,7 +371,7 @@ template <> struct wide256<format::iq4_xs> {
 template <format f> struct rows256 {
     using wide = wide256<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = block256<f>::bytes;
+    static constexpr size_t weight_bytes = block_bytes(f);
 
     template <int rows> static void rows8(const packed_args &a, size_t w0, size_t x0) {
         const char *w[8], *x = a.x + x0 * a.x_stride;
@@ -376,12 +384,14 @@ template <format f> struct rows256 {
             DS_UNROLL for (int j = 0; j < rows; ++j) wide::activations(x + j * a.x_stride, xs[j]);
             __m512i product[rows][8];
             by_8([&](auto r) {
-                DS_UNROLL for (size_t i = 0; i < weight_bytes; i += 64)
+                DS_UNROLL for (size_t i = 0; i < weight_bytes; i += 64) {
                     __builtin_prefetch(w[r.value] + at + packed_rows_ahead + i, 0, 2);
+                }
                 __m512i level[4];
                 wide::levels(w[r.value] + at, level);
-                DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r.value] =
-                    wide::template product<r.value>(level, xs[j], scales);
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    product[j][r.value] = wide::template product<r.value>(level, xs[j], scales);
+                }
             });
             DS_UNROLL for (int j = 0; j < rows; ++j) {
                 const char *const xb = x + j * a.x_stride;
@@ -397,7 +407,7 @@ template <format f> struct rows256 {
     }
 };
 
-// ---- Blocks of 32, four at a time, a quarter each. A format gives their levels in two registers: either the
+// ---- Blocks of 32, four at a time, a quarter each. A format defines their levels in two registers: the
 // first halves of the four and the second halves, or whole blocks, the first two and the last two.
 
 template <format f> struct wide32;
@@ -409,7 +419,7 @@ template <size_t at> struct wide_nibbles {
         to[1] = both(_mm512_srli_epi16(q, 4), all_bytes(15));
     }
 };
-// Fifth bits lie before the nibbles.
+// The fifth bits precede the nibbles.
 template <size_t at> struct wide_fives {
     static constexpr bool whole_blocks = true;
     static DS_INLINE void levels(const char *const *p, __m512i *to) {
@@ -438,8 +448,9 @@ template <> struct wide32<format::iq4_nl> {
 template <> struct wide32<format::q8_0> {
     static constexpr bool whole_blocks = true;
     static DS_INLINE void levels(const char *const *p, __m512i *to) {
-        DS_UNROLL for (int i = 0; i < 2; ++i) to[i] =
-            _mm512_xor_si512(in_halves(p[2 * i] + 2, p[2 * i + 1] + 2), all_bytes(128));
+        DS_UNROLL for (int i = 0; i < 2; ++i) {
+            to[i] = _mm512_xor_si512(in_halves(p[2 * i] + 2, p[2 * i + 1] + 2), all_bytes(128));
+        }
     }
 };
 
@@ -466,7 +477,7 @@ template <format f> struct rows32 {
         return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
     }
 
-    // The next `count` blocks, 1 to 4: those beyond are the last again, and are left out of the float sums.
+    // The next `count` blocks, 1 to 4; those beyond repeat the last and are left out of the float sums.
     template <int rows> static DS_INLINE void four_blocks(const char *const *w, size_t at, const char *x,
                                                           size_t x_stride, size_t count, __m256 *sum) {
         size_t block[4];
@@ -483,8 +494,9 @@ template <format f> struct rows32 {
             const char *const p = w[r] + at, *const four[4] = {p, p + block[1] * weight_bytes,
                                                                p + block[2] * weight_bytes,
                                                                p + block[3] * weight_bytes};
-            DS_UNROLL for (size_t i = 0; i < 4 * weight_bytes; i += 64)
+            DS_UNROLL for (size_t i = 0; i < 4 * weight_bytes; i += 64) {
                 __builtin_prefetch(p + packed_rows_ahead + i, 0, 2);
+            }
             __m512i level[2];
             wide::levels(four, level);
             DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums(level, xs[j]);
@@ -496,9 +508,9 @@ template <format f> struct rows32 {
             else scale[i].d = scales8(w, p);
         }
         DS_UNROLL for (int j = 0; j < rows; ++j) {
-            static constexpr places<int64_t> two[2] = {
-                places<int64_t>([](int i) { return i / 4 * 2 + i / 2 % 2 * 8 + i % 2; }),
-                places<int64_t>([](int i) { return 4 + i / 4 * 2 + i / 2 % 2 * 8 + i % 2; })};
+            static constexpr indices<int64_t> two[2] = {
+                indices<int64_t>([](int i) { return i / 4 * 2 + i / 2 % 2 * 8 + i % 2; }),
+                indices<int64_t>([](int i) { return 4 + i / 4 * 2 + i / 2 % 2 * 8 + i % 2; })};
             const __m512i low = quarter_sums(product[j]), high = quarter_sums(product[j] + 4);
             DS_UNROLL for (size_t i = 0; i < 4; ++i) {
                 const __m512 sums = _mm512_cvtepi32_ps(_mm512_permutex2var_epi64(low, two[i / 2], high));

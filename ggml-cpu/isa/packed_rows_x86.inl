@@ -1,4 +1,4 @@
-// Few rows of activations with packed weights as they lie, on 256 bits without VNNI: eight rows of weights at
+// Few rows of activations with packed weights as stored, on 256 bits without VNNI: eight rows of weights at
 // once.
 
 template <format f> struct rows32 {
@@ -7,7 +7,8 @@ template <format f> struct rows32 {
     static constexpr size_t weight_bytes = packed32<f>::weight_bytes;
 
     // Levels of at most five bits are multiplied as they are: four sums of pairs fit a word, and the bias is
-    // made up for at the end. Of others the sign goes to the activations, and a pair's sum still fits a word.
+    // subtracted at the end. For others the sign moves to the activations, so that a pair's sum still fits a
+    // word.
     static constexpr bool small = block::bias != 128;
     static DS_INLINE __m256i sums(__m256i w, __m256i x) {
         if constexpr (small) return _mm256_maddubs_epi16(w, x);
@@ -54,10 +55,10 @@ template <format f> struct rows32 {
 template <format f> struct rows256 {
     using block = block256<f>;
     static constexpr bool minima = packed<f>::minima;
-    static constexpr size_t weight_bytes = block::bytes;
+    static constexpr size_t weight_bytes = block_bytes(f);
 
-    // The pairs' sums of the s-th 32 products, as words: levels up to 63 cannot overflow them, nor can iq4's
-    // signed levels up to 127.
+    // The pairs' sums of the s-th 32 products, as words: they cannot overflow with levels up to 63, nor with
+    // iq4's signed levels up to 127.
     template <size_t s> static DS_INLINE __m256i pair_sums(__m256i levels, const char *x) {
         if constexpr (block::bias != 128) return _mm256_maddubs_epi16(levels, bytes32(x + 32 * s));
         const __m256i w = _mm256_xor_si256(levels, _mm256_set1_epi8(-128));
@@ -85,8 +86,9 @@ template <format f> struct rows256 {
         }
         by_8([&](auto s) {
             const __m256i levels = block::template levels<s.value>(w);
-            DS_UNROLL for (int j = 0; j < rows; ++j) out[j].scaled =
-                add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
+            DS_UNROLL for (int j = 0; j < rows; ++j) {
+                out[j].scaled = add_scaled<s.value>(out[j].scaled, levels, x + j * x_stride, scales);
+            }
         });
     }
 
@@ -102,8 +104,9 @@ template <format f> struct rows256 {
                     __builtin_prefetch(w[r] + at + packed_rows_ahead + i, 0, 2);
                 row_sums sums[rows];
                 one_row<rows>(w[r] + at, x, a.x_stride, sums);
-                DS_UNROLL for (int j = 0; j < rows; ++j) product[j][r] = sums[j].scaled,
-                                                         min[j][r] = sums[j].minima;
+                DS_UNROLL for (int j = 0; j < rows; ++j) {
+                    product[j][r] = sums[j].scaled, min[j][r] = sums[j].minima;
+                }
             }
             const __m256 d = scales8(w, at + block::d), m = minima ? negated(scales8(w, at + block::m)) : d;
             DS_UNROLL for (int j = 0; j < rows; ++j) {

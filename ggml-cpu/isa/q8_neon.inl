@@ -1,9 +1,9 @@
 // Q8_0 products. Integer sums are exact; the order of the float sums is q8_block_step's.
 
 constexpr int q8_block = packed<format::q8_0>::block;
-// three rows: their sums, of integers and of floats, fill the registers
+// the sums of three rows, integers and floats, fill the registers
 constexpr size_t q8_w_block = 34, q8_columns = 16, q8_tile_x = 3;
-// of a tile: sixteen scales, then steps; blocks wide
+// bytes per block of a tile (sixteen scales, then the steps), and a tile's width in blocks
 constexpr size_t q8_tile_block = 64 + 8 * 64, q8_chunk = packed_tile_width / q8_block;
 
 // A block of quantized activations.
@@ -18,14 +18,14 @@ static void q8_quantize(const float *x, char *y, size_t blocks) {
         float lane[16];
         store(lane, larger_magnitude(lo, hi));
         const float a = float_of(largest_bits(lane, 16));
-        const bool number = finite_f32(a) && !(a < 1e-30f);
+        const bool usable = finite_f32(a) && !(a < 1e-30f);
         int32_t q[q8_block] = {};
-        if (number) {
+        if (usable) {
             store_rounded(q, lo * v16(127.0f / a));
             store_rounded(q + 16, hi * v16(127.0f / a));
         }
         q8_x out;
-        out.scale = !finite_f32(a) ? a : number ? a / 127.0f : 0.0f;
+        out.scale = !finite_f32(a) ? a : usable ? a / 127.0f : 0.0f;
         for (int i = 0; i < q8_block; ++i) out.q[i] = static_cast<int8_t>(q[i]);
         memcpy(y, &out, sizeof out);
     }
@@ -37,7 +37,7 @@ DS_INLINE float q8_x_scale(const char *x) {
     return scale;
 }
 
-// ---- Few rows of activations: four rows of weights at a time, as they lie
+// ---- Few rows of activations: four rows of weights at a time, as stored
 
 // The scales of one block of four rows, as floats.
 DS_INLINE float32x4_t scales4(const char *const *w, size_t offset) {
@@ -65,8 +65,9 @@ template <size_t rows> static void q8_rows4(const packed_args &a, size_t w0, siz
             const int8x16_t x_lo = bytes16(xb + offsetof(q8_x, q)),
                             x_hi = bytes16(xb + offsetof(q8_x, q) + 16);
             int32x4_t p[4];
-            DS_UNROLL for (size_t r = 0; r < 4; ++r) p[r] =
-                dot_bytes(dot_bytes(vdupq_n_s32(0), lo[r], x_lo), hi[r], x_hi);
+            DS_UNROLL for (size_t r = 0; r < 4; ++r) {
+                p[r] = dot_bytes(dot_bytes(vdupq_n_s32(0), lo[r], x_lo), hi[r], x_hi);
+            }
             sum[j] = vfmaq_f32(sum[j], vcvtq_f32_s32(sum_of_each(p)),
                                vmulq_f32(scale, vdupq_n_f32(q8_x_scale(xb))));
         }
@@ -120,17 +121,20 @@ static void q8_tile_rows(const packed_args &a, const char *tile, size_t begin, s
     }
     for (size_t b = 0; b < (end - begin) * sizeof(q8_x); b += sizeof(q8_x), tile += q8_tile_block) {
         int32x4_t product[rows][4];
-        DS_UNROLL for (size_t j = 0; j < rows; ++j) DS_UNROLL for (size_t v = 0; v < 4; ++v) product[j][v] =
-            vdupq_n_s32(0);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            DS_UNROLL for (size_t v = 0; v < 4; ++v) { product[j][v] = vdupq_n_s32(0); }
+        }
         DS_UNROLL for (size_t part = 0; part < 2; ++part) {
             int8x16_t xs[rows];
-            DS_UNROLL for (size_t j = 0; j < rows; ++j) xs[j] =
-                bytes16(x[j] + b + offsetof(q8_x, q) + 16 * part);
+            DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+                xs[j] = bytes16(x[j] + b + offsetof(q8_x, q) + 16 * part);
+            }
             steps16<rows>(tile + 64 + 256 * part, xs, product);
         }
         const v16 scale = load(reinterpret_cast<const float *>(tile));
-        DS_UNROLL for (size_t j = 0; j < rows; ++j) sum[j] =
-            fma_f32(to_float(product[j]), scale * v16(q8_x_scale(x[j] + b)), sum[j]);
+        DS_UNROLL for (size_t j = 0; j < rows; ++j) {
+            sum[j] = fma_f32(to_float(product[j]), scale * v16(q8_x_scale(x[j] + b)), sum[j]);
+        }
     }
     DS_UNROLL for (size_t j = 0; j < rows; ++j) {
         if (end == a.blocks && a.bias) sum[j] = sum[j] + load_columns(a.bias, n);
@@ -155,5 +159,10 @@ static void q8_tile(const packed_args &a, char *tile) {
     }
 }
 
-static constexpr packed_kernels q8 = {sizeof(q8_x), 6,       q8_columns, q8_chunk *q8_tile_block,
-                                      q8_quantize,  q8_rows, q8_tile};
+static constexpr packed_kernels q8 = {.x_bytes = sizeof(q8_x),
+                                      .few_rows = 6,
+                                      .tile_weights = q8_columns,
+                                      .tile_bytes = q8_chunk * q8_tile_block,
+                                      .quantize = q8_quantize,
+                                      .rows = q8_rows,
+                                      .tile = q8_tile};

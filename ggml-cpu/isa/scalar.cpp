@@ -1,4 +1,4 @@
-// The kernels without vectors: what every machine has, and what the others are easiest compared with.
+// The kernels without vectors: they run on every machine, and the others are most easily compared with them.
 
 #include "isa.h"
 #include "target.h"
@@ -52,8 +52,13 @@ template <format f> void packed_rows(const packed_args &a) {
 template <format f> void packed_tile(const packed_args &a, char *) { packed_rows<f>(a); }
 
 template <format f> struct packed_of {
-    static constexpr packed_kernels kernels = {
-        sizeof(packed_x<packed<f>::block>), 6, 32, 0, packed_quantize<f>, packed_rows<f>, packed_tile<f>};
+    static constexpr packed_kernels kernels = {.x_bytes = sizeof(packed_x<packed<f>::block>),
+                                               .few_rows = 6,
+                                               .tile_weights = 32,
+                                               .tile_bytes = 0,
+                                               .quantize = packed_quantize<f>,
+                                               .rows = packed_rows<f>,
+                                               .tile = packed_tile<f>};
 };
 
 // ---- I8
@@ -78,7 +83,7 @@ struct scalar_pages {
                        *low = high + align64(a.depth);
             for (size_t c = 0; c < a.columns; ++c) {
                 const char *column = a.tile + c * a.depth;
-                // the sum fits, its first part need not
+                // the sum fits in 32 bits, its first term need not
                 const int32_t h = i8_dot(column, high, a.depth), l = i8_dot(column, low, a.depth);
                 a.out[r * align64(a.columns) + c] =
                     static_cast<int32_t>(128u * static_cast<uint32_t>(h) + static_cast<uint32_t>(l));
@@ -98,19 +103,19 @@ void i8_rows(const i8_args &a) {
 }
 void i8_tile(const i8_args &a, char *) { i8_rows(a); }
 
-constexpr i8_kernels i8 = {sizeof(i8_x),
-                           6,
-                           32,
-                           0,
-                           scalar_pages::rows,
-                           i8_quantize,
-                           i8_rows,
-                           i8_tile,
-                           i8_hadamard,
-                           i8_put,
-                           i8_query,
-                           i8_scores_by<scalar_pages>,
-                           i8_values_by<scalar_pages>};
+constexpr i8_kernels i8 = {.element = sizeof(i8_x),
+                           .few_rows = 6,
+                           .tile_weights = 32,
+                           .tile_bytes = 0,
+                           .attend_rows = scalar_pages::rows,
+                           .quantize = i8_quantize,
+                           .rows = i8_rows,
+                           .tile = i8_tile,
+                           .hadamard = i8_hadamard,
+                           .put = i8_put,
+                           .query = i8_query,
+                           .scores = i8_scores_by<scalar_pages>,
+                           .values = i8_values_by<scalar_pages>};
 
 }  // namespace
 }  // namespace scalar

@@ -1,6 +1,7 @@
-// Target regions: everything between BEGIN and END is compiled for the named instruction sets, and nothing
-// else of the file is. Code inside is static, in a namespace of the instruction set's own, so that no inline
-// function made here can serve as another file's. Standard headers stay outside.
+// Target regions: the code between BEGIN and END, and nothing else in the file, is compiled for the named
+// instruction sets.
+// Invariant: that code is static, in the instruction set's own namespace, so that no inline function compiled
+// here can be linked into another file. Standard headers stay outside.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,7 @@
 
 namespace ds {
 
-// Elements of the 16-bit formats, so that `load` can tell them apart.
+// Elements of the 16-bit formats, so that `load` can be overloaded.
 struct half {
     uint16_t bits;
 };
@@ -32,13 +33,13 @@ struct brain {
     uint16_t bits;
 };
 
-// The product of a repacked page of i8 and some rows of two planes: out[r][c] = 128 * (high plane . column c)
-// + (low plane . column c) + the row's start.
+// The product of a repacked i8 page and some rows of two planes: out[r][c] = 128 * (high plane . column c) +
+// (low plane . column c) + the row's start.
 struct page_args {
     const char *tile;
-    size_t columns, depth;  // of the page's rows: how many, how long
+    size_t columns, depth;  // number and length of the page's rows
     const char *x;          // rows of two planes
-    size_t rows;            // at most those that go over a page together (i8.inl)
+    size_t rows;            // at most as many as share a pass over a page (i8.inl)
     int32_t *out;           // [rows][align64(columns)]
 };
 

@@ -1,18 +1,19 @@
-// Sixteen floats in two registers of AVX2 (with FMA and F16C). What each function promises: vec_scalar.inl.
+// Sixteen floats in two registers of AVX2 (with FMA and F16C). vec_scalar.inl defines what each function
+// does.
 
 struct v16 {
     __m256 lo, hi;
     v16() = default;
-    DS_INLINE v16(__m256 lo, __m256 hi) : lo(lo), hi(hi) {}
+    DS_INLINE v16(__m256 l, __m256 h) : lo(l), hi(h) {}
     DS_INLINE v16(float x) : lo(_mm256_set1_ps(x)), hi(lo) {}
 };
 
 constexpr int attend_rows = 6, dot_rows = 3;
-// so that sums fill the registers
+// the sums then fill the registers
 constexpr int attend_vectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 constexpr size_t dot_weights = 2;
 
-DS_INLINE __m256i mask_of(size_t n) {  // n up to 8: so many lanes set
+DS_INLINE __m256i mask_of(size_t n) {  // the first n lanes, n at most 8
     alignas(32) static const int32_t edge[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
     return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(edge + 8 - n));
 }
@@ -105,7 +106,7 @@ DS_INLINE float largest(v16 x) {
     return _mm_cvtss_f32(_mm_max_ss(u, _mm_movehdup_ps(u)));
 }
 
-// Lanes j and j + s are added for s = 8, 4, 2, 1, of four vectors at once.
+// Lanes j and j + s are added for s = 8, 4, 2, 1; four vectors in one call.
 DS_INLINE void fold4(const v16 *x, float *y) {
     const __m256 a = _mm256_add_ps(x[0].lo, x[0].hi), b = _mm256_add_ps(x[1].lo, x[1].hi);
     const __m256 c = _mm256_add_ps(x[2].lo, x[2].hi), d = _mm256_add_ps(x[3].lo, x[3].hi);
@@ -152,15 +153,15 @@ DS_INLINE void store_rounded(int32_t *p, v16 x) {
     _mm256_storeu_si256(v + 1, _mm256_cvtps_epi32(x.hi));
 }
 DS_INLINE __m256 larger_magnitude(__m256 a, __m256 b) {
-    const __m256i number = _mm256_set1_epi32(0x7fffffff), x = _mm256_castps_si256(a),
+    const __m256i unsign = _mm256_set1_epi32(0x7fffffff), x = _mm256_castps_si256(a),
                   y = _mm256_castps_si256(b);
-    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_and_si256(x, number), _mm256_and_si256(y, number)));
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_and_si256(x, unsign), _mm256_and_si256(y, unsign)));
 }
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
     return {larger_magnitude(a.lo, b.lo), larger_magnitude(a.hi, b.hi)};
 }
-// No arithmetic shift of 64 bits: what goes right by more than the 20 to the left goes right before it is
-// widened.
+// AVX2 has no arithmetic right shift of 64 bits: what exceeds the left shift by 20 is shifted right before
+// widening.
 DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
     const __m128i left = _mm_cvtsi32_si128(shift < 20 ? 20 - shift : 0),
                   right = _mm_cvtsi32_si128(shift > 20 ? shift - 20 : 0);

@@ -1,9 +1,9 @@
-// Sixteen floats in one register of AVX-512. What each function promises: vec_scalar.inl.
+// Sixteen floats in one register of AVX-512. vec_scalar.inl defines what each function does.
 
 struct v16 {
     __m512 r;
     v16() = default;
-    DS_INLINE v16(__m512 r) : r(r) {}
+    DS_INLINE v16(__m512 x) : r(x) {}
     DS_INLINE v16(float x) : r(_mm512_set1_ps(x)) {}
 };
 
@@ -71,7 +71,7 @@ DS_INLINE v16 larger(v16 a, v16 b) { return _mm512_max_ps(a.r, b.r); }
 DS_INLINE bool any_nan(v16 x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q) != 0; }
 DS_INLINE float largest(v16 x) { return _mm512_reduce_max_ps(x.r); }
 
-// Lanes j and j + s are added for s = 8, 4, 2, 1, of four vectors at once.
+// Lanes j and j + s are added for s = 8, 4, 2, 1; four vectors in one call.
 DS_INLINE void fold4(const v16 *x, float *y) {
     const __m512 ab =
         _mm512_add_ps(_mm512_shuffle_f32x4(x[0].r, x[1].r, 0x44), _mm512_shuffle_f32x4(x[0].r, x[1].r, 0xee));
@@ -105,9 +105,9 @@ DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
 DS_INLINE v16 load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 DS_INLINE void store_rounded(int32_t *p, v16 x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x.r)); }
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
-    const __m512i number = _mm512_set1_epi32(0x7fffffff), x = _mm512_castps_si512(a.r),
+    const __m512i unsign = _mm512_set1_epi32(0x7fffffff), x = _mm512_castps_si512(a.r),
                   y = _mm512_castps_si512(b.r);
-    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_and_si512(x, number), _mm512_and_si512(y, number)));
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_and_si512(x, unsign), _mm512_and_si512(y, unsign)));
 }
 DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
     const __m128i left = _mm_cvtsi32_si128(20), right = _mm_cvtsi32_si128(shift < 63 ? shift : 63);

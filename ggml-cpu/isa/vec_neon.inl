@@ -1,14 +1,14 @@
-// Sixteen floats in four registers of NEON. What each function promises: vec_scalar.inl.
+// Sixteen floats in four registers of NEON. vec_scalar.inl defines what each function does.
 
 struct v16 {
     float32x4_t a, b, c, d;
     v16() = default;
-    DS_INLINE v16(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d) : a(a), b(b), c(c), d(d) {}
+    DS_INLINE v16(float32x4_t x, float32x4_t y, float32x4_t z, float32x4_t w) : a(x), b(y), c(z), d(w) {}
     DS_INLINE v16(float x) : a(vdupq_n_f32(x)), b(a), c(a), d(a) {}
 };
 
 constexpr int attend_rows = 6, dot_rows = 2;
-// so that sums fill the registers
+// the sums then fill the registers
 constexpr int attend_vectors(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr size_t dot_weights = 2;
 
@@ -74,11 +74,11 @@ DS_INLINE v16 fma_f32(v16 x, v16 y, v16 z) {
     return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c),
             vfmaq_f32(z.d, x.d, y.d)};
 }
-// Lanes of x whose number, from `first` on, is below n; else y's.
+// Lanes of x whose index, counted from `first`, is below n; else y's.
 DS_INLINE float32x4_t keep_below(float32x4_t x, float32x4_t y, uint32_t first, size_t n) {
-    static const uint32_t number[4] = {0, 1, 2, 3};
+    static const uint32_t index[4] = {0, 1, 2, 3};
     return vbslq_f32(
-        vcltq_u32(vaddq_u32(vld1q_u32(number), vdupq_n_u32(first)), vdupq_n_u32(static_cast<uint32_t>(n))), x,
+        vcltq_u32(vaddq_u32(vld1q_u32(index), vdupq_n_u32(first)), vdupq_n_u32(static_cast<uint32_t>(n))), x,
         y);
 }
 DS_INLINE v16 keep_n(v16 x, v16 y, size_t n) {
@@ -104,18 +104,18 @@ DS_INLINE float32x4_t scaled_exp2(float32x4_t p, float32x4_t n) {
 DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
     return {scaled_exp2(p.a, n.a), scaled_exp2(p.b, n.b), scaled_exp2(p.c, n.c), scaled_exp2(p.d, n.d)};
 }
-DS_INLINE uint32x4_t number_mask(float32x4_t x) { return vceqq_f32(x, x); }
+DS_INLINE uint32x4_t ordered_mask(float32x4_t x) { return vceqq_f32(x, x); }
 DS_INLINE v16 keep_nan(v16 y, v16 x) {
-    return {vbslq_f32(number_mask(x.a), y.a, x.a), vbslq_f32(number_mask(x.b), y.b, x.b),
-            vbslq_f32(number_mask(x.c), y.c, x.c), vbslq_f32(number_mask(x.d), y.d, x.d)};
+    return {vbslq_f32(ordered_mask(x.a), y.a, x.a), vbslq_f32(ordered_mask(x.b), y.b, x.b),
+            vbslq_f32(ordered_mask(x.c), y.c, x.c), vbslq_f32(ordered_mask(x.d), y.d, x.d)};
 }
 DS_INLINE bool any_nan(v16 x) {
-    return vminvq_u32(vandq_u32(vandq_u32(number_mask(x.a), number_mask(x.b)),
-                                vandq_u32(number_mask(x.c), number_mask(x.d)))) == 0;
+    return vminvq_u32(vandq_u32(vandq_u32(ordered_mask(x.a), ordered_mask(x.b)),
+                                vandq_u32(ordered_mask(x.c), ordered_mask(x.d)))) == 0;
 }
 DS_INLINE float largest(v16 x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.b), vmaxq_f32(x.c, x.d))); }
 
-// Lanes j and j + s are added for s = 8, 4, 2, 1; of four vectors at once.
+// Lanes j and j + s are added for s = 8, 4, 2, 1; four vectors in one call.
 DS_INLINE float32x4_t fold_to_4(v16 x) { return vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d)); }
 DS_INLINE float32x4_t fold_to_2(float32x4_t x, float32x4_t y) {
     const float64x2_t u = vreinterpretq_f64_f32(x), v = vreinterpretq_f64_f32(y);
@@ -154,16 +154,16 @@ DS_INLINE void store_rounded(int32_t *p, v16 x) {
     vst1q_s32(p + 12, vcvtnq_s32_f32(x.d));
 }
 DS_INLINE float32x4_t larger_magnitude(float32x4_t x, float32x4_t y) {
-    const uint32x4_t number = vdupq_n_u32(0x7fffffff), u = vreinterpretq_u32_f32(x),
+    const uint32x4_t unsign = vdupq_n_u32(0x7fffffff), u = vreinterpretq_u32_f32(x),
                      v = vreinterpretq_u32_f32(y);
-    return vreinterpretq_f32_u32(vmaxq_u32(vandq_u32(u, number), vandq_u32(v, number)));
+    return vreinterpretq_f32_u32(vmaxq_u32(vandq_u32(u, unsign), vandq_u32(v, unsign)));
 }
 DS_INLINE v16 larger_magnitude(v16 x, v16 y) {
     return {larger_magnitude(x.a, y.a), larger_magnitude(x.b, y.b), larger_magnitude(x.c, y.c),
             larger_magnitude(x.d, y.d)};
 }
 DS_INLINE void add_totals(int64_t *total, const int32_t *acc, int32_t shift) {
-    // a shift to the left by less than nothing
+    // a left shift by a negative count
     const int64x2_t right = vdupq_n_s64(-(shift < 63 ? shift : 63));
     for (int i = 0; i < 16; i += 2) {
         const int64x2_t x = vshlq_n_s64(vmovl_s32(vld1_s32(acc + i)), 20);

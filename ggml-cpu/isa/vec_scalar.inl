@@ -1,5 +1,5 @@
-// Sixteen floats without vectors; the other vec_*.inl give the same names. `n` in load_n, store_n and keep_n
-// is below 16, and lanes from n on are neither read nor written.
+// Sixteen floats without vectors. The other vec_*.inl define the same names.
+// Invariant: `n` in load_n, store_n and keep_n is below 16; lanes from n on are neither read nor written.
 
 struct v16 {
     float f[16];
@@ -65,7 +65,7 @@ DS_INLINE v16 exp_f32(v16 x) {
     return map(x, x, [](float a, float) { return ds::exp_f32(a); });
 }
 
-// of numbers
+// not for NaN: see any_nan
 DS_INLINE v16 larger(v16 a, v16 b) {
     return map(a, b, [](float x, float y) { return x > y ? x : y; });
 }
@@ -84,7 +84,7 @@ DS_INLINE void fold4(const v16 *x, float *y) {
     for (int i = 0; i < 4; ++i) y[i] = fold(x[i]);
 }
 
-// lo and hi hold pairs side by side; even gets the first of each pair.
+// lo and hi hold adjacent pairs; `even` gets the first of each pair.
 DS_INLINE void split_pairs(v16 lo, v16 hi, v16 &even, v16 &odd) {
     for (int i = 0; i < 16; ++i) {
         const float *pair = i < 8 ? lo.f + 2 * i : hi.f + (2 * i - 16);
@@ -100,7 +100,7 @@ DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
     }
 }
 
-// Integers: of 16 each, rounded halves to even where floats become integers.
+// Sixteen integers to floats and back, rounding halves to even.
 DS_INLINE v16 load_i32(const int32_t *p) {
     v16 y;
     for (int i = 0; i < 16; ++i) y.f[i] = static_cast<float>(p[i]);
@@ -109,7 +109,7 @@ DS_INLINE v16 load_i32(const int32_t *p) {
 DS_INLINE void store_rounded(int32_t *p, v16 x) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(__builtin_rintf(x.f[i]));
 }
-// The larger bits, signs cleared: a NaN is larger than any number.
+// The larger bits, signs cleared: a NaN is larger than any other value.
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
     return map(a, b, [](float x, float y) {
         const float pair[2] = {x, y};

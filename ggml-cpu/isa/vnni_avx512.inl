@@ -1,6 +1,6 @@
-// I8 on AVX-512 with VNNI, and what packed formats need for theirs, for avx512_vnni.cpp and what builds on
-// it. VPDPBUSD takes unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and each sum
-// starts at -128 times the sum of x. All is exact.
+// I8 on AVX-512 with VNNI, and what the packed formats need for theirs; included by avx512_vnni.cpp and
+// amx.cpp. VPDPBUSD multiplies unsigned by signed bytes: weights become w + 128 (the sign bit flipped), and
+// each sum starts at -128 times the sum of x. All is exact.
 
 #include "vec_avx512.inl"
 #include "exp_vec.inl"

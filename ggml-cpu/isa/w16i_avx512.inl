@@ -3,7 +3,7 @@
 struct w16i {
     __m512i r;
     w16i() = default;
-    DS_INLINE w16i(__m512i r) : r(r) {}
+    DS_INLINE w16i(__m512i x) : r(x) {}
     DS_INLINE explicit w16i(int32_t x) : r(_mm512_set1_epi32(x)) {}
     DS_INLINE explicit w16i(const char *p) : r(_mm512_loadu_si512(p)) {}
 };
@@ -23,17 +23,19 @@ DS_INLINE __m256i halved(w16i x) {
     return _mm256_add_epi32(_mm512_castsi512_si256(x.r), _mm512_extracti64x4_epi64(x.r, 1));
 }
 
-// Sixteen rows become sixteen columns.
+// Transposes 16 x 16 int32.
 DS_INLINE void transpose16(w16i *r) {
     __m512i t[16], u[16];
     DS_UNROLL for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i].r, r[i + 1].r);
         t[i + 1] = _mm512_unpackhi_epi32(r[i].r, r[i + 1].r);
     }
-    DS_UNROLL for (int i = 0; i < 16; i += 4)  // u[i + c]: column c of each quarter, of rows i to i + 3
+    // u[i + c]: column c of each quarter, of rows i to i + 3
+    DS_UNROLL for (int i = 0; i < 16; i += 4) {
         DS_UNROLL for (int j = 0; j < 2; ++j) {
-        u[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-        u[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+            u[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            u[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
     }
     DS_UNROLL for (int c = 0; c < 4; ++c) {
         // quarters 0, 2

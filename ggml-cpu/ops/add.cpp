@@ -1,4 +1,4 @@
-// add on the CPU: both sources in one piece, in parts.
+// add on the CPU: contiguous sources, shared out in parts.
 
 #include "../variants.h"
 

@@ -1,9 +1,9 @@
 // attention on the CPU. A tile is some consecutive rows of one sequence with the query heads that share a key
-// head: what is read of a page serves all of them. Tiles are shared out, the longest first; where there are
-// fewer than threads, a key head's query heads are split. Every row goes over its pages in order, so the cut
-// changes no bit. Pages of i8 are gone over twice, the scores kept in between. Latent pages of floats are
-// keys and values as they lie; those of i8 lie as keys do, and a tile transposes a page once more to have its
-// values.
+// head: all of them use what is read of a page. Tiles are shared out, the longest first; with fewer tiles
+// than threads, a key head's query heads are split. Pages of i8 are read in two passes, with the scores
+// stored between them. Latent pages of floats serve as keys and values in place; those of i8 are stored as
+// keys, and a tile transposes a page to get its values.
+// Invariant: every row takes its pages in order, so the cut changes no bit.
 
 #include "../variants.h"
 
@@ -26,13 +26,13 @@ bool fits(const cpu &, const node &n) {
 
 int64_t group_size(const node &n) { return n.src[0]->ne[1] / n.as<attention_params>().kv.kv_heads; }
 int64_t rows_of_tile(const node &n) { return std::max<int64_t>(1, tile_rows / group_size(n)); }
-// Elements of a key: of latent pages, the turned part among them.
+// Elements of a key, in latent pages including the rotated part.
 size_t key_size(const node &n) {
     return static_cast<size_t>(n.as<attention_params>().kv.head_size + n.as<attention_params>().kv.rope_size);
 }
 int64_t positions_of(const node &n, int64_t i) { return *i32_at(*n.src[4], i) + 1; }
 
-// A worker's scratch; the tiles' starts stand before the first.
+// A worker's scratch. The list of the tiles' starts precedes that of the first worker.
 struct scratch {
     float *q, *out, *weights, *max, *sum;
     int32_t *seen;
@@ -56,8 +56,8 @@ size_t work_bytes(const cpu &c, const node &n) {
     return fits(c, n) ? starts_bytes(n) + c.pool.size() * scratch_bytes(n) : 0;
 }
 
-// Eight rows of eight bytes become columns: neighbours change places by one byte, by two, by four (H. S.
-// Warren, Hacker's Delight, section 7-3).
+// Transposes 8 x 8 bytes: neighbours are exchanged by one byte, by two, by four (H. S. Warren, Hacker's
+// Delight, section 7-3).
 void transpose8(const int8_t *x, size_t x_stride, int8_t *y, size_t y_stride) {
     uint64_t row[8];
     for (size_t r = 0; r < 8; ++r) std::memcpy(&row[r], x + r * x_stride, 8);
@@ -85,8 +85,8 @@ void transpose_page(const int8_t *x, size_t columns, int8_t *y) {
         for (size_t t = 0; t < page_positions; ++t) y[c * page_positions + t] = x[t * columns + c];
 }
 
-// Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, none sees fewer positions
-// than the one before. Gives the number of tiles.
+// Cuts the rows into tiles of at most `most`: a tile's rows are of one sequence, and none sees fewer
+// positions than the one before. Returns the number of tiles.
 int64_t cut_rows(const node &n, int64_t most, int32_t *starts) {
     const tensor &sequence = *n.src[3];
     const int32_t rows = static_cast<int32_t>(n.src[0]->ne[0]);
@@ -106,7 +106,7 @@ struct tile {
     int64_t begin, end, head, heads;
 };
 
-// Where row r of a tile is.
+// The row and the query head of a tile's row r.
 int64_t row_of(const tile &t, size_t r) { return t.begin + static_cast<int64_t>(r) / t.heads; }
 int64_t head_of(const tile &t, size_t r) { return t.head + static_cast<int64_t>(r) % t.heads; }
 size_t rows_in(const tile &t) { return static_cast<size_t>((t.end - t.begin) * t.heads); }
@@ -197,17 +197,17 @@ void run(cpu &c, const node &n, char *work) {
 
 // ---- Pages of i8
 
-constexpr size_t most_scores_bytes = 8 << 20;  // a worker keeps, unless one row needs more
+constexpr size_t most_scores_bytes = 8 << 20;  // per worker, unless one row needs more
 
 bool i8_fits(const cpu &, const node &n) { return n.as<attention_params>().kv.type == format::i8; }
 
-// How many scores a worker has room for.
+// The number of scores in a worker's scratch.
 size_t scores_room(const node &n) {
     const size_t row = static_cast<size_t>(n.src[2]->ne[1] * page_positions);
     return std::max(row, std::min(most_scores_bytes / sizeof(float), row * tile_rows));
 }
 
-// A worker's scratch for a tile of up to tile_rows rows; laid out without memory, it only counts the bytes.
+// A worker's scratch for a tile of up to tile_rows rows. Without memory it only counts the bytes.
 struct i8_scratch {
     char *memory;
     size_t bytes = 0;
@@ -215,12 +215,12 @@ struct i8_scratch {
     int32_t *seen, *exponent;
     int64_t *total, *denominator;
     char *q, *page;
-    // of latent pages: the turned part's scores, and maxima that nobody asks for
+    // of latent pages: the rotated part's scores, and maxima that are discarded
     float *rope_scores, *other;
     char *q_rope;
     int8_t *values;
 
-    i8_scratch(const cpu &c, const node &n, char *memory) : memory(memory) {
+    i8_scratch(const cpu &c, const node &n, char *work) : memory(work) {
         const size_t d = static_cast<size_t>(n.src[0]->ne[2]), element = c.vec->i8->element;
         scores = take<float>(scores_room(n));
         max = take<float>(tile_rows);
@@ -269,7 +269,7 @@ void i8_begin(const cpu &c, const node &n, const tile &t, const i8_scratch &s) {
     std::fill_n(s.total, rows_in(t) * i8_total_stride(d), 0);
 }
 
-// A latent page's scores: those of its two parts, added.
+// A latent page's scores: the sum of those of its two parts.
 void i8_latent_scores(const cpu &c, i8_attend_args a, const int8_t *rope, size_t rope_size,
                       const i8_scratch &s) {
     a.v_scale = a.k_scale;
@@ -293,7 +293,7 @@ void i8_latent_scores(const cpu &c, i8_attend_args a, const int8_t *rope, size_t
         }
 }
 
-// Takes one of the two passes, over all pages that the tile sees.
+// One of the two passes over all pages that the tile sees.
 void i8_pass(const cpu &c, const node &n, const tile &t, const i8_scratch &s, bool values) {
     const tensor &pages = *n.src[1], &tables = *n.src[2];
     const kv_layout &l = n.as<attention_params>().kv;
@@ -352,8 +352,8 @@ void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) 
     i8_begin(c, n, t, s);
     i8_pass(c, n, t, s, false);
     for (size_t r = 0; r < rows_in(t); ++r) {
-        const bool numbers = finite_f32(s.max[r]) && finite_f32(s.largest[r]);
-        s.exponent[r] = numbers ? exponent_above(s.largest[r]) : i8_nan;
+        const bool finite = finite_f32(s.max[r]) && finite_f32(s.largest[r]);
+        s.exponent[r] = finite ? exponent_above(s.largest[r]) : i8_nan;
         s.max[r] = std::ceil(s.max[r]);
     }
     i8_pass(c, n, t, s, true);
@@ -368,7 +368,7 @@ void i8_attend(const cpu &c, const node &n, const tile &t, const i8_scratch &s) 
     }
 }
 
-// The longer the sequences, the fewer rows a tile has: their scores stay in a worker's scratch.
+// The longer the sequences, the fewer rows in a tile: their scores must fit a worker's scratch.
 void i8_run(cpu &c, const node &n, char *work) {
     int64_t longest = 1;
     for (int64_t i = 0; i < n.out.ne[0]; ++i) longest = std::max(longest, positions_of(n, i));

@@ -1,4 +1,5 @@
-// candidates on the CPU: here nobody asks for them, for whoever chooses has the logits at hand.
+// candidates on the CPU: the reference only. Graphs on host memory have no such node, as sampling reads the
+// logits there.
 #include "../variants.h"
 
 namespace ds {

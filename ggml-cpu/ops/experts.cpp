@@ -1,7 +1,7 @@
 // experts on the CPU: tokens are sorted by expert, so that an expert's weights are read once for all of its
-// tokens, and those of experts without tokens not at all. A token is made ready for the products once,
-// whatever the number of its experts. Then two rounds, each cut for all threads: gate, up and what comes of
-// them, panel by panel of all experts; and down. The sums are made token by token.
+// tokens, and not at all without tokens. A token is quantized once, whatever the number of its experts. Two
+// rounds follow, each shared out over all threads: gate, up and their product, panel by panel of all experts;
+// then down. Results are summed token by token.
 
 #include "../products.h"
 
@@ -14,38 +14,38 @@ bool fits(const cpu &, const node &n) { return contiguous(*n.src[0]); }
 int64_t pairs_of(const node &n) { return n.src[1]->ne[0] * n.src[1]->ne[2]; }  // of a token and an expert
 size_t ffn_of(const node &n) { return static_cast<size_t>(n.src[2]->ne[1]); }
 
-// What the products take. Up may be of another format than gate, and then has rows of its own.
+// The products. If up's format differs from gate's, it has rows of its own.
 struct products {
     product gate, up, down;
     products(const cpu &c, const node &n) : gate(c, *n.src[2]), up(c, *n.src[3]), down(c, *n.src[4]) {}
     bool apart() const { return up.type != gate.type; }
 };
 
-// Laid out without memory, it only counts the bytes. A pair's place is where it stands after the sort.
+// Without memory it only counts the bytes. A pair's index is its position after the sort.
 struct scratch {
     char *memory;
     size_t bytes = 0, tile_bytes, panel_bytes;
-    int32_t *place;    // [pairs], of each pair as the router gave it
-    int32_t *first;    // [experts + 1], each expert's first place
-    int32_t *touched;  // [experts], those that have tokens
-    char *x, *x_up;    // [pairs] rows ready for gate, and for up
-    float *hidden;     // [pairs][f]
-    char *ready;       // [pairs] rows of it ready for down
-    float *y;          // [pairs][d]
-    char *tiles;       // [threads][tile_bytes]
-    char *panels;      // [threads][panel_bytes]: up's part of a panel
+    int32_t *index;     // [pairs], in the router's order
+    int32_t *first;     // [experts + 1], each expert's first index
+    int32_t *touched;   // [experts], those that have tokens
+    char *x, *x_up;     // [pairs] quantized rows for gate, and for up
+    float *hidden;      // [pairs][f]
+    char *hidden_rows;  // [pairs] rows of it, quantized for down
+    float *y;           // [pairs][d]
+    char *tiles;        // [threads][tile_bytes]
+    char *panels;       // [threads][panel_bytes]: up's part of a panel
 
-    scratch(const cpu &c, const node &n, const products &p, char *memory) : memory(memory) {
+    scratch(const cpu &c, const node &n, const products &p, char *work) : memory(work) {
         const int64_t tokens = n.src[0]->ne[0], d = n.src[0]->ne[1], pairs = pairs_of(n),
                       experts = n.src[2]->ne[0];
         const auto rows = static_cast<size_t>(pairs);
-        place = take<int32_t>(pairs);
+        index = take<int32_t>(pairs);
         first = take<int32_t>(experts + 1);
         touched = take<int32_t>(experts);
         x = take_bytes(rows * p.gate.row_bytes());
         x_up = p.apart() ? take_bytes(rows * p.up.row_bytes()) : x;
         hidden = take<float>(pairs * static_cast<int64_t>(ffn_of(n)));
-        ready = take_bytes(rows * p.down.row_bytes());
+        hidden_rows = take_bytes(rows * p.down.row_bytes());
         y = take<float>(pairs * d);
         tile_bytes = std::max({p.gate.tile_bytes(), p.up.tile_bytes(), p.down.tile_bytes()});
         panel_bytes = align64(static_cast<size_t>(tokens) * most_panel * sizeof(float));
@@ -68,7 +68,7 @@ int32_t expert_of(const node &n, int64_t pair) {
     return static_cast<int32_t>(*f32_at(*n.src[1], pair / k, 0, pair % k));
 }
 
-// Sorts the pairs by expert; gives the number of experts that have any.
+// Sorts the pairs by expert; returns the number of experts that have any.
 int64_t sort_pairs(const node &n, const scratch &s) {
     const int64_t experts = n.src[2]->ne[0], pairs = pairs_of(n);
     std::fill_n(s.first, experts + 1, 0);
@@ -78,33 +78,33 @@ int64_t sort_pairs(const node &n, const scratch &s) {
         if (s.first[e + 1] > 0) s.touched[count++] = e;
         s.first[e + 1] += s.first[e];
     }
-    for (int64_t i = 0; i < pairs; ++i) s.place[i] = s.first[expert_of(n, i)]++;
-    // each start has moved on to the next one's
+    for (int64_t i = 0; i < pairs; ++i) s.index[i] = s.first[expert_of(n, i)]++;
+    // each start has advanced to the next one's
     std::copy_backward(s.first, s.first + experts, s.first + experts + 1);
     s.first[0] = 0;
     return count;
 }
 
-// Each token made ready, once for each format, at the places of all of its pairs.
+// Quantizes each token, once for each format, to the indices of all of its pairs.
 void gather(cpu &c, const node &n, const products &p, const scratch &s) {
     const int64_t k = n.src[1]->ne[2], d = n.src[0]->ne[1];
-    const auto make = [&](const product &to, char *rows, int64_t token) {
+    const auto quantize = [&](const product &to, char *rows, int64_t token) {
         const size_t bytes = to.row_bytes();
-        char *const row = rows + static_cast<size_t>(s.place[token * k]) * bytes;
+        char *const row = rows + static_cast<size_t>(s.index[token * k]) * bytes;
         to.quantize_rows(f32_at(*n.src[0], token), row);
         for (int64_t r = 1; r < k; ++r)
-            std::memcpy(rows + static_cast<size_t>(s.place[token * k + r]) * bytes, row, bytes);
+            std::memcpy(rows + static_cast<size_t>(s.index[token * k + r]) * bytes, row, bytes);
     };
     share_range(c, static_cast<size_t>(n.src[0]->ne[0]), n.src[0]->ne[0] * d * (k + 4) / 32,
                 [&](size_t begin, size_t end, unsigned) {
                     for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
-                        make(p.gate, s.x, i);
-                        if (p.apart()) make(p.up, s.x_up, i);
+                        quantize(p.gate, s.x, i);
+                        if (p.apart()) quantize(p.up, s.x_up, i);
                     }
                 });
 }
 
-// f(expert, its first place, its pairs, first weight, weights, worker) for every panel of the touched
+// f(expert, its first index, its pairs, first weight, weights, worker) for every panel of the touched
 // experts' `weights` rows.
 template <class F> void share_panels(cpu &c, const scratch &s, size_t touched, size_t weights, const F &f) {
     const size_t panel = product_panel(touched, weights, c.pool.size()), panels = ceil_div(weights, panel);
@@ -121,16 +121,16 @@ void gate_and_up(cpu &c, const node &n, const products &p, const scratch &s, siz
     const size_t f = ffn_of(n);
     share_panels(
         c, s, touched, f,
-        [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
-            float *const gate = s.hidden + place * f + w0, *const up = reinterpret_cast<float *>(
-                                                               s.panels + worker * s.panel_bytes);
+        [&](int32_t e, size_t first, size_t rows, size_t w0, size_t weights, unsigned worker) {
+            float *const gate = s.hidden + first * f + w0;
+            float *const up = reinterpret_cast<float *>(s.panels + worker * s.panel_bytes);
             char *const tile = s.tiles + worker * s.tile_bytes;
             tensor scale;
             p.gate.run(matrix_of(*n.src[2], e, scale),
-                       {w0, weights, s.x + place * p.gate.row_bytes(), p.gate.row_bytes(), rows, gate, f},
+                       {w0, weights, s.x + first * p.gate.row_bytes(), p.gate.row_bytes(), rows, gate, f},
                        tile);
             p.up.run(matrix_of(*n.src[3], e, scale),
-                     {w0, weights, s.x_up + place * p.up.row_bytes(), p.up.row_bytes(), rows, up, weights},
+                     {w0, weights, s.x_up + first * p.up.row_bytes(), p.up.row_bytes(), rows, up, weights},
                      tile);
             for (size_t r = 0; r < rows; ++r)
                 c.vec->floats->gated(unary::silu, gate + r * f, up + r * weights, gate + r * f, weights);
@@ -141,14 +141,16 @@ void down(cpu &c, const node &n, const products &p, const scratch &s, size_t tou
     const size_t f = ffn_of(n), d = static_cast<size_t>(n.src[0]->ne[1]), bytes = p.down.row_bytes();
     const auto pairs = static_cast<size_t>(pairs_of(n));
     share_range(c, pairs, static_cast<int64_t>(pairs * f / 8), [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i) p.down.quantize_rows(s.hidden + i * f, s.ready + i * bytes);
+        for (size_t i = begin; i < end; ++i)
+            p.down.quantize_rows(s.hidden + i * f, s.hidden_rows + i * bytes);
     });
     share_panels(c, s, touched, d,
-                 [&](int32_t e, size_t place, size_t rows, size_t w0, size_t weights, unsigned worker) {
+                 [&](int32_t e, size_t first, size_t rows, size_t w0, size_t weights, unsigned worker) {
                      tensor scale;
-                     p.down.run(matrix_of(*n.src[4], e, scale),
-                                {w0, weights, s.ready + place * bytes, bytes, rows, s.y + place * d + w0, d},
-                                s.tiles + worker * s.tile_bytes);
+                     p.down.run(
+                         matrix_of(*n.src[4], e, scale),
+                         {w0, weights, s.hidden_rows + first * bytes, bytes, rows, s.y + first * d + w0, d},
+                         s.tiles + worker * s.tile_bytes);
                  });
 }
 
@@ -163,7 +165,7 @@ void combine(cpu &c, const node &n, const scratch &s) {
                         else std::fill_n(y, d, 0.0f);
                         for (int64_t r = 0; r < k; ++r)
                             c.vec->floats->add_times(*f32_at(*n.src[1], i, 1, r),
-                                                     s.y + s.place[i * k + r] * d, y, static_cast<size_t>(d));
+                                                     s.y + s.index[i * k + r] * d, y, static_cast<size_t>(d));
                     }
                 });
 }

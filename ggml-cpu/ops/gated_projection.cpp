@@ -1,5 +1,5 @@
-// gated_projection on the CPU: x is normed and made ready once; then gate, up and what comes of them, panel
-// by panel. Gate's part is made in its place, up's in scratch.
+// gated_projection on the CPU: x is normed and quantized once; then gate, up and their product, panel by
+// panel. Gate's part is computed in the result, up's in scratch.
 
 #include "../products.h"
 
@@ -11,7 +11,7 @@ shared_input input_of(const node &n) { return {*n.src[0], n.src[1], n.as<gated_p
 
 bool fits(const cpu &, const node &n) { return n.src[0]->stride[1] == 1; }
 
-// A thread's: up's part of a panel, and a tile.
+// Scratch per thread: up's part of a panel, and a tile.
 struct own_scratch {
     size_t panel, tile;
     own_scratch(const cpu &c, const node &n) {

@@ -1,5 +1,5 @@
-// get_rows on the CPU: rows are shared out, each decoded by its format's definition, then multiplied by its
-// scale where it has one.
+// get_rows on the CPU: rows are shared out; each is decoded by its format's definition, then multiplied by
+// its scale if it has one.
 
 #include "../variants.h"
 

@@ -1,5 +1,5 @@
-// head_matmul on the CPU: rows are made ready once for all parts of a head's weights; heads, and where they
-// are fewer than threads want, parts of their weights, are shared out.
+// head_matmul on the CPU: rows are quantized once for all parts of a head's weights. Heads are shared out,
+// and parts of their weights too if the heads are too few for the threads.
 
 #include "../products.h"
 
@@ -16,7 +16,7 @@ static size_t work_bytes(const cpu &c, const node &n) {
     return quantized_bytes(p, n) + c.pool.size() * p.tile_bytes();
 }
 
-// Row i of head h at [h][i].
+// Row i of head h to [h][i].
 static void quantize_rows(cpu &c, const node &n, const product &p, char *to) {
     const tensor &x = *n.src[0];
     const size_t rows = static_cast<size_t>(x.ne[0]);

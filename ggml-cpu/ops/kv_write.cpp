@@ -1,6 +1,6 @@
-// kv_write on the CPU: positions are shared out; a key's elements go 64 positions apart, a value's side by
-// side; in pages of i8 the other way round. Of latent pages, floats lie side by side, and both parts of i8
-// are written as keys are.
+// kv_write on the CPU: positions are shared out. A key's elements are stored 64 apart, a value's side by
+// side; in pages of i8 the other way round. Latent pages: floats side by side, both parts of i8 as keys are
+// (layout: kv_layout).
 
 #include "../variants.h"
 
@@ -38,19 +38,19 @@ static void run(cpu &c, const node &n, char *) {
         for (int64_t i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) {
             const int32_t slot = *i32_at(slots, i);
             char *page = at(pages, slot / page_positions);
-            const int64_t place = slot % page_positions;
+            const int64_t t = slot % page_positions;
             const size_t d = static_cast<size_t>(l.head_size);
             if (l.rope_size) {
-                char *const row = page + l.k_offset + place * (l.head_size + l.rope_size) * element;
+                char *const row = page + l.k_offset + t * (l.head_size + l.rope_size) * element;
                 put_row(c, l, f32_at(k, i), d, row);
                 put_row(c, l, f32_at(v, i), static_cast<size_t>(l.rope_size), row + l.head_size * element);
                 continue;
             }
             for (int64_t h = 0; h < l.kv_heads; ++h) {
                 put_key(c, l, f32_at(k, i, h), d,
-                        page + l.k_offset + (h * l.head_size * page_positions + place) * element);
+                        page + l.k_offset + (h * l.head_size * page_positions + t) * element);
                 put_row(c, l, f32_at(v, i, h), d,
-                        page + l.v_offset + (h * page_positions + place) * l.head_size * element);
+                        page + l.v_offset + (h * page_positions + t) * l.head_size * element);
             }
         }
     });
@@ -69,35 +69,35 @@ static size_t i8_work(const cpu &c, const node &n) {
 // One position's heads; `transformed` holds one head.
 static void put_i8(const cpu &c, const node &n, int64_t i, float *transformed) {
     const kv_layout &l = n.as<kv_layout>();
-    const int64_t place = *i32_at(*n.src[3], i) % page_positions;
+    const int64_t t = *i32_at(*n.src[3], i) % page_positions;
     const size_t d = static_cast<size_t>(l.head_size);
     char *page = at(*n.src[2], *i32_at(*n.src[3], i) / page_positions);
     int8_t *k = reinterpret_cast<int8_t *>(page + l.k_offset),
            *v = reinterpret_cast<int8_t *>(page + l.v_offset);
-    float *k_scale = reinterpret_cast<float *>(k + l.elements()) + place,
-          *v_scale = reinterpret_cast<float *>(v + l.elements()) + place;
+    float *k_scale = reinterpret_cast<float *>(k + l.elements()) + t,
+          *v_scale = reinterpret_cast<float *>(v + l.elements()) + t;
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         std::memcpy(transformed, f32_at(*n.src[0], i, h), d * sizeof(float));
         c.vec->i8->hadamard(transformed, d);
         k_scale[h * page_positions] =
-            c.vec->i8->put(transformed, k + (h * page_positions + place) * l.head_size, 1, d);
+            c.vec->i8->put(transformed, k + (h * page_positions + t) * l.head_size, 1, d);
         if (l.rope_size) continue;
         v_scale[h * page_positions] = c.vec->i8->put(
-            f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + place, page_positions, d);
+            f32_at(*n.src[1], i, h), v + h * l.head_size * page_positions + t, page_positions, d);
     }
 }
 
-// The turned part of a latent page's keys.
+// The rotated part of a latent page's keys.
 static void put_i8_rope(const cpu &c, const node &n, int64_t i, float *transformed) {
     const kv_layout &l = n.as<kv_layout>();
-    const int64_t place = *i32_at(*n.src[3], i) % page_positions;
+    const int64_t t = *i32_at(*n.src[3], i) % page_positions;
     const size_t r = static_cast<size_t>(l.rope_size);
     int8_t *k =
         reinterpret_cast<int8_t *>(at(*n.src[2], *i32_at(*n.src[3], i) / page_positions) + l.v_offset);
     std::memcpy(transformed, f32_at(*n.src[1], i, 0), r * sizeof(float));
     c.vec->i8->hadamard(transformed, r);
-    reinterpret_cast<float *>(k + l.rope_size * page_positions)[place] =
-        c.vec->i8->put(transformed, k + place * l.rope_size, 1, r);
+    reinterpret_cast<float *>(k + l.rope_size * page_positions)[t] =
+        c.vec->i8->put(transformed, k + t * l.rope_size, 1, r);
 }
 
 static void run_i8(cpu &c, const node &n, char *work) {

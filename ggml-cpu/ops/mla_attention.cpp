@@ -1,8 +1,8 @@
-// mla_attention on the CPU. Rows that are not expanded go through the three operations that they stand for. A
-// run that is expanded is shared out by heads, and where there are fewer of them than threads, by parts of
-// its rows. A task takes its head's weights as f32 and goes over the pages in order: from a page's latents it
-// makes 64 keys and values, which stay in a second-level cache while all of the task's rows attend to them.
-// Every row goes over its pages in order, so the cut changes no bit.
+// mla_attention on the CPU. Absorbed rows run as the three operations that they stand for (mla_absorbed). An
+// expanded run is shared out by heads, and if these are fewer than threads, by parts of its rows. A task
+// decodes its head's weights to f32 and takes the pages in order: from a page's latents it computes 64 keys
+// and values, which stay in a second-level cache while all of the task's rows attend to them.
+// Invariant: every row takes its pages in order, so the cut changes no bit.
 #include "../variants.h"
 
 #include "../../tensor/mla.h"
@@ -15,24 +15,24 @@ namespace {
 
 constexpr int64_t most_rows = 2048;  // of a task: some megabytes of scratch, and few enough expansions
 
-// A run's part and one head.
+// A part of a run's rows, for one head.
 struct task {
     int64_t begin, end, head;
     size_t rows() const { return static_cast<size_t>(end - begin); }
 };
 
-// A worker's scratch; laid out without memory, it only counts the bytes.
+// A worker's scratch. Without memory it only counts the bytes.
 struct scratch {
     char *memory;
     size_t bytes = 0;
     float *weights;  // [value + nope][latent]: the rows of v_b, the columns of k_b
-    float *some;     // some rows of k_b; a key's turned part
+    float *some;     // some rows of k_b; a key's rotated part
     float *made;     // [value + nope + rope][64]: a page's values, column by column, and keys
     float *values;   // [64][value]
     float *q, *out, *scores, *max, *sum;
     int32_t *seen;
 
-    scratch(const node &n, char *memory) : memory(memory) {
+    scratch(const node &n, char *work) : memory(work) {
         const mla_sizes s(n);
         const auto of = [](int64_t x, int64_t y) { return static_cast<size_t>(x * y); };
         const int64_t rows = std::min(n.out.ne[0], most_rows);
@@ -88,7 +88,7 @@ void take_weights(const node &n, int64_t head, const scratch &s) {
     }
 }
 
-// The head's values and keys of a page's first `seen` positions.
+// The head's values and keys for a page's first `seen` positions.
 void expand_page(const cpu &c, const node &n, const char *page, size_t seen, const scratch &s) {
     const mla_sizes m(n);
     const format type = n.as<mla_params>().kv.type;
@@ -165,8 +165,8 @@ void attend(const cpu &c, const node &n, const task &t, const scratch &s) {
                               f32_at(n.out, t.begin + static_cast<int64_t>(r), t.head), value);
 }
 
-// Parts of a run's rows a head: every one makes all keys and values anew, and with few the last threads may
-// have little to do.
+// The number of parts of a run's rows per head. Every part computes all keys and values anew, but with few
+// parts the last threads may idle.
 int64_t parts_of(const cpu &c, const node &n, int64_t begin, int64_t end) {
     const mla_sizes s(n);
     const mla_rows all = mla_rows_of(n, begin, end);

@@ -1,5 +1,5 @@
-// projections on the CPU: x is normed and made ready once, then the matrices' panels are shared out as if
-// they were one matrix. Small weights get by without a second thread, as those of matmul do.
+// projections on the CPU: x is normed and quantized once, then the matrices' panels are shared out as if they
+// were one matrix. Small weights run on one thread, as matmul's do.
 
 #include "../products.h"
 

@@ -1,4 +1,4 @@
-// rms_norm on the CPU: a row at a time, of any outer strides.
+// rms_norm on the CPU: row by row, with any outer strides.
 
 #include "../variants.h"
 

@@ -1,4 +1,4 @@
-// rope on the CPU: a head at a time.
+// rope on the CPU: head by head.
 
 #include "../variants.h"
 

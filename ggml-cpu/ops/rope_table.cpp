@@ -1,5 +1,5 @@
-// rope_table on the CPU: pairs are shared out, so that each frequency (the costly part) is formed once. All
-// in double, without vectors: once a step.
+// rope_table on the CPU: pairs are shared out, so that each frequency (the costly part) is computed once. All
+// in double, without vectors: it runs once per step.
 
 #include "../variants.h"
 

@@ -1,4 +1,4 @@
-// router on the CPU: tokens are shared out, each routed by the one function that says what routing means.
+// router on the CPU: tokens are shared out, each routed by the reference's function.
 
 #include "../variants.h"
 

@@ -1,4 +1,4 @@
-// Which kernels attend, and how the work is cut.
+// What each way of attention can compute, and how its work is cut into blocks.
 #include "config.h"
 
 #include <algorithm>
@@ -7,16 +7,17 @@ namespace ds::cuda {
 
 static size_t part_bytes(size_t n) { return (n + 255) / 256 * 256; }
 static int32_t parts_of(int32_t n, int32_t of) { return (n + of - 1) / of; }
-constexpr size_t most_scores_kept = 64 << 20;  // bytes
+// 64 MiB: above, scores are computed twice instead of being stored
+constexpr size_t most_scores_kept = 64 << 20;
 
 const char *name_of(attention_way w) {
-    constexpr const char *names[] = {"plain", "integers", "floats"};
+    constexpr const char *names[] = {"integers", "floats", "plain"};
     return names[static_cast<size_t>(w)];
 }
 
 static size_t scores_bytes(const attention_launch_params &a) {
     return static_cast<size_t>(a.n) * static_cast<size_t>(a.heads) * static_cast<size_t>(a.max_pages) *
-           page_places * sizeof(float);
+           page_length * sizeof(float);
 }
 
 static int32_t most_memory(const attention_launch_params &a, const attention_cut &c) {
@@ -29,10 +30,10 @@ attention_cut cut_of(const attention_launch_params &a, const device_facts &d) {
     attention_cut c = {};
     c.prefill = a.n > 64 && l.head_size <= 128 && l.rope_size == 0;
     c.tiles = c.prefill ? 4 : 1;
-    const int32_t places = 16 * c.tiles;
-    c.head_parts = parts_of(group, places);
+    const int32_t slots = 16 * c.tiles;
+    c.head_parts = parts_of(group, slots);
     c.heads = parts_of(group, c.head_parts);
-    c.rows = c.prefill ? std::max(1, places / c.heads) : 1;
+    c.rows = c.prefill ? std::max(1, slots / c.heads) : 1;
     const int64_t blocks = std::max<int64_t>(1, int64_t{a.n} * l.kv_heads * c.head_parts);
     c.splits = c.prefill ? 1
                          : static_cast<int32_t>(
@@ -50,7 +51,7 @@ attention_cut one_row_of(attention_cut c, int32_t group) {
     return c;
 }
 
-// The totals are needed where blocks share a row: then rows times heads are few.
+// Totals are stored only where blocks share a row, which happens only with few rows times heads.
 attention_work work_of(const attention_launch_params &a, const attention_cut &c) {
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
     attention_work w = {};
@@ -64,12 +65,12 @@ attention_work work_of(const attention_launch_params &a, const attention_cut &c)
     return w;
 }
 
-// A bound that grows with every dimension, whatever is chosen: with n rows there may be fewer, which are cut
-// in another way.
+// A bound for every cut, growing with every dimension. Fewer rows may be cut in another way, so the exact
+// size would not grow.
 size_t attention_work_bytes(const attention_launch_params &a, const device_facts &d) {
     if (a.p.kv.type != format::i8) return float_attention_bytes(a);
     const size_t heads = static_cast<size_t>(a.n) * static_cast<size_t>(a.heads);
-    // rows times heads that are split at most
+    // the most rows times heads whose pages are split among blocks
     const size_t shared = std::min(heads, static_cast<size_t>(2 * d.processors) * 16);
     return part_bytes(2 * heads * sizeof(uint32_t)) +
            part_bytes(shared * static_cast<size_t>(a.p.kv.head_size + 1) * sizeof(int64_t)) +
@@ -93,11 +94,6 @@ bool fits(attention_way way, const attention_launch_params &a, const device_fact
         return (l.type == format::f16 || l.type == format::f32) && float_attention_fits(a);
     default: return false;
     }
-}
-attention_way choose(const attention_launch_params &a, const device_facts &d) {
-    for (attention_way w : {attention_way::integers, attention_way::floats})
-        if (fits(w, a, d)) return w;
-    return attention_way::plain;
 }
 
 }  // namespace ds::cuda

@@ -1,9 +1,9 @@
-// Attention over pages of f16 and f32 (numerics.h has the sums; where a row's pages are one part, the result
-// has the CPU's bits). A block takes one row of the batch and up to 8 query heads of one key head, so that a
-// page is read once for all of them: a thread makes the score of a position and a head in the order of the
-// elements, then an element of the result in the order of positions. Long rows are cut into parts of
-// `part_pages` pages, always at the same positions, whatever else runs; their results are put together in
-// order.
+// Attention over pages of f16 and f32, with the sums of numerics.h; a row whose pages make one part has the
+// CPU's bits. A block takes one row of the batch and up to 8 query heads of one key head, so that a page is
+// read once for all of them. A thread computes the score of one position and head in the order of the
+// elements, then one element of the result in the order of positions.
+// Long rows are cut into parts of `part_pages` pages. The cuts depend on positions alone, not on what else
+// runs, and the parts' results are combined in order.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -14,16 +14,16 @@ constexpr int float_threads = 256, float_heads = 8, part_pages = 16, most_float_
 
 struct float_args {
     attention_launch_params a;
-    // [n, heads, parts, head_size + 2]: sums, then maximum and denominator; null: there is but one part
+    // [n, heads, parts, head_size + 2]: sums, then maximum and denominator. Null: a single part
     float *parts;
     int32_t part_count, head_parts;
 };
 
 DS_HD int32_t head_part_count(int32_t group) { return (group + float_heads - 1) / float_heads; }
 
-template <class T> __device__ float number_at(const T *p);
-template <> __device__ float number_at<float>(const float *p) { return *p; }
-template <> __device__ float number_at<uint16_t>(const uint16_t *p) { return half_value(*p); }
+template <class T> __device__ float float_at(const T *p);
+template <> __device__ float float_at<float>(const float *p) { return *p; }
+template <> __device__ float float_at<uint16_t>(const uint16_t *p) { return half_value(*p); }
 
 struct float_memory {
     int32_t q, w, head, bytes;
@@ -31,22 +31,22 @@ struct float_memory {
 DS_HD float_memory float_memory_of(int32_t width) {
     float_memory m = {};
     m.q = take_bytes(m.bytes, float_heads * width * 4);
-    m.w = take_bytes(m.bytes, float_heads * page_places * 4);
+    m.w = take_bytes(m.bytes, float_heads * page_length * 4);
     m.head = take_bytes(m.bytes, float_heads * 3 * 4);
     return m;
 }
 
-// sixteen lanes' dot product, as dot_in_lanes makes it, of q[0 … n) and the latent key k[0 … n)
+// Dot product of q[0 … n) and the latent key k[0 … n) in sixteen lanes, in the order of dot_in_lanes.
 template <class T> __device__ float latent_score(const float *q, const T *k, int32_t n) {
     float lane[dot_lanes] = {};
     for (int32_t first = 0; first < n; first += dot_lanes) DS_UNROLL
     for (int j = 0; j < dot_lanes; ++j)
-        if (first + j < n) lane[j] = fma_f32(q[first + j], number_at(k + first + j), lane[j]);
+        if (first + j < n) lane[j] = fma_f32(q[first + j], float_at(k + first + j), lane[j]);
     return fold_lanes<dot_lanes>(lane);
 }
 
 template <class T> __global__ void __launch_bounds__(float_threads) float_attention_kernel(float_args g) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     const attention_launch_params &a = g.a;
     const kv_layout &l = a.p.kv;
@@ -57,9 +57,9 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
     const int32_t first = static_cast<int32_t>(blockIdx.y) % g.head_parts * float_heads,
                   heads = group - first < float_heads ? group - first : float_heads;
     const int32_t head = kv_head * group + first, count = a.position[row] + 1,
-                  begin = part * part_pages * page_places;
+                  begin = part * part_pages * page_length;
     if (begin >= count) return;
-    const int32_t end = count < begin + part_pages * page_places ? count : begin + part_pages * page_places;
+    const int32_t end = count < begin + part_pages * page_length ? count : begin + part_pages * page_length;
     const float_memory m = float_memory_of(width);
     float *const q = reinterpret_cast<float *>(memory + m.q), *const w =
                                                                   reinterpret_cast<float *>(memory + m.w);
@@ -71,20 +71,20 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
                         : a.q_rope[row * a.rope_stride + (head + h) * a.rope_head_stride + d - size];
     }
     constexpr int own = most_float_head * float_heads / float_threads;
-    // element i of the block's heads * size results is of thread i % float_threads
+    // thread i % float_threads holds element i of the block's heads * size results
     float out[own] = {};
     const float scale = attention_scale(a.p.scale);
     const int32_t *const table = a.tables + static_cast<int64_t>(a.sequence[row]) * a.table_stride;
     __syncthreads();
-    for (int32_t done = begin; done < end; done += page_places) {
-        const int32_t seen = end - done < page_places ? end - done : page_places;
-        const char *const page = a.pages + static_cast<int64_t>(table[done / page_places]) * a.page_bytes;
-        const int64_t part_of_head = static_cast<int64_t>(kv_head) * size * page_places;
+    for (int32_t done = begin; done < end; done += page_length) {
+        const int32_t seen = end - done < page_length ? end - done : page_length;
+        const char *const page = a.pages + static_cast<int64_t>(table[done / page_length]) * a.page_bytes;
+        const int64_t part_of_head = static_cast<int64_t>(kv_head) * size * page_length;
         const T *const k = reinterpret_cast<const T *>(page + l.k_offset) + part_of_head,
                        *const v = reinterpret_cast<const T *>(page + (rope ? l.k_offset : l.v_offset)) +
                                   part_of_head;
-        for (int32_t i = thread; i < heads * page_places; i += float_threads) {
-            const int32_t h = i / page_places, t = i % page_places;
+        for (int32_t i = thread; i < heads * page_length; i += float_threads) {
+            const int32_t h = i / page_length, t = i % page_length;
             float s = 0.0f;
             if (t >= seen) {
                 w[i] = 0.0f;
@@ -93,25 +93,25 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
             if (rope) s = latent_score(q + h * width, k + static_cast<int64_t>(t) * width, width);
             else
                 for (int32_t d = 0; d < size; ++d)
-                    s = fma_f32(q[h * width + d], number_at(k + d * page_places + t), s);
+                    s = fma_f32(q[h * width + d], float_at(k + d * page_length + t), s);
             w[i] = s * scale;
         }
         __syncthreads();
         if (thread < heads) {
             float most = done == begin ? float_of(0xff800000u) : max[thread];
             const float before = most;
-            for (int32_t t = 0; t < seen; ++t) most = attention_max(most, w[thread * page_places + t]);
+            for (int32_t t = 0; t < seen; ++t) most = attention_max(most, w[thread * page_length + t]);
             max[thread] = most;
             keep[thread] = done == begin ? 0.0f : exp2_f32(before - most);
         }
         __syncthreads();
-        for (int32_t i = thread; i < heads * page_places; i += float_threads)
-            if (i % page_places < seen) w[i] = exp2_f32(w[i] - max[i / page_places]);
+        for (int32_t i = thread; i < heads * page_length; i += float_threads)
+            if (i % page_length < seen) w[i] = exp2_f32(w[i] - max[i / page_length]);
         __syncthreads();
         if (thread < heads) {
             float lane[dot_lanes] = {};
-            for (int32_t t = 0; t < page_places; ++t)
-                lane[t % dot_lanes] = lane[t % dot_lanes] + w[thread * page_places + t];
+            for (int32_t t = 0; t < page_length; ++t)
+                lane[t % dot_lanes] = lane[t % dot_lanes] + w[thread * page_length + t];
             sum[thread] =
                 fma_f32(done == begin ? 0.0f : sum[thread], keep[thread], fold_lanes<dot_lanes>(lane));
         }
@@ -121,7 +121,7 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
             if (h >= heads) break;
             float x = 0.0f;
             for (int32_t t = 0; t < seen; ++t)
-                x = fma_f32(w[h * page_places + t], number_at(v + static_cast<int64_t>(t) * width + d), x);
+                x = fma_f32(w[h * page_length + t], float_at(v + static_cast<int64_t>(t) * width + d), x);
             out[i] = fma_f32(out[i], keep[h], x);
         }
         __syncthreads();
@@ -141,13 +141,13 @@ template <class T> __global__ void __launch_bounds__(float_threads) float_attent
     }
 }
 
-// The parts of a row and head, in order: as page after page.
+// Combines the parts of a row and head in order, as pages are.
 __global__ void join_parts_kernel(float_args g) {
-    former_results();
+    wait_for_prior_kernels();
     const attention_launch_params &a = g.a;
     const int32_t size = a.p.kv.head_size, row = static_cast<int32_t>(blockIdx.x),
                   head = static_cast<int32_t>(blockIdx.y);
-    const int32_t count = (a.position[row] + part_pages * page_places) / (part_pages * page_places);
+    const int32_t count = (a.position[row] + part_pages * page_length) / (part_pages * page_length);
     const float *const parts =
         g.parts + (static_cast<int64_t>(row) * a.heads + head) * g.part_count * (size + 2);
     float max = parts[size];

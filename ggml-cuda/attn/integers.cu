@@ -1,11 +1,12 @@
-// Attention over pages of i8 on tensor cores, in integers as numerics.h says, so that blocks may share a
-// row's pages in any way: sums go together by atomic additions of integers, maxima by atomic maxima. A tile's
-// places (rows of the batch times query heads of one key head) are the 16 rows of mma.m16n8k32: of queries
-// against a page's keys, of weights against its values, two planes each. Eight warps, `tiles` of them down
-// and the others across a page's positions, then across the head's elements.
-// Prefill: one kernel goes over all pages of its rows twice; rows whose neighbours are of other sequences, as
-// decode's are beside a prompt's, would make a tile work them off one by one, and have blocks of their own.
-// Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
+// Attention over pages of i8 on tensor cores. All sums are integers (numerics.h), so blocks may share a row's
+// pages in any way: sums combine by atomic additions, maxima by atomic maxima.
+// A query slot is one row of the batch and one query head; slots of one key head are the 16 rows of
+// mma.m16n8k32, of queries against a page's keys, then of weights against its values, each in two planes of 8
+// bits. Eight warps form `tiles` rows of tiles; the others divide a page's positions, then the head's
+// elements.
+// Prefill: one kernel reads all pages of its rows twice. Rows whose neighbours belong to other sequences, as
+// decode rows beside a prompt do, would occupy a tile one by one, so they get blocks of their own. Decode:
+// one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -16,23 +17,23 @@ struct integer_args {
     attention_launch_params a;
     attention_cut cut;
     uint32_t *max_code, *largest;  // [n, heads]
-    // [n, heads], [n, heads, head_size]; null: one block sees all of a row
+    // [n, heads], [n, heads, head_size]. Null: one block sees a whole row
     unsigned long long *denominators, *totals;
-    float *scores;  // [n, heads, max_pages * 64], or null: made again
+    float *scores;  // [n, heads, max_pages * 64]. Null: computed again for the values
 };
 
 enum class pass { maxima, values, both };
 
 template <int tiles, int wide, pass which> struct attend {
-    static constexpr int places = 16 * tiles, across = 8 / tiles, a_place = attention_threads / places,
-                         own = page_places / a_place, score_tiles = 8 / across;
+    static constexpr int slots = 16 * tiles, across = 8 / tiles, slot_threads = attention_threads / slots,
+                         own = page_length / slot_threads, score_tiles = 8 / across;
 
     const integer_args &g;
     char *const memory;
     const kv_layout &l;
     const attention_memory m;
-    const int size, rope;                // of heads
-    const int warp, lane, down, beside;  // the warp's tile of places, and its part across
+    const int size, rope;                // elements of a head
+    const int warp, lane, down, beside;  // the warp's tile of slots, and its share across
     int32_t first_row, rows, head, heads, kv_head;
     const int32_t *table = nullptr;
     uint32_t code[2] = {0, 0}, largest[2] = {0, 0};
@@ -41,7 +42,7 @@ template <int tiles, int wide, pass which> struct attend {
     __device__ bool keeps() const { return g.scores != nullptr; }
     __device__ attend(const integer_args &args, char *shared)
         : g(args), memory(shared), l(args.a.p.kv),
-          m(memory_of(places, l.head_size, l.rope_size, which != pass::values || !args.scores,
+          m(memory_of(slots, l.head_size, l.rope_size, which != pass::values || !args.scores,
                       which != pass::maxima, args.cut.stages)),
           size(l.head_size), rope(l.rope_size), warp(warp_number()), lane(lane_number()), down(warp % tiles),
           beside(warp / tiles) {
@@ -54,18 +55,20 @@ template <int tiles, int wide, pass which> struct attend {
         rows = g.a.n - first_row < g.cut.rows ? g.a.n - first_row : g.cut.rows;
     }
 
-    __device__ place_facts *facts() const { return reinterpret_cast<place_facts *>(memory + m.rows); }
-    __device__ bool is_place(int32_t r) const { return r < rows * heads; }
+    __device__ slot_facts *facts() const { return reinterpret_cast<slot_facts *>(memory + m.rows); }
+    __device__ bool is_used(int32_t r) const { return r < rows * heads; }
     __device__ int32_t row_of(int32_t r) const { return first_row + r / heads; }
     __device__ int64_t pair_of(int32_t r) const {
         return static_cast<int64_t>(row_of(r)) * g.a.heads + head + r % heads;
     }
-    __device__ float *turning() const { return reinterpret_cast<float *>(memory + m.stages) + warp * size; }
+    __device__ float *transformed() const {
+        return reinterpret_cast<float *>(memory + m.stages) + warp * size;
+    }
 
-    // The planes of the queries, and what is known of each place.
+    // The planes of the queries, and the factors of each slot.
     __device__ void make_queries() {
-        for (int32_t r = warp; r < places; r += attention_threads / warp_lanes) {
-            const bool there = is_place(r);
+        for (int32_t r = warp; r < slots; r += attention_threads / warp_lanes) {
+            const bool there = is_used(r);
             const int64_t row = there ? row_of(r) : first_row, h = there ? head + r % heads : head;
             const auto planes = [&](int32_t high, int32_t low, int32_t n) {
                 return [=, this](int32_t c, int32_t q) {
@@ -74,15 +77,16 @@ template <int tiles, int wide, pass which> struct attend {
                     memory[low + at] = static_cast<char>(there ? plane_low(q) : 0);
                 };
             };
-            const float factor = quantize_query(g.a.q + row * g.a.q_stride + h * g.a.q_head_stride, turning(),
-                                                size, g.a.p.scale, planes(m.high, m.low, size));
+            const float factor =
+                quantize_query(g.a.q + row * g.a.q_stride + h * g.a.q_head_stride, transformed(), size,
+                               g.a.p.scale, planes(m.high, m.low, size));
             float rope_factor = 0.0f;
             if (rope)
                 rope_factor =
-                    quantize_query(g.a.q_rope + row * g.a.rope_stride + h * g.a.rope_head_stride, turning(),
-                                   rope, g.a.p.scale, planes(m.rope_high, m.rope_low, rope));
+                    quantize_query(g.a.q_rope + row * g.a.rope_stride + h * g.a.rope_head_stride,
+                                   transformed(), rope, g.a.p.scale, planes(m.rope_high, m.rope_low, rope));
             if (lane == 0) {
-                place_facts f = {};
+                slot_facts f = {};
                 f.factor = factor, f.rope_factor = rope_factor;
                 facts()[r] = f;
             }
@@ -90,11 +94,12 @@ template <int tiles, int wide, pass which> struct attend {
         __syncthreads();
     }
 
-    // The positions that each place sees, of rows [begin, end); the others see none. Gives the most.
+    // Sets how many positions each slot sees: those of rows [begin, end), none for the others. Returns the
+    // largest count.
     __device__ int32_t see(int32_t begin, int32_t end) {
         table = g.a.tables + static_cast<int64_t>(g.a.sequence[begin]) * g.a.table_stride;
-        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < places; r += attention_threads) {
-            const bool sees = is_place(r) && row_of(r) >= begin && row_of(r) < end;
+        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < slots; r += attention_threads) {
+            const bool sees = is_used(r) && row_of(r) >= begin && row_of(r) < end;
             facts()[r].count = sees ? g.a.position[row_of(r)] + 1 : 0;
         }
         int32_t most = 0;
@@ -103,33 +108,33 @@ template <int tiles, int wide, pass which> struct attend {
         return most;
     }
 
-    // ---- Pages on their way into shared memory
+    // ---- Copies of pages into shared memory
 
     __device__ void copy_rows(char *to, const char *from, int32_t n, int32_t pieces) const {
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n * pieces; i += attention_threads)
             copy_async(to + swizzled(i / pieces, i % pieces, pieces), from + i * 16, true);
     }
-    // one row is not swizzled
-    __device__ void copy_scales(char *to, const char *from) const { copy_rows(to, from, 1, page_places / 4); }
+    // a single row is not swizzled
+    __device__ void copy_scales(char *to, const char *from) const { copy_rows(to, from, 1, page_length / 4); }
     __device__ void copy_page(int32_t page, bool with_k, bool with_v) const {
         char *const stage = memory + m.stages + (page % g.cut.stages) * m.stage_bytes;
         const char *const at = g.a.pages + static_cast<int64_t>(table[page]) * g.a.page_bytes,
                           *const k = at + l.k_offset, *const v = at + l.v_offset;
-        const int64_t elements = static_cast<int64_t>(l.kv_heads) * size * page_places,
-                      part = static_cast<int64_t>(kv_head) * size * page_places;
+        const int64_t elements = static_cast<int64_t>(l.kv_heads) * size * page_length,
+                      part = static_cast<int64_t>(kv_head) * size * page_length;
         if (with_k || rope) {
-            copy_rows(stage + m.k, k + part, page_places, size / 16);
-            copy_scales(stage + m.k_scale, k + elements + kv_head * page_places * 4);
+            copy_rows(stage + m.k, k + part, page_length, size / 16);
+            copy_scales(stage + m.k_scale, k + elements + kv_head * page_length * 4);
         }
         if (with_k && rope) {
-            copy_rows(stage + m.rope, v, page_places, rope / 16);
-            copy_scales(stage + m.rope_scale, v + rope * page_places);
+            copy_rows(stage + m.rope, v, page_length, rope / 16);
+            copy_scales(stage + m.rope_scale, v + rope * page_length);
         }
         if (rope) return;
-        if (with_v) copy_rows(stage + m.v, v + part, size, page_places / 16);
-        copy_scales(stage + m.v_scale, v + elements + kv_head * page_places * 4);
+        if (with_v) copy_rows(stage + m.v, v + part, size, page_length / 16);
+        copy_scales(stage + m.v_scale, v + elements + kv_head * page_length * 4);
     }
-    // f(page, its stage) for pages [begin, end).
+    // Calls f(page, its stage) for pages [begin, end).
     template <class F>
     __device__ void over_pages(int32_t begin, int32_t end, bool with_k, bool with_v, const F &f) {
         if (begin >= end) return;
@@ -156,7 +161,7 @@ template <int tiles, int wide, pass which> struct attend {
     struct sums {
         int32_t high[score_tiles][4], low[score_tiles][4];
     };
-    __device__ int32_t place_of(int e) const { return down * 16 + lane / 4 + e / 2 * 8; }
+    __device__ int32_t slot_of(int e) const { return down * 16 + lane / 4 + e / 2 * 8; }
     __device__ int32_t position_of(int j, int e) const {
         return beside * score_tiles * 8 + j * 8 + lane % 4 * 2 + e % 2;
     }
@@ -187,7 +192,7 @@ template <int tiles, int wide, pass which> struct attend {
             }
         }
     }
-    // f(tile of positions, element, place, position, score)
+    // Calls f(element, slot, position, score).
     template <class F> __device__ void scores(const char *stage, const F &f) const {
         sums s = {}, r = {};
         multiply(memory + m.high, memory + m.low, stage + m.k, size, s);
@@ -197,30 +202,29 @@ template <int tiles, int wide, pass which> struct attend {
         DS_UNROLL
         for (int j = 0; j < score_tiles; ++j) DS_UNROLL
         for (int e = 0; e < 4; ++e) {
-            const int32_t place = place_of(e), position = position_of(j, e);
-            float score =
-                i8_score(128 * s.high[j][e] + s.low[j][e], k_scale[position], facts()[place].factor);
+            const int32_t slot = slot_of(e), position = position_of(j, e);
+            float score = i8_score(128 * s.high[j][e] + s.low[j][e], k_scale[position], facts()[slot].factor);
             if (rope)
                 score = score + i8_score(128 * r.high[j][e] + r.low[j][e], rope_scale[position],
-                                         facts()[place].rope_factor);
-            f(e, place, position, score);
+                                         facts()[slot].rope_factor);
+            f(e, slot, position, score);
         }
     }
     __device__ float *kept(int32_t r, int32_t page) const {
-        return g.scores + (pair_of(r) * g.a.max_pages + page) * page_places;
+        return g.scores + (pair_of(r) * g.a.max_pages + page) * page_length;
     }
 
     __device__ void maxima_of_page(int32_t page, const char *stage) {
         const float *const v_scale = reinterpret_cast<const float *>(stage + m.v_scale);
-        scores(stage, [&](int e, int32_t place, int32_t position, float score) {
-            if (page * page_places + position >= facts()[place].count) return;
+        scores(stage, [&](int e, int32_t slot, int32_t position, float score) {
+            if (page * page_length + position >= facts()[slot].count) return;
             const uint32_t c = code_of(score), s = bits_of(v_scale[position]) & 0x7fffffffu;
             code[e / 2] = c > code[e / 2] ? c : code[e / 2];
             largest[e / 2] = s > largest[e / 2] ? s : largest[e / 2];
-            if (which == pass::maxima && keeps()) kept(place, page)[position] = score;
+            if (which == pass::maxima && keeps()) kept(slot, page)[position] = score;
         });
     }
-    // What the lanes have gathered, to where all see it.
+    // Combines the lanes' maxima in the slots' facts.
     __device__ void join_maxima() {
         DS_UNROLL
         for (int i = 0; i < 2; ++i) {
@@ -231,28 +235,28 @@ template <int tiles, int wide, pass which> struct attend {
                 largest[i] = v > largest[i] ? v : largest[i];
             }
             if (lane % 4 == 0) {
-                atomicMax(&facts()[place_of(2 * i)].max_code, code[i]);
-                atomicMax(&facts()[place_of(2 * i)].largest, largest[i]);
+                atomicMax(&facts()[slot_of(2 * i)].max_code, code[i]);
+                atomicMax(&facts()[slot_of(2 * i)].largest, largest[i]);
             }
             code[i] = largest[i] = 0;
         }
         __syncthreads();
     }
     __device__ void give_maxima() const {
-        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < places; r += attention_threads)
-            if (is_place(r) && facts()[r].max_code) {
+        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < slots; r += attention_threads)
+            if (is_used(r) && facts()[r].max_code) {
                 atomicMax(g.max_code + pair_of(r), facts()[r].max_code);
                 atomicMax(g.largest + pair_of(r), facts()[r].largest);
             }
     }
-    // From the joined codes, or from those of all blocks.
+    // From this block's maxima, or, when only values are computed, from those of all blocks.
     __device__ void settle_maxima() {
-        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < places; r += attention_threads) {
-            place_facts &f = facts()[r];
-            const bool others = which == pass::values && is_place(r);
+        for (int32_t r = static_cast<int32_t>(threadIdx.x); r < slots; r += attention_threads) {
+            slot_facts &f = facts()[r];
+            const bool others = which == pass::values && is_used(r);
             const row_maxima x = maxima_of(others ? g.max_code[pair_of(r)] : f.max_code,
                                            others ? g.largest[pair_of(r)] : f.largest);
-            f.max = x.max, f.e0 = x.e0, f.numbers = x.numbers;
+            f.max = x.max, f.e0 = x.e0, f.finite = x.finite;
             f.max_code = f.largest = 0;
             f.denominator = 0;
         }
@@ -261,14 +265,15 @@ template <int tiles, int wide, pass which> struct attend {
 
     // ---- Values
 
-    // A thread's own weights of its place, as planes; and the shift of the page's sums.
+    // Each thread computes its own positions' weights of its slot as planes, and the slot's shift of the
+    // page's sums.
     __device__ void weigh(int32_t page, const char *stage) {
-        const int32_t r = static_cast<int32_t>(threadIdx.x) / a_place,
-                      first = static_cast<int32_t>(threadIdx.x) % a_place * own;
-        place_facts &f = facts()[r];
-        const int32_t seen = f.numbers ? f.count - page * page_places : 0;
+        const int32_t r = static_cast<int32_t>(threadIdx.x) / slot_threads,
+                      first = static_cast<int32_t>(threadIdx.x) % slot_threads * own;
+        slot_facts &f = facts()[r];
+        const int32_t seen = f.finite ? f.count - page * page_length : 0;
         const float *const v_scale = reinterpret_cast<const float *>(stage + m.v_scale);
-        const float *const s = which == pass::values && keeps() && is_place(r)
+        const float *const s = which == pass::values && keeps() && is_used(r)
                                    ? kept(r, page)
                                    : reinterpret_cast<const float *>(memory + m.scores) + r * score_stride;
         float w[own], most = 0.0f;
@@ -281,7 +286,7 @@ template <int tiles, int wide, pass which> struct attend {
             w[i] = p * v_scale[first + i];
             most = w[i] > most ? w[i] : most;
         }
-        for (int step = a_place / 2; step > 0; step /= 2) {
+        for (int step = slot_threads / 2; step > 0; step /= 2) {
             const float other = __shfl_xor_sync(all_lanes, most, step);
             most = other > most ? other : most;
         }
@@ -295,15 +300,15 @@ template <int tiles, int wide, pass which> struct attend {
                 high |= static_cast<uint32_t>(plane_high(q)) << 8 * j;
                 low |= static_cast<uint32_t>(plane_low(q)) << 8 * j;
             }
-            const int at = swizzled(r, (first + i) / 16, page_places / 16) + (first + i) % 16;
+            const int at = swizzled(r, (first + i) / 16, page_length / 16) + (first + i) % 16;
             *reinterpret_cast<uint32_t *>(memory + m.weights_high + at) = high;
             *reinterpret_cast<uint32_t *>(memory + m.weights_low + at) = low;
         }
-        if (threadIdx.x % a_place == 0) f.shift = most == 0.0f ? 0 : f.e0 - e;
+        if (threadIdx.x % slot_threads == 0) f.shift = most == 0.0f ? 0 : f.e0 - e;
     }
-    // Latents [64][size] to values [size][64], four by four bytes at a time.
+    // Transposes latents [64][size] to values [size][64], in tiles of four by four bytes.
     __device__ void transpose(const char *latents, char *values) const {
-        for (int32_t b = static_cast<int32_t>(threadIdx.x); b < page_places / 4 * (size / 4);
+        for (int32_t b = static_cast<int32_t>(threadIdx.x); b < page_length / 4 * (size / 4);
              b += attention_threads) {
             const int t = b % 8 + b / 32 % 2 * 8, d = b / 8 % 4 + b / 64 * 4;
             uint32_t w[4];
@@ -317,15 +322,15 @@ template <int tiles, int wide, pass which> struct attend {
                                         __byte_perm(e, f, 0x5410), __byte_perm(e, f, 0x7632)};
             DS_UNROLL
             for (int i = 0; i < 4; ++i)
-                *reinterpret_cast<uint32_t *>(values + swizzled(4 * d + i, t / 4, page_places / 16) +
+                *reinterpret_cast<uint32_t *>(values + swizzled(4 * d + i, t / 4, page_length / 16) +
                                               t % 4 * 4) = column[i];
         }
     }
     __device__ void values_of_page(int32_t page, const char *stage) {
         if (which == pass::both || !keeps()) {
             float *const to = reinterpret_cast<float *>(memory + m.scores);
-            scores(stage, [&](int, int32_t place, int32_t position, float score) {
-                to[place * score_stride + position] = score;
+            scores(stage, [&](int, int32_t slot, int32_t position, float score) {
+                to[slot * score_stride + position] = score;
             });
         }
         if (rope) transpose(stage + m.k, memory + m.values);
@@ -336,18 +341,18 @@ template <int tiles, int wide, pass which> struct attend {
         uint32_t high[2][4], low[2][4];
         DS_UNROLL
         for (int i = 0; i < 2; ++i) {
-            const int at = swizzled(down * 16 + lane % 16, i * 2 + lane / 16, page_places / 16);
+            const int at = swizzled(down * 16 + lane % 16, i * 2 + lane / 16, page_length / 16);
             load_matrices(high[i], memory + m.weights_high + at);
             load_matrices(low[i], memory + m.weights_low + at);
         }
-        const int32_t shift[2] = {facts()[place_of(0)].shift, facts()[place_of(2)].shift};
+        const int32_t shift[2] = {facts()[slot_of(0)].shift, facts()[slot_of(2)].shift};
         DS_UNROLL
         for (int i = 0; i < wide; ++i) {
             const int d = (beside + across * i) * 8;
             if (d >= size) break;
             uint32_t b[4];
             int32_t h[4] = {}, w[4] = {};
-            load_matrices(b, values + swizzled(d + lane % 8, lane / 8, page_places / 16));
+            load_matrices(b, values + swizzled(d + lane % 8, lane / 8, page_length / 16));
             DS_UNROLL
             for (int s = 0; s < 2; ++s) {
                 multiply_i8(h, high[s][0], high[s][1], high[s][2], high[s][3], b[2 * s], b[2 * s + 1]);
@@ -358,19 +363,20 @@ template <int tiles, int wide, pass which> struct attend {
         }
     }
     __device__ void join_denominators() {
-        for (int step = a_place / 2; step > 0; step /= 2) share += __shfl_xor_sync(all_lanes, share, step);
-        if (threadIdx.x % a_place == 0) facts()[threadIdx.x / a_place].denominator = share;
+        for (int step = slot_threads / 2; step > 0; step /= 2)
+            share += __shfl_xor_sync(all_lanes, share, step);
+        if (threadIdx.x % slot_threads == 0) facts()[threadIdx.x / slot_threads].denominator = share;
         share = 0;
         __syncthreads();
     }
-    // f(place, element of the head, total)
+    // Calls f(slot, element of the head, total).
     template <class F> __device__ void over_totals(const F &f) {
         DS_UNROLL
         for (int i = 0; i < wide; ++i) DS_UNROLL
         for (int e = 0; e < 4; ++e) {
             const int d = (beside + across * i) * 8 + lane % 4 * 2 + e % 2;
-            if (d < size && is_place(place_of(e)) && facts()[place_of(e)].count > 0)
-                f(place_of(e), d, total[i][e]);
+            if (d < size && is_used(slot_of(e)) && facts()[slot_of(e)].count > 0)
+                f(slot_of(e), d, total[i][e]);
             total[i][e] = 0;
         }
     }
@@ -380,18 +386,18 @@ template <int tiles, int wide, pass which> struct attend {
     }
     __device__ void store() {
         join_denominators();
-        // [16][size]: exactly the values' bytes
+        // [16][size] floats: exactly the bytes of the transposed values
         float *const latent = reinterpret_cast<float *>(memory + m.values);
         over_totals([&](int32_t r, int d, int64_t sum) {
-            const place_facts &f = facts()[r];
-            const float y = output_of(sum, f.e0, f.denominator, f.numbers);
+            const slot_facts &f = facts()[r];
+            const float y = output_of(sum, f.e0, f.denominator, f.finite);
             if (rope) latent[r * size + d] = y;
             else result(r)[d] = y;
         });
         __syncthreads();
         if (!rope) return;
         for (int32_t r = warp; r < rows * heads; r += attention_threads / warp_lanes)
-            store_turned_back(latent + r * size, size, result(r));
+            store_inverse_hadamard(latent + r * size, size, result(r));
         __syncthreads();
     }
     __device__ void add() {
@@ -415,19 +421,19 @@ template <int tiles, int wide, pass which> struct attend {
     }
 };
 
-__device__ int32_t pages_of(int32_t positions) { return (positions + page_places - 1) / page_places; }
+__device__ int32_t pages_of(int32_t positions) { return (positions + page_length - 1) / page_length; }
 
-// Its neighbours are of other sequences.
+// Whether no neighbouring row is of the same sequence.
 __device__ bool is_lone(const attention_launch_params &a, int32_t row) {
     return (row == 0 || a.sequence[row - 1] != a.sequence[row]) &&
            (row + 1 == a.n || a.sequence[row + 1] != a.sequence[row]);
 }
 
-// Prefill: consecutive rows of one sequence at a time; tiles of one take the lone rows, others leave them
-// out.
+// Prefill: consecutive rows of one sequence at a time. The launch with one tile takes the lone rows, the
+// other one skips them.
 template <int tiles, int wide> __global__ void __launch_bounds__(attention_threads)
     attend_rows_kernel(integer_args g) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     attend<tiles, wide, pass::both> t(g, memory);
     if (tiles == 1 && !is_lone(g.a, t.first_row)) return;
@@ -443,16 +449,16 @@ template <int tiles, int wide> __global__ void __launch_bounds__(attention_threa
     }
 }
 
-// Decode: one row, of whose pages this block takes its part.
+// Decode: one row, of whose pages this block takes its share.
 template <int wide, pass which> __global__ void __launch_bounds__(attention_threads)
     attend_row_kernel(integer_args g) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     attend<1, wide, which> t(g, memory);
     if (which == pass::maxima || !t.keeps()) t.make_queries();
     else {
         for (int32_t r = static_cast<int32_t>(threadIdx.x); r < 16; r += attention_threads)
-            t.facts()[r] = place_facts{};
+            t.facts()[r] = slot_facts{};
         __syncthreads();
     }
     const int32_t pages = pages_of(t.see(t.first_row, t.first_row + 1)),
@@ -471,7 +477,7 @@ template <int wide, pass which> __global__ void __launch_bounds__(attention_thre
 
 constexpr int finish_warps = 4;
 __global__ void finish_kernel(integer_args g) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     const int32_t size = g.a.p.kv.head_size;
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * finish_warps + warp_number();
@@ -482,9 +488,9 @@ __global__ void finish_kernel(integer_args g) {
     const bool latent = g.a.p.kv.rope_size > 0;
     for (int32_t d = lane_number(); d < size; d += warp_lanes)
         (latent ? x : y)[d] = output_of(static_cast<int64_t>(g.totals[pair * size + d]), at.e0,
-                                        static_cast<int64_t>(g.denominators[pair]), at.numbers);
+                                        static_cast<int64_t>(g.denominators[pair]), at.finite);
     __syncwarp();
-    if (latent) store_turned_back(x, size, y);
+    if (latent) store_inverse_hadamard(x, size, y);
 }
 
 template <int tiles, int wide> int launch_prefill(const integer_args &g, stream s) {
@@ -514,7 +520,8 @@ template <int wide> int launch_decode(const integer_args &g, stream s) {
                      static_cast<size_t>(finish_warps * l.head_size) * sizeof(float), s, g);
 }
 
-// tiles of 8 elements a warp: of heads to 128, and to 512; in prefill medium is for heads to 128
+// Tiles of 8 elements per warp: for heads up to 128, and up to 512. In prefill, `medium` is for heads up to
+// 128.
 constexpr int narrow = 2, medium = 8;
 
 }  // namespace

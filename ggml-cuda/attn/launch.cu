@@ -1,4 +1,4 @@
-// Hands attention to the kernels that were chosen.
+// Starts the kernels of the given way.
 #include "config.h"
 
 namespace ds::cuda {

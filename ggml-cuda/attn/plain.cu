@@ -1,5 +1,5 @@
-// Attention over pages of i8 of any head size: a warp a query head, position by position. The sums are the
-// same integers, so the result is the same.
+// Attention over pages of i8 for any head size: one warp per query head, position by position. Its sums are
+// the integers of numerics.h, so it gives the same bits as integers.cu.
 #include "warp.cuh"
 
 namespace ds::cuda {
@@ -8,22 +8,22 @@ namespace {
 
 // Offsets in shared memory.
 struct plain_memory {
-    int32_t q, rope, turning, total, weights, bytes;
+    int32_t q, rope, transformed, total, weights, bytes;
 };
 DS_HD plain_memory plain_memory_of(int32_t size, int32_t rope) {
     plain_memory m = {};
     m.q = take_bytes(m.bytes, 4 * size);
     m.rope = take_bytes(m.bytes, 4 * rope);
-    m.turning = take_bytes(m.bytes, 4 * (size > rope ? size : rope));
+    m.transformed = take_bytes(m.bytes, 4 * (size > rope ? size : rope));
     m.total = take_bytes(m.bytes, 8 * size);
-    m.weights = take_bytes(m.bytes, 4 * page_places);
+    m.weights = take_bytes(m.bytes, 4 * page_length);
     return m;
 }
 
 struct plain_page {
     const int8_t *k, *v, *rope;
     const float *k_scale, *v_scale, *rope_scale;
-    int32_t d_step, t_step;  // from an element of a value to the next, from a position to the next
+    int32_t d_step, t_step;  // from one element of a value to the next, from one position to the next
 };
 
 struct plain_row {
@@ -39,22 +39,22 @@ struct plain_row {
             a.pages +
             static_cast<int64_t>(a.tables[static_cast<int64_t>(a.sequence[row]) * a.table_stride + page]) *
                 a.page_bytes;
-        const int64_t elements = static_cast<int64_t>(l.kv_heads) * l.head_size * page_places,
-                      part = static_cast<int64_t>(kv_head) * l.head_size * page_places;
+        const int64_t elements = static_cast<int64_t>(l.kv_heads) * l.head_size * page_length,
+                      part = static_cast<int64_t>(kv_head) * l.head_size * page_length;
         const char *const k = at + l.k_offset, *const v = at + l.v_offset;
-        const float *const k_scale = reinterpret_cast<const float *>(k + elements) + kv_head * page_places;
+        const float *const k_scale = reinterpret_cast<const float *>(k + elements) + kv_head * page_length;
         const auto bytes = [](const char *p) { return reinterpret_cast<const int8_t *>(p); };
         if (l.rope_size)
             return {bytes(k), bytes(k),   bytes(v),
-                    k_scale,  k_scale,    reinterpret_cast<const float *>(v + l.rope_size * page_places),
+                    k_scale,  k_scale,    reinterpret_cast<const float *>(v + l.rope_size * page_length),
                     1,        l.head_size};
         return {bytes(k + part),
                 bytes(v + part),
                 nullptr,
                 k_scale,
-                reinterpret_cast<const float *>(v + elements) + kv_head * page_places,
+                reinterpret_cast<const float *>(v + elements) + kv_head * page_length,
                 nullptr,
-                page_places,
+                page_length,
                 1};
     }
     __device__ float score(const plain_page &p, int32_t t) const {
@@ -77,12 +77,12 @@ template <class T> __device__ T larger_of_warp(T x) {
 }
 
 __global__ void plain_attention_kernel(attention_launch_params a) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     const plain_memory m = plain_memory_of(a.p.kv.head_size, a.p.kv.rope_size);
     const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y),
                   lane = lane_number(), size = a.p.kv.head_size;
-    float *const turning = reinterpret_cast<float *>(memory + m.turning);
+    float *const transformed = reinterpret_cast<float *>(memory + m.transformed);
     int64_t *const total = reinterpret_cast<int64_t *>(memory + m.total);
     int32_t *const weights = reinterpret_cast<int32_t *>(memory + m.weights);
     plain_row r = {a,
@@ -95,7 +95,7 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
                    head,
                    a.position[row] + 1};
     const auto query = [&](const float *x, int32_t n, int32_t *to) {
-        return quantize_query(x, turning, n, a.p.scale, [&](int32_t c, int32_t q) { to[c] = q; });
+        return quantize_query(x, transformed, n, a.p.scale, [&](int32_t c, int32_t q) { to[c] = q; });
     };
     r.factor = query(a.q + row * a.q_stride + head * a.q_head_stride, size, r.q);
     if (a.p.kv.rope_size)
@@ -103,20 +103,20 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
             query(a.q_rope + row * a.rope_stride + head * a.rope_head_stride, a.p.kv.rope_size, r.rope);
     uint32_t code = 0, largest = 0;
     for (int32_t t = lane; t < r.count; t += warp_lanes) {
-        const plain_page p = r.page_at(t / page_places);
-        const uint32_t c = code_of(r.score(p, t % page_places)),
-                       s = bits_of(p.v_scale[t % page_places]) & 0x7fffffffu;
+        const plain_page p = r.page_at(t / page_length);
+        const uint32_t c = code_of(r.score(p, t % page_length)),
+                       s = bits_of(p.v_scale[t % page_length]) & 0x7fffffffu;
         code = c > code ? c : code;
         largest = s > largest ? s : largest;
     }
     const row_maxima at = maxima_of(larger_of_warp(code), larger_of_warp(largest));
     for (int32_t d = lane; d < size; d += warp_lanes) total[d] = 0;
     int64_t share = 0;
-    for (int32_t done = 0; at.numbers && done < r.count; done += page_places) {
-        const plain_page p = r.page_at(done / page_places);
-        const int32_t seen = r.count - done < page_places ? r.count - done : page_places;
-        float w[page_places / warp_lanes], most = 0.0f;
-        for (int i = 0; i < page_places / warp_lanes; ++i) {
+    for (int32_t done = 0; at.finite && done < r.count; done += page_length) {
+        const plain_page p = r.page_at(done / page_length);
+        const int32_t seen = r.count - done < page_length ? r.count - done : page_length;
+        float w[page_length / warp_lanes], most = 0.0f;
+        for (int i = 0; i < page_length / warp_lanes; ++i) {
             const int32_t t = lane + i * warp_lanes;
             w[i] = 0.0f;
             if (t >= seen) continue;
@@ -128,7 +128,7 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
         most = larger_of_warp(most);
         if (most == 0.0f) continue;
         const int32_t e = page_exponent(most);
-        for (int i = 0; i < page_places / warp_lanes; ++i)
+        for (int i = 0; i < page_length / warp_lanes; ++i)
             weights[lane + i * warp_lanes] = page_weight(w[i], e);
         __syncwarp();
         for (int32_t d = lane; d < size; d += warp_lanes) {
@@ -141,9 +141,9 @@ __global__ void plain_attention_kernel(attention_launch_params a) {
     for (int s = warp_lanes / 2; s > 0; s /= 2) share += __shfl_xor_sync(all_lanes, share, s);
     float *const y = a.y + row * a.y_stride + head * a.y_head_stride;
     for (int32_t d = lane; d < size; d += warp_lanes)
-        (a.p.kv.rope_size ? turning : y)[d] = output_of(total[d], at.e0, share, at.numbers);
+        (a.p.kv.rope_size ? transformed : y)[d] = output_of(total[d], at.e0, share, at.finite);
     __syncwarp();
-    if (a.p.kv.rope_size) store_turned_back(turning, size, y);
+    if (a.p.kv.rope_size) store_inverse_hadamard(transformed, size, y);
 }
 
 }  // namespace

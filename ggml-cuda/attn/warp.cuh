@@ -1,4 +1,4 @@
-// What a warp does with a row of floats in shared memory, and what is known of a row when its maxima are.
+// Warp-wide steps on a row of floats in shared memory, and what follows from a row's maxima.
 #pragma once
 
 #include "../device.cuh"
@@ -9,7 +9,8 @@ namespace ds::cuda {
 __device__ __forceinline__ int lane_number() { return static_cast<int>(threadIdx.x) % warp_lanes; }
 __device__ __forceinline__ int warp_number() { return static_cast<int>(threadIdx.x) / warp_lanes; }
 
-// hadamard() of numerics.h; each sum and difference is of the same two numbers. The warp sees the result.
+// hadamard() of numerics.h: each sum and difference has the same two operands, so the bits agree. Returns
+// with the result visible to the warp.
 __device__ inline void hadamard(float *x, int32_t size) {
     const int32_t block = hadamard_block(size);
     for (int32_t stride = 1; stride < block; stride *= 2) {
@@ -34,7 +35,8 @@ __device__ inline uint32_t largest_magnitude(const float *x, int32_t size) {
     }
     return a;
 }
-// A query's head in `x`, turned and quantized to 15 bits: put(element, q). Gives its factor.
+// Copies a head of a query to `x`, Hadamard-transforms it and quantizes it to 15 bits: put(element, q).
+// Returns its factor.
 template <class F>
 __device__ float quantize_query(const float *q, float *x, int32_t size, float scale, const F &put) {
     for (int32_t c = lane_number(); c < size; c += warp_lanes) x[c] = q[c];
@@ -45,8 +47,8 @@ __device__ float quantize_query(const float *q, float *x, int32_t size, float sc
     __syncwarp();
     return i8_query_factor(s.scale, scale, size);
 }
-// What inverse_hadamard adds to hadamard.
-__device__ inline void store_turned_back(float *x, int32_t size, float *y) {
+// hadamard() and the division that makes it inverse_hadamard().
+__device__ inline void store_inverse_hadamard(float *x, int32_t size, float *y) {
     hadamard(x, size);
     const float part = 1.0f / static_cast<float>(hadamard_block(size));
     for (int32_t c = lane_number(); c < size; c += warp_lanes) y[c] = x[c] * part;
@@ -56,14 +58,14 @@ __device__ inline void store_turned_back(float *x, int32_t size, float *y) {
 struct row_maxima {
     float max;  // of the scores, rounded up
     int32_t e0;
-    int32_t numbers;
+    int32_t finite;
 };
 __device__ __forceinline__ row_maxima maxima_of(uint32_t max_code, uint32_t largest) {
-    const float max = number_of(max_code), scale = float_of(largest);
+    const float max = score_of(max_code), scale = float_of(largest);
     return {__builtin_ceilf(max), exponent_above(scale), finite_f32(max) && finite_f32(scale)};
 }
-__device__ __forceinline__ float output_of(int64_t total, int32_t e0, int64_t denominator, int32_t numbers) {
-    return numbers ? i8_attention_output(total, e0, denominator) : float_of(0x7fc00000u);
+__device__ __forceinline__ float output_of(int64_t total, int32_t e0, int64_t denominator, int32_t finite) {
+    return finite ? i8_attention_output(total, e0, denominator) : float_of(0x7fc00000u);
 }
 
 }  // namespace ds::cuda

@@ -1,6 +1,6 @@
-// A piece of 32 elements of a packed block, as a lane takes it: eight words of four int8 each, in the
-// elements' order, with its two scales and minima (one a 16 elements). The layouts are those of
-// tensor/blocks.h, which says what they mean; here they are read a word at a time.
+// A piece of 32 elements of a packed block as a lane holds it: eight words of four int8 each, in the order of
+// the elements, and two scales and minima, one per 16 elements. The layouts are explained in tensor/blocks.h;
+// here they are read a word at a time.
 #pragma once
 
 #include "../../tensor/formats.h"
@@ -12,32 +12,33 @@ struct packed_piece {
     uint32_t q[8];
     int32_t scale[2], min[2];
 };
-// Where a block's floats lie; -1: there is none. A minimum's is counted negative in the formats of 256.
+// Byte offsets of a block's floats d and m; -1: it has none. The formats with blocks of 256 subtract the
+// minimum, so m is negated.
 struct packed_header {
     int d, m;
 };
 
-// Blocks begin at even addresses only.
+// Blocks are aligned to 2 bytes only.
 DS_HD uint32_t two_bytes(const uint8_t *p) {
     uint16_t h;
     memcpy(&h, __builtin_assume_aligned(p, 2), 2);
     return h;
 }
 DS_HD uint32_t four_bytes(const uint8_t *p) { return two_bytes(p) | two_bytes(p + 2) << 16; }
-// Four bytes of 0 to 127 each, less n.
+// Subtracts n from each of four bytes of 0 to 127.
 DS_HD uint32_t each_less(uint32_t w, uint32_t n) {
     return ((w | 0x80808080u) - n * 0x01010101u) ^ 0x80808080u;
 }
-// The four bits 4i … of `bits`, one to each byte's bit 4.
+// Moves the four lowest bits of `bits` to bit 4 of one byte each.
 DS_HD uint32_t bits_to_bytes(uint32_t bits) {
     return (bits & 1u) << 4 | (bits & 2u) << 11 | (bits & 4u) << 18 | (bits & 8u) << 25;
 }
-// iq4_levels of four places.
-DS_HD uint32_t levels_of(uint32_t places) {
+// Four entries of iq4_levels; the constants are that table's bytes.
+DS_HD uint32_t levels_of(uint32_t indices) {
     constexpr uint64_t low = 0xf6eaddcfbfad9881u, high = 0x7159453526190d01u;
     uint32_t w = 0;
     for (int i = 0; i < 4; ++i) {
-        const uint32_t at = places >> 8 * i & 15;
+        const uint32_t at = indices >> 8 * i & 15;
         w |= static_cast<uint32_t>((at < 8 ? low >> 8 * at : high >> 8 * (at - 8)) & 255) << 8 * i;
     }
     return w;
@@ -157,7 +158,7 @@ template <> struct packed_reader<format::q3_k> : packed_256 {
         return p;
     }
 };
-// Scale and minimum of piece j, of 6 bits in 12 bytes (q4_k and q5_k).
+// The 6-bit scale and minimum of piece j out of 12 bytes (q4_k and q5_k).
 DS_HD void read_6bit(const uint8_t *s, int j, packed_piece &p) {
     const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4,
               min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
@@ -211,8 +212,7 @@ template <> struct packed_reader<format::iq4_xs> : packed_256 {
     }
 };
 
-// Calls fn(tag) with tag.value a format that is packed, and gives what it gives; -1 for another. The list is
-// formats.def's.
+// Returns fn(tag), tag.value being `f`, for a packed format (formats.def), else -1.
 template <format f> struct packed_format { static constexpr format value = f; };
 template <class F> int with_packed_format(format f, const F &fn) {
     switch (f) {
@@ -230,7 +230,7 @@ template <class F> int with_packed_format(format f, const F &fn) {
     default: return -1;
     }
 }
-// Bytes a block, where formats.cpp's table is not.
+// Bytes per block, for device code, which cannot read the table of formats.cpp.
 template <format f> struct bytes_of;
 #define DS_FORMAT(name, text, id, block, bytes, runs, writes)                                                \
     template <> struct bytes_of<format::name> { static constexpr int a_block = bytes; };

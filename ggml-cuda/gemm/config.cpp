@@ -1,4 +1,4 @@
-// Which kernel makes a product, and with which sizes.
+// What each kernel of products can compute, and with which sizes it runs.
 #include "config.h"
 
 #include "../../tensor/blocks.h"
@@ -22,8 +22,8 @@ float *quantized_scales(void *work, int64_t n, int64_t k) {
     return reinterpret_cast<float *>(static_cast<char *>(work) + quantized_row_bytes(n, k));
 }
 
-// A warp has 4 KiB of weights in flight: 16 warps a processor are 64 KiB. Powers of two from 1 to 8, none
-// without 256 bytes of a row of its own.
+// A warp has 4 KiB of weights in flight, so 16 warps per processor have 64 KiB. A power of two from 1 to 8,
+// and at least 256 bytes of a row (gated: 128) for each warp.
 int32_t rows_warps(int32_t k, int32_t blocks, bool gated, int32_t processors) {
     const int32_t pieces = parts(k, gated ? 128 : 256),
                   wanted = parts(int64_t{16} * processors, std::max(blocks, 1));
@@ -32,8 +32,8 @@ int32_t rows_warps(int32_t k, int32_t blocks, bool gated, int32_t processors) {
     return warps;
 }
 
-// The large tile reads less; the small one is for rows that would leave it half empty, or where large ones
-// are too few for all processors.
+// The large tile reads less per product. The small one is for rows that would leave the large one half empty,
+// or where large ones are too few for all processors.
 int32_t tile_rows_for(int32_t n, int32_t across, int32_t processors) {
     if (n <= 64) return 64;
     return int64_t{parts(n, 128)} * across < processors ? 64 : 128;
@@ -42,8 +42,8 @@ size_t tile_bytes(int32_t tile_rows) {
     return static_cast<size_t>(tile_rows + tile_weights) * tile_depth * tile_stages;
 }
 
-// Both kinds of tile keep a processor to themselves. A wave of large ones takes twice as long as a wave of
-// small ones, and reads less for each product.
+// A tile of either size occupies a whole processor. A wave of large ones takes twice as long as a wave of
+// small ones and reads less per product.
 int32_t wgmma_weights_for(int32_t n, int32_t weights, int32_t processors) {
     const int64_t rows = parts(n, wgmma_rows), large = parts(rows * parts(weights, 256), processors),
                   small = parts(rows * parts(weights, 128), processors);
@@ -53,12 +53,7 @@ size_t wgmma_bytes(int32_t weights) {
     return static_cast<size_t>(wgmma_rows + weights) * wgmma_depth * wgmma_stages;
 }
 
-const char *name_of(product_way w) {
-    constexpr const char *names[] = {"plain", "rows", "tiles", "wgmma"};
-    return names[static_cast<size_t>(w)];
-}
-
-// ---- What fits: 16 bytes at a time
+// ---- What fits: the fast kernels load 16 bytes at a time
 
 static bool at_16(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
@@ -80,7 +75,7 @@ bool fits(product_way way, const products_params &p, const device_facts &d) {
     bool aligned = aligned_rows(p) && (p.batch <= 1 || p.w_step % 16 == 0);
     for (int32_t i = 0; i < p.count; ++i) aligned = aligned && at_16(p.w[i].w);
     if (p.type != format::i8)
-        return way == product_way::rows && is_packed(p.type) && aligned_rows(p) && p.n <= 8 * 65535 &&
+        return way == product_way::packed && is_packed(p.type) && aligned_rows(p) && p.n <= 8 * 65535 &&
                p.batch <= 65535;
     return fits(way, aligned, p.n, p.k, d, p.batch);
 }
@@ -88,13 +83,5 @@ bool fits(product_way way, const gated_launch_params &p, const device_facts &d) 
     return p.type == format::i8 &&
            fits(way, at_16(p.q) && p.q_stride % 16 == 0 && at_16(p.gate.w) && at_16(p.up.w), p.n, p.k, d, 1);
 }
-template <class P> static product_way best(const P &p, const device_facts &d) {
-    if (p.type == format::i8 && p.n > 64 && fits(product_way::wgmma, p, d)) return product_way::wgmma;
-    for (product_way w : {product_way::rows, product_way::tiles})
-        if (fits(w, p, d)) return w;
-    return product_way::plain;
-}
-product_way choose(const products_params &p, const device_facts &d) { return best(p, d); }
-product_way choose(const gated_launch_params &p, const device_facts &d) { return best(p, d); }
 
 }  // namespace ds::cuda

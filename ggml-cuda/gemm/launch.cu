@@ -1,4 +1,4 @@
-// Hands a product to the kernel that was chosen.
+// Starts the kernel of the given way.
 #include "config.h"
 #include "product.cuh"
 
@@ -45,7 +45,8 @@ static int launch_i8(product_way way, const product_args &a, bool gated, int32_t
     }
 }
 int launch_products(product_way way, const products_params &p, const device_facts &d, stream s) {
-    if (p.type != format::i8) return p.n == 0 ? 0 : launch_packed(p.type, args_of(p), p.n, 0, p.batch, s);
+    if (way == product_way::packed)
+        return p.n == 0 ? 0 : launch_packed(p.type, args_of(p), p.n, 0, p.batch, s);
     return launch_i8(way, args_of(p), false, p.batch, d, s);
 }
 int launch_gated(product_way way, const gated_launch_params &p, const device_facts &d, stream s) {

@@ -1,7 +1,7 @@
-// Products with I8 weights by cuBLASLt (its documentation, "cublasLtMatmul", regular IMMA kernels: both
-// operands K-major, m and k multiples of 4, sums of int32): dependable, where our own kernels are in doubt or
-// slower. Its sums go to scratch, as many rows at a time as that holds; launch_scale_sums makes results of
-// them. Everything that describes the call stands on the stack: nothing is allocated.
+// Products with I8 weights by cuBLASLt ("cublasLtMatmul" in its documentation, regular IMMA kernels: both
+// operands K-major, m and k multiples of 4, sums of int32), which run only when forced. The sums go to
+// scratch, as many rows at a time as fit there, and launch_scale_sums turns them into results. The call's
+// descriptors are on the stack: nothing is allocated.
 #include "../launch.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ static int32_t largest_matrix(const products_params &p) {
     for (int32_t i = 0; i < p.count; ++i) m = std::max(m, p.w[i].m);
     return m;
 }
-// Rows of sums that go together.
+// Rows whose sums scratch holds at a time.
 static int32_t lt_rows(int32_t n, int32_t m) {
     const auto most = static_cast<int64_t>(most_sums_bytes / sizeof(int32_t));
     return static_cast<int32_t>(std::clamp<int64_t>(most / std::max(m, 1), 1, std::max(n, 1)));
@@ -48,7 +48,7 @@ static int status_of(cublasStatus_t s) {
 }
 
 namespace {
-// sums[n, m] = q[n, k] w[m, k]^T. To the library, which counts columns first: (m, n) = (k, m)^T (k, n).
+// sums[n, m] = q[n, k] w[m, k]^T. The library is column-major: to it this is (m, n) = (k, m)^T (k, n).
 struct lt_call {
     cublasLtMatmulDescOpaque_t product;
     cublasLtMatrixLayoutOpaque_t w, q, sums;
@@ -59,11 +59,12 @@ struct lt_call {
         if (bad == CUBLAS_STATUS_SUCCESS) bad = s;
     }
     lt_call(int32_t m, int32_t n, int32_t k, int64_t q_stride) {
-        const cublasOperation_t turned = CUBLAS_OP_T;
+        const cublasOperation_t transposed = CUBLAS_OP_T;
         const size_t scratch = library_bytes;
         const auto size = [](int64_t x) { return static_cast<uint64_t>(x); };
         must(cublasLtMatmulDescInit(&product, CUBLAS_COMPUTE_32I, CUDA_R_32I));
-        must(cublasLtMatmulDescSetAttribute(&product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned));
+        must(cublasLtMatmulDescSetAttribute(&product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                            sizeof transposed));
         must(cublasLtMatrixLayoutInit(&w, CUDA_R_8I, size(k), size(m), k));
         must(cublasLtMatrixLayoutInit(&q, CUDA_R_8I, size(k), size(n), q_stride));
         must(cublasLtMatrixLayoutInit(&sums, CUDA_R_32I, size(m), size(n), m));

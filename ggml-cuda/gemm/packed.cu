@@ -1,7 +1,7 @@
-// Products with weights of the packed formats, in the CPU's order, so with its bits: a block's product is a
-// sum of integers, and an output adds its blocks one after the other (numerics.h, q8_block_step). A warp
-// takes some weights and up to 8 rows; its lanes share 32 pieces of 32 elements, leave the blocks' integers
-// in shared memory, and then each lane goes over them for one output, in order.
+// Products with packed weights in the CPU's order, so with its bits: a block's product is a sum of integers,
+// and an output adds its blocks one after the other (numerics.h, q8_block_step). A warp takes some weights
+// and up to 8 rows. Its lanes share 32 pieces of 32 elements and leave the blocks' integers in shared memory;
+// then each lane adds those of one output, in order.
 #include "blocks.cuh"
 #include "config.h"
 #include "product.cuh"
@@ -12,10 +12,10 @@ namespace {
 
 constexpr int packed_warps = 4, packed_rows = 8;
 
-// a warp's; times rows at most 32 outputs
+// Weights per warp; times rows at most 32 outputs.
 constexpr int packed_weights(int rows) { return rows == 1 ? 8 : 4; }
 
-// What a warp keeps of 1,024 elements.
+// What a warp stores of 1,024 elements.
 template <format f, int rows> struct block_sums_of {
     static constexpr int blocks = 1024 / packed_reader<f>::block, weights = packed_weights(rows),
                          outputs = weights * rows;
@@ -27,7 +27,7 @@ template <format f, int rows> struct block_sums_of {
 
 template <format f, int rows> __global__ void __launch_bounds__(packed_warps *warp_lanes)
     packed_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     using reader = packed_reader<f>;
     using sums_of = block_sums_of<f, rows>;
     constexpr int block = reader::block, bytes = bytes_of<f>::a_block, weights = sums_of::weights,
@@ -40,7 +40,7 @@ template <format f, int rows> __global__ void __launch_bounds__(packed_warps *wa
     if (s.rows <= 0 || first >= s.m) return;
     sums_of &to = memory[warp];
     const uint8_t *const w = reinterpret_cast<const uint8_t *>(s.w);
-    // this lane's block of those at hand, and its piece of that
+    // this lane's block of those at hand, and its piece of that block
     const int mine = lane / lanes_a_block, piece = lane % lanes_a_block;
     const int output_weight = lane % weights, output_row = lane / weights;
     float sum = 0.0f;
@@ -125,37 +125,6 @@ int launch_packed_rows(product_args a, int32_t row_groups, int32_t heads, stream
     return DS_LAUNCH(kernel, grid, dim3(packed_warps * warp_lanes), 0, s, a);
 }
 
-constexpr int expand_threads = 128;
-template <format f> __global__ void expand_packed_kernel(expand_params p) {
-    former_results();
-    using reader = packed_reader<f>;
-    constexpr int pieces = reader::block / 32;
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * expand_threads + threadIdx.x, b = i / pieces;
-    if (i >= p.m * (p.k / 32)) return;
-    const uint8_t *const at = static_cast<const uint8_t *>(p.w) + b * bytes_of<f>::a_block;
-    const packed_piece piece = reader::read(at, static_cast<int>(i % pieces));
-    const float d = half_value(static_cast<uint16_t>(two_bytes(at + reader::header.d)));
-    float m = 0.0f;
-    if (reader::header.m >= 0)
-        m = half_value(static_cast<uint16_t>(two_bytes(at + (reader::header.m >= 0 ? reader::header.m : 0))));
-    if (reader::block == 256) m = -m;
-    for (int e = 0; e < 32; ++e) {
-        const float q = static_cast<float>(static_cast<int8_t>(piece.q[e / 4] >> e % 4 * 8));
-        float x = (d * static_cast<float>(piece.scale[e / 16])) * q;
-        if (reader::header.m >= 0) x = x + m * static_cast<float>(piece.min[e / 16]);
-        if (p.halves) static_cast<uint16_t *>(p.y)[i * 32 + e] = half_of(x);
-        else static_cast<float *>(p.y)[i * 32 + e] = x;
-    }
-}
-__global__ void expand_i8_kernel(expand_params p) {
-    former_results();
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * expand_threads + threadIdx.x;
-    if (i >= p.m * p.k) return;
-    const float x = static_cast<float>(static_cast<const int8_t *>(p.w)[i]) * p.scale[i / p.k];
-    if (p.halves) static_cast<uint16_t *>(p.y)[i] = half_of(x);
-    else static_cast<float *>(p.y)[i] = x;
-}
-
 }  // namespace
 
 int launch_packed(format type, const product_args &a, int32_t most_rows, int32_t row_groups, int32_t heads,
@@ -163,20 +132,6 @@ int launch_packed(format type, const product_args &a, int32_t most_rows, int32_t
     return with_packed_format(type, [&](auto tag) {
         return most_rows == 1 ? launch_packed_rows<tag.value, 1>(a, row_groups, heads, s)
                               : launch_packed_rows<tag.value, packed_rows>(a, row_groups, heads, s);
-    });
-}
-
-int launch_expand(const expand_params &p, stream s) {
-    if (p.m == 0) return 0;
-    if (p.type == format::i8)
-        return DS_LAUNCH(expand_i8_kernel,
-                         dim3(static_cast<unsigned>((p.m * p.k + expand_threads - 1) / expand_threads)),
-                         dim3(expand_threads), 0, s, p);
-    return with_packed_format(p.type, [&](auto tag) {
-        const auto kernel = expand_packed_kernel<tag.value>;
-        return DS_LAUNCH(
-            kernel, dim3(static_cast<unsigned>((p.m * (p.k / 32) + expand_threads - 1) / expand_threads)),
-            dim3(expand_threads), 0, s, p);
     });
 }
 

@@ -1,4 +1,4 @@
-// Products of any shape with I8 weights: a warp a result.
+// Products of any shape with I8 weights: one warp per result.
 #include "config.h"
 #include "product.cuh"
 
@@ -20,7 +20,7 @@ __device__ int32_t dot(const int8_t *w, const int8_t *x, int32_t k) {
 }
 
 template <bool gated> __global__ void plain_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     const share s = share_of<gated>(a, plain_warps, 1);
     const int32_t w = s.first + static_cast<int32_t>(threadIdx.x) / warp_lanes;
     if (w >= s.m) return;

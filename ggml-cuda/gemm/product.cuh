@@ -1,5 +1,5 @@
-// What the kernels of products have in common: which weights and which rows of activations a block takes, and
-// what becomes of a sum.
+// What the kernels of products share: which weights and rows of activations a block takes, and how a sum
+// becomes a result.
 #pragma once
 
 #include "../device.cuh"
@@ -7,7 +7,7 @@
 
 namespace ds::cuda {
 
-// Rows [first, first + rows) of the activations that were sorted by expert; they go to expert `expert`.
+// Rows [first, first + rows) of the activations sorted by expert; all go to `expert`.
 struct row_group {
     int32_t expert, first, rows;
 };
@@ -19,31 +19,31 @@ struct product_args {
     int64_t scale_stride, scale_step;
     matrix w[most_matrices];  // gated: gate and up
     int32_t count, n, k;
-    int64_t w_step, w_scale_step;  // elements, from head to head or from expert to expert
+    int64_t w_step, w_scale_step;  // elements from head to head, or from expert to expert
     float *y;
     int64_t y_stride, y_step;
     const float *residual;
     int64_t residual_stride;
     unary f;
-    // of experts: [gridDim.y], those behind the last without rows. Null: rows as they stand
+    // experts: [gridDim.y], empty ones last. Null: no experts
     const row_group *groups;
-    // of experts: the row of q that a sorted row is. Null: they are sorted as they stand
+    // experts: the row of q for each sorted row. Null: q is sorted itself
     const int32_t *row_of;
 };
 
-// A block's share, with heads and experts resolved.
+// A block's share, with head and expert resolved.
 struct share {
     const int8_t *w, *up;
     const float *scale, *up_scale, *bias;
-    int32_t m, first;   // weights of the matrix; the first of the share
-    int32_t row, rows;  // rows of y (and of q, unless row_of says otherwise)
-    int32_t column;     // of y, of the matrix's first weight
+    int32_t m, first;   // weights of the matrix; the share's first
+    int32_t row, rows;  // rows of y, and of q unless row_of maps them
+    int32_t column;     // of y, for the matrix's first weight
     const int8_t *q;
     const float *q_scale, *residual;
     float *y;
 };
 
-// `across`: weights a share; `down`: rows a share.
+// across: weights per share. down: rows per share.
 template <bool gated> __device__ share share_of(const product_args &a, int32_t across, int32_t down) {
     int32_t i = 0, part = static_cast<int32_t>(blockIdx.x);
     if (!gated)
@@ -75,13 +75,13 @@ template <bool gated> __device__ share share_of(const product_args &a, int32_t a
     return s;
 }
 
-// Row `i` of the share among the rows of q; i < s.rows.
+// The row of q for row i < s.rows of the share.
 __device__ __forceinline__ int64_t source_row(const product_args &a, const share &s, int32_t i) {
     return a.row_of ? a.row_of[s.row + i] : s.row + i;
 }
 
-// The result of weight `w` of the matrix and the share's row `i`. What a gated product makes of its two sums
-// is not added to anything.
+// The result of the matrix's weight `w` and the share's row `i`. A gated product has neither bias nor
+// residual.
 __device__ __forceinline__ float finish(const product_args &a, const share &s, int32_t i, int32_t w,
                                         int32_t sum, float x_scale) {
     float y = i8_output(sum, s.scale[w], x_scale);
@@ -107,7 +107,7 @@ __device__ __forceinline__ float finish_gated(const product_args &a, const share
 product_args args_of(const products_params &p);
 product_args args_of(const gated_launch_params &p);
 
-// `row_groups` of experts (0: none) bound the grid's height. Chosen and checked by the caller.
+// row_groups: the grid's height for experts; 0: no experts. The caller has checked that the kernel fits.
 int launch_rows(const product_args &, bool gated, int32_t most_rows, int32_t row_groups, int32_t heads,
                 const device_facts &, stream);
 int launch_tiles(const product_args &, bool gated, int32_t tile_rows, int32_t row_groups, int32_t heads,

@@ -1,13 +1,13 @@
-// Rows of activations, normed and quantized: a block of 128 threads a row, thread j of which is lane j of the
-// norm's sum, so that the sum is made in the order that numerics.h says; the largest magnitude is the same in
-// any order. And small kernels around products that a library makes.
+// Activations, normed and quantized: a block of 128 threads per row, of which thread j is lane j of the
+// norm's sum, so that the sum has the order of numerics.h; a largest magnitude does not depend on order. And
+// the small kernels that follow products.
 #include "product.cuh"
 
 namespace ds::cuda {
 
 namespace {
 
-// The sum of the 128 threads' `x`, as fold_lanes makes it; every thread gets it.
+// The sum of the 128 threads' `x` in the order of fold_lanes, for every thread.
 __device__ float fold_block(float x) {
     __shared__ float lane[sum_lanes];
     const int j = static_cast<int>(threadIdx.x);
@@ -25,7 +25,7 @@ __device__ float fold_block(float x) {
     return lane[0];
 }
 
-// The largest of the warp's `x`; every lane gets it.
+// The largest of the warp's `x`, for every lane.
 __device__ uint32_t largest_of_warp(uint32_t x) {
     for (int s = warp_lanes / 2; s > 0; s /= 2) {
         const uint32_t other = __shfl_xor_sync(all_lanes, x, s);
@@ -45,7 +45,7 @@ __device__ uint32_t largest_of_block(uint32_t x) {
 __device__ uint32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffffu; }
 
 __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t row = blockIdx.x;
     const int j = static_cast<int>(threadIdx.x);
     const float *x = p.x + row * p.x_stride;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(sum_lanes) quantize_kernel(quantize_params p) 
 constexpr int gate_threads = 256;
 
 __global__ void gate_kernel(gate_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.m,
                   column = i % p.m;
     if (row >= p.n) return;
@@ -100,7 +100,7 @@ __global__ void gate_kernel(gate_params p) {
 }
 
 __global__ void scale_sums_kernel(scale_sums_params p) {
-    former_results();
+    wait_for_prior_kernels();
     const int64_t i = static_cast<int64_t>(blockIdx.x) * gate_threads + threadIdx.x, row = i / p.w.m,
                   column = i % p.w.m;
     if (row >= p.n) return;

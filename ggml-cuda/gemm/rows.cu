@@ -1,9 +1,8 @@
 // Products of few rows (up to 32) with I8 weights, bound by reading the weights once. A warp takes 16 weights
-// and all rows by mma.m16n8k32, whose a is the weights: a sum of integers has no order, so a lane's 16 bytes
-// in a row, as they are loaded, stand for whatever 16 places of k the instruction gives its registers, as
-// long as the activations are loaded the same way. No shared memory lies between, and no lane ever waits for
-// another while loading. The warps of a block share the depth k, 256 or 128 bytes at a time; their sums are
-// added at the end.
+// and all rows by mma.m16n8k32 with the weights as its operand a. A sum of integers has no order, so the 16
+// bytes of a row that a lane loads may stand for any 16 indices of k, as long as activations are loaded
+// alike. No shared memory is in between, and no lane waits for another while loading. The warps of a block
+// divide the depth k, 256 or 128 bytes at a time; their sums are added at the end.
 #include "config.h"
 #include "product.cuh"
 
@@ -11,9 +10,9 @@ namespace ds::cuda {
 
 namespace {
 
-constexpr int piece = 64;  // of a row: four lanes' 16 bytes
+constexpr int piece = 64;  // bytes of a row: 16 in each of four lanes
 
-// One matrix's pieces in flight: two weights a lane (rows g and g + 8 of the warp's 16).
+// One matrix's pieces in flight: two weights per lane, rows g and g + 8 of the warp's 16.
 template <int pieces> struct pieces_of {
     uint4 low[pieces], high[pieces];
     __device__ void load(const int8_t *w, int64_t k, int32_t first, int32_t m, int32_t at) {
@@ -35,10 +34,10 @@ __device__ __forceinline__ void multiply_piece(int32_t (&c)[4], const uint4 &low
 
 template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_kernel(product_args a) {
     constexpr int pieces = gated ? 2 : 4, matrices = gated ? 2 : 1;
-    // Which weights a block takes depends on nothing before it, unless they are an expert's: the first of
-    // them are on their way before anything else is waited for.
+    // Unless the weights are an expert's, which of them a block takes depends on no earlier kernel: their
+    // first loads start before waiting for one.
     const bool early = !a.groups;
-    if (!early) former_results();
+    if (!early) wait_for_prior_kernels();
     DS_SHARED(memory);
     // [warps][matrices][tiles * 8 rows][16 weights]
     int32_t *const sums = reinterpret_cast<int32_t *>(memory);
@@ -55,7 +54,7 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     };
     if (early) {
         load();
-        former_results();
+        wait_for_prior_kernels();
     }
     if (s.rows <= 0) return;
     if (!early) load();
@@ -85,15 +84,15 @@ template <int tiles, bool gated> __global__ void __launch_bounds__(256) rows_ker
     __syncthreads();
     constexpr int results = tiles * 8 * rows_weights;
     for (int e = static_cast<int>(threadIdx.x); e < results; e += static_cast<int>(blockDim.x)) {
-        const int32_t row = e / rows_weights, w = s.first + e % rows_weights;
-        if (row >= s.rows || w >= s.m) continue;
+        const int32_t row = e / rows_weights, weight = s.first + e % rows_weights;
+        if (row >= s.rows || weight >= s.m) continue;
         int32_t sum[matrices] = {};
         for (int i = 0; i < warps; ++i)
             for (int m = 0; m < matrices; ++m) sum[m] += sums[(i * matrices + m) * results + e];
         const float scale = s.q_scale[source_row(a, s, row) * a.scale_stride];
-        s.y[(s.row + row) * a.y_stride + s.column + w] =
-            gated ? finish_gated(a, s, w, sum[0], sum[matrices - 1], scale)
-                  : finish(a, s, row, w, sum[0], scale);
+        s.y[(s.row + row) * a.y_stride + s.column + weight] =
+            gated ? finish_gated(a, s, weight, sum[0], sum[matrices - 1], scale)
+                  : finish(a, s, row, weight, sum[0], scale);
     }
 }
 

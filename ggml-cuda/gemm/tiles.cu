@@ -1,7 +1,7 @@
-// Products of many rows with I8 weights on tensor cores: a tile of 64 or 128 rows by 128 weights, both read
-// 64 bytes of k at a time into a ring of stages in shared memory, multiplied there by mma.m16n8k32. Eight
-// warps, two down and four across, each with half of the rows and 32 weights. Of a gated product every eight
-// weights of gate stand beside the same eight of up, so that one lane comes to hold both sums of a result.
+// Products of many rows with I8 weights on tensor cores: a tile of 64 or 128 rows by 128 weights. Both are
+// copied 64 bytes of k at a time into a ring of stages in shared memory and multiplied by mma.m16n8k32. Eight
+// warps, two down and four across, take half of the rows and 32 weights each. In a gated product, eight
+// weights of gate alternate with the same eight of up, so that one lane holds both sums of a result.
 #include "config.h"
 #include "product.cuh"
 
@@ -12,15 +12,15 @@ namespace {
 constexpr int threads = 256, pieces = tile_depth / 16;
 
 template <int rows, bool gated> struct tile {
-    static constexpr int copies = (rows + tile_weights) * pieces / threads;  // a thread and stage
-    static constexpr int down = rows / 32;                                   // tiles of 16 rows a warp
+    static constexpr int copies = (rows + tile_weights) * pieces / threads;  // per thread and stage
+    static constexpr int down = rows / 32;                                   // tiles of 16 rows per warp
     static constexpr int stage_bytes = (rows + tile_weights) * tile_depth;
 
     const int8_t *from[copies];
     bool there[copies];
     int32_t c[down][4][4] = {};
 
-    // Row `r` of a stage: an activation's, then a weight's.
+    // Rows of a stage: first those of activations, then those of weights.
     __device__ void find_sources(const product_args &a, const share &s) {
         DS_UNROLL
         for (int i = 0; i < copies; ++i) {
@@ -37,13 +37,13 @@ template <int rows, bool gated> struct tile {
         }
     }
     __device__ void copy(char *stage, int32_t at, int32_t k) const {
-        // threads is a multiple of pieces: a thread's piece is always the same
-        const int p = static_cast<int>(threadIdx.x) % pieces, c = at + p * 16;
+        // `threads` is a multiple of `pieces`, so a thread always has the same piece
+        const int p = static_cast<int>(threadIdx.x) % pieces, column = at + p * 16;
         DS_UNROLL
         for (int i = 0; i < copies; ++i) {
             const int r = (static_cast<int>(threadIdx.x) + i * threads) / pieces;
-            const bool inside = there[i] && c < k;
-            copy_async(stage + swizzled(r, p, pieces), from[i] + (inside ? c : 0), inside);
+            const bool inside = there[i] && column < k;
+            copy_async(stage + swizzled(r, p, pieces), from[i] + (inside ? column : 0), inside);
         }
     }
     __device__ void multiply(const char *stage) {
@@ -93,7 +93,7 @@ template <int rows, bool gated> struct tile {
 };
 
 template <int rows, bool gated> __global__ void __launch_bounds__(threads) tiles_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     DS_SHARED(memory);
     const share s = share_of<gated>(a, gated ? tile_weights / 2 : tile_weights, rows);
     if (s.rows <= 0) return;
@@ -107,8 +107,8 @@ template <int rows, bool gated> __global__ void __launch_bounds__(threads) tiles
     }
     for (int32_t step = 0; step < steps; ++step) {
         wait_copies<tile_stages - 2>();
-        // this step's stage has come for all, and nobody reads the one before any more: the next copy goes
-        // there
+        // This step's stage is complete for all threads, and nobody reads the previous one any more: the next
+        // copy goes there.
         __syncthreads();
         const int32_t next = step + tile_stages - 1;
         if (next < steps) t.copy(memory + next % tile_stages * one::stage_bytes, next * tile_depth, a.k);

@@ -1,9 +1,10 @@
 // Products of many rows with I8 weights by Hopper's wgmma: a tile of 128 rows by 128 or 256 weights. Two
-// warpgroups, each with 64 of the rows and all of the weights; both copy, 128 bytes of k a stage, into a ring
-// of four stages in shared memory that lie as the instruction's 128-byte exchange wants them. Copies run two
-// stages ahead, and a stage's products run on while the next stage is waited for: a stage may be written
-// again when the products of two steps ago are done in both groups, which the barrier of this step says. Of a
-// gated product every eight weights of gate stand beside the same eight of up.
+// warpgroups take 64 of the rows and all of the weights each; both copy, 128 bytes of k per stage, into a
+// ring of four stages in shared memory, in the instruction's 128-byte swizzle. In a gated product, eight
+// weights of gate alternate with the same eight of up.
+// Copies run two stages ahead, and a stage's products go on while the next stage is awaited. A stage may be
+// overwritten when both groups have finished the products of two steps ago, which this step's barrier
+// ensures.
 #include "wgmma.cuh"
 
 #include "config.h"
@@ -21,7 +22,7 @@ template <int wide, bool gated> struct wgmma_tile {
                          step = wgmma_threads / wgmma_pieces;
     static constexpr int stage_bytes = (wgmma_rows + wide) * wgmma_depth;
 
-    // The thread's piece of each row is one and the same; its rows are `step` apart.
+    // A thread has the same piece of each of its rows, which are `step` apart.
     const product_args &a;
     const share &s;
     int32_t d[wide / 2] = {};
@@ -80,7 +81,7 @@ template <int wide, bool gated> struct wgmma_tile {
 
 template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads, 1)
     wgmma_kernel(product_args a) {
-    former_results();
+    wait_for_prior_kernels();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     DS_SHARED(memory);
     const share s = share_of<gated>(a, gated ? wide / 2 : wide, wgmma_rows);
@@ -94,7 +95,7 @@ template <int wide, bool gated> __global__ void __launch_bounds__(wgmma_threads,
         close_copies();
     }
     int32_t step = 0;
-    // one at least: where the compiler sees that, it leaves the products of two steps under way together
+    // At least one step: where the compiler sees that, it lets the products of two steps overlap.
     do {
         wait_copies<ahead - 1>();
         show_written();
@@ -134,7 +135,7 @@ int launch_wgmma(const product_args &a, bool gated, int32_t wide, int32_t row_gr
 int prepare_wgmma(device_facts &d) {
     d.wgmma = false;
     if (d.major != 9 || d.minor != 0 || static_cast<size_t>(d.shared_bytes) < wgmma_bytes(256)) return 0;
-    // Built without sm_90a, what is found of the kernel is empty: it needs no register for a sum.
+    // Without sm_90a the kernel is compiled empty, and then it needs no registers for sums.
     cudaFuncAttributes found;
     const int bad = static_cast<int>(
         cudaFuncGetAttributes(&found, reinterpret_cast<const void *>(wgmma_kernel<256, false>)));

@@ -1,24 +1,24 @@
-// Hopper's matrix instructions for a warpgroup (128 threads), as gemm/wgmma.cu uses them: d[64, n] += a[64,
-// 32] b[n, 32]^T on int8, a and b in shared memory, under way until waited for (PTX ISA, "asynchronous
-// warpgroup level matrix instructions"). tests/cuda/cuda_emulation.h says what they do on the host. Thread t
-// of the group holds of d, as element i: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2
-// (t % 4) + i % 2.
+// Hopper's matrix instructions for a warpgroup (128 threads): d[64, n] += a[64, 32] b[n, 32]^T on int8, with
+// a and b in shared memory, asynchronous until waited for (PTX ISA, "asynchronous warpgroup level matrix
+// instructions"). tests/cuda/cuda_emulation.h defines the same for the host.
+// Element i of d in thread t of the group is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) +
+// 2 (t % 4) + i % 2.
 #pragma once
 
 #include "../device.cuh"
 
-#ifdef __CUDACC__  // used only where __CUDA_ARCH_FEAT_SM90_ALL is
+#ifdef __CUDACC__  // compiled only where __CUDA_ARCH_FEAT_SM90_ALL is defined
 
 namespace ds::cuda {
 
-// Rows of 128 bytes, eight of them a 1,024-byte piece whose 16-byte parts are exchanged as by swizzled(row,
-// part, 8).
+// The descriptor of rows of 128 bytes in groups of eight (1,024 bytes), with the 128-byte swizzle:
+// swizzled(row, part, 8).
 __device__ __forceinline__ uint64_t describe(const void *p) {
     return static_cast<uint64_t>((shared_address(p) & 0x3ffffu) >> 4) | uint64_t{1} << 16 |
            uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
-// What threads have written to shared memory is there for the instructions too, once a barrier has followed.
+// Makes what threads wrote to shared memory visible to the instructions, once a barrier has followed.
 __device__ __forceinline__ void show_written() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -30,7 +30,7 @@ template <int groups> __device__ __forceinline__ void wait_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
 }
 
-// No sum is looked at before the wait that stands above this.
+// Keeps the compiler from reading sums before the wait above this.
 template <int n> __device__ __forceinline__ void settle(int32_t (&d)[n]) {
     DS_UNROLL
     for (int i = 0; i < n; ++i) asm volatile("" : "+r"(d[i])::"memory");

@@ -1,5 +1,5 @@
-// Opens libdeepseek-cuda.so and turns its plain functions into a backend that throws. The shared object stays
-// in the process: a driver that was once started does not like to be unloaded.
+// Opens libdeepseek-cuda.so and wraps its plain functions in a backend that throws. The shared object stays
+// loaded, since a driver that was started may not survive being unloaded.
 #include "cuda.h"
 
 #include "../../tensor/os.h"
@@ -26,13 +26,13 @@ struct cuda : backend {
 cuda &self(backend *b) { return *static_cast<cuda *>(b); }
 const cuda &self(const backend *b) { return *static_cast<const cuda *>(b); }
 
-// Calls f(…, failure), and throws what it says.
+// Calls f(…, failure) and throws the failure.
 template <class F, class... A> void call(F f, A... a) {
     cuda_failure failure;
     if (!f(a..., &failure)) throw error(failure.code, failure.text);
 }
 
-std::vector<std::string> places() {
+std::vector<std::string> candidate_paths() {
     const std::string here = os::code_directory();
     if (here.empty()) return {};
     return {here + "/" + file_name, here + "/../lib/" + file_name};
@@ -42,9 +42,9 @@ void *open_library(const std::string &path) {
     try {
         if (!path.empty()) return os::open_library(path);
         std::string tried;
-        for (const std::string &place : places()) {
-            if (os::file_exists(place)) return os::open_library(place);
-            tried += place + ", ";
+        for (const std::string &candidate : candidate_paths()) {
+            if (os::file_exists(candidate)) return os::open_library(candidate);
+            tried += candidate + ", ";
         }
         try {
             return os::open_library(file_name);

@@ -1,12 +1,12 @@
-// How the rows of experts are grouped, and the scratch that it takes.
+// How the rows of experts are grouped, and the layout of scratch.
 #include "config.h"
 
 #include <algorithm>
 
 namespace ds::cuda {
 
-// A group's rows go through an expert's weights together. The bound holds however the rows are spread: every
-// touched expert has one group that is not full.
+// A group's rows share one read of an expert's weights. However rows are distributed, each expert in use has
+// at most one group that is not full.
 int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows) {
     return static_cast<int32_t>(std::min<int64_t>(experts, pairs) + pairs / rows);
 }
@@ -33,7 +33,7 @@ struct taker {
 };
 }  // namespace
 
-// Of rows ready for products with weights of the format; floats are taken as they are.
+// Of rows quantized for weights of the format; float weights take floats.
 static size_t quantized_bytes(format f, int64_t rows, int64_t k) {
     if (f == format::f32 || f == format::f16 || f == format::bf16) return 0;
     return quantized_bytes(rows, k, f == format::i8 ? 0 : static_cast<int32_t>(info(f).block));
@@ -45,7 +45,7 @@ experts_work work_of(const experts_launch_params &p) {
     const bool fused = gate_and_up_together(p);
     taker take;
     experts_work w;
-    w.place = take(pairs * sizeof(int32_t));
+    w.slot = take(pairs * sizeof(int32_t));
     w.row_of = take(pairs * sizeof(int32_t));
     w.groups = take(static_cast<size_t>(group_bound(static_cast<int64_t>(pairs), p.experts, 8)) * 3 *
                     sizeof(int32_t));
@@ -53,7 +53,7 @@ experts_work work_of(const experts_launch_params &p) {
     w.x_up = p.up.type == p.gate.type ? w.x : take(quantized_bytes(p.up.type, p.n, p.d));
     w.hidden = take(pairs * ffn * sizeof(float));
     w.up = fused ? w.hidden : take(pairs * ffn * sizeof(float));
-    w.ready = take(quantized_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
+    w.hidden_quantized = take(quantized_bytes(p.down.type, static_cast<int64_t>(pairs), p.ffn));
     w.y = take(pairs * d * sizeof(float));
     w.bytes = take.bytes;
     return w;

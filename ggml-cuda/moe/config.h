@@ -1,4 +1,4 @@
-// Mixture of experts: scratch, and how rows are grouped. Plain numbers, tested without a device.
+// Mixture of experts: how rows are grouped, and scratch. Plain arithmetic, tested without a device.
 #pragma once
 
 #include "../launch.h"
@@ -7,27 +7,26 @@ namespace ds::cuda {
 
 constexpr int32_t most_experts = 1024;
 
-// How the experts' products are made: rows a group, by the kernel for few rows, by tiles, or by a warp a
-// result.
+// How the experts' products are cut: rows per group decide the kernel.
 struct experts_cut {
     int32_t group_rows;  // 8, 16, 32: few rows; 64, 128: tiles
-    int32_t groups;      // as many as there can be
+    int32_t groups;      // the most that there can be
 };
 int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows);
 experts_cut cut_of(const experts_launch_params &);
 
-bool gate_and_up_together(const experts_launch_params &);  // by one kernel
+bool gate_and_up_together(const experts_launch_params &);  // whether one kernel computes both
 
-// Offsets in scratch, each at a multiple of 256, of [pairs]: a row and one of its experts. A pair's place is
-// where it stands when pairs are sorted by expert.
+// Offsets in scratch, each a multiple of 256. A pair is a row and one of its experts; its slot is its index
+// after sorting by expert.
 struct experts_work {
-    size_t place;       // [pairs]
-    size_t row_of;      // [pairs]: the row that stands at a place
-    size_t groups;      // [groups]
-    size_t x, x_up;     // rows ready for gate, and for up where its format is another
-    size_t hidden, up;  // [pairs, ffn]
-    size_t ready;       // hidden, ready for down
-    size_t y;           // [pairs, d]
+    size_t slot;              // [pairs]
+    size_t row_of;            // [pairs]: the row in each slot
+    size_t groups;            // [groups]
+    size_t x, x_up;           // rows quantized for gate, and for up where its format differs
+    size_t hidden, up;        // [pairs, ffn]
+    size_t hidden_quantized;  // hidden, quantized for down
+    size_t y;                 // [pairs, d]
     size_t bytes;
 };
 experts_work work_of(const experts_launch_params &);

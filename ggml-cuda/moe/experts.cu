@@ -1,7 +1,7 @@
-// The routed experts: pairs of a row and an expert are sorted by expert and cut into groups on the device, so
-// that an expert's weights are read once for a group and those of experts without rows not at all; then the
-// products' own kernels, a group a block, and the sums row by row in the order of the ranks. The grid is as
-// high as groups there can be; a block whose group has no rows has nothing to do. Which place a pair gets
+// The routed experts. Pairs of a row and an expert are sorted by expert and cut into groups on the device, so
+// that an expert's weights are read once per group, and those of experts without rows never. Then the kernels
+// of products run with one group per block, and results are summed row by row in the order of the ranks. The
+// grid has as many rows as there can be groups; the blocks of empty groups return. Which slot a pair gets
 // changes no bit.
 #include "../gemm/config.h"
 #include "../gemm/product.cuh"
@@ -17,14 +17,14 @@ struct sort_args {
     const float *route;
     int64_t route_stride;
     int32_t n, used, experts, group_rows, groups;
-    int32_t *place, *row_of;
+    int32_t *slot, *row_of;
     row_group *group;
 };
 __device__ int32_t expert_of_pair(const sort_args &a, int32_t pair) {
     return static_cast<int32_t>(a.route[pair / a.used * a.route_stride + pair % a.used]);
 }
 
-// Each thread's x becomes the sum of those up to its own.
+// Turns x into its running sums, one element per thread.
 __device__ void sum_up(int32_t *x) {
     const int i = static_cast<int>(threadIdx.x);
     for (int step = 1; step < sort_threads; step *= 2) {
@@ -36,7 +36,7 @@ __device__ void sum_up(int32_t *x) {
 }
 
 __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ int32_t count[sort_threads], next[sort_threads], group[sort_threads];
     const int32_t i = static_cast<int32_t>(threadIdx.x), pairs = a.n * a.used;
     count[i] = 0;
@@ -59,13 +59,14 @@ __global__ void __launch_bounds__(sort_threads) sort_kernel(sort_args a) {
     for (int32_t g = all + i; g < a.groups; g += sort_threads) a.group[g] = {0, 0, 0};
     __syncthreads();
     for (int32_t p = i; p < pairs; p += sort_threads) {
-        const int32_t place = atomicAdd(&next[expert_of_pair(a, p)], 1);
-        a.place[p] = place;
-        a.row_of[place] = p / a.used;
+        const int32_t slot = atomicAdd(&next[expert_of_pair(a, p)], 1);
+        a.slot[p] = slot;
+        a.row_of[slot] = p / a.used;
     }
 }
 
-// ---- Float weights: a half warp a result, lane j of which is lane j of the sum (numerics.h, dot_in_lanes)
+// ---- Float weights: half a warp per result, of which thread j is lane j of the sum (numerics.h,
+// dot_in_lanes)
 
 constexpr int float_warps = 8;
 
@@ -79,21 +80,21 @@ struct float_product_args {
     const row_group *groups;
     const int32_t *row_of;  // or null
 };
-struct f32_at_place {
+struct f32_weights {
     const float *p;
     __device__ float operator()(int64_t i) const { return p[i]; }
 };
-struct f16_at_place {
+struct f16_weights {
     const uint16_t *p;
     __device__ float operator()(int64_t i) const { return half_value(p[i]); }
 };
-struct bf16_at_place {
+struct bf16_weights {
     const uint16_t *p;
     __device__ float operator()(int64_t i) const { return float_of(static_cast<uint32_t>(p[i]) << 16); }
 };
 
 template <class W, class T> __global__ void float_product_kernel(float_product_args a) {
-    former_results();
+    wait_for_prior_kernels();
     const row_group g = a.groups[blockIdx.y];
     const int lane = static_cast<int>(threadIdx.x) % dot_lanes;
     const int32_t column = static_cast<int32_t>(blockIdx.x) * float_warps * 2 +
@@ -112,7 +113,7 @@ template <class W, class T> __global__ void float_product_kernel(float_product_a
 struct combine_args {
     const float *route;
     int64_t route_stride;
-    const int32_t *place;
+    const int32_t *slot;
     const float *parts;  // [pairs, d]
     const float *shared;
     int64_t shared_stride;
@@ -122,14 +123,14 @@ struct combine_args {
 };
 constexpr int combine_threads = 256;
 __global__ void combine_kernel(combine_args a) {
-    former_results();
+    wait_for_prior_kernels();
     const int32_t row = static_cast<int32_t>(blockIdx.y),
                   c = static_cast<int32_t>(blockIdx.x) * combine_threads + static_cast<int32_t>(threadIdx.x);
     if (c >= a.d) return;
     float y = a.shared ? a.shared[row * a.shared_stride + c] : 0.0f;
     const float *const weight = a.route + row * a.route_stride + a.used;
     for (int32_t r = 0; r < a.used; ++r)
-        y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.place[row * a.used + r]) * a.d + c], y);
+        y = fma_f32(weight[r], a.parts[static_cast<int64_t>(a.slot[row * a.used + r]) * a.d + c], y);
     a.y[row * a.y_stride + c] = y;
 }
 
@@ -138,18 +139,18 @@ __global__ void combine_kernel(combine_args a) {
 bool is_float(format f) { return f == format::f32 || f == format::f16 || f == format::bf16; }
 
 struct rows_in {
-    const float *x;  // as they are
+    const float *x;  // floats
     int64_t x_stride;
-    void *ready;  // and where they are made ready
+    void *quantized;  // memory for them quantized
     int32_t n, k;
     const int32_t *row_of;
 };
-// Ready for weights of the format.
+// Quantizes the rows for weights of the format.
 int quantize_rows(const rows_in &in, format f, stream s) {
     if (is_float(f)) return 0;
     const int32_t block = f == format::i8 ? 0 : static_cast<int32_t>(info(f).block);
-    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.ready),
-                            i8_stride(in.k), quantized_scales(in.ready, in.n, in.k), block, in.n, in.k},
+    return launch_quantize({in.x, in.x_stride, nullptr, 0, nullptr, 0, quantized_rows(in.quantized),
+                            i8_stride(in.k), quantized_scales(in.quantized, in.n, in.k), block, in.n, in.k},
                            s);
 }
 int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) {
@@ -158,8 +159,8 @@ int64_t step_of(const expert_matrices &w, int32_t m, int32_t k) {
 product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
                       const row_group *groups) {
     product_args a{};
-    a.q = quantized_rows(in.ready), a.q_stride = i8_stride(in.k);
-    a.q_scale = quantized_scales(in.ready, in.n, in.k),
+    a.q = quantized_rows(in.quantized), a.q_stride = i8_stride(in.k);
+    a.q_scale = quantized_scales(in.quantized, in.n, in.k),
     a.scale_stride = w.type == format::i8 ? 1 : in.k / static_cast<int32_t>(info(w.type).block);
     a.w[0] = {w.w, w.scale, nullptr, m, 0};
     a.count = 1, a.n = in.n, a.k = in.k;
@@ -171,9 +172,9 @@ product_args args_for(const rows_in &in, const expert_matrices &w, int32_t m, fl
 int launch_i8_groups(const product_args &a, bool gated, const experts_cut &cut, const device_facts &d,
                      stream s) {
     const auto at_16 = [](const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-    const bool pieces =
+    const bool aligned =
         a.k % 16 == 0 && a.w_step % 16 == 0 && at_16(a.w[0].w) && (!gated || at_16(a.w[1].w)) && d.major >= 8;
-    if (!pieces) return launch_plain(a, gated, cut.groups, 1, s);
+    if (!aligned) return launch_plain(a, gated, cut.groups, 1, s);
     if (d.wgmma && cut.group_rows == wgmma_rows) return launch_wgmma(a, gated, 128, cut.groups, 1, s);
     if (cut.group_rows > most_few_rows) return launch_tiles(a, gated, cut.group_rows, cut.groups, 1, s);
     return launch_rows(a, gated, cut.group_rows, cut.groups, 1, d, s);
@@ -188,9 +189,9 @@ int launch_one(const rows_in &in, const expert_matrices &w, int32_t m, float *y,
                const experts_cut &cut, const device_facts &d, stream s) {
     const float_product_args f = {in.x, in.x_stride, w.w, step_of(w, m, in.k), m, in.k, y, groups, in.row_of};
     switch (w.type) {
-    case format::f32: return launch_float_groups<f32_at_place, float>(f, cut.groups, s);
-    case format::f16: return launch_float_groups<f16_at_place, uint16_t>(f, cut.groups, s);
-    case format::bf16: return launch_float_groups<bf16_at_place, uint16_t>(f, cut.groups, s);
+    case format::f32: return launch_float_groups<f32_weights, float>(f, cut.groups, s);
+    case format::f16: return launch_float_groups<f16_weights, uint16_t>(f, cut.groups, s);
+    case format::bf16: return launch_float_groups<bf16_weights, uint16_t>(f, cut.groups, s);
     case format::i8: return launch_i8_groups(args_for(in, w, m, y, groups), false, cut, d, s);
     default: return launch_packed(w.type, args_for(in, w, m, y, groups), cut.group_rows, cut.groups, 1, s);
     }
@@ -202,23 +203,24 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     if (p.n == 0) return 0;
     experts_cut cut = cut_of(p);
     const bool fused = gate_and_up_together(p), integers = fused && p.down.type == format::i8;
-    if (!integers && cut.group_rows != 8) {  // what is not I8 takes eight rows at a time
+    // formats other than I8 take eight rows at a time
+    if (!integers && cut.group_rows != 8) {
         cut.group_rows = 8;
         cut.groups = group_bound(static_cast<int64_t>(p.n) * p.used, p.experts, 8);
     }
     const experts_work at = work_of(p);
     char *const work = static_cast<char *>(p.work);
-    const auto numbers = [&](size_t offset) { return reinterpret_cast<int32_t *>(work + offset); };
+    const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t *>(work + offset); };
     const auto floats = [&](size_t offset) { return reinterpret_cast<float *>(work + offset); };
     row_group *const groups = reinterpret_cast<row_group *>(work + at.groups);
     const int32_t pairs = p.n * p.used;
-    const rows_in x = {p.x, p.x_stride, work + at.x, p.n, p.d, numbers(at.row_of)};
+    const rows_in x = {p.x, p.x_stride, work + at.x, p.n, p.d, ints(at.row_of)};
     rows_in x_up = x;
-    x_up.ready = work + at.x_up;
-    const rows_in hidden = {floats(at.hidden), p.ffn, work + at.ready, pairs, p.ffn, nullptr};
+    x_up.quantized = work + at.x_up;
+    const rows_in hidden = {floats(at.hidden), p.ffn, work + at.hidden_quantized, pairs, p.ffn, nullptr};
     int bad = DS_LAUNCH(sort_kernel, dim3(1), dim3(sort_threads), 0, s,
                         sort_args{p.route, p.route_stride, p.n, p.used, p.experts, cut.group_rows, cut.groups,
-                                  numbers(at.place), numbers(at.row_of), groups});
+                                  ints(at.slot), ints(at.row_of), groups});
     if (!bad) bad = quantize_rows(x, p.gate.type, s);
     if (!bad && p.up.type != p.gate.type) bad = quantize_rows(x_up, p.up.type, s);
     if (fused) {
@@ -238,7 +240,7 @@ int launch_experts(const experts_launch_params &p, const device_facts &d, stream
     return DS_LAUNCH(combine_kernel,
                      dim3(static_cast<unsigned>(parts(p.d, combine_threads)), static_cast<unsigned>(p.n)),
                      dim3(combine_threads), 0, s,
-                     combine_args{p.route, p.route_stride, numbers(at.place), floats(at.y), p.shared,
+                     combine_args{p.route, p.route_stride, ints(at.slot), floats(at.y), p.shared,
                                   p.shared_stride, p.y, p.y_stride, p.n, p.used, p.d});
 }
 

@@ -1,6 +1,5 @@
-// The router: a warp a row, every step of route_row (tensor/ops/router.cpp) by the warp. Choosing is by
-// comparison alone, so that a tie goes to the lowest number; what is summed is integers, or stands in the
-// order of the ranks.
+// The router: one warp per row, following route_row (tensor/ops/router.cpp). Experts are chosen by comparison
+// alone, with ties going to the lowest index. Sums are of integers, or in the order of the ranks.
 #include "../device.cuh"
 #include "config.h"
 
@@ -18,7 +17,7 @@ __device__ bool before(choice a, choice b) {
 
 __device__ float never() { return float_of(0xff800000u); }
 
-// The first of the largest of x[0 … n); every lane gets it.
+// The first of the largest of x[0 … n), for every lane.
 __device__ choice best_of_warp(const float *x, int32_t n) {
     const int lane = static_cast<int>(threadIdx.x);
     choice best = {never(), most_experts};
@@ -32,7 +31,7 @@ __device__ choice best_of_warp(const float *x, int32_t n) {
     return best;
 }
 
-// A lane alone: what a group is worth.
+// A group's score, computed by a single lane.
 __device__ float group_worth(const float *rank, int32_t n, bool two) {
     int32_t best = 0;
     for (int32_t i = 1; i < n; ++i)
@@ -79,7 +78,7 @@ __device__ void drop_worst_groups(float *rank, int32_t n, const router_params &p
 }
 
 __global__ void router_kernel(router_launch_params p) {
-    former_results();
+    wait_for_prior_kernels();
     __shared__ float score[most_experts], rank[most_experts], worth[most_experts];
     const int lane = static_cast<int>(threadIdx.x);
     const float *const logits = p.logits + blockIdx.x * p.logits_stride;

@@ -1,5 +1,5 @@
-// What a step's logits mean to a request: the token that follows, its text, its events, its end.
-// Invariant: all that is read of logits is read before anything is made of it, so a device that fails has
+// From a step's logits to a request's next token, its text, its events and its end.
+// Invariant: everything read from a device is read before any request changes, so a device that fails has
 // changed nothing.
 #include "engine.h"
 
@@ -9,8 +9,7 @@
 
 namespace ds {
 
-// All that is read of logits, before anything is made of it: a device that fails now has changed nothing. A
-// request whose thought ends here chooses nothing.
+// Reads all logits and chooses all tokens. A request whose thought has used up its budget chooses nothing.
 void engine::choose(const step_plan &p) {
     int64_t output = 0;
     outcomes_.clear();
@@ -31,10 +30,10 @@ void engine::choose(const step_plan &p) {
     }
 }
 
-// From all logits, or from the leading ones where these are enough.
+// Chooses from the leading logits if these suffice, else from all.
 token_id engine::choose_one(request &r, int64_t output, const float *logits) {
     const sampling &s = r.options.sampling;
-    const std::span<const token_id> not_these = r.fresh_answer ? no_beginning_ : std::span<const token_id>();
+    const std::span<const token_id> not_these = r.fresh_answer ? not_first_ : std::span<const token_id>();
     if (!logits && runner_.leads())
         if (const std::optional<token_id> t =
                 sampler_.choose(runner_.leading(output), s, r.counts.data(), r.tokens.size(), not_these))
@@ -45,7 +44,7 @@ token_id engine::choose_one(request &r, int64_t output, const float *logits) {
 
 void engine::consume(const step_part &p, const outcome &o) {
     request &r = *static_cast<request *>(p.who->owner);
-    r.said.clear();
+    r.event_text.clear();
     scheduler_.computed(p);
     const auto prompt_done = static_cast<uint64_t>(std::min(r.job.computed, r.prompt_count()));
     if (prompt_done > r.prompt_done) count_prompt(r, prompt_done);
@@ -58,8 +57,8 @@ void engine::consume(const step_part &p, const outcome &o) {
     }
 }
 
-// The logits of position p speak of the token at p + 1: its log-probability waits in the request for that
-// position's event. What was scored before the request made room for others is not told again.
+// The logits of position p predict the token at p + 1, whose log-probability is stored in the request until
+// that position's event. Positions scored before a preemption get no second event.
 void engine::consume_score(request &r, const step_part &part, const float *logits) {
     const auto vocab = static_cast<size_t>(model_->h.vocab);
     for (int64_t p = part.first; p < part.first + part.rows; ++p, logits += vocab) {
@@ -84,7 +83,7 @@ void engine::consume_token(request &r, const outcome &o) {
         r.first = os::seconds();
         r.state = request_state::answer;
     }
-    // with a budget of 0, of a thought that the prompt has opened
+    // Budget 0, and the prompt has opened the thought.
     if (r.thought_enough()) return close_thinking(r);
     if (o.status != status::ok) return finish_with(r, finish::error, o.status);
     {
@@ -102,7 +101,7 @@ void engine::accept(request &r, const outcome &o) {
     bool stopped;
     {
         const std::lock_guard lock(r.text_mutex);
-        stopped = say(r, o.token, &o);
+        stopped = emit_token(r, o.token, &o);
     }
     count_new(r.produced - before);
     scheduler_.charge(r.job, 1);
@@ -114,7 +113,7 @@ void engine::accept(request &r, const outcome &o) {
     else if (r.thought_enough()) close_thinking(r);
 }
 
-// What is injected runs through the model like a piece of a prompt, before the next choice.
+// Injected tokens run through the model like a piece of a prompt, before the next choice.
 void engine::close_thinking(request &r) {
     const std::vector<token_id> &ending = r.options.think_ending;
     if (static_cast<int64_t>(r.tokens.size() + ending.size()) >= r.job.max_length)
@@ -123,21 +122,22 @@ void engine::close_thinking(request &r) {
     {
         const std::lock_guard lock(r.text_mutex);
         r.closed = r.fresh_answer = true;
-        for (size_t i = 0; i < ending.size() && !stopped; ++i) stopped = say(r, ending[i], nullptr);
+        for (size_t i = 0; i < ending.size() && !stopped; ++i) stopped = emit_token(r, ending[i], nullptr);
     }
     if (stopped) finish_with(r, finish::stop, status::ok);
 }
 
-// The token becomes the request's next, chosen, or injected where `o` is null. True when a stop text is
-// complete. Under the request's lock: a fork takes all of this, or nothing.
-bool engine::say(request &r, token_id t, const outcome *o) {
+// Appends a token to the request and makes its events: a chosen one, or an injected one if `o` is null. True
+// if a stop text is complete. The caller holds the request's lock, so that a fork takes over all of this or
+// nothing.
+bool engine::emit_token(request &r, token_id t, const outcome *o) {
     const std::string_view bytes = model_->vocabulary.bytes(t, r.options.special);
     r.decoded.clear();
     r.certain.clear();
     r.text.push(bytes, r.decoded);
     const channel_cutter::seen seen = r.channels.push(t, bytes.size(), r.decoded);
     const bool stopped = r.stops.push(r.decoded, r.certain);
-    if (seen.opened && r.options.think_budget == 0) o = nullptr;  // not even a tag is within a budget of 0
+    if (seen.opened && r.options.think_budget == 0) o = nullptr;  // a budget of 0 does not even cover the tag
     const bool injected = !o;
     const float *const logits = o ? o->logits : nullptr;
     ++(injected ? r.injected_tokens : seen.thinking ? r.thinking_tokens : r.answer_tokens);
@@ -157,8 +157,8 @@ bool engine::say(request &r, token_id t, const outcome *o) {
     return stopped;
 }
 
-// The event gets the text that became certain, as far as it is of its channel; text of the other one gets
-// events of its own, before and after it.
+// Gives the event the text that became certain, as far as it is in its channel. Text of the other channel
+// gets events of its own, before and after it.
 void engine::hand_out(request &r, event e) {
     pieces_.clear();
     r.channels.cut(r.certain, pieces_);
@@ -172,8 +172,8 @@ void engine::hand_out(request &r, event e) {
         text.position = e.position;
         event &to = i == own ? e : text;
         to.thinking = pieces_[i].thinking;
-        to.text = {r.said.data() + r.said.size(), pieces_[i].text.size()};
-        r.said += pieces_[i].text;
+        to.text = {r.event_text.data() + r.event_text.size(), pieces_[i].text.size()};
+        r.event_text += pieces_[i].text;
         events_.push_back(to);
     }
     if (own == pieces_.size()) events_.push_back(e);
@@ -196,7 +196,7 @@ event engine::make_event(const request &r, event_type type) const {
     e.thinking_tokens = r.thinking_tokens;
     e.answer_tokens = r.answer_tokens;
     e.injected_tokens = r.injected_tokens;
-    e.cached_tokens = static_cast<uint64_t>(r.job.found);
+    e.cached_tokens = static_cast<uint64_t>(r.job.cached);
     e.preemptions = r.job.preemptions;
     return e;
 }
@@ -208,7 +208,7 @@ void engine::finish_with(request &r, ds::finish f, ds::status s) {
     r.certain.clear();
     r.text.finish(r.decoded);
     r.channels.finish(r.decoded);
-    if (f != finish::stop || !r.stops.stopped()) {  // after a stop text nothing more is to be said
+    if (f != finish::stop || !r.stops.stopped()) {  // no text follows a stop text
         r.stops.push(r.decoded, r.certain);
         r.stops.finish(r.certain);
     }

@@ -1,5 +1,5 @@
-// The engine: many requests on one paged cache. What takes a turn belongs to one thread at a time; everything
-// else may be called from any.
+// The engine: many requests on one paged cache. Functions that take a `turn` run in one thread at a time; all
+// others may be called from any thread.
 #pragma once
 
 #include "request.h"
@@ -12,15 +12,15 @@
 
 namespace ds {
 
-// What a step did.
+// What one step did.
 struct step_trace {
     uint64_t step;
-    uint64_t rows, prompt_rows, answer_rows;  // computed; 0 when it was stopped
+    uint64_t rows, prompt_rows, answer_rows;  // computed; 0 if the step was stopped
     uint64_t started, preempted, ended;       // requests
     uint64_t cached_positions, copied_pages;
-    uint64_t running, queued;                       // requests, after it
-    uint64_t pages_free, pages_cached, pages_held;  // likewise
-    double seconds, compute_seconds;                // of all; of the model alone
+    uint64_t running, queued;                       // requests after the step
+    uint64_t pages_free, pages_cached, pages_held;  // after the step
+    double seconds, compute_seconds;                // of the whole step; of the model alone
 };
 
 struct engine_options {
@@ -30,9 +30,9 @@ struct engine_options {
     int64_t logit_rows = 0;    // 0: max_requests, at least 32, at most step_rows
     int64_t kv_positions = 0;  // 0: max_requests * context
     format kv_type = format::f16;
-    mla_form mla = mla_form::automatic;
+    int32_t form = 1;  // see build_args; 1: the architecture decides by the work
     ds::host host;
-    std::function<void(const step_trace &)> trace;  // by the thread that steps; may be empty
+    std::function<void(const step_trace &)> trace;  // called by the stepping thread; may be empty
 };
 
 struct memory_plan {
@@ -63,8 +63,8 @@ struct event {
 
 struct engine_stats {
     uint64_t running, queued, pages_total, pages_free, pages_committed, steps, prompt_tokens, new_tokens;
-    uint64_t pages_cached, looked_up, found, preemptions;
-    double prompt_rate, new_rate;  // tokens a second, of late
+    uint64_t pages_cached, lookup_tokens, cached_tokens, preemptions;
+    double prompt_rate, new_rate;  // tokens per second, over the last 10 seconds
 };
 
 struct request_progress {
@@ -72,23 +72,23 @@ struct request_progress {
     uint64_t prompt_tokens, prompt_done, produced;
 };
 
-// What a step's logits say to a request: the token that follows, and the logits if the request's events need
-// them all (of a scored one, of all its rows).
+// What a request gets from a step's logits: the next token, and the logits themselves if the request's events
+// need them (of all its rows, if it is scored).
 struct outcome {
     token_id token;
     const float *logits;  // or null
-    ds::status status;    // numeric: they are no numbers, and there is no token
+    ds::status status;    // numeric: the logits are not finite, and there is no token
 };
 
-// The scheduler's deadlines.
+// The unit of the scheduler's deadlines.
 inline int64_t microseconds(double seconds) { return static_cast<int64_t>(seconds * 1e6); }
 
 class engine {
 public:
-    // The right to step, to read what the step gave, and to the pages; one thread at a time has it.
+    // The right to step, to read the step's events and to use the pages. One thread at a time has it.
     class turn {
     public:
-        explicit turn(engine &e);  // throws state when another thread has it
+        explicit turn(engine &e);  // throws state if another thread has it
         turn(const turn &) = delete;
         ~turn() { taken_ = false; }
 
@@ -96,11 +96,11 @@ public:
         std::atomic<bool> &taken_;
     };
 
-    // The engine for one request of its own: submissions of others are refused meanwhile. However it ends,
-    // the request is gone then.
+    // Reserves the engine for one request: other submissions are refused until the destructor, which also
+    // ends the request if it is unfinished.
     class claim {
     public:
-        explicit claim(engine &e);  // throws state when another thread has the turn, or there are requests
+        explicit claim(engine &e);  // throws state if another thread has the turn, or there are requests
         claim(const claim &) = delete;
         ~claim();
         uint64_t submit(request_options o);
@@ -114,44 +114,44 @@ public:
 
     // Checks the options and fills in defaults. Throws status::argument naming the field.
     static engine_options resolve(const model &m, engine_options o);
-    // of resolved options
+    // `o`: resolved.
     static memory_plan measure(const model &m, const engine_options &o, const backend &b);
 
-    // The backend's memory is where the model's weights are.
+    // `b`: the backend whose memory holds the model's weights.
     engine(std::shared_ptr<const model> m, const engine_options &resolved, std::shared_ptr<backend> b);
     const model &loaded() const { return *model_; }
     const backend &device() const { return runner_.device(); }
 
     uint64_t submit(request_options o);  // throws argument, too_long, busy
-    // of a request's text so far; o's prompt, client and use_cache are ignored. Throws the same
+    // Continues from a request's text so far; o's prompt, client and use_cache are ignored. Throws the same.
     uint64_t fork(uint64_t id, request_options o);
     void cancel(uint64_t id);                      // throws argument
-    request_progress progress(uint64_t id) const;  // of an unknown id: done
-    // events live until the next step. One that throws loses none: the next hands them out
+    request_progress progress(uint64_t id) const;  // an unknown id is done
+    // Events are valid until the next step. A step that throws loses none: the next one returns them.
     std::span<const event> step(const turn &);
-    // forgets cached pages but the `keep` last used; free memory at the pool's end goes back
+    // Forgets all cached pages except the `keep` most recently used, and returns free memory at the pool's
+    // end.
     void trim(const turn &, int64_t keep);
-    // Of a sequence's pages that are known, see session.h: positions in the file; positions restored; pages
-    // freed that held nothing else and that nobody holds.
+    // See session.h. They return the positions in the file, the positions restored, and the pages freed.
     int64_t save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
                          const std::string &path);
     int64_t restore_session(const turn &, uint64_t client, const std::string &path,
                             std::span<token_id> tokens, size_t &count);
     int64_t forget_session(const turn &, uint64_t client, std::span<const token_id> tokens);
-    // throws too_long when such a request can never fit
+    // Throws too_long if such a request can never fit.
     void check_length(size_t prompt, bool score) const;
     bool idle() const;  // no request is queued or running
-    // for something that a step could do; false when the time is over, or at wake()
+    // Waits for work for a step; false after the timeout or wake().
     bool wait(double seconds);
     void wake();
     engine_stats stats() const;
-    size_t most_events() const;  // of a step
+    size_t max_events() const;  // of one step
 
 private:
-    using request_ptr = std::shared_ptr<request>;  // fork() reads it while it may end
+    using request_ptr = std::shared_ptr<request>;  // fork() reads a request that may end meanwhile
     void check(const request_options &o) const;
     void check_tokens(const char *field, std::span<const token_id> tokens) const;
-    session_pages session_place() {
+    session_pages session_view() {
         return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()};
     }
     void check_room(size_t prompt, uint64_t max_new, bool score) const;
@@ -179,7 +179,7 @@ private:
     void consume_score(request &r, const step_part &p, const float *logits);
     void consume_token(request &r, const outcome &o);
     void accept(request &r, const outcome &o);
-    bool say(request &r, token_id t, const outcome *o);
+    bool emit_token(request &r, token_id t, const outcome *o);
     void count_prompt(request &r, uint64_t done);
     void count_new(uint64_t tokens);
     void count_step(step_trace &t, double begun);
@@ -199,37 +199,36 @@ private:
     runner runner_;
     sampler sampler_;
     think_tags tags_;
-    std::vector<token_id> no_beginning_;  // what an answer after a closed thought does not begin with
-    size_t token_bytes_;                  // that one can add to a text, at most
+    std::vector<token_id> not_first_;  // tokens that an answer after a closed thought must not begin with
+    size_t token_bytes_;               // most bytes that one token can add to a text
 
     std::atomic<bool> stepping_{false}, stop_{false};
-    std::atomic<bool> unread_{false};  // events_ are complete, and were not given to the caller
-    bool handed_out_ = true;           // they were
+    std::atomic<bool> unread_{false};  // events_ are complete but not yet returned to the caller
+    bool handed_out_ = true;           // events_ were returned to the caller
     std::vector<event> events_;
     std::vector<token_logprob> top_;
     std::vector<text_piece> pieces_;
-    std::vector<outcome> outcomes_;          // of the step's parts
-    std::vector<request *> done_, dropped_;  // the stepping thread's
+    std::vector<outcome> outcomes_;          // one per part of the step
+    std::vector<request *> done_, dropped_;  // used by the stepping thread alone
     std::exception_ptr no_memory_;           // why the pool did not grow
     uint64_t step_prompt_ = 0, step_new_ = 0, step_ended_ = 0;
 
     mutable std::mutex mutex_;  // guards what follows
     std::unordered_map<uint64_t, request_ptr> live_;
     std::vector<request *> incoming_, cancelled_;
-    // requests with rows in the step that runs, but for those cancelled
-    int64_t in_step_ = 0;
+    int64_t in_step_ = 0;  // requests with rows in the running step, without those cancelled
     uint64_t next_id_ = 1;
     bool claimed_ = false;
-    std::condition_variable work_;  // something came in, or wake() was called
+    std::condition_variable work_;  // notified by new work and by wake()
     int64_t waiting_ = 0;           // threads in wait()
-    uint64_t wakes_ = 0;            // calls of wake() that somebody waited for
-    bool wake_next_ = false;        // one that nobody did
+    uint64_t wakes_ = 0;            // calls of wake() while threads waited
+    bool wake_next_ = false;        // wake() was called while none waited
     engine_stats stats_{};
     struct sample {
         double begun, ended;
         uint64_t prompt, made;
     };
-    std::array<sample, 128> recent_{};  // steps, the last one at stats_.steps % 128
+    std::array<sample, 128> recent_{};  // the last steps, the newest at stats_.steps % 128
 };
 
 }  // namespace ds

@@ -1,5 +1,5 @@
-// What an engine and a request may ask for: defaults, limits, memory, and the construction that follows.
-// Invariant: what is refused here is refused before anything of its size is taken.
+// Options of engines and requests: defaults, limits, memory, and construction from them.
+// Invariant: an option is refused before any memory of its size is allocated.
 #include "engine.h"
 
 #include "../../tensor/numerics.h"
@@ -38,8 +38,13 @@ engine_options engine::resolve(const model &m, engine_options o) {
 
 static step_sizes sizes_of(const engine_options &o) {
     const int64_t pool_pages = pages_for(o.kv_positions);
-    return {o.step_rows, o.logit_rows, o.max_requests, std::min(pages_for(o.context), pool_pages),
-            pool_pages,  o.mla};
+    return {o.step_rows,
+            o.logit_rows,
+            o.max_requests,
+            std::min(pages_for(o.context), pool_pages),
+            pool_pages,
+            o.form,
+            {}};
 }
 
 memory_plan engine::measure(const model &m, const engine_options &o, const backend &b) {
@@ -59,7 +64,7 @@ static size_t token_bytes_of(const tokenizer &v) {
     size_t longest = 0;
     for (size_t t = 0; t < v.size(); ++t)
         longest = std::max(longest, v.bytes(static_cast<token_id>(t), true).size());
-    return 3 * (longest + 4);  // every byte may become U+FFFD, and so may those held back
+    return 3 * (longest + 4);  // every byte, and up to 4 held back, may become U+FFFD, which has 3
 }
 
 engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, std::shared_ptr<backend> b)
@@ -75,11 +80,11 @@ engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, std:
       runner_(*model_, make_page_layout(*model_->architecture, model_->h, o.kv_type), sizes_of(o),
               std::move(b), o.host, pool_.data()),
       sampler_(static_cast<size_t>(model_->h.vocab)), tags_(find_think_tags(model_->vocabulary)),
-      no_beginning_(model_->vocabulary.end_tokens()), token_bytes_(token_bytes_of(model_->vocabulary)) {
-    if (tags_.open >= 0) no_beginning_.push_back(tags_.open);
-    // requests that live, some of them preempted
+      not_first_(model_->vocabulary.end_tokens()), token_bytes_(token_bytes_of(model_->vocabulary)) {
+    if (tags_.open >= 0) not_first_.push_back(tags_.open);
+    // Most live requests: waiting, running, and preempted ones in addition to max_queue.
     const size_t most = static_cast<size_t>(o.max_queue + 2 * o.max_requests);
-    events_.reserve(most_events());
+    events_.reserve(max_events());
     top_.reserve(static_cast<size_t>(o.logit_rows) * max_top_logprobs);
     pieces_.reserve(8);
     outcomes_.reserve(static_cast<size_t>(o.max_requests));
@@ -88,9 +93,9 @@ engine::engine(std::shared_ptr<const ds::model> m, const engine_options &o, std:
     publish();
 }
 
-// One a row with logits, and of each request its last; of each that runs what may be injected, and text of
-// the other channel. Room that is never used is never touched.
-size_t engine::most_events() const {
+// One per row with logits; the last one of every request; for each running request the injected tokens, and
+// text of the other channel. Reserved memory that is never used is never touched.
+size_t engine::max_events() const {
     return static_cast<size_t>(options_.logit_rows + options_.max_queue + 2 * options_.max_requests) +
            static_cast<size_t>(options_.max_requests) * (max_ending + 6);
 }
@@ -127,8 +132,8 @@ void engine::check(const request_options &o) const {
 
 void engine::check_length(size_t prompt, bool score) const { check_room(prompt, 0, score); }
 
-// What a request can never get: positions beyond the context, for its prompt and one token; pages that the
-// pool does not have, for all that it asks for.
+// Refuses a request that can never fit: its prompt and one token exceed the context, or all that it asks for
+// exceeds the page pool.
 void engine::check_room(size_t prompt, uint64_t max_new, bool score) const {
     const auto room = static_cast<size_t>(options_.context - (score ? 0 : 1));
     if (prompt > room)

@@ -1,4 +1,4 @@
-// A pool's memory: reserved address space, a block of the host's allocator, or a device's.
+// A pool's memory: reserved address space, a block of the host's allocator, or a device's memory.
 #include "page_pool.h"
 
 #include <algorithm>
@@ -14,11 +14,11 @@ size_t pool_bytes(size_t page_bytes, int64_t pages) {
     return bytes;
 }
 
-page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std::shared_ptr<backend> place)
+page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std::shared_ptr<backend> device)
     : page_bytes_(page_bytes), pages_(pages) {
-    if (place && !place->fn->host_memory) {
-        place_ = std::move(place);
-        far_ = backend_memory(place_, pool_bytes(page_bytes, pages));
+    if (device && !device->fn->host_memory) {
+        device_ = std::move(device);
+        device_memory_ = backend_memory(device_, pool_bytes(page_bytes, pages));
         committed_ = pages;
     } else if (host.alloc_fn) {
         block_ = block(host, pool_bytes(page_bytes, pages));
@@ -29,27 +29,27 @@ page_pool::page_pool(const ds::host &host, size_t page_bytes, int64_t pages, std
 }
 
 void *page_pool::data() const {
-    return far_.data() ? far_.data() : block_.data() ? block_.data() : reserved_.data();
+    return device_memory_.data() ? device_memory_.data() : block_.data() ? block_.data() : reserved_.data();
 }
 
 const void *page_pool::read(int32_t i, void *scratch) const {
-    if (!far()) return page(i);
-    place_->fn->download(place_.get(), scratch, page(i), page_bytes_);
+    if (!on_device()) return page(i);
+    device_->fn->download(device_.get(), scratch, page(i), page_bytes_);
     return scratch;
 }
 
-void page_pool::written(int32_t i, const void *from) const {
+void page_pool::write(int32_t i, const void *from) const {
     if (from == page(i)) return;
-    if (far()) place_->fn->upload(place_.get(), page(i), from, page_bytes_);
+    if (on_device()) device_->fn->upload(device_.get(), page(i), from, page_bytes_);
     else std::memcpy(page(i), from, page_bytes_);
 }
 
 void page_pool::copy(int32_t from, int32_t to) const {
-    if (far()) place_->fn->copy(place_.get(), page(to), page(from), page_bytes_);
+    if (on_device()) device_->fn->copy(device_.get(), page(to), page(from), page_bytes_);
     else std::memcpy(page(to), page(from), page_bytes_);
 }
 
-// Slabs of at least 32 MiB, so that growth is rare.
+// Memory is committed in slabs of 32 MiB (or one page, if larger), so that growth is rare.
 void page_pool::commit(int64_t pages) {
     if (pages <= committed_) return;
     const int64_t slab = std::max<int64_t>(1, static_cast<int64_t>((size_t{32} << 20) / page_bytes_));

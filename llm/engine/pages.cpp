@@ -1,6 +1,6 @@
-// Whoever holds a page holds those before it, and drops them after it: so a page is never kept for longer
-// than its predecessor, and the one unused for longest is always one that no other kept page follows. All
-// vectors get their room at construction, of which memory is used as pages become usable.
+// Whoever holds a page also holds those before it, and drops them after it. So a page never stays cached
+// longer than its predecessor, and no cached page follows the least recently used one. All vectors reserve
+// their full size at construction; the memory is touched only as pages become usable.
 #include "pages.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace ds {
 
 static constexpr size_t root_lists = 256;
-static constexpr int most_matched = 64;  // pages that `match` looks at
+static constexpr int most_matched = 64;  // pages that `match` compares, which bounds its time
 
 static uint64_t mixed(uint64_t a, uint64_t b) {
     const unsigned __int128 p =
@@ -39,7 +39,7 @@ page_book::page_book(int64_t pages, page_source source, uint64_t hash_mask)
     if (!source.more) extend(pages);
 }
 
-// ---- Free, held, kept
+// ---- Free, held, cached
 
 void page_book::add_free(int32_t page) {
     free_.push_back(page);
@@ -75,7 +75,7 @@ int32_t page_book::take() {
 }
 
 void page_book::hold(int32_t page) {
-    if (of(page).holders++ == 0) unkeep(page);
+    if (of(page).holders++ == 0) remove_cached(page);
 }
 
 void page_book::drop(std::span<const int32_t> list) {
@@ -83,30 +83,30 @@ void page_book::drop(std::span<const int32_t> list) {
         state &s = of(list[i]);
         assert(s.holders > 0);
         if (--s.holders > 0) continue;
-        if (s.count > 0) keep(list[i]);
+        if (s.count > 0) add_cached(list[i]);
         else add_free(list[i]);
     }
 }
 
-void page_book::keep(int32_t page) {
+void page_book::add_cached(int32_t page) {
     state &s = of(page);
     s.older = newest_;
     s.newer = -1;
     (newest_ >= 0 ? of(newest_).newer : oldest_) = page;
     newest_ = page;
-    ++kept_;
+    ++cached_;
 }
 
-void page_book::unkeep(int32_t page) {
+void page_book::remove_cached(int32_t page) {
     const state &s = of(page);
     (s.older >= 0 ? of(s.older).newer : oldest_) = s.newer;
     (s.newer >= 0 ? of(s.newer).older : newest_) = s.older;
-    --kept_;
+    --cached_;
 }
 
 int64_t page_book::forget(int64_t keep) {
     int64_t n = 0;
-    for (; kept_ > keep; ++n) {
+    for (; cached_ > keep; ++n) {
         const int32_t page = oldest_;
         forget_page(page);
         add_free(page);
@@ -114,7 +114,7 @@ int64_t page_book::forget(int64_t keep) {
     return n;
 }
 
-// Of the pages after `before`, those that are a beginning of `tokens` and that nothing follows.
+// Frees the cached pages after `before` that contain a prefix of `tokens` and that no page follows.
 int64_t page_book::forget_beginnings(uint64_t client, int32_t before, std::span<const int32_t> tokens) {
     int64_t n = 0;
     for (int32_t p = first_child(client, before), next; p >= 0; p = next) {
@@ -199,15 +199,15 @@ page_book::part page_book::match(uint64_t client, int32_t before, std::span<cons
     int looked = 0;
     for (int32_t p = first_child(client, before); p >= 0 && looked < most_matched;
          p = of(p).next_child, ++looked) {
-        if (!follows(p, client, before)) continue;  // of another client
+        if (!follows(p, client, before)) continue;  // another client's
         const int64_t most = std::min<int64_t>(of(p).count, static_cast<int64_t>(tokens.size()));
         const int64_t n =
             std::mismatch(tokens.begin(), tokens.begin() + most, this->tokens(p)).first - tokens.begin();
         if (n > best.count) best = {p, n};
     }
-    if (best.page >= 0 && of(best.page).holders == 0) {  // used just now
-        unkeep(best.page);
-        keep(best.page);
+    if (best.page >= 0 && of(best.page).holders == 0) {  // becomes the most recently used
+        remove_cached(best.page);
+        add_cached(best.page);
     }
     return best;
 }
@@ -240,9 +240,9 @@ int32_t page_book::enter(int32_t page, uint64_t client, int32_t before, std::spa
     return page;
 }
 
-// Of a kept page that no entered page follows.
+// The page must be cached, and no entered page may follow it.
 void page_book::forget_page(int32_t page) {
-    unkeep(page);
+    remove_cached(page);
     state &s = of(page);
     assert(s.child < 0);
     (s.last_child >= 0 ? of(s.last_child).next_child : first_child(s.client, s.before)) = s.next_child;

@@ -1,6 +1,6 @@
-// Everything that happens under the engine's lock: requests that come, are cancelled, waited for and asked
-// about, from any thread, and what the thread that steps tells the others.
-// Invariant: nothing here computes or waits while it holds the lock, but for wait() itself.
+// Everything that happens under the engine's lock: submission, cancellation, waiting and progress from any
+// thread, and what the stepping thread publishes to the others.
+// Invariant: nothing here computes or blocks while it holds the lock, except wait() itself.
 #include "engine.h"
 
 #include <algorithm>
@@ -20,14 +20,14 @@ void engine::check_claim(bool mine) const {
         throw error(status::state, "the engine is taken by ds_engine_chat until it returns");
 }
 
-// Under the lock.
+// The caller holds the lock.
 uint64_t engine::enqueue(request_ptr r, bool claimed) {
     check_claim(claimed);
     check_queue();
     r->id = next_id_;
     request *const raw = r.get();
     live_.emplace(next_id_, std::move(r));
-    incoming_.push_back(raw);  // has room
+    incoming_.push_back(raw);  // within its reserved capacity
     if (waiting_ > 0) work_.notify_all();
     return next_id_++;
 }
@@ -38,8 +38,8 @@ uint64_t engine::submit(request_options o) {
     return enqueue(std::move(r));
 }
 
-// The copy is made under the request's own lock, which a step takes for one token at a time: neither waits
-// long for the other, and others for neither.
+// The copy is made under the request's own lock, which a step takes for one token at a time, so neither waits
+// long for the other, and no other request waits.
 uint64_t engine::fork(uint64_t id, request_options o) {
     const auto find = [this, id] {
         const auto found = live_.find(id);
@@ -76,12 +76,12 @@ uint64_t engine::fork(uint64_t id, request_options o) {
     }
     request_ptr r = make_request(std::move(o));
     r->text = state.text;
-    r->hold(state.held);
-    r->channels.go_on(*state.channels);
+    r->continue_from(state.held);
+    r->channels.continue_from(*state.channels);
     r->closed = state.closed;
     r->fresh_answer = state.fresh_answer;
     const std::lock_guard lock(mutex_);
-    // it may have ended meanwhile; else it lives until the engine has taken this one in
+    // Null if the request has ended meanwhile; else it lives until take_in() has submitted this one.
     r->fork_of = find().get();
     return enqueue(std::move(r));
 }
@@ -94,8 +94,8 @@ void engine::cancel(uint64_t id) {
                                                   static_cast<unsigned long long>(id)));
     request &r = *found->second;
     if (r.cancelled.exchange(true)) return;
-    cancelled_.push_back(&r);                        // has room
-    if (r.in_step && --in_step_ == 0) stop_ = true;  // nobody needs what is being computed
+    cancelled_.push_back(&r);                        // within its reserved capacity
+    if (r.in_step && --in_step_ == 0) stop_ = true;  // every request of the running step is cancelled
     if (waiting_ > 0) work_.notify_all();
 }
 
@@ -113,7 +113,7 @@ bool engine::idle() const {
 }
 
 bool engine::wait(double seconds) {
-    constexpr double long_time = 1e9;  // as good as for ever
+    constexpr double long_time = 1e9;  // 30 years: practically forever, and wait_until cannot overflow
     const auto until =
         std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                                std::chrono::duration<double>(std::min(seconds, long_time)));
@@ -168,15 +168,15 @@ engine::claim::~claim() {
             engine_.cancel(id_);
             engine_.step(turn_);
         }
-    } catch (...) {  // a device that is lost: the engine is good for nothing more
+    } catch (...) {  // the device is lost, and the engine can only be freed
     }
     const std::lock_guard lock(engine_.mutex_);
     engine_.claimed_ = false;
     if (engine_.waiting_ > 0) engine_.work_.notify_all();
 }
 
-// Submissions and cancellations at one moment: what was cancelled is known to the scheduler. What ended
-// before it was is left as it is, and may go.
+// Takes submissions and cancellations under one lock, so that the scheduler knows every cancelled request.
+// Those that ended before they were cancelled need no further handling.
 void engine::take_in() {
     const std::lock_guard lock(mutex_);
     for (request *r : incoming_) scheduler_.submit(r->job, r->fork_of ? &r->fork_of->job : nullptr);
@@ -186,7 +186,7 @@ void engine::take_in() {
     std::erase_if(dropped_, [](const request *r) { return r->state == request_state::done; });
 }
 
-// Forgets what finished in the step before, whose events have now been read.
+// Forgets requests that finished in the previous step, whose events have now been read.
 void engine::retire() {
     events_.clear();
     top_.clear();
@@ -195,7 +195,7 @@ void engine::retire() {
     done_.clear();
 }
 
-// From here to leave_step the step is stopped when the last of its requests is cancelled.
+// From here to leave_step(), cancelling the last of the step's requests stops the step.
 void engine::enter_step(const step_plan &p) {
     const std::lock_guard lock(mutex_);
     in_step_ = 0;
@@ -212,17 +212,17 @@ void engine::leave_step() {
     for (const task *j : scheduler_.running()) static_cast<request *>(j->owner)->in_step = false;
 }
 
-// What others may see of the scheduler.
+// Copies what other threads may see of the scheduler.
 void engine::publish() {
     const page_book &book = scheduler_.pages();
     const std::lock_guard lock(mutex_);
     stats_.running = scheduler_.running().size();
     stats_.queued = static_cast<uint64_t>(scheduler_.waiting());
     stats_.pages_free = static_cast<uint64_t>(book.available());
-    stats_.pages_cached = static_cast<uint64_t>(book.kept());
+    stats_.pages_cached = static_cast<uint64_t>(book.cached());
     stats_.pages_committed = static_cast<uint64_t>(pool_.committed());
-    stats_.looked_up = scheduler_.totals().looked_up;
-    stats_.found = scheduler_.totals().found;
+    stats_.lookup_tokens = scheduler_.totals().lookup;
+    stats_.cached_tokens = scheduler_.totals().cached;
     stats_.preemptions = scheduler_.totals().preemptions;
 }
 

@@ -1,4 +1,4 @@
-// Requests reserve what they will need when they are made, so that a step does not.
+// A request reserves all the memory that it will need at construction, so that a step allocates none.
 #include "request.h"
 
 #include <algorithm>
@@ -15,17 +15,17 @@ stop_matcher::stop_matcher(const std::vector<std::string> &stops, size_t held_by
     held_.reserve(held_bytes);
 }
 
-request::request(request_options o, int64_t max_positions, channel_cutter channels, size_t token_bytes,
+request::request(request_options o, int64_t max_positions, channel_cutter cutter, size_t token_bytes,
                  size_t step_bytes)
     : options(std::move(o)), stops(options.stop, longest(options.stop) + token_bytes),
-      channels(std::move(channels)) {
-    const size_t held = longest(options.stop) + 2 * think_open.size();  // by stops, by channels
+      channels(std::move(cutter)) {
+    const size_t held = longest(options.stop) + 2 * think_open.size();  // held back by stops and channels
     tokens.reserve(static_cast<size_t>(max_positions));
     tokens = options.prompt;
     decoded.reserve(token_bytes);
     certain.reserve(held + 2 * token_bytes);
-    this->channels.reserve(held + 2 * token_bytes);
-    said.reserve(held + step_bytes);
+    channels.reserve(held + 2 * token_bytes);
+    event_text.reserve(held + step_bytes);
     job.client = options.client;
     job.priority = options.priority;
     job.tokens = tokens.data();
@@ -36,10 +36,10 @@ request::request(request_options o, int64_t max_positions, channel_cutter channe
     job.owner = this;
 }
 
-// Room is made for it, since it may come out at once.
-void request::hold(std::string_view text) {
-    stops.hold(text);
-    for (std::string *s : {&certain, &said}) s->reserve(s->capacity() + text.size());
+// The held text may become certain in a single step, in addition to the step's own.
+void request::continue_from(std::string_view held) {
+    stops.continue_from(held);
+    for (std::string *s : {&certain, &event_text}) s->reserve(s->capacity() + held.size());
     channels.reserve(certain.capacity());
 }
 
@@ -50,7 +50,7 @@ void request::append(token_id t) {
     produced.store(thinking_tokens + answer_tokens, std::memory_order_relaxed);
 }
 
-// The longest end of `text` that begins some stop text.
+// The length of the longest suffix of `text` that is a proper prefix of a stop text.
 static size_t possible_stop(std::string_view text, const std::vector<std::string> &stops) {
     size_t longest = 0;
     for (const std::string &s : stops)
@@ -61,7 +61,7 @@ static size_t possible_stop(std::string_view text, const std::vector<std::string
 
 bool stop_matcher::push(std::string_view piece, std::string &out) {
     held_ += piece;
-    if (stops_.empty()) {  // something is held even so, where another one's text goes on
+    if (stops_.empty()) {  // after continue_from, text is held even so
         finish(out);
         return false;
     }
@@ -74,9 +74,9 @@ bool stop_matcher::push(std::string_view piece, std::string &out) {
     return stopped_;
 }
 
-void stop_matcher::hold(std::string_view text) {
-    held_.reserve(held_.capacity() + text.size());
-    held_ = text;
+void stop_matcher::continue_from(std::string_view held) {
+    held_.reserve(held_.capacity() + held.size());
+    held_ = held;
 }
 
 void stop_matcher::finish(std::string &out) {

@@ -1,4 +1,4 @@
-// One request on its way: its text so far, what it has computed, and how its answer ends.
+// One request: its options, its text so far, its progress, and how its answer ends.
 #pragma once
 
 #include "sampler.h"
@@ -24,7 +24,7 @@ enum class finish : int {
 enum class request_state : int { queued = 0, prompt = 1, answer = 2, done = 3 };
 
 constexpr size_t max_top_logprobs = 64;
-constexpr size_t max_ending = 1040;  // tokens of think_ending: a text of 1024 bytes, and a tag
+constexpr size_t max_ending = 1040;  // tokens of think_ending: 1024 bytes of text, the closing tag, "\n\n"
 
 struct request_options {
     std::vector<token_id> prompt;
@@ -32,31 +32,31 @@ struct request_options {
          use_cache = true;
     uint64_t max_new = 0;  // 0: until the context is full
     size_t top_logprobs = 0;
-    std::optional<uint64_t> think_budget;  // tokens of its own that the model may think
-    std::vector<token_id> think_ending;    // what then follows: think_ending()
+    std::optional<uint64_t> think_budget;  // most thinking tokens of the model's own
+    std::vector<token_id> think_ending;    // injected after these: the result of think_ending()
     ds::sampling sampling;
     std::vector<std::string> stop;
     void *user = nullptr;
-    uint64_t client = 0;   // the client's
+    uint64_t client = 0;   // client id
     int32_t priority = 0;  // higher first
     double timeout = 0;    // seconds from submission; 0: none
 
-    // Positions of tokens that are not in max_new: the thought's ending, and against a budget of 0 the tag
-    // that the model may open it with.
+    // Most positions of tokens that max_new does not count: the thought's ending, and with a budget of 0 the
+    // opening tag that the model may choose.
     uint64_t injected_positions() const { return think_ending.size() + (think_budget == 0); }
 };
 
-// Text that comes in pieces, of which what may be the beginning of a stop text is held back.
+// Searches text that arrives in pieces for stop texts, holding back what may be the beginning of one.
 class stop_matcher {
 public:
     stop_matcher(const std::vector<std::string> &stops, size_t held_bytes);
-    // Appends `piece`, and to `out` what is certainly not part of a stop text. True when a stop text is
-    // complete: what comes before it is in `out`.
+    // Adds `piece`, and appends to `out` what is certainly not part of a stop text. True if a stop text is
+    // complete; `out` then has the text before it.
     bool push(std::string_view piece, std::string &out);
-    void finish(std::string &out);  // the answer ended otherwise: what was held back is text after all
+    void finish(std::string &out);  // appends what was held back: no stop text ended the answer
     bool stopped() const { return stopped_; }
     const std::string &held() const { return held_; }
-    void hold(std::string_view text);  // of another one's, from where this one goes on
+    void continue_from(std::string_view held);  // takes over what the matcher of a forked request holds back
 
 private:
     std::vector<std::string> stops_;
@@ -65,7 +65,7 @@ private:
 };
 
 struct request {
-    // A token adds at most token_bytes bytes to the text, all tokens of a step step_bytes.
+    // token_bytes, step_bytes: most bytes that one token, and all tokens of a step, add to the text.
     request(request_options o, int64_t max_positions, channel_cutter channels, size_t token_bytes,
             size_t step_bytes);
     request(const request &) = delete;
@@ -73,42 +73,42 @@ struct request {
     uint64_t id = 0;
     const request_options options;
 
-    // What a fork takes over: the stepping thread changes it under this lock and reads it without, others
-    // read it under it.
+    // What a fork takes over. The stepping thread changes it under this lock and reads it without; other
+    // threads read it under the lock.
     std::mutex text_mutex;
     std::vector<token_id> tokens;  // prompt and answer so far
     utf8_stream text;
     stop_matcher stops;
     channel_cutter channels;
-    // the thought was brought to its end; and nothing was chosen since
+    // The closing of the thought was injected; and no token was chosen since.
     bool closed = false, fresh_answer = false;
     bool ended = false;  // its last event was made
 
-    // The stepping thread's.
-    ds::task job;                 // where it stands among the others; reads `tokens`
-    request *fork_of = nullptr;   // until the engine takes it in
-    std::vector<int32_t> counts;  // occurrences a token, when penalties need them
+    // Used by the stepping thread alone.
+    ds::task job;                 // the scheduler's view of this request; reads `tokens`
+    request *fork_of = nullptr;   // until the request reaches the scheduler
+    std::vector<int32_t> counts;  // [vocabulary] occurrences of each token; empty without penalties
 
-    // scratch: of a token, what became complete; of that, what is no part of a stop text
+    // Scratch: the text that a token completed, and of this what is certainly not part of a stop text.
     std::string decoded, certain;
-    std::string said;        // the texts of this step's events, never more than it has room for
-    float next_logprob = 0;  // scoring: of the token after those computed
-    int64_t scored = 0;      // positions whose events were given
-    uint64_t thinking_tokens = 0, answer_tokens = 0, injected_tokens = 0;  // all of `tokens` but the prompt
+    std::string event_text;  // the texts of this step's events, never more than it has room for
+    float next_logprob = 0;  // scoring: of the token after the computed positions
+    int64_t scored = 0;      // positions that have had their events
+    uint64_t thinking_tokens = 0, answer_tokens = 0, injected_tokens = 0;  // sum: `tokens` without the prompt
     double submitted = 0, started = 0, first = 0;                          // os::seconds()
 
-    // Read by other threads.
+    // Read by other threads too.
     std::atomic<request_state> state{request_state::queued};
     std::atomic<uint64_t> prompt_done{0}, produced{0};
     std::atomic<bool> cancelled{false};
-    bool in_step = false;  // it has rows in the step that runs; guarded by the engine
+    bool in_step = false;  // has rows in the running step; guarded by the engine's mutex
 
     int64_t prompt_count() const { return static_cast<int64_t>(options.prompt.size()); }
     bool thought_enough() const {
         return options.think_budget && channels.thinking() && !closed &&
                thinking_tokens >= *options.think_budget;
     }
-    void hold(std::string_view text);  // likewise
+    void continue_from(std::string_view held);  // as stop_matcher's
     void append(token_id t);
 };
 

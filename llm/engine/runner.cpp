@@ -1,6 +1,6 @@
-// The step's graph is built anew whenever its sizes change, in storage that is reserved once, and placed by
-// the plan of the largest step: a result's size only shrinks with the step, so that plan fits every step. On
-// a device the graph goes on to the leading logits: they are few, and mostly enough.
+// The step's graph is rebuilt whenever its sizes change, in storage reserved once, and its results are placed
+// by the plan of the largest step: a smaller step's results are never larger, so that plan fits every step.
+// On a device the graph continues to the leading logits, which are few and mostly suffice.
 #include "runner.h"
 
 #include <algorithm>
@@ -13,19 +13,21 @@ static size_t input_count(const step_sizes &s) {
     return static_cast<size_t>(4 * s.rows + 2 * s.logits + s.sequences * s.sequence_pages);
 }
 
-// That a choice is mostly made from: of R1 at its temperature and top_p a fraction of them.
+// Enough for most choices: R1 at its recommended temperature and top_p needs a fraction of them.
 static constexpr int32_t leading_count = 128;
 
 struct results {
     const tensor *logits, *leading;
 };
 
-// The inputs as tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (of f32),
+// The inputs are tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (as f32),
 // tables.
-static results build(graph &g, const backend &b, const model &m, const page_layout &layout,
-                     const step_sizes &s, int64_t rows, int64_t outputs, int32_t *inputs, void *pages) {
+static results build(graph &g, const backend &b, const model &m, const graph_changes &changes,
+                     const page_layout &layout, const step_sizes &s, int64_t rows, int64_t outputs,
+                     int32_t *inputs, void *pages) {
     g.reset();
-    const auto of = [&](int64_t place) { return inputs ? inputs + place : nullptr; };
+    g.expand(s.expanded);
+    const auto of = [&](int64_t offset) { return inputs ? inputs + offset : nullptr; };
     step_inputs in;
     in.ids = g.input(format::i32, {rows}, of(0), "ids");
     in.positions = g.input(format::i32, {rows}, of(s.rows), "positions");
@@ -35,7 +37,9 @@ static results build(graph &g, const backend &b, const model &m, const page_layo
     in.tables =
         g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
-    const tensor *const logits = m.architecture->build({g, m.h, m.weights, in, layout.layer, s.mla});
+    const model_weights &weights = changes.weights ? *changes.weights : m.weights;
+    const tensor *const logits = m.architecture->build({g, m.h, weights, in, layout.layer, s.form});
+    if (changes.keep) changes.keep(g);
     if (b.fn->host_memory) return {logits, nullptr};
     g.keep(logits);
     return {logits,
@@ -43,22 +47,22 @@ static results build(graph &g, const backend &b, const model &m, const page_layo
                        leading_count)};
 }
 
-// The first that the backend cannot run, or null.
+// The first node that the backend cannot run, or null.
 static const node *unsupported(const graph &g, const backend &b) {
     for (const node &n : g.nodes())
         if (!b.fn->variant(&b, n)) return &n;
     return nullptr;
 }
 
-// The graph of the largest step. A backend that cannot choose between MLA's forms gets the one that is made
-// of other operations; what it cannot run then is refused before anything is taken for it.
-static void build_largest(graph &g, const model &m, const page_layout &layout, step_sizes &s,
-                          const backend &b, int32_t *inputs, void *pages) {
-    build(g, b, m, layout, s, s.rows, s.logits, inputs, pages);
+// Builds the graph of the largest step. A fused operation that the backend lacks is built as the primitives
+// that it equals. An operation that it cannot run even then is refused before any memory is allocated.
+static void build_largest(graph &g, const model &m, const graph_changes &changes, const page_layout &layout,
+                          step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
+    build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
     const node *n = unsupported(g, b);
-    if (n && s.mla == mla_form::automatic) {
-        s.mla = mla_form::absorbed;
-        build(g, b, m, layout, s, s.rows, s.logits, inputs, pages);
+    while (n && info(n->kind).expand && !s.expanded[static_cast<size_t>(n->kind)]) {
+        s.expanded.set(static_cast<size_t>(n->kind));
+        build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
         n = unsupported(g, b);
     }
     if (!n) return;
@@ -69,35 +73,35 @@ static void build_largest(graph &g, const model &m, const page_layout &layout, s
                 format_text("%s cannot compute %s of ", b.fn->name, info(n->kind).name) + sources);
 }
 
-static size_t near_logits_bytes(const model &m, const step_sizes &s) {
+static size_t host_logits_bytes(const model &m, const step_sizes &s) {
     return static_cast<size_t>(s.logits * m.h.vocab) * sizeof(float);
 }
-static size_t near_leading_bytes(const step_sizes &s) {
+static size_t host_leading_bytes(const step_sizes &s) {
     return static_cast<size_t>(s.logits * (candidates_head_ints + 2 * leading_count)) * sizeof(int32_t);
 }
 
 runner::bytes runner::measure(const model &m, const page_layout &layout, step_sizes s, const backend &b) {
     graph g(max_nodes(m.h));
-    build_largest(g, m, layout, s, b, nullptr, nullptr);
+    build_largest(g, m, {}, layout, s, b, nullptr, nullptr);
     const plan p = make_plan(g, b);
     const size_t inputs = input_count(s) * sizeof(int32_t);
     return {p.arena_bytes, p.work_bytes,
-            b.fn->host_memory ? inputs : 2 * inputs + near_logits_bytes(m, s) + near_leading_bytes(s)};
+            b.fn->host_memory ? inputs : 2 * inputs + host_logits_bytes(m, s) + host_leading_bytes(s)};
 }
 
 runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b,
-               const ds::host &host, void *pages)
-    : model_(m), layout_(std::move(layout)), sizes_(s), backend_(std::move(b)), graph_(max_nodes(m.h)),
-      input_block_(host, input_count(s) * sizeof(int32_t)),
+               const ds::host &host, void *pages, const graph_changes &changes)
+    : model_(m), layout_(std::move(layout)), sizes_(s), changes_(changes), backend_(std::move(b)),
+      graph_(max_nodes(m.h)), input_block_(host, input_count(s) * sizeof(int32_t)),
       inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
     std::memset(inputs_, 0, input_block_.size());
     if (!backend_->fn->host_memory) {
-        far_inputs_ = backend_memory(backend_, input_block_.size());
-        near_logits_ = backend_memory(backend_, near_logits_bytes(m, s), backend_memory::for_copies);
-        near_leading_ = backend_memory(backend_, near_leading_bytes(s), backend_memory::for_copies);
-        read_inputs_ = static_cast<int32_t *>(far_inputs_.data());
+        device_inputs_ = backend_memory(backend_, input_block_.size());
+        host_logits_ = backend_memory(backend_, host_logits_bytes(m, s), backend_memory::for_copies);
+        host_leading_ = backend_memory(backend_, host_leading_bytes(s), backend_memory::for_copies);
+        read_inputs_ = static_cast<int32_t *>(device_inputs_.data());
     }
-    build_largest(graph_, model_, layout_, sizes_, *backend_, read_inputs_, pages_);
+    build_largest(graph_, model_, changes_, layout_, sizes_, *backend_, read_inputs_, pages_);
     plan_ = make_plan(graph_, *backend_);
     arena_ = backend_memory(backend_, plan_.arena_bytes);
     work_ = backend_memory(backend_, plan_.work_bytes);
@@ -112,7 +116,7 @@ bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
     if (rows != built_rows_ || outputs != built_outputs_) {
         built_rows_ = 0;
         const results r =
-            build(graph_, *backend_, model_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
+            build(graph_, *backend_, model_, changes_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
         logits_ = r.logits, leading_ = r.leading;
         place(graph_, plan_, arena_.data());
         graph_.identity = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(outputs);
@@ -121,12 +125,12 @@ bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
     }
     const backend_fns &fn = *backend_->fn;
     if (fn.host_memory) return fn.run(backend_.get(), graph_, work_.data(), stop);
-    // As far as the tables of this step's sequences.
+    // Upload only as far as the tables of this step's sequences.
     const int64_t last = *std::max_element(sequence().begin(), sequence().begin() + rows),
                   used = 4 * sizes_.rows + 2 * sizes_.logits + (last + 1) * sizes_.sequence_pages;
     fn.upload(backend_.get(), read_inputs_, inputs_, static_cast<size_t>(used) * sizeof(int32_t));
     if (!fn.run(backend_.get(), graph_, work_.data(), stop)) return false;
-    fn.download(backend_.get(), near_leading_.data(), leading_->data, tensor_bytes(*leading_));
+    fn.download(backend_.get(), host_leading_.data(), leading_->data, tensor_bytes(*leading_));
     return true;
 }
 
@@ -134,14 +138,14 @@ const float *runner::logits(int64_t first, int64_t outputs) {
     const size_t row = static_cast<size_t>(model_.h.vocab) * sizeof(float),
                  at = static_cast<size_t>(first) * row;
     if (!leads()) return f32_at(*logits_, first);
-    char *const near = static_cast<char *>(near_logits_.data()) + at;
-    backend_->fn->download(backend_.get(), near, static_cast<const char *>(logits_->data) + at,
+    char *const to = static_cast<char *>(host_logits_.data()) + at;
+    backend_->fn->download(backend_.get(), to, static_cast<const char *>(logits_->data) + at,
                            static_cast<size_t>(outputs) * row);
-    return reinterpret_cast<const float *>(near);
+    return reinterpret_cast<const float *>(to);
 }
 
 leading_logits runner::leading(int64_t output) const {
-    const int32_t *const row = static_cast<const int32_t *>(near_leading_.data()) + output * leading_->ne[1];
+    const int32_t *const row = static_cast<const int32_t *>(host_leading_.data()) + output * leading_->ne[1];
     candidates_head head;
     std::memcpy(&head, row, sizeof head);
     const auto vocab = static_cast<size_t>(model_.h.vocab);

@@ -1,6 +1,6 @@
-// The sampler. Probabilities are taken against the most likely token in fixed point, rint(p * 2^40) summed in
-// int64: the order of summing is then free, and 2^22 tokens cannot overflow. A draw is a hash of seed and
-// position (the finaliser of splitmix64), so that it needs no state.
+// Probabilities are relative to the most likely token, in fixed point: rint(p * 2^40), summed in int64. So
+// the order of summation is free, and 2^22 tokens cannot overflow. A draw's random number is a hash of seed
+// and position (the finaliser of splitmix64), so that it needs no state.
 #include "sampler.h"
 
 #include "../../tensor/numerics.h"
@@ -40,7 +40,7 @@ size_t sampler::bytes(size_t vocab) { return vocab * (sizeof(float) + sizeof(can
 
 [[noreturn]] static void refuse() { throw error(status::numeric, "the model's logits are not finite"); }
 
-// In lanes, which a compiler makes vectors of.
+// Separate lanes, so that the compiler can vectorize.
 float sampler::largest(const float *logits) const {
     constexpr size_t lanes = 16;
     constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -48,7 +48,7 @@ float sampler::largest(const float *logits) const {
     int32_t wrong[lanes] = {};
     std::fill_n(most, lanes, -infinity);
     const auto take = [&](size_t lane, float x) {
-        wrong[lane] |= !(x < infinity);  // NaN, too
+        wrong[lane] |= !(x < infinity);  // true for NaN too
         most[lane] = x > most[lane] ? x : most[lane];
     };
     size_t i = 0;
@@ -88,11 +88,10 @@ static float penalised(float l, const sampling &s, int32_t count) {
     return l - s.presence_penalty - s.frequency_penalty * static_cast<float>(count);
 }
 
-// The logits that the choice is made from: bias, then penalties, then what may not be chosen. Gives the
-// largest.
+// Prepares the logits to choose from: bias, then penalties, then forbidden tokens. Returns the largest.
 float sampler::adjust(const float *logits, const sampling &s, const int32_t *counts,
                       std::span<const token_id> not_these) {
-    const float max = largest(logits);  // refuses what is not a number before anything else touches it
+    const float max = largest(logits);  // throws before anything else reads a value that is not finite
     from_ = logits;
     if (s.bias.empty() && !s.penalises() && not_these.empty()) return max;
     from_ = adjusted_.data();
@@ -107,7 +106,7 @@ float sampler::adjust(const float *logits, const sampling &s, const int32_t *cou
     return largest(adjusted_.data());
 }
 
-// The tokens of any weight, as a heap whose first is the most likely.
+// Makes a heap of the tokens with nonzero weight, the most likely first.
 sampler::pool sampler::collect(float max, float factor) {
     int64_t total = 0;
     candidates_.clear();
@@ -120,9 +119,9 @@ sampler::pool sampler::collect(float max, float factor) {
     return {false, total};
 }
 
-// The same of leading tokens, as candidates without weights: those that certainly are before all that is not
-// known. Gives the largest, or nothing where that may be one that is not known. What is not known is nowhere
-// raised, so it stays behind the last of the leading ones as that was before.
+// The same for leading tokens, as candidates without weights: those that certainly rank before all unknown
+// tokens. Returns the largest logit, or nothing if it might belong to an unknown token. No logit is raised,
+// so unknown tokens still rank after the unadjusted last leading one.
 std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s, const int32_t *counts,
                                      std::span<const token_id> not_these) {
     const candidate last = {l.logits.back(), l.tokens.back(), 0};
@@ -142,8 +141,7 @@ std::optional<float> sampler::adjust(const leading_logits &l, const sampling &s,
     return std::nullopt;
 }
 
-// Gives candidates their weights, and makes the heap of them. What weighs nothing has none behind it that
-// weighs something.
+// Sets the candidates' weights and makes them a heap. No token after one of weight 0 has a weight.
 sampler::pool sampler::weigh(float max, float factor, bool open, int64_t total) {
     int64_t sum = 0;
     for (candidate &c : candidates_) {
@@ -155,15 +153,15 @@ sampler::pool sampler::weigh(float max, float factor, bool open, int64_t total) 
     return {open, open ? total : sum};
 }
 
-// The heap's next, most likely first; it moves behind what is left, so that the i-th stands at the i-th place
+// Pops the heap's most likely candidate to the end of the remaining ones, so that the i-th popped is the i-th
 // from the end.
 const sampler::candidate &sampler::next(size_t taken) {
     std::pop_heap(candidates_.begin(), candidates_.end() - static_cast<ptrdiff_t>(taken), less_likely);
     return ranked(taken);
 }
 
-// Takes the most likely tokens off the heap as far as top_k, top_p (of the weight that top_k leaves) and
-// min_p let them. Nothing when others, which are not known, would have a say.
+// Pops the most likely tokens as far as top_k, top_p (of the weight that top_k leaves) and min_p allow.
+// Nothing if the result depends on unknown tokens.
 std::optional<sampler::cut> sampler::keep(const sampling &s, const pool &p) {
     const size_t known = candidates_.size(), most = s.top_k ? std::min<size_t>(s.top_k, known) : known;
     const bool by_p = s.top_p > 0 && s.top_p < 1, open = p.open && (!s.top_k || s.top_k > known);
@@ -205,7 +203,7 @@ std::optional<token_id> sampler::draw(const sampling &s, const pool &p, uint64_t
         passed += c.weight;
         if (target < passed) return c.token;
     }
-    return std::nullopt;  // only where not all are known: target lies below the sum of the weights
+    return std::nullopt;  // only if some tokens are unknown: target is below the sum of all weights
 }
 
 token_id sampler::choose(const float *logits, const sampling &s, const int32_t *counts, uint64_t position,
@@ -217,7 +215,7 @@ token_id sampler::choose(const float *logits, const sampling &s, const int32_t *
 
 std::optional<token_id> sampler::choose(const leading_logits &l, const sampling &s, const int32_t *counts,
                                         uint64_t position, std::span<const token_id> not_these) {
-    if (!l.numbers) refuse();
+    if (!l.finite) refuse();
     if (!s.only_lowers()) return std::nullopt;
     const std::optional<float> max = adjust(l, s, counts, not_these);
     if (!max) return std::nullopt;

@@ -1,6 +1,7 @@
-// Progress: the oldest task that runs is never preempted, and any task fits the pool alone, so it ends; then
-// another is the oldest. A task starts only when pages for all that it has, one more, and some for those that
-// run are available; a prompt's pages are taken when it starts, an answer's as it grows.
+// Progress is guaranteed: the oldest running task is never preempted, and every task fits the pool alone, so
+// the oldest ends and another becomes the oldest. A task starts only if there are pages for all its tokens,
+// one page more, and a reserve for the running tasks. A prompt's pages are taken at the start, an answer's as
+// it grows.
 #include "scheduler.h"
 
 #include <algorithm>
@@ -9,19 +10,18 @@
 
 namespace ds {
 
-// ---- Dividing a step: two passes over the wishes, single rows (answers), then longer ones (prompts)
+// ---- Dividing a step: two passes over the demands, first single rows (answers), then more (prompts)
 
-void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits,
+void divide_step(std::span<const step_demand> demands, int64_t rows, int64_t logits,
                  std::vector<step_share> &shares) {
-    shares.assign(wishes.size(), {});
+    shares.assign(demands.size(), {});
     for (const bool single : {true, false})
-        for (size_t i = 0; i < wishes.size(); ++i) {
-            const step_wish &w = wishes[i];
+        for (size_t i = 0; i < demands.size(); ++i) {
+            const step_demand &w = demands[i];
             if (w.rows == 0 || (w.rows == 1) != single) continue;
             int64_t n = std::min(w.rows, rows);
             if (w.all_logits) n = std::min(n, logits);
-            // The last row of all needs its logits; without room for them the row waits, and the rest goes
-            // ahead.
+            // The last row needs logits. If none are left, that row waits and the others go ahead.
             if (!w.all_logits && n == w.rows && logits == 0) --n;
             shares[i] = {n, w.all_logits ? n : n == w.rows && n > 0 ? 1 : 0};
             rows -= n;
@@ -32,8 +32,8 @@ void divide_step(std::span<const step_wish> wishes, int64_t rows, int64_t logits
 // ---- Order
 
 bool task_order::operator()(const task *a, const task *b) const {
-    return std::tuple(-int64_t{a->priority}, !a->made_room, a->deadline, a->age) <
-           std::tuple(-int64_t{b->priority}, !b->made_room, b->deadline, b->age);
+    return std::tuple(-int64_t{a->priority}, !a->was_preempted, a->deadline, a->age) <
+           std::tuple(-int64_t{b->priority}, !b->was_preempted, b->deadline, b->age);
 }
 
 bool deadline_order::operator()(const task *a, const task *b) const {
@@ -54,7 +54,7 @@ scheduler::scheduler(const scheduler_sizes &s, page_source source)
     plan_.parts.reserve(most);
     plan_.started.reserve(most);
     plan_.preempted.reserve(most);
-    wishes_.reserve(most);
+    demands_.reserve(most);
     shares_.reserve(most);
 }
 
@@ -74,15 +74,15 @@ void scheduler::prepare(task &j) {
 }
 
 void scheduler::submit(task &j, task *parent) {
-    assert(j.at == task::place::outside && pages_for(j.max_length) <= book_.pages() &&
+    assert(j.state == task_state::outside && pages_for(j.max_length) <= book_.pages() &&
            j.length <= j.max_length);
     j.age = next_age_++;
-    // if it is new; else the task keeps the node
+    // An account that exists already leaves the node with the task.
     if (j.account_node) j.account_node = std::move(accounts_.insert(std::move(j.account_node)).node);
     j.payer = &accounts_.find(j.client)->second;
     if (j.payer->jobs++ == 0) lift(*j.payer);
     if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
-    if (parent && parent->at != task::place::outside) {
+    if (parent && parent->state != task_state::outside) {
         assert(parent->client == j.client && parent->length >= j.length);
         j.parent = parent;
         ++parent->forks;
@@ -91,19 +91,19 @@ void scheduler::submit(task &j, task *parent) {
 }
 
 void scheduler::wait(task &j) {
-    j.at = task::place::waiting;
+    j.state = task_state::waiting;
     j.payer->waiting.insert(std::move(j.waiting_node));
     ++waiting_;
 }
 
 void scheduler::unwait(task &j) {
     j.waiting_node = j.payer->waiting.extract(&j);
-    j.at = task::place::outside;
+    j.state = task_state::outside;
     --waiting_;
 }
 
-// Virtual token counters (arXiv 2401.00588): who comes back after a pause has no claim on what others used
-// meanwhile.
+// Virtual token counters (arXiv 2401.00588): a client that returns after a pause has no claim on what the
+// others used meanwhile.
 void scheduler::lift(account &a) {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const auto &[client, other] : accounts_)
@@ -111,7 +111,8 @@ void scheduler::lift(account &a) {
     if (least != std::numeric_limits<int64_t>::max()) a.service = std::max(a.service, least);
 }
 
-// Forgets accounts that would begin where they are now, and of the others the least where there are too many.
+// Forgets idle accounts with no more service than every active one, because `lift` would raise them to that;
+// and of the others the least served, if there are too many.
 void scheduler::sweep_accounts() {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const auto &[client, a] : accounts_)
@@ -121,7 +122,7 @@ void scheduler::sweep_accounts() {
     });
     for (;;) {
         int64_t idle = 0;
-        auto first = accounts_.end();  // to go: that of the least claim against it
+        auto first = accounts_.end();  // the least served
         for (auto a = accounts_.begin(); a != accounts_.end(); ++a) {
             if (a->second.jobs > 0) continue;
             ++idle;
@@ -142,8 +143,8 @@ task *scheduler::expired(int64_t now) const {
 }
 
 void scheduler::end(task &j) {
-    if (j.at == task::place::outside) return;
-    if (j.at == task::place::waiting) unwait(j);
+    if (j.state == task_state::outside) return;
+    if (j.state == task_state::waiting) unwait(j);
     else stop_running(j);
     forget_parent(j);
     if (j.forks > 0)
@@ -161,30 +162,30 @@ void scheduler::forget_parent(task &j) {
 
 // ---- Starting
 
-// What it would share is being computed.
-bool scheduler::held(const task &j) const {
-    return j.parent && j.parent->at == task::place::running && j.parent->computed < j.length - 1;
+// The parent is still computing what this task would share.
+bool scheduler::waits_for_parent(const task &j) const {
+    return j.parent && j.parent->state == task_state::running && j.parent->computed < j.length - 1;
 }
 
-// The next to start: by priority, then those that made room, then by deadline, by what their clients had so
-// far, and by age. Each account's first is its best.
+// The next task to start: by priority, then preempted ones first, then by deadline, by its client's service
+// so far, and by age. Each account's set is in this order, so its first candidate is its best.
 task *scheduler::best() const {
     task *best = nullptr;
     const auto key = [](const task *j) {
-        return std::tuple(-int64_t{j->priority}, !j->made_room, j->deadline, j->payer->service, j->age);
+        return std::tuple(-int64_t{j->priority}, !j->was_preempted, j->deadline, j->payer->service, j->age);
     };
     for (const auto &[client, a] : accounts_)
         for (task *j : a.waiting) {
-            if (held(*j)) continue;
+            if (waits_for_parent(*j)) continue;
             if (!best || key(j) < key(best)) best = j;
             break;
         }
     return best;
 }
 
-// Holds the full pages that j can share, appends them to its own, and gives the page that goes on with some
-// of what follows, and how many positions there are in all. One row at least is left to compute: its logits
-// are needed.
+// Holds the full pages that j can share and appends them to its own. `part.from` receives the page that
+// contains some of the positions after those (-1: none), `positions` the number of all these positions. At
+// least one row is left to compute, because its logits are needed.
 void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     const int64_t most = j.length - 1;
     const auto share = [&](int32_t page) {
@@ -193,7 +194,7 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     };
     part.from = -1;
     positions = 0;
-    if (j.parent && j.parent->at == task::place::running) {
+    if (j.parent && j.parent->state == task_state::running) {
         positions = std::min(j.parent->computed, most);
         for (int64_t i = 0; i < positions / page_positions; ++i)
             share(j.parent->pages[static_cast<size_t>(i)]);
@@ -214,9 +215,9 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     }
 }
 
-// Pages left free for those that run. One in four may want one soon: enough, under a load that fills the
-// pool, that only one in a hundred makes room. But no more than they can ever want: a pool with room for all
-// to the end starts all.
+// Pages kept free for the running tasks: one for every four. Under a load that fills the pool, this was
+// enough that only one task in a hundred was preempted. The reserve is never more than the tasks can still
+// use, so a pool that is large enough for all starts all.
 int64_t scheduler::reserve() const {
     int64_t wanted = 0;
     for (const task *j : running_) wanted += pages_for(j->max_length) - static_cast<int64_t>(j->pages.size());
@@ -242,22 +243,21 @@ bool scheduler::start(task &j) {
         j.pages.clear();
         return false;
     }
-    // The page to copy from may have been taken just now, by this task too: it is copied before anything is
-    // written.
+    // The page to copy from may just have been taken, even by this task; copies are made before any write.
     part.to = part.from < 0 ? -1 : j.pages[static_cast<size_t>(shared)];
     if (part.from != part.to) plan_.copies.push_back(part);
     unwait(j);
     forget_parent(j);
-    j.at = task::place::running;
+    j.state = task_state::running;
     j.computed = positions;
     j.slot = slots_.back();
     slots_.pop_back();
     running_.insert(std::upper_bound(running_.begin(), running_.end(), &j, runs_before), &j);
     if (j.starts++ == 0) {
-        j.found = j.charged = positions;
-        plan_.found += positions;
-        totals_.found += static_cast<uint64_t>(positions);
-        totals_.looked_up += static_cast<uint64_t>(j.length);
+        j.cached = j.charged = positions;
+        plan_.cached += positions;
+        totals_.cached += static_cast<uint64_t>(positions);
+        totals_.lookup += static_cast<uint64_t>(j.length);
     }
     plan_.started.push_back(&j);
     return true;
@@ -265,7 +265,7 @@ bool scheduler::start(task &j) {
 
 // ---- Running
 
-// Pages for all that it has; false when there are none.
+// Takes pages for all the task's tokens; false if none are left.
 bool scheduler::grow(task &j) {
     while (static_cast<int64_t>(j.pages.size()) < pages_for(j.length)) {
         const int32_t page = book_.take();
@@ -275,8 +275,8 @@ bool scheduler::grow(task &j) {
     return true;
 }
 
-// Of the lowest priority, who made room least often, then who loses least, then the youngest; but never the
-// oldest of all. Null when it is alone.
+// The task to preempt: of the lowest priority, then the one preempted least often, then the one that loses
+// least, then the youngest. Never the oldest; null if that one is alone.
 task *scheduler::victim() const {
     const task *oldest = running_[0];
     for (const task *j : running_)
@@ -292,7 +292,7 @@ task *scheduler::victim() const {
 
 void scheduler::preempt(task &j) {
     stop_running(j);
-    j.made_room = true;
+    j.was_preempted = true;
     ++j.preemptions;
     plan_.preempted.push_back(&j);
     ++totals_.preemptions;
@@ -304,11 +304,11 @@ void scheduler::stop_running(task &j) {
     slots_.push_back(j.slot);
     j.slot = -1;
     j.computed = 0;
-    j.at = task::place::outside;
+    j.state = task_state::outside;
     std::erase(running_, &j);
 }
 
-// What was computed stays to be found, its last page too.
+// What was computed stays cached, including the last, partial page.
 void scheduler::leave_pages(task &j) {
     const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
     if (j.uses_cache && rest)
@@ -321,7 +321,7 @@ void scheduler::leave_pages(task &j) {
 
 void scheduler::computed(const step_part &p) {
     task &j = *p.who;
-    assert(j.at == task::place::running && j.computed == p.first);
+    assert(j.state == task_state::running && j.computed == p.first);
     j.computed += p.rows;
     charge(j, std::max<int64_t>(0, j.computed - std::max(j.charged, p.first)));
     j.charged = std::max(j.charged, j.computed);
@@ -331,7 +331,7 @@ void scheduler::computed(const step_part &p) {
         const int32_t known = book_.enter(page, j.client, i ? j.pages[static_cast<size_t>(i - 1)] : -1,
                                           {j.tokens + i * page_positions, page_positions});
         if (known == page) continue;
-        book_.hold(known);  // somebody computed the same: one is enough
+        book_.hold(known);  // another task computed the same page: keep only that one
         book_.drop({&page, 1});
         page = known;
     }
@@ -340,13 +340,13 @@ void scheduler::computed(const step_part &p) {
 void scheduler::charge(task &j, int64_t tokens) { j.payer->service += tokens; }
 
 void scheduler::divide() {
-    wishes_.clear();
+    demands_.clear();
     for (const task *j : running_) {
-        // not when memory could not be had
+        // False only if memory could not be allocated.
         const bool has_room = static_cast<int64_t>(j->pages.size()) >= pages_for(j->length);
-        wishes_.push_back({has_room ? j->length - j->computed : 0, j->all_logits});
+        demands_.push_back({has_room ? j->length - j->computed : 0, j->all_logits});
     }
-    divide_step(wishes_, sizes_.rows, sizes_.logits, shares_);
+    divide_step(demands_, sizes_.rows, sizes_.logits, shares_);
     for (size_t i = 0; i < running_.size(); ++i)
         if (const step_share &s = shares_[i]; s.rows > 0) {
             plan_.parts.push_back({running_[i], running_[i]->computed, s.rows, s.logits});
@@ -360,7 +360,7 @@ const step_plan &scheduler::plan() {
     plan_.parts.clear();
     plan_.started.clear();
     plan_.preempted.clear();
-    plan_.rows = plan_.logits = plan_.found = 0;
+    plan_.rows = plan_.logits = plan_.cached = 0;
     plan_.starved = false;
     for (size_t i = 0; i < running_.size();) {
         if (grow(*running_[i])) {

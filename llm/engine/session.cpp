@@ -1,6 +1,6 @@
-// A file is not believed: what its header says is compared with the file's size and the engine before
-// anything is taken, every byte is under a checksum, and a page is entered in the book only when all of the
-// file was found good. The checksum is none against intent: a forged file can hold other numbers, but no
+// A file is not trusted: its header is compared with the file's size and with the engine before anything is
+// allocated, every byte is covered by a checksum, and no page is entered in the book before the whole file
+// has been checked. The checksum does not protect against intent: a forged file can hold other values, but no
 // other sizes, and no scales that a page cannot have.
 #include "session.h"
 
@@ -13,14 +13,14 @@ namespace ds {
 
 static constexpr char session_magic[8] = {'D', 'S', 's', 'e', 's', 's', 'n', '\n'};
 static constexpr uint32_t session_version = 1, session_byte_order = 0x01020304;
-static constexpr uint64_t most_tokens = uint64_t{1} << 30;  // positions that a model can be loaded for
+static constexpr uint64_t most_tokens = uint64_t{1} << 30;  // the largest context length of a model
 
 // ---- The header
 
 static uint64_t header_sum(const session_header &h) {
     return checksum(&h, offsetof(session_header, header_sum), 0);
 }
-// pages in another order are wrong ones
+// Chained, so that pages in another order are detected.
 static uint64_t page_sum(const void *page, size_t bytes, uint64_t before) {
     return checksum(page, bytes, before);
 }
@@ -58,7 +58,7 @@ int64_t save_session(const session_pages &p, uint64_t client, std::span<const to
     out.write(&h, sizeof h);
     out.write(tokens.data(), tokens.size_bytes());
     uint64_t sum = h.header_sum;
-    const block scratch(p.host, p.pool.far() ? p.pool.page_bytes() : 0);
+    const block scratch(p.host, p.pool.on_device() ? p.pool.page_bytes() : 0);
     for (const int32_t page : pages) {
         const void *const bytes = p.pool.read(page, scratch.data());
         sum = page_sum(bytes, p.pool.page_bytes(), sum);
@@ -73,7 +73,7 @@ int64_t save_session(const session_pages &p, uint64_t client, std::span<const to
 
 namespace {
 
-// A file with a header that holds for it and for these pages.
+// A session file whose header matches the file and these pages.
 struct session_file {
     const session_pages &p;
     const std::string &path;
@@ -81,8 +81,9 @@ struct session_file {
     const std::vector<kv_layout> layout;
     session_header h;
 
-    session_file(const session_pages &p, const std::string &path)
-        : p(p), path(path), in(path), layout(make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer) {
+    session_file(const session_pages &of, const std::string &name)
+        : p(of), path(name), in(name),
+          layout(make_page_layout(*of.m.architecture, of.m.h, of.kv_type).layer) {
         if (in.size() < sizeof h) damaged("header", in.size(), format_text("%zu bytes or more", sizeof h));
         in.read(0, &h, sizeof h);
         check_itself();
@@ -93,11 +94,11 @@ struct session_file {
         throw error(status::format,
                     path + ": " + field + ": is " + std::to_string(is) + ", must be " + needed);
     }
-    [[noreturn]] void wrong_sum(const std::string &what, uint64_t is, uint64_t said) const {
+    [[noreturn]] void wrong_sum(const std::string &what, uint64_t is, uint64_t stored) const {
         throw error(status::format,
                     path + ": " + what + ": its checksum is " +
                         format_text("%016llx, and the file says %016llx", static_cast<unsigned long long>(is),
-                                    static_cast<unsigned long long>(said)));
+                                    static_cast<unsigned long long>(stored)));
     }
 
     void check_itself() const {
@@ -123,7 +124,7 @@ struct session_file {
         if (h.zero != 0) damaged("zero", h.zero, "0");
     }
 
-    // Sizes first, for what they say; then that it is the same model.
+    // Sizes first, because their messages are more specific; then the model's fingerprint.
     void check_engine() const {
         const session_header ours = header_for(p, h.tokens, h.pages);
         const struct {
@@ -165,20 +166,20 @@ struct session_file {
         return tokens;
     }
 
-    // Page `i`, to `to`; gives its checksum, whose predecessor's is `before`.
+    // Reads page `i` into `to` and returns its checksum; `before` is the previous page's.
     uint64_t read_page(uint64_t i, uint64_t before, void *to) const {
         const uint64_t offset =
             sizeof h + h.tokens * sizeof(token_id) + i * (h.page_bytes + sizeof(uint64_t));
-        uint64_t said;
+        uint64_t stored;
         in.read(offset, to, h.page_bytes);
-        in.read(offset + h.page_bytes, &said, sizeof said);
+        in.read(offset + h.page_bytes, &stored, sizeof stored);
         const uint64_t sum = page_sum(to, h.page_bytes, before);
-        if (sum != said) wrong_sum("pages[" + std::to_string(i) + "]", sum, said);
+        if (sum != stored) wrong_sum("pages[" + std::to_string(i) + "]", sum, stored);
         if (p.kv_type == format::i8) check_scales(i, static_cast<const char *>(to));
         return sum;
     }
 
-    // Integers may be any, scales not: shifts and exponents are made of them.
+    // Any integers are valid, but not any scales: kernels derive shifts and exponents from them.
     void check_scales(uint64_t i, const char *page) const {
         for (size_t layer = 0; layer < layout.size(); ++layer) {
             const kv_layout &l = layout[layer];
@@ -186,7 +187,7 @@ struct session_file {
             const struct {
                 const char *name, *end;
             } parts[] = {{l.rope_size ? "latents" : "keys", page + l.k_offset + l.k_bytes()},
-                         {l.rope_size ? "turned keys" : "values", page + l.v_offset + l.v_bytes()}};
+                         {l.rope_size ? "rotated keys" : "values", page + l.v_offset + l.v_bytes()}};
             for (const auto &part : parts)
                 for (size_t k = 0; k < count; ++k) {
                     float scale;
@@ -213,12 +214,12 @@ struct held_pages {
 }  // namespace
 
 int64_t restore_session(const session_pages &p, uint64_t client, const std::string &path,
-                        std::span<token_id> to, size_t &count) {
+                        std::span<token_id> out, size_t &count) {
     const session_file file(p, path);
-    if (file.h.tokens > to.size()) {
+    if (file.h.tokens > out.size()) {
         count = file.h.tokens;
         throw error(status::buffer, path + ": tokens: needs room for " + std::to_string(file.h.tokens) +
-                                        ", has " + std::to_string(to.size()));
+                                        ", has " + std::to_string(out.size()));
     }
     const std::vector<token_id> tokens = file.read_tokens();
     const std::vector<int32_t> known =
@@ -229,20 +230,20 @@ int64_t restore_session(const session_pages &p, uint64_t client, const std::stri
         p.book.hold(page);
         held.list.push_back(page);
     }
-    // Pages for which there is no need, or no room, are read and checked all the same.
+    // Pages that are cached already, or that the pool has no room for, are still read and checked.
     const block scratch(p.host, file.h.pages ? p.pool.page_bytes() : 0);
     uint64_t sum = file.h.header_sum;
     for (uint64_t i = 0; i < file.h.pages; ++i) {
         const int32_t page = i < known.size() || held.list.size() < i ? -1 : p.book.take();
         if (page >= 0) held.list.push_back(page);
-        void *const to = page < 0 || p.pool.far() ? scratch.data() : p.pool.page(page);
+        void *const to = page < 0 || p.pool.on_device() ? scratch.data() : p.pool.page(page);
         sum = file.read_page(i, sum, to);
-        if (page >= 0) p.pool.written(page, to);
+        if (page >= 0) p.pool.write(page, to);
     }
     for (size_t i = known.size(); i < held.list.size(); ++i)
         p.book.enter(held.list[i], client, i ? held.list[i - 1] : -1,
                      std::span(tokens).subspan(i * page_positions, page_positions));
-    std::copy(tokens.begin(), tokens.end(), to.begin());
+    std::copy(tokens.begin(), tokens.end(), out.begin());
     count = tokens.size();
     return static_cast<int64_t>(held.list.size()) * page_positions;
 }

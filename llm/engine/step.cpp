@@ -1,7 +1,7 @@
-// A step: take in what was submitted, end what was cancelled or is late, let the scheduler plan, copy pages,
-// compute, hand out events.
-// Invariant: a step allocates nothing. What it needs was reserved at construction or at submit; only the page
-// pool grows, and a step that finds no memory for that loses nothing.
+// A step: accept new requests, end those cancelled or past their deadline, let the scheduler plan, copy
+// pages, compute, make events.
+// Invariant: a step allocates nothing. What it needs was reserved at construction or at submission. Only the
+// page pool grows, and a step that finds no memory for that loses nothing.
 #include "engine.h"
 
 #include "../../tensor/numerics.h"
@@ -17,11 +17,11 @@ engine::turn::turn(engine &e) : taken_(e.stepping_) {
 std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
     const double begun = os::seconds();
-    if (unread_.exchange(false)) {  // a host's trace threw, and they were not read
+    if (unread_.exchange(false)) {  // the host's trace callback threw, so the events were not returned
         handed_out_ = true;
         return events_;
     }
-    take_in();  // before requests go that it may name
+    take_in();  // before retire(), because a fork may refer to a finished request
     if (std::exchange(handed_out_, false)) retire();
     drop_cancelled();
     drop_expired();
@@ -48,7 +48,7 @@ std::span<const event> engine::step(const turn &) {
 }
 
 void engine::drop_cancelled() {
-    for (request *r : dropped_) r->said.clear(), finish_with(*r, finish::cancelled, status::ok);
+    for (request *r : dropped_) r->event_text.clear(), finish_with(*r, finish::cancelled, status::ok);
     dropped_.clear();
 }
 
@@ -56,12 +56,12 @@ void engine::drop_expired() {
     const int64_t now = microseconds(os::seconds());
     while (const task *j = scheduler_.expired(now)) {
         request &r = *static_cast<request *>(j->owner);
-        r.said.clear();
+        r.event_text.clear();
         finish_with(r, finish::deadline, status::ok);
     }
 }
 
-// For the scheduler: memory for the first `pages` pages, if it can be had.
+// The scheduler's page source: commits memory for the first `pages` pages, if possible.
 int64_t engine::more_pages(int64_t pages) noexcept {
     try {
         pool_.commit(pages);
@@ -71,14 +71,14 @@ int64_t engine::more_pages(int64_t pages) noexcept {
     return pool_.committed();
 }
 
-// What the plan means to requests, and to pages.
+// Applies the plan to requests and pages.
 void engine::begin(const step_plan &p) {
     for (const task *j : p.preempted) static_cast<request *>(j->owner)->state = request_state::queued;
     for (const task *j : p.started) {
         request &r = *static_cast<request *>(j->owner);
         if (j->starts == 1) {
             r.started = os::seconds();
-            r.prompt_done = static_cast<uint64_t>(j->found);
+            r.prompt_done = static_cast<uint64_t>(j->cached);
         }
         r.state = r.produced > 0 ? request_state::answer : request_state::prompt;
     }
@@ -86,7 +86,7 @@ void engine::begin(const step_plan &p) {
     publish();
 }
 
-// Writes the step's rows, part after part; the rows that need logits are the last ones of each.
+// Writes the step's rows, part by part. The rows that need logits are the last ones of each part.
 void engine::fill(const step_plan &p) {
     int64_t row = 0, output = 0;
     for (const step_part &part : p.parts) {
@@ -108,7 +108,7 @@ void engine::fill(const step_plan &p) {
     }
 }
 
-// A device may fail meanwhile: its rows are then as good as never planned.
+// If a device fails here and run() throws, the step's rows count as never planned.
 bool engine::compute(const step_plan &p) {
     struct in_step {
         engine &e;
@@ -126,9 +126,9 @@ void engine::report(const step_plan &p, bool computed, double begun, double comp
     t.prompt_rows = std::exchange(step_prompt_, 0);
     t.answer_rows = t.rows - std::min(t.rows, t.prompt_rows);
     t.started = p.started.size(), t.preempted = p.preempted.size(), t.ended = std::exchange(step_ended_, 0);
-    t.cached_positions = static_cast<uint64_t>(p.found), t.copied_pages = p.copies.size();
+    t.cached_positions = static_cast<uint64_t>(p.cached), t.copied_pages = p.copies.size();
     const page_book &book = scheduler_.pages();
-    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_cached = static_cast<uint64_t>(book.kept());
+    t.pages_free = static_cast<uint64_t>(book.free()), t.pages_cached = static_cast<uint64_t>(book.cached());
     t.pages_held = static_cast<uint64_t>(book.pages() - book.available());
     t.compute_seconds = compute;
     step_new_ = 0;
@@ -144,16 +144,16 @@ void engine::trim(const turn &, int64_t keep) {
 int64_t engine::save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
                              const std::string &path) {
     check_tokens("tokens", tokens);
-    return ds::save_session(session_place(), client, tokens, path);
+    return ds::save_session(session_view(), client, tokens, path);
 }
 
 int64_t engine::restore_session(const turn &, uint64_t client, const std::string &path,
                                 std::span<token_id> tokens, size_t &count) {
-    struct publisher {  // a failure may have displaced kept pages, too
+    struct publisher {  // a failure may have dropped cached pages too
         engine &e;
         ~publisher() { e.publish(); }
     } const publisher{*this};
-    return ds::restore_session(session_place(), client, path, tokens, count);
+    return ds::restore_session(session_view(), client, path, tokens, count);
 }
 
 int64_t engine::forget_session(const turn &, uint64_t client, std::span<const token_id> tokens) {

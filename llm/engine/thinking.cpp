@@ -1,6 +1,6 @@
-// One thought at most, first in the answer. A tag that the vocabulary has as a token is that token alone;
-// else it is found by its text, wherever the tokens' borders lie. Tags belong to the thought, so text of a
-// thought is never held back: only what may open one is.
+// An answer has at most one thought, at its beginning. If a tag is a token of the vocabulary, only that token
+// counts; otherwise it is recognised by its text, wherever the token boundaries are. Tags belong to the
+// thought, so a thought's text is never held back, only what may open one.
 #include "thinking.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace ds {
 
 // ---- Reading
 
-void channel_cutter::know(bool thinking, size_t bytes) {
+void channel_cutter::add_run(bool thinking, size_t bytes) {
     if (bytes == 0) return;
     if (runs_.empty() || runs_.back().thinking != thinking) runs_.push_back({thinking, 0});
     runs_.back().bytes += bytes;
@@ -18,21 +18,21 @@ void channel_cutter::know(bool thinking, size_t bytes) {
 std::string_view channel_cutter::read_start(std::string_view text) {
     if (undecided_.empty()) {
         const size_t n = std::min(text.find_first_not_of(white_space), text.size());
-        know(false, n);
+        add_run(false, n);
         text.remove_prefix(n);
     }
     for (; tags_.open < 0 && !text.empty() && text.front() == think_open[undecided_.size()];
          text.remove_prefix(1)) {
         undecided_ += text.front();
         if (undecided_.size() < think_open.size()) continue;
-        know(true, undecided_.size());
+        add_run(true, undecided_.size());
         undecided_.clear();
         state_ = think_state::thinking;
         opened_ = true;
         return text.substr(1);
     }
     if (text.empty()) return text;
-    know(false, undecided_.size());
+    add_run(false, undecided_.size());
     undecided_.clear();
     state_ = think_state::answer;
     return text;
@@ -43,12 +43,12 @@ std::string_view channel_cutter::read_thought(std::string_view text) {
     tail_ += text;
     const size_t at = tags_.close < 0 ? tail_.find(think_close) : std::string::npos;
     if (at == std::string::npos) {
-        know(true, text.size());
+        add_run(true, text.size());
         tail_.erase(0, tail_.size() - std::min(tail_.size(), think_close.size() - 1));
         return {};
     }
     const size_t mine = at + think_close.size() - known;
-    know(true, mine);
+    add_run(true, mine);
     tail_.clear();
     state_ = think_state::answer;
     return text.substr(mine);
@@ -57,7 +57,7 @@ std::string_view channel_cutter::read_thought(std::string_view text) {
 void channel_cutter::read(std::string_view text) {
     if (state_ == think_state::start) text = read_start(text);
     if (state_ == think_state::thinking) text = read_thought(text);
-    if (state_ == think_state::answer) know(false, text.size());
+    if (state_ == think_state::answer) add_run(false, text.size());
 }
 
 channel_cutter::seen channel_cutter::push(token_id t, size_t own, std::string_view text) {
@@ -67,11 +67,11 @@ channel_cutter::seen channel_cutter::push(token_id t, size_t own, std::string_vi
     const std::string_view last = text.substr(text.size() - (tag ? own : 0));
     read(text.substr(0, text.size() - last.size()));
     if (tag && t == tags_.open && state_ == think_state::start) {
-        know(true, last.size());
+        add_run(true, last.size());
         state_ = think_state::thinking;
         opened_ = true;
     } else if (tag && t == tags_.close && thinking()) {
-        know(true, last.size());
+        add_run(true, last.size());
         state_ = think_state::answer;
     } else {
         read(last);
@@ -81,7 +81,7 @@ channel_cutter::seen channel_cutter::push(token_id t, size_t own, std::string_vi
 
 void channel_cutter::finish(std::string_view text) {
     read(text);
-    know(false, undecided_.size());
+    add_run(false, undecided_.size());
     undecided_.clear();
 }
 
@@ -91,7 +91,7 @@ void channel_cutter::reserve(size_t bytes) {
     undecided_.reserve(think_open.size());
     tail_.reserve(think_close.size() + bytes);
     uncut_.reserve(think_open.size() + bytes);
-    runs_.reserve(8);  // there is one thought, with text before and after
+    runs_.reserve(8);  // at most three: one thought, with text before and after
 }
 
 void channel_cutter::cut(std::string_view text, std::vector<text_piece> &out) {

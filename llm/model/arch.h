@@ -1,5 +1,5 @@
-// What an architecture is: its hyper-parameters from GGUF keys, its tensors one row each, its KV widths and
-// its forward pass. arch.def lists them, arch/<name>.cpp is one of them, read top to bottom.
+// The parts of an architecture: its hyper-parameters from GGUF keys, one row for each of its tensors, its KV
+// widths and its forward pass. arch.def lists the architectures; each is one file, arch/<name>.cpp.
 #pragma once
 
 #include "../../tensor/gguf.h"
@@ -7,31 +7,30 @@
 
 namespace ds {
 
-// llama3: divisors a pair, from the tensor rope_freqs
+// llama3: one divisor per rotated pair, from the tensor rope_freqs.
 enum class rope_scaling : int32_t { none, linear, yarn, llama3 };
 
 struct hparams {
     int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_size = 0, ffn = 0, vocab = 0;
-    int64_t context = 0;  // positions the model was made for
+    int64_t context = 0;  // positions that the model was trained for
     float norm_eps = 0;
     // rope
-    int64_t rotated = 0;  // elements of a head that turn
+    int64_t rotated = 0;  // elements of a head that are rotated
     double rope_base = 10000;
     rope_scaling scaling = rope_scaling::none;
     double rope_factor = 1;
-    int64_t original_context = 0;  // before scaling; yarn
+    int64_t original_context = 0;  // before scaling, for yarn
     double beta_fast = 32, beta_slow = 1, attn_factor = 1;
-    // latent attention (MLA): a head's keys are nope_size elements made of the latent and `rotated` that
-    // turn, which all heads share
-    // q_rank 0: q is made of the hidden state at once
+    // Latent attention (MLA): a head's key is nope_size elements computed from the latent, then `rotated`
+    // rotated ones, which all heads share. q_rank 0: q is computed from the hidden state directly.
     int64_t q_rank = 0, kv_rank = 0, nope_size = 0, value_size = 0;
     double yarn_log_multiplier = 0;  // scores are multiplied by (1 + this * ln(rope_factor))^2
-    // mixture of experts, in the layers from dense_layers on
+    // Mixture of experts, in all layers from dense_layers on.
     int64_t experts = 0, experts_used = 0, experts_shared = 0, expert_ffn = 0, dense_layers = 0;
     int64_t expert_groups = 1, expert_groups_used = 1;
     bool expert_sigmoid = false, expert_norm = false;
     float expert_scale = 1;
-    int64_t nextn_layers = 0;  // behind the others: for predicting one more token; kept, not run
+    int64_t nextn_layers = 0;  // after the others, for multi-token prediction; loaded but not run
 };
 
 enum class role : uint8_t {
@@ -50,11 +49,10 @@ enum class role : uint8_t {
     router
 };
 
-// What the converter does to a checkpoint's tensor on the way. adjacent_pairs (llama): each head's rows go
-// from halves to adjacent pairs, as GGUF files of that architecture hold them: row (h, i, p) takes the
-// checkpoint's row (h, p, i), p of 2. The other two cut MLA's kv_b, whose rows are, head by head, the key's
-// and then the value's: key_part takes each head's key rows and transposes them, value_part takes its value
-// rows.
+// How the converter rearranges a checkpoint's tensor. adjacent_pairs (llama): each head's rows change from
+// halves to adjacent pairs, as in GGUF files of that architecture: row (h, i, p) is the checkpoint's row (h,
+// p, i), p being 0 or 1. The other two divide MLA's kv_b, in which each head has its key rows and then its
+// value rows: key_part takes each head's key rows and transposes them, value_part takes its value rows.
 enum class reorder : uint8_t { none, adjacent_pairs, key_part, value_part };
 
 struct layer_weights {
@@ -77,17 +75,17 @@ struct model_weights {
 
 struct tensor_row {
     std::string name;  // in GGUF
-    // in a Hugging Face checkpoint; empty: the converter computes it. A "*": one tensor for each ne[0], by
-    // its number
+    // In a Hugging Face checkpoint; empty: the converter computes it. "*" stands for the index along ne[0],
+    // with one tensor for each.
     std::string checkpoint;
     std::vector<int64_t> ne;  // outermost first
     role what;
     bool optional;
     reorder order = reorder::none;
     int64_t heads = 1;  // for `order`
-    // of the two parts of kv_b, and of the experts' gate and up: what holds both in other files
+    // For the two parts of kv_b, and for the experts' gate and up: the tensor that holds both in other files.
     std::string whole = {};
-    int64_t layer = -1;  // -1: not of a layer
+    int64_t layer = -1;  // -1: not in a layer
     const tensor *layer_weights::*slot = nullptr;
     const tensor *model_weights::*top = nullptr;
 
@@ -97,30 +95,27 @@ struct tensor_row {
     }
 };
 
-// Elements of K and V that a layer keeps for a position.
+// Elements of K and V that a layer caches for each position.
 struct kv_widths {
     int64_t kv_heads, head_size;
-    int64_t rope_size = 0;  // of latent pages: see kv_layout
+    int64_t rope_size = 0;  // nonzero for latent pages; see kv_layout
 };
 
-// A step's inputs, n rows of which m ask for logits; see ops.h for what they hold.
+// A step's inputs: n rows, m of which need logits. Their contents are described in ops.h.
 struct step_inputs {
     const tensor *ids = nullptr, *positions = nullptr, *sequence = nullptr, *slots = nullptr;  // i32 [n]
     const tensor *tables = nullptr;   // i32 [sequences, pages]
     const tensor *pages = nullptr;    // i8 [pool pages, page bytes]
-    const tensor *outputs = nullptr;  // i32 [m], rows of the step
+    const tensor *outputs = nullptr;  // i32 [m], indices of rows
 };
-// How layers with latents and without integers attend (see mla_attention): every row by one form, or each run
-// of rows by that which is less work. With integers, in pages or weights, it is always absorbed.
-enum class mla_form : uint8_t { absorbed, expanded, automatic };
-
 struct build_args {
     graph &g;
     const hparams &h;
     const model_weights &w;
     const step_inputs &in;
-    std::span<const kv_layout> kv;  // one a layer
-    mla_form mla = mla_form::absorbed;
+    std::span<const kv_layout> kv;  // one per layer
+    // Of the forms that an architecture may offer. 0: the one whose rows do not depend on the others.
+    int32_t form = 0;
 };
 
 struct arch {

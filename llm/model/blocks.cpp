@@ -1,5 +1,5 @@
-// The forward pass of a pre-norm decoder, and what llama, qwen2 and qwen3 have in common. Row counts come
-// from the step's inputs, so the same code builds the largest graph (for the plan) and every smaller one.
+// The forward pass of a pre-norm decoder, shared by llama, qwen2 and qwen3. Row counts come from the step's
+// inputs, so the same code builds the largest graph (for the plan) and every smaller one.
 #include "blocks.h"
 
 #include "../../tensor/numerics.h"
@@ -12,13 +12,13 @@ void read_rope(const keys &k, hparams &h) {
     h.rotated = k.count("rope.dimension_count", h.head_size, h.head_size);
     if (h.rotated % 2)
         k.f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) + ", must be even");
-    // so that no frequency is above 1, and no angle beyond what sin_cos_f64 takes
+    // Bases above 1 keep every frequency at or below 1, so that no angle exceeds the range of sin_cos_f64.
     h.rope_base = k.number("rope.freq_base", 1.001, 1e12, 10000.0);
     const std::string type(k.f.get_string(k.full("rope.scaling.type"), "linear"));
     const char *const factor_key =
         k.f.has(k.full("rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
     const double factor = k.f.get_float(k.full(factor_key), 1.0);
-    // converters write 0 for "none"
+    // Converters write 0 for "none".
     h.rope_factor = factor == 0 ? 1.0 : k.in_range(factor_key, factor, 1.0, 1e6);
     if (type == "none") h.scaling = rope_scaling::none;
     else if (type == "linear") h.scaling = h.rope_factor == 1.0 ? rope_scaling::none : rope_scaling::linear;
@@ -43,7 +43,7 @@ void read_sizes(const keys &k, hparams &h) {
     const gguf_value *tokens = k.f.find("tokenizer.ggml.tokens");
     if (!tokens || !tokens->is_array) k.f.fail("tokenizer.ggml.tokens", "is missing or not an array");
     h.vocab = static_cast<int64_t>(tokens->count);
-    constexpr int64_t max_vocab = 1 << 22;  // as many as the sampler's sums hold
+    constexpr int64_t max_vocab = 1 << 22;  // the most that the sampler's sums can hold
     if (h.vocab < 1 || h.vocab > max_vocab)
         k.f.fail("tokenizer.ggml.tokens", "has " + std::to_string(tokens->count) +
                                               " entries, must have from 1 to " + std::to_string(max_vocab));
@@ -70,8 +70,7 @@ hparams read_decoder(const gguf_file &f, const char *arch_name) {
         f.fail(k.full("attention.value_length"),
                "differs from key_length, which this architecture does not have");
     read_rope(k, h);
-    // llama 3's scaling is a tensor of divisors, written by the converter; the file names no scaling type
-    // then.
+    // Llama 3's scaling is a tensor of divisors, written by the converter; such a file names no scaling type.
     if (f.find_tensor("rope_freqs.weight") && h.scaling == rope_scaling::none)
         h.scaling = rope_scaling::llama3;
     return h;
@@ -152,30 +151,30 @@ std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &
 
 kv_widths decoder_kv(const hparams &h) { return {h.kv_heads, h.head_size}; }
 
-// YaRN's ramp runs between the pairs that turn beta_fast and beta_slow times within the original context
-// (arXiv 2309.00071, section 3.2).
+// YaRN's ramp runs between the pairs that complete beta_fast and beta_slow rotations within the original
+// context (arXiv 2309.00071, section 3.2).
 rope_table_params rope_params_of(const hparams &h) {
     rope_table_params p{h.rope_base, 1.0, 0.0f, 0.0f, 1.0f, static_cast<int32_t>(h.rotated), 0};
     if (h.scaling == rope_scaling::linear) p.factor = h.rope_factor;
     if (h.scaling != rope_scaling::yarn) return p;
-    const auto pair_that_turns = [&](double times) {
-        return h.rotated *
-               log_f64(static_cast<double>(h.original_context) / (times * 6.28318530717958647693)) /
+    const auto pair_of = [&](double rotations) {
+        return static_cast<double>(h.rotated) *
+               log_f64(static_cast<double>(h.original_context) / (rotations * 6.28318530717958647693)) /
                (2.0 * log_f64(h.rope_base));
     };
     p.yarn = 1;
     p.factor = h.rope_factor;
-    p.low = static_cast<float>(std::max(0.0, std::floor(pair_that_turns(h.beta_fast))));
-    p.high = static_cast<float>(
-        std::min(static_cast<double>(h.rotated - 1), std::ceil(pair_that_turns(h.beta_slow))));
+    p.low = static_cast<float>(std::max(0.0, std::floor(pair_of(h.beta_fast))));
+    p.high =
+        static_cast<float>(std::min(static_cast<double>(h.rotated - 1), std::ceil(pair_of(h.beta_slow))));
     p.magnitude =
         static_cast<float>(h.attn_factor * (h.rope_factor > 1.0 ? 0.1 * log_f64(h.rope_factor) + 1.0 : 1.0));
     return p;
 }
 
-// Heads normed one by one, where the layer has a norm for them, and turned.
-static const tensor *turned_heads(const build_args &a, const tensor *x, const tensor *norm,
-                                  const tensor *rope_t, rope_pairs pairs) {
+// Rotated heads, after the per-head norm if the layer has one.
+static const tensor *rotated_heads(const build_args &a, const tensor *x, const tensor *norm,
+                                   const tensor *rope_t, rope_pairs pairs) {
     return rope(a.g, norm ? rms_norm(a.g, x, norm, a.h.norm_eps) : x, rope_t, pairs);
 }
 
@@ -187,8 +186,8 @@ tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, con
     const tensor *all =
         projections(a.g, x, w.attn_norm, a.h.norm_eps, {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
     all = a.g.reshape(all, {n, heads + 2 * kv_heads, a.h.head_size});
-    const tensor *q = turned_heads(a, a.g.heads(all, 0, heads), w.q_norm, rope_t, pairs);
-    const tensor *k = turned_heads(a, a.g.heads(all, heads, kv_heads), w.k_norm, rope_t, pairs);
+    const tensor *q = rotated_heads(a, a.g.heads(all, 0, heads), w.q_norm, rope_t, pairs);
+    const tensor *k = rotated_heads(a, a.g.heads(all, heads, kv_heads), w.k_norm, rope_t, pairs);
     const tensor *pages =
         kv_write(a.g, k, a.g.heads(all, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
     const attention_params p{kv, static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.h.head_size)))};

@@ -1,4 +1,4 @@
-// What the decoder architectures share: reading the common keys, the common tensor rows, and the blocks of a
+// Shared by the decoder architectures: reading the common keys, the common tensor rows, and the blocks of a
 // forward pass.
 #pragma once
 
@@ -37,35 +37,35 @@ struct keys {
     }
 };
 
-// What every architecture has: layers, widths, heads, epsilon, vocabulary; and rope's keys, for which
-// head_size must be known.
+// Keys of every architecture: layers, widths, heads, epsilon, vocabulary; and RoPE's keys, which need
+// head_size.
 void read_sizes(const keys &k, hparams &h);
 void read_rope(const keys &k, hparams &h);
 
-// The keys that llama, qwen2 and qwen3 share (formats.md), each checked: counts in range, heads a multiple of
-// kv_heads, scaling known.
+// Reads the keys that llama, qwen2 and qwen3 share (docs/formats.md). Checks that counts are in range, that
+// heads is a multiple of kv_heads, and that the scaling is known.
 hparams read_decoder(const gguf_file &f, const char *arch_name);
 
-// What differs between the tensors of those architectures.
+// Differences between the tensors of these architectures.
 struct decoder_traits {
     bool qkv_bias, optional_qkv_bias, qk_norm;
     reorder qk_order;
 };
-std::vector<tensor_row> top_tensors(const hparams &h);  // those that are of no layer
+std::vector<tensor_row> top_tensors(const hparams &h);  // tensors outside the layers
 std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &t);
 kv_widths decoder_kv(const hparams &h);
 
 rope_table_params rope_params_of(const hparams &h);
 
-// x + W_o attention(norm(x)), with biases and per-head norms where the layer has them. rope is rope_table's
-// result.
+// x + W_o attention(norm(x)), with biases and per-head norms if the layer has them. `rope`: the result of
+// rope_table.
 tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope,
                         rope_pairs pairs);
 // x + W_down(silu(W_gate norm(x)) * W_up norm(x))
 tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x);
-// norm and output head of the rows that ask for logits; a tied head is the embedding's matrix
+// Norm and output head of the rows that need logits. A tied head uses the embedding's matrix.
 const tensor *output_block(const build_args &a, const tensor *x);
-// The whole pass: embedding, layers, output.
+// The whole forward pass: embedding, layers, output.
 const tensor *decoder(const build_args &a, rope_pairs pairs);
 
 }  // namespace ds

@@ -1,5 +1,5 @@
-// Checksums and fingerprints. Session files hold both, so what they give for the same bytes may change with
-// the version of these alone.
+// Checksums and fingerprints. Session files contain both, so their values for the same bytes may change only
+// together with the version of session files.
 #include "fingerprint.h"
 
 #include "model.h"
@@ -10,8 +10,8 @@
 namespace ds {
 
 // A round of FNV-1a (xor, then a product with an odd number; draft-eastlake-fnv) on words of 8 bytes, with a
-// rotation between, so that high bits reach low ones. It is a bijection of the lane for any word and of the
-// word for any lane: hence what the header promises.
+// rotation in between, so that high bits reach low ones. It is a bijection of the lane for any word and of
+// the word for any lane, which is why a change within one word is always detected.
 static uint64_t stirred(uint64_t lane, uint64_t word) {
     return std::rotl(lane ^ word, 29) * 0x9e3779b97f4a7c15ull;
 }
@@ -60,7 +60,8 @@ static uint64_t text_sum(std::string_view text, uint64_t seed) {
     return checksum(text.data(), text.size(), seed);
 }
 
-// Of the value's text, which may be several times as long as the value, and is not made as a whole.
+// Checksum of the value's text, which is never built as a whole because it may be several times as long as
+// the value.
 static uint64_t value_sum(const gguf_value &v, uint64_t seed) {
     uint64_t n = 0;
     gguf_value_text(v, SIZE_MAX, [&](std::string_view piece) { n += piece.size(); });
@@ -69,7 +70,7 @@ static uint64_t value_sum(const gguf_value &v, uint64_t seed) {
     return s.sum();
 }
 
-// Name, format and shape, and bytes at its beginning, its end and two places between.
+// Covers name, format and shape, and samples of bytes from the beginning, the end and two offsets between.
 static uint64_t tensor_sum(const gguf_tensor &t) {
     constexpr uint64_t sample = 64;
     uint64_t sum = checksum(t.ne, sizeof t.ne, text_sum(info(t.type).text, text_sum(t.name, 0)));
@@ -78,14 +79,14 @@ static uint64_t tensor_sum(const gguf_tensor &t) {
     return sum;
 }
 
-// Sums over sets, since a model cut into files has its tensors in another order.
+// Sums do not depend on order: a model divided into several files has its tensors in another order.
 uint64_t model_fingerprint(const model &m) {
     uint64_t sum = text_sum(m.architecture->name, 0);
     for (const gguf_tensor &t : m.file.tensors()) sum += tensor_sum(t);
     const std::string prefix = std::string(m.architecture->name) + ".";
     for (size_t i = 0; i < m.file.key_count(); ++i)
         if (m.file.key(i).starts_with(prefix)) sum += value_sum(m.file.value(i), text_sum(m.file.key(i), 1));
-    // Who loads a model may turn positions otherwise than its file says.
+    // Options of loading may override the file's RoPE scaling.
     const uint64_t rope[] = {static_cast<uint64_t>(m.h.scaling), std::bit_cast<uint64_t>(m.h.rope_factor),
                              static_cast<uint64_t>(m.h.original_context)};
     return sum + checksum(rope, sizeof rope, 2);

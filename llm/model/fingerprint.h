@@ -1,4 +1,4 @@
-// Checksums against accidents, and what a model is recognised by.
+// Checksums against accidental damage, and fingerprints of models.
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,11 @@
 
 namespace ds {
 
-// Seeded, so that what it is of can be bound to its place. Changes within one aligned word of 8 bytes are
-// always seen, others but for one in 2^64.
+// The seed can bind data to its position in a file. A change within one aligned word of 8 bytes is always
+// detected, other changes with a probability of 1 - 2^-64.
 uint64_t checksum(const void *data, size_t n, uint64_t seed);
 
-// The same of bytes that come in pieces; how many there will be is told first.
+// The same for bytes that come in pieces, `n` of them in total.
 class checksum_stream {
 public:
     checksum_stream(uint64_t n, uint64_t seed);
@@ -25,8 +25,8 @@ private:
     size_t fill_ = 0;
 };
 
-// The same for models whose tensors, as far as samples tell, and whose hyper-parameters are the same; however
-// they are loaded.
+// Equal for models with the same hyper-parameters and, judging by samples, the same tensors, however they are
+// loaded.
 struct model;
 uint64_t model_fingerprint(const model &m);
 

@@ -1,4 +1,4 @@
-// One layer behind the other, keys before values. A page holds 64 positions of every layer.
+// A page holds 64 positions of every layer: layer after layer, keys before values.
 #include "kv_layout.h"
 
 namespace ds {

@@ -1,4 +1,4 @@
-// Where the keys and values of each layer lie in a page of the cache.
+// The offsets of each layer's keys and values in a page of the cache.
 #pragma once
 
 #include "arch.h"

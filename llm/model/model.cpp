@@ -1,6 +1,6 @@
-// Loading: hyper-parameters by the architecture's reader, then each of its tensor rows is looked up, its
-// shape and format checked, and bound to the file's bytes. Nothing is copied but norms and biases in a
-// foreign format, and what is computed with in another order than the file has it.
+// Loading: the architecture's reader reads the hyper-parameters; then each of its tensor rows is looked up,
+// checked for shape and format, and bound to the file's bytes. Nothing is copied except norms and biases in a
+// format other than f32, and tensors that are computed in another order than the file's.
 #include "model.h"
 
 #include "../../tensor/numerics.h"
@@ -34,7 +34,7 @@ model::model(gguf_file f, const model_options &o)
     : file(std::move(f)), name(file.get_string("general.name", "")),
       architecture_name(file.get_string("general.architecture", "")), vocabulary(file),
       chat(choose_template(file, o.chat_template)), host_(o.host),
-      to_device_(o.place && !o.place->fn->host_memory) {
+      to_device_(o.device && !o.device->fn->host_memory) {
     std::vector<uint64_t> bytes(static_cast<size_t>(format::count));
     for (const gguf_tensor &t : file.tensors()) {
         parameters += static_cast<uint64_t>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
@@ -53,14 +53,14 @@ model::model(gguf_file f, const model_options &o)
     if (o.override_rope) override_rope(o);
     fingerprint = model_fingerprint(*this);
     if (o.context) h.context = o.context;
-    if (to_device_) move_to(o.place, o.progress);
+    if (to_device_) move_to(o.device, o.progress);
 }
 
 void model::override_rope(const model_options &o) {
     h.scaling = o.scaling;
     h.rope_factor = o.rope_factor;
     if (o.rope_original_context) h.original_context = o.rope_original_context;
-    weights.rope_divisors = nullptr;  // llama 3's divisors are a scaling too
+    weights.rope_divisors = nullptr;  // Llama 3's divisors are a scaling too
 }
 
 void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress) {
@@ -90,7 +90,7 @@ void *model::take(size_t bytes) {
     return made_.emplace_back(host_, bytes).data();
 }
 
-// Sums over a row of i8 are int32.
+// Sums over a row of i8 must fit int32.
 static void check_i8_rows(const gguf_file &f, const gguf_tensor &t) {
     const int64_t columns = t.ne[t.rank - 1];
     if (t.type == format::i8 && columns > i8_most_columns)
@@ -125,7 +125,7 @@ const tensor *model::bind_row(const tensor_row &row) {
     return &tensors_.emplace_back(t);
 }
 
-// What holds two of the architecture's tensors, as a tensor of the shape that it must have.
+// Binds a file's tensor that holds two of the architecture's; `ne` is the shape that it must have.
 tensor model::bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const {
     tensor t = make_tensor(whole.type, ne);
     const std::span<const int64_t> have(whole.ne, static_cast<size_t>(whole.rank));
@@ -137,7 +137,7 @@ tensor model::bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t
     return t;
 }
 
-// Rows [first, first + rows) of each of t's matrices: a view, with the scales that go with it.
+// Rows [first, first + rows) of each of t's matrices: a view, with the scales of these rows.
 const tensor *model::bind_rows(tensor t, const tensor *scale, int64_t first, int64_t rows) {
     if (scale) {
         tensor s = make_tensor(format::f32, {t.ne[0], t.ne[1]});
@@ -150,8 +150,8 @@ const tensor *model::bind_rows(tensor t, const tensor *scale, int64_t first, int
     return &tensors_.emplace_back(t);
 }
 
-// Gate or up of the routed experts from a tensor that holds, expert by expert, the rows of gate and then
-// those of up.
+// Gate or up of the routed experts, from a tensor in which each expert has its rows of gate and then its rows
+// of up.
 const tensor *model::bind_half(const tensor_row &row, const gguf_tensor &whole) {
     const int64_t experts = row.ne[0], rows = row.ne[1];
     const tensor all = bind_whole(whole, {experts, 2 * rows, row.ne[2]});
@@ -161,15 +161,15 @@ const tensor *model::bind_half(const tensor_row &row, const gguf_tensor &whole) 
 }
 
 // One of the two parts of MLA's kv_b, [heads * (key rows + value rows), rank], from a file that holds it
-// whole. The keys' part is transposed, head by head: a copy, in the file's format or, of blocks and integers,
-// in f16. The values' part is a view.
+// whole. The key part is transposed head by head: a copy, in the file's format or, for block formats and
+// integers, in f16. The value part is a view.
 const tensor *model::bind_part(const tensor_row &row, const gguf_tensor &whole) {
     if (row.order == reorder::none) return bind_half(row, whole);
     const int64_t both = h.nope_size + h.value_size;
-    const std::string name(whole.name);
+    const std::string whole_name(whole.name);
     tensor all = make_tensor(whole.type, {h.heads, both, h.kv_rank});
     all.data = bind_whole(whole, {h.heads * both, h.kv_rank}).data;
-    const tensor *scale = whole.type == format::i8 ? bind_scale(name, {{h.heads * both}}) : nullptr;
+    const tensor *scale = whole.type == format::i8 ? bind_scale(whole_name, {{h.heads * both}}) : nullptr;
     if (row.order == reorder::value_part) return bind_rows(all, scale, h.nope_size, h.value_size);
     tensor &t = tensors_.emplace_back(make_tensor(
         info(whole.type).block == 1 && whole.type != format::i8 ? whole.type : format::f16, row.ne));
@@ -195,26 +195,26 @@ void model::transpose(const transposed &p, void *to) const {
     }
 }
 
-// The scales of a tensor of i8: one finite f32 a row, in a tensor of their own.
+// The scales of an i8 tensor: one finite f32 per row, in a separate tensor.
 const tensor *model::bind_scale(const std::string &weights_name, std::span<const int64_t> ne) {
-    const std::string name = weights_name + "_scale";
-    const gguf_tensor *found = file.find_tensor(name);
+    const std::string scale_name = weights_name + "_scale";
+    const gguf_tensor *found = file.find_tensor(scale_name);
     tensor t = make_tensor(format::f32, ne);
-    if (!found) file.fail(name, "tensor is missing, " + weights_name + " is i8 and needs it");
+    if (!found) file.fail(scale_name, "tensor is missing, " + weights_name + " is i8 and needs it");
     if (found->type != format::f32 || !std::equal(ne.begin(), ne.end(), found->ne, found->ne + found->rank))
-        file.fail(name,
+        file.fail(scale_name,
                   "is " +
                       shape_text(make_tensor(found->type, {found->ne, static_cast<size_t>(found->rank)})) +
                       ", needs " + shape_text(t));
     t.data = const_cast<uint8_t *>(found->data);
     for (int64_t i = 0; i < elements(t); ++i)
         if (!finite_f32(static_cast<const float *>(t.data)[i]))
-            file.fail(name, "element " + std::to_string(i) + " is not finite");
+            file.fail(scale_name, "element " + std::to_string(i) + " is not finite");
     return &tensors_.emplace_back(t);
 }
 
-// Frequencies are at most 1; half a divisor more would take the angle of a far position out of what
-// sin_cos_f64 takes.
+// Frequencies are at most 1, and a divisor of 0.5 doubles them: with smaller ones, the angle of a distant
+// position could exceed the range of sin_cos_f64.
 void model::check_rope_divisors() const {
     if (!weights.rope_divisors) return;
     const auto *v = static_cast<const float *>(weights.rope_divisors->data);
@@ -224,7 +224,7 @@ void model::check_rope_divisors() const {
                       "element " + std::to_string(i) + " is " + shortest(v[i]) + ", must be at least 0.5");
 }
 
-// Experts are ranked by them, and a rank that is no number would choose one expert several times.
+// Experts are ranked by these; a NaN would choose one expert several times.
 void model::check_router_biases() const {
     for (size_t layer = 0; layer < weights.layer.size(); ++layer) {
         const tensor *const bias = weights.layer[layer].router_bias;
@@ -236,9 +236,9 @@ void model::check_router_biases() const {
     }
 }
 
-// ---- Placing
+// ---- Moving to a device
 
-// The tensors that the layers that run read, scales among them; each once.
+// The tensors that the layers in use read, scales included, each once.
 std::vector<tensor *> model::tensors_run() {
     std::unordered_set<const tensor *> wanted;
     const auto want = [&](const tensor *t) {
@@ -256,19 +256,18 @@ std::vector<tensor *> model::tensors_run() {
 }
 
 namespace {
-// Bytes of the host that go to one place.
+// Bytes of the host's memory that are copied together.
 struct piece {
     const char *from;
-    uint64_t bytes, to;
+    uint64_t bytes, to;  // to: offset in the device's memory
 };
 }  // namespace
 
-// What several tensors are parts of goes there once, and keeps its rows where they are relative to each
-// other.
-void model::move_to(const std::shared_ptr<backend> &place,
+// Bytes that several tensors share are copied once, so that views keep their offsets relative to each other.
+void model::move_to(const std::shared_ptr<backend> &to,
                     const std::function<bool(uint64_t, uint64_t)> &progress) {
     constexpr uint64_t alignment = 256, step = uint64_t{64} << 20;
-    // what tensors lie in: the file's tensors, and what was decoded; by address
+    // The memory that contains all tensors, by address: the file's tensors, and decoded or transposed copies.
     std::vector<piece> whole;
     for (const gguf_tensor &t : file.tensors())
         whole.push_back({reinterpret_cast<const char *>(t.data), t.bytes, 0});
@@ -284,22 +283,22 @@ void model::move_to(const std::shared_ptr<backend> &place,
     std::vector<bool> used(whole.size(), false);
     for (const tensor *t : list)
         if (t->data) used[piece_of(t->data)] = true;
-    const auto place_for = [&](uint64_t bytes) {
+    const auto offset_for = [&](uint64_t bytes) {
         return std::exchange(device_bytes, device_bytes + (bytes + alignment - 1) / alignment * alignment);
     };
     for (size_t i = 0; i < whole.size(); ++i)
-        if (used[i]) whole[i].to = place_for(whole[i].bytes);
+        if (used[i]) whole[i].to = offset_for(whole[i].bytes);
     std::erase_if(transposed_, [&](const transposed &p) {
         return std::find(list.begin(), list.end(), p.t) == list.end();
     });
-    for (transposed &p : transposed_) p.to = place_for(tensor_bytes(*p.t));
-    this->place = place;
-    placed_ = backend_memory(place, device_bytes);
-    char *const base = static_cast<char *>(placed_.data());
+    for (transposed &p : transposed_) p.to = offset_for(tensor_bytes(*p.t));
+    device = to;
+    device_memory_ = backend_memory(device, device_bytes);
+    char *const base = static_cast<char *>(device_memory_.data());
     const auto upload = [&](const piece &p) {
         for (uint64_t done = 0; done < p.bytes; done += step) {
             const uint64_t n = std::min(step, p.bytes - done);
-            place->fn->upload(place.get(), base + p.to + done, p.from + done, n);
+            device->fn->upload(device.get(), base + p.to + done, p.from + done, n);
             if (progress && !progress(p.to + done + n, device_bytes))
                 throw error(status::cancelled,
                             file.name() + ": loading was cancelled by its progress callback");
@@ -307,13 +306,13 @@ void model::move_to(const std::shared_ptr<backend> &place,
     };
     for (size_t i = 0; i < whole.size(); ++i)
         if (used[i]) upload(whole[i]);
-    // one at a time: together they may be more than the host has
+    // One at a time: all of them together might not fit the host's memory.
     for (const transposed &p : transposed_) {
         const block made(host_, tensor_bytes(*p.t));
         transpose(p, made.data());
         upload({static_cast<const char *>(made.data()), made.size(), p.to});
     }
-    place->fn->wait(place.get());  // engines have streams of their own
+    device->fn->wait(device.get());  // engines use other streams
     for (tensor *t : list) {
         if (!t->data) continue;
         const piece &p = whole[piece_of(t->data)];

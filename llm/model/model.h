@@ -1,10 +1,10 @@
-// A loaded model: the file, its vocabulary, and its weights where they lie in the file, or in a device's
-// memory. Immutable after loading.
+// A loaded model: the file, its vocabulary, and its weights, in place in the file or in a device's memory.
+// Immutable after loading.
 #pragma once
 
 #include "../../tensor/backend.h"
-#include "arch.h"
 #include "../text/chat.h"
+#include "arch.h"
 #include "fingerprint.h"
 
 #include <deque>
@@ -21,9 +21,9 @@ struct model_options {
     int64_t rope_original_context = 0;  // 0: the file's
     std::string chat_template;          // a name; empty: recognised from the file's text
     ds::host host;
-    // of tensors bound, in bytes, then of tensors placed; may be empty
+    // Called with bytes of tensors bound, then of tensors copied to the device; may be empty.
     std::function<bool(uint64_t done, uint64_t total)> progress;
-    std::shared_ptr<backend> place;  // whose memory the weights go to; null: they stay in the file
+    std::shared_ptr<backend> device;  // the backend that will hold the weights; null: they stay in the file
 };
 
 struct model {
@@ -31,28 +31,28 @@ struct model {
     model(const model &) = delete;
 
     gguf_file file;
-    std::string_view name, architecture_name;  // as the file says; empty when it does not
+    std::string_view name, architecture_name;  // from the file; empty if missing
     tokenizer vocabulary;
     const chat_template *chat = nullptr;  // null: not recognised
-    const arch *architecture = nullptr;   // null: vocabulary only
+    const arch *architecture = nullptr;   // null: loaded for its vocabulary only
     hparams h;
     model_weights weights;
-    std::shared_ptr<backend> place;             // whose memory the weights are in; null: the host's
+    std::shared_ptr<backend> device;            // the backend that holds the weights; null: the host
     uint64_t parameters = 0, weight_bytes = 0;  // of all the file's tensors
-    // of a backend's memory that the weights take; 0: they are in the host's
+    // Bytes of the weights in the device's memory; 0: they are in the host's.
     uint64_t device_bytes = 0;
-    // of the host's memory: what the file holds in another form than is computed with
+    // Bytes of the host's memory for tensors that are computed in another form than the file's.
     uint64_t made_bytes = 0;
-    uint64_t fingerprint = 0;          // 0: vocabulary only
-    format main_format = format::f32;  // that holds most bytes
+    uint64_t fingerprint = 0;          // 0: loaded for its vocabulary only
+    format main_format = format::f32;  // the format that holds the most bytes
 
 private:
-    // The keys' part of MLA's kv_b from a file that holds it whole, head by head: transposed.
+    // The key part of MLA's kv_b, transposed head by head from a file that holds kv_b whole.
     struct transposed {
-        tensor *t;            // the result
+        tensor *t;            // the result, [heads, rank, key rows]
         tensor all;           // [heads, key rows + value rows, rank]
         const tensor *scale;  // of all's rows, or null
-        uint64_t to = 0;      // where it goes in the place's memory
+        uint64_t to = 0;      // offset in the device's memory
     };
     void bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress);
     const tensor *bind_row(const tensor_row &row);
@@ -60,25 +60,24 @@ private:
     const tensor *bind_half(const tensor_row &row, const gguf_tensor &whole);
     const tensor *bind_rows(tensor t, const tensor *scale, int64_t first, int64_t rows);
     tensor bind_whole(const gguf_tensor &whole, std::initializer_list<int64_t> ne) const;
-    const tensor *bind_scale(const std::string &name, std::span<const int64_t> ne);
+    const tensor *bind_scale(const std::string &weights_name, std::span<const int64_t> ne);
     void *take(size_t bytes);
     void transpose(const transposed &p, void *to) const;
     void check_rope_divisors() const;
     void check_router_biases() const;
     std::vector<tensor *> tensors_run();
-    void move_to(const std::shared_ptr<backend> &place,
-                 const std::function<bool(uint64_t, uint64_t)> &progress);
+    void move_to(const std::shared_ptr<backend> &to, const std::function<bool(uint64_t, uint64_t)> &progress);
     void override_rope(const model_options &o);
     std::deque<tensor> tensors_;
     ds::host host_;
-    bool to_device_;  // the weights go to another place
-    // norms and biases that the file holds in another format than f32, and what was transposed
+    bool to_device_;  // the weights go to a device's memory
+    // Norms and biases that the file holds in another format than f32, and transposed tensors.
     std::deque<block> made_;
-    std::deque<transposed> transposed_;  // what is to be, on the way to a place
-    backend_memory placed_;
+    std::deque<transposed> transposed_;  // still to be made, while loading to a device
+    backend_memory device_memory_;
 };
 
-// The architecture that the file names. Throws status::unsupported, listing those known.
+// The architecture that the file names. Throws status::unsupported, listing the known ones.
 const arch *arch_of(const gguf_file &f);
 
 }  // namespace ds

@@ -1,3 +1,4 @@
+// The automaton over reversed spellings, built breadth first from their sorted list, and the search.
 #include "added_tokens.h"
 
 #include <algorithm>
@@ -33,7 +34,7 @@ void added_tokens::build(std::vector<token> tokens) {
     first_child_.reserve(states + 1), shorter_.reserve(states), longest_here_.reserve(states),
         byte_.reserve(states);
 
-    // One depth after the other; a state stands for the spellings [from, to), which share what it has read.
+    // Depth by depth. A state stands for the spellings [from, to), which share the bytes read so far.
     struct range {
         uint32_t from, to;
     };
@@ -59,7 +60,7 @@ void added_tokens::build(std::vector<token> tokens) {
     first_child_.push_back(uint32_t(byte_.size()));
 }
 
-// 0 when there is none.
+// 0 if there is none.
 uint32_t added_tokens::child(uint32_t state, uint8_t byte, uint64_t &steps) const {
     uint32_t const from = first_child_[state], to = first_child_[state + 1];
     steps += std::bit_width(to - from);
@@ -76,14 +77,14 @@ uint32_t added_tokens::after(uint32_t state, uint8_t byte, uint64_t &steps) cons
     return from_root_[byte];
 }
 
-constexpr size_t places_at_once = 4096;
+constexpr size_t window = 4096;  // positions; 32 KiB of matches
 
 added_search::added_search(std::span<const added_tokens *const> sets, std::string_view text)
     : sets_(sets), text_(text) {}
 
-// Tokens that begin in the places may end behind them.
-void added_search::look(size_t from) {
-    begin_ = from, end_ = std::min(text_.size(), from + places_at_once);
+// Tokens that begin in the window may end after it.
+void added_search::scan(size_t from) {
+    begin_ = from, end_ = std::min(text_.size(), from + window);
     here_.assign(end_ - begin_, {-1, 0});
     for (const added_tokens *set : sets_) {
         if (set->empty()) continue;
@@ -102,7 +103,7 @@ bool added_search::next(size_t from, size_t &at, added_tokens::match &found) {
     if (std::all_of(sets_.begin(), sets_.end(), [](const added_tokens *s) { return s->empty(); }))
         return false;
     for (at = from; at < text_.size(); at++) {
-        if (at >= end_) look(at);
+        if (at >= end_) scan(at);
         found = here_[at - begin_];
         if (found.bytes > 0) return true;
     }

@@ -1,7 +1,7 @@
-// Where added tokens (control and user-defined ones) stand in a text: at the leftmost place the longest one,
-// then on behind it. The automaton of Aho and Corasick (CACM 18(6), 1975) over the spellings read backwards:
-// it goes over a text from its end to its beginning and knows at every place the longest spelling that begins
-// there, in a bounded number of steps a byte, whatever the spellings have in common.
+// Finds added tokens (control and user-defined) in a text: the longest one at the leftmost position, then on
+// after it. Uses the automaton of Aho and Corasick (CACM 18(6), 1975) over the reversed spellings: reading a
+// text from its end, it knows at every position the longest spelling that begins there, in a bounded number
+// of steps per byte, whatever prefixes the spellings share.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace ds {
 
 class added_tokens {
 public:
-    // of all spellings of a set, 13 bytes each in memory
+    // Most bytes in all spellings of a set. Each byte takes 13 in memory.
     static constexpr size_t max_bytes = size_t(2) << 20;
 
     struct token {
@@ -22,14 +22,14 @@ public:
         int32_t id;
     };
 
-    // Of equal spellings the lowest id counts; empty ones are never found. At most max_bytes.
+    // Of equal spellings the lowest id counts; empty ones are ignored. At most max_bytes.
     void build(std::vector<token> tokens);
     bool empty() const { return found_.empty(); }
     size_t longest() const { return longest_; }
 
-    // Reads one more byte backwards; the automaton begins with state 0.
+    // The state after reading one more byte backwards. The automaton begins in state 0.
     uint32_t after(uint32_t state, uint8_t byte, uint64_t &steps) const;
-    // The longest spelling that begins where the state has come to; null when there is none.
+    // The longest spelling that begins at the byte read last, or null.
     struct match {
         int32_t id;
         uint32_t bytes;
@@ -40,10 +40,10 @@ public:
 
 private:
     uint32_t child(uint32_t state, uint8_t byte, uint64_t &steps) const;
-    // States in order of their depth, so that the children of one lie together, sorted by byte.
-    // [states + 1]; those of a state end where those of the next begin
+    // States are numbered by depth, so that the children of each are adjacent, sorted by byte. [states + 1];
+    // a state's children end where the next state's begin.
     std::vector<uint32_t> first_child_;
-    std::vector<uint32_t> shorter_;       // the longest other state that what has been read begins with
+    std::vector<uint32_t> shorter_;       // the automaton's failure links
     std::vector<uint32_t> longest_here_;  // 1 + index into found_
     std::vector<uint8_t> byte_;
     uint32_t from_root_[256] = {};
@@ -51,21 +51,21 @@ private:
     size_t longest_ = 0;
 };
 
-// Goes over a text by pieces, so that what it knows of places takes little memory.
+// Searches a text window by window, so that the matches per position take little memory.
 class added_search {
 public:
-    // The text's tokens are those of all `sets`.
+    // Finds the tokens of all `sets`.
     added_search(std::span<const added_tokens *const> sets, std::string_view text);
-    // The first token at or behind `from`, which never goes back; false when there is none.
+    // The first token at or after `from`, which must not decrease between calls; false if there is none.
     bool next(size_t from, size_t &at, added_tokens::match &found);
     uint64_t steps() const { return steps_; }
 
 private:
-    void look(size_t from);
+    void scan(size_t from);
     std::span<const added_tokens *const> sets_;
     std::string_view text_;
-    size_t begin_ = 0, end_ = 0;             // what here_ tells of
-    std::vector<added_tokens::match> here_;  // bytes 0: no token begins there
+    size_t begin_ = 0, end_ = 0;             // the window
+    std::vector<added_tokens::match> here_;  // [end_ - begin_]; bytes 0: no token begins there
     uint64_t steps_ = 0;
 };
 

@@ -1,6 +1,6 @@
-// The merges of byte pair encoding with a heap of candidate pairs over a linked list of symbols: n log n for
-// a piece of n bytes. An entry of the heap is not removed when one of its symbols changes; it is recognised
-// as stale by the ids when it comes up.
+// Byte pair encoding with a heap of candidate pairs over a linked list of symbols: n log n for a piece of n
+// bytes. A heap entry is not removed when one of its symbols changes; it is recognised as stale by the ids
+// when it is popped.
 #include "bpe.h"
 
 #include <algorithm>
@@ -25,8 +25,8 @@ merge_table::merge_table(std::vector<merge> merges, size_t vocabulary)
 uint32_t merge_table::rank(int32_t left, int32_t right) const {
     auto const from = entries_.begin() + first_[size_t(left)],
                to = entries_.begin() + first_[size_t(left) + 1];
-    auto const behind = std::upper_bound(from, to, right, [](int32_t r, entry e) { return r < e.right; });
-    return behind != from && behind[-1].right == right ? behind[-1].rank : none;
+    auto const after = std::upper_bound(from, to, right, [](int32_t r, entry e) { return r < e.right; });
+    return after != from && after[-1].right == right ? after[-1].rank : none;
 }
 
 void merger::push(uint32_t left) {
@@ -38,7 +38,7 @@ void merger::push(uint32_t left) {
 }
 
 uint64_t merger::finish(std::vector<int32_t> &out) {
-    auto const n = uint32_t(symbols_.size());  // also stands for "no symbol after"
+    auto const n = uint32_t(symbols_.size());  // as a link: no symbol after
     steps_ = n;
     for (uint32_t i = 0; i < n; i++) symbols_[i].before = i - 1, symbols_[i].after = i + 1;
     for (uint32_t i = 0; i + 1 < n; i++) push(i);
@@ -67,10 +67,10 @@ uint64_t merger::finish(std::vector<int32_t> &out) {
 
 namespace {
 
-// A long piece in place. A symbol lies where its first byte was, in a slot that has the rank of its pair with
-// the next one; one of several bytes has its id in the slot after that, one of a single byte is known by the
-// byte. Which slots begin symbols is told by a bit each. The least ranks of blocks of slots are the leaves of
-// a tree of minima, which leads to the leftmost pair of the lowest rank.
+// Merges a long piece in place. Each byte has a slot. The slot of a symbol's first byte has the rank of the
+// symbol's pair with the next one; the slot after it has the id, unless the symbol is a single byte, which
+// implies its id. One bit per slot marks where symbols begin. The minimum ranks of blocks of slots are the
+// leaves of a tree of minima, which leads to the leftmost pair of the lowest rank.
 class long_piece {
 public:
     long_piece(const merge_table &table, std::span<const int32_t, 256> symbols, std::string_view bytes,
@@ -91,14 +91,14 @@ public:
         for (size_t i = 0; i < n; i += block) update(i);
         steps_ += 2 * n;
         while (least_.back()[0] != merge_table::none) merge_one();
-        size_t kept = 0;  // never more than what has been read
-        for (size_t i = 0; i < n; i = next(i)) out_[base_ + kept++] = id(i);
-        out_.resize(base_ + kept);
+        size_t written = 0;  // never ahead of i, which is still to be read
+        for (size_t i = 0; i < n; i = next(i)) out_[base_ + written++] = id(i);
+        out_.resize(base_ + written);
         return steps_;
     }
 
 private:
-    static constexpr size_t block = 16;
+    static constexpr size_t block = 16;  // slots per leaf
 
     bool begins(size_t i) const { return begins_[i / 64] >> i % 64 & 1; }
     int32_t &slot(size_t i) { return out_[base_ + i]; }
@@ -110,7 +110,7 @@ private:
         slot(i) = int32_t(after < bytes_.size() ? table_.rank(id(i), id(after)) : merge_table::none);
     }
 
-    // The symbol behind the one at i, or the piece's end.
+    // The symbol after the one at i, or the piece's end.
     size_t next(size_t i) {
         for (size_t word = ++i / 64; i < bytes_.size(); i = ++word * 64) {
             steps_++;
@@ -127,7 +127,7 @@ private:
         }
     }
 
-    // The minima above slot i, of which something has changed.
+    // Updates the minima above slot i after a change.
     void update(size_t i) {
         size_t at = i / block;
         uint32_t const was = least_[0][at];
@@ -171,7 +171,7 @@ private:
     std::vector<int32_t> &out_;
     size_t base_;
     std::vector<uint64_t> begins_;
-    std::vector<std::vector<uint32_t>> least_;  // of blocks, of pairs of blocks, and so on
+    std::vector<std::vector<uint32_t>> least_;  // minima of blocks, of pairs of blocks, and so on
     uint64_t steps_ = 0;
 };
 

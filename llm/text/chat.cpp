@@ -1,9 +1,9 @@
-// The prompt templates of the families that this library runs, as rows of text around the messages. A file's
-// own Jinja template is never executed: it is recognised when it is one of the published texts, whose
-// fingerprints the rows list, so that none which renders otherwise is taken for a row.
-// Sources: tokenizer_config.json of the models named at each row, as the npm package
-// @huggingface/ollama-utils 0.0.18 and files of llama.cpp's repository have them. tests/interop/templates
-// renders them with @huggingface/jinja; tests/data/templates.json has what it gave.
+// The prompt templates of the supported families, as rows of text around the messages. A file's own Jinja
+// template is never executed. It is recognised if it is one of the published texts, whose fingerprints the
+// rows list, so that no template that renders differently is taken for a row.
+// Sources: tokenizer_config.json of the models named at each row, as in the npm package
+// @huggingface/ollama-utils 0.0.18 and in llama.cpp's repository. tests/interop/templates renders them with
+// @huggingface/jinja; tests/data/templates.json has the results.
 #include "chat.h"
 #include "template_text.h"
 #include "unicode.h"
@@ -13,38 +13,38 @@
 namespace ds {
 
 struct chat_template {
-    // When the generation prompt is written, where it is asked for and no tool has the last word: `always`
-    // and even unasked; after all but a question, which has it already; after a question only.
+    // When the generation prompt is written: if it is asked for and the last message is not a tool's; always;
+    // the same, but not after a question, which already ends with it; only after a question.
     enum class prompting { asked, always, not_after_question, after_question };
-    // What an answer of the history loses: nothing; what stands before its last </think>, or before its
-    // first; what a question follows (Qwen 3).
+    // What an earlier answer loses: nothing; the text up to its last </think>, or up to its first; its
+    // thought, if a question follows (Qwen 3).
     enum class forgetting { nothing, to_last, to_first, before_question };
-    // Outputs of tools: not known; in a list, which DeepSeek-V3 opens once in a conversation; one by one; as
-    // a question (Qwen).
+    // Outputs of tools: not supported; in a list, which DeepSeek-V3 opens once per conversation; one by one;
+    // as a question (Qwen).
     enum class outputs { none, listed, single, asked };
 
     std::string_view name;
     uint64_t texts[3] = {};  // fingerprints; template_text.h
 
-    // Written by the template; "{bos}" and "{eos}" stand for the texts of the vocabulary's tokens.
+    // Texts of the template; "{bos}" and "{eos}" stand for the spellings of the vocabulary's tokens.
     std::string_view begin = {};
-    std::string_view default_system = {};  // where no message is a system message
-    std::string_view default_first = {};   // where the first message is none
+    std::string_view default_system = {};  // if no message is a system message
+    std::string_view default_first = {};   // if the first message is not a system message
     std::string_view system_open = {}, system_close = {};
     std::string_view user_open = {}, user_close = {};
     std::string_view assistant_open = {}, assistant_close = {};
     std::string_view generation = {};
-    // what the generation prompt ends with, where the family thinks
+    // The end of the generation prompt, in families that think.
     std::string_view think_default = {}, think_on = {}, think_off = {};
-    // all system messages come first, an empty line between them
+    // All system messages come first, separated by empty lines.
     bool system_first = false;
     bool last_system = false;            // with system_first: only the last of them
-    std::string_view before_begin = {};  // for each system message
+    std::string_view before_begin = {};  // written before `begin`, once per system message
     bool trims = false;                  // messages lose white space at both ends
-    bool opens_after_question = false;   // assistant_open is written after a question only
+    bool opens_after_question = false;   // assistant_open is written only after a question
     prompting prompts = prompting::asked;
     forgetting forgets = forgetting::nothing;
-    bool forgets_after_outputs = false;  // else what follows outputs is kept whole
+    bool forgets_after_outputs = false;  // else an answer after outputs of tools loses nothing
     outputs tools = outputs::none;
     std::string_view between_outputs = "\n";
 };
@@ -60,7 +60,7 @@ constexpr std::string_view outputs_open = "<｜tool▁outputs▁begin｜>",
 constexpr std::string_view output_open = "<｜tool▁output▁begin｜>", output_close = "<｜tool▁output▁end｜>";
 constexpr std::string_view r1_opens = "<think>\n", r1_closes = "<think>\n\n</think>\n\n";
 
-// What the templates of DeepSeek since V2.5 have in common.
+// Common to the templates of DeepSeek since V2.5.
 constexpr chat_template deepseek(std::string_view name, std::initializer_list<uint64_t> texts) {
     chat_template t = {.name = name,
                        .begin = "{bos}",
@@ -88,7 +88,7 @@ constexpr chat_template with_joined_outputs(chat_template t) {
     t.between_outputs = {};
     return t;
 }
-// Every question is followed by the generation prompt, answers by themselves have none.
+// The generation prompt follows every question, and answers do not write it.
 constexpr chat_template prompting_at_questions(chat_template t) {
     t.user_close = t.assistant_open;
     t.assistant_open = {};
@@ -97,7 +97,7 @@ constexpr chat_template prompting_at_questions(chat_template t) {
     return t;
 }
 constexpr chat_template v25(chat_template t) {
-    t.before_begin = "        ";  // it stands between two tags, and no mark strips it
+    t.before_begin = "        ";  // white space between two Jinja tags that no "-" strips
     return t;
 }
 constexpr chat_template v31(chat_template t) {
@@ -150,17 +150,17 @@ constexpr chat_template llama3(std::string_view name, uint64_t text, prompting p
 }
 
 constexpr chat_template templates[] = {
-    // The distillations of DeepSeek-R1: of several system messages the last counts. First, in January 2025,
-    // the model had to begin its thought itself, then the prompt did it. The second text is the same with
-    // arguments of calls as JSON.
+    // The distillations of DeepSeek-R1: of several system messages the last counts. In the first text, of
+    // January 2025 (deepseek-r1-first), the model begins its thought itself; in later ones the prompt does.
+    // The second fingerprint is the same text with arguments of calls as JSON.
     thinking(with_last_system(deepseek("deepseek-r1-distill", {0x133c03788ea920e4, 0x6eaa9d097c38b38c})),
              r1_opens),
     thinking(with_last_system(deepseek("deepseek-r1-first", {0xbc9bd860948c18b8}))),
-    // DeepSeek-R1 since February 2025. The last text is ours, of the models in tests/data: it has the same
-    // frame and asks for nothing else.
+    // DeepSeek-R1 since February 2025. The second text belongs to the models in tests/data: the same frame,
+    // and nothing else.
     thinking(with_joined_outputs(deepseek("deepseek-r1", {0x1e5fb5df43a45036, 0x63d6c322a1c032a4})),
              r1_opens),
-    // R1 for some days before, and R1 1776
+    // R1 for some days before that, and R1 1776.
     thinking(with_joined_outputs(deepseek("r1-1776", {0x19a9c52a7d19c72a}))),
     // R1-0528 and its distillation to Qwen 3: the model begins its thought itself. The second text is the
     // same with arguments of calls as JSON.
@@ -170,7 +170,7 @@ constexpr chat_template templates[] = {
     prompting_at_questions(deepseek("deepseek-v3-0324", {0x9830632a52f7fc94})),
     v31(deepseek("deepseek-v3.1", {0xbaa4b623fce38050})),
     v25(with_last_system(deepseek("deepseek-v2.5", {0x85173a1e265b429a}))),
-    // deepseek-llm chat, DeepSeek-V2 chat, DeepSeek-Coder-V2
+    // deepseek-llm chat, DeepSeek-V2 chat, DeepSeek-Coder-V2.
     {.name = "deepseek-llm",
      .texts = {0xc89fbd19fc6e864a},
      .begin = "{bos}",
@@ -193,11 +193,11 @@ constexpr chat_template templates[] = {
      .assistant_open = "### Response:\n",
      .assistant_close = "\n<|EOT|>\n",
      .generation = "### Response:\n"},
-    // Llama 3, whose first text writes the generation prompt unasked; 3.1 and later write dates and tools
-    // into the system message
+    // Llama 3. Its first text (llama3-first) always writes the generation prompt. 3.1 and later are not
+    // supported: they write dates and tools into the system message.
     llama3("llama3", 0xc6d951ecf128fdc3, prompting::asked),
     llama3("llama3-first", 0x0d1f31f8d1c85636, prompting::always),
-    // they differ where tools are offered
+    // The two texts differ only if tools are offered.
     qwen25(chatml("qwen2.5", {0x3d3683ec2c58a4b2, 0x21507a99716396ae})),
     qwen3(chatml("qwen3", {0x996d31a5b0249772, 0xbb080546c0c7a3f9})),
     chatml("chatml", {0x9d34b9da9a31b8e8, 0x1895b93b35354696}),
@@ -208,7 +208,7 @@ std::string_view trimmed(std::string_view s) {
     const char *first = nullptr, *last = s.data();
     for (const char *p = s.data(); p < end;) {
         unicode::code_point const c = unicode::decode(p, end);
-        // as Python's str.strip
+        // The white space of Python's str.strip.
         bool const space =
             (unicode::class_of(c.value) & unicode::space) || (c.value >= 0x1c && c.value <= 0x1f);
         if (!space && !first) first = p;
@@ -218,7 +218,7 @@ std::string_view trimmed(std::string_view s) {
     return first ? std::string_view(first, size_t(last - first)) : std::string_view();
 }
 
-// The parts, adjacent ones of a kind joined.
+// Collects parts, joining adjacent ones of the same kind.
 struct writer {
     const tokenizer &tok;
     std::vector<chat_part> parts;
@@ -237,7 +237,7 @@ struct writer {
         put(content, false);
         own(close);
     }
-    // What the model said: its calls of tools are tokens again.
+    // An answer of the model, in which the marks around tool calls become tokens again.
     void answer(std::string_view open, std::string_view content, std::string_view close) {
         own(open);
         while (!content.empty()) {
@@ -274,7 +274,7 @@ std::string_view without_line_feeds(std::string_view s) {
     return s.substr(0, s.find_last_not_of('\n') + 1);
 }
 
-// What stands before a closing tag and behind it; without a tag all of it is answer.
+// The text before a closing tag and after it. Without a tag, all of it is answer.
 struct remembered {
     std::string_view thought, answer;
 };
@@ -355,8 +355,7 @@ private:
             if (!is_tool(i + 1)) out_.own(t_.user_close);
             return;
         }
-        // The list is opened once in a conversation: later outputs go without, as the published templates
-        // have it.
+        // The list is opened once per conversation and not for later outputs, as in the published templates.
         if (t_.tools == outputs::listed) out_.own(had_outputs_ ? t_.between_outputs : outputs_open);
         out_.message(output_open, content, output_close);
         in_outputs_ = had_outputs_ = true;
@@ -380,8 +379,8 @@ private:
         out_.answer(open, content, t_.assistant_close);
     }
 
-    // Qwen 3 keeps the thoughts of what it said since the last question (between calls of tools), and writes
-    // them in one form.
+    // Qwen 3 retains the thoughts of answers since the last question (between tool calls), in a uniform
+    // format.
     void put_recent_answer(size_t i, std::string_view content) {
         std::string_view thought, answer = content;
         if (content.find(think_close) != std::string_view::npos) {
@@ -404,7 +403,7 @@ private:
 
     void put_generation(const chat_options &o) {
         using think = chat_options::think;
-        // after outputs the answer follows at once
+        // After outputs of tools, the answer follows directly.
         const bool wanted = o.add_generation_prompt && !in_outputs_;
         const bool due = t_.prompts == prompting::always ||
                          (wanted && (t_.prompts != prompting::after_question || asked_));
@@ -418,10 +417,11 @@ private:
     const chat_template &t_;
     std::span<const chat_message> messages_;
     writer &out_;
-    // of Qwen 3: the last that is no output of a tool; the last message where there is none
+    // For Qwen 3: the last user message that is not an output of a tool, else the last message.
     size_t last_question_;
-    bool in_outputs_ = false, had_outputs_ = false;  // of tools: the last message was one; there was one
-    bool asked_ = false;                             // a question waits for its answer
+    // outputs of tools: the last message is one; there was one
+    bool in_outputs_ = false, had_outputs_ = false;
+    bool asked_ = false;  // the last message, system ones aside, is a question
 };
 
 }  // namespace
@@ -463,8 +463,8 @@ std::string chat_text(std::span<const chat_part> parts) {
     return out;
 }
 
-// Between two control tokens the text is encoded as one, whoever wrote it: tokens may span the border of a
-// part ("User:" + " Hello").
+// Text between two control tokens is encoded as a whole, since tokens may span the boundary of two parts
+// ("User:" + " Hello").
 void chat_encode(const tokenizer &tok, std::span<const chat_part> parts, std::vector<token_id> &out) {
     std::string plain;
     auto const flush = [&] {

@@ -3,16 +3,16 @@
 
     python3 llm/text/make_unicode.py [/usr/share/unicode] > llm/text/unicode_tables.inc
 
-Classes of a code point as bits in a two-stage table; canonical combining classes as ranges; canonical decompositions as pairs,
-and the order in which those that compose again are searched (Unicode Standard Annex 15).
+Classes of code points as bits in a two-stage table; canonical combining classes as ranges; canonical
+decompositions as pairs; and the search order of those that compose again (Unicode Standard Annex 15).
 """
 import sys
 
 UCD = sys.argv[1] if len(sys.argv) > 1 else "/usr/share/unicode"
 LIMIT = 0x110000
 BLOCK = 128
-BITS = {"L": 1, "M": 2, "N": 4, "P": 8, "S": 16}   # general category; the names stand in unicode.h
-SPACE, UNSETTLED = 32, 64                          # White_Space; not surely as NFC leaves it
+BITS = {"L": 1, "M": 2, "N": 4, "P": 8, "S": 16}  # general categories; named in unicode.h
+SPACE, UNSETTLED = 32, 64                         # White_Space; NFC may change it
 
 
 def records(name):
@@ -79,7 +79,8 @@ def main():
     blocks, index = {}, []
     for start in range(0, LIMIT, BLOCK):
         index.append(blocks.setdefault(bytes(classes[start:start + BLOCK]), len(blocks)))
-    print("// Written by llm/text/make_unicode.py from the Unicode Character Database; see there. Do not edit.\n")
+    print("// Written by llm/text/make_unicode.py from the Unicode Character Database; see there. Do not edit.")
+    print()
     print(f'inline constexpr char version[] = "{version()}";')
     print(f"inline constexpr unsigned class_block = {BLOCK};\n")
     emit("uint8_t" if len(blocks) <= 256 else "uint16_t", "class_index", index)
@@ -94,7 +95,8 @@ def main():
         c = end
     emit("combining_range", "combining_ranges", ranges)
     rows = sorted(pairs)
-    emit("canonical_pair", "canonical_pairs", [f"{{{c:#x}, {pairs[c][0]:#x}, {pairs[c][1]:#x}}}" for c in rows])
+    decompositions = [f"{{{c:#x}, {pairs[c][0]:#x}, {pairs[c][1]:#x}}}" for c in rows]
+    emit("canonical_pair", "canonical_pairs", decompositions)
     again = [i for i, c in enumerate(rows) if c not in excluded]
     emit("uint16_t", "composable", sorted(again, key=lambda i: pairs[rows[i]]))
 

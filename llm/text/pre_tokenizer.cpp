@@ -1,9 +1,9 @@
-// How a text is split before the merges: one scanner a pattern of the published tokenizers, and the table of
-// those tokenizers. A tokenizer's patterns apply one after another, each to every piece that the one before
-// left; a match becomes a piece, and so does what lies between two matches. A scanner is a whole regular
-// expression by hand, alternatives in their order and with the backtracking they imply, so that each looks at
-// a code point a bounded number of times; \s is Unicode's White_Space. Patterns: tokenizer.json of the models
-// named below.
+// Splits a text before the merges: one scanner for each pattern of the published tokenizers, and the table of
+// those tokenizers. A tokenizer's patterns apply one after another, each to every piece that the previous one
+// left; each match becomes a piece, and so does the text between two matches. A scanner is a hand-written
+// regular expression, with its alternatives in order and the backtracking that they imply.
+// Invariant: every scanner reads a code point a bounded number of times. \s is Unicode's White_Space.
+// Patterns: tokenizer.json of the models named below.
 #include "tokenizer.h"
 #include "unicode.h"
 
@@ -22,7 +22,7 @@ struct character {
     uint8_t classes;
 };
 
-// One piece being scanned. Every look at a code point is a step.
+// A piece being scanned. Every read of a code point is a step.
 struct reader {
     const char *end;
     uint64_t steps = 0;
@@ -43,14 +43,14 @@ struct reader {
     }
 };
 
-// The next match at or after a place; empty (from == to == end) when there is none.
+// The next match at or after a position; empty (from == to == end) if there is none.
 struct match {
     const char *from, *to;
 };
 using scanner = match (*)(reader &r, const char *p);
 
-// From a function that gives the end of a match starting at p, or p: the search for the next match. Failing
-// must look at a bounded number of code points.
+// Searches for the next match. match_at returns the end of a match that starts at p, or p; to fail, it must
+// read a bounded number of code points.
 template <auto match_at> match search(reader &r, const char *p) {
     while (p < r.end) {
         if (const char *const to = match_at(r, p); to != p) return {p, to};
@@ -59,7 +59,7 @@ template <auto match_at> match search(reader &r, const char *p) {
     return {p, p};
 }
 
-// A character class as the patterns write it, "[a-zµ]", read at compile time from the pattern itself.
+// A character class such as "[a-zµ]", read from the pattern at compile time.
 struct character_set {
     struct range {
         uint32_t first, last;
@@ -111,7 +111,7 @@ const char *newline(reader &r, const char *p) {
     return *p == '\r' || *p == '\n' ? p + 1 : p;
 }
 
-// \s?X+ for a set X: where white space belongs to X itself, taking it as \s is tried first, and as X then.
+// \s?X+ for a set X. White space that belongs to X is tried as \s first, then as X.
 template <auto belongs> const char *spaced_run(reader &r, const char *p) {
     character c = r.at(p);
     const char *q = p;
@@ -133,7 +133,7 @@ template <const character_set &set> const char *set_run(reader &r, const char *p
     return p;
 }
 
-// \s+$, one pass forward over the piece instead of a trial at every white space
+// \s+$, in one forward pass over the piece instead of a trial at every white space
 match trailing_space(reader &r, const char *p) {
     const char *from = nullptr;
     while (p < r.end) {
@@ -154,10 +154,10 @@ template <int most> const char *numbers(reader &r, const char *p) {
 
 const char *number_run(reader &r, const char *p) { return r.run(p, number); }
 
-// ---- what the later patterns share
+// ---- shared by the later patterns
 
-// \s*[\r\n]+|\s+(?!\S)|\s+ where p stands at white space. The first alternative ends behind the run's last
-// line end, the second leaves the run's last space to the word that follows, the third takes a lone space.
+// \s*[\r\n]+|\s+(?!\S)|\s+ for p at white space. The first alternative ends after the run's last line end,
+// the second leaves the run's last space to the following word, the third takes a single space.
 const char *white_space(reader &r, const char *p) {
     const char *line_end = nullptr, *last = p, *q = p;
     for (character c = r.at(q); c.classes & space; c = r.at(q)) {
@@ -197,14 +197,14 @@ const char *v3_word(reader &r, const char *p) {
     return c.classes & space ? white_space(r, p) : p;
 }
 
-// ---- llama 3 and qwen 2: one pattern but for the digits
+// ---- llama 3 and qwen 2: the same pattern except for the digits
 
 constexpr std::string_view llama3_pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view qwen2_pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// (?i:'s|'t|'re|'ve|'m|'ll|'d) behind the apostrophe. Case-insensitively in Unicode, ſ (U+017F) is an s.
+// (?i:'s|'t|'re|'ve|'m|'ll|'d) after the apostrophe. In Unicode's case folding, ſ (U+017F) is an s.
 const char *contraction(reader &r, const char *p) {
     auto const lower = [](uint32_t c) {
         return c == 0x17f ? uint32_t('s') : c < 0x80 && ascii_letter(c) ? c | 0x20 : c;
@@ -240,13 +240,13 @@ template <int most_digits> const char *llama3_word(reader &r, const char *p) {
 struct stage {
     std::string_view pattern;
     scanner next;
-    std::string_view also = {};  // a pattern that makes no difference to the tokens
+    std::string_view also = {};  // another pattern that gives the same tokens
 };
 
 struct row {
     pre_tokenizer id;
     std::string_view name;
-    stage stages[6];  // those in use come first
+    stage stages[6];  // used ones first
 
     size_t used() const {
         return size_t(
@@ -287,7 +287,7 @@ const row &row_of(pre_tokenizer p) {
     return *std::find_if(std::begin(rows), std::end(rows), [&](const row &r) { return r.id == p; });
 }
 
-// Line ends may stand in a pattern as themselves or escaped.
+// A pattern may contain line ends as themselves or escaped.
 std::string escaped(std::string_view pattern) {
     std::string out;
     for (char const c : pattern) {
@@ -305,7 +305,7 @@ splitter::splitter(pre_tokenizer p, std::string_view text) : pre_(p), patterns_(
     parts_[0] = {begin, begin, begin, begin + text.size()};
 }
 
-// What a pattern makes a piece goes to the next pattern at once, so that nothing is collected.
+// Each piece goes to the next pattern immediately, so that no list of pieces is needed.
 bool splitter::next(std::string_view &piece) {
     const row &r = row_of(pre_);
     while (open_ > 0) {

@@ -1,3 +1,5 @@
+// A reader of Jinja's syntax, which hashes a template's text and tags. Unknown syntax is hashed as '!', so
+// that it never equals a known template.
 #include "template_text.h"
 
 #include <algorithm>
@@ -60,15 +62,15 @@ private:
         return text;
     }
 
-    // lstrip_blocks: white space before a block goes where nothing else is before it in its line.
+    // lstrip_blocks: white space before a block is dropped if nothing else precedes it on its line.
     std::string_view without_indent(std::string_view text) const {
-        const size_t line = text.rfind('\n') + 1;  // 0 where there is none
+        const size_t line = text.rfind('\n') + 1;  // 0 if there is none
         if (line == 0 && !line_starts_) return text;
         const bool blank = std::all_of(text.begin() + std::ptrdiff_t(line), text.end(), is_space);
         return blank ? text.substr(0, line) : text;
     }
 
-    // Text on both sides of a comment is one.
+    // Text before and after a comment is hashed as one.
     void put_text(std::string_view text) { text_ += text; }
     void flush() {
         if (text_.empty()) return;
@@ -77,7 +79,7 @@ private:
         text_.clear();
     }
 
-    // Behind the end of a tag that has been passed.
+    // After the end of a tag.
     void end_tag(char kind, bool stripped) {
         const std::string_view before = rest_;
         if (stripped)
@@ -104,7 +106,7 @@ private:
         flush();
         put(kind);
         const std::string_view end = kind == '{' ? "}}" : "%}";
-        int open = 0;  // braces of dictionaries, whose end is none of the tag
+        int open = 0;  // open braces of dictionaries, whose end is not the tag's
         while (!rest_.empty()) {
             const char c = rest_.front();
             if (open == 0 && (rest_.starts_with(end) || (c == '-' && rest_.substr(1).starts_with(end)))) {
@@ -145,7 +147,7 @@ private:
             if (c == 'n') value += '\n';
             else if (c == 't') value += '\t';
             else if (c == '\\' || c == '\'' || c == '"') value += c;
-            else put('!');  // an escape that no known template has
+            else put('!');  // no known template has this escape
         }
         put('S');
         put_string(value);
@@ -153,7 +155,7 @@ private:
     }
 
     void put(char c) { hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u; }
-    void put_string(std::string_view s) {  // its length first, so that no two lists of strings are one
+    void put_string(std::string_view s) {  // length first, so that lists of strings hash unambiguously
         for (size_t n = s.size(), i = 0; i < 8; ++i) put(static_cast<char>(n >> (8 * i) & 0xff));
         for (const char c : s) put(c);
     }

@@ -1,7 +1,7 @@
-// The text of a Jinja template, compared by what it renders: two texts with one fingerprint have the same
-// tags and the same text between them, once white space that Jinja drops (inside tags, beside "-" marks, and
-// what trim_blocks and lstrip_blocks remove, which transformers sets) is dropped, comments are left out, and
-// strings are unescaped. Nothing is executed.
+// Fingerprints of Jinja templates. Two texts with the same fingerprint have the same tags and the same text
+// between them, after white space that Jinja drops has been dropped (inside tags, beside "-" marks, and what
+// trim_blocks and lstrip_blocks remove, which transformers sets), comments removed, and strings unescaped.
+// Nothing is executed.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,6 @@
 
 namespace ds {
 
-uint64_t template_fingerprint(std::string_view jinja);  // FNV-1a of what remains
+uint64_t template_fingerprint(std::string_view jinja);  // FNV-1a of the normalised text
 
 }  // namespace ds

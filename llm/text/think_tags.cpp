@@ -1,5 +1,5 @@
-// What a prompt's text says about the thought that it leaves the model in. A tag that the vocabulary has as a
-// token is that token alone.
+// Whether a prompt leaves the model in a thought. If a tag is a token of the vocabulary, only that token
+// counts.
 #include "think_tags.h"
 
 #include <algorithm>
@@ -33,7 +33,7 @@ std::vector<token_id> think_ending(const tokenizer &v, std::string_view text) {
     return out;
 }
 
-// The text after the last control token that is no tag.
+// The text after the last control token that is not a tag.
 static std::string last_text(const tokenizer &v, std::span<const token_id> prompt) {
     const think_tags tags = find_think_tags(v);
     const auto border = std::find_if(prompt.rbegin(), prompt.rend(), [&](token_id t) {

@@ -1,9 +1,10 @@
-// The vocabulary of a GGUF file, and text to ids and back. A normal token is spelled in GPT-2's byte alphabet
-// (a printable character for each of the 256 bytes); added tokens (control, user-defined) are spelled as
-// themselves and are cut out of the text before anything else looks at it. Bytes become symbols and merges
-// work on ids, so the alphabet matters only while loading. Everything a file can say is bounded: a look-up by
-// spelling takes at most `max_probes` steps, an added token has at most `max_added_bytes` bytes. So is
-// memory: a text takes no more than its ids do while they are collected, a vocabulary some 50 bytes a token.
+// The vocabulary of a GGUF file, and text to ids and back. A normal token is spelled in GPT-2's byte
+// alphabet, which has a printable character for each of the 256 bytes. Added tokens (control, user-defined)
+// are spelled as themselves and are cut out of the text first. Merges work on ids, so the alphabet matters
+// only while loading.
+// Invariant: no file can make time or memory grow without bound. A look-up by spelling takes at most
+// `max_probes` steps, and an added token has at most `max_added_bytes` bytes. Encoding a text takes no more
+// memory than its ids do while they are collected, a vocabulary some 50 bytes per token.
 #include "tokenizer.h"
 #include "added_tokens.h"
 #include "bpe.h"
@@ -18,11 +19,11 @@ namespace ds {
 
 namespace {
 
-// GPT-2's alphabet: the bytes that Latin-1 prints stand for themselves, the 68 others for U+0100 and on, in
-// order.
+// GPT-2's alphabet: bytes that are printable in Latin-1 stand for themselves, the other 68 are U+0100 and up,
+// in order.
 struct byte_alphabet {
     uint16_t character[256] = {};
-    int16_t byte[256 + 68] = {};  // -1 where no byte has this character
+    int16_t byte[256 + 68] = {};  // -1: no byte has this character
 
     constexpr byte_alphabet() {
         for (int16_t &b : byte) b = -1;
@@ -36,7 +37,7 @@ struct byte_alphabet {
 };
 constexpr byte_alphabet alphabet;
 
-// Appends the bytes that a spelling stands for; false, with nothing appended, when a character is not in the
+// Appends the bytes that a spelling stands for. False, with nothing appended, if a character is not in the
 // alphabet.
 bool append_bytes(std::string_view spelling, std::string &out) {
     size_t const before = out.size();
@@ -53,7 +54,7 @@ bool append_bytes(std::string_view spelling, std::string &out) {
     return true;
 }
 
-// "<0xHH>", the spelling of a token of the byte kind; -1 when it is not that.
+// The byte of "<0xHH>", the spelling of a token of the byte kind; -1 for anything else.
 int byte_token(std::string_view s) {
     auto const digit = [](char c) {
         return c >= '0' && c <= '9'   ? c - '0'
@@ -77,21 +78,20 @@ uint64_t hash(std::string_view s) {
     return h * 0xbf58476d1ce4e5b9 >> 20;
 }
 
-// Spelling to id, open addressing at most half full. Spellings made to collide are refused instead of
-// searched.
+// Spelling to id: open addressing, at most half full. Spellings crafted to collide are refused, not searched.
 class spelling_table {
 public:
     static constexpr size_t max_probes = 256;
 
     explicit spelling_table(std::span<const std::string_view> tokens)
-        : tokens_(tokens), ids_(std::bit_ceil(2 * tokens.size() + 2), -1), tags_(ids_.size()) {}
+        : tokens_(tokens), ids_(std::bit_ceil(2 * tokens.size() + 2), -1), check_(ids_.size()) {}
 
-    // False when too many spellings collide. Of equal spellings the first is kept.
+    // False if too many spellings collide. Of equal spellings the first counts.
     bool add(token_id t) {
         uint64_t const h = hash(tokens_[size_t(t)]);
         size_t const i = probe(tokens_[size_t(t)], h);
         if (i == ids_.size()) return false;
-        if (ids_[i] < 0) ids_[i] = t, tags_[i] = tag(h);
+        if (ids_[i] < 0) ids_[i] = t, check_[i] = tag(h);
         return true;
     }
     token_id find(std::string_view spelling) const {
@@ -101,23 +101,23 @@ public:
 
 private:
     static uint8_t tag(uint64_t h) { return uint8_t(h >> 36); }
-    // The slot of a spelling or an empty one for it; ids_.size() when neither is near.
+    // The slot of a spelling, or an empty one for it; ids_.size() if max_probes steps find neither.
     size_t probe(std::string_view spelling, uint64_t h) const {
         size_t const mask = ids_.size() - 1;
         for (size_t n = 0; n < max_probes; n++) {
             size_t const i = (h + n) & mask;
-            if (ids_[i] < 0 || (tags_[i] == tag(h) && tokens_[size_t(ids_[i])] == spelling)) return i;
+            if (ids_[i] < 0 || (check_[i] == tag(h) && tokens_[size_t(ids_[i])] == spelling)) return i;
         }
         return ids_.size();
     }
     std::span<const std::string_view> tokens_;
-    std::vector<token_id> ids_;  // -1: empty
-    std::vector<uint8_t> tags_;  // bits of the hash, so that few spellings are compared
+    std::vector<token_id> ids_;   // -1: empty
+    std::vector<uint8_t> check_;  // bits of the hash, so that few spellings are compared
 };
 
 constexpr size_t max_added_bytes = 256;
 
-// Tokens that end an answer in the families this library runs, whatever the file says of its eos.
+// Tokens that end an answer in the supported families, whatever eos the file names.
 constexpr std::string_view known_ends[] = {
     "<｜end▁of▁sentence｜>", "<|EOT|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>",
     "<|endoftext|>",
@@ -132,11 +132,11 @@ struct tokenizer::impl {
     pre_tokenizer pre;
     std::vector<std::string_view> tokens;
     std::vector<token_kind> kinds;
-    std::string arena;           // what the tokens stand for, one behind the other
-    std::vector<uint32_t> ends;  // [tokens] in it
+    std::string arena;           // the bytes of all tokens, concatenated
+    std::vector<uint32_t> ends;  // [tokens] end offsets in it
     size_t longest = 0;          // bytes of the longest normal token
     spelling_table spellings;
-    token_id symbols[256];  // of one byte; -1 when the vocabulary has none
+    token_id symbols[256];  // tokens of one byte; -1 if the vocabulary has neither that nor an unknown token
     added_tokens user_defined, control;
     merge_table merges;
     token_id bos, eos, pad, unknown;
@@ -151,7 +151,7 @@ struct tokenizer::impl {
     void read_added();
     void read_merges();
     void read_special();
-    void read_ways();
+    void read_options();
     token_id special(const char *key, bool needed);
     std::string_view bytes_of(size_t t) const {
         return std::string_view(arena).substr(t == 0 ? 0 : ends[t - 1], ends[t] - (t == 0 ? 0 : ends[t - 1]));
@@ -201,11 +201,11 @@ tokenizer::impl::impl(const gguf_file &f)
     read_added();
     read_merges();
     read_special();
-    read_ways();
+    read_options();
     std::replace(std::begin(symbols), std::end(symbols), -1, unknown);
 }
 
-void tokenizer::impl::read_ways() {
+void tokenizer::impl::read_options() {
     constexpr const char *key = "deepseek.tokenizer.normalizer";
     ignore_merges = file.get_bool("deepseek.tokenizer.ignore_merges", ignores_merges(pre));
     std::string_view const normalizer = file.get_string(key, normalises(pre) ? "nfc" : "none");
@@ -233,7 +233,7 @@ void tokenizer::impl::read_kinds() {
     }
 }
 
-// Byte-level BPE has no use for scores, but a file that carries them must mean the same vocabulary.
+// Byte-level BPE does not use scores, but their number must match the vocabulary.
 void tokenizer::impl::check_scores() const {
     if (!file.has("tokenizer.ggml.scores")) return;
     size_t const n = file.get_floats("tokenizer.ggml.scores").size();
@@ -304,8 +304,8 @@ void tokenizer::impl::read_added() {
     }
 }
 
-// A merge is "left right". The published tokenizers refuse one that names a token outside the vocabulary, and
-// so do we: it could never be applied, and a vocabulary cut short gives wrong ids without a word.
+// A merge is "left right". One that names a token outside the vocabulary is refused, as in the published
+// tokenizers: it could never be applied, and a truncated vocabulary would silently give wrong ids.
 void tokenizer::impl::read_merges() {
     std::vector<std::string_view> lines = file.get_strings("tokenizer.ggml.merges");
     if (lines.size() >= merge_table::none) file.fail("tokenizer.ggml.merges", "more than 2^32 - 2 merges");
@@ -334,8 +334,8 @@ void tokenizer::impl::read_merges() {
     merges = merge_table(std::move(found), tokens.size());
 }
 
-// The token of a duty, -1 when there is none. An id that no token has is none, too, and remarked upon, where
-// nothing depends on it.
+// The special token of a key, or -1. An id out of range counts as none, with a remark, if nothing depends on
+// it.
 token_id tokenizer::impl::special(const char *name, bool needed) {
     std::string const key = std::string("tokenizer.ggml.") + name;
     const gguf_value *const v = file.find(key);
@@ -351,7 +351,7 @@ token_id tokenizer::impl::special(const char *name, bool needed) {
     }
 }
 
-// Some files say -1, in one size of number or another, for "none".
+// Some files use -1, as a number of 4 or 8 bytes, for "none".
 static bool says_none(const gguf_file &f, const char *name) {
     const gguf_value *const v = f.find(std::string("tokenizer.ggml.") + name);
     return v && !v->is_array && v->bytes >= 4 &&
@@ -364,7 +364,7 @@ void tokenizer::impl::read_special() {
     auto const unless_none = [&](const char *key, bool needed) {
         return special(key, needed && !says_none(file, key));
     };
-    // llama 3's files may leave the key out and mean true.
+    // Llama 3's files may omit the key and mean true.
     bool const with_bos = file.get_bool("tokenizer.ggml.add_bos_token", pre == pre_tokenizer::llama_bpe);
     adds_eos = file.get_bool("tokenizer.ggml.add_eos_token", false);
     bos = special("bos_token_id", with_bos);
@@ -398,9 +398,9 @@ struct tokenizer::impl::scratch {
     size_t rest;  // bytes of the text that have no ids yet
     uint64_t steps = 0;
 
-    // Room for the ids of the next piece. Doubling for ever would take three times the ids; what the rest of
-    // the text can need at most bounds it.
-    void make_room(size_t bytes, std::vector<token_id> &out) const {
+    // Reserves memory for the ids of the next piece. Unlimited doubling would take three times the memory of
+    // the ids; the most that the rest of the text can need limits it.
+    void reserve_for(size_t bytes, std::vector<token_id> &out) const {
         if (out.capacity() - out.size() >= bytes) return;
         size_t const most = out.size() + std::max(rest, out.size() / 8),
                      doubled = std::max(2 * out.capacity(), out.size() + rest / 4);
@@ -408,10 +408,11 @@ struct tokenizer::impl::scratch {
     }
 };
 
+// bytes from which the merger's 40 bytes per symbol are too many
 constexpr size_t long_piece = size_t(1) << 15;
 
 void tokenizer::impl::encode_piece(std::string_view piece, scratch &s, std::vector<token_id> &out) const {
-    s.make_room(piece.size(), out);
+    s.reserve_for(piece.size(), out);
     if (ignore_merges && piece.size() <= longest) {
         s.spelling.clear();
         for (char const c : piece) unicode::append_utf8(alphabet.character[uint8_t(c)], s.spelling);
@@ -455,17 +456,17 @@ void tokenizer::encode(std::string_view text, const encode_options &o, std::vect
     if (o.add_bos && impl_->adds_bos) out.push_back(impl_->bos);
     impl::scratch s(impl_->merges, text.size());
     const added_tokens *const sets[] = {&impl_->user_defined, &impl_->control};
-    added_search added(std::span(sets, o.parse_special ? 2 : 1), text);
+    added_search search(std::span(sets, o.parse_special ? 2 : 1), text);
     added_tokens::match found;
     size_t from = 0;
-    for (size_t at; added.next(from, at, found); from = at + found.bytes) {
+    for (size_t at; search.next(from, at, found); from = at + found.bytes) {
         impl_->encode_segment(text.substr(from, at - from), s, out);
-        s.make_room(1, out);
+        s.reserve_for(1, out);
         out.push_back(found.id);
         s.rest -= found.bytes;
     }
     impl_->encode_segment(text.substr(from), s, out);
-    if (steps) *steps += s.steps + added.steps();
+    if (steps) *steps += s.steps + search.steps();
 }
 
 std::vector<tokenizer::added> tokenizer::added_in(std::string_view text) const {
@@ -518,21 +519,22 @@ const std::vector<std::string> &tokenizer::remarks() const { return impl_->remar
 const std::vector<token_id> &tokenizer::end_tokens() const { return impl_->end_tokens; }
 
 void utf8_stream::push(std::string_view bytes, std::string &out) {
-    if (n_held_ && !bytes.empty()) {  // what is held, and as much as may belong to it
+    if (n_held_ && !bytes.empty()) {  // complete the held bytes
         char joined[8];
         const size_t more = std::min<size_t>(bytes.size(), 4), size = n_held_ + more;
         std::copy_n(held_.data(), n_held_, joined);
         std::copy_n(bytes.data(), more, joined + n_held_);
         uint32_t good;
         const uint32_t n = utf8_sequence(joined, joined + size, &good);
-        if (!n && good == size) {  // still not complete
+        if (!n && good == size) {  // still incomplete
             std::copy_n(joined, size, held_.data());
             n_held_ = static_cast<unsigned>(size);
             return;
         }
         if (n) out.append(joined, n);
         else unicode::append_utf8(0xfffd, out);
-        bytes.remove_prefix((n ? n : good) - n_held_);  // what was held began a character, so it is used up
+        // the held bytes were a valid beginning: good >= n_held_
+        bytes.remove_prefix((n ? n : good) - n_held_);
         n_held_ = 0;
     }
     const char *const end = bytes.data() + bytes.size();
@@ -541,7 +543,7 @@ void utf8_stream::push(std::string_view bytes, std::string &out) {
         uint32_t const n = utf8_sequence(p, end, &good);
         if (n) {
             out.append(p, n);
-            // a lead byte whose sequence is cut off
+            // A valid lead byte whose sequence is cut off.
         } else if (p + good == end && uint8_t(*p) >= 0xc2 && uint8_t(*p) <= 0xf4) {
             std::copy(p, end, held_.begin());
             n_held_ = good;

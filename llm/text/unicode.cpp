@@ -1,7 +1,7 @@
-// Normalisation form C (Unicode Standard Annex 15) over the generated tables.
-// Decomposition, ordering and composition each pass once over the text, so a long run of combining marks
-// stays linear: the marks are counted into their places, not bubbled, and a mark is blocked by remembering
-// the class before it, not by looking back.
+// Normalisation form C (Unicode Standard Annex 15) with the generated tables.
+// Decomposition, ordering and composition each make one pass over the text, so that a long run of combining
+// marks takes linear time: marks are ordered by a counting sort, and whether one is blocked follows from the
+// remembered class before it.
 #include "unicode.h"
 
 #include <algorithm>
@@ -45,8 +45,8 @@ void decompose(uint32_t cp, std::vector<element> &out) {
         if (t) out.push_back({t_base + t, 0});
         return;
     }
-    // Only the first half of a pair decomposes further, so the second halves wait in reverse order; the
-    // longest chain in Unicode has three.
+    // Only the first half of a pair decomposes further, so the second halves are stacked. The longest chain
+    // in Unicode has three.
     uint32_t waiting[8];
     int n = 0;
     const canonical_pair *pair;
@@ -61,8 +61,7 @@ void decompose(uint32_t cp, std::vector<element> &out) {
     }
 }
 
-// Marks behind one another by their class, those of a class as they were; in linear time, as a text may have
-// any number of them.
+// Sorts each run of marks by class, stably. Linear time, because a text may have any number of marks.
 void order(std::vector<element> &text) {
     auto const starter = [](element e) { return e.combining() == 0; };
     auto const less = [](element a, element b) { return a.combining() < b.combining(); };
@@ -79,7 +78,7 @@ void order(std::vector<element> &text) {
     }
 }
 
-// The code point that a and b compose to, 0 when there is none.
+// The code point that a and b compose to, or 0.
 uint32_t composition(uint32_t a, uint32_t b) {
     if (a - l_base < l_count && b - v_base < v_count)
         return s_base + ((a - l_base) * v_count + (b - v_base)) * t_count;
@@ -95,8 +94,8 @@ uint32_t composition(uint32_t a, uint32_t b) {
 }
 
 void compose(std::vector<element> &text) {
-    size_t starter = SIZE_MAX, n = 0;  // index of the last starter kept, and of what is kept
-    // class of the last one kept after that starter; -1 when nothing stands between
+    size_t starter = SIZE_MAX, n = 0;  // index of the last starter; elements written so far
+    // Class of the last element written after that starter; -1 if none was.
     int before = -1;
     for (element const e : text) {
         if (starter != SIZE_MAX && before < int(e.combining())) {
@@ -129,14 +128,14 @@ void append_utf8(uint32_t cp, std::string &out) {
     }
 }
 
-// Text that form C may change is taken by parts: from the last code point before it, which it may compose
-// with, to the next one that nothing changes.
+// Text that form C may change is processed in parts, each from the settled code point before it, with which
+// it may compose, to the next settled one.
 bool to_nfc(std::string_view text, std::string &out) {
     const char *const end = text.data() + text.size();
     auto const settled = [&](const char *p) { return !(class_of(decode(p, end).value) & unsettled); };
     std::vector<element> elements;
-    const char *copied = text.data();  // up to there
-    const char *last = copied;         // the last settled code point, if any is behind what is copied
+    const char *copied = text.data();  // `out` has the text before this
+    const char *last = copied;         // the last settled code point from `copied` on, else `copied`
     for (const char *p = copied; p < end;) {
         if (settled(p)) {
             last = p;

@@ -1,8 +1,8 @@
 // attention: softmax(q K^T scale) V over paged keys and values, causal by position, query heads in groups
-// over fewer key heads (arXiv 2305.13245). Float pages: the running maximum and sum go page by page. Pages of
-// i8: everything is summed in integers. numerics.h has the expressions; neither chunking nor batching can
-// change a bit. Latent pages hold one head that all query heads share, whose values are the keys' own first
-// part.
+// over fewer key heads (arXiv 2305.13245). Float pages keep a running maximum and sum, page by page; pages of
+// i8 sum integers only. Latent pages hold one head that all query heads share, whose values are the first
+// part of its keys. numerics.h has the expressions.
+// Invariant: neither chunking nor batching changes a bit.
 #include "../op.h"
 
 #include <cmath>
@@ -50,25 +50,24 @@ static float page_value(format type, const char *array, int64_t i) {
 }
 
 namespace {
-// One query row and head on its way over the pages.
+// The state of one query row and head between two pages.
 struct running {
     float max = -std::numeric_limits<float>::infinity(), sum = 0.0f;
     std::vector<float> out;
 };
 }  // namespace
 
-// q . k of the position at `place`: one element after the other, or, of latents, in the lanes of a dot
-// product.
-static float score_of(const float *q, const char *k, const kv_layout &l, int64_t place) {
+// q . k for position t of a page: in order of elements, or, for latents, in the lanes of a dot product.
+static float score_of(const float *q, const char *k, const kv_layout &l, int64_t t) {
     float s = 0.0f;
     if (!l.rope_size) {
         for (int64_t d = 0; d < l.head_size; ++d)
-            s = fma_f32(q[d], page_value(l.type, k, d * page_positions + place), s);
+            s = fma_f32(q[d], page_value(l.type, k, d * page_positions + t), s);
         return s;
     }
     const int64_t width = l.head_size + l.rope_size;
     std::vector<float> key;
-    for (int64_t d = 0; d < width; ++d) key.push_back(page_value(l.type, k, place * width + d));
+    for (int64_t d = 0; d < width; ++d) key.push_back(page_value(l.type, k, t * width + d));
     return dot_in_lanes<dot_lanes>(q, key.data(), key.size());
 }
 
@@ -101,11 +100,11 @@ static void forward_floats(const node &n, int64_t i, int64_t h, const std::vecto
     r.out.assign(static_cast<size_t>(p.kv.head_size), 0.0f);
     for (int64_t done = 0; done < positions; done += page_positions) {
         const char *page = page_of(n, i, done);
-        const size_t head =
+        const size_t offset =
             row_bytes(p.kv.type, static_cast<uint64_t>(key_head(n, h) * p.kv.head_size * page_positions));
         const int64_t seen = std::min(page_positions, positions - done);
-        page_step(r, q.data(), page + p.kv.k_offset + head,
-                  page + (p.kv.rope_size ? p.kv.k_offset : p.kv.v_offset) + head, p.kv,
+        page_step(r, q.data(), page + p.kv.k_offset + offset,
+                  page + (p.kv.rope_size ? p.kv.k_offset : p.kv.v_offset) + offset, p.kv,
                   attention_scale(p.scale), seen, done == 0);
     }
     for (size_t d = 0; d < r.out.size(); ++d)
@@ -115,14 +114,14 @@ static void forward_floats(const node &n, int64_t i, int64_t h, const std::vecto
 // ---- Pages of i8, in integers (numerics.h)
 
 namespace {
-// One key head's part of a page. Element d of the value at place t is v[d * d_step + t * t_step]; rope: of
-// latent pages.
+// One key head's part of a page. Element d of the value at position t is v[d * d_step + t * t_step]. The rope
+// fields are of latent pages.
 struct i8_page {
     const int8_t *k, *v, *rope;
     const float *k_scale, *v_scale, *rope_scale;
     int64_t d_step, t_step;
 };
-// A query's head, turned, and how it is quantized.
+// A query's head, Hadamard-transformed, and its quantization.
 struct i8_query {
     std::vector<float> q;
     row_scale s;
@@ -139,17 +138,22 @@ static i8_page i8_page_of(const node &n, int64_t i, int64_t h, int64_t position)
                   scales = head * page_positions;
     const auto *k_scale = reinterpret_cast<const float *>(k + l.elements()) + scales;
     if (l.rope_size)
-        return {k,       k,          v,
-                k_scale, k_scale,    reinterpret_cast<const float *>(v + l.rope_size * page_positions),
-                1,       l.head_size};
-    return {k + elements,
-            v + elements,
-            nullptr,
-            k_scale,
-            reinterpret_cast<const float *>(v + l.elements()) + scales,
-            nullptr,
-            page_positions,
-            1};
+        return {.k = k,
+                .v = k,
+                .rope = v,
+                .k_scale = k_scale,
+                .v_scale = k_scale,
+                .rope_scale = reinterpret_cast<const float *>(v + l.rope_size * page_positions),
+                .d_step = 1,
+                .t_step = l.head_size};
+    return {.k = k + elements,
+            .v = v + elements,
+            .rope = nullptr,
+            .k_scale = k_scale,
+            .v_scale = reinterpret_cast<const float *>(v + l.elements()) + scales,
+            .rope_scale = nullptr,
+            .d_step = page_positions,
+            .t_step = 1};
 }
 
 static i8_query i8_query_of(std::vector<float> q, float scale) {
@@ -159,12 +163,12 @@ static i8_query i8_query_of(std::vector<float> q, float scale) {
     return {std::move(q), s, i8_query_factor(s.scale, scale, size)};
 }
 
-// The score of one query and the key at `place` among keys of the query's size.
-static float i8_score_of(const i8_query &q, const int8_t *k, const float *k_scale, int64_t place) {
+// The score of one query and the key at position t, among keys of the query's size.
+static float i8_score_of(const i8_query &q, const int8_t *k, const float *k_scale, int64_t t) {
     int32_t product = 0;
-    k += place * static_cast<int64_t>(q.q.size());
+    k += t * static_cast<int64_t>(q.q.size());
     for (size_t d = 0; d < q.q.size(); ++d) product += quantize_i8(q.q[d], q.s) * k[d];
-    return i8_score(product, k_scale[place], q.factor);
+    return i8_score(product, k_scale[t], q.factor);
 }
 
 static std::vector<float> i8_scores(const node &n, int64_t i, int64_t h, const std::vector<float> &head) {
@@ -176,14 +180,14 @@ static std::vector<float> i8_scores(const node &n, int64_t i, int64_t h, const s
     std::vector<float> scores(static_cast<size_t>(*i32_at(*n.src[4], i)) + 1);
     for (size_t t = 0; t < scores.size(); ++t) {
         const i8_page page = i8_page_of(n, i, h, static_cast<int64_t>(t));
-        const int64_t place = static_cast<int64_t>(t) % page_positions;
-        scores[t] = i8_score_of(q, page.k, page.k_scale, place);
-        if (p.kv.rope_size) scores[t] = scores[t] + i8_score_of(rope, page.rope, page.rope_scale, place);
+        const int64_t in_page = static_cast<int64_t>(t) % page_positions;
+        scores[t] = i8_score_of(q, page.k, page.k_scale, in_page);
+        if (p.kv.rope_size) scores[t] = scores[t] + i8_score_of(rope, page.rope, page.rope_scale, in_page);
     }
     return scores;
 }
 
-// One page's part in the sums: total[d] and the denominator.
+// Adds one page's part to total[d] and the denominator.
 static void i8_page_step(const i8_page &page, const float *scores, int64_t seen, float max, int32_t e0,
                          std::vector<int64_t> &total, int64_t &denominator) {
     float w[page_positions], largest = 0.0f;
@@ -213,15 +217,15 @@ static void forward_i8(const node &n, int64_t i, int64_t h, const std::vector<fl
     }
     std::vector<int64_t> total(q.size(), 0);
     int64_t denominator = 0;
-    const bool numbers = finite_f32(max) && finite_f32(largest);
+    const bool finite = finite_f32(max) && finite_f32(largest);
     const int32_t e0 = exponent_above(largest);
-    for (int64_t done = 0; numbers && done < positions; done += page_positions)
+    for (int64_t done = 0; finite && done < positions; done += page_positions)
         i8_page_step(i8_page_of(n, i, h, done), &scores[static_cast<size_t>(done)],
                      std::min(page_positions, positions - done), std::ceil(max), e0, total, denominator);
     float *y = f32_at(n.out, i, h);
     for (size_t d = 0; d < q.size(); ++d)
-        y[d] = numbers ? i8_attention_output(total[d], e0, denominator)
-                       : std::numeric_limits<float>::quiet_NaN();
+        y[d] =
+            finite ? i8_attention_output(total[d], e0, denominator) : std::numeric_limits<float>::quiet_NaN();
     if (n.as<attention_params>().kv.rope_size) inverse_hadamard(y, n.as<attention_params>().kv.head_size);
 }
 

@@ -1,5 +1,5 @@
-// candidates: the largest logits of each row and the sum of all weights, see candidates_head. Choosing is by
-// comparison alone, what is summed are integers.
+// candidates: the largest logits of each row and the sum of all weights (candidates_head). Selection is by
+// comparison alone and sums are of integers, so the order of work does not matter.
 #include "../op.h"
 
 #include <algorithm>
@@ -25,21 +25,21 @@ static void candidates_of(const float *logits, int64_t v, float factor, int32_t 
     constexpr float nothing = -std::numeric_limits<float>::infinity(),
                     infinity = std::numeric_limits<float>::infinity();
     std::vector<std::pair<float, int32_t>> order;  // negative, so that the best comes first
-    bool numbers = true;
+    bool valid = true;
     for (int64_t i = 0; i < v; ++i) {
-        numbers &= logits[i] < infinity;  // not so of NaN, too
+        valid &= logits[i] < infinity;  // false for NaN, too
         order.emplace_back(-(logits[i] + 0.0f), static_cast<int32_t>(i));
     }
-    if (numbers) std::sort(order.begin(), order.end());
-    candidates_head head = {numbers && order[0].first < infinity, 0, 0};
+    if (valid) std::sort(order.begin(), order.end());
+    candidates_head head = {valid && order[0].first < infinity, 0, 0};
     if (head.numbers && factor != 0)
         for (int64_t i = 0; i < v; ++i) head.total += sampling_weight(logits[i], -order[0].first, factor);
     std::memcpy(y, &head, sizeof head);
     for (int32_t i = 0; i < count; ++i) {
-        const bool there = head.numbers && i < v;
-        y[candidates_head_ints + i] = there ? order[static_cast<size_t>(i)].second : -1;
+        const bool present = head.numbers && i < v;
+        y[candidates_head_ints + i] = present ? order[static_cast<size_t>(i)].second : -1;
         y[candidates_head_ints + count + i] =
-            static_cast<int32_t>(bits_of(there ? -order[static_cast<size_t>(i)].first + 0.0f : nothing));
+            static_cast<int32_t>(bits_of(present ? -order[static_cast<size_t>(i)].first + 0.0f : nothing));
     }
 }
 

@@ -1,6 +1,6 @@
 // experts: the routed experts of a feed-forward layer (DeepSeekMoE, arXiv 2401.06066): y = shared, then, in
 // the order in which the router ranks a row's experts, y = fma(weight, down_e(silu(gate_e x) * up_e x), y).
-// Each product is a matmul's, with its sums, whichever rows share an expert.
+// Which rows share an expert changes nothing.
 #include "../op.h"
 
 namespace ds {
@@ -8,6 +8,17 @@ namespace ds {
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up,
                 const tensor *down, const tensor *shared) {
     return g.add(op::experts, {x, route, gate, up, down, shared}, no_params{});
+}
+
+tensor *experts_expand(graph &g, const node &n) {
+    const tensor *const x = n.src[0], *const route = n.src[1];
+    tensor *y = nullptr;
+    for (int32_t rank = 0; rank < route->ne[2]; ++rank) {
+        const tensor *const gate = activate(g, unary::silu, routed_matmul(g, x, n.src[2], route, rank));
+        const tensor *const hidden = mul(g, gate, routed_matmul(g, x, n.src[3], route, rank));
+        y = routed_add(g, routed_matmul(g, hidden, n.src[4], route, rank), route, rank, y ? y : n.src[5]);
+    }
+    return y;
 }
 
 static bool is_matrices(const tensor &w, int64_t experts, int64_t rows, int64_t cols) {

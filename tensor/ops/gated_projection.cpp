@@ -1,5 +1,5 @@
 // gated_projection: y = f(x gate^T) * (x up^T), x normed first if there is a norm, f a row of unary.def;
-// SwiGLU (arXiv 2002.05202) with f = silu. Each product is a matmul's, to the bit.
+// SwiGLU (arXiv 2002.05202) with f = silu.
 #include "../op.h"
 
 namespace ds {
@@ -7,6 +7,13 @@ namespace ds {
 tensor *gated_projection(graph &g, unary f, const tensor *x, const tensor *norm, float eps,
                          const tensor *gate, const tensor *up) {
     return g.add(op::gated_projection, {x, norm, gate, up}, gated_params{f, eps});
+}
+
+tensor *gated_projection_expand(graph &g, const node &n) {
+    const gated_params &p = n.as<gated_params>();
+    const tensor *const x = n.src[1] ? rms_norm(g, n.src[0], n.src[1], p.eps) : n.src[0];
+    const tensor *const gate = activate(g, p.f, matmul(g, x, n.src[2], nullptr));
+    return mul(g, gate, matmul(g, x, n.src[3], nullptr));
 }
 
 void gated_projection_shape(node &n) {

@@ -1,5 +1,5 @@
-// head_matmul: y[n,h,m] = x[n,h,k] w[h,m,k]^T, every head by a matrix of its own: MLA's way between heads and
-// latents (arXiv 2405.04434, section 2.1). Each head is a matmul, with its sums.
+// head_matmul: y[n,h,m] = x[n,h,k] w[h,m,k]^T, each head by its own matrix: how MLA maps between heads and
+// latents (arXiv 2405.04434, section 2.1). Each head is a matmul, with matmul's sums.
 #include "../op.h"
 
 namespace ds {

@@ -1,7 +1,7 @@
-// kv_write: puts the keys and values of n positions into their pages, in the page's format. Its result is the
-// pages themselves, so that what reads them afterwards stands after it in the graph. How they lie in a page
-// depends on the format: see kv_layout. Keys of i8 pages are turned (hadamard) before they are quantized. Of
-// latent pages, k are the latents and v the turned part of the keys, of another width.
+// kv_write: stores the keys and values of n positions in their pages, in the page's format (layout:
+// kv_layout). Its result is the pages themselves, so that a node that reads them comes after it in the graph.
+// Keys of i8 pages are Hadamard-transformed before they are quantized. For latent pages, k are the latents
+// and v the rotated part of the keys, which has another width.
 #include "../op.h"
 
 namespace ds {
@@ -29,8 +29,7 @@ static void put(format type, char *array, int64_t i, float x) {
     encode_row(type, &x, array + row_bytes(type, static_cast<uint64_t>(i)), 1);
 }
 
-// One head's keys or values at one place of a page of i8: element d goes to to[d * step]; its scale to
-// *scale.
+// One head's key or value at one position of an i8 page: element d goes to to[d * step], its scale to *scale.
 static void put_i8(const std::vector<float> &x, int8_t *to, int64_t step, float *scale) {
     const row_scale s = row_scale_of(largest_bits(x.data(), x.size()), i8_levels);
     for (size_t d = 0; d < x.size(); ++d)
@@ -38,7 +37,7 @@ static void put_i8(const std::vector<float> &x, int8_t *to, int64_t step, float 
     *scale = s.scale;
 }
 
-static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
+static void write_i8(const node &n, int64_t i, char *page, int64_t t) {
     const kv_layout &l = n.as<kv_layout>();
     auto *k = reinterpret_cast<int8_t *>(page + l.k_offset),
          *v = reinterpret_cast<int8_t *>(page + l.v_offset);
@@ -48,33 +47,33 @@ static void write_i8(const node &n, int64_t i, char *page, int64_t place) {
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         read_row(*n.src[0], i, h, 0, row);
         hadamard(row.data(), l.head_size);
-        put_i8(row, k + (h * page_positions + place) * l.head_size, 1, k_scale + h * page_positions + place);
+        put_i8(row, k + (h * page_positions + t) * l.head_size, 1, k_scale + h * page_positions + t);
         read_row(*n.src[1], i, h, 0, row);
         if (l.rope_size) {
             hadamard(row.data(), l.rope_size);
-            put_i8(row, v + place * l.rope_size, 1,
-                   reinterpret_cast<float *>(v + l.rope_size * page_positions) + place);
+            put_i8(row, v + t * l.rope_size, 1,
+                   reinterpret_cast<float *>(v + l.rope_size * page_positions) + t);
         } else
-            put_i8(row, v + h * l.head_size * page_positions + place, page_positions,
-                   v_scale + h * page_positions + place);
+            put_i8(row, v + h * l.head_size * page_positions + t, page_positions,
+                   v_scale + h * page_positions + t);
     }
 }
 
-static void write_floats(const node &n, int64_t i, char *page, int64_t place) {
+static void write_floats(const node &n, int64_t i, char *page, int64_t t) {
     const kv_layout &l = n.as<kv_layout>();
     for (int64_t h = 0; h < l.kv_heads; ++h) {
         for (int64_t d = 0; d < l.head_size; ++d) {
-            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + place,
+            put(l.type, page + l.k_offset, (h * l.head_size + d) * page_positions + t,
                 *f32_at(*n.src[0], i, h, d));
-            put(l.type, page + l.v_offset, (h * page_positions + place) * l.head_size + d,
+            put(l.type, page + l.v_offset, (h * page_positions + t) * l.head_size + d,
                 *f32_at(*n.src[1], i, h, d));
         }
     }
 }
 
-static void write_latents(const node &n, int64_t i, char *page, int64_t place) {
+static void write_latents(const node &n, int64_t i, char *page, int64_t t) {
     const kv_layout &l = n.as<kv_layout>();
-    const int64_t row = place * (l.head_size + l.rope_size);
+    const int64_t row = t * (l.head_size + l.rope_size);
     for (int64_t d = 0; d < l.head_size; ++d)
         put(l.type, page + l.k_offset, row + d, *f32_at(*n.src[0], i, 0, d));
     for (int64_t d = 0; d < l.rope_size; ++d)

@@ -1,6 +1,7 @@
-// matmul: y[n,m] = residual[n,m] + (x[n,k] w[m,k]^T + bias[m]). What is summed, and in which order, depends
-// on the weights' format alone (numerics.h): floats by the dot pattern of 16 lanes, packed formats block by
-// block against activations quantized in blocks of that size, I8 in integers over the whole row.
+// matmul: y[n,m] = residual[n,m] + (x[n,k] w[m,k]^T + bias[m]).
+// Invariant: what is summed, and in which order, depends on the weights' format alone (numerics.h): floats in
+// the 16 lanes of a dot product, packed formats block by block against activations quantized in blocks of
+// that size, I8 in integers over the whole row.
 #include "../blocks.h"
 #include "../op.h"
 

@@ -14,6 +14,16 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
     return g.add(op::mla_attention, {q, q_rope, k_b, v_b, pages, tables, sequence, position}, p);
 }
 
+// The absorbed form; the expanded one makes pages of its own, which no primitive does.
+tensor *mla_attention_expand(graph &g, const node &n) {
+    const mla_params &p = n.as<mla_params>();
+    if (p.expand_all) return nullptr;
+    const tensor *const q = head_matmul(g, n.src[0], n.src[2]);
+    const tensor *const latents =
+        attention(g, q, n.src[4], n.src[5], n.src[6], n.src[7], {p.kv, p.scale}, n.src[1]);
+    return head_matmul(g, latents, n.src[3]);
+}
+
 void mla_attention_shape(node &n) {
     const tensor &q = *n.src[0], &r = *n.src[1], &k = *n.src[2], &v = *n.src[3];
     const kv_layout &l = n.as<mla_params>().kv;
@@ -126,9 +136,9 @@ struct expanded_pages {
     kv_layout l;
     std::vector<float> data;
 
-    expanded_pages(int64_t width, int64_t positions)
-        : width(width), count((positions + page_positions - 1) / page_positions),
-          l{format::f32, 1, static_cast<int32_t>(width), 0, width * page_positions * 4, 0},
+    expanded_pages(int64_t row_width, int64_t positions)
+        : width(row_width), count((positions + page_positions - 1) / page_positions),
+          l{format::f32, 1, static_cast<int32_t>(row_width), 0, row_width * page_positions * 4, 0},
           data(static_cast<size_t>(2 * count * width * page_positions)) {}
     float *page_of(int64_t t) { return data.data() + t / page_positions * 2 * width * page_positions; }
     float &key(int64_t t, int64_t d) { return page_of(t)[d * page_positions + t % page_positions]; }

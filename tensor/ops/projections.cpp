@@ -1,7 +1,5 @@
-// projections: up to three products of one x, normed first if there is a norm: y = (rms_norm(x)) w^T + bias
-// for each, side by side in a row of the result.
-// Sources: x, norm, three matrices, three biases. What comes out is what rms_norm and as many matmuls give,
-// to the bit.
+// projections: up to six products of one x, normed first if there is a norm: y = (rms_norm(x)) w^T + bias for
+// each, side by side in a row of the result. Sources: x, norm, six matrices, six biases.
 #include "../op.h"
 
 namespace ds {
@@ -11,8 +9,22 @@ tensor *projections(graph &g, const tensor *x, const tensor *norm, float eps,
     assert(list.size() >= 1 && list.size() <= most_projections);
     projection p[most_projections] = {};
     std::copy(list.begin(), list.end(), p);
-    return g.add(op::projections, {x, norm, p[0].w, p[1].w, p[2].w, p[0].bias, p[1].bias, p[2].bias},
-                 rms_norm_params{eps});
+    const tensor *src[2 + 2 * most_projections] = {x, norm};
+    for (size_t i = 0; i < most_projections; ++i) {
+        src[2 + i] = p[i].w;
+        src[2 + most_projections + i] = p[i].bias;
+    }
+    return g.add(op::projections, src, rms_norm_params{eps});
+}
+
+tensor *projections_expand(graph &g, const node &n) {
+    const tensor *x = n.src[0], *parts[most_projections];
+    if (n.src[1]) x = rms_norm(g, x, n.src[1], n.as<rms_norm_params>().eps);
+    size_t count = 0;
+    tensor *y = nullptr;
+    for (; count < most_projections && n.src[2 + count]; ++count)
+        parts[count] = y = matmul(g, x, n.src[2 + count], n.src[2 + most_projections + count]);
+    return count == 1 ? y : concat(g, {parts, count});
 }
 
 void projections_shape(node &n) {

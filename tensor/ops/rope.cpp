@@ -1,4 +1,4 @@
-// rope: turns the first r elements of each head, pair by pair, by the angles of a rope_table: (a, b) -> (a
+// rope: rotates the first r elements of each head, pair by pair, by the angles of a rope_table: (a, b) -> (a
 // cos - b sin, a sin + b cos).
 #include "../op.h"
 

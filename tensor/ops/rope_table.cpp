@@ -1,6 +1,6 @@
 // rope_table: cosines and sines of rotary positions (RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071),
-// once a step for all layers. Angles are formed in double, by our own routines, and rounded to f32 at the
-// end, so the table is the same on every machine.
+// once per step for all layers. Angles are computed in double, by numerics.h's routines, and rounded to f32
+// at the end, so the table is the same on every machine.
 #include "../op.h"
 
 namespace ds {

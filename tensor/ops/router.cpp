@@ -1,5 +1,5 @@
-// router: which experts each row goes to, and with what weights (router_params). All in f32, one row at a
-// time, in one order; choosing is by comparison alone, so a tie goes to the lowest number everywhere.
+// router: chooses each row's experts and their weights (router_params), one row at a time, in one order.
+// Selection is by comparison alone, so a tie goes to the lowest index everywhere.
 #include "../op.h"
 
 #include <limits>
@@ -25,7 +25,8 @@ void router_shape(node &n) {
 
 static constexpr float never = -std::numeric_limits<float>::infinity();
 
-// The first of the largest; what has been taken is `never`, and so is a number that is none.
+// The index of the largest, the first on a tie. Experts already chosen, and those of dropped groups, are
+// `never`.
 static int64_t best_of(const float *x, int64_t n) {
     int64_t best = 0;
     for (int64_t i = 1; i < n; ++i)
@@ -45,7 +46,7 @@ static void scores_of(const float *logits, int64_t n, bool sigmoid, float *score
     for (int64_t i = 0; i < n; ++i) score[i] = score[i] / whole;
 }
 
-// What a group is worth. Its second best may be `never`.
+// A group's value: its best rank, or the sum of its two best. The second best may be `never`.
 static float worth_of(const float *rank, int64_t n, bool two) {
     const int64_t best = best_of(rank, n);
     if (!two || n < 2) return rank[best];
@@ -55,8 +56,8 @@ static float worth_of(const float *rank, int64_t n, bool two) {
     return rank[best] + second;
 }
 
-// Leaves only the best groups' ranks. A group that stays is told by the others' being less, or equal and
-// later.
+// Drops all but the best groups' ranks. A group stays if fewer than groups_used others are better: larger, or
+// equal and earlier.
 static void drop_groups(float *rank, int64_t n, const router_params &p, float *worth) {
     const int64_t size = n / p.groups;
     for (int32_t g = 0; g < p.groups; ++g) worth[g] = worth_of(rank + g * size, size, p.sigmoid);
@@ -71,9 +72,9 @@ static void drop_groups(float *rank, int64_t n, const router_params &p, float *w
 void route_row(const float *logits, const float *bias, int64_t n, const router_params &p, float *scratch,
                float *y) {
     float *score = scratch, *rank = scratch + n, *weight = y + p.used;
-    bool numbers = true;
-    for (int64_t i = 0; i < n; ++i) numbers &= finite_f32(logits[i]);
-    if (!numbers) {
+    bool finite = true;
+    for (int64_t i = 0; i < n; ++i) finite &= finite_f32(logits[i]);
+    if (!finite) {
         for (int32_t i = 0; i < p.used; ++i)
             y[i] = static_cast<float>(i), weight[i] = std::numeric_limits<float>::quiet_NaN();
         return;

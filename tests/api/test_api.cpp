@@ -1,5 +1,5 @@
-// deepseek.h word by word, without engines: pointers, sizes of structures, flags, buffers and texts. Loading
-// is in test_api_load.cpp, engines are in test_api_engine.cpp.
+// The contract of deepseek.h without engines: pointers, sizes of structures, flags, buffers and texts.
+// Loading is in test_api_load.cpp, engines are in test_api_engine.cpp.
 #include "../support/api.h"
 
 #include <sys/stat.h>
@@ -33,7 +33,7 @@ std::string text_of(const model_ptr &m, const std::vector<ds_token> &tokens, uin
     return out;
 }
 
-// The token that is this one byte.
+// The token whose text is this one byte.
 ds_token byte_token(const model_ptr &m, int byte) {
     for (ds_token t = 0; t < 512; ++t) {
         const char *bytes;
@@ -45,8 +45,8 @@ ds_token byte_token(const model_ptr &m, int byte) {
     return -1;
 }
 
-// A call that fills elements of a buffer: too small by any amount it writes nothing and tells the size; else
-// it writes what it must and no more.
+// Checks a call that fills a buffer: with one that is too small it writes nothing and reports the size;
+// otherwise it writes that many elements and no more.
 template <class T> void check_buffer(const std::function<ds_status(T *, size_t, size_t *)> &f,
                                      const std::vector<T> &expected, T sentinel) {
     for (size_t capacity = 0; capacity <= expected.size() + 3; ++capacity) {
@@ -77,7 +77,7 @@ TEST_CASE("api: version and names of statuses") {
         CHECK(std::string(ds_status_name(static_cast<ds_status>(bad))) == "unknown");
 }
 
-TEST_CASE("api: NULL where it is not allowed, and where it is") {
+TEST_CASE("api: NULL where it is refused and where it is allowed") {
     const model_ptr m = bundled();
     ds_model *out = nullptr;
     ds_model_info info{};
@@ -150,7 +150,7 @@ TEST_CASE("api: NULL where it is not allowed, and where it is") {
         return ds_chat_tokenize(m.get(), &hello, 1, nullptr, &token, 1, nullptr, e);
     });
 
-    // Outputs are as they were.
+    // Outputs are unchanged.
     CHECK((out == nullptr && token == 5 && p == nullptr && n == 0));
     ds_model_free(nullptr);
     ds_decoder_free(nullptr);
@@ -163,7 +163,7 @@ TEST_CASE("api: NULL where it is not allowed, and where it is") {
     ds_decoder_free(d);
 }
 
-TEST_CASE("api: structures of earlier versions, which end sooner") {
+TEST_CASE("api: structures of earlier versions, which are shorter") {
     const model_ptr m = bundled();
     ds_model_info whole{}, part;
     whole.struct_size = sizeof whole;
@@ -181,7 +181,7 @@ TEST_CASE("api: structures of earlier versions, which end sooner") {
     c.chat_template = "no such template";
     char text[512];
     size_t n = 0;
-    c.struct_size = offsetof(ds_chat_config, chat_template);  // what follows is not read
+    c.struct_size = offsetof(ds_chat_config, chat_template);  // the fields after it are not read
     MUST(ds_chat_render(m.get(), &hello, 1, &c, text, sizeof text, &n, &err));
     CHECK(std::string_view(text, n).find("</think>") != std::string_view::npos);
     c.struct_size = 8;
@@ -193,7 +193,7 @@ TEST_CASE("api: structures of earlier versions, which end sooner") {
     });
 }
 
-TEST_CASE("api: sizes of structures, and flags that are not known") {
+TEST_CASE("api: sizes of structures, and unknown flags") {
     const model_ptr m = bundled();
     ds_model *out = nullptr;
     char text[512];
@@ -259,10 +259,10 @@ TEST_CASE("api: sizes of structures, and flags that are not known") {
     li.i.struct_size = sizeof li;
     MUST(ds_model_get_info(m.get(), &li.i, &err));
     CHECK((li.i.struct_size == sizeof li && li.i.layers == 4));
-    for (const char c : li.tail) CHECK(c == 0);  // what no version of ours has is not there
+    for (const char c : li.tail) CHECK(c == 0);  // bytes beyond our structure are zeroed
 }
 
-TEST_CASE("api: a buffer that is too small gets nothing but its size told") {
+TEST_CASE("api: a buffer that is too small is left alone, and the needed size is reported") {
     const model_ptr m = bundled();
     const std::string prompt = "<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜><think>\n";
     const std::vector<ds_token> ids = tokens_of(m, "What is 37 + 85?"),
@@ -300,7 +300,8 @@ TEST_CASE("api: a buffer that is too small gets nothing but its size told") {
     });
 }
 
-TEST_CASE("api: messages are well-formed, on one line where they name a path, and cut at a character") {
+TEST_CASE(
+    "api: messages are well-formed UTF-8, on one line when they name a path, and truncated at a character") {
     ds_model *m = nullptr;
     for (size_t i = 0; i < 4; ++i) {
         std::string path = "/" + std::string(i, 'x');
@@ -322,7 +323,7 @@ TEST_CASE("api: messages are well-formed, on one line where they name a path, an
     unlink(odd.c_str());
 }
 
-TEST_CASE("api: what a model says of itself") {
+TEST_CASE("api: model information") {
     const model_ptr m = bundled();
     ds_model_info i{};
     i.struct_size = sizeof i;
@@ -378,7 +379,7 @@ TEST_CASE("api: metadata in the file's order, as text") {
     CHECK(metadata(m, "tokenizer.ggml.add_bos_token") == "true");
     const std::string types = metadata(m, "tokenizer.ggml.token_type");
     CHECK(types.substr(0, 7) == "[1, 1, ");
-    CHECK(std::count(types.begin(), types.end(), ',') == 64);  // after 64 elements comes "…"
+    CHECK(std::count(types.begin(), types.end(), ',') == 64);  // 64 elements are shown, then "…"
     CHECK(types.substr(types.size() - 6) == ", …]");
     size_t n = 3;
     for (const char *key : {"", "general", "no.such\nkey"})
@@ -421,13 +422,13 @@ TEST_CASE("api: tokens in and out of range") {
     CHECK(tokens_of(m, "", DS_TOKENIZE_BOS) == std::vector<ds_token>{477});
     CHECK(tokens_of(m, "<｜begin▁of▁sentence｜>", DS_TOKENIZE_SPECIAL) == std::vector<ds_token>{477});
     CHECK(tokens_of(m, "<｜begin▁of▁sentence｜>").size() > 5);
-    // refused before a byte is read
+    // refused before any byte is read
     for (const size_t size : {(size_t{1} << 29) + 1, (size_t{1} << 31) + 1, SIZE_MAX})
         check_fails(DS_ERR_TOO_LONG, std::to_string(size),
                     [&](ds_error *e) { return ds_tokenize(m.get(), "a", size, 0, nullptr, 0, &n, e); });
 }
 
-TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+FFFD") {
+TEST_CASE("api: characters spread over tokens are released whole, invalid ones as U+FFFD") {
     model_ptr m = bundled();
     const std::string text = "a😀é\u2581z";
     std::vector<ds_token> bytes;
@@ -437,9 +438,9 @@ TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+F
     MUST(ds_decoder_new(m.get(), 0, &d, &err));
     const ds_token e2 = byte_token(m, 0xe2), x82 = byte_token(m, 0x82), xff = byte_token(m, 0xff),
                    a = byte_token(m, 'a');
-    CHECK(text_of(m, {e2, x82, a}) == "\uFFFDa");  // one for a sequence that is cut short
+    CHECK(text_of(m, {e2, x82, a}) == "\uFFFDa");  // one U+FFFD for a truncated sequence
     CHECK(text_of(m, {xff, xff, x82, a, e2}) == "\uFFFD\uFFFD\uFFFDa\uFFFD");
-    m.reset();  // the decoder keeps what it needs
+    m.reset();  // the decoder keeps the vocabulary alive
     std::string all;
     const char *p = nullptr;
     size_t n = 0;
@@ -464,7 +465,7 @@ TEST_CASE("api: characters spread over tokens come out whole, broken ones as U+F
     ds_decoder_free(d);
 }
 
-TEST_CASE("api: chat prompts and their mistakes") {
+TEST_CASE("api: chat prompts and their errors") {
     const model_ptr m = bundled();
     char text[1024];
     size_t n = 0;

@@ -1,6 +1,8 @@
-// deepseek.h on engines and requests: every field at its ends and one beyond, what a refused call leaves,
-// what events carry, the chat call's ends.
+// The contract of deepseek.h for engines and requests: every field at its limits and beyond, outputs of
+// refused calls, fields of events, and how the chat call ends.
+#include "../support/answers.h"
 #include "../support/api.h"
+#include "../support/skip.h"
 
 #include <limits>
 #include <stdexcept>
@@ -20,7 +22,7 @@ ds_memory_plan plan_of(const model_ptr &m, const ds_engine_config &c) {
     return p;
 }
 
-// An enum's field with any number, as a C program may have it.
+// Sets an enum field to any value, as a C program can.
 template <class E> void set_number(E &field, int v) { std::memcpy(&field, &v, sizeof v); }
 
 struct heard {
@@ -174,8 +176,9 @@ TEST_CASE("api: the memory plan counts as the header says") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     const ds_memory_plan p = plan_of(m, c);
-    CHECK(p.page_bytes == 64 * 4 * 5 * 32 * 2 * 4);  // positions, layers, heads, size, K and V, F32
-    CHECK(p.pages == 8 * 8 * p.page_bytes);          // 8 requests of 512 positions
+    // positions, layers, heads, head size, K and V, bytes of F32
+    CHECK(p.page_bytes == 64 * 4 * 5 * 32 * 2 * 4);
+    CHECK(p.pages == 8 * 8 * p.page_bytes);  // 8 requests of 512 positions
     CHECK(p.total == p.weights + p.pages + p.activations + p.work + p.tables);
     c.kv_type = DS_KV_F16;
     CHECK(plan_of(m, c).page_bytes == p.page_bytes / 2);
@@ -185,7 +188,7 @@ TEST_CASE("api: the memory plan counts as the header says") {
     CHECK(plan_of(m, c).activations > p.activations);
 }
 
-TEST_CASE("api: an engine at the ends of its configuration works, or says that memory cannot be had") {
+TEST_CASE("api: an engine at the limits of its configuration works, or reports that memory is lacking") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = {477, 10, 20};
     const std::vector<ds_token> expected = greedy(engine(m, engine_config()), prompt, 5);
@@ -254,9 +257,7 @@ TEST_CASE("api: ranges of a request") {
         r = request(prompt);
         r.max_new_tokens = 1;
         set();
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        run(e, [](const ds_event &event) { CHECK(event.status == DS_OK); });
-        id = 0;
+        CHECK(ask(e, r).status == DS_OK);
     };
     const auto real = [&](const char *field, float ds_sampling::*at, std::initializer_list<float> within,
                           std::initializer_list<float> outside) {
@@ -320,7 +321,7 @@ TEST_CASE("api: ranges of a request") {
         const std::vector<ds_token> odd = {0, t};
         bad_with(DS_ERR_ARGUMENT, "prompt[1]", [&] { r.prompt = odd.data(); });
     }
-    // refused before a token is read
+    // refused before any token is read
     for (const size_t n : {size_t{512}, size_t{1} << 31, SIZE_MAX / 4, SIZE_MAX}) {
         bad_with(DS_ERR_TOO_LONG, "prompt", [&] { r.prompt_count = n; });
         if (n > 512)
@@ -334,7 +335,7 @@ TEST_CASE("api: ranges of a request") {
     CHECK((s.queued == 0 && s.running == 0 && s.pages_free == s.pages_total));
 }
 
-TEST_CASE("api: what a request points to is copied") {
+TEST_CASE("api: the data that a request points to is copied") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const auto tokens = [&](bool change) {
@@ -345,8 +346,7 @@ TEST_CASE("api: what a request points to is copied") {
         full_request r = request(prompt);
         r.stop = stops, r.stop_count = 1, r.draw.logit_bias = &bias, r.draw.logit_bias_count = 1,
         r.max_new_tokens = 20;
-        ds_request_id id;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
+        const ds_request_id id = submit(e, r);
         if (change) {
             prompt.assign(3, 1);
             stop = " ";
@@ -355,16 +355,14 @@ TEST_CASE("api: what a request points to is copied") {
             std::memset(static_cast<ds_request *>(&r), 0xff, sizeof(ds_request)),
                 std::memset(&r.draw, 0xff, sizeof r.draw), std::memset(&r.thought, 0xff, sizeof r.thought);
         }
-        std::vector<ds_token> out;
-        run(e, [&](const ds_event &event) {
-            if (event.type == DS_EVENT_TOKEN) out.push_back(event.token);
-        });
-        return out;
+        listener l;
+        l.run(e);
+        return l.answers[id].tokens;
     };
     CHECK(tokens(true) == tokens(false));
 }
 
-TEST_CASE("api: identifiers that were never given") {
+TEST_CASE("api: unknown request identifiers") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     for (const ds_request_id id : {ds_request_id{0}, ds_request_id{1}, UINT64_MAX}) {
@@ -382,7 +380,7 @@ TEST_CASE("api: identifiers that were never given") {
     CHECK(stats_of(e).steps == 0);
 }
 
-TEST_CASE("api: what events carry, and what a request's status says on its way") {
+TEST_CASE("api: fields of events, and a request's status at each stage") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.step_tokens = 8;
@@ -391,7 +389,8 @@ TEST_CASE("api: what events carry, and what a request's status says on its way")
     int mark = 0;
     for (const uint32_t flags : {0u, DS_REQUEST_LOGITS, DS_REQUEST_LOGPROBS}) {
         full_request r = request(prompt);
-        r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;  // each computes its prompt
+        // without cached pages, so each computes its prompt
+        r.flags = flags | DS_REQUEST_IGNORE_END | DS_REQUEST_NO_CACHE;
         r.max_new_tokens = 3;
         r.top_logprobs = flags == DS_REQUEST_LOGPROBS ? 2 : 0;
         r.user = &mark;
@@ -453,7 +452,7 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
         const ds_event *const *events = nullptr;
         size_t count = 5;
         MUST(ds_engine_step(e.get(), &events, &count, &err));
-        CHECK(count == 0);  // nothing of the chat is left
+        CHECK(count == 0);  // no event of the chat is left
     };
     heard first;  // the callback stops
     first.each = [] { return 1; };
@@ -461,13 +460,13 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
     CHECK(whole.text.find(first.text) == 0);
     CHECK(first.text.size() < whole.text.size());
     check_free();
-    heard throwing;  // a C++ host's mistake
+    heard throwing;  // an error of a C++ host
     throwing.each = []() -> int { throw std::runtime_error("host"); };
     check_fails(DS_ERR_INTERNAL, "host", [&](ds_error *x) {
         return ds_engine_chat(e.get(), &question, 1, nullptr, hear, &throwing, nullptr, x);
     });
     check_free();
-    heard inner;  // the engine is in a step while the callback runs
+    heard inner;  // the callback runs during a step
     ds_status nested[2] = {DS_OK, DS_OK};
     inner.each = [&] {
         const ds_event *const *events;
@@ -509,8 +508,8 @@ TEST_CASE("api: the chat call ends in every way, and leaves the engine free") {
 }
 
 #if !defined(DS_ADDRESS_SANITIZER) &&                                                                        \
-    !defined(DS_THREAD_SANITIZER)  // their own memory counts against the limit
-TEST_CASE("api: a step that gets no memory for pages loses nothing") {
+    !defined(DS_THREAD_SANITIZER)  // the sanitizers' own memory counts against the limit
+TEST_CASE("api: a step that gets no memory for pages loses no request") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 600;
@@ -535,16 +534,13 @@ TEST_CASE("api: a step that gets no memory for pages loses nothing") {
                     s2 = ds_engine_step(e.get(), &events, &count, &err);
     setrlimit(RLIMIT_DATA, &before);
     if (s1 == DS_OK) {
-        MESSAGE("SKIPPED: this system does not hold a process to its limit");
-        return;
+        return ds::test::skip("this system does not hold a process to its limit");
     }
     CHECK((s1 == DS_ERR_MEMORY && s2 == DS_ERR_MEMORY && count == 0));
     CHECK(stats_of(e).queued == 2);
-    std::map<ds_request_id, ds_finish> ends;
-    run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_DONE) CHECK(ends.emplace(event.request, event.finish).second);
-    });
-    CHECK((ends.size() == 3 && ends[first] == DS_FINISH_CANCELLED && ends[second] == DS_FINISH_LENGTH &&
-           ends[third] == DS_FINISH_LENGTH));
+    listener l;
+    l.run(e);
+    CHECK((l.answers.size() == 3 && l.answers[first].finish == DS_FINISH_CANCELLED &&
+           l.answers[second].finish == DS_FINISH_LENGTH && l.answers[third].finish == DS_FINISH_LENGTH));
 }
 #endif

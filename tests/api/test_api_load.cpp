@@ -1,5 +1,5 @@
-// deepseek.h on loading: from a path, a descriptor and memory, mapped and read; progress, logs, ranges of
-// ds_model_config; and that the floating-point mode of the host changes nothing and stays as it was.
+// The contract of deepseek.h for loading: from a path, a descriptor and memory, mapped and read; progress,
+// logs, ranges of ds_model_config; and the host's floating-point mode, which has no effect and is preserved.
 #include "../support/api.h"
 #include "../support/float_mode.h"
 
@@ -30,7 +30,7 @@ std::vector<float> some_logits(const model_ptr &m, uint32_t threads = 1) {
 
 struct seen_progress {
     std::vector<std::pair<uint64_t, uint64_t>> calls;
-    size_t stop_at = SIZE_MAX;  // the call that stops
+    size_t stop_at = SIZE_MAX;  // index of the call that stops
 };
 ds_model_config with_progress(seen_progress &p, uint32_t flags) {
     ds_model_config c = model_config();
@@ -57,7 +57,7 @@ TEST_CASE("api: a model from a path, a descriptor and memory, mapped and read, i
         REQUIRE(lseek(fd, 1234, SEEK_SET) == 1234);
         ds_model *m = nullptr;
         MUST(ds_model_load_fd(fd, &c, &m, &err));
-        CHECK(lseek(fd, 0, SEEK_CUR) == 1234);  // the caller's, as it was
+        CHECK(lseek(fd, 0, SEEK_CUR) == 1234);  // the caller's position is unchanged
         REQUIRE(close(fd) == 0);
         CHECK(same_bits(some_logits(model_ptr(m)), expected));
         const held_model in_memory = hold(read_all(bundled_path), &c);
@@ -65,7 +65,7 @@ TEST_CASE("api: a model from a path, a descriptor and memory, mapped and read, i
     }
 }
 
-TEST_CASE("api: read into memory, a file may go away and be cut short") {
+TEST_CASE("api: after a model is read into memory, its file may be deleted or truncated") {
     const temp_file copy;
     const std::string bytes = read_all(bundled_path);
     const int fd = open(copy.path.c_str(), O_RDWR);
@@ -79,7 +79,7 @@ TEST_CASE("api: read into memory, a file may go away and be cut short") {
     CHECK(same_bits(some_logits(model_ptr(m)), some_logits(bundled())));
 }
 
-// All that the interface tells of a model without its tensors' data, and of what is computed with them.
+// All that the interface reports about a model, and results computed with it.
 static std::string told_by(const model_ptr &m) {
     std::string all;
     const auto add = [&](const void *p, size_t n) {
@@ -147,7 +147,7 @@ static std::string told_by(const model_ptr &m) {
     return all;
 }
 
-TEST_CASE("api: what is written over a model's header after it was loaded changes nothing") {
+TEST_CASE("api: overwriting a model's header after loading changes nothing") {
     const auto header_of = [](const std::string &bytes) {
         return ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "whole").data_offset();
     };
@@ -160,7 +160,7 @@ TEST_CASE("api: what is written over a model's header after it was loaded change
             CHECK(told_by(h.model) == before);
         }
     }
-    // In files that are mapped, of which one is in parts.
+    // The same for mapped files, one of them in parts.
     const temp_file one;
     ds::job parts;
     parts.split.emplace();
@@ -173,7 +173,7 @@ TEST_CASE("api: what is written over a model's header after it was loaded change
     for (size_t i = 0; i < count; ++i) paths.push_back(ds::gguf_part_path(prefix, i, count));
     const model_ptr whole = load_file(one.path.c_str()), in_parts = load_file(paths[1].c_str());
     const std::string before = told_by(whole);
-    CHECK(told_by(in_parts).size() > before.size());  // keys of the parts
+    CHECK(told_by(in_parts).size() > before.size());  // with the keys of the parts
     const std::string of_parts = told_by(in_parts);
     for (size_t i = 0; i < paths.size(); ++i) {
         const ds::gguf_file f = ds::gguf_file::open(paths[i ? 1 : 0]);
@@ -203,8 +203,8 @@ ds_host counted_by(counted_memory &c) {
     h.struct_size = sizeof h;
     h.alloc_user = &c;
     h.alloc = [](void *user, size_t n, size_t alignment) {
-        auto &c = *static_cast<counted_memory *>(user);
-        c.most = std::max(c.most, c.held += n);
+        auto &count = *static_cast<counted_memory *>(user);
+        count.most = std::max(count.most, count.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
     h.free = [](void *user, void *p, size_t n, size_t) {
@@ -215,7 +215,7 @@ ds_host counted_by(counted_memory &c) {
 
 }  // namespace
 
-TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothing else is") {
+TEST_CASE("api: the host's allocator holds a mapped model's header once, and nothing else") {
     const std::string bytes = read_all(bundled_path);
     counted_memory c;
     ds_model_config config = model_config();
@@ -231,7 +231,7 @@ TEST_CASE("api: a mapped model's header is in the host's memory, once, and nothi
     CHECK(c.held == 0);
 }
 
-TEST_CASE("api: what cannot be loaded") {
+TEST_CASE("api: models that cannot be loaded") {
     ds_model *m = nullptr;
     check_fails(DS_ERR_IO, "/no/such/file",
                 [&](ds_error *e) { return ds_model_load("/no/such/file", nullptr, &m, e); });
@@ -249,8 +249,9 @@ TEST_CASE("api: what cannot be loaded") {
                     [&](ds_error *e) { return ds_model_load_fd(pipes[0], &c, &m, e); });
         check_fails(DS_ERR_IO, "tests",
                     [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests", &c, &m, e); });
-        check_fails(DS_ERR_FORMAT, "main.cpp",
-                    [&](ds_error *e) { return ds_model_load(DS_SOURCE_DIR "/tests/support/main.cpp", &c, &m, e); });
+        check_fails(DS_ERR_FORMAT, "main.cpp", [&](ds_error *e) {
+            return ds_model_load(DS_SOURCE_DIR "/tests/support/main.cpp", &c, &m, e);
+        });
         check_fails(DS_ERR_IO, "missing", [&](ds_error *e) { return ds_model_load("missing", &c, &m, e); });
     }
     close(pipes[0]);
@@ -269,7 +270,7 @@ TEST_CASE("api: what cannot be loaded") {
     CHECK(m == nullptr);
 }
 
-TEST_CASE("api: progress goes up to the end, and stops the loading wherever it says so") {
+TEST_CASE("api: progress reaches the end, and its callback can stop the loading at any call") {
     for (const uint32_t flags : {0u, DS_LOAD_READ}) {
         seen_progress all;
         ds_model_config c = with_progress(all, flags);
@@ -295,7 +296,7 @@ TEST_CASE("api: progress goes up to the end, and stops the loading wherever it s
             CHECK(ds_model_load(bundled_path, &stopping, &m, &err) == DS_ERR_CANCELLED);
             CHECK(err.status == DS_ERR_CANCELLED);
             CHECK(m == nullptr);
-            CHECK(p.calls.size() == stop + 1);  // nothing after the one that stops
+            CHECK(p.calls.size() == stop + 1);  // no call after the one that stops
         }
     }
 }
@@ -351,7 +352,7 @@ TEST_CASE("api: ranges of a model's configuration") {
     }
 }
 
-TEST_CASE("api: nothing is printed, whatever there is to say") {
+TEST_CASE("api: nothing is printed, not even warnings") {
     const temp_file captured;
     const int to = open(captured.path.c_str(), O_RDWR), out = dup(1), err_fd = dup(2);
     REQUIRE((to >= 0 && out >= 0 && err_fd >= 0));
@@ -359,7 +360,7 @@ TEST_CASE("api: nothing is printed, whatever there is to say") {
     dup2(to, 1);
     dup2(to, 2);
     model_file f = micro_file("micro/llama");
-    f.parts.push_back({"extra", ds::format::f32, {4}, std::string(16, '\0')});  // worth a warning
+    f.parts.push_back({"extra", ds::format::f32, {4}, std::string(16, '\0')});  // causes a warning
     {
         const held_model m = hold(f);
         logits(engine(m.model, engine_config()), {1, 2, 3}, 512);
@@ -375,8 +376,8 @@ TEST_CASE("api: nothing is printed, whatever there is to say") {
     for (const int fd : {to, out, err_fd}) close(fd);
 }
 
-// Rounding upwards, and denormals flushed: every float that the library computed in such a mode would differ.
-TEST_CASE("api: the host's floating-point mode changes no bit, and stays as it was") {
+// Rounding upward, and flushing denormals: results computed in such a mode would differ.
+TEST_CASE("api: the host's floating-point mode changes no bit, and is preserved") {
     model_file f = micro_file("micro/llama3");
     float *down = f.find("blk.0.ffn_down.weight").f32(), *norm = f.find("blk.1.attn_norm.weight").f32();
     down[0] *= 1e-38f;

@@ -1,6 +1,6 @@
-// A sum over a large buffer, cut evenly over threads, with the widest loads that the machine has. Each thread
-// touches its own part first, so that on a machine with several memory nodes the part lies near it; huge
-// pages keep address translation out of the figure.
+// A sum over a large buffer, divided evenly among threads, with the machine's widest loads. Each thread
+// touches its part first, so that with several memory nodes the part is on the thread's node. Huge pages keep
+// address translation out of the figure.
 #include "bandwidth.h"
 #include "median.h"
 #include "together.h"
@@ -33,8 +33,8 @@ uint8_t *map_buffer(size_t n) {
     return static_cast<uint8_t *>(p);
 }
 
-// Sums n bytes, read as `streams` streams side by side: which number is fastest depends on the prefetchers.
-// Eight vectors a turn.
+// Sums n bytes, read as `streams` interleaved streams; which number is fastest depends on the prefetchers.
+// Eight vectors an iteration.
 using sum_fn = uint64_t (*)(const uint8_t *p, size_t n);
 
 template <size_t streams> uint64_t sum_plain(const uint8_t *p, size_t n) {

@@ -1,6 +1,6 @@
-// A step is queued several times and waited for once; the best of some such rounds counts. Sums of bytes are
-// those that a step must read once: every weight that its rows meet, and the keys and values that they see.
-// Bandwidth is held against what a sum over 8 GiB on the device reads.
+// A step is queued several times and waited for once; the best of several such rounds counts. Bytes are those
+// that a step must read once: every weight that its rows use, and the keys and values that they see.
+// Bandwidth is compared with that of a sum over 8 GiB on the device.
 #include "device.h"
 
 #include "../../ggml-cuda/host/cuda.h"
@@ -55,8 +55,8 @@ std::vector<shape> shapes() {
             {"deepseek-v2-lite", "deepseek2", lite}};
 }
 
-// Weights of I8, random; norms about 1; scales so that what goes through a layer stays about as large as it
-// was.
+// Random I8 weights, norms about 1, and scales that keep the size of activations about the same through a
+// layer.
 class weights {
 public:
     weights(const shape &s, std::shared_ptr<backend> b)
@@ -78,8 +78,8 @@ public:
     const model_weights &get() const { return w_; }
     size_t bytes() const { return memory_.size(); }
     const arch &architecture() const { return arch_; }
-    // That a step of so many rows reads: all but the embedding; of experts, those that rows meet when they
-    // choose evenly.
+    // Bytes that a step of so many rows reads: all but the embedding, and of the experts the expected share
+    // when rows choose evenly.
     double read_bytes(double rows) const {
         const double share = of_.h.experts ? 1.0 - std::pow(1.0 - static_cast<double>(of_.h.experts_used) /
                                                                       static_cast<double>(of_.h.experts),
@@ -106,7 +106,7 @@ private:
             tensor s = make_tensor(format::f32, {r.ne.begin(), r.ne.end() - 1});
             s.data = to = take(tensor_bytes(s));
             values.resize(static_cast<size_t>(elements(s)));
-            // 74: of uniform bytes
+            // 74: the standard deviation of uniform bytes
             for (float &x : values)
                 x = (1.0f + 0.1f * uniform()) / (74.0f * std::sqrt(static_cast<float>(r.ne.back())));
             t.scale = &tensors_.emplace_back(s);
@@ -121,7 +121,7 @@ private:
     }
     void fill_random() {
         std::vector<uint32_t> some(size_t{8} << 20);
-        for (uint32_t &x : some) x = random_();
+        for (uint32_t &x : some) x = static_cast<uint32_t>(random_());
         const size_t part = some.size() * sizeof(uint32_t);
         char *const base = static_cast<char *>(memory_.data());
         b_->fn->upload(b_.get(), base, some.data(), std::min(part, memory_.size()));
@@ -140,7 +140,7 @@ private:
     model_weights w_;
 };
 
-// Bytes that are integers as well as parts of small positive floats, which the scales among them are.
+// Bytes that are valid integers, and as parts of a scale give small positive floats.
 void fill_with_pages(backend &b, const backend_memory &pages) {
     std::vector<char> some(std::min<size_t>(pages.size(), size_t{16} << 20));
     std::mt19937 r(2);
@@ -151,8 +151,8 @@ void fill_with_pages(backend &b, const backend_memory &pages) {
         b.fn->copy(&b, base + done, base, std::min(some.size(), pages.size() - done));
 }
 
-// Steps of `rows` rows: of as many sequences, each at the end of `context` positions, or of one sequence's
-// last rows.
+// Steps of `rows` rows: one of each of `rows` sequences of `context` positions, or the last rows of one
+// sequence.
 class steps {
 public:
     steps(const weights &w, const shape &s, std::shared_ptr<backend> b, int64_t rows, int64_t sequences,
@@ -209,12 +209,12 @@ public:
                sequences;
     }
 
-    // Seconds of a step. With `stop` it is queued as an engine's steps are, which can be stopped on the way.
+    // Seconds of a step. With `stop` it is queued like an engine's steps, which can be stopped midway.
     double seconds(int times, int rounds, const std::atomic<bool> *stop = nullptr) {
         return best_of(times, rounds, [&] { b_->fn->run(b_.get(), graph_, work_.data(), stop); });
     }
-    // The same with what an engine does around it: inputs go there, the leading logits come back, and a token
-    // of each row is chosen by R1's settings.
+    // Seconds of a step with the engine's work around it: inputs are uploaded, the leading logits downloaded,
+    // and a token of each row is chosen with R1's settings.
     double seconds_with_choice(int times, int rounds) {
         sampler chooser(static_cast<size_t>(vocab_));
         sampling how;
@@ -241,7 +241,7 @@ public:
             }
         });
     }
-    // rows of the last one for which the leading logits were enough
+    // rows of the last step for which the leading logits were enough
     int64_t chosen() const { return chosen_; }
 
 private:
@@ -271,8 +271,8 @@ private:
     const tensor *leading_ = nullptr;
 };
 
-// One layer's attention alone over pages of int8, seconds of it: `sequences` of `context` positions, each
-// with its last `rows` rows.
+// Seconds of one layer's attention alone over i8 pages: `sequences` of `context` positions, each with its
+// last `rows` rows.
 double attention_seconds(const shape &s, const std::shared_ptr<backend> &b, int64_t sequences, int64_t rows,
                          int64_t context) {
     const arch &a = *arch_by_name(s.arch);
@@ -319,7 +319,8 @@ double attention_seconds(const shape &s, const std::shared_ptr<backend> &b, int6
     return best;
 }
 
-// Operations a second of one product with I8 weights, made in this way; 0 where it does not fit.
+// Operations a second of one product with I8 weights by the given method; 0 if the method does not support
+// it.
 double product_rate(int device, const char *way, int64_t n, int64_t m, int64_t k) {
     const std::shared_ptr<backend> b = cuda_backend({.device = device, .force = {{"matmul", way}}});
     graph g(8);
@@ -327,7 +328,7 @@ double product_rate(int device, const char *way, int64_t n, int64_t m, int64_t k
     std::vector<float> x(static_cast<size_t>(n * k)), scale(static_cast<size_t>(m), 0.01f);
     for (float &v : x) v = static_cast<float>(static_cast<int32_t>(r())) * 0x1p-31f;
     std::vector<uint32_t> w(static_cast<size_t>(m * k / 4));
-    for (uint32_t &v : w) v = r();
+    for (uint32_t &v : w) v = static_cast<uint32_t>(r());
     const backend_memory xs(b, x.size() * 4), ws(b, w.size() * 4), ss(b, scale.size() * 4),
         ys(b, static_cast<size_t>(n * m) * 4);
     b->fn->upload(b.get(), xs.data(), x.data(), xs.size());
@@ -375,8 +376,8 @@ public:
                 format_text(", a sum over %.1f GiB", out_["read"]["bytes"].get<double>() / 0x1p30),
             whole(bandwidth_ / 1e9) + " GB/s", "-");
     }
-    // Of a layer of r1-8b: query, key and value; output; gate and up; down. What counts is the operations of
-    // all four over their time.
+    // The products of a layer of r1-8b: query, key and value; output; gate and up; down. The figure is the
+    // operations of all four over their total time.
     void products() {
         for (const int64_t rows : {4096, 512})
             for (const char *way : {"wgmma", "library", "tiles"}) {

@@ -1,4 +1,4 @@
-// The library's objects and errors as C++ has them.
+// The library's objects as smart pointers, its errors as exceptions.
 #pragma once
 
 #include "../../deepseek.h"

@@ -1,5 +1,5 @@
-// bench: what a GGUF file does on this machine, against what the machine's memory could give. Flags, the
-// table and the JSON; nothing is measured here.
+// bench: the speed of a GGUF file on this machine, beside the machine's limits. This file has the flags, the
+// table and the JSON; it measures nothing.
 #include "bandwidth.h"
 #include "device.h"
 #include "peak.h"
@@ -48,7 +48,7 @@ std::map<unsigned, double> bandwidths(const std::vector<unsigned> &threads) {
     return out;
 }
 
-// What integer products reach on registers, by instruction set and threads; measured when first asked for.
+// The peak of integer products on registers, by instruction set and threads; measured on first use.
 class integer_peaks {
 public:
     double of(const bench::speed &s) {
@@ -61,8 +61,8 @@ private:
     std::map<std::pair<std::string, unsigned>, double> known_;
 };
 
-// The limit that a test runs into: bytes read a second for a decode, integer operations a second for a
-// prompt; 0 where it is not known.
+// The limit of a test: bytes read a second for a decode, integer operations a second for a prompt; 0 if not
+// known.
 struct limits {
     bool known;
     integer_peaks peaks = {};
@@ -300,7 +300,7 @@ int run(options &o) {
     return 0;
 }
 
-// A full disk, say.
+// Fails on a full disk, for example.
 void check_output() {
     if (std::fflush(stdout) != 0 || std::ferror(stdout))
         throw std::runtime_error("standard output: could not be written");

@@ -1,4 +1,4 @@
-// What a number usually is, where a machine disturbs some of its measurements.
+// The median, a figure that survives measurements which the machine disturbs.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 namespace bench {
 
-// Of at least one; between the two in the middle where they are even in number.
+// Of at least one value; the mean of the middle two for an even number.
 inline double median(std::vector<double> v) {
     std::sort(v.begin(), v.end());
     return (v[v.size() / 2] + v[(v.size() - 1) / 2]) / 2;

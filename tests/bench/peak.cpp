@@ -1,6 +1,6 @@
-// Chains of the one integer product that an instruction set's I8 kernels are made of, on registers alone,
-// enough of them side by side to hide its latency. A chain's operands are made opaque, so that no compiler
-// folds it.
+// Chains of the integer product that an instruction set's I8 kernels use, on registers alone, with enough
+// chains in parallel to hide its latency. The operands are opaque to the compiler, so that it cannot fold
+// them.
 #include "peak.h"
 #include "together.h"
 
@@ -24,11 +24,11 @@ constexpr int chains = 12;
 #define DS_ALL_CHAINS                                                                                        \
     _Pragma("GCC unroll 12") for (int j = 0; j < chains; ++j)  // unrolled, so that they stay in registers
 
-// Runs `turns` turns and gives how many operations those were.
+// Runs `turns` iterations and returns the number of operations.
 using chains_fn = double (*)();
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"), noinline)) double chains_avx2() {  // 16 products of int16 and their sums
+__attribute__((target("avx2"), noinline)) double chains_avx2() {  // 16 products of int16, and their sums
     __m256i sum[chains], a = _mm256_set1_epi16(3), b = _mm256_set1_epi16(5);
     DS_ALL_CHAINS sum[j] = _mm256_setzero_si256();
     for (uint64_t i = 0; i < turns; ++i) {
@@ -68,10 +68,10 @@ __attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnn
     return static_cast<double>(turns) * chains * 2 * 64;
 }
 
-// 16 x 16 products of 64 bytes each. The tables of instruction sets have asked the system for the tiles
-// before. Of numbers: zeros are multiplied a quarter faster. The loads are written out, since GCC's own
-// functions tell the compiler of a few bytes of what they read, or of none, and the stores to the rest are
-// dropped.
+// 16 x 16 products of 64 bytes each. Permission for the tiles was requested when the tables of instruction
+// sets were made. The operands are not zero, since zeros are multiplied a quarter faster. Loads are written
+// as assembly: GCC's intrinsics declare only a few of the bytes that they read, or none, so stores to the
+// others are dropped.
 __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
     struct {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};

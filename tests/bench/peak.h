@@ -1,5 +1,5 @@
-// How fast this machine multiplies bytes: what prompts, which multiply every weight once a token, are
-// measured against.
+// How fast this machine multiplies bytes. A prompt multiplies with every weight once a token, so this is its
+// limit.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 namespace bench {
 
 // Operations a second (a product and a sum are two) that `threads` threads reach together on registers alone,
-// with the integer product that the kernels of instruction set `isa` use, the best of some tries; 0 where
-// that is not known (scalar).
+// with the integer product of instruction set `isa`'s kernels: the best of several tries. 0 if not known
+// (scalar).
 double integer_peak(const std::string &isa, unsigned threads);
 
 }  // namespace bench

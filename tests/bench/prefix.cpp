@@ -1,5 +1,5 @@
-// The step to compare with is the last of a prompt that is read in steps of as many rows as the suffix has,
-// at the same depth, with nothing cached.
+// The step to compare with is the last of a prompt that is processed in steps of as many rows as the suffix
+// has, at the same depth, with nothing cached.
 #include "prefix.h"
 
 #include "handles.h"
@@ -39,7 +39,7 @@ engine_ptr make_engine(const ds_model *m, const speed_options &o, uint32_t conte
     return engine_ptr(e);
 }
 
-// Tokens of the prefix, the same always, and a suffix of its own.
+// Tokens of the prefix, always the same, and of a suffix that depends on the index.
 std::vector<ds_token> prompt_of(unsigned prefix, unsigned suffix, unsigned which, uint32_t vocabulary) {
     std::vector<ds_token> ids(prefix + suffix);
     uint32_t random = 12345;

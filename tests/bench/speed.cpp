@@ -1,6 +1,6 @@
-// A prompt's rate is its length over the time to the step that gave its first token; a decode's rate counts
-// what comes after every request has its first token. Each size runs once unmeasured, so that file pages are
-// in memory and threads awake, then as often as asked and for half a second at least.
+// A prompt's rate is its length over the time to its first token. A decode's rate counts the tokens after
+// every request has its first one. Each size runs once unmeasured, so that file pages are in memory and
+// threads awake, then the requested number of times and for at least half a second.
 #include "speed.h"
 
 #include "bandwidth.h"
@@ -20,17 +20,17 @@ namespace bench {
 
 namespace {
 
-// What a forward pass reads and multiplies with. The embedding is a lookup of a row, unless the output head
-// is tied to it; of a prompt, only the last token goes through the head. Of routed experts a token meets a
-// share, and a step of several tokens reads those that any of them meets.
+// The weights that a forward pass reads and multiplies with. The embedding is only looked up, unless the
+// output head is tied to it. Of a prompt only the last token goes through the head. A token uses a share of
+// the routed experts, and a step reads those that any of its tokens uses.
 struct weights {
-    // expert_bytes: of all routed experts, apart from bytes
+    // expert_bytes: of all routed experts, not included in `bytes`
     double bytes = 0, expert_bytes = 0;
-    // elements that a token is multiplied with; floats: of body and head
+    // weights that a token is multiplied with; floats: those of body and head that are floats
     double body = 0, head = 0, floats = 0;
-    double share = 0;  // of the experts, that a token meets
+    double share = 0;  // share of the experts that a token uses
     bool integers() const { return floats < (body + head) / 2; }
-    // Expected where every token chooses for itself and no expert is preferred.
+    // The expected share if tokens choose independently and no expert is preferred.
     double step_bytes(unsigned tokens) const {
         return bytes + expert_bytes * (1 - std::pow(1 - share, tokens));
     }
@@ -48,7 +48,7 @@ weights weights_of(const std::string &path) {
         int64_t layer = 0;
         if (t.name.starts_with("blk."))
             std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), layer);
-        if (layer >= h.layers) continue;  // for predicting one more token; not run
+        if (layer >= h.layers) continue;  // layers that predict one more token are not run
         (of_experts(t.name) ? w.expert_bytes : w.bytes) += static_cast<double>(t.bytes);
         if (t.rank < 2 || t.name.ends_with("_scale")) continue;
         const double elements =
@@ -97,8 +97,8 @@ struct times {
     uint64_t decoded;       // tokens in `decode`
 };
 
-// `requests` requests with prompts of `prompt` tokens and answers of `answer` each, from submission to the
-// end. After every step of the decode comes `between`, with the step's seconds; its own do not count.
+// Times `requests` requests with prompts of `prompt` tokens and answers of `answer`, from submission to the
+// end. After every decode step `between` is called with the step's seconds; its own time does not count.
 times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned answer,
           const std::function<void(double)> &between = {}) {
     std::vector<ds_token> ids(prompt);
@@ -147,8 +147,8 @@ times run(const bench_engine &b, unsigned requests, unsigned prompt, unsigned an
     return t;
 }
 
-// Linux: the peak of the resident set can be set back to what it is now (proc(5), clear_refs), so that what
-// ran before does not count.
+// Linux: resets the peak resident size to the current one (proc(5), clear_refs), so that earlier work does
+// not count.
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
 uint64_t peak_resident() {
     std::ifstream in("/proc/self/status");
@@ -157,7 +157,7 @@ uint64_t peak_resident() {
     return 0;
 }
 
-// `rate` runs once and gives tokens a second.
+// `rate` runs once and returns tokens a second.
 template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
     rate();
     std::vector<double> out;
@@ -167,7 +167,7 @@ template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
     return out;
 }
 
-// A decode with a read of memory after every step: the usual step's seconds, and the usual read's bytes a
+// A decode with a read of memory after every step: the median step's seconds, and the median read's bytes a
 // second.
 struct beside {
     double step, read;
@@ -179,7 +179,7 @@ beside beside_reads(const bench_engine &b, unsigned requests, unsigned prompt, u
     return {median(steps), memory.usual()};
 }
 
-// Sizes that are there, cut to `max`, each once.
+// The given sizes, at most `max`, without duplicates.
 std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsigned max) {
     std::vector<unsigned> out;
     for (const unsigned s : sizes) {

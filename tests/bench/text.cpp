@@ -1,5 +1,5 @@
-// Texts of 1 MiB: three like people write, and runs of one character class, which a careless pre-tokenizer or
-// merge loop takes quadratic time for.
+// Texts of 1 MiB: three that resemble written text, and runs of one character class, for which a careless
+// pre-tokenizer or merge loop takes quadratic time.
 #include "text.h"
 
 #include "../../llm/text/tokenizer.h"
@@ -28,8 +28,8 @@ std::string repeated(std::string_view piece) {
     return out;
 }
 
-// Words drawn with a bias to the front of the list, as in speech; `gap` between them, and now and then a
-// line's end.
+// Words drawn with a bias to the front of the list, as frequencies in language are; `gap` between them, and
+// sometimes a line end.
 std::string words(const std::vector<std::string_view> &list, std::string_view gap,
                   std::string_view line_end) {
     std::string out;
@@ -121,7 +121,7 @@ std::vector<std::pair<std::string, std::string>> texts() {
             {"run of bad bytes", repeated("\xff")}};
 }
 
-// False where the vocabulary has no token for a byte of the text.
+// False if the vocabulary has no token for some byte of the text.
 bool can_spell(const ds::tokenizer &t, const std::string &text) {
     try {
         std::vector<ds::token_id> ids;

@@ -1,4 +1,4 @@
-// Speed of the vocabulary: loading it, and turning texts into tokens, ordinary ones and the worst.
+// Speed of the vocabulary: loading it, and encoding ordinary and worst-case texts.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace bench {
 
 struct vocabulary_speed {
     size_t tokens = 0;
-    double load_seconds = 0;  // file opened to vocabulary ready; the best of some
+    double load_seconds = 0;  // from opening the file to a usable vocabulary; the best of several tries
     struct line {
         std::string name;
         size_t bytes, tokens;

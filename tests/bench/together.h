@@ -1,5 +1,5 @@
-// Passes that some threads make together, timed by the threads themselves: another one that watched them
-// would have no processor of its own.
+// Passes of several threads together, timed by the threads themselves: another thread that timed them would
+// compete for a processor.
 #pragma once
 
 #include "../../tensor/os.h"
@@ -13,8 +13,8 @@
 
 namespace bench {
 
-// prepare(thread) once, then work(thread, pass); gives the seconds of the shortest pass, from the first
-// thread's begin to the last one's end.
+// Calls prepare(thread) once, then work(thread, pass). Returns the seconds of the shortest pass, from the
+// first thread's start to the last one's end.
 template <class P, class W>
 double shortest_pass(unsigned threads, size_t passes, const P &prepare, const W &work) {
     struct span {

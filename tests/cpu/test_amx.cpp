@@ -1,8 +1,10 @@
-// The kernels of AMX where there is no AMX: the same source (ggml-cpu/isa/amx.inl) over a model of the tile
-// registers, which does what Intel's manual says of each instruction (volume 2A, "LDTILECFG" and its fellows,
-// palette 1) and records a fault where the processor would raise one. Their bytes are held against exact sums
-// and scalar's kernels. Every array has exactly its size and the model copies what an instruction reads, so
-// that a build with sanitizers sees any byte beyond.
+// The AMX kernels on machines without AMX: the same source (ggml-cpu/isa/amx.inl) over a model of the tile
+// registers. The model follows Intel's manual for each instruction (volume 2A, LDTILECFG and the other tile
+// instructions, palette 1) and records a fault where the processor would raise one. The kernels' bytes are
+// compared with exact sums and with the scalar kernels. Every array has exactly its size and the model copies
+// the bytes that an instruction reads, so sanitizers detect any access beyond.
+#include "../support/skip.h"
+
 #include "../../ggml-cpu/cpu.h"
 #include "../../ggml-cpu/isa/isa.h"
 #include "../../ggml-cpu/isa/target.h"
@@ -26,11 +28,11 @@ namespace {
 struct machine {
     struct {
         int bytes, rows;
-    } shape[8] = {};  // bytes a row; 0: not valid
+    } shape[8] = {};  // bytes a row; 0: the tile is not configured
     uint8_t data[8][16][64] = {};
     bool configured = false;
     long configurations = 0, releases = 0, products = 0;
-    std::string fault;  // the first
+    std::string fault;  // the first one
     void require(bool good, const char *what) {
         if (!good && fault.empty()) fault = what;
     }
@@ -135,25 +137,26 @@ constexpr const i8_kernels &kernels = amx_model::i8_by_tiles;
 bool vnni_here() {
     for (const char *name : cpu_isas())
         if (name == std::string("avx512_vnni")) return true;
-    MESSAGE("SKIPPED: the kernels of AMX need avx512_vnni around their tiles");
+    ds::test::skip("the kernels of AMX need avx512_vnni around their tiles");
     return false;
 }
 
-// Exactly so many, on their own.
+// An allocation of exactly n elements.
 template <class T> std::unique_ptr<T[]> exactly(size_t n) { return std::unique_ptr<T[]>(new T[n]()); }
 
-// One call of a kernel, after which the tiles must be as a host left them. Gives how many products it took.
+// Calls a kernel and checks that it leaves the tiles as the host configured them. Returns how many products
+// it took.
 template <class F> long watched(const F &kernel) {
     state = machine();
     kernel();
     CHECK(state.fault == "");
     CHECK_FALSE(state.configured);
-    // one, for all the shapes that a kernel goes through, and the last of all
+    // one for each shape that a kernel uses, and the final release
     CHECK(state.releases == (state.configurations > 0));
     return state.products;
 }
 
-// Extreme: -128 and ±127 in patterns whose sums grow with k.
+// extreme: -128 and ±127 in patterns whose sums grow with k.
 enum class numbers { plain, extreme, wild };
 
 struct matmul_case {
@@ -161,8 +164,8 @@ struct matmul_case {
     std::unique_ptr<char[]> w, x, scalar_x;
     std::unique_ptr<float[]> scale, bias, y, wanted;
 
-    matmul_case(size_t k, size_t weights, size_t rows, bool with_bias, numbers kind, size_t apart = 0)
-        : k(k), weights(weights), rows(rows), w_stride(k + apart), y_stride(weights + apart),
+    matmul_case(size_t depth, size_t outputs, size_t inputs, bool with_bias, numbers kind, size_t apart = 0)
+        : k(depth), weights(outputs), rows(inputs), w_stride(k + apart), y_stride(weights + apart),
           w(exactly<char>((weights - 1) * w_stride + k)), x(exactly<char>(rows * i8_row_bytes(1, k, 1))),
           scalar_x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scale(exactly<float>(weights)),
           bias(with_bias ? exactly<float>(weights) : nullptr),
@@ -189,7 +192,7 @@ struct matmul_case {
             isa_scalar.i8->quantize(row.get(), &scalar_x[r * i8_row_bytes(1, k, 1)], k);
         }
     }
-    // As matmul calls a kernel: a tile's rows of weights at a time.
+    // As matmul calls a kernel: one tile's rows of weights a call.
     i8_args part(size_t w0, size_t count, const char *from, float *to) const {
         return {.w = &w[w0 * w_stride],
                 .w_stride = w_stride,
@@ -215,8 +218,8 @@ struct matmul_case {
         isa_scalar.i8->rows(part(0, weights, scalar_x.get(), wanted.get()));
         return products;
     }
-    // How many results are not scalar's, or not what numerics.h defines of the exact sum. Any NaN is equal to
-    // any.
+    // How many results differ from the scalar kernels', or from what numerics.h defines for the exact sum.
+    // All NaNs count as equal.
     size_t wrong() const {
         size_t n = 0;
         for (size_t r = 0; r < rows; ++r)
@@ -247,7 +250,7 @@ void check_matmul(size_t k, size_t weights, size_t rows, bool bias, numbers kind
     CAPTURE(weights);
     CAPTURE(rows);
     CHECK(c.wrong() == 0);
-    // no product of padding alone
+    // no product with padding only
     CHECK(products == static_cast<long>(steps * ((weights + 15) / 16) * ((rows + 15) / 16)));
     for (size_t r = 0; apart > 0 && r + 1 < rows; ++r) CHECK(c.y[r * c.y_stride + weights] == 0.0f);
 }
@@ -267,7 +270,7 @@ TEST_CASE("amx: products of every length and number of rows and weights") {
     check_matmul(8960, 33, 17, false, numbers::plain);
 }
 
-TEST_CASE("amx: sums that go over several chunks, and extreme ones") {
+TEST_CASE("amx: sums of several chunks, and extreme sums") {
     if (!vnni_here()) return;
     for (size_t k : {9216, 9217, 9280, 18432, 18433}) check_matmul(k, 21, 18, k % 2, numbers::plain, 3);
     check_matmul(1536, 70, 35, true, numbers::extreme);
@@ -275,22 +278,22 @@ TEST_CASE("amx: sums that go over several chunks, and extreme ones") {
     check_matmul(132000, 7, 5, false, numbers::extreme);
 }
 
-TEST_CASE("amx: activations that are no numbers") {
+TEST_CASE("amx: activations that are not finite") {
     if (!vnni_here()) return;
     for (size_t k : {5, 64, 200}) check_matmul(k, 40, 30, true, numbers::wild);
 }
 
 namespace {
 
-// One page and some query rows, and what both passes make of them by some table of kernels.
+// One page and some query rows, and the results of both passes by a given table of kernels.
 struct attend_case {
     size_t d, rows;
     std::vector<int32_t> seen;
     std::vector<float> q, k_scale, v_scale;
     std::unique_ptr<int8_t[]> k, v;
 
-    attend_case(size_t d, size_t rows, uint32_t seed)
-        : d(d), rows(rows), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
+    attend_case(size_t head_size, size_t queries, uint32_t seed)
+        : d(head_size), rows(queries), k(exactly<int8_t>(64 * d)), v(exactly<int8_t>(64 * d)) {
         std::mt19937 engine(seed);
         const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
         for (size_t r = 0; r < rows; ++r) seen.push_back(static_cast<int32_t>(engine() % 76) - 6);
@@ -361,7 +364,7 @@ size_t different(const std::vector<float> &a, const std::vector<float> &b) {
 
 }  // namespace
 
-TEST_CASE("amx: a page's part in attention") {
+TEST_CASE("amx: attention over one page") {
     if (!vnni_here()) return;
     long least_rows_by_tiles = 1000;
     for (size_t d : {1, 17, 32, 33, 64, 80, 96, 100, 128, 192, 256, 512})
@@ -373,7 +376,7 @@ TEST_CASE("amx: a page's part in attention") {
             CAPTURE(rows);
             if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
             CHECK((got.products > 0 || seeing < least_rows_by_tiles));
-            for (size_t r = 0; r < rows; ++r)  // what is beyond the seen ones is nobody's
+            for (size_t r = 0; r < rows; ++r)  // beyond the visible positions nothing is defined
                 for (std::vector<float> *s : {&got.scores, &wanted.scores})
                     std::fill_n(s->begin() + static_cast<ptrdiff_t>(r * 64) + c.seen[r], 64 - c.seen[r],
                                 0.0f);
@@ -429,5 +432,5 @@ TEST_CASE("amx: the model of the tiles faults where the processor would") {
 }
 
 #else
-TEST_CASE("amx") { MESSAGE("SKIPPED: this build has no kernels for vector instruction sets"); }
+TEST_CASE("amx") { ds::test::skip("this build has no kernels for vector instruction sets"); }
 #endif

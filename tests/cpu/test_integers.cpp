@@ -1,6 +1,6 @@
-// The integer arithmetic where it is strained: sums of extreme products, keys and values that are written and
-// read back, and attention over long sequences of which one position takes most of the mass. Everything is
-// held against float64 or exact integers, on every instruction set.
+// The limits of the integer arithmetic: sums of extreme products, keys and values written and read back, and
+// attention over long sequences in which one position has most of the mass. Results are compared with float64
+// or exact integers, on every instruction set.
 #include "../../ggml-cpu/cpu.h"
 #include "../../tensor/numerics.h"
 #include "../../tensor/ops.h"
@@ -33,8 +33,8 @@ void run(graph &g, const char *isa, unsigned threads) {
     REQUIRE(b->fn->run(b.get(), g, reinterpret_cast<void *>(start), nullptr));
 }
 
-// The Walsh-Hadamard transform from its matrix: element (i, j) of a block is -1 where the bits that i and j
-// share are odd in number.
+// The Walsh-Hadamard transform, computed from its matrix: element (i, j) of a block is -1 when i & j has an
+// odd number of bits set, else 1.
 std::vector<double> turned(const float *x, size_t d) {
     const size_t block = d & (~d + 1);
     std::vector<double> y(d, 0.0);
@@ -74,7 +74,7 @@ TEST_CASE("i8: sums of 100,000 extreme products") {
             run(g, isa, 2);
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t j = 0; j < weights; ++j) {
-                    int64_t sum = 0;  // activations of ±254 become ±127, their scale is 2
+                    int64_t sum = 0;  // activations of ±254 become ±127 with scale 2
                     for (int64_t i = 0; i < k; ++i)
                         sum += w[static_cast<size_t>(j * k + i)] *
                                static_cast<int64_t>(x[static_cast<size_t>(r * k + i)]) / 2;
@@ -85,9 +85,9 @@ TEST_CASE("i8: sums of 100,000 extreme products") {
         }
 }
 
-// Between chunks of k, kernels keep sums where floats will be; no compiler may make them quiet (which adds
-// 2^22).
-TEST_CASE("i8: sums that have the bits of a signalling NaN on their way") {
+// Between chunks of k, kernels keep integer sums in memory for floats. A compiler that quiets NaNs there
+// would add 2^22.
+TEST_CASE("i8: intermediate sums that have the bits of a signalling NaN") {
     constexpr int64_t k = 9000, weights = 21, rows = 25;
     std::vector<int8_t> w(weights * k);
     std::vector<float> x(rows * k), scale(weights, 0.5f), bias(weights, 3.0f), y(rows * weights);
@@ -119,7 +119,7 @@ TEST_CASE("i8: sums that have the bits of a signalling NaN on their way") {
             size_t wrong = 0;
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t j = 0; j < weights; ++j) {
-                    // 127 is the largest of a row: its scale is 1
+                    // each row's largest magnitude is 127, so its scale is 1
                     const int64_t sum = w[static_cast<size_t>(j * k)] * (127 + (k - 1) * (127 - 5 * r));
                     wrong += y[static_cast<size_t>(r * weights + j)] !=
                              static_cast<float>(sum) * 0.5f + (biased ? 3.0f : 0.0f);
@@ -128,7 +128,7 @@ TEST_CASE("i8: sums that have the bits of a signalling NaN on their way") {
         }
 }
 
-TEST_CASE("i8 pages: what is written can be read back") {
+TEST_CASE("i8 pages: keys and values are read back as written") {
     constexpr int32_t heads = 2, n = 3;
     random_numbers r{std::mt19937(1)};
     for (int32_t d : {1, 12, 32, 64, 96, 128, 512}) {
@@ -170,7 +170,7 @@ TEST_CASE("i8 pages: what is written can be read back") {
                     std::memcpy(&k_scale, page + l.elements() + slot * 4, 4);
                     std::memcpy(&v_scale, page + l.v_offset + l.elements() + slot * 4, 4);
                     check(turned(kf, static_cast<size_t>(d)), page + slot * d, 1, k_scale);
-                    // an infinity cannot be hidden
+                    // an infinity stays visible
                     if (i == n - 1 && h == heads - 1) wrong += finite_f32(v_scale);
                     else check({vf, vf + d}, vq, page_positions, v_scale);
                 }
@@ -179,8 +179,7 @@ TEST_CASE("i8 pages: what is written can be read back") {
     }
 }
 
-// A sequence whose position 0 draws `mass` of the first query head's attention, in pages that lie in another
-// order.
+// A sequence whose position 0 gets `mass` of the first query head's attention, in pages out of order.
 struct long_sequence {
     static constexpr int32_t d = 32, group = 20, sink = 0;
     const float scale = 0.5f;
@@ -190,7 +189,7 @@ struct long_sequence {
     std::vector<float> q;
     std::vector<int32_t> table;
 
-    long_sequence(int64_t positions, double mass, float sink_value_scale) : positions(positions) {
+    long_sequence(int64_t length, double mass, float sink_value_scale) : positions(length) {
         random_numbers r{std::mt19937(2)};
         const int64_t pages = positions / page_positions;
         l.v_offset = static_cast<int64_t>(l.k_bytes());
@@ -237,7 +236,7 @@ struct long_sequence {
         for (int32_t e = 0; e < d; ++e) s += head[static_cast<size_t>(e)] * key(t)[e];
         return s * get(t, l.k_offset) * static_cast<double>(scale) / d;  // 32 is also the block's size
     }
-    // The first head's attention from the same int8 values.
+    // The first head's attention, in float64 from the same int8 values.
     std::vector<double> exact() {
         const std::vector<double> head = turned(q.data(), d);
         std::vector<double> out(d, 0.0);

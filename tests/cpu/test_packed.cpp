@@ -1,11 +1,12 @@
-// The packed formats: decoding against float64 formulas (op_cases.cpp), with scales that files may hold and
-// no encoder writes; encoding against searches over a fine grid of scales, which no encoder can afford and
-// none can beat by much.
+// The packed formats. Decoding is compared with float64 formulas (op_cases.cpp), including scales that files
+// may hold and no encoder writes. Encoding is compared with a search over a fine grid of scales, which is too
+// slow for an encoder and hard to beat.
 #include "../tensor/op_cases.h"
 
 #include <cmath>
 #include <doctest/doctest.h>
 #include <limits>
+#include <set>
 
 using namespace ds;
 using namespace ds::test;
@@ -23,13 +24,14 @@ std::vector<format> packed_formats(bool written) {
     return out;
 }
 
-// The levels and the elements that share a scale, or a line; for the grids and for planting exact blocks.
+// How many elements share a scale, and their levels, for the grid search and for blocks that are exactly
+// representable. With minima an element is scale * level + minimum.
 struct kind {
     format f;
     int size, low, high;
     bool minima;
-    // of the squared error, over what the grid finds (in formats of 256, with scales that need not be
-    // integers)
+    // limit of the squared error, relative to the grid's (in formats with blocks of 256 the grid's scales are
+    // real numbers)
     double allowed;
 };
 constexpr kind kinds[] = {
@@ -56,7 +58,7 @@ double squares(const std::vector<float> &x, const std::vector<float> &y, const f
     return sum;
 }
 
-// Nearly normal: the sum of four.
+// Nearly normal: the sum of four uniform values.
 std::vector<float> normal_row(numbers &r, size_t n, float size = 0.02f) {
     std::vector<float> x(n);
     for (float &v : x) v = (r.plain() + r.plain() + r.plain() + r.plain()) * size;
@@ -92,7 +94,7 @@ double best_of_grid(const float *x, const kind &k) {
 
 }  // namespace
 
-TEST_CASE("packed: decoding is the formula's, whatever the bytes") {
+TEST_CASE("packed: decoding follows the formula for any bytes") {
     numbers r(31);
     for (const format f : packed_formats(false)) {
         CAPTURE(info(f).text);
@@ -115,8 +117,9 @@ TEST_CASE("packed: decoding is the formula's, whatever the bytes") {
     }
 }
 
-// Four parts are searched side by side: none may feel the others, nor how many blocks a row has.
-TEST_CASE("packed: a block is encoded alike whatever lies beside it") {
+// The encoder searches four parts at a time. None may affect another, and neither may the number of blocks in
+// a row.
+TEST_CASE("packed: a block's encoding does not depend on its neighbours") {
     numbers r(36);
     for (const format f : packed_formats(true)) {
         CAPTURE(info(f).text);
@@ -140,6 +143,11 @@ TEST_CASE("packed: a block is encoded alike whatever lies beside it") {
 }
 
 TEST_CASE("packed: encoding is nearly as good as any scales could make it") {
+    // The grid searches scales of evenly spaced levels: not iq4_nl's. q8_0 is held against double in
+    // test_formats.cpp.
+    std::set<format> searched = {format::iq4_nl, format::q8_0};
+    for (const kind &k : kinds) searched.insert(k.f);
+    for (const format f : packed_formats(true)) CHECK_MESSAGE(searched.count(f), info(f).text);
     numbers r(32);
     for (const kind &k : kinds) {
         CAPTURE(info(k.f).text);
@@ -165,9 +173,9 @@ TEST_CASE("packed: more bits, less error") {
     }
 }
 
-// Blocks that a format holds exactly, with both ends of their levels and the largest scale among them: they
-// come back bit for bit.
-TEST_CASE("packed: what a block can hold comes back as it was") {
+// Blocks that a format represents exactly, with both extreme levels and the largest scale: they come back bit
+// for bit.
+TEST_CASE("packed: blocks that are exactly representable come back unchanged") {
     numbers r(34);
     for (const kind &k : kinds) {
         CAPTURE(info(k.f).text);
@@ -221,7 +229,7 @@ TEST_CASE("packed: zeros, constants, tiny and large numbers") {
         for (const float special : {infinity, -infinity, not_a_number}) {
             std::vector<float> x(512, 1.0f);
             x[300] = special;
-            CHECK(!std::isfinite(round_trip(f, x)[300]));  // for the converter to see
+            CHECK(!std::isfinite(round_trip(f, x)[300]));  // the converter detects it
         }
     }
 }

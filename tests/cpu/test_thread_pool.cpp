@@ -1,4 +1,4 @@
-// The thread pool: every task once, whoever is asleep, and nothing left running.
+// The thread pool: every task runs once, sleeping workers wake up, and no thread is left running.
 #include "../../ggml-cpu/thread_pool.h"
 #include "../support/sanitizers.h"
 
@@ -16,7 +16,7 @@ TEST_CASE("every task runs once, by a worker of the pool") {
         thread_pool pool(threads);
         CHECK(pool.size() == threads);
         for (size_t tasks : {0, 1, 2, 7, 100}) {
-            // each written by one task: a data race if it ran twice at once
+            // each is written by one task: a data race if that ran twice at the same time
             std::vector<int> runs(tasks, 0);
             std::atomic<unsigned> strangers = 0;
             pool.run(tasks, [&](size_t task, unsigned worker) {
@@ -29,7 +29,7 @@ TEST_CASE("every task runs once, by a worker of the pool") {
     }
 }
 
-TEST_CASE("what tasks wrote is seen after the run, run after run") {
+TEST_CASE("what tasks write is visible after each run") {
     thread_pool pool(3);
     std::vector<long> sum(16, 0);
     for (long round = 0; round < 3000; ++round) {
@@ -40,7 +40,7 @@ TEST_CASE("what tasks wrote is seen after the run, run after run") {
     }
 }
 
-TEST_CASE("workers that went to sleep come back") {
+TEST_CASE("sleeping workers wake up") {
     thread_pool pool(2);
     std::atomic<int> inside = 0;
     for (int round = 0; round < 3; ++round) {
@@ -55,7 +55,7 @@ TEST_CASE("workers that went to sleep come back") {
     }
 }
 
-TEST_CASE("one worker's number is one thread's at a time") {
+TEST_CASE("one worker's index belongs to one thread at a time") {
     thread_pool pool(4);
     std::vector<std::atomic<int>> busy(4);
     std::atomic<int> clashes = 0;
@@ -67,7 +67,7 @@ TEST_CASE("one worker's number is one thread's at a time") {
     CHECK(clashes == 0);
 }
 
-TEST_CASE("a pool of one has no thread of its own") {
+TEST_CASE("a pool of one uses the caller's thread") {
     thread_pool pool(1);
     std::set<std::thread::id> ids;
     pool.run(10, [&](size_t, unsigned) { ids.insert(std::this_thread::get_id()); });
@@ -75,8 +75,8 @@ TEST_CASE("a pool of one has no thread of its own") {
 }
 
 #if !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
-// In a child with little address space left, threads cannot be had: the pool must say so and leave none
-// behind.
+// A child process with little address space cannot create the threads. The pool must report that and leave
+// none running.
 TEST_CASE("threads that the system refuses are a status") {
     const pid_t child = fork();
     if (child == 0) {

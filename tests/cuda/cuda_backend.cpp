@@ -1,9 +1,9 @@
-// The CUDA backend's way from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
+// The CUDA backend from nodes to launches, compiled for the host, with the kernels of cuda_kernels.cpp.
 #include "../../ggml-cuda/context.cpp"
-#include "../../ggml-cuda/products.cpp"
-#include "../../ggml-cuda/run_attention.cpp"
-#include "../../ggml-cuda/run_experts.cpp"
-#include "../../ggml-cuda/run_products.cpp"
+#include "../../ggml-cuda/gemm/products.cpp"
+#include "../../ggml-cuda/attn/run_attention.cpp"
+#include "../../ggml-cuda/moe/run_experts.cpp"
+#include "../../ggml-cuda/gemm/run_products.cpp"
 #include "../../ggml-cuda/run_small.cpp"
 
 #include "cuda_kernels.h"
@@ -19,7 +19,7 @@ struct emulated : backend {
     static const emulated &self(const backend *b) { return *static_cast<const emulated *>(b); }
 };
 
-// A library of matrix products as the standard has it: f32 sums in the order of k.
+// A stand-in for a library of matrix products: f32 sums in the order of k.
 int multiply(void *, const cuda::library_product &p, void *) {
     const auto at = [&](const void *from, int64_t i) {
         float x;
@@ -77,7 +77,7 @@ constexpr backend_fns emulated_fns = {
 backend_ptr emulated_cuda(const emulated_options &o) {
     auto b = std::make_unique<emulated>();
     b->fn = &emulated_fns;
-    b->context.facts = {9, 0, 132, 232448, true};
+    b->context.facts = o.facts;
     b->between = o.between;
     if (o.library) b->context.multiply = multiply;
     if (o.variant) cuda::force_variant(b->context, info(o.kind).name, o.variant);

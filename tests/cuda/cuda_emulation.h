@@ -1,19 +1,19 @@
-// Runs CUDA kernels on the host, so that their arithmetic, indices and barriers can be tested where no GPU
-// is: the kernels' own source is compiled by the ordinary compiler, with this included first. A block's
-// threads are fibers on one thread of the machine; each runs until it waits for others, a warp as far as it
-// gets before the next. Blocks run one after the other. What it holds kernels to: shared memory begins as
-// rubbish; a vector's address must be aligned; threads run in rising order, copies come as late as waiting
-// for them allows, and products of wgmma are made at once; or, `backwards`, in falling order, copies at once
-// and products late: a barrier or a wait that is missing shows in one of the two. Instructions do what the
-// PTX ISA says of them, lane by lane. It says nothing about speed, and little about memory order; that every
-// thread waits for former results (device.cuh) is checked, not what it does before.
+// Runs CUDA kernels on the host to test their arithmetic, indices and barriers without a GPU: an ordinary
+// compiler compiles the kernels' sources after this file. A block's threads are fibers on one thread of the
+// machine. Each runs until it waits for others, and a warp as far as it can before the next one. Blocks run
+// one after the other.
+// What it checks: shared memory starts as garbage, and vectors must be aligned. Threads run in rising order,
+// copies happen as late as the waits allow, and products of wgmma immediately; or, `backwards`, in falling
+// order with copies immediately and products late. A missing barrier or wait shows in one of the two.
+// Instructions follow the PTX ISA lane by lane. Every thread must call wait_for_prior_kernels (device.cuh),
+// but what it does before is not checked. Neither are speed and, for the most part, memory order.
 #pragma once
 
 #include "../support/sanitizers.h"
 
 #define DS_CUDA_EMULATION
 #if defined(__x86_64__) && !defined(DS_ADDRESS_SANITIZER) && !defined(DS_THREAD_SANITIZER)
-#define DS_CUDA_EMULATED 1  // elsewhere it compiles, and nothing is run
+#define DS_CUDA_EMULATED 1  // elsewhere it compiles, but nothing runs
 #else
 #define DS_CUDA_EMULATED 0
 #endif
@@ -40,7 +40,7 @@
 
 struct dim3 {
     unsigned x, y, z;
-    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    constexpr dim3(unsigned nx = 1, unsigned ny = 1, unsigned nz = 1) : x(nx), y(ny), z(nz) {}
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -106,16 +106,16 @@ struct fiber {
     std::vector<char> stack;
     dim3 index;
     enum { runs, in_block, in_warp, ended } state = ended;
-    uint32_t mask = 0;                      // of the lanes that it waits for
-    bool waited = false;                    // for what was queued before
-    unsigned turn = 0;                      // of its warp's exchanges, so that two buffers are enough
-    std::vector<std::vector<copy>> copies;  // groups that were closed, and the open one
-    std::vector<std::vector<std::function<void()>>> products;  // the same of a warpgroup's
+    uint32_t mask = 0;                      // the lanes that it waits for
+    bool waited = false;                    // whether it has called wait_for_prior_kernels
+    unsigned exchanges = 0;                 // with its warp; counts modulo 2 select a buffer
+    std::vector<std::vector<copy>> copies;  // closed groups, then the open one
+    std::vector<std::vector<std::function<void()>>> products;  // the same for wgmma
 };
 struct machine {
     std::vector<fiber> fibers;
     std::vector<char> shared;
-    std::vector<std::vector<char>> slots;  // [warps * 2]: what lanes show each other
+    std::vector<std::vector<char>> slots;  // [warps * 2]: what lanes exchange
     std::function<void()> body;
     void *sp = nullptr;
     fiber *now = nullptr;
@@ -146,22 +146,22 @@ inline void resume(fiber &f) {
     threadIdx = f.index;
     ds_emulation_switch(&m.sp, f.sp);
 }
-inline void make_ready(fiber &f) {
+inline void start(fiber &f) {
     f.stack.resize(stack_bytes);
     auto *top =
         reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(f.stack.data()) + stack_bytes) / 64 * 64);
-    *--top = nullptr;  // so that the stack is as after a call
+    *--top = nullptr;  // the stack as after a call
     *--top = reinterpret_cast<void *>(&enter);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     f.sp = top;
     f.state = fiber::runs;
-    f.turn = 0;
+    f.exchanges = 0;
     f.waited = false;
     f.copies.assign(1, {});
     f.products.assign(1, {});
 }
 
-// A warp goes on when all lanes that a lane waits for have come.
+// A warp continues when all lanes that one of its lanes waits for have arrived.
 inline bool release_warp(unsigned w) {
     machine &m = the_machine();
     uint32_t come = 0, wanted = 0;
@@ -174,7 +174,7 @@ inline bool release_warp(unsigned w) {
         if (come >> l & 1) m.fibers[w * 32 + l].state = fiber::runs;
     return true;
 }
-// As far as it can without other warps, so that warps are as far apart as barriers let them be.
+// Runs a warp as far as it gets without other warps, so that warps are as far apart as barriers allow.
 inline void run_warp(unsigned w) {
     machine &m = the_machine();
     const unsigned lanes = static_cast<unsigned>(std::min<size_t>(32, m.fibers.size() - w * 32));
@@ -185,7 +185,7 @@ inline void run_warp(unsigned w) {
         }
     } while (release_warp(w));
 }
-// A block goes on when all threads that have not ended have come.
+// A block continues when all threads that have not ended have arrived.
 inline bool release_block() {
     machine &m = the_machine();
     size_t waiting = 0, ended = 0;
@@ -203,7 +203,7 @@ inline void run_block() {
         m.fibers[i].index =
             dim3(static_cast<unsigned>(i) % blockDim.x, static_cast<unsigned>(i) / blockDim.x % blockDim.y,
                  static_cast<unsigned>(i) / blockDim.x / blockDim.y);
-        make_ready(m.fibers[i]);
+        start(m.fibers[i]);
     }
     do
         for (unsigned w = 0; w < m.warps; ++w) run_warp(backwards ? m.warps - 1 - w : w);
@@ -226,13 +226,13 @@ inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> bo
             for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block();
 }
 
-// Shows the warp's other lanes `mine`, up to 64 bytes, and gives what they show: [32] of T. Good until the
+// Exchanges `mine`, up to 64 bytes, with the warp's other lanes. Returns theirs, [32] of T, valid until the
 // lane's next exchange but one.
 template <class T> const char *show(const T &mine, uint32_t mask) {
     static_assert(sizeof(T) <= 64);
     machine &m = the_machine();
     const size_t thread = thread_number();
-    char *slot = m.slots[thread / 32 * 2 + (m.now->turn++ & 1)].data();
+    char *slot = m.slots[thread / 32 * 2 + (m.now->exchanges++ & 1)].data();
     std::memcpy(slot + thread % 32 * 64, &mine, sizeof mine);
     m.now->mask = mask;
     m.now->state = fiber::in_warp;
@@ -320,7 +320,7 @@ inline int __dp4a(int a, int b, int c) {
 
 namespace ds::cuda {
 
-inline void former_results() { emulation::the_machine().now->waited = true; }
+inline void wait_for_prior_kernels() { emulation::the_machine().now->waited = true; }
 
 inline float half_value(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t half_of(float f) { return f32_to_f16(f); }
@@ -360,7 +360,7 @@ struct fragments {
     uint32_t a[4], b[2];
 };
 inline int8_t byte_of(uint32_t word, unsigned i) { return static_cast<int8_t>(word >> 8 * i); }
-// Element (row, k) of a, and (column, k) of b, wherever the ISA says that it is held.
+// Element (row, k) of a, and (column, k) of b, from the lane that holds it according to the ISA.
 inline int8_t a_at(const char *all, unsigned row, unsigned k) {
     const auto f = emulation::shown<fragments>(all, row % 8 * 4 + k % 16 / 4);
     return byte_of(f.a[row / 8 + k / 16 * 2], k % 4);
@@ -385,9 +385,8 @@ inline void multiply_i8(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, 
     emulated::multiply(c, {{a0, a1, a2, a3}, {b0, b1}});
 }
 
-// A warpgroup's products. A matrix is described by where it
-// lies in shared memory; its rows of 128 bytes are read as the instruction does it: bits 4 to 6 of an address
-// are changed by bits 7 to 9.
+// Products of a warpgroup. A matrix is described by its offset in shared memory. Its rows of 128 bytes are
+// read as the instruction does: bits 7 to 9 of an address are XORed into bits 4 to 6.
 inline uint64_t describe(const void *p) {
     emulation::want(emulation::aligned(p, 1024), "a matrix for wgmma that is not at a multiple of 1,024");
     return static_cast<uint64_t>(static_cast<const char *>(p) - emulation::shared_memory()) >> 4;

@@ -1,5 +1,4 @@
-// The CUDA kernels as the ordinary compiler makes them for the emulation: their own sources, in one piece.
-// Called through ggml-cuda/launch.h.
+// The CUDA kernels' own sources, compiled for the emulation in one piece. Called through ggml-cuda/launch.h.
 #include "cuda_emulation.h"
 
 #include "../../ggml-cuda/add.cu"

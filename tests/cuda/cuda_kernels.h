@@ -1,4 +1,4 @@
-// The CUDA kernels on the host, see cuda_emulation.h.
+// The CUDA kernels on the host (cuda_emulation.h).
 #pragma once
 
 #include "../../ggml-cuda/launch.h"
@@ -8,18 +8,20 @@
 
 namespace ds::test {
 
-bool kernels_run();        // this machine and build can
-void run_backwards(bool);  // a block's threads in falling order
+bool kernels_run();        // whether this machine and build can run them
+void run_backwards(bool);  // a block's threads in reverse order
 
-// A backend that is the CUDA backend but for its memory, streams and library: every operation goes the way
-// that it goes there.
+// The CUDA backend except for its memory, streams and library: every operation takes the same path to its
+// kernels.
 struct emulated_options {
-    bool library = false;           // there is a library of matrix products
-    op kind = op::add;              // whose
-    const char *variant = nullptr;  // is to be this one
+    cuda::device_facts facts = {9, 0, 132, 232448, true};  // an H100's
+    bool library = false;           // a library of matrix products is available, for floats
+    op kind = op::add;              // the operation of `variant`
+    const char *variant = nullptr;  // the forced one, or null
     std::function<void()> between;  // called between the pieces of a long step
 };
 backend_ptr emulated_cuda(const emulated_options &o = {});
-std::vector<const char *> emulated_variants(op k);  // best first; none where the operation does not run
+std::vector<const char *>
+emulated_variants(op k);  // in the order of the list; empty: the operation does not run
 
 }  // namespace ds::test

@@ -50,6 +50,23 @@ std::vector<char> device_case::run_again(uint64_t identity) {
     return out;
 }
 
+std::vector<op_case> cuda_cases() {
+    std::vector<op_case> cases = all_cases();
+    cases.push_back(matmul_case(format::i8, 66, 140, 176, true, fill::plain, true));
+    cases.push_back(projections_case(66, 144, true, {{format::i8, 70, true}, {format::i8, 3, false}}));
+    cases.push_back(gated_projection_case(format::i8, format::i8, 66, 70, 144, true));
+    cases.push_back(head_matmul_case(format::i8, 66, 2, 40, 80));
+    // Not bf16: a library's products then have 16 of x's 24 bits, and the cases' tolerance assumes all.
+    for (const format f : {format::f32, format::f16})
+        cases.push_back(matmul_case(f, 20, 33, 48, f != format::f32, fill::plain, true));
+    cases.push_back(projections_case(18, 33, true, {{format::f32, 7, true}, {format::bf16, 40, false}}));
+    cases.push_back(gated_projection_case(format::f16, format::bf16, 18, 40, 33, true));
+    for (size_t i = 0; i < cases.size(); ++i)
+        if (cases[i].text.empty())
+            cases[i].text = info(cases[i].kind).name + (", cuda_cases() " + std::to_string(i));
+    return cases;
+}
+
 std::vector<char> reference_result(const op_case &c) {
     return device_case(
                c, cpu_backend({.threads = 1, .isa = nullptr, .force = {{info(c.kind).name, "reference"}}}))

@@ -1,5 +1,4 @@
-// A case of op_cases.h set up in the memory of any backend, and how its result may differ from the
-// reference's.
+// A case of op_cases.h in the memory of any backend, and the allowed differences from the reference's result.
 #pragma once
 
 #include "../tensor/op_cases.h"
@@ -13,9 +12,9 @@ public:
     device_case(const op_case &c, std::shared_ptr<backend> b);
     const node &only() { return g_.nodes()[0]; }
     const char *variant() { return b_->fn->variant(b_.get(), only()); }  // null: it does not run
-    // sources anew, result and scratch full of rubbish before
+    // Uploads the sources again, and fills result and scratch with garbage before.
     std::vector<char> run(uint64_t identity = 0);
-    // the same, for which memory is where it was
+    // Runs again with memory as the last run left it.
     std::vector<char> run_again(uint64_t identity);
 
 private:
@@ -30,14 +29,18 @@ private:
     size_t out_bytes_ = 0;
 };
 
-std::vector<char> reference_result(const op_case &c);  // by the reference forward, on the host
+// all_cases(), and more for this backend's variants: I8 products of more than 64 aligned rows, and float
+// products of more rows than are computed without a library.
+std::vector<op_case> cuda_cases();
+
+std::vector<char> reference_result(const op_case &c);  // by the reference forward on the host
 format result_format(const op_case &c);
 
-// Whether numerics.h defines the result's bits on a device, too: not with packed weights, float pages, or a
+// Whether numerics.h defines the result's bits on a device too: not with packed weights, float pages, or a
 // library's products.
 bool bits_defined(const op_case &c, bool library);
-// Text that says what is wrong with `got`; empty: nothing. Where bits are not defined it is held against
-// float64, with `slack` times the reference's tolerance.
+// Describes the first wrong element of `got`; empty: none. Results without defined bits are compared with
+// float64, within `slack` times the reference's tolerance.
 std::string compare(const op_case &c, const std::vector<char> &wanted, const std::vector<char> &got,
                     bool bits, double slack);
 

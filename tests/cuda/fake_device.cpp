@@ -1,4 +1,4 @@
-// Each piece of memory is a mapping of its own, with a page before and behind it that is never opened.
+// Each allocation is a mapping of its own, between two pages that are never accessible.
 #include "fake_device.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -29,7 +29,7 @@ struct fake : backend {
         if (mprotect(piece.first, piece.second, protection) != 0)
             throw error(status::internal, "fake device: mprotect");
     }
-    // The piece that an address lies in, if it is the device's.
+    // The allocation that contains an address; null: it is not the device's.
     const std::pair<char *const, size_t> *piece_of(const void *p) const {
         auto after = memory.upper_bound(static_cast<char *>(const_cast<void *>(p)));
         if (after == memory.begin()) return nullptr;
@@ -46,10 +46,10 @@ const fake &self(const backend *b) { return *static_cast<const fake *>(b); }
 
 struct opened {
     fake &f;
-    explicit opened(fake &f) : f(f) { f.open(PROT_READ | PROT_WRITE); }
+    explicit opened(fake &device) : f(device) { f.open(PROT_READ | PROT_WRITE); }
     ~opened() { f.open(PROT_NONE); }
 };
-// A copy opens what it touches, not all there is: models are uploaded piece by piece.
+// Copies open only the allocations they touch, since models are uploaded piece by piece.
 struct opened_for_copy {
     const std::pair<char *const, size_t> *pieces[2];
     opened_for_copy(fake &f, const void *dst, const void *src) : pieces{f.piece_of(dst), f.piece_of(src)} {

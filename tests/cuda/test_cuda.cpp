@@ -1,7 +1,6 @@
-// The CUDA backend on a device, where there is one: every variant of every operation against the reference,
-// engines against the CPU's bits with recorded graphs and without, and what goes wrong as a status. Without a
-// device it says what it skips; what can be told without one is in test_cuda_emulated.cpp and
-// test_device.cpp.
+// The CUDA backend on a device: every variant of every operation against the reference, engines against the
+// CPU's bits with recorded graphs and without, and failures as statuses. Without a device each case says what
+// it skips; test_cuda_emulated.cpp and test_device.cpp test what needs none.
 #include "../engine/answers.h"
 #include "device_case.h"
 
@@ -19,7 +18,7 @@ using namespace ds::test;
 
 namespace {
 
-// The shared object of this build, where there is one; else where the library itself looks.
+// The shared object of this build, if it exists; else the library's own search.
 std::string library() {
     const std::string built = os::code_directory() + "/../lib/libdeepseek-cuda.so";
     return os::file_exists(built) ? built : "";
@@ -44,16 +43,16 @@ std::shared_ptr<backend> device(bool record = true,
 struct model_pair {
     golden::temp_file file;
     std::shared_ptr<const model> near, far;
-    model_pair(const char *name, format type, const std::shared_ptr<backend> &place) {
+    model_pair(const char *name, format type, const std::shared_ptr<backend> &gpu) {
         convert(golden::data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
         model_options o;
         near = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "near"), o);
-        o.place = place;
+        o.device = gpu;
         far = std::make_shared<const model>(gguf_file(os::mapping::map_file(file.path), "far"), o);
     }
 };
 
-// `requests` prompts at once, in chunks of `rows`.
+// Runs `requests` prompts together, in chunks of `rows`.
 answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backend> b, const golden::data &d,
                    format kv, int requests, int64_t rows) {
     engine_options o;
@@ -77,7 +76,7 @@ answers answers_of(const std::shared_ptr<const model> &m, std::shared_ptr<backen
 
 TEST_CASE("CUDA: every variant of every operation against the reference") {
     if (!device_here("every operation on a CUDA device")) return;
-    const std::vector<op_case> cases = all_cases();
+    const std::vector<op_case> cases = cuda_cases();
     std::map<std::string, std::vector<char>> references;
     const std::shared_ptr<backend> any = device();
     for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
@@ -95,8 +94,8 @@ TEST_CASE("CUDA: every variant of every operation against the reference") {
                 const bool bits = bits_defined(c, true);
                 const std::string wrong = compare(c, reference, one.run(), bits, 4.0);
                 CHECK_MESSAGE(wrong.empty(), c.text, " ", name, ": ", wrong);
-                if (one.only().out.base) continue;  // it changes its own source
-                // The same twice more under one identity: recorded, then replayed.
+                if (one.only().out.base) continue;  // it overwrites one of its sources
+                // Twice more under one identity: recorded, then replayed.
                 const uint64_t identity = used;
                 const std::vector<char> first = one.run(identity), recorded = one.run_again(identity),
                                         replayed = one.run_again(identity);
@@ -116,8 +115,8 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
         CAPTURE(name);
         if (few && std::string(name) != "micro/qwen2") continue;
         const golden::data d = golden::load(name);
-        const std::shared_ptr<backend> place = device();
-        const model_pair m(name, format::i8, place);
+        const std::shared_ptr<backend> gpu = device();
+        const model_pair m(name, format::i8, gpu);
         for (const int requests : {1, 8}) {
             const auto wanted = answers_of(m.near, cpu_backend({}), d, format::i8, requests, 64);
             for (const int64_t rows : {int64_t{8}, int64_t{64}, int64_t{512}})
@@ -148,14 +147,14 @@ TEST_CASE("CUDA: other formats give the same bits again, and logits near the CPU
     for (const auto &of : models) {
         CAPTURE(of.name);
         const golden::data d = golden::load(of.name);
-        const std::shared_ptr<backend> place = device();
-        const model_pair m(of.name, of.type, place);
+        const std::shared_ptr<backend> gpu = device();
+        const model_pair m(of.name, of.type, gpu);
         const auto wanted = answers_of(m.near, cpu_backend({}), d, of.kv, 1, 64),
                    got = answers_of(m.far, device(), d, of.kv, 1, 64),
                    again = answers_of(m.far, device(), d, of.kv, 1, 64);
         CHECK(got == again);
         const std::vector<float> &x = wanted.begin()->second.logits, &y = got.begin()->second.logits;
-        double off = 0, size = 0;  // of the first token: later ones may follow another choice
+        double off = 0, size = 0;  // of the first token; later ones may differ after another choice
         for (size_t i = 0; i < d.vocab; ++i)
             off += (x[i] - y[i]) * static_cast<double>(x[i] - y[i]), size += x[i] * static_cast<double>(x[i]);
         CHECK(off <= 1e-4 * size);

@@ -1,5 +1,5 @@
-// What of the CUDA kernels is plain arithmetic for host and device alike, and which kernels are chosen with
-// which sizes: no device is needed, nor the emulation.
+// The arithmetic that CUDA kernels share with the host, and the sizes that kernels run with. Neither a device
+// nor the emulation is needed.
 #include "../../ggml-cuda/attn/config.h"
 #include "../../ggml-cuda/gemm/blocks.cuh"
 #include "../../ggml-cuda/gemm/config.h"
@@ -49,15 +49,6 @@ template <format f> void compare_pieces() {
     }
 }
 
-cuda::products_params products(int32_t n, int32_t m, int32_t k) {
-    cuda::products_params p{};
-    p.type = format::i8;
-    p.n = n, p.k = k, p.count = 1, p.batch = 1;
-    p.q_stride = cuda::i8_stride(k);
-    p.w[0].m = m;
-    return p;
-}
-
 cuda::attention_launch_params attention(int32_t n, int32_t heads, int32_t kv_heads, int32_t size,
                                         int32_t rope, int32_t pages) {
     cuda::attention_launch_params a{};
@@ -100,33 +91,14 @@ TEST_CASE("CUDA: codes of scores are ordered as scores are, NaN above all") {
     const float inf = std::numeric_limits<float>::infinity();
     const std::vector<float> rising = {-inf, -3e38f, -1.0f, -1e-40f, -0.0f, 0.0f, 1e-40f, 1.0f, 3e38f, inf};
     for (size_t i = 0; i < rising.size(); ++i) {
-        CHECK(bits_of(cuda::number_of(cuda::code_of(rising[i]))) == bits_of(rising[i]));
-        CHECK(cuda::code_of(rising[i]) > 0);  // 0 stands for nothing seen
+        CHECK(bits_of(cuda::score_of(cuda::code_of(rising[i]))) == bits_of(rising[i]));
+        CHECK(cuda::code_of(rising[i]) > 0);  // 0 stands for no score
         if (i) CHECK(cuda::code_of(rising[i - 1]) < cuda::code_of(rising[i]));
     }
     for (float nan : {std::nanf(""), -std::nanf("")}) {
         CHECK(cuda::code_of(nan) > cuda::code_of(inf));
-        CHECK(std::isnan(cuda::number_of(cuda::code_of(nan))));
+        CHECK(std::isnan(cuda::score_of(cuda::code_of(nan))));
     }
-}
-
-TEST_CASE("CUDA: which kernel makes a product") {
-    using cuda::product_way;
-    CHECK(choose(products(1, 4096, 4096), h100) == product_way::rows);
-    CHECK(choose(products(32, 4096, 4096), h100) == product_way::rows);
-    CHECK(choose(products(33, 4096, 4096), h100) == product_way::tiles);
-    CHECK(choose(products(512, 4096, 4096), h100) == product_way::wgmma);
-    CHECK(choose(products(512, 4096, 4096), a100) == product_way::tiles);
-    CHECK(choose(products(512, 4096, 4096), ada) == product_way::tiles);
-    CHECK(choose(products(1, 4096, 4096), turing) == product_way::plain);
-    CHECK(choose(products(512, 4096, 4095), h100) == product_way::plain);
-    cuda::products_params p = products(4, 64, 64);
-    p.w[0].w = reinterpret_cast<const void *>(uintptr_t{8});
-    CHECK(choose(p, h100) == product_way::plain);
-    p = products(600, 64, 256);
-    p.type = format::q4_k;
-    CHECK(choose(p, h100) == product_way::rows);
-    CHECK_FALSE(fits(product_way::tiles, p, h100));
 }
 
 TEST_CASE("CUDA: sizes of products' kernels") {
@@ -134,7 +106,7 @@ TEST_CASE("CUDA: sizes of products' kernels") {
         for (int32_t blocks : {1, 16, 256, 8192}) {
             const int32_t warps = cuda::rows_warps(k, blocks, false, 132);
             CHECK((warps == 1 || warps == 2 || warps == 4 || warps == 8));
-            CHECK((warps == 1 || warps * 256 <= k + 255));  // each has something to read
+            CHECK((warps == 1 || warps * 256 <= k + 255));  // each warp has something to read
         }
     CHECK(cuda::rows_warps(4096, 256, false, 132) == 8);
     CHECK(cuda::rows_warps(4096, 9500, false, 132) == 4);
@@ -155,7 +127,7 @@ TEST_CASE("CUDA: how attention is cut") {
     const cuda::attention_cut one = cuda::cut_of(attention(1, 32, 8, 128, 0, 128), h100);
     CHECK_FALSE(one.prefill);
     CHECK(one.heads == 4);
-    // 8 blocks without: the more the better, up to two a processor
+    // 8 blocks without splits; up to two per processor are used
     CHECK(one.splits == 33);
     CHECK(one.keeps_scores);
     const cuda::attention_cut many = cuda::cut_of(attention(512, 28, 4, 128, 0, 128), h100);
@@ -175,8 +147,8 @@ TEST_CASE("CUDA: how attention is cut") {
     CHECK_FALSE(fits(cuda::attention_way::integers, attention(1, 4, 2, 128, 0, 8), turing));
 }
 
-// A plan is made for the largest sizes: what smaller ones take must be no more, though they may be cut in
-// another way.
+// A plan is made for the largest sizes, so smaller ones must not take more, though they may be cut in another
+// way.
 TEST_CASE("CUDA: scratch holds what is cut, and grows with every dimension") {
     for (const cuda::device_facts &d : {h100, a100})
         for (int32_t heads : {4, 28, 128})
@@ -203,7 +175,7 @@ TEST_CASE("CUDA: scratch holds what is cut, and grows with every dimension") {
                 const size_t bytes = cuda::experts_work_bytes(p);
                 const cuda::experts_cut cut = cuda::cut_of(p);
                 CHECK(cut.groups * int64_t{cut.group_rows} >= int64_t{n} * used);
-                // what scratch is for
+                // the size that scratch is planned for
                 CHECK(cut.groups <= cuda::group_bound(int64_t{n} * used, p.experts, 8));
                 ++p.n;
                 CHECK(cuda::experts_work_bytes(p) >= bytes);

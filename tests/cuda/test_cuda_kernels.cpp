@@ -1,6 +1,6 @@
-// The CUDA kernels' own source, run on the host (cuda_emulation.h) over the cases of every operation: bytes
-// are compared with the reference forward wherever numerics.h defines them. What a device does beside that,
-// in time and in memory order, this cannot tell.
+// The CUDA kernels' own sources, run on the host (cuda_emulation.h) over the cases of every operation;
+// results are compared with the reference forward byte by byte wherever numerics.h defines them. A device's
+// timing and memory order are not tested.
 #include "cuda_kernels.h"
 #include "../tensor/op_cases.h"
 
@@ -18,7 +18,7 @@ namespace {
 
 constexpr cuda::device_facts facts = {9, 0, 132, 232448, true};
 
-// Bytes at a multiple of 256, with rubbish behind them.
+// Bytes at a multiple of 256, followed by garbage.
 struct memory {
     std::vector<char> bytes;
     char *data;
@@ -180,7 +180,7 @@ const tensor &weights_of(const node &n) {
     return *n.src[n.kind == op::matmul || n.kind == op::head_matmul ? 1 : 2];
 }
 
-// The first element whose bits differ, where not both are NaN; or -1.
+// The first element whose bits differ, unless both are NaN; -1: none.
 int64_t first_difference(const std::vector<float> &a, const std::vector<float> &b) {
     for (size_t i = 0; i < a.size(); ++i)
         if (bits_of(a[i]) != bits_of(b[i]) && (a[i] == a[i] || b[i] == b[i])) return static_cast<int64_t>(i);
@@ -205,10 +205,10 @@ TEST_CASE("CUDA kernels: products with I8 and packed weights give the reference'
         const format type = weights_of(one.only()).type;
         if (type != format::i8 && !is_packed(type)) continue;
         const std::vector<float> wanted = one.reference();
-        for (int w = 0; w < static_cast<int>(cuda::product_way::count); ++w)
+        for (int w = 0; w <= static_cast<int>(cuda::product_way::packed); ++w)
             for (bool backwards : {false, true}) {
                 const auto way = static_cast<cuda::product_way>(w);
-                // no thread of it waits for another
+                // its threads do not wait for each other
                 if (way == cuda::product_way::plain && backwards) continue;
                 run_backwards(backwards);
                 std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
@@ -272,10 +272,10 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
     if (!kernels_run()) return;
     std::set<std::string> used;
     std::vector<op_case> cases = all_cases();
-    // tiles of many rows, sequences that meet in one
+    // tiles of many rows, and sequences that share one
     cases.push_back(attention_case(format::i8, 2, 2, 128, 70, {150, 69}));
     cases.push_back(attention_case(format::i8, 1, 7, 64, 80, {79}));
-    // lone rows among others
+    // single rows of their sequences
     cases.push_back(attention_case(format::i8, 1, 2, 32, 60, {0, 130, 0, 0, 75}));
     std::vector<int32_t> lone;
     for (int32_t i = 0; i < 66; ++i) lone.push_back(i * 37 % 150);
@@ -288,9 +288,9 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
         cuda::attention_launch_params a = attention_of(one.only());
         for (int w = 0; w < static_cast<int>(cuda::attention_way::count); ++w)
             for (bool backwards : {false, true}) {
-                const int processors = backwards ? 132 : 1;  // blocks share a row, or do not
+                const int processors = backwards ? 132 : 1;  // many: blocks share a row; one: they do not
                 const auto way = static_cast<cuda::attention_way>(w);
-                // one warp, and nothing under way
+                // a single warp without asynchronous copies
                 if (way == cuda::attention_way::plain && backwards) continue;
                 cuda::device_facts f = facts;
                 f.processors = processors;
@@ -310,8 +310,8 @@ TEST_CASE("CUDA kernels: attention gives the reference's bits") {
         CHECK_MESSAGE(used.count(name), "no case for ", name);
 }
 
-// The same bits whether scores are kept or made again, whether pages come one or two at a time, and whatever
-// the number of blocks that share a row.
+// The bits do not depend on whether scores are stored, on the pages in flight, or on how many blocks share a
+// row.
 TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
     if (!kernels_run()) return;
     for (const op_case &c : {attention_case(format::i8, 2, 3, 64, 2, {200, 70}),
@@ -337,8 +337,8 @@ TEST_CASE("CUDA kernels: how attention is cut changes no bit") {
     }
 }
 
-// Rows of more than 1,024 positions are cut into parts, which are put together in another order than the
-// CPU's; a short row beside them keeps its bits.
+// Rows of more than 1,024 positions are cut into parts, which are combined in another order than the CPU's; a
+// short row beside them keeps its bits.
 TEST_CASE("CUDA kernels: long rows of float pages are right, and change nothing for short ones") {
     if (!kernels_run()) return;
     for (const op_case &c : {attention_case(format::f16, 1, 2, 16, 1, {2100, 100}),
@@ -395,9 +395,9 @@ struct halves {
 TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
     if (!kernels_run()) return;
     std::vector<op_case> cases = all_cases();
-    // tiles: more than 24 rows an expert
+    // tiles: more than 24 rows per expert
     cases.push_back(experts_case(format::i8, 70, 2, 1, 64, 96, true));
-    // large ones, more than one an expert
+    // large tiles, more than one per expert
     cases.push_back(experts_case(format::i8, 130, 2, 2, 96, 80, false));
     cases.push_back(experts_case(format::i8, 40, 8, 2, 64, 64, true));
     for (const op_case &c : cases) {
@@ -438,7 +438,7 @@ TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
                                                  dim(*n.src[2], 1),
                                                  nullptr};
                 REQUIRE(cuda::experts_fit(p));
-                // gate and up of an expert beside each other, as some files have them
+                // gate and up of an expert next to each other, as in some files
                 const halves both(p);
                 if (backwards && p.gate.type == p.up.type) p.gate = both.gate, p.up = both.up;
                 const memory work(cuda::experts_work_bytes(p));

@@ -1,6 +1,5 @@
 // An engine on a device whose memory is not the host's, here a fake one (fake_device.h): the same bits as on
-// the CPU, whatever moves between the two; and what is wrong with a device is a status. CUDA itself is tested
-// in test_cuda.cpp.
+// the CPU, and failures of a device as statuses. CUDA itself is tested in test_cuda.cpp.
 #include "../engine/answers.h"
 #include "fake_device.h"
 
@@ -24,9 +23,9 @@ struct files {
     explicit files(const char *name, ds::format type) {
         ds::convert(data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
     }
-    model_of_ds load(std::shared_ptr<ds::backend> place) const {
+    model_of_ds load(std::shared_ptr<ds::backend> gpu) const {
         ds::model_options o;
-        o.place = std::move(place);
+        o.device = std::move(gpu);
         return std::make_shared<const ds::model>(ds::gguf_file(ds::os::mapping::map_file(file.path), "test"),
                                                  o);
     }
@@ -51,7 +50,7 @@ ds::request_options request_for(std::vector<int32_t> prompt, uint32_t n) {
     return r;
 }
 
-// A prompt of several chunks, three requests at once, and a fork, whose pages are copied.
+// A prompt of several chunks, three requests together, and a fork, whose pages are copied.
 answers talk(ds::engine &e, const data &d) {
     std::vector<int32_t> ids(d.ids.begin(), d.ids.begin() + 150);
     e.submit(request_for(ids, 6));
@@ -90,27 +89,27 @@ TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's 
         CAPTURE(c.name);
         const data d = load(c.name);
         const files file(c.name, c.type);
-        const std::shared_ptr<ds::backend> place = fake_device();
-        const model_of_ds near = file.load(nullptr), far = file.load(place);
+        const std::shared_ptr<ds::backend> gpu = fake_device();
+        const model_of_ds near = file.load(nullptr), far = file.load(gpu);
         CHECK(near->device_bytes == 0);
-        CHECK(far->device_bytes == ds::test::counts_of(*place).allocated);
-        // All but the experts of layers that do not run is there, once.
+        CHECK(far->device_bytes == ds::test::counts_of(*gpu).allocated);
+        // The device holds everything once, except the experts of layers that do not run.
         CHECK(far->device_bytes <= near->weight_bytes + 256 * near->file.tensors().size());
         ds::engine cpu(near, ds::engine::resolve(*near, small(c.kv)), ds::cpu_backend({.threads = 2}));
-        // The device that has the weights computes, too: the fake one opens its own memory only.
-        ds::engine device(far, ds::engine::resolve(*far, small(c.kv)), place);
+        // The engine uses the device that holds the weights, since the fake one can access no other memory.
+        ds::engine device(far, ds::engine::resolve(*far, small(c.kv)), gpu);
         const auto expected = talk(cpu, d), got = talk(device, d);
         CHECK(expected.size() == 5);
         CHECK(expected == got);
-        CHECK(ds::test::counts_of(*place).downloaded > 0);
+        CHECK(ds::test::counts_of(*gpu).downloaded > 0);
     }
 }
 
 TEST_CASE("device: tokens are chosen from leading logits where these are enough, and are the CPU's") {
     const data d = load("tiny-r1");
     const files file("tiny-r1", ds::format::i8);
-    const std::shared_ptr<ds::backend> place = fake_device();
-    const model_of_ds near = file.load(nullptr), far = file.load(place);
+    const std::shared_ptr<ds::backend> gpu = fake_device();
+    const model_of_ds near = file.load(nullptr), far = file.load(gpu);
     const struct {
         const char *what;
         bool few;
@@ -146,14 +145,14 @@ TEST_CASE("device: tokens are chosen from leading logits where these are enough,
             }
             return out;
         };
-        const size_t before = ds::test::counts_of(*place).downloaded, runs = ds::test::counts_of(*place).runs;
-        const auto got = told(far, place);
-        const size_t rows = got.size(), bytes = ds::test::counts_of(*place).downloaded - before,
-                     steps = ds::test::counts_of(*place).runs - runs;
+        const size_t before = ds::test::counts_of(*gpu).downloaded, runs = ds::test::counts_of(*gpu).runs;
+        const auto got = told(far, gpu);
+        const size_t rows = got.size(), bytes = ds::test::counts_of(*gpu).downloaded - before,
+                     steps = ds::test::counts_of(*gpu).runs - runs;
         CHECK(got == told(near, ds::cpu_backend({.threads = 1})));
         CHECK(rows > 20);
-        // Two rows a step at most, each of at most 128 places and logits; a whole one has as many logits as
-        // the vocabulary.
+        // At most two rows per step, each of at most 128 indices and logits, where a whole row has as many
+        // logits as the vocabulary.
         if (c.few) CHECK(bytes <= steps * 2 * 4 * (4 + 2 * 128));
         else CHECK(bytes > steps * 4 * d.vocab);
     }
@@ -161,15 +160,15 @@ TEST_CASE("device: tokens are chosen from leading logits where these are enough,
 
 TEST_CASE("device: what a plan says is what an engine takes") {
     const files file("micro/qwen3", ds::format::i8);
-    const std::shared_ptr<ds::backend> place = fake_device();
-    const model_of_ds m = file.load(place);
+    const std::shared_ptr<ds::backend> gpu = fake_device();
+    const model_of_ds m = file.load(gpu);
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
-    const ds::memory_plan p = ds::engine::measure(*m, o, *place);
+    const ds::memory_plan p = ds::engine::measure(*m, o, *gpu);
     CHECK(p.weights == m->device_bytes);
-    CHECK(m->place == place);  // whom a plan asks
-    const size_t before = ds::test::counts_of(*place).allocated;
-    const ds::engine e(m, o, place);
-    const size_t took = ds::test::counts_of(*place).allocated - before;
+    CHECK(m->device == gpu);  // the device that a plan is computed for
+    const size_t before = ds::test::counts_of(*gpu).allocated;
+    const ds::engine e(m, o, gpu);
+    const size_t took = ds::test::counts_of(*gpu).allocated - before;
     const size_t inputs = took - static_cast<size_t>(p.pages + p.activations + p.work);
     CHECK(took >= p.pages + p.activations + p.work);
     CHECK(inputs <= p.tables);
@@ -188,10 +187,10 @@ TEST_CASE("device: sessions go to a file and come back") {
         const ds::engine::turn turn(e);
         return e.save_session(turn, 0, prompt, path);
     };
-    const std::shared_ptr<ds::backend> place = fake_device();
-    const model_of_ds far = file.load(place);
+    const std::shared_ptr<ds::backend> gpu = fake_device();
+    const model_of_ds far = file.load(gpu);
     CHECK(save(near, ds::cpu_backend({.threads = 1}), saved_near.path) == 128);
-    CHECK(save(far, place, saved_far.path) == 128);
+    CHECK(save(far, gpu, saved_far.path) == 128);
     const auto bytes = [](const std::string &path) {
         const ds::os::input_file f(path);
         std::string s(f.size(), '\0');
@@ -199,7 +198,7 @@ TEST_CASE("device: sessions go to a file and come back") {
         return s;
     };
     CHECK(bytes(saved_near.path) == bytes(saved_far.path));
-    // One that was saved on the CPU goes on on the device.
+    // A session saved on the CPU continues on the device.
     std::vector<int32_t> ids(prompt.size());
     const auto go_on = [&](const model_of_ds &m, std::shared_ptr<ds::backend> b, const std::string &path) {
         ds::engine e(m, ds::engine::resolve(*m, small(ds::format::i8)), std::move(b));
@@ -211,7 +210,7 @@ TEST_CASE("device: sessions go to a file and come back") {
         e.submit(request_for(prompt, 4));
         return run_all(e, d.vocab);
     };
-    CHECK(go_on(near, ds::cpu_backend({.threads = 1}), "") == go_on(far, place, saved_near.path));
+    CHECK(go_on(near, ds::cpu_backend({.threads = 1}), "") == go_on(far, gpu, saved_near.path));
 }
 
 TEST_CASE("device: what it cannot compute, hold or go on with is a status") {
@@ -220,11 +219,11 @@ TEST_CASE("device: what it cannot compute, hold or go on with is a status") {
     const ds::error no_room = failure([&] { file.load(fake_device({.memory = 10000})); });
     CHECK(no_room.code == ds::status::memory);
 
-    const std::shared_ptr<ds::backend> place = fake_device({.missing = "attention"});
-    const model_of_ds m = file.load(place);
+    const std::shared_ptr<ds::backend> gpu = fake_device({.missing = "attention"});
+    const model_of_ds m = file.load(gpu);
     const ds::engine_options o = ds::engine::resolve(*m, small(ds::format::i8));
     for (const ds::error &e :
-         {failure([&] { ds::engine(m, o, place); }), failure([&] { ds::engine::measure(*m, o, *place); })}) {
+         {failure([&] { ds::engine(m, o, gpu); }), failure([&] { ds::engine::measure(*m, o, *gpu); })}) {
         CHECK(e.code == ds::status::unsupported);
         CHECK(e.text.find("attention") != std::string::npos);
     }
@@ -237,8 +236,7 @@ TEST_CASE("device: what it cannot compute, hold or go on with is a status") {
     CHECK(failure([&] { ds::engine(n, huge, small_device); }).code == ds::status::memory);
     CHECK(ds::test::counts_of(*small_device).allocated == 0);
 
-    // A device that is lost in its third run: every step from then on says so, and requests can still be
-    // cancelled.
+    // A device lost in its third run: every later step reports it, and requests can still be cancelled.
     const std::shared_ptr<ds::backend> weak = fake_device({.fails_after = 3});
     const model_of_ds w = file.load(weak);
     ds::engine e(w, o, weak);
@@ -257,23 +255,23 @@ TEST_CASE("device: the progress of loading ends with all that was placed, and ca
     const files file("micro/llama", ds::format::f16);
     uint64_t last = 0, whole = 0, calls = 0;
     ds::model_options o;
-    o.place = fake_device();
+    o.device = fake_device();
     o.progress = [&](uint64_t done, uint64_t total) { return last = done, whole = total, ++calls < 1000; };
     const ds::model m(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
     CHECK(whole == m.device_bytes);
     CHECK(last <= whole);
     CHECK(last + 256 >= whole);
-    CHECK(ds::test::counts_of(*o.place).uploaded <= whole);
+    CHECK(ds::test::counts_of(*o.device).uploaded <= whole);
     const uint64_t all = calls;
-    o.place = fake_device();
+    o.device = fake_device();
     calls = 1000 - all + 1;
     CHECK(failure([&] {
               ds::model(ds::gguf_file(ds::os::mapping::map_file(file.file.path), "test"), o);
           }).code == ds::status::cancelled);
-    CHECK(ds::test::counts_of(*o.place).allocated == 0);
+    CHECK(ds::test::counts_of(*o.device).allocated == 0);
 }
 
-// ---- Opening what CUDA needs
+// ---- Opening the shared object
 
 TEST_CASE("device: a shared object that is missing, is none, or is another one, is a status that says so") {
     const ds::error missing = failure([] { ds::cuda_device_count("/nowhere/libdeepseek-cuda.so"); });

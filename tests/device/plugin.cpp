@@ -1,7 +1,7 @@
-// A libdeepseek-cuda.so that needs no graphics card: the CPU backend behind memory that the host cannot touch
-// (fake_device.h). With it in place of the real one, whole programs take the way to a device from the public
-// interface on; tests/on_device runs engines so. All that are opened are one device, so one at a time works
-// on it.
+// A libdeepseek-cuda.so that needs no GPU: the CPU backend with memory that the host cannot touch
+// (fake_device.h). In place of the real one it lets whole programs use a device through the public interface,
+// as tests/on_device does with engines. Every open returns the same device, so one backend at a time works on
+// it.
 #include "../../ggml-cuda/plugin.h"
 #include "../cuda/fake_device.h"
 

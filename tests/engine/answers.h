@@ -1,4 +1,4 @@
-// What an engine answered, to the bit: its tokens and the logits that they were chosen by.
+// What an engine answers, compared to the bit: its tokens and the logits that they were chosen by.
 #pragma once
 
 #include "../support/golden.h"
@@ -17,9 +17,9 @@ struct answer {
         return tokens == o.tokens && golden::same_bits(logits, o.logits);
     }
 };
-using answers = std::map<uint64_t, answer>;  // by request
+using answers = std::map<uint64_t, answer>;  // by request id
 
-// Takes so many steps, or as many as there are.
+// Takes at most `most` steps, fewer when the engine becomes idle.
 inline void steps(engine &e, size_t vocab, int most, answers &out) {
     for (int i = 0; i < most && !e.idle(); ++i) {
         const engine::turn turn(e);

@@ -1,5 +1,6 @@
-// The engine through the public API: the same request gives the same bits whatever else runs; requests end as
-// they should; threads may submit and cancel.
+// The engine through the public API: the same request gives the same bits whatever else runs, requests end
+// for the right reason, and threads may submit and cancel.
+#include "../support/answers.h"
 #include "../support/float_mode.h"
 #include "../support/golden.h"
 
@@ -14,50 +15,12 @@ using namespace golden;
 
 namespace {
 
-struct answer {
-    std::vector<ds_token> tokens;
-    std::vector<float> logits;  // of the generated tokens, one row each
-    std::string text;
-    ds_finish finish = DS_FINISH_NONE;
-    ds_status status = DS_OK;
-    uint64_t thinking_tokens = 0, answer_tokens = 0;
-};
-
-// Submits all, runs until nothing is left, and gives the answers in order of submission.
-std::vector<answer> run_all(const engine_ptr &e, const std::vector<full_request> &requests, size_t vocab) {
-    std::vector<answer> out(requests.size());
-    std::unordered_map<ds_request_id, size_t> of;
-    for (const full_request &r : requests) {
-        ds_request_id id = 0;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        REQUIRE(id != 0);
-        of.emplace(id, of.size());
-    }
-    run(e, [&](const ds_event &event) {
-        answer &a = out[of.at(event.request)];
-        REQUIRE(a.finish == DS_FINISH_NONE);  // nothing comes after the last event
-        a.text.append(event.text, event.text_size);
-        if (event.type == DS_EVENT_TOKEN) a.tokens.push_back(event.token);
-        if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
-        if (event.type != DS_EVENT_DONE) return;
-        a.finish = event.finish;
-        a.status = event.status;
-        a.thinking_tokens = event.thinking_tokens;
-        a.answer_tokens = event.answer_tokens;
-    });
-    return out;
-}
-
-// All of them, or the few that a sanitizer has time for.
+// All of `list`, or under a sanitizer the two that cover both kinds of attention.
 std::vector<const char *> models(std::vector<const char *> list) {
     if (sanitized)
         std::erase_if(
             list, [](std::string_view name) { return name != "micro/qwen2" && name != "micro/deepseek-r1"; });
     return list;
-}
-
-answer run_one(const engine_ptr &e, const full_request &r, size_t vocab = 512) {
-    return run_all(e, {r}, vocab)[0];
 }
 
 }  // namespace
@@ -92,14 +55,14 @@ TEST_CASE(
                         c.max_requests = 1;
                         c.kv_type = kv;
                         c.mla_form = DS_MLA_ABSORBED;
-                        const std::vector<float> alone = run_one(engine(m, c), r, d.vocab).logits;
+                        const std::vector<float> alone = ask(engine(m, c), r, d.vocab).logits;
                         REQUIRE(alone.size() == 4 * d.vocab);
                         if (expected.empty()) expected = alone;
                         CHECK(same_bits(alone, expected));
                         if (chunk < 7 || threads == 3) continue;
                         c.max_requests = 8;
                         c.step_tokens = std::max(chunk, 8u);
-                        CHECK(same_bits(run_all(engine(m, c), eight, d.vocab)[3].logits, expected));
+                        CHECK(same_bits(ask_all(engine(m, c), eight, d.vocab)[3].logits, expected));
                     }
             }
 }
@@ -121,8 +84,8 @@ TEST_CASE("engine: the same bits on every instruction set of the machine") {
         }
 }
 
-// numerics.h promises this of I8 weights with I8 pages beyond any doubt of floats: every instruction set,
-// thread count, neighbour and chunk.
+// numerics.h promises this for I8 weights with I8 pages: for every instruction set, thread count, set of
+// other requests and chunk size.
 TEST_CASE("engine: I8 models give the same bits everywhere") {
     for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
                                     "micro/deepseek-v2", "micro/deepseek-r1", "tiny-r1"})) {
@@ -140,7 +103,7 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
         for (const char *isa : ds::cpu_isas())
             for (const uint32_t threads : {1u, 2u, 3u})
                 for (const uint32_t chunk : {1u, 7u, 64u, 512u}) {
-                    // slow, and its threads share the others' code
+                    // slow, and its threads run the same code as the others
                     if ((threads > 1 || chunk == 1) && std::string(isa) == "scalar") continue;
                     // a device does not know of them
                     if (golden::device_asked() && (threads != 2 || isa != ds::cpu_isas().front())) continue;
@@ -153,19 +116,19 @@ TEST_CASE("engine: I8 models give the same bits everywhere") {
                     c.step_tokens = chunk;
                     c.max_requests = 1;
                     c.kv_type = DS_KV_DEFAULT;
-                    const std::vector<float> alone = run_one(engine(m, c), r, d.vocab).logits;
+                    const std::vector<float> alone = ask(engine(m, c), r, d.vocab).logits;
                     REQUIRE(alone.size() == 4 * d.vocab);
                     if (expected.empty()) expected = alone;
                     CHECK(same_bits(alone, expected));
                     if (chunk != 64 || threads != 2) continue;
                     c.max_requests = 8;
-                    CHECK(same_bits(run_all(engine(m, c), eight, d.vocab)[3].logits, expected));
+                    CHECK(same_bits(ask_all(engine(m, c), eight, d.vocab)[3].logits, expected));
                 }
     }
 }
 
-// Rounding upward, denormals flushed: set by the host before it calls, in the threads that the engine makes
-// and in those that are the host's own.
+// Rounding upward and flushing denormals, set by the host before its calls, with threads of the engine's own
+// and with the host's.
 TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, and is left as it was") {
     const data d = load("micro/qwen3");
     const model_ptr m = model("micro/qwen3", ds::format::i8);
@@ -177,12 +140,12 @@ TEST_CASE("engine: a host's floating-point mode changes nothing in an I8 model, 
         ds_engine_config c = engine_config();
         c.threads = threads;
         c.kv_type = DS_KV_DEFAULT;
-        const std::vector<float> expected = run_one(engine(m, c), r, d.vocab).logits;
+        const std::vector<float> expected = ask(engine(m, c), r, d.vocab).logits;
         const uint64_t usual = ds::test::float_control();
         std::fesetround(FE_UPWARD);
         const uint64_t odd = ds::test::float_control() | ds::test::flushing;
         ds::test::set_float_control(odd);
-        const std::vector<float> got = run_one(engine(m, c), r, d.vocab).logits;
+        const std::vector<float> got = ask(engine(m, c), r, d.vocab).logits;
         const uint64_t after = ds::test::float_control();
         std::fesetround(FE_TONEAREST);
         ds::test::set_float_control(usual);
@@ -196,7 +159,7 @@ TEST_CASE("engine: ends by token, by length, by context, by stop text") {
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     full_request r = request(prompt);
     {
-        const answer a = run_one(engine(m, engine_config()), r);
+        const answer a = ask(engine(m, engine_config()), r);
         CHECK(a.finish == DS_FINISH_STOP);
         CHECK(a.text.find("</think>") != std::string::npos);
         CHECK(a.text.substr(a.text.size() - 13) == "37 + 85 = 122");
@@ -206,7 +169,7 @@ TEST_CASE("engine: ends by token, by length, by context, by stop text") {
     }
     {
         r.max_new_tokens = 3;
-        const answer a = run_one(engine(m, engine_config()), r);
+        const answer a = ask(engine(m, engine_config()), r);
         CHECK(a.finish == DS_FINISH_LENGTH);
         CHECK(a.tokens.size() == 3);
         r.max_new_tokens = 0;
@@ -214,16 +177,16 @@ TEST_CASE("engine: ends by token, by length, by context, by stop text") {
     {
         ds_engine_config c = engine_config();
         c.context_length = static_cast<uint32_t>(prompt.size()) + 5;
-        const answer a = run_one(engine(m, c), r);
+        const answer a = ask(engine(m, c), r);
         CHECK(a.finish == DS_FINISH_CONTEXT);
         CHECK(a.tokens.size() == 5);
     }
     {
-        const std::string whole = run_one(engine(m, engine_config()), r).text;
+        const std::string whole = ask(engine(m, engine_config()), r).text;
         const char *const stops[] = {"never seen", "write 2"};
         r.stop = stops;
         r.stop_count = 2;
-        const answer a = run_one(engine(m, engine_config()), r);
+        const answer a = ask(engine(m, engine_config()), r);
         CHECK(a.finish == DS_FINISH_STOP);
         CHECK(a.text == whole.substr(0, whole.find("write 2")));
     }
@@ -233,12 +196,12 @@ TEST_CASE("engine: text held back for a stop text comes out when the answer ends
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     full_request r = request(prompt);
-    const std::string whole = run_one(engine(m, engine_config()), r).text;
+    const std::string whole = ask(engine(m, engine_config()), r).text;
     const std::string almost = whole.substr(whole.size() - 6) + "?";
     const char *const stops[] = {almost.c_str()};
     r.stop = stops;
     r.stop_count = 1;
-    CHECK(run_one(engine(m, engine_config()), r).text == whole);
+    CHECK(ask(engine(m, engine_config()), r).text == whole);
 }
 
 TEST_CASE("engine: cancelled while queued, while running, twice, and by a thread that does not step") {
@@ -287,8 +250,8 @@ TEST_CASE("engine: a small pool serves many requests in order, and refuses what 
     const engine_ptr e = engine(m, c);
     full_request r = request(prompt);
     r.max_new_tokens = 100;
-    const answer alone = run_one(engine(m, engine_config()), r);
-    const std::vector<answer> all = run_all(e, {r, r, r}, 512);
+    const answer alone = ask(engine(m, engine_config()), r);
+    const std::vector<answer> all = ask_all(e, {r, r, r});
     for (const answer &a : all) CHECK(a.tokens == alone.tokens);
 
     ds_request_id id;
@@ -316,24 +279,24 @@ TEST_CASE("engine: a draw depends on seed and position only") {
     r.max_new_tokens = 20;
     r.draw.seed = 7;
     const engine_ptr e = engine(m, engine_config());
-    const answer one = run_one(e, r);
+    const answer one = ask(e, r);
     std::vector<full_request> many(5, r);
     many[0].draw.seed = 8;
     many[1].draw.seed = 9;
-    const std::vector<answer> all = run_all(e, many, 512);
+    const std::vector<answer> all = ask_all(e, many);
     for (const size_t i : {2, 3, 4}) CHECK(all[i].tokens == one.tokens);
     CHECK(all[0].tokens != one.tokens);
     CHECK(all[0].tokens != all[1].tokens);
     r.draw.top_k = 1;
     full_request greedy = r;
     greedy.draw.temperature = 0;
-    CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
+    CHECK(ask(e, r).tokens == ask(e, greedy).tokens);
     r.draw.top_k = 0;
     r.draw.top_p = 1e-6f;
-    CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
+    CHECK(ask(e, r).tokens == ask(e, greedy).tokens);
     r.draw.top_p = 0;
     r.draw.min_p = 1;
-    CHECK(run_one(e, r).tokens == run_one(e, greedy).tokens);
+    CHECK(ask(e, r).tokens == ask(e, greedy).tokens);
 }
 
 TEST_CASE("engine: bias and penalties") {
@@ -343,18 +306,19 @@ TEST_CASE("engine: bias and penalties") {
     r.max_new_tokens = 30;
     r.flags = DS_REQUEST_IGNORE_END;
     const engine_ptr e = engine(m, engine_config());
-    const answer plain = run_one(e, r);
+    const answer plain = ask(e, r);
     const ds_logit_bias forbid = {plain.tokens[0], -INFINITY}, force = {300, 1e4f};
     r.draw.logit_bias = &forbid;
     r.draw.logit_bias_count = 1;
-    const answer without = run_one(e, r);
+    const answer without = ask(e, r);
     CHECK(std::count(without.tokens.begin(), without.tokens.end(), plain.tokens[0]) == 0);
     r.draw.logit_bias = &force;
-    for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
-    r.draw.presence_penalty = 1000;  // stronger than what is left between the others, weaker than the bias
-    for (const ds_token t : run_one(e, r).tokens) CHECK(t == 300);
+    for (const ds_token t : ask(e, r).tokens) CHECK(t == 300);
+    // larger than the differences among the other logits, smaller than the bias
+    r.draw.presence_penalty = 1000;
+    for (const ds_token t : ask(e, r).tokens) CHECK(t == 300);
     r.draw.logit_bias_count = 0;
-    const answer fresh = run_one(e, r);  // no token twice, none of the prompt
+    const answer fresh = ask(e, r);  // no token twice, and none of the prompt
     CHECK(std::set<ds_token>(fresh.tokens.begin(), fresh.tokens.end()).size() == fresh.tokens.size());
     for (const ds_token t : fresh.tokens) CHECK(std::count(prompt.begin(), prompt.end(), t) == 0);
 }
@@ -399,7 +363,7 @@ TEST_CASE("engine: four threads submit and cancel while one steps") {
     const engine_ptr e = engine(m, c);
     full_request r = request(prompt);
     r.max_new_tokens = 12;
-    const std::vector<ds_token> expected = run_one(e, r).tokens;
+    const std::vector<ds_token> expected = ask(e, r).tokens;
     std::atomic<int> submitted{0}, left{4};
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t)
@@ -462,10 +426,10 @@ TEST_CASE("engine: a vocabulary-only model makes no engine, an engine outlives i
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
     const engine_ptr kept = engine(m, engine_config());
     m.reset();
-    CHECK(run_one(kept, request(prompt)).text.find("3 + 4 = 7") != std::string::npos);
+    CHECK(ask(kept, request(prompt)).text.find("3 + 4 = 7") != std::string::npos);
 }
 
-TEST_CASE("engine: the memory plan is what is taken") {
+TEST_CASE("engine: an engine allocates what its memory plan says") {
     struct counted {
         uint64_t now = 0, most = 0;
     } count;
@@ -495,13 +459,13 @@ TEST_CASE("engine: the memory plan is what is taken") {
         CHECK(taken >= plan.pages + plan.activations + plan.work);
         CHECK(taken <= plan.total - plan.weights);
         const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
-        run_one(e, request(prompt));
-        CHECK(count.most == taken);  // nothing more while it works
+        ask(e, request(prompt));
+        CHECK(count.most == taken);  // nothing more while it runs
     }
     CHECK(count.now == 0);
 }
 
-TEST_CASE("engine: every allocation that fails is a status, and nothing leaks") {
+TEST_CASE("engine: every failing allocation is a status, and nothing leaks") {
     struct failing {
         int calls = 0, fail_at = 0;
         long live = 0;

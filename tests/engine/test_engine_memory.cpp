@@ -1,7 +1,8 @@
-// The engine and memory: a step allocates nothing; every allocation of submit, fork and cancel that fails
-// leaves the engine as it was; and the soak, many small requests on a tiny pool with everything that may
-// happen to them.
+// The engine and memory: a step allocates nothing; every failing allocation of submit, fork and cancel leaves
+// the engine unchanged; and the soak test, many small requests on a tiny pool with random cancellations,
+// forks and preemptions.
 #include "../support/allocations.h"
+#include "../support/answers.h"
 #include "../support/api.h"
 
 #include <atomic>
@@ -12,18 +13,6 @@
 
 using namespace golden;
 using ds::test::with_failing;
-
-namespace {
-
-std::string text_alone(const engine_ptr &e, const full_request &r) {
-    std::string text;
-    ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    run(e, [&](const ds_event &event) { text.append(event.text, event.text_size); });
-    return text;
-}
-
-}  // namespace
 
 TEST_CASE("engine: a step allocates nothing") {
     for (const char *name : {"tiny-r1", "micro/deepseek-r1"})
@@ -67,7 +56,7 @@ TEST_CASE("engine: a step allocates nothing") {
             while (done < ids.size() && status == DS_OK) {
                 const ds_event *const *events = nullptr;
                 size_t count = 0;
-                // Whatever it would take, it would not get.
+                // Every allocation would fail.
                 in_steps += with_failing(1, true,
                                          [&] { status = ds_engine_step(e.get(), &events, &count, nullptr); });
                 for (size_t i = 0; i < count; ++i)
@@ -86,8 +75,7 @@ TEST_CASE("engine: a step allocates nothing") {
         }
 }
 
-TEST_CASE(
-    "engine: every allocation of submit, fork, cancel and step that fails leaves the engine as it was") {
+TEST_CASE("engine: every failing allocation of submit, fork, cancel and step leaves the engine unchanged") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     ds_engine_config c = engine_config();
@@ -99,7 +87,7 @@ TEST_CASE(
     r.draw.presence_penalty = 0.01f;
     r.timeout_seconds = 1e6;
     r.thought.max_tokens = 20, r.thought.end_text = "Enough.";
-    const std::string expected = text_alone(engine(m, c), r);
+    const std::string expected = ask(engine(m, c), r).text;
     for (const bool ever : {false, true}) {
         const engine_ptr e = engine(m, c);
         std::map<ds_request_id, std::string> texts, before;
@@ -115,7 +103,7 @@ TEST_CASE(
             for (size_t i = 0; i < count; ++i) hear(*events[i]);
         };
         int64_t submitted = 0, forked = 0;
-        for (int64_t n = 1;; ++n) {  // until it takes fewer than n
+        for (int64_t n = 1;; ++n) {  // until it makes fewer than n allocations
             REQUIRE(n < 200);
             ds_request_id one = 0, two = 0;
             ds_status status = DS_OK;
@@ -151,7 +139,7 @@ TEST_CASE(
         CHECK((submitted > 5 && forked > 5));
         const ds_engine_stats s = stats_of(e);
         CHECK((s.pages_free == s.pages_total && s.running == 0 && s.queued == 0));
-        CHECK(text_alone(e, r) == expected);
+        CHECK(ask(e, r).text == expected);
     }
 }
 
@@ -177,9 +165,9 @@ struct asked {
 
 }  // namespace
 
-// DS_SOAK_REQUESTS asks for another number of them.
-TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each says what it "
-          "says alone, and memory stays as it is") {
+// DS_SOAK_REQUESTS sets the number of requests.
+TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none is lost, each answers as it "
+          "does alone, and memory does not grow") {
     const char *wish = std::getenv("DS_SOAK_REQUESTS");
 #if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
     constexpr size_t usual = 100;
@@ -221,7 +209,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
         if (text.empty()) {
             full_request r = make(question, seed);
             r.flags = DS_REQUEST_NO_CACHE;
-            text = text_alone(alone, r);
+            text = ask(alone, r).text;
         }
         return text;
     };
@@ -233,7 +221,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     size_t submitted = 0, forked = 0, ended = 0, cancelled = 0, wrong = 0, idles = 0;
     uint64_t early = 0;
     while (submitted < total || !live.empty()) {
-        const bool pause = random() % 400 == 0;  // let it run dry at times
+        const bool pause = random() % 400 == 0;  // sometimes until no request is left
         while (submitted < total && live.size() < 16 && !pause && random() % 4) {
             ds_request_id id = 0;
             if (!live.empty() && random() % 4 == 0) {
@@ -241,7 +229,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
                 std::advance(at, static_cast<ptrdiff_t>(random() % live.size()));
                 const asked of = at->second;
                 const uint32_t left = most_new - of.tokens;
-                // another one only before anything was drawn
+                // another seed only before the first draw
                 full_request f = make(of.question, of.tokens || random() % 2 ? of.seed : random() % 4);
                 f.max_new_tokens = left;
                 f.priority = static_cast<int32_t>(random() % 3);
@@ -264,21 +252,17 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
             if (ds_engine_cancel(e.get(), at->first, nullptr) == DS_OK) at->second.cancelled = true;
         }
         do {
-            const ds_event *const *events = nullptr;
-            size_t count = 0;
-            MUST(ds_engine_step(e.get(), &events, &count, &err));
-            for (size_t i = 0; i < count; ++i) {
-                const ds_event &event = *events[i];
+            step(e, [&](const ds_event &event) {
                 asked &a = live.at(event.request);
                 a.text.append(event.text, event.text_size);
                 a.tokens += event.type == DS_EVENT_TOKEN;
-                if (event.type != DS_EVENT_DONE) continue;
+                if (event.type != DS_EVENT_DONE) return;
                 ++ended;
                 cancelled += event.finish == DS_FINISH_CANCELLED;
                 if (event.finish == DS_FINISH_CANCELLED) wrong += !a.cancelled;
                 else wrong += a.so_far + a.text != expect(a.question, a.seed);
                 live.erase(event.request);
-            }
+            });
         } while (pause && !live.empty());
         if (live.empty()) {
             const ds_engine_stats s = stats_of(e);
@@ -292,7 +276,7 @@ TEST_CASE("engine: soak: random requests, cancels and forks on a tiny pool: none
     CHECK(wrong == 0);
     CHECK(ended == submitted);
     CHECK((idles > 0 && forked > total / 50 && cancelled > total / 50 && s.cached_tokens > 0));
-    CHECK((s.preemptions > 0 || total < 1000));  // about one in a hundred makes room
+    CHECK((s.preemptions > 0 || total < 1000));  // about one in a hundred is preempted
 #if !defined(DS_THREAD_SANITIZER) && !defined(DS_ADDRESS_SANITIZER)
     CHECK(late < early + (4u << 20));
 #endif
@@ -313,7 +297,7 @@ TEST_CASE("engine: four threads submit, fork and cancel on a tiny pool while one
     full_request r = request(prompt);
     r.max_new_tokens = 40;
     r.flags = DS_REQUEST_IGNORE_END;
-    const std::string expected = text_alone(e, r);
+    const std::string expected = ask(e, r).text;
     std::atomic<int> submitted{0}, left{4};
     std::vector<std::thread> threads;
     for (uint32_t t = 0; t < 4; ++t)

@@ -1,5 +1,6 @@
-// An engine that several threads use at once: forks of requests that end meanwhile, waiting for work, and the
-// chat call, which has the engine for itself.
+// An engine used by several threads at the same time: forks of requests that end meanwhile, waiting for work,
+// and the chat call, which needs the engine for itself.
+#include "../support/answers.h"
 #include "../support/api.h"
 
 #include <atomic>
@@ -26,7 +27,7 @@ int append(void *to, const char *text, size_t n) {
     return 0;
 }
 
-// Threads that are running or waiting; the scene ends however a check does.
+// Threads that are joined even when a check ends the case.
 struct threads {
     std::vector<std::thread> list;
     ~threads() {
@@ -42,18 +43,17 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
     full_request r = request(prompt);
     r.max_new_tokens = 40;
-    const char *stop[] = {"qqqq"};  // never said, but text is held back for it
+    const char *stop[] = {"qqqq"};  // never generated, but text is held back for it
     r.stop = stop, r.stop_count = 1;
     r.draw.presence_penalty = 0.001f;
-    // A fork's own, which it takes long to make ready for: so long is what it has copied to be its own, while
-    // the other goes on.
+    // Stop texts of a fork that take long to copy, so that the other request continues meanwhile.
     std::vector<std::string> long_stops;
     std::vector<const char *> fork_stops = {stop[0]};
     for (int i = 0; i < 60; ++i) long_stops.push_back("qq" + std::string(1000, static_cast<char>('A' + i)));
     for (const std::string &text : long_stops) fork_stops.push_back(text.c_str());
 
-    std::map<ds_request_id, std::string> texts;
-    std::mutex mutex;  // of what follows
+    listener l;
+    std::mutex mutex;  // protects what follows
     std::vector<ds_request_id> known;
     struct parentage {
         ds_request_id fork, of;
@@ -62,16 +62,9 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
     const int rounds = sanitized ? 12 : 200;
     std::atomic<bool> over{false};
     std::atomic<int> refused{0}, strange{0};
-    const auto step = [&] {
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t k = 0; k < count; ++k)
-            texts[events[k]->request].append(events[k]->text, events[k]->text_size);
-    };
     {
         threads t;
-        const struct ender {  // also when a check ends this thread's part
+        const struct ender {  // also when a check ends the case
             std::atomic<bool> &over;
             ~ender() { over = true; }
         } at_last{over};
@@ -97,39 +90,37 @@ TEST_CASE("engine: forks of requests that end meanwhile are whole, or refused") 
         for (int i = 0; i < rounds; ++i) {
             ds_request_id id = 0;
             ds_status submitted;
-            // forks have filled the queue
-            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) step();
+            // the queue is full of forks
+            while ((submitted = ds_engine_submit(e.get(), &r, &id, nullptr)) == DS_ERR_BUSY) l.step(e);
             REQUIRE(submitted == DS_OK);
             {
                 const std::lock_guard lock(mutex);
                 known.push_back(id);
             }
-            for (int s = 0; s < 6; ++s) step();
+            for (int s = 0; s < 6; ++s) l.step(e);
             if (i % 3 == 0 && ds_engine_cancel(e.get(), id, nullptr) != DS_OK) ++refused;
-            while (stats_of(e).queued > 40) step();
+            while (stats_of(e).queued > 40) l.step(e);
         }
     }
-    run(e, [&](const ds_event &event) { texts[event.request].append(event.text, event.text_size); });
+    l.run(e);
     CHECK(strange == 0);
     CHECK(!forks.empty());
     CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
-    // Greedy answers go on as their originals do: what a fork said is in the one answer that there is.
+    // Greedy forks continue as their parents do, so a fork's text is part of the one possible answer.
     const engine_ptr alone = engine(m, shared_config());
     r.max_new_tokens = 60;
-    ds_request_id id;
-    std::string text;
-    MUST(ds_engine_submit(alone.get(), &r, &id, &err));
-    run(alone, [&](const ds_event &event) { text.append(event.text, event.text_size); });
+    const std::string text = ask(alone, r).text;
     size_t said = 0;
     for (const parentage &f : forks) {
-        CAPTURE(texts[f.fork]);
-        CHECK(text.find(texts[f.fork]) != std::string::npos);
-        said += texts[f.fork].size();
+        const std::string &of_fork = l.answers[f.fork].text;
+        CAPTURE(of_fork);
+        CHECK(text.find(of_fork) != std::string::npos);
+        said += of_fork.size();
     }
     CHECK(said > 0);
 }
 
-TEST_CASE("engine: waiting for work ends with work, with its time, and when it is woken") {
+TEST_CASE("engine: waiting for work ends with work, at its timeout, and when it is woken") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, shared_config());
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
@@ -148,12 +139,12 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
     check_argument("work", [&](ds_error *x) { return ds_engine_wait(e.get(), 0, nullptr, x); });
     check_argument("engine", [&](ds_error *x) { return ds_engine_wake(nullptr, x); });
 
-    MUST(ds_engine_wake(e.get(), &err));  // nobody waits: the next one does not
+    MUST(ds_engine_wake(e.get(), &err));  // no thread waits, so the next wait returns immediately
     MUST(ds_engine_wait(e.get(), INFINITY, &work, &err));
     CHECK(work == 0);
 
-    // A thread that steps while there is work and waits when there is none, until it is told to go; requests
-    // come from others.
+    // One thread steps while there is work and waits when there is none, until it is stopped. Others submit
+    // requests.
     std::atomic<bool> over{false};
     std::atomic<int> ended{0}, failed{0};
     {
@@ -173,7 +164,7 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
             MUST(ds_engine_submit(e.get(), &r, &id, &err));
             if (i % 4 == 3) (void)ds_engine_cancel(e.get(), id, nullptr);
             if (i % 5 == 4)
-                while (ended <= i) std::this_thread::yield();  // it goes to wait again
+                while (ended <= i) std::this_thread::yield();  // until it waits again
         }
         while (ended < 20 && !failed) std::this_thread::yield();
         over = true;
@@ -182,7 +173,7 @@ TEST_CASE("engine: waiting for work ends with work, with its time, and when it i
     CHECK((ended == 20 && failed == 0));
 }
 
-TEST_CASE("engine: the chat call has the engine for itself, and says how it ended") {
+TEST_CASE("engine: the chat call has the engine for itself, and reports how it ended") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, shared_config());
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
@@ -199,16 +190,16 @@ TEST_CASE("engine: the chat call has the engine for itself, and says how it ende
         std::string text;
     } s{&e, &other, DS_OK, DS_OK, 7, 0, ""};
     const auto busy = [](void *user, const char *text, size_t n) {
-        auto *s = static_cast<scene *>(user);
-        std::thread([s] {  // any other thread
+        auto &here = *static_cast<scene *>(user);
+        std::thread other_thread([&here] {
             ds_request_id id = 0;
-            s->submitted = ds_engine_submit(s->e->get(), s->r, &id, nullptr);
-            s->forked = ds_engine_fork(s->e->get(), 1, nullptr, &id, nullptr);
-            (void)ds_engine_wait(s->e->get(), 0, &s->waited, nullptr);
-        })
-            .join();
-        s->text.append(text, n);
-        return ++s->pieces == 4 ? 1 : 0;
+            here.submitted = ds_engine_submit(here.e->get(), here.r, &id, nullptr);
+            here.forked = ds_engine_fork(here.e->get(), 1, nullptr, &id, nullptr);
+            (void)ds_engine_wait(here.e->get(), 0, &here.waited, nullptr);
+        });
+        other_thread.join();
+        here.text.append(text, n);
+        return ++here.pieces == 4 ? 1 : 0;
     };
     MUST(ds_engine_chat(e.get(), &ask, 1, nullptr, busy, &s, &result, &err));
     CHECK((s.submitted == DS_ERR_STATE && s.forked == DS_ERR_STATE && s.waited == 0 && s.pieces == 4));
@@ -227,11 +218,11 @@ TEST_CASE("engine: the chat call has the engine for itself, and says how it ende
     text.clear();
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((result.finish == DS_FINISH_LENGTH && result.thinking_tokens + result.answer_tokens == 3));
-    few.thought.mode = DS_THINKING_OFF;  // no thought is opened, and no tag is said
+    few.thought.mode = DS_THINKING_OFF;  // no thought is opened and no tag generated
     text.clear();
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((text.find("think>") == std::string::npos && !text.empty() && result.thinking_tokens == 0));
-    result.struct_size = 16;  // an earlier version's: the reason alone
+    result.struct_size = 16;  // an earlier version's size: only the reason fits
     result.prompt_tokens = 99;
     MUST(ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, &err));
     CHECK((result.finish == DS_FINISH_LENGTH && result.prompt_tokens == 99));
@@ -240,7 +231,7 @@ TEST_CASE("engine: the chat call has the engine for itself, and says how it ende
         return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, &result, x);
     });
     ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &other, &id, &err));  // it is free again
+    MUST(ds_engine_submit(e.get(), &other, &id, &err));  // the engine is free again
     check_fails(DS_ERR_STATE, "other requests", [&](ds_error *x) {
         return ds_engine_chat(e.get(), &ask, 1, &few, append, &text, nullptr, x);
     });

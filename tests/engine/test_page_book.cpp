@@ -1,5 +1,5 @@
-// The page book: pages are conserved, contents are found by tokens, predecessor and client and by nothing
-// less, and the least recently used go first, a page never before those that follow it.
+// The page book: pages are conserved; contents are found only by equal tokens, predecessor and client; and
+// the least recently used page is evicted first, but never before pages that follow it.
 #include "../../llm/engine/pages.h"
 
 #include <doctest/doctest.h>
@@ -19,7 +19,7 @@ std::vector<int32_t> tokens(int32_t first, int64_t n = page_positions) {
     return t;
 }
 
-// A sequence of full pages, entered one after the other; those already known are shared.
+// Enters a sequence of full pages in order; pages already known are shared.
 std::vector<int32_t> enter_all(page_book &b, uint64_t client,
                                const std::vector<std::vector<int32_t>> &contents) {
     std::vector<int32_t> pages;
@@ -35,8 +35,8 @@ std::vector<int32_t> enter_all(page_book &b, uint64_t client,
 
 }  // namespace
 
-TEST_CASE(
-    "page book: the lowest free page is taken; memory comes as it is needed, and goes where nobody is") {
+TEST_CASE("page book: the lowest free page is taken; memory is committed when needed, and released where no "
+          "page is used") {
     int64_t memory = 0;
     page_book b(100, {&memory, [](void *user, int64_t pages) {
                           return *static_cast<int64_t *>(user) = (pages + 9) / 10 * 10;
@@ -52,7 +52,7 @@ TEST_CASE(
     const uint32_t generation = b.generation(9);
     b.drop(some);
     CHECK((b.take() == 3 && b.take() == 9 && b.take() == 17 && b.take() == 25));
-    CHECK(b.generation(9) != generation);  // who knew it before knows another
+    CHECK(b.generation(9) != generation);  // a reference to the old content no longer matches
     b.drop(std::vector<int32_t>{25});
     CHECK(b.shrink() == 25);
     b.drop(std::vector<int32_t>{24, 10});
@@ -61,7 +61,7 @@ TEST_CASE(
     CHECK((b.usable() == 30 && b.free() == 75));
 }
 
-TEST_CASE("page book: without memory it takes what is kept, and then nothing") {
+TEST_CASE("page book: without memory it evicts cached pages, and then fails") {
     int64_t most = 2;
     page_book b(10, {&most, [](void *user, int64_t) { return *static_cast<int64_t *>(user); }});
     const std::vector<int32_t> a = enter_all(b, 0, {tokens(0)});
@@ -69,7 +69,7 @@ TEST_CASE("page book: without memory it takes what is kept, and then nothing") {
     CHECK(second == 1);
     CHECK(b.take() == -1);
     b.drop(a);
-    CHECK((b.kept() == 1 && b.available() == 9));
+    CHECK((b.cached() == 1 && b.available() == 9));
     CHECK(b.take() == 0);
     CHECK((b.find(0, -1, tokens(0).data()) == -1 && b.take() == -1));
     most = 10;
@@ -100,26 +100,26 @@ TEST_CASE("page book: contents are found under their client, after their predece
     CHECK(b.match(7, one[2], tokens(400)).page == part);
     CHECK(b.match(7, one[2], tokens(400)).count == 5);
     const int32_t less = b.take();
-    CHECK(b.enter(less, 7, one[2], tokens(400, 3)) == part);  // nothing new
+    CHECK(b.enter(less, 7, one[2], tokens(400, 3)) == part);  // already known
     CHECK(!b.entered(less));
 }
 
-TEST_CASE("page book: the least recently used page goes first, and never one that others follow") {
+TEST_CASE("page book: the least recently used page is evicted first, and never one that others follow") {
     page_book b(6, {});
     const std::vector<int32_t> one = enter_all(b, 0, {tokens(0), tokens(100), tokens(200)}),
                                two = enter_all(b, 0, {tokens(0), tokens(500)});
     b.drop(one);
     b.drop(two);
-    CHECK((b.kept() == 4 && b.free() == 2));
+    CHECK((b.cached() == 4 && b.free() == 2));
     CHECK(two[0] == one[0]);
-    b.take(), b.take();         // what was free
+    b.take(), b.take();         // the free pages
     CHECK(b.take() == one[2]);  // then the ends of sequences
     CHECK(b.find(0, one[0], tokens(100).data()) == one[1]);
     CHECK(b.take() == one[1]);
     CHECK(b.find(0, one[0], tokens(500).data()) == two[1]);
     b.hold(two[0]);
     b.hold(two[1]);
-    CHECK((b.kept() == 0 && b.take() == -1));
+    CHECK((b.cached() == 0 && b.take() == -1));
     b.drop(two);
     CHECK(b.forget(1) == 1);
     CHECK((b.find(0, -1, tokens(0).data()) == one[0] && b.find(0, one[0], tokens(500).data()) == -1));
@@ -128,7 +128,7 @@ TEST_CASE("page book: the least recently used page goes first, and never one tha
     CHECK(b.find(0, -1, tokens(0).data()) == -1);
 }
 
-TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no other goes on from it") {
+TEST_CASE("page book: a sequence is forgotten except for pages in use and pages that another continues") {
     page_book b(10, {});
     std::vector<int32_t> all;
     for (const int32_t start : {0, 100, 200}) {
@@ -142,23 +142,23 @@ TEST_CASE("page book: a sequence is forgotten as far as nobody holds it and no o
     CHECK(b.find_all(7, all) == one);
     CHECK(b.find_all(7, std::span(all).first(191)).size() == 2);
     CHECK(b.find_all(8, all).empty());
-    CHECK(b.forget(7, all) == 0);  // all is held
+    CHECK(b.forget(7, all) == 0);  // all pages are in use
     b.drop({&part, 1}), b.drop(one), b.drop(two);
-    CHECK(b.kept() == 5);
+    CHECK(b.cached() == 5);
     CHECK(b.forget(8, all) == 0);
     CHECK(b.forget(7, all) == 0);  // five more are known after it
     for (const int32_t t : tokens(400, 5)) all.push_back(t);
     CHECK(b.forget(7, std::span(all).first(196)) == 0);
-    CHECK(b.forget(7, all) == 3);  // the first page is the other's, too
+    CHECK(b.forget(7, all) == 3);  // the first page belongs to the other too
     CHECK((b.find_all(7, all).size() == 1 && b.find(7, two[0], tokens(500).data()) == two[1]));
     all.resize(64);
     for (const int32_t t : tokens(500)) all.push_back(t);
     CHECK(b.forget(7, all) == 2);
-    CHECK((b.kept() == 0 && b.free() == 10));
+    CHECK((b.cached() == 0 && b.free() == 10));
 }
 
-// Against a map from whole contents to pages: what is found is right, and nothing is forgotten while there
-// are free pages.
+// Compared with a map from whole contents to pages: found pages are right, and nothing is evicted while pages
+// are free.
 TEST_CASE("page book: random sequences against a map of their contents") {
     std::mt19937 random(1);
     int64_t forgotten = 0;
@@ -170,7 +170,7 @@ TEST_CASE("page book: random sequences against a map of their contents") {
             std::vector<int32_t> starts, pages;
         };
         std::vector<held> live;
-        // by page: client and the contents of all up to it
+        // of each page: the client and the contents up to it
         std::map<int32_t, std::pair<uint64_t, std::vector<int32_t>>> holds;
         for (int step = 0; step < 3000; ++step) {
             if (random() % 2 && !live.empty()) {
@@ -202,13 +202,13 @@ TEST_CASE("page book: random sequences against a map of their contents") {
                 }
                 if (!h.pages.empty()) live.push_back(h);
             }
-            if (random() % 16 == 0) {  // of what is held nothing goes
+            if (random() % 16 == 0) {  // pages in use are never evicted
                 std::vector<int32_t> sequence;
                 for (int i = 0; i < 3; ++i)
                     for (const int32_t t : tokens(static_cast<int32_t>(random() % 3) * 1000))
                         sequence.push_back(t);
-                const int64_t before = b.kept(), freed = b.forget(random() % 2, sequence);
-                CHECK(b.kept() + freed == before);
+                const int64_t before = b.cached(), freed = b.forget(random() % 2, sequence);
+                CHECK(b.cached() + freed == before);
                 forgotten += freed;
             }
             int64_t used = 0;

@@ -1,6 +1,5 @@
-// Where a sequence's pages lie is nobody's business: in random places among other people's bytes, and moved
-// between two steps, they give the same bits of logits. Steps are run directly, since an engine chooses its
-// pages itself.
+// The indices of a sequence's pages do not matter: in random order among foreign bytes, and moved between two
+// steps, they give the same bits of logits. Steps are run directly, since an engine chooses its own pages.
 #include "../support/golden.h"
 
 #include "../../ggml-cpu/cpu.h"
@@ -22,19 +21,19 @@ struct paged {
     runner steps;
     std::vector<int32_t> table;  // the pages of the one sequence, in order
 
-    paged(const model &m, const char *isa, std::vector<int32_t> table)
-        : m(m), layout(make_page_layout(*m.architecture, m.h, format::i8)),
+    paged(const model &of, const char *isa, std::vector<int32_t> pages_in_order)
+        : m(of), layout(make_page_layout(*m.architecture, m.h, format::i8)),
           pages(layout.page_bytes * pool, '\x7f'),
           steps(m, layout,
                 {.rows = rows,
                  .logits = rows,
                  .sequences = 1,
-                 .sequence_pages = static_cast<int64_t>(table.size()),
+                 .sequence_pages = static_cast<int64_t>(pages_in_order.size()),
                  .pool_pages = pool},
                 cpu_backend({.threads = 2, .isa = isa}), {}, pages.data()),
-          table(std::move(table)) {}
+          table(std::move(pages_in_order)) {}
 
-    // Positions first to first + n, whose logits are appended.
+    // Runs positions first to first + n and appends their logits.
     void step(const std::vector<ds_token> &ids, int64_t first, int64_t n, std::vector<float> &logits) {
         for (int64_t i = 0; i < n; ++i) {
             const auto row = static_cast<size_t>(i);
@@ -53,7 +52,7 @@ struct paged {
         logits.insert(logits.end(), out, out + n * m.h.vocab);
     }
 
-    // Puts the sequence's page i where `to` was, which gets the other's bytes.
+    // Moves the sequence's page i to index `to` and swaps the bytes.
     void move(size_t i, int32_t to) {
         char *const a = pages.data() + static_cast<size_t>(table[i]) * layout.page_bytes,
                     *const b = pages.data() + static_cast<size_t>(to) * layout.page_bytes;

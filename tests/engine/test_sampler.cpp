@@ -1,5 +1,5 @@
-// The sampler against double arithmetic that shares no code with it: which tokens are left after each filter,
-// how often each is drawn, what penalties and biases make of a logit, and what is refused.
+// The sampler against double arithmetic that shares no code with it: the tokens left after each filter, how
+// often each is drawn, penalties and biases, and refused settings.
 #include "../../llm/engine/sampler.h"
 #include "../../tensor/numerics.h"
 
@@ -27,7 +27,7 @@ std::vector<float> random_logits(size_t n, unsigned seed, float spread = 2) {
     return out;
 }
 
-// The distribution that a draw follows, by softmax in double and the filters as deepseek.h words them.
+// The distribution that a draw follows: softmax in double, and the filters as deepseek.h defines them.
 std::vector<double> expected(const std::vector<float> &logits, const sampling &s) {
     std::vector<size_t> order(logits.size());
     std::iota(order.begin(), order.end(), size_t{0});
@@ -52,8 +52,8 @@ std::vector<double> expected(const std::vector<float> &logits, const sampling &s
     return out;
 }
 
-// Pearson's statistic over `draws` positions; tokens that are rare are taken together. Beyond six standard
-// deviations is a mistake, not chance.
+// Pearson's chi-squared statistic over `draws` positions, with rare tokens pooled. More than six standard
+// deviations is an error rather than chance.
 void check_frequencies(const std::vector<float> &logits, const sampling &s, int draws) {
     sampler one(logits.size());
     const std::vector<double> p = expected(logits, s);
@@ -76,7 +76,7 @@ void check_frequencies(const std::vector<float> &logits, const sampling &s, int 
     const int freedom = groups - 1;
     INFO("chi-square " << statistic << " with " << freedom << " degrees of freedom");
     CHECK(statistic <= freedom + 6 * std::sqrt(2.0 * std::max(freedom, 1)));
-    // draws that follow too well are no draws
+    // too good a fit means that the draws are not random
     if (freedom > 4) CHECK(statistic >= freedom - 6 * std::sqrt(2.0 * freedom));
 }
 
@@ -190,7 +190,7 @@ TEST_CASE("sampler: penalties and biases against double arithmetic") {
                      {}, i) != 1);
 }
 
-TEST_CASE("sampler: what is not a number is refused, minus infinity is not") {
+TEST_CASE("sampler: NaN and infinity are refused, minus infinity is not") {
     for (const float bad :
          {inf, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()})
         for (const size_t place : {size_t{0}, size_t{3}, size_t{9}}) {
@@ -203,7 +203,7 @@ TEST_CASE("sampler: what is not a number is refused, minus infinity is not") {
                                      0);
                       }) == status::numeric);
             CHECK(refusal([&] { one.log_sum(logits.data()); }) == status::numeric);
-            // a ban does not hide that the model is broken
+            // a ban does not hide a broken model
             CHECK(refusal([&] {
                       one.choose(logits.data(), with([&](sampling &s) {
                                      s.bias = {{static_cast<token_id>(place), -inf}};
@@ -223,7 +223,7 @@ TEST_CASE("sampler: what is not a number is refused, minus infinity is not") {
           }) == status::numeric);
 }
 
-TEST_CASE("sampler: the smallest temperatures are as 0, the largest are nearly even") {
+TEST_CASE("sampler: the smallest temperatures act as 0, the largest give a nearly even distribution") {
     const std::vector<float> logits = random_logits(30, 6);
     const token_id best = choose(logits, {});
     for (const float t : {1e-45f, 1e-39f, 1e-38f, 1e-20f, 1e-4f})
@@ -260,8 +260,9 @@ TEST_CASE("sampler: log-probabilities against double") {
     CHECK(all.size() == 2);
 }
 
-// A draw is a function of logits, parameters, seed and position: nothing of one choice is left for the next.
-TEST_CASE("sampler: the same again, in any order, by another sampler") {
+// A draw is a function of logits, parameters, seed and position: no state carries over from one choice to the
+// next.
+TEST_CASE("sampler: the same draws in any order and by another sampler") {
     const std::vector<float> logits = random_logits(500, 8), other = random_logits(500, 9);
     const sampling s = with([](sampling &x) { x.seed = 42, x.top_p = 0.98f; });
     sampler a(500), b(500);
@@ -276,14 +277,14 @@ TEST_CASE("sampler: the same again, in any order, by another sampler") {
     for (uint64_t i = 0; i < 300; ++i)
         same += forward[i] ==
                 a.choose(logits.data(), with([](sampling &x) { x.seed = 43, x.top_p = 0.98f; }), nullptr, i);
-    CHECK(same < 60);  // another seed is another draw
+    CHECK(same < 60);  // another seed gives other draws
 }
 
-// ---- The leading logits alone
+// ---- Choices from the leading logits alone
 
 namespace {
 
-// What a device says of a row: sorted by another way than the sampler's.
+// A device's candidates of a row, sorted by another method than the sampler's.
 struct leading_row {
     std::vector<float> logits;
     std::vector<token_id> tokens;
@@ -302,7 +303,7 @@ struct leading_row {
 
 }  // namespace
 
-TEST_CASE("sampler: the leading logits choose what all logits choose, or say that they do not know") {
+TEST_CASE("sampler: the leading logits choose what all logits choose, or report that they are not enough") {
     std::mt19937 random(5);
     const auto pick = [&](auto list) { return *(list.begin() + random() % list.size()); };
     size_t known = 0, unknown = 0;
@@ -345,7 +346,7 @@ TEST_CASE("sampler: the leading logits choose what all logits choose, or say tha
     CHECK(unknown > 500);
 }
 
-TEST_CASE("sampler: which settings the leading logits are enough for") {
+TEST_CASE("sampler: settings for which the leading logits are enough") {
     const std::vector<float> logits = random_logits(20000, 3, 3);
     sampler one(logits.size());
     const auto known = [&](std::function<void(sampling &)> set, std::span<const token_id> not_these = {}) {
@@ -366,9 +367,10 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
     CHECK(known([](sampling &s) { s.min_p = 0.1f, s.presence_penalty = 0.1f; }) == 100);
     // as often as the draw falls on one of them
     CHECK(known([](sampling &s) { s.temperature = 0.3f; }) > 90);
-    // what is not known weighs nothing
+    // logits that are not known have no weight
     CHECK(known([](sampling &s) { s.temperature = 0.02f, s.frequency_penalty = 0.1f; }) == 100);
-    // The whole row: what may raise a logit; more tokens than there are; a share of a sum that is not known.
+    // The whole row is needed for settings that may raise a logit, for more tokens than there are candidates,
+    // and for a share of an unknown sum.
     CHECK(known([](sampling &s) { s.temperature = 0, s.bias = {{7, 0.5f}}; }) == 0);
     CHECK(known([](sampling &s) { s.temperature = 0, s.repetition_penalty = 0.9f; }) == 0);
     CHECK(known([](sampling &s) { s.temperature = 0, s.presence_penalty = -0.1f; }) == 0);
@@ -379,13 +381,13 @@ TEST_CASE("sampler: which settings the leading logits are enough for") {
     CHECK(known([](sampling &s) { s.top_p = 0.9f; }, {&row.tokens[0], 1}) == 0);
     CHECK(known([](sampling &s) { s.temperature = 0; }, row.tokens) == 0);
     leading_logits none = row.view;
-    none.numbers = false;
+    none.finite = false;
     CHECK(refusal([&] { one.choose(none, {}, nullptr, 0); }) == status::numeric);
 }
 
-TEST_CASE("sampler: a logit that weighs nothing has none below it that weighs something") {
-    // Weights end at exp(x) = 2^-41; every float around that, from where all weigh something to where none
-    // does.
+TEST_CASE("sampler: below a logit of weight zero all have weight zero") {
+    // Weights become zero at exp(x) = 2^-41. Tries every float around that, from where all weights are
+    // positive to where all are zero.
     int64_t before = 1;
     for (uint32_t u = bits_of(-28.3f); u <= bits_of(-28.6f); ++u) {
         const int64_t w = sampling_weight(float_of(u), 0.0f, 1.0f);

@@ -1,5 +1,5 @@
-// The scheduler without a model: how a step is divided; random events, of which every promise is checked
-// against pages that remember what was written to them; a seeded load; fairness.
+// The scheduler without a model: how a step is divided; random events, after which every guarantee is checked
+// against pages that record what was written to them; a seeded load; fairness.
 #include "../../llm/engine/scheduler.h"
 #include "../support/sanitizers.h"
 
@@ -28,22 +28,22 @@ int64_t logits_of(const std::vector<step_share> &shares) {
     return n;
 }
 
-void check_share(const step_wish &w, const step_share &s) {
+void check_share(const step_demand &w, const step_share &s) {
     CHECK(s.rows >= 0);
     CHECK(s.rows <= w.rows);
     if (w.all_logits) CHECK(s.logits == s.rows);
-    // only the last row of all is followed by a choice
+    // only the last row of a prompt has logits
     else CHECK(s.logits == (s.rows > 0 && s.rows == w.rows ? 1 : 0));
 }
 
 }  // namespace
 
-TEST_CASE("scheduler: random wishes keep within the budgets, and somebody gets on") {
+TEST_CASE("scheduler: random wishes stay within the budgets, and some request makes progress") {
     std::mt19937 random(1);
-    std::vector<step_share> shares(3);  // what it held before does not matter
+    std::vector<step_share> shares(3);  // its old content is ignored
     for (int round = 0; round < 20000; ++round) {
-        std::vector<step_wish> wishes(random() % 12);
-        for (step_wish &w : wishes)
+        std::vector<step_demand> wishes(random() % 12);
+        for (step_demand &w : wishes)
             w = {static_cast<int64_t>(random() % 3 == 0   ? 1
                                       : random() % 3 == 0 ? 0
                                                           : random() % 300),
@@ -56,7 +56,7 @@ TEST_CASE("scheduler: random wishes keep within the budgets, and somebody gets o
         CHECK(logits_of(shares) <= logits);
         for (size_t i = 0; i < wishes.size(); ++i) check_share(wishes[i], shares[i]);
         const bool wished =
-            std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
+            std::any_of(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows > 0; });
         CHECK((rows_of(shares) > 0) == wished);
     }
 }
@@ -65,10 +65,10 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
     std::mt19937 random(2);
     std::vector<step_share> shares;
     for (int round = 0; round < 5000; ++round) {
-        std::vector<step_wish> wishes(1 + random() % 10);
-        for (step_wish &w : wishes) w = {static_cast<int64_t>(random() % 2 ? 1 : 2 + random() % 50), false};
+        std::vector<step_demand> wishes(1 + random() % 10);
+        for (step_demand &w : wishes) w = {static_cast<int64_t>(random() % 2 ? 1 : 2 + random() % 50), false};
         const int64_t answers =
-            std::count_if(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows == 1; });
+            std::count_if(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows == 1; });
         const int64_t rows = static_cast<int64_t>(wishes.size()) + static_cast<int64_t>(random() % 60),
                       logits = static_cast<int64_t>(wishes.size());
         divide_step(wishes, rows, logits, shares);
@@ -78,16 +78,16 @@ TEST_CASE("scheduler: answers first, then prompts in order of submission") {
                 CHECK(shares[i].rows == 1);
                 continue;
             }
-            // an earlier prompt never leaves room for a later one while it wants more
+            // a later prompt gets rows only when the earlier ones want no more
             CHECK(shares[i].rows == std::min(left, wishes[i].rows));
             left -= shares[i].rows;
         }
     }
 }
 
-TEST_CASE("scheduler: with few rows of logits prompts go ahead up to their last row, and wait there") {
+TEST_CASE("scheduler: with few rows of logits prompts advance up to their last row, and wait there") {
     std::vector<step_share> shares;
-    const step_wish wishes[] = {{10, false}, {1, false}, {5, false}, {7, true}};
+    const step_demand wishes[] = {{10, false}, {1, false}, {5, false}, {7, true}};
     divide_step(wishes, 100, 1, shares);
     CHECK((shares[1].rows == 1 && shares[1].logits == 1));
     CHECK((shares[0].rows == 9 && shares[0].logits == 0));
@@ -99,8 +99,8 @@ TEST_CASE("scheduler: with few rows of logits prompts go ahead up to their last 
     CHECK(shares.empty());
 }
 
-// Requests come with prompts and answers of any length; each must be done after as many steps as there are
-// rows in all, whatever the budgets.
+// Requests with prompts and answers of any length. With any budgets, each must end within as many steps as
+// there are rows in total.
 TEST_CASE("scheduler: every request ends") {
     struct simulated {
         int64_t left, answer;
@@ -119,10 +119,10 @@ TEST_CASE("scheduler: every request ends") {
             bound += r.left + r.answer;
         }
         int64_t steps = 0;
-        std::vector<step_wish> wishes(requests.size());
+        std::vector<step_demand> wishes(requests.size());
         const auto wish = [&] {
             for (size_t i = 0; i < requests.size(); ++i) wishes[i] = {requests[i].left, requests[i].score};
-            return std::any_of(wishes.begin(), wishes.end(), [](const step_wish &w) { return w.rows > 0; });
+            return std::any_of(wishes.begin(), wishes.end(), [](const step_demand &w) { return w.rows > 0; });
         };
         for (; wish() && steps <= bound; ++steps) {
             divide_step(wishes, rows, logits, shares);
@@ -145,7 +145,7 @@ namespace {
         if (!(condition)) throw std::logic_error(#condition);                                                \
     } while (0)
 
-// A fast generator, so that the checks are what takes the time.
+// A fast generator, so that the checks dominate the time.
 struct dice {
     uint64_t s;
     explicit dice(uint64_t seed) : s(seed * 0x9e3779b97f4a7c15ull + 1) {}
@@ -157,8 +157,8 @@ struct dice {
 struct simulated_request {
     task j;
     std::vector<int32_t> tokens;
-    std::vector<uint64_t> meaning;  // of each position: a hash of the client and all tokens up to it
-    int64_t left = 0;               // tokens of the answer to come
+    std::vector<uint64_t> meaning;  // of each position, a hash of the client and all tokens up to it
+    int64_t left = 0;               // tokens of the answer still to come
     uint64_t steps = 0;
 
     simulated_request() { j.owner = this; }
@@ -172,7 +172,7 @@ struct simulated_request {
     }
 };
 
-// A host of requests on a pool whose pages remember what was written to each place.
+// Requests on a pool whose pages record what was written to each position.
 class world {
 public:
     uint64_t events = 0, ended = 0, found = 0, preempted = 0, forks = 0, copies = 0, parts = 0;
@@ -182,7 +182,7 @@ public:
         sizes_.running = 1 + dice_.below(7);
         sizes_.rows = sizes_.running + dice_.below(dice_.one_in(2) ? 10 : 200);
         sizes_.logits = 1 + dice_.below(sizes_.rows);
-        // so many collisions that only contents tell pages apart
+        // with so many collisions only the contents distinguish pages
         if (dice_.one_in(4)) sizes_.hash_mask = dice_.one_in(2) ? 0 : 3;
         memory_ = dice_.one_in(2) ? 0 : sizes_.pages;
         page_source source;
@@ -206,7 +206,7 @@ public:
         }
     }
 
-    // Without new requests all end, each after no more steps than all of them have positions.
+    // Without new requests all end, within as many steps as they have positions in total.
     void drain() {
         failing_ = false;
         int64_t bound = 2;
@@ -226,8 +226,8 @@ private:
         return memory_ = std::min(sizes_.pages, pages + dice_.below(4));
     }
 
-    // Prompts begin with parts of a few texts; tokens are few, so that pages agree in their first places by
-    // chance too.
+    // Prompts begin with parts of a few texts. The alphabet is small, so that pages also agree in their first
+    // positions by chance.
     void submit() {
         auto r = std::make_unique<simulated_request>();
         const int64_t most = sizes_.pages * page_positions;
@@ -278,7 +278,7 @@ private:
         simulated_request &r = *live_[static_cast<size_t>(i)];
         scheduler_->end(r.j);
         if (dice_.one_in(8)) scheduler_->end(r.j);  // idempotent
-        HOLDS(r.j.at == task::place::outside && r.j.pages.empty() && r.j.slot == -1);
+        HOLDS(r.j.state == task_state::outside && r.j.pages.empty() && r.j.slot == -1);
         HOLDS(r.tokens.data() == r.j.tokens && r.tokens.size() == static_cast<size_t>(r.j.length));
         std::swap(live_[static_cast<size_t>(i)], live_.back());
         live_.pop_back();
@@ -312,9 +312,9 @@ private:
         for (task *j : scheduler_->running())
             if (!oldest || j->age < oldest->age) oldest = j;
         const step_plan &p = scheduler_->plan();
-        HOLDS(!oldest || oldest->at == task::place::running);
+        HOLDS(!oldest || oldest->state == task_state::running);
         preempted += p.preempted.size();
-        found += static_cast<uint64_t>(p.found);
+        found += static_cast<uint64_t>(p.cached);
         copies += p.copies.size();
         parts += p.parts.size();
         for (const page_copy &c : p.copies) {
@@ -323,18 +323,18 @@ private:
         }
         HOLDS(p.rows <= sizes_.rows && p.logits <= sizes_.logits);
         HOLDS(p.rows > 0 || p.starved || live_.empty());
-        const bool computed = !dice_.one_in(40);  // or stopped half way: what was written is worth nothing
+        const bool computed = !dice_.one_in(40);  // or stopped halfway, and what was written is void
         for (const step_part &part : p.parts) run(part);
         if (computed)
             for (const step_part &part : p.parts) done(part);
         if (++since_audit_ >= 16 || live_.empty()) audit();
     }
 
-    // What the rows read is what they should, and nobody else holds what they write.
+    // Checks that rows read the right contents, and that no other request holds the pages that they write.
     void run(const step_part &part) {
         task &j = *part.who;
         const std::vector<uint64_t> &meaning = of(j).meaning;
-        HOLDS(j.at == task::place::running && part.rows > 0 && part.first == j.computed &&
+        HOLDS(j.state == task_state::running && part.rows > 0 && part.first == j.computed &&
               part.first + part.rows <= j.length);
         HOLDS(static_cast<int64_t>(j.pages.size()) >= pages_for(part.first + part.rows) &&
               static_cast<int64_t>(j.pages.size()) <= pages_for(j.max_length));
@@ -372,9 +372,9 @@ private:
         std::fill(mark_.begin(), mark_.end(), 0);
         int64_t waiting = 0, running = 0;
         for (const auto &r : live_) {
-            waiting += r->j.at == task::place::waiting;
-            running += r->j.at == task::place::running;
-            HOLDS((r->j.at == task::place::waiting) == r->j.pages.empty());
+            waiting += r->j.state == task_state::waiting;
+            running += r->j.state == task_state::running;
+            HOLDS((r->j.state == task_state::waiting) == r->j.pages.empty());
             for (const int32_t page : r->j.pages) ++mark_[static_cast<size_t>(page)];
         }
         HOLDS(waiting == scheduler_->waiting() &&
@@ -384,7 +384,7 @@ private:
             HOLDS(book.holders(static_cast<int32_t>(p)) == mark_[static_cast<size_t>(p)]);
             held += mark_[static_cast<size_t>(p)] > 0;
         }
-        HOLDS(held + book.available() == sizes_.pages && book.kept() >= 0 && book.free() >= 0);
+        HOLDS(held + book.available() == sizes_.pages && book.cached() >= 0 && book.free() >= 0);
     }
 
     dice dice_;
@@ -400,8 +400,8 @@ private:
 
 }  // namespace
 
-// DS_SCHEDULER_EVENTS asks for another number of them.
-TEST_CASE("scheduler: random events keep every promise") {
+// DS_SCHEDULER_EVENTS sets the number of events.
+TEST_CASE("scheduler: random events keep every guarantee") {
     const char *asked = std::getenv("DS_SCHEDULER_EVENTS");
 #if defined(DS_ADDRESS_SANITIZER) || defined(DS_THREAD_SANITIZER) || defined(__aarch64__)
     constexpr uint64_t usual = 300000;
@@ -427,12 +427,12 @@ TEST_CASE("scheduler: random events keep every promise") {
            forks > events / 200));
 }
 
-// ---- A seeded load, fairness, and the order in which jobs start and make room
+// ---- A seeded load, fairness, and the order of starts and preemptions
 
 namespace {
 
-// Jobs of given lengths on one scheduler; every token is another, so that nobody finds anything but what it
-// computed itself.
+// Jobs of given lengths on one scheduler. All tokens differ, so that a job finds only pages that it computed
+// itself.
 struct bench_of_jobs {
     scheduler s;
     std::vector<std::unique_ptr<simulated_request>> all;
@@ -499,7 +499,7 @@ std::vector<lengths> drawn(std::mt19937_64 &random, size_t n) {
     return out;
 }
 
-// 30 % of what the 64 largest need.
+// 30 % of the pages that the 64 largest need.
 int64_t pool_for(std::vector<lengths> list) {
     std::sort(list.begin(), list.end(),
               [](const lengths &a, const lengths &b) { return a.prompt + a.answer > b.prompt + b.answer; });
@@ -512,14 +512,14 @@ constexpr int64_t step_time(int64_t rows) { return 10000 + 5 * rows; }  // micro
 
 }  // namespace
 
-TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobody makes room more than four "
-          "times") {
+TEST_CASE("scheduler: a load of 1.2 times the service rate: no request is lost, and none is preempted more "
+          "than four times") {
     for (const auto &[seed, running] : {std::pair(1, 64), {2, 256}, {3, 256}, {4, 512}}) {
         std::mt19937_64 random(static_cast<uint64_t>(seed));
         const std::vector<lengths> sample = drawn(random, 10000);
-        // with more that may run the pool is what is short
+        // with a higher limit of running requests the pool is the bottleneck
         const scheduler_sizes sizes{running, 1 << 20, 512, running, pool_for(sample)};
-        // The service rate: what ends in a second while more than enough wait.
+        // The service rate: requests that end in a second while the queue never empties.
         bench_of_jobs full(sizes);
         for (size_t i = 0; i < 600; ++i) full.add(sample[i].prompt, sample[i].answer);
         int64_t time = 0;
@@ -553,20 +553,20 @@ TEST_CASE("scheduler: a load of 1.2 times the service rate: nobody is lost, nobo
         CHECK(load.ended == static_cast<int64_t>(load.all.size()));
         CHECK(load.s.pages().available() == sizes.pages);
         CHECK(most <= 4);
-        CHECK(waiting > 10);  // there was a backlog
+        CHECK(waiting > 10);  // a backlog builds up
         MESSAGE(running << " may run: " << load.all.size() << " requests at " << 1.2 * rate << "/s on "
                         << sizes.pages << " pages, " << steps << " steps; " << once << " made room, " << times
                         << " times in all, " << most << " at most; " << waiting << " waited at most");
     }
 }
 
-TEST_CASE("scheduler: by priority, then deadline, then what the client had, then age; nobody overtakes a "
-          "request that waits for pages") {
+TEST_CASE("scheduler: by priority, then deadline, then the client's service, then age; no request overtakes "
+          "one that waits for pages") {
     bench_of_jobs b({1, 100, 64, 1, 40});
     const size_t first = b.add(10, 5, 1);
     b.step();
     b.add(10, 2, 1);          // 1: its client has been served
-    b.add(10, 2, 2);          // 2: of one that has not
+    b.add(10, 2, 2);          // 2: of a client that has not
     b.add(10, 2, 1, 3);       // 3: of a higher priority
     b.add(10, 2, 1, 3, 900);  // 4: and with a deadline
     b.add(10, 2, 1, 3, 800);  // 5: an earlier one
@@ -577,15 +577,15 @@ TEST_CASE("scheduler: by priority, then deadline, then what the client had, then
     bench_of_jobs c({4, 100, 64, 4, 4});
     c.add(100, 20);  // two pages
     c.step();
-    c.add(130, 20);  // three: must wait
+    c.add(130, 20);  // three pages: must wait
     c.add(5, 2);     // would fit
     c.step();
-    CHECK((c[1].at == task::place::waiting && c[2].at == task::place::waiting));
+    CHECK((c[1].state == task_state::waiting && c[2].state == task_state::waiting));
     while (c.ended < 3) c.step();
     CHECK(c.started == std::vector<uint64_t>{0, 1, 2});
 }
 
-TEST_CASE("scheduler: a pool that holds all requests to their end runs all of them at once") {
+TEST_CASE("scheduler: a pool that holds all requests to their end runs all of them together") {
     for (const auto &[prompt, answer] : {std::pair(1, 41), {60, 60}, {64, 64}, {200, 2}}) {
         bench_of_jobs b({16, 100, 4096, 16, 16 * pages_for(prompt + answer)});
         for (int i = 0; i < 16; ++i) b.add(prompt, answer);
@@ -596,7 +596,7 @@ TEST_CASE("scheduler: a pool that holds all requests to their end runs all of th
     }
 }
 
-TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or runs") {
+TEST_CASE("scheduler: passed deadlines are reported, of waiting and of running requests") {
     bench_of_jobs b({1, 100, 64, 1, 40});
     b.add(10, 50, 0, 0, 100);
     b.add(10, 50, 0, 0, 50);
@@ -610,19 +610,19 @@ TEST_CASE("scheduler: a deadline that has passed is told, of whoever waits or ru
     b.s.end(b[0]);
     CHECK(b.s.expired(std::numeric_limits<int64_t>::max() - 1) == nullptr);
     b.step();
-    CHECK(b[2].at == task::place::running);
+    CHECK(b[2].state == task_state::running);
 }
 
-TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; who did comes back first, "
-          "with all its pages, and finds most of them") {
+TEST_CASE("scheduler: preemption takes the lowest priority, never the oldest request; a preempted one "
+          "resumes first, with all its pages, and finds most of them cached") {
     bench_of_jobs b({3, 100, 256, 3, 7});
     const size_t oldest = b.add(100, 200, 0, -5), second = b.add(60, 130, 0, 1), third = b.add(60, 130, 0, 0);
     b.step();
-    CHECK(b.s.running().size() == 3);  // 2 + 1 + 1 pages, and then they grow
+    CHECK(b.s.running().size() == 3);  // 2 + 1 + 1 pages at first
     const size_t late = b.add(10, 5, 0, 0);
     while (b[third].preemptions + b[second].preemptions + b[oldest].preemptions == 0) b.step();
     CHECK((b[oldest].preemptions == 0 && b[second].preemptions == 0 && b[third].preemptions == 1));
-    CHECK((b[third].at == task::place::waiting && b[third].pages.empty()));
+    CHECK((b[third].state == task_state::waiting && b[third].pages.empty()));
     const int64_t length = b[third].length;
     while (b[third].starts < 2) b.step();
     CHECK(b[third].length >= length);
@@ -631,8 +631,8 @@ TEST_CASE("scheduler: who makes room: of the lowest priority, never the oldest; 
     CHECK(b.s.pages().available() == 7);
 }
 
-TEST_CASE("scheduler: clients with a backlog get equal service, whatever the size of their requests; nobody "
-          "waits for one that has none") {
+TEST_CASE("scheduler: clients with a backlog get equal service, whatever the size of their requests, and "
+          "none waits for a client without one") {
     const scheduler_sizes sizes{4, 1000, 64, 4, 200};
     bench_of_jobs b(sizes);
     const lengths of[] = {{400, 200}, {20, 10}, {5, 300}};
@@ -649,9 +649,9 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
             apart = std::max(apart, std::abs(b.s.service(client) - b.s.service(0)));
     }
     CHECK(b.s.service(0) > 40000);
-    CHECK(apart <= 2 * 4 * (400 + 2 * 200));  // the paper's bound: twice what fits a batch
+    CHECK(apart <= 2 * 4 * (400 + 2 * 200));  // the paper's bound: twice the service of a full batch
 
-    // A client that comes late has no claim on the time before; one that is alone gets everything.
+    // A late client has no claim on earlier service. A client that is alone gets everything.
     bench_of_jobs late(sizes);
     for (int i = 0; i < 40; ++i) late.add(100, 50, 1);
     for (int step = 0; step < 300; ++step) {
@@ -664,8 +664,8 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
     CHECK(late.s.service(2) == before);
 }
 
-TEST_CASE("scheduler: of clients without a request as many are remembered as there is room for, those that "
-          "had most") {
+TEST_CASE("scheduler: of clients without a request those with the most service are remembered, up to the "
+          "table's size") {
     bench_of_jobs b(scheduler_sizes{4, 1000, 64, 4, 200});
     b.add(10, 10, 0, -1);  // which nobody lets begin: whoever had more has had more than it
     b.add(500, 100, 1);
@@ -681,7 +681,7 @@ TEST_CASE("scheduler: of clients without a request as many are remembered as the
     CHECK(b.s.service(1) >= 600);
 }
 
-TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are computed, and copies the one "
+TEST_CASE("scheduler: a fork shares its parent's pages, waits while they are computed, and copies the page "
           "that both write") {
     bench_of_jobs b({4, 100, 64, 4, 40});
     const size_t parent = b.add(200, 40);
@@ -701,12 +701,12 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     const size_t other = b.add(10, 2);
     for (int step = 0; step < 3; ++step) {
         b.step();
-        CHECK((b[one].at == task::place::waiting && b[two].at == task::place::waiting));
+        CHECK((b[one].state == task_state::waiting && b[two].state == task_state::waiting));
     }
-    CHECK(b[other].starts == 1);  // it does not wait for those that wait for others
+    CHECK(b[other].starts == 1);  // it does not wait for requests that wait for others
     b.step();                     // the last rows of the parent's prompt
     const step_plan &p = b.s.plan();
-    CHECK((b[one].at == task::place::running && b[two].at == task::place::running));
+    CHECK((b[one].state == task_state::running && b[two].state == task_state::running));
     CHECK((b[one].computed == 199 && b[two].computed == 199));
     REQUIRE(p.copies.size() == 2);
     for (const size_t i : {one, two}) {
@@ -717,10 +717,10 @@ TEST_CASE("scheduler: a fork shares its parent's pages, waits while these are co
     CHECK(b[one].pages[3] != b[two].pages[3]);
     CHECK(p.copies[0].from == b[parent].pages[3]);
     b.apply(p);
-    const size_t third = fork(b[parent].length);  // of an answer on its way
+    const size_t third = fork(b[parent].length);  // of an unfinished answer
     b.step();
     // one was computed meanwhile
-    CHECK((b[third].at == task::place::running && b[third].found == b[parent].length - 2));
+    CHECK((b[third].state == task_state::running && b[third].cached == b[parent].length - 2));
     b.s.end(b[parent]);
     b.ended++;
     while (b.ended < 5) b.step();

@@ -1,7 +1,8 @@
-// Sessions: what is restored goes on with the same bits, under its client only; files that are damaged, cut
-// short or another model's are refused and change nothing; and neither a full disk nor missing memory loses a
-// page.
+// Sessions: a restored session continues with the same bits, and only for its client. Files that are damaged,
+// truncated or of another model are refused and change nothing. Neither a full disk nor lack of memory loses
+// a page.
 #include "../support/allocations.h"
+#include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/files.h"
 
@@ -22,28 +23,13 @@ using ds::test::write_bytes;
 
 namespace {
 
-struct answer {
-    std::vector<ds_token> tokens;
-    std::vector<float> logits;
-    uint64_t cached = 0;
-    ds_finish finish = DS_FINISH_NONE;
-};
-
 answer ask(const engine_ptr &e, const std::vector<ds_token> &prompt, uint32_t n, size_t vocab,
            uint64_t client = 0, uint32_t flags = 0) {
     full_request r = request(prompt);
     r.flags = flags | DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
     r.max_new_tokens = n;
     r.client_id = client;
-    ds_request_id id;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    answer a;
-    run(e, [&](const ds_event &event) {
-        if (event.type == DS_EVENT_TOKEN) a.tokens.push_back(event.token);
-        if (event.logits) a.logits.insert(a.logits.end(), event.logits, event.logits + vocab);
-        if (event.type == DS_EVENT_DONE) a.cached = event.cached_tokens, a.finish = event.finish;
-    });
-    return a;
+    return ask(e, r, vocab);
 }
 
 size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std::string &path,
@@ -54,7 +40,7 @@ size_t save(const engine_ptr &e, const std::vector<ds_token> &tokens, const std:
     return positions;
 }
 
-// Positions; the tokens must be these.
+// Returns the restored positions, and checks the tokens.
 size_t restore(const engine_ptr &e, const std::string &path, const std::vector<ds_token> &tokens,
                uint64_t client = 0) {
     std::vector<ds_token> got(tokens.size());
@@ -83,7 +69,7 @@ ds_engine_config small(uint64_t pages) {
     return c;
 }
 
-// A model, a session of three full pages and some tokens more, and an engine in which it is restored or not.
+// A model, a session of three full pages and a few tokens, and an empty engine to restore it into.
 struct scene {
     temp_dir d;
     std::string path = d / "session";
@@ -110,8 +96,8 @@ struct scene {
 
 }  // namespace
 
-TEST_CASE("session: restored, it goes on with the same bits, whatever pages it has and however the other "
-          "engine is made") {
+TEST_CASE("session: restored, it continues with the same bits for every type of pages and in an engine with "
+          "other settings") {
     const temp_dir d;
     for (const char *name : {"tiny-r1", "micro/deepseek-r1"}) {
         CAPTURE(name);
@@ -127,7 +113,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
             {
                 const engine_ptr e = engine(m, c);
                 expected = ask(e, ids, 16, g.vocab, 0, DS_REQUEST_NO_CACHE);
-                CHECK(save(e, ids, path) == 0);  // the tokens alone
+                CHECK(save(e, ids, path) == 0);  // only the tokens: no page is cached
                 CHECK(ask(e, ids, 1, g.vocab, 3).cached == 0);
                 CHECK(save(e, ids, path, 3) == 128);
             }
@@ -139,7 +125,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
             const engine_ptr e = engine(m, c);
             CHECK(restore(e, path, ids, 9) == 128);
             const answer other = ask(e, ids, 16, g.vocab, 3), a = ask(e, ids, 16, g.vocab, 9);
-            CHECK(other.cached == 0);  // of another client
+            CHECK(other.cached == 0);  // another client's
             CHECK(a.cached == 128);
             for (const answer *x : {&other, &a}) {
                 CHECK(x->tokens == expected.tokens);
@@ -149,7 +135,7 @@ TEST_CASE("session: restored, it goes on with the same bits, whatever pages it h
     }
 }
 
-TEST_CASE("session: without pages only its tokens are saved; a whole page at the end is used, too") {
+TEST_CASE("session: without pages only its tokens are saved; a full page at the end is used too") {
     scene s;
     const std::vector<ds_token> few = first(s.ids, 63), whole = first(s.ids, 128);
     CHECK(save(s.e, few, s.path) == 0);
@@ -165,7 +151,7 @@ TEST_CASE("session: without pages only its tokens are saved; a whole page at the
     CHECK(same_bits(a.logits, expected.logits));
 }
 
-TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") {
+TEST_CASE("session: spilled and back: forgetting frees pages that no other sequence needs") {
     scene s;
     std::vector<ds_token> talk = s.ids;
     const answer a = ask(s.e, talk, 30, s.vocab);
@@ -173,7 +159,7 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
     talk.insert(talk.end(), a.tokens.begin(), a.tokens.end());
     const uint64_t kept = stats_of(s.e).pages_cached;
     CHECK(kept == 4);
-    // another known sequence goes on from there: this one
+    // another known sequence continues from there: this one
     CHECK(forget(s.e, first(talk, 100)) == 0);
     CHECK(forget(s.e, talk, 5) == 0);
     CHECK(save(s.e, talk, s.path) == 192);
@@ -181,7 +167,7 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
     CHECK(s.untouched());
     CHECK(restore(s.e, s.path, talk) == 192);
     CHECK(stats_of(s.e).pages_cached == 3);
-    CHECK(restore(s.e, s.path, talk) == 192);  // they are there
+    CHECK(restore(s.e, s.path, talk) == 192);  // they are cached already
     CHECK(stats_of(s.e).pages_cached == 3);
     const answer again = ask(s.e, talk, 8, s.vocab),
                  expected = ask(s.e, talk, 8, s.vocab, 0, DS_REQUEST_NO_CACHE);
@@ -193,14 +179,14 @@ TEST_CASE("session: spilled and back: forgetting frees what nobody else needs") 
     branch.insert(branch.end(), 70, talk[5]);
     ask(s.e, branch, 1, s.vocab);
     const uint64_t before = stats_of(s.e).pages_cached;
-    // but two pages, which the branch of two more goes on from
+    // all but two pages, which the branch continues with two more
     CHECK(forget(s.e, talk) == before - 4);
     CHECK(stats_of(s.e).pages_cached == 4);
     CHECK(forget(s.e, branch) == 4);
     CHECK(s.untouched());
 }
 
-TEST_CASE("session: pages that a request holds stay, and are saved while it runs") {
+TEST_CASE("session: pages that a request holds are not freed, and can be saved while it runs") {
     scene s;
     full_request r = request(s.ids);
     r.flags = DS_REQUEST_IGNORE_END;
@@ -215,14 +201,15 @@ TEST_CASE("session: pages that a request holds stay, and are saved while it runs
     CHECK(restore(s.e, s.path, s.ids) == 192);
     CHECK(stats_of(s.e).pages_cached == 0);
     run(s.e, [](const ds_event &) {});
-    CHECK(forget(s.e, s.ids) == 0);  // the answer goes on from it, in the last page
+    CHECK(forget(s.e, s.ids) == 0);  // the answer continues it in the last page
     CHECK(stats_of(s.e).pages_cached == 4);
     MUST(ds_engine_trim(s.e.get(), 0, &err));
     CHECK(restore(s.e, s.path, s.ids) == 192);
     CHECK(ask(s.e, s.ids, 1, s.vocab).cached == 192);
 }
 
-TEST_CASE("session: in a pool with less room the beginning is restored, in place of what was kept before") {
+TEST_CASE(
+    "session: in a pool with less room only the beginning is restored, in place of older cached pages") {
     const scene s;
     const std::vector<ds_token> other(100, 7);
     const answer expected = ask(s.e, s.ids, 2, s.vocab);
@@ -242,26 +229,26 @@ TEST_CASE("session: in a pool with less room the beginning is restored, in place
     CHECK(restore(e, s.path, s.ids) == 128);  // two pages are in use
     CHECK((stats_of(e).pages_cached == 2 && stats_of(e).pages_free == 2));
     run(e, [](const ds_event &) {});
-    CHECK(restore(e, s.path, s.ids) == 192);  // and now there is room
+    CHECK(restore(e, s.path, s.ids) == 192);  // now pages are free
     const answer a = ask(e, s.ids, 2, s.vocab);
     CHECK(a.cached == 192);
     CHECK(same_bits(a.logits, expected.logits));
     CHECK(stats_of(e).pages_free == 4);
 }
 
-// ---- Files that are not right
+// ---- Invalid files
 
 namespace {
 
-// A session file that can be changed, and made to look whole again.
+// A session file that can be changed, with its checksums recomputed.
 struct forged {
     std::string bytes;
     session_header h;
 
     explicit forged(std::string b) : bytes(std::move(b)) { std::memcpy(&h, bytes.data(), sizeof h); }
     size_t page_at(size_t i) const { return sizeof h + h.tokens * 4 + i * (h.page_bytes + 8); }
-    // Where the scales of pages of i8 are in page i: of each layer's keys, and then of its values, behind
-    // their integers.
+    // Offsets of the scales in i8 page i: each layer's keys and then its values have theirs after their
+    // integers.
     std::vector<size_t> scales_at(size_t i) const {
         std::vector<size_t> out;
         size_t at = page_at(i);
@@ -290,7 +277,7 @@ struct forged {
     }
 };
 
-// It is refused, and nothing has changed.
+// Checks that the file is refused and that nothing changes.
 void refused(const scene &s, const std::string &bytes, const std::string &part,
              ds_status expected = DS_ERR_FORMAT) {
     const std::string path = s.d / "wrong";
@@ -312,7 +299,7 @@ void refused(const scene &s, const std::string &bytes, const std::string &part,
 
 }  // namespace
 
-TEST_CASE("session: hundreds of files with a bit turned, a stretch of noise, or cut short are refused") {
+TEST_CASE("session: hundreds of files with a flipped bit, a range of noise, or truncated are refused") {
     const scene s;
     const std::string whole = file_bytes(s.path);
     const forged f(whole);
@@ -342,17 +329,17 @@ TEST_CASE("session: hundreds of files with a bit turned, a stretch of noise, or 
         for (int i = 0; i < 60; ++i) refused(s, turned(f.page_at(page) + random() % f.h.page_bytes), name);
         for (size_t i = 0; i < 8; ++i) refused(s, turned(f.page_at(page) + f.h.page_bytes + i), name);
     }
-    for (int i = 0; i < 60; ++i) {  // noise over a stretch
+    for (int i = 0; i < 60; ++i) {  // noise over a range
         std::string bytes = whole;
         const size_t at = random() % bytes.size(),
                      n = 1 + random() % std::min<size_t>(bytes.size() - at, 3000);
         for (size_t k = at; k < at + n; ++k) bytes[k] = static_cast<char>(random());
         if (bytes != whole) refused(s, bytes, "", at >= 8 && at < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
     }
-    CHECK(restore(s.e, s.path, s.ids) == 192);  // and this one is taken
+    CHECK(restore(s.e, s.path, s.ids) == 192);  // the intact file is accepted
 }
 
-TEST_CASE("session: headers that are whole, and say what cannot be") {
+TEST_CASE("session: headers with a valid checksum and impossible values") {
     const scene s;
     const std::string whole = file_bytes(s.path);
     const auto says = [&](const std::string &part, ds_status status,
@@ -396,7 +383,7 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
         std::memcpy(f.bytes.data() + sizeof f.h + 4 * 199, &t, sizeof t);
         refused(s, f.with_all_sums(), "tokens[199]: is " + std::to_string(t));
     }
-    forged f(whole);  // two pages in each other's place, with their sums
+    forged f(whole);  // two pages swapped, with their checksums
     std::swap_ranges(f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(1)),
                      f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)),
                      f.bytes.begin() + static_cast<ptrdiff_t>(f.page_at(2)));
@@ -409,7 +396,8 @@ TEST_CASE("session: headers that are whole, and say what cannot be") {
     refused(s, std::string(5000, '\0'), "magic");
 }
 
-TEST_CASE("session: what a forged file says with good checksums is computed with, and harms nobody") {
+TEST_CASE(
+    "session: forged pages with valid checksums are computed with, and do no harm beyond their requests") {
     for (const ds_kv_type kv : {DS_KV_F32, DS_KV_F16, DS_KV_INT8}) {
         const scene s(kv);
         const std::string whole = file_bytes(s.path), path = s.d / "forged";
@@ -422,7 +410,7 @@ TEST_CASE("session: what a forged file says with good checksums is computed with
                                                 : round == 1 ? '\x7f'
                                                 : round == 2 ? '\x80'
                                                              : static_cast<char>(random());
-            for (size_t i = 0; kv == DS_KV_INT8 && i < f.h.pages; ++i)  // any scales that a page can have
+            for (size_t i = 0; kv == DS_KV_INT8 && i < f.h.pages; ++i)  // any scales that a page may hold
                 for (const size_t at : f.scales_at(i))
                     f.put(at, round == 0   ? 0.0f
                               : round == 1 ? 2.6e36f
@@ -441,7 +429,7 @@ TEST_CASE("session: what a forged file says with good checksums is computed with
     }
 }
 
-TEST_CASE("session: scales that no page can have are refused, and named") {
+TEST_CASE("session: scales that no page can hold are refused by name") {
     constexpr float inf = std::numeric_limits<float>::infinity();
     for (const char *name : {"micro/qwen2", "micro/deepseek-r1"}) {
         CAPTURE(name);
@@ -457,7 +445,7 @@ TEST_CASE("session: scales that no page can have are refused, and named") {
                     forged f(whole);
                     f.put(scales[k], x);
                     const char *const part =
-                        k / half % 2 ? (latent ? "turned keys" : "values") : (latent ? "latents" : "keys");
+                        k / half % 2 ? (latent ? "rotated keys" : "values") : (latent ? "latents" : "keys");
                     refused(s, f.with_all_sums(),
                             "pages[" + std::to_string(page) + "]: layer " + std::to_string(k / (2 * half)) +
                                 ": scales of the " + part + "[" + std::to_string(k % half) + "]: is ");
@@ -467,9 +455,9 @@ TEST_CASE("session: scales that no page can have are refused, and named") {
     }
 }
 
-// 0xf1da5a3b948d505d: of version 1 since it is there. It is made once, and what saving takes does not depend
-// on the metadata.
-TEST_CASE("session: the fingerprint of a model stays what it was, and saving does not make it again") {
+// 0xf1da5a3b948d505d is the fingerprint by version 1 of the format. It is computed once, so the time to save
+// does not depend on the metadata.
+TEST_CASE("session: the fingerprint of a model does not change, and saving does not compute it again") {
     const temp_dir d;
     const auto saved = [&](const model_ptr &m) {
         const engine_ptr e = engine(m, small(4));
@@ -521,7 +509,7 @@ TEST_CASE("session: another model, other pages or other positions are refused") 
     CHECK(restore(engine(from_memory.model, same), s.path, s.ids) == 192);
 }
 
-TEST_CASE("session: a checksum does not depend on how the bytes are cut") {
+TEST_CASE("session: a checksum does not depend on how the bytes are split") {
     std::mt19937 random(7);
     std::string bytes(300, '\0');
     for (char &c : bytes) c = static_cast<char>(random());
@@ -536,7 +524,7 @@ TEST_CASE("session: a checksum does not depend on how the bytes are cut") {
     }
 }
 
-TEST_CASE("session: the checksum sees every bit, every word and every length") {
+TEST_CASE("session: the checksum depends on every bit, the order of words and the length") {
     std::mt19937_64 random(2);
     for (size_t n = 1; n <= 130; ++n) {
         std::string bytes(n, '\0');
@@ -559,9 +547,9 @@ TEST_CASE("session: the checksum sees every bit, every word and every length") {
     }
 }
 
-// ---- The machine says no
+// ---- Failures of memory and files
 
-TEST_CASE("session: every allocation of save, restore and forget that fails leaves the engine usable and its "
+TEST_CASE("session: every failing allocation of save, restore and forget leaves the engine usable and its "
           "pages conserved") {
     const scene s;
     const std::string before = file_bytes(s.path);
@@ -592,17 +580,17 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
         } c{s, tokens, count, positions, freed};
         const auto restored = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_restore_session(c.s.e.get(), c.s.path.c_str(), 0, c.tokens.data(), 200,
-                                                 &c.count, &c.positions, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_restore_session(in.s.e.get(), in.s.path.c_str(), 0, in.tokens.data(), 200,
+                                                 &in.count, &in.positions, nullptr);
             },
             &c, [&] { CHECK((s.untouched() && count == 0)); });
         CHECK((positions == 192 && count == 200 && tokens == s.ids));
         const auto saved = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_save_session(c.s.e.get(), c.tokens.data(), 200, 0, c.s.path.c_str(),
-                                              &c.positions, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_save_session(in.s.e.get(), in.tokens.data(), 200, 0, in.s.path.c_str(),
+                                              &in.positions, nullptr);
             },
             &c, [&] { CHECK((s.d.entries() == 1 && file_bytes(s.path) == before)); });
         CHECK((s.d.entries() == 1 && file_bytes(s.path) == before));
@@ -611,8 +599,8 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
         CHECK(restore(s.e, s.path, s.ids) == 192);
         const auto forgotten = sweep(
             [](void *u) {
-                auto &c = *static_cast<context *>(u);
-                return ds_engine_forget_session(c.s.e.get(), c.tokens.data(), 200, 0, &c.freed, nullptr);
+                auto &in = *static_cast<context *>(u);
+                return ds_engine_forget_session(in.s.e.get(), in.tokens.data(), 200, 0, &in.freed, nullptr);
             },
             &c, [&] { CHECK(stats_of(s.e).pages_cached == 3); });
         CHECK((freed == 3 && s.untouched()));
@@ -620,7 +608,7 @@ TEST_CASE("session: every allocation of save, restore and forget that fails leav
     }
 }
 
-TEST_CASE("session: a host's allocator that gives nothing more") {
+TEST_CASE("session: a host's allocator that is exhausted") {
     const scene s;
     static bool empty;
     empty = false;
@@ -691,7 +679,7 @@ TEST_CASE("session: paths that cannot be written or read") {
     CHECK(count == 9);
 }
 
-TEST_CASE("session: arguments, a buffer that is too small, and the step's turn") {
+TEST_CASE("session: arguments, a buffer that is too small, and calls during a step") {
     const scene s;
     ds_engine *const e = s.e.get();
     const ds_token *const ids = s.ids.data();
@@ -757,15 +745,15 @@ TEST_CASE("session: arguments, a buffer that is too small, and the step's turn")
     ds_engine_config c = small(8);
     c.kv_type = DS_KV_F16;
     c.trace_user = &seen;
-    c.trace = [](void *user, const ds_step_trace *) {  // inside a step
+    c.trace = [](void *user, const ds_step_trace *) {  // called inside a step
         auto &x = *static_cast<decltype(seen) *>(user);
-        const std::vector<ds_token> &ids = x.s->ids;
+        const std::vector<ds_token> &all = x.s->ids;
         std::vector<ds_token> room(200);
         size_t n = 0;
-        x.save = ds_engine_save_session(x.e, ids.data(), 200, 0, x.s->path.c_str(), nullptr, nullptr);
+        x.save = ds_engine_save_session(x.e, all.data(), 200, 0, x.s->path.c_str(), nullptr, nullptr);
         x.restore =
             ds_engine_restore_session(x.e, x.s->path.c_str(), 0, room.data(), 200, &n, nullptr, nullptr);
-        x.forget = ds_engine_forget_session(x.e, ids.data(), 200, 0, nullptr, nullptr);
+        x.forget = ds_engine_forget_session(x.e, all.data(), 200, 0, nullptr, nullptr);
         ++x.calls;
     };
     const engine_ptr traced = engine(s.m, c);

@@ -1,6 +1,7 @@
-// Thinking: which text is thought, however tokens cut it; and budgets, which are exact. The pure part is held
-// against a reference that sees the whole text at once, the engine's against its own unlimited answers on
-// tiny-r1, whose vocabulary is also respelled so that tags are split and share tokens.
+// Thinking: which text is thought, however tokens split it, and budgets, which are exact. The parser is
+// compared with a reference that sees the whole text. The engine is compared with its own unlimited answers
+// on tiny-r1, also with a vocabulary that is respelled so that tags are split and share tokens.
+#include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/problems.h"
 
@@ -21,7 +22,7 @@ namespace {
 
 constexpr ds_token think_open = 482, think_close = 483;  // of tiny-r1
 
-// What the whole text means, by the header's words: [before, thought, answer].
+// The parts of a whole text as defined in deepseek.h: [before, thought, answer].
 struct meaning {
     std::string before, thought, answer;
 };
@@ -37,7 +38,7 @@ meaning meaning_of(const std::string &text, think_state from) {
     return {text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)};
 }
 
-// Pieces, joined where they are of one channel.
+// Pieces; adjacent ones of the same channel are joined.
 struct piece {
     bool thinking;
     std::string text;
@@ -65,13 +66,14 @@ std::string random_text(std::mt19937 &random) {
                                         "<thi",    "nk>",      "a", "\n",       " ",
                                         "é",       "</think",  ">", "<<think>", "</</think>"};
     std::string out;
-    for (unsigned n = random() % 9; n > 0; --n) out += parts[random() % std::size(parts)];
+    for (unsigned n = static_cast<unsigned>(random() % 9); n > 0; --n)
+        out += parts[random() % std::size(parts)];
     return out;
 }
 
 }  // namespace
 
-TEST_CASE("thinking: text has its channel, however it is cut into tokens and released") {
+TEST_CASE("thinking: text has its channel, however it is split into tokens and released") {
     std::mt19937 random(1);
     for (int round = 0; round < 20000; ++round) {
         const std::string text = random_text(random);
@@ -103,7 +105,7 @@ TEST_CASE("thinking: text has its channel, however it is cut into tokens and rel
     }
 }
 
-TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no other text is") {
+TEST_CASE("thinking: where the vocabulary has the tags as tokens, no other text counts as a tag") {
     const think_tags tags = {think_open, think_close};
     struct {
         think_state from;
@@ -116,7 +118,7 @@ TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no o
         {think_state::start, {{1, "<think>"}, {think_close, "</think>"}}, {{false, "<think></think>"}}},
         {think_state::start, {{1, "\n "}, {think_open, "<think>"}}, {{false, "\n "}, {true, "<think>"}}},
         {think_state::start, {{1, "a"}, {think_open, "<think>"}, {2, "b"}}, {{false, "a<think>b"}}},
-        // half a character before
+        // part of a character before the tag
         {think_state::start, {{think_open, "\uFFFD<think>"}, {2, "b"}}, {{false, "\uFFFD<think>b"}}},
         {think_state::thinking,
          {{think_open, "<think>"}, {think_close, "\uFFFD</think>"}, {2, "b"}},
@@ -143,7 +145,7 @@ TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no o
         for (size_t i = 0; i < got.list.size(); ++i)
             CHECK((got.list[i].thinking == c.expected[i].thinking && got.list[i].text == c.expected[i].text));
     }
-    // tags that are control tokens have no text, and count
+    // tags that are control tokens have no text but count
     channel_cutter silent(tags, think_state::start);
     CHECK(silent.push(think_open, 0, "").opened);
     CHECK(silent.thinking());
@@ -153,8 +155,8 @@ TEST_CASE("thinking: where the vocabulary has the tags, they are tokens and no o
 
 namespace {
 
-// tiny-r1 with other spellings of some tokens, and without the merges that are then of nothing. Its numbers
-// are as they were, so it says the same tokens.
+// tiny-r1 with other spellings of some tokens, and without merges of tokens that no longer exist. Weights are
+// unchanged, so it generates the same tokens.
 held_model respelled(const std::vector<std::pair<ds_token, std::string>> &spellings) {
     model_file f = read_model_file(bundled_path);
     const std::string header = f.keys.header();
@@ -193,41 +195,32 @@ std::vector<ds_token> prompt_of(const model_ptr &m, const std::string &question,
     return chat_prompt(m, question, &c);
 }
 
-// An answer as its events tell it; each event is held against the header as it comes.
-struct told {
-    std::vector<ds_token> tokens;
-    std::string thinking, answer, text;
+// An answer with its text by channel. Each event is checked against deepseek.h.
+struct told : golden::answer {
+    std::string thinking, answer;
     uint64_t own_thinking = 0, own_answer = 0, injected = 0, text_events = 0;
-    ds_event done{};
 
     void hear(const ds_event &e, size_t prompt) {
-        REQUIRE(done.finish == DS_FINISH_NONE);
-        text.append(e.text, e.text_size);
+        golden::answer::hear(e, 0);
         (e.channel == DS_CHANNEL_THINKING ? thinking : answer).append(e.text, e.text_size);
         if (e.type == DS_EVENT_TEXT) {
             ++text_events;
             CHECK((e.text_size > 0 && e.token == -1 && !e.injected && !e.logits));
         }
         if (e.type == DS_EVENT_TOKEN) {
-            CHECK(e.position == prompt + tokens.size());
-            tokens.push_back(e.token);
+            CHECK(first_position == prompt);
             ++(e.injected ? injected : e.channel == DS_CHANNEL_THINKING ? own_thinking : own_answer);
             if (e.injected) CHECK((e.logprob == 0 && e.top_count == 0 && e.logits == nullptr));
         }
         CHECK((e.type == DS_EVENT_TEXT || (e.thinking_tokens == own_thinking &&
                                            e.answer_tokens == own_answer && e.injected_tokens == injected)));
-        if (e.type == DS_EVENT_DONE) done = e;
     }
 };
 
 std::vector<told> tell_all(const engine_ptr &e, const std::vector<full_request> &requests) {
     std::vector<told> out(requests.size());
     std::unordered_map<ds_request_id, size_t> of;
-    for (const full_request &r : requests) {
-        ds_request_id id = 0;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        of.emplace(id, of.size());
-    }
+    for (const full_request &r : requests) of.emplace(submit(e, r), of.size());
     run(e, [&](const ds_event &event) {
         const size_t i = of.at(event.request);
         out[i].hear(event, requests[i].prompt_count);
@@ -246,9 +239,9 @@ full_request limited(const std::vector<ds_token> &prompt, uint32_t budget, const
 
 }  // namespace
 
-TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last control token") {
+TEST_CASE("thinking: a prompt opens it with a tag that comes first or last after the last control token") {
     const model_ptr whole = bundled();
-    // no token for the tags
+    // the tags have no tokens
     const held_model split = respelled({{think_open, "[a]"}, {think_close, "[b]"}});
     struct {
         const char *text;
@@ -281,7 +274,7 @@ TEST_CASE("thinking: a prompt opens it with a tag first or last behind the last 
             r.draw.logit_bias_count = 1;
             const told t = tell(owner, r);
             CHECK(t.text == "a");
-            CHECK((t.done.thinking_tokens == (p.thinking ? 1 : 0) && t.thinking == (p.thinking ? "a" : "")));
+            CHECK((t.thinking_tokens == (p.thinking ? 1 : 0) && t.thinking == (p.thinking ? "a" : "")));
         }
 }
 
@@ -289,7 +282,7 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 16;
-    c.step_tokens = 24;  // prompts and what is injected come in pieces
+    c.step_tokens = 24;  // prompts and injected tokens are processed in pieces
     c.threads = 2;
     const engine_ptr e = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
@@ -322,7 +315,7 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         CHECK(t.own_answer > 0);
         CHECK(t.answer.find_first_not_of(" \n") != std::string::npos);
         CHECK(t.text == t.thinking + t.answer);
-        if (whole[i].own_thinking <= budget) {  // it was done by itself: nothing changes
+        if (whole[i].own_thinking <= budget) {  // the model closed it within the budget: nothing changes
             CHECK((t.tokens == whole[i].tokens && t.injected == 0));
             continue;
         }
@@ -339,8 +332,8 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
         CHECK(t.answer.starts_with("\n\n"));
     }
     CHECK(closed > most / 2);
-    // The same request alone says the same, and what follows the closing is what the model says to a prompt
-    // that has it.
+    // The same request alone gives the same answer. What follows the closing is what the model answers to a
+    // prompt that contains it.
     c.max_requests = 1;
     c.step_tokens = 512;
     const engine_ptr lone = engine(m, c);
@@ -359,15 +352,15 @@ TEST_CASE("thinking: budgets are exact for each of 200 requests, and each has an
     }
 }
 
-TEST_CASE("thinking: budgets hold where requests make room for each other, and find their prompts again") {
+TEST_CASE("thinking: budgets hold where requests are preempted and find their prompts cached") {
     const model_ptr m = bundled();
     ds_engine_config c = engine_config();
     c.max_requests = 8;
-    c.kv_tokens = 512;  // 8 pages, and most requests come to two
+    c.kv_tokens = 512;  // 8 pages; most requests grow to two
     const engine_ptr roomy = engine(m, engine_config()), tight = engine(m, c);
     std::vector<std::vector<ds_token>> prompts;
     for (const golden::problem &p : golden::problems(32)) prompts.push_back(prompt_of(m, p.question));
-    // so much is injected that it fills pages
+    // the injected text fills pages
     const std::string long_text = "\n" + std::string(60, '3') + "\n";
     std::vector<full_request> requests;
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -388,10 +381,10 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
         CHECK((again[i].tokens == expected[i].tokens && again[i].thinking == expected[i].thinking));
         CHECK((got[i].own_thinking <= requests[i].thought.max_tokens &&
                got[i].own_thinking + got[i].own_answer == 100 && got[i].injected == expected[i].injected));
-        preemptions += got[i].done.preemptions;
+        preemptions += got[i].preemptions;
     }
     CHECK(preemptions > 0);
-    full_request r = requests[1];  // whose prompt, thought and closing are a page together
+    full_request r = requests[1];  // its prompt, thought and closing fill a page together
     r.max_new_tokens = 1;
     const std::vector<ds_token> said(expected[1].tokens.begin(),
                                      expected[1].tokens.begin() +
@@ -402,17 +395,17 @@ TEST_CASE("thinking: budgets hold where requests make room for each other, and f
     tell(roomy, requests[1]);
     r.prompt = prompt.data(), r.prompt_count = prompt.size();
     const told next = tell(roomy, r);
-    CHECK(next.done.cached_tokens >= 64);
+    CHECK(next.cached >= 64);
     CHECK((next.tokens.size() == 1 && next.tokens[0] == expected[1].tokens[said.size()]));
 }
 
-TEST_CASE(
-    "thinking: a fork goes on in the thought, within a budget of its own, and says what was held back") {
+TEST_CASE("thinking: a fork goes on in the thought, within its own budget, and releases the text that was "
+          "held back") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     const told whole = tell(e, request(prompt));
-    const std::string almost = whole.text.substr(0, 24) + "?";  // its beginning is held back
+    const std::string almost = whole.text.substr(0, 24) + "?";  // its prefix is held back
     const char *const stop = almost.c_str();
     struct fork_case {
         int64_t budget;
@@ -431,12 +424,7 @@ TEST_CASE(
             if (event.request == first) one.hear(event, prompt.size());
             else two.hear(event, prompt.size() + f.after);
         };
-        while (one.tokens.size() < f.after) {
-            const ds_event *const *events = nullptr;
-            size_t count = 0;
-            MUST(ds_engine_step(e.get(), &events, &count, &err));
-            for (size_t i = 0; i < count; ++i) hear(*events[i]);
-        }
+        while (one.tokens.size() < f.after) step(e, hear);
         REQUIRE((one.tokens.size() == f.after && one.text.empty()));
         full_request p = limited({}, static_cast<uint32_t>(std::max<int64_t>(f.budget, 0)), "\nOh.\n");
         if (f.budget < 0) p.thought.flags = 0;
@@ -481,16 +469,16 @@ TEST_CASE("thinking: a model that opens its thought itself is held to its budget
         CHECK((budget > 0 || t.thinking == "<think></think>"));
     }
     full_request r = request(prompt);
-    r.thought.max_tokens = 5;  // without the flag it is a limit all the same
+    r.thought.max_tokens = 5;  // it is a limit without the flag too
     CHECK(tell(e, r).own_thinking == 5);
-    r.thought.max_tokens = 0;  // and 0 is none
+    r.thought.max_tokens = 0;  // without the flag 0 means no limit
     CHECK(tell(e, r).tokens == whole);
-    // of the answer: what is injected has room of its own, the tag that the model opened too
+    // tokens of the answer: injected tokens and the tag that the model opened count separately
     for (const uint32_t tokens : {1u, 2u, 5u}) {
         full_request short_one = limited(prompt, 0, "So.\n");
         short_one.max_new_tokens = tokens;
         const told t = tell(e, short_one);
-        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.done.finish == DS_FINISH_LENGTH &&
+        CHECK((t.own_answer == tokens && t.own_thinking == 0 && t.finish == DS_FINISH_LENGTH &&
                !t.answer.empty()));
     }
 }
@@ -507,60 +495,60 @@ TEST_CASE("thinking: the first token after a closed thought is no end token and 
     told t = tell(e, r);
     CHECK((t.injected == 2 && t.tokens.size() > 3 && t.tokens[2] != end && t.tokens[2] != think_open &&
            t.tokens[3] == think_open));
-    CHECK(t.answer.find("<think>") != std::string::npos);  // the thought is over: it is text
+    CHECK(t.answer.find("<think>") != std::string::npos);  // after the thought a tag is plain text
     r.draw.logit_bias = only, r.draw.logit_bias_count = 1;
     t = tell(e, r);
-    CHECK((t.own_answer == 1 && t.done.finish == DS_FINISH_STOP));
-    std::vector<ds_logit_bias> all(512);  // where nothing else may be said, it is said
+    CHECK((t.own_answer == 1 && t.finish == DS_FINISH_STOP));
+    std::vector<ds_logit_bias> all(512);  // the tag is generated when all other tokens are banned
     for (ds_token i = 0; i < 512; ++i) all[static_cast<size_t>(i)] = {i, i == end ? 0 : -INFINITY};
     r.draw.logit_bias = all.data(), r.draw.logit_bias_count = all.size();
     t = tell(e, r);
-    CHECK((t.own_answer == 0 && t.done.finish == DS_FINISH_STOP));
+    CHECK((t.own_answer == 0 && t.finish == DS_FINISH_STOP));
 }
 
-TEST_CASE("thinking: what limits an answer limits it while the thought is closed") {
+TEST_CASE("thinking: an answer's limits apply while the thought is being closed") {
     const model_ptr m = bundled();
     const engine_ptr e = engine(m, engine_config());
     const std::vector<ds_token> prompt = prompt_of(m, "What is 37 + 85?");
     full_request r = limited(prompt, 4, "\nEnough now.\n");
     const told whole = tell(e, r);
-    CHECK((whole.done.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") &&
+    CHECK((whole.finish == DS_FINISH_STOP && whole.thinking.ends_with("\nEnough now.\n</think>") &&
            whole.own_thinking == 4));
-    for (const uint32_t most : {3u, 4u}) {  // the budget is not reached, or in the same moment
+    for (const uint32_t most : {3u, 4u}) {  // the budget is not reached, or at the same token
         r.max_new_tokens = most;
         const told t = tell(e, r);
-        CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == most && t.injected == 0));
+        CHECK((t.finish == DS_FINISH_LENGTH && t.own_thinking == most && t.injected == 0));
     }
-    r.max_new_tokens = 6;  // what is injected does not count
+    r.max_new_tokens = 6;  // injected tokens do not count
     told t = tell(e, r);
-    CHECK((t.done.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 &&
+    CHECK((t.finish == DS_FINISH_LENGTH && t.own_thinking == 4 && t.own_answer == 2 &&
            t.injected == whole.injected));
     r.max_new_tokens = 0;
-    for (const char *stop : {"</think>", "Enough", "think>\n\n"}) {  // stop texts see what is injected
+    for (const char *stop : {"</think>", "Enough", "think>\n\n"}) {  // stop texts match injected text too
         r.stop = &stop, r.stop_count = 1;
         t = tell(e, r);
-        CHECK(t.done.finish == DS_FINISH_STOP);
+        CHECK(t.finish == DS_FINISH_STOP);
         CHECK(t.text == whole.text.substr(0, whole.text.find(stop)));
         CHECK(t.own_answer == 0);
     }
     r.stop_count = 0;
-    // no place for what is to be injected and one token more: the end
+    // the context has no room for the injected tokens and one more: the request ends
     for (uint32_t room = 3; room < 4 + whole.injected + 3; ++room) {
         ds_engine_config c = engine_config();
         c.context_length = static_cast<uint32_t>(prompt.size()) + room;
         t = tell(engine(m, c), r);
         CAPTURE(room);
-        CHECK(t.done.finish == DS_FINISH_CONTEXT);
+        CHECK(t.finish == DS_FINISH_CONTEXT);
         CHECK(t.tokens.size() == (room <= 4 + whole.injected ? std::min(room, 4u) : room));
     }
     const std::vector<ds_token> said = tokens_of(m.get(), "\nEnough now.\n");
-    r.draw.presence_penalty = 1000;  // what was injected counts as said
+    r.draw.presence_penalty = 1000;  // penalties count injected tokens
     t = tell(e, r);
     for (auto at = t.tokens.begin() + static_cast<ptrdiff_t>(4 + t.injected); at != t.tokens.end(); ++at)
         CHECK(std::count(said.begin(), said.end(), *at) == 0);
     r.draw.presence_penalty = 0;
     full_request score = r;
-    score.flags |= DS_REQUEST_SCORE;  // has no thoughts
+    score.flags |= DS_REQUEST_SCORE;  // scored requests have no thought
     size_t scored = 0;
     ds_request_id id;
     MUST(ds_engine_submit(e.get(), &score, &id, &err));
@@ -568,7 +556,8 @@ TEST_CASE("thinking: what limits an answer limits it while the thought is closed
     CHECK(scored == prompt.size());
 }
 
-// The model's own tokens under other spellings: it closes with 483, after "\n" and before "\n\n".
+// The model's own tokens under other spellings. It closes the thought with token 483, after "\n" and before
+// "\n\n".
 TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels") {
     const model_ptr plain = bundled();
     const std::vector<ds_token> prompt = prompt_of(plain, "What is 37 + 85?");
@@ -598,17 +587,17 @@ TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels"
         CHECK(t.answer == c.answer_begin + usual.answer.substr(2));
         CHECK(t.text == t.thinking + t.answer);
         CHECK(t.text_events == static_cast<uint64_t>(c.text_events));
-        const char *const never = "</think>never";  // text held back for it keeps its channel
+        const char *const never = "</think>never";  // text that is held back for it keeps its channel
         r.stop = &never, r.stop_count = 1;
         const told held = tell(e, r);
         CHECK((held.thinking == t.thinking && held.answer == t.answer));
     }
-    {  // the opening tag: split in the prompt, and by the model
+    {  // the opening tag, split in the prompt and by the model
         const std::vector<ds_token> self =
             prompt_of(plain, "What is 37 + 85?", DS_THINKING_DEFAULT, "deepseek-r1-0528");
         const told own = tell(engine(plain, engine_config()), request(self));
         REQUIRE((own.tokens[0] == think_open && own.tokens[1] == tokens_of(plain.get(), "\n")[0]));
-        // another token is the line feed now
+        // another token is spelled as the line feed
         const held_model m = respelled({{think_open, "<thi"}, {own.tokens[1], "nk>"}, {400, "\u010a"}});
         const engine_ptr e = engine(m.model, engine_config());
         told t = tell(e, request(prompt));
@@ -617,15 +606,15 @@ TEST_CASE("thinking: tags in pieces, and tokens that hold text of both channels"
         t = tell(e, request(self));
         CHECK((t.tokens == own.tokens && t.thinking.starts_with("<think>") &&
                t.thinking.ends_with("</think>")));
-        // its first half was no thought yet
+        // its first half is before the thought
         CHECK((t.own_thinking == own.own_thinking - 1 && t.own_answer == own.own_answer + 1));
         t = tell(e, limited(self, 0));
         CHECK((t.thinking == "<think></think>" && t.own_thinking == 0 && t.own_answer > 1));
     }
 }
 
-TEST_CASE("thinking: a closing that takes several tokens is injected as they are, and nothing of it is in "
-          "the budget") {
+TEST_CASE(
+    "thinking: a closing of several tokens is injected unchanged, and none of it counts in the budget") {
     const held_model m = respelled({{think_open, "[a]"}, {think_close, "[b]"}});
     const engine_ptr e = engine(m.model, engine_config());
     const std::vector<ds_token> prompt = prompt_of(m.model, "What is 37 + 85?"),
@@ -661,7 +650,7 @@ TEST_CASE("thinking: texts that may not end a thought are refused by name") {
         CHECK(t.thinking.ends_with(std::string(text) + "</think>"));
     }
     const told t = tell(e, limited(prompt, 3, just.c_str()));  // longer than the context
-    CHECK((t.done.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
+    CHECK((t.finish == DS_FINISH_CONTEXT && t.own_thinking == 3 && t.injected == 0));
     full_request r = limited(prompt, 0x80000000u);
     CHECK(tell(e, r).text == tell(e, request(prompt)).text);
 }

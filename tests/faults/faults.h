@@ -10,15 +10,15 @@ namespace ds::test {
 
 enum class fault {
     refused,      // the call fails, with the error that is most likely there
-    interrupted,  // a call that may be interrupted is, once: EINTR
-    shortened,    // reads and writes get a part of what they ask for: at least a byte
+    interrupted,  // an interruptible call fails once with EINTR
+    shortened,    // reads and writes transfer only a part, at least one byte
 };
 
-// Runs f, while the n-th call that such a fault can meet has it, and with `ever` all later ones, too (0:
-// none). Gives the number of such calls that f made.
+// Runs f with the fault in the n-th call that can have it (0: none), and with `ever` in all later ones too.
+// Returns the number of such calls that f makes.
 int64_t with_failing_calls(int64_t n, bool ever, fault kind, const std::function<void()> &f);
 
-// How often the last run made this one, "open".
+// How often the last run made this call, such as "open".
 int64_t calls_of(const std::string &name);
 
 }  // namespace ds::test

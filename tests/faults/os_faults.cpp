@@ -1,6 +1,6 @@
-// tensor/os.cpp again, with calls that fail on demand in place of the system's. The linker takes these
-// objects' functions, and leaves the library's own in its archive. What only gives back (munmap, unlink) and
-// what cannot fail (the clock) is never refused.
+// tensor/os.cpp compiled again, with calls that fail on demand in place of the system's. The linker uses
+// these functions and leaves the library's own in its archive. Calls that only release (munmap, unlink) and
+// calls that cannot fail (the clock) are never refused.
 #include "faults.h"
 
 #include <array>
@@ -53,7 +53,7 @@ size_t place_of(const char *name) {
     return 0;
 }
 
-// Whether this call is to have the fault.
+// Whether this call has the fault.
 bool hit(const char *name, fault kind) {
     if (!armed || how != kind) return false;
     for (size_t i = 0; i < std::size(names); ++i)
@@ -92,7 +92,7 @@ namespace faulty {
 static int open(const char *path, int flags, mode_t mode = 0) {
     return refused("open", EMFILE) || interrupted("open") ? -1 : ::open(path, flags, mode);
 }
-static int close(int fd) {  // closed it is, even so
+static int close(int fd) {  // the descriptor is closed even on failure
     const bool fails = refused("close", EIO);
     const int code = errno, result = ::close(fd);
     if (!fails) return result;

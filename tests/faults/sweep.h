@@ -1,5 +1,5 @@
-// The n-th allocation or the n-th call to the operating system fails, once and for ever, for every n until
-// nothing is left that could fail. DS_FAULTS_ALL=1 takes every n; else so many that the suite stays quick.
+// Fails the n-th allocation or the n-th call to the operating system, alone or with all later ones, for every
+// n until no fault occurs any more. DS_FAULTS_ALL=1 tries every n; otherwise a sample keeps the suite quick.
 #pragma once
 
 #include "../support/allocations.h"
@@ -15,7 +15,7 @@ inline bool every_n() { return std::getenv("DS_FAULTS_ALL") != nullptr; }
 
 struct injector {
     const char *name;
-    bool memory, harmless;  // allocations; what it does must not be noticed
+    bool memory, harmless;  // memory: allocations fail; harmless: the fault must have no effect
     int64_t (*run)(int64_t n, const std::function<void()> &f);
 };
 inline constexpr injector injectors[] = {
@@ -45,14 +45,15 @@ inline constexpr injector injectors[] = {
      }},
 };
 
-// `attempt` runs with the fault and must not test anything; `verify` gets its status without one, tests what
-// there is to test, and gives back what was made.
+// `attempt` runs with the fault and must not contain checks. `verify` runs without one, gets its status,
+// checks the outcome and frees what was made.
 struct trial {
     std::function<ds_status()> attempt;
     std::function<void(ds_status)> verify;
-    ds_status usual = DS_OK;                        // without a fault
-    bool keeps_nothing = true;                      // after `verify` as much is held as before
-    int64_t most = golden::sanitized ? 100 : 1000;  // trials of an injector, about
+    ds_status usual = DS_OK;  // without a fault
+    // after `verify` the same number of blocks is allocated as before
+    bool keeps_nothing = true;
+    int64_t most = golden::sanitized ? 100 : 1000;  // about how many trials an injector gets
 };
 
 inline void sweep(const std::string &what, const trial &t) {
@@ -60,7 +61,7 @@ inline void sweep(const std::string &what, const trial &t) {
     for (const injector &with : injectors) {
         ds_status status = DS_ERR_INTERNAL;
         const auto attempt = [&] { status = t.attempt(); };
-        t.verify(t.attempt());  // what is made once is made now
+        t.verify(t.attempt());  // makes what is made only once
         const int64_t held = blocks_held(), all = with.run(0, attempt);
         CHECK(status == t.usual);
         t.verify(status);

@@ -1,7 +1,8 @@
-// Fault injection into the library (sweep.h): of whatever it does, the n-th allocation or the n-th call to
-// the operating system fails. Each time: a status that fits, outputs untouched, nothing lost, nothing
-// half-made, and the same object goes on with the same bits.
+// Fault injection into the library (sweep.h): in every operation the n-th allocation or the n-th call to the
+// operating system fails. Each time the status fits, outputs are unchanged, nothing is lost or incomplete,
+// and the same object continues with the same bits.
 #include "../support/allocations.h"
+#include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/files.h"
 #include "sweep.h"
@@ -15,7 +16,7 @@ using namespace ds::test;
 
 namespace {
 
-// A host's allocator, whose blocks count like all others.
+// A host's allocator whose blocks are counted like all others.
 const ds_host &counting_host() {
     static ds_host h{};
     h.struct_size = sizeof h;
@@ -31,9 +32,9 @@ const ds_host &counting_host() {
 
 template <class T> T *poison() { return reinterpret_cast<T *>(uintptr_t{64}); }
 
-void check_said(ds_status status, const ds_error &err) {
-    CHECK(err.status == status);
-    CHECK((err.message[0] != 0) == (status != DS_OK));
+void check_said(ds_status status, const ds_error &failure) {
+    CHECK(failure.status == status);
+    CHECK((failure.message[0] != 0) == (status != DS_OK));
 }
 
 ds_engine_config small_engine() {
@@ -46,15 +47,11 @@ ds_engine_config small_engine() {
     return c;
 }
 
-std::string answer(const engine_ptr &e, const std::vector<ds_token> &prompt) {
-    std::string text;
+std::string text_of(const engine_ptr &e, const std::vector<ds_token> &prompt) {
     full_request r = request(prompt);
     r.max_new_tokens = 12;
     r.flags = DS_REQUEST_IGNORE_END;
-    ds_request_id id = 0;
-    MUST(ds_engine_submit(e.get(), &r, &id, &err));
-    run(e, [&](const ds_event &event) { text.append(event.text, event.text_size); });
-    return text;
+    return ask(e, r).text;
 }
 
 struct file_descriptor {
@@ -93,7 +90,7 @@ TEST_CASE("faults: loading a model, from everywhere") {
             c.progress = [](void *, uint64_t, uint64_t) { return 0; };
             c.host = &counting_host();
             ds_model *m = nullptr;
-            ds_error err;
+            ds_error failure;
             sweep("load, " + std::string(how) +
                       (flags == DS_LOAD_READ ? ", read"
                        : flags               ? ", vocabulary"
@@ -101,15 +98,15 @@ TEST_CASE("faults: loading a model, from everywhere") {
                   {[&] {
                        m = poison<ds_model>();
                        switch (how[0]) {
-                       case 'd': return ds_model_load_fd(open_file.fd, &c, &m, &err);
-                       case 'm': return ds_model_load_memory(memory, bytes.size(), &c, &m, &err);
+                       case 'd': return ds_model_load_fd(open_file.fd, &c, &m, &failure);
+                       case 'm': return ds_model_load_memory(memory, bytes.size(), &c, &m, &failure);
                        default:
                            return ds_model_load(how[1] == 'a' && how[2] == 'r' ? first.c_str() : one.c_str(),
-                                                &c, &m, &err);
+                                                &c, &m, &failure);
                        }
                    },
                    [&](ds_status status) {
-                       check_said(status, err);
+                       check_said(status, failure);
                        CHECK((m != poison<ds_model>()) == (status == DS_OK));
                        if (status != DS_OK) return;
                        ds_token tokens[16];
@@ -128,22 +125,22 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
             if (own) c.host = &counting_host();
             const std::string where = std::string(name) + (own ? ", a host's allocator" : "");
             ds_engine *e = nullptr;
-            ds_error err;
+            ds_error failure;
             const data d = load(name);
             const std::vector<ds_token> prompt(d.ids.begin(), d.ids.begin() + 20);
-            const std::string expected = answer(engine(m, c), prompt);
+            const std::string expected = text_of(engine(m, c), prompt);
             size_t used = 0;
             sweep("engine, " + where, {[&] {
                                            e = poison<ds_engine>();
-                                           return ds_engine_new(m.get(), &c, &e, &err);
+                                           return ds_engine_new(m.get(), &c, &e, &failure);
                                        },
                                        [&](ds_status status) {
-                                           check_said(status, err);
+                                           check_said(status, failure);
                                            CHECK((e != poison<ds_engine>()) == (status == DS_OK));
                                            if (status != DS_OK) return;
                                            const engine_ptr owner(e);
-                                           // threads or none, permission or none: the same
-                                           if (++used % 8 == 1) CHECK(answer(owner, prompt) == expected);
+                                           // the answer is the same with or without threads and permission
+                                           if (++used % 8 == 1) CHECK(text_of(owner, prompt) == expected);
                                        }});
             ds_memory_plan plan{}, usual{};
             usual.struct_size = sizeof usual;
@@ -152,10 +149,10 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
                                          plan = {};
                                          plan.struct_size = sizeof plan;
                                          plan.total = 7;
-                                         return ds_engine_plan(m.get(), &c, &plan, &err);
+                                         return ds_engine_plan(m.get(), &c, &plan, &failure);
                                      },
                                      [&](ds_status status) {
-                                         check_said(status, err);
+                                         check_said(status, failure);
                                          if (status == DS_OK)
                                              CHECK(std::memcmp(&plan, &usual, sizeof plan) == 0);
                                          else CHECK((plan.total == 7 && plan.weights == 0));
@@ -169,7 +166,7 @@ TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for n
         }
 }
 
-TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells") {
+TEST_CASE("faults: text, tokens, chat prompts, decoders and model information") {
     const model_ptr m = bundled();
     const std::string text = "What is 37 + 85? \xc3\xa9\xf0\x9f\x99\x82 <think>";
     const ds_message list[] = {
@@ -180,31 +177,31 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
         size_t count, size;
     } got, usual{};
     const std::vector<ds_token> some = chat_prompt(m, text);
-    ds_error err;
+    ds_error failure;
     const auto same = [&](ds_status status) {
-        check_said(status, err);
+        check_said(status, failure);
         if (status == DS_OK) CHECK(std::memcmp(&got, &usual, sizeof got) == 0);
         else CHECK((got.count == 77 && got.size == 77 && got.tokens[0] == 0 && got.text[0] == 0));
     };
-    // The functions that hand out an array, each alone.
+    // The functions that return an array, each alone.
     const std::pair<const char *, std::function<ds_status()>> calls[] = {
         {"tokenize",
          [&] {
              return ds_tokenize(m.get(), text.data(), text.size(), DS_TOKENIZE_BOS | DS_TOKENIZE_SPECIAL,
-                                got.tokens, 256, &got.count, &err);
+                                got.tokens, 256, &got.count, &failure);
          }},
         {"detokenize",
          [&] {
              return ds_detokenize(m.get(), some.data(), some.size(), DS_DETOKENIZE_SPECIAL, got.text, 2048,
-                                  &got.size, &err);
+                                  &got.size, &failure);
          }},
         {"chat_render",
-         [&] { return ds_chat_render(m.get(), list, 4, nullptr, got.text, 2048, &got.size, &err); }},
+         [&] { return ds_chat_render(m.get(), list, 4, nullptr, got.text, 2048, &got.size, &failure); }},
         {"chat_tokenize",
-         [&] { return ds_chat_tokenize(m.get(), list, 4, nullptr, got.tokens, 256, &got.count, &err); }},
+         [&] { return ds_chat_tokenize(m.get(), list, 4, nullptr, got.tokens, 256, &got.count, &failure); }},
         {"metadata",
          [&] {
-             return ds_model_metadata(m.get(), "tokenizer.ggml.tokens", got.text, 2048, &got.size, &err);
+             return ds_model_metadata(m.get(), "tokenizer.ggml.tokens", got.text, 2048, &got.size, &failure);
          }},
     };
     for (const auto &[name, call] : calls) {
@@ -221,23 +218,23 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
     sweep("get_info", {[&] {
                            info = {};
                            info.struct_size = sizeof info;
-                           return ds_model_get_info(m.get(), &info, &err);
+                           return ds_model_get_info(m.get(), &info, &failure);
                        },
                        [&](ds_status status) {
-                           check_said(status, err);
+                           check_said(status, failure);
                            CHECK((info.vocabulary != 0) == (status == DS_OK));
                        }});
     ds_decoder *d = nullptr;
     sweep("decoder_new", {[&] {
                               d = poison<ds_decoder>();
-                              return ds_decoder_new(m.get(), 0, &d, &err);
+                              return ds_decoder_new(m.get(), 0, &d, &failure);
                           },
                           [&](ds_status status) {
-                              check_said(status, err);
+                              check_said(status, failure);
                               CHECK((d != poison<ds_decoder>()) == (status == DS_OK));
                               if (status == DS_OK) ds_decoder_free(d);
                           }});
-    // A decoder that failed gives the text at the next call.
+    // A decoder that failed returns the text at the next call.
     std::string whole, pieces;
     MUST(ds_decoder_new(m.get(), 0, &d, &err));
     for (const ds_token t : some) {
@@ -254,7 +251,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
         for (; at < some.size(); ++at) {
             const char *piece = poison<const char>();
             size_t size = 77;
-            const ds_status status = ds_decoder_push(d, some[at], &piece, &size, &err);
+            const ds_status status = ds_decoder_push(d, some[at], &piece, &size, &failure);
             if (status != DS_OK)
                 return piece == poison<const char>() && size == 77 ? status : DS_ERR_INTERNAL;
             pieces.append(piece, size);
@@ -264,7 +261,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
     sweep("decoder_push", {[&] {
                                at = 0;
                                pieces.clear();
-                               const ds_status status = d ? DS_OK : ds_decoder_new(m.get(), 0, &d, &err);
+                               const ds_status status = d ? DS_OK : ds_decoder_new(m.get(), 0, &d, &failure);
                                return status != DS_OK ? status : push_all();
                            },
                            [&](ds_status status) {
@@ -274,8 +271,7 @@ TEST_CASE("faults: text, tokens, chat prompts, decoders and what a model tells")
                            }});
 }
 
-TEST_CASE(
-    "faults: requests: submit, steps, fork, the short way; the same engine goes on with the same bits") {
+TEST_CASE("faults: requests: submit, steps, fork; the same engine continues with the same bits") {
     const model_ptr m = bundled();
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 37 + 85?");
     for (const bool own : {false, true}) {
@@ -294,12 +290,12 @@ TEST_CASE(
         ds_request_id ids[2] = {};
         std::string texts[2], expected[2];
         for (std::string &t : texts) t.reserve(4096);
-        ds_error err;
+        ds_error failure;
         int done = 0;
         const auto step = [&] {
             const ds_event *const *events = poison<const ds_event *const>();
             size_t count = 77;
-            const ds_status status = ds_engine_step(e.get(), &events, &count, &err);
+            const ds_status status = ds_engine_step(e.get(), &events, &count, &failure);
             if (status != DS_OK)
                 return events == poison<const ds_event *const>() && count == 77 ? status : DS_ERR_INTERNAL;
             for (size_t i = 0; i < count; ++i) {
@@ -308,13 +304,14 @@ TEST_CASE(
             }
             return DS_OK;
         };
-        // From where it stopped.
+        // Continues from where it stopped.
         const auto go_on = [&]() -> ds_status {
             ds_status status = DS_OK;
-            if (!ids[0] && (status = ds_engine_submit(e.get(), &r, &ids[0], &err)) != DS_OK) return status;
+            if (!ids[0] && (status = ds_engine_submit(e.get(), &r, &ids[0], &failure)) != DS_OK)
+                return status;
             while (texts[0].empty())
                 if ((status = step()) != DS_OK) return status;
-            if (!ids[1] && (status = ds_engine_fork(e.get(), ids[0], &r, &ids[1], &err)) != DS_OK)
+            if (!ids[1] && (status = ds_engine_fork(e.get(), ids[0], &r, &ids[1], &failure)) != DS_OK)
                 return status;
             while (done < 2)
                 if ((status = step()) != DS_OK) return status;
@@ -325,12 +322,12 @@ TEST_CASE(
                    ids[0] = ids[1] = 0;
                    texts[0].clear(), texts[1].clear();
                    done = 0;
-                   // so that memory has to come again
-                   const ds_status status = ds_engine_trim(e.get(), 0, &err);
+                   // so that memory must be committed again
+                   const ds_status status = ds_engine_trim(e.get(), 0, &failure);
                    return status != DS_OK ? status : go_on();
                },
                [&](ds_status status) {
-                   check_said(status, err);
+                   check_said(status, failure);
                    if (status != DS_OK) CHECK(go_on() == DS_OK);
                    if (expected[0].empty()) expected[0] = texts[0], expected[1] = texts[1];
                    CHECK((texts[0] == expected[0] && texts[1] == expected[1] && !texts[0].empty() &&
@@ -347,17 +344,17 @@ TEST_CASE(
         sweep(own ? "chat, a host's allocator" : "chat",
               {[&] {
                    text.clear();
-                   const ds_status status = ds_engine_trim(e.get(), 0, &err);
+                   const ds_status status = ds_engine_trim(e.get(), 0, &failure);
                    if (status != DS_OK) return status;
                    return ds_engine_chat(
                        e.get(), &ask, 1, &how,
                        [](void *to, const char *t, size_t n) {
                            return static_cast<std::string *>(to)->append(t, n), 0;
                        },
-                       &text, nullptr, &err);
+                       &text, nullptr, &failure);
                },
                [&](ds_status status) {
-                   check_said(status, err);
+                   check_said(status, failure);
                    if (usual.empty()) usual = text;
                    CHECK((status == DS_OK ? text == usual && !text.empty() : usual.starts_with(text)));
                    const ds_engine_stats s = stats_of(e);
@@ -376,22 +373,23 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
         if (own) c.host = &counting_host();
         const engine_ptr e = engine(m, c);
         const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 150);
-        const std::string path = dir / "session", old = "an old file", usual = answer(e, ids);
+        const std::string path = dir / "session", old = "an old file", usual = text_of(e, ids);
         std::string whole;
         size_t positions = 0;
-        ds_error err;
+        ds_error failure;
         write_bytes(path, old);
         sweep(own ? "save, a host's allocator" : "save",
               {[&] {
                    positions = 77;
-                   return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions, &err);
+                   return ds_engine_save_session(e.get(), ids.data(), 150, 0, path.c_str(), &positions,
+                                                 &failure);
                },
                [&](ds_status status) {
-                   check_said(status, err);
+                   check_said(status, failure);
                    CHECK(positions == (status == DS_OK ? 128 : 77));
                    const std::string now = file_bytes(path);
                    if (whole.empty()) whole = now;
-                   // What is in place when the disk cannot tell whether the name will last is whole.
+                   // When fsync of the directory fails, the new file is in place and complete.
                    CHECK((now == whole || (status != DS_OK && now == old)));
                    CHECK((status == DS_ERR_IO || (now == whole) == (status == DS_OK)));
                    CHECK(dir.entries() == 1);
@@ -407,33 +405,33 @@ TEST_CASE("faults: sessions saved, restored and forgotten") {
                    tokens.assign(150, -5);
                    count = positions = 77;
                    return ds_engine_restore_session(e.get(), path.c_str(), 0, tokens.data(), 150, &count,
-                                                    &positions, &err);
+                                                    &positions, &failure);
                },
                [&](ds_status status) {
-                   check_said(status, err);
+                   check_said(status, failure);
                    if (status == DS_OK) CHECK((count == 150 && tokens == ids));
                    else
                        CHECK((count == 77 && positions == 77 && tokens[0] == -5 && tokens[149] == -5 &&
                               stats_of(e).pages_cached == 0));
-                   // Where memory for pages is lacking, fewer are restored.
+                   // Without memory for all pages fewer are restored.
                    if (status == DS_OK) CHECK(stats_of(e).pages_cached * 64 == positions);
                    CHECK(stats_of(e).pages_free == stats_of(e).pages_total);
-                   if (trial++ % 16 == 0) CHECK(answer(e, ids) == usual);
+                   if (trial++ % 16 == 0) CHECK(text_of(e, ids) == usual);
                    MUST(ds_engine_trim(e.get(), 0, &err));
                    CHECK(file_bytes(path) == whole);
                },
                DS_OK, false});
-        answer(e, ids);
+        text_of(e, ids);
         sweep(own ? "forget, a host's allocator" : "forget",
               {[&] {
                    positions = 77;
-                   return ds_engine_forget_session(e.get(), ids.data(), 150, 0, &positions, &err);
+                   return ds_engine_forget_session(e.get(), ids.data(), 150, 0, &positions, &failure);
                },
                [&](ds_status status) {
-                   check_said(status, err);
+                   check_said(status, failure);
                    CHECK((positions == 77) == (status != DS_OK));
                    if (status != DS_OK) CHECK(stats_of(e).pages_cached >= 2);
-                   answer(e, ids);
+                   text_of(e, ids);
                },
                DS_OK, false});
     }

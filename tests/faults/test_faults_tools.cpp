@@ -1,5 +1,5 @@
-// Fault injection into the tools (sweep.h): whatever fails, what was there before is there still, or all of
-// what was to be written; and nothing else.
+// Fault injection into the tools (sweep.h): whatever fails, the output is either the old file or the complete
+// new one, and no other file is left.
 #include "../support/files.h"
 #include "sweep.h"
 
@@ -13,7 +13,7 @@ using namespace ds::test;
 
 namespace {
 
-// What a tool's work ends with.
+// The status that a tool's work ends with.
 ds_status status_of(const std::function<void()> &f) {
     try {
         f();
@@ -34,7 +34,7 @@ std::map<std::string, std::string> files_of(const temp_dir &dir) {
     return out;
 }
 
-// `work` writes into `dir`, where `before` is.
+// `work` writes into `dir`, which contains the files `before`.
 void sweep_writer(const std::string &what, const temp_dir &dir, const std::function<void()> &work) {
     const auto before = files_of(dir);
     std::map<std::string, std::string> whole;

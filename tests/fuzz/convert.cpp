@@ -1,6 +1,6 @@
-// A checkpoint's directory, converted; what comes out is a model that the library loads.
-// Input, parts: choices; then the files of `names`, each absent where it is empty. Weights are made up where
-// model.safetensors lacks them.
+// Converts a checkpoint's directory; the library must load the result. Input, in parts: choices; then the
+// files of checkpoint_files, an empty part meaning an absent file. Weights that model.safetensors lacks are
+// filled in.
 #include "convert_files.h"
 
 #include "../../llm/model/model.h"

@@ -1,4 +1,4 @@
-// The files of a checkpoint that the converter reads, in the order in which an input has them.
+// The files of a checkpoint that the converter reads, in the order of an input's parts.
 #pragma once
 
 #include "fuzz.h"

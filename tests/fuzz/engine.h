@@ -1,4 +1,4 @@
-// An engine as small as possible, and a request that runs to its end.
+// The smallest possible engine, and a request that runs to its end.
 #pragma once
 
 #include "fuzz.h"
@@ -23,7 +23,7 @@ inline ds_engine_config small_engine() {
     return c;
 }
 
-// The tokens that were answered; null when the request was refused.
+// The generated tokens; null when the request is refused.
 inline std::optional<std::vector<ds_token>> answer(ds_engine *e, const std::vector<ds_token> &prompt,
                                                    uint32_t most, size_t vocabulary) {
     ds_request r{};

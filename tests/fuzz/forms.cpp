@@ -1,5 +1,5 @@
-// Changes that know the form: trees of JSON, GGUF's keys and tensors, safetensors' header. What is written
-// again is well formed but for what was changed.
+// Mutations that know the format: trees of JSON, GGUF's keys and tensors, safetensors' header. Results are
+// well formed except for the change.
 #include "fuzz.h"
 
 #include <nlohmann/json.hpp>
@@ -298,7 +298,7 @@ json new_value(const words &known, dice &d) {
     }
 }
 
-// A node on a random way down from the root; `parent` is null for the root.
+// A node on a random path down from the root; `parent` is null for the root.
 struct place {
     json *node, *parent = nullptr;
     std::string key = {};
@@ -378,7 +378,7 @@ std::string changed_json(const std::string &text, const words &known, dice &d) {
     if (root.is_discarded()) return changed_bytes(text, d);
     for (uint64_t n = 1 + d.below(3); n > 0; --n) change_node(root, known, d);
     std::string out = text_of(root);
-    // A member twice, which a tree cannot have.
+    // A duplicate member, which a tree cannot represent.
     if (d.one_in(20)) {
         const size_t colon = out.find("\":", d.below(out.size())),
                      begin = colon == std::string::npos ? colon : out.rfind('"', colon - 1);
@@ -392,7 +392,7 @@ std::string changed_json(const std::string &text, const words &known, dice &d) {
 
 namespace {
 
-// The header's end; 0: there is none.
+// The offset of the header's end; 0 if there is no header.
 size_t safetensors_header(const std::string &bytes) {
     uint64_t n = 0;
     if (bytes.size() < sizeof n) return 0;
@@ -459,7 +459,7 @@ struct reader {
 constexpr uint32_t string_type = 8, array_type = 9, types = 13;
 constexpr size_t widths[types] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-// of a string, its bytes; of others the number's
+// the bytes of a string, or of a number
 struct value {
     uint32_t type = 0, element = 0;
     std::vector<std::string> items;
@@ -479,7 +479,7 @@ struct gguf_form {
     std::vector<key> keys;
     std::vector<tensor_entry> tensors;
     std::string data;
-    int64_t more_keys = 0, more_tensors = 0;  // than there are, by what the header says
+    int64_t more_keys = 0, more_tensors = 0;  // how many more than exist the header states
 
     std::string header() const {
         std::string s = "GGUF" + le(version) + le(tensors.size() + static_cast<uint64_t>(more_tensors)) +
@@ -611,7 +611,7 @@ uint64_t elements_bytes(const tensor_entry &t) {
     return 0;
 }
 
-// Offsets one after another, as a writer lays them out.
+// Consecutive offsets, as a writer assigns them.
 void lay_out(gguf_form &f) {
     uint64_t at = 0;
     for (tensor_entry &t : f.tensors) {

@@ -1,4 +1,4 @@
-// libFuzzer's entry points, and what is the same for all targets.
+// libFuzzer's entry points, and functions that all targets share.
 #include "fuzz.h"
 
 #include <algorithm>
@@ -79,7 +79,7 @@ std::vector<std::string> unpacked(std::string_view bytes, size_t most) {
     return out;
 }
 
-// As f16, bf16 and f32 the halves are about 0.08 and 0.02; as E4M3 none is NaN.
+// As f16, bf16 and f32 the 16-bit parts are about 0.08 and 0.02; as E4M3 no byte is NaN.
 void fill(std::string &bytes, size_t size) {
     size_t at = bytes.size();
     bytes.resize(std::max(at, size));
@@ -127,7 +127,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         ds::fuzz::run({reinterpret_cast<const char *>(data), size});
     } catch (const ds::error &e) {
         ds::fuzz::must(e.code != ds::status::internal && e.code != ds::status::ok, e.what());
-    } catch (const std::bad_alloc &) {  // a limit that the target set
+    } catch (const std::bad_alloc &) {  // a limit that the target sets
     }
     return 0;
 }

@@ -1,4 +1,5 @@
-// What the fuzz targets share: a target gives run() and mutated(), and libFuzzer's entry points are here.
+// What the fuzz targets share. A target defines run() and mutated(); libFuzzer's entry points are in
+// fuzz.cpp.
 #pragma once
 
 #include "../../tensor/gguf.h"
@@ -14,7 +15,7 @@ extern "C" size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 namespace ds::fuzz {
 
-// splitmix64 (Steele, Lea, Flood 2014), from the seed that libFuzzer gives for each mutation.
+// splitmix64 (Steele, Lea, Flood 2014), seeded by libFuzzer for each mutation.
 struct dice {
     uint64_t state;
     uint64_t next();
@@ -23,19 +24,19 @@ struct dice {
     template <class list> auto &of(list &l) { return l[below(std::size(l))]; }
 };
 
-// Of the target: what is done with an input, and how inputs are changed. What throws ds::error was refused,
-// which is fine.
+// Defined by the target: runs an input, and mutates one. ds::error means that the input was refused, which is
+// a valid outcome.
 void run(std::string_view input);
 std::string mutated(std::string input, dice &d);
 
 // ---- Changes
 
-uint64_t interesting(dice &d);  // numbers at which something may go wrong
+uint64_t interesting(dice &d);  // numbers at which errors are likely
 double interesting_float(dice &d);
-// by libFuzzer, which knows what was compared with what
+// by libFuzzer's own mutators
 std::string changed_bytes(std::string s, dice &d);
 using words = std::vector<std::string>;
-// of the tree; and now and then of the text
+// mutates the tree, and sometimes the text
 std::string changed_json(const std::string &text, const words &known, dice &d);
 std::string changed_gguf(const std::string &bytes, const words &keys, dice &d);
 std::string changed_safetensors(const std::string &bytes, dice &d);
@@ -44,17 +45,17 @@ extern const words gguf_words, config_words, tokenizer_words;
 // ---- Inputs of several parts: each is a u32 length and its bytes
 
 std::string packed(const std::vector<std::string> &parts);
-// a length that is too large takes the rest
+// a length that is too large means the rest
 std::vector<std::string> unpacked(std::string_view bytes, size_t most);
 
-// Inputs are short because weights that they lack are made up: bytes that are small numbers in every format.
-// Null where a file would be longer than `most`.
+// Missing weights are filled in, which keeps inputs short: with bytes that are small values in every format.
+// Null if a file would be longer than `most`.
 void fill(std::string &bytes, size_t size);
 std::optional<std::string> filled_gguf(std::string bytes, size_t most);
 std::optional<std::string> filled_safetensors(std::string bytes, size_t most);
 std::string without_data(const std::string &gguf_or_safetensors);
 
-// ---- What must hold
+// ---- Invariants
 
 [[noreturn]] inline void broken(const std::string &what) {
     fprintf(stderr, "BROKEN: %s\n", what.c_str());
@@ -64,12 +65,12 @@ inline void must(bool good, const char *what) {
     if (!good) broken(what);
 }
 
-// A directory in memory, for what is read from files. One a process.
+// A directory in memory for files to be read. One for each process.
 const std::string &scratch();
 void write_file(const std::string &path, std::string_view bytes);
 std::string read_file(const std::string &path);
 
-// ---- Tiny checkpoints, made of those of tests/data/micro
+// ---- Tiny checkpoints, made from those of tests/data/micro
 
 extern const std::vector<std::string> tiny_names;
 struct named_file {

@@ -1,5 +1,5 @@
-// GGUF's reader: a file, or several as one model; every value and tensor is read as readers read them, and
-// what was read is written and read again. Input: the file, or parts (fuzz.h) after a byte 'P'.
+// GGUF's reader: a file, or several as one model. Every value and tensor is read, and the result is written
+// and read again. Input: the file, or parts (fuzz.h) after a byte 'P'.
 #include "fuzz.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ static uint64_t touched(const gguf_file &f) {
         const std::string_view key = f.key(i);
         must(f.find(key) != nullptr, "a key of the file is found");
         sum += gguf_value_text(f.value(i), 16).size();
-        // Most throw, which takes long: of each key one is tried, in turn.
+        // Most typed reads throw, which is slow, so each key tries only one type, in rotation.
         const bool list = f.value(i).is_array && f.value(i).count <= 4096;
         switch ((i + f.key(0).size() + f.tensors().size()) % (list ? 12 : 9)) {
         case 0: typed([&] { return f.get_uint(key, UINT32_MAX); }); break;
@@ -100,7 +100,7 @@ void run(std::string_view input) {
     const bool several = !input.empty() && input[0] == 'P';
     const std::vector<std::string> parts =
         several ? unpacked(input.substr(1), 6) : std::vector<std::string>{std::string(input)};
-    // A block of its own, so that a byte read behind the end is seen.
+    // A separate block, so that a read beyond the end is detected.
     std::vector<std::vector<uint8_t>> blocks;
     for (const std::string &p : parts) blocks.emplace_back(p.begin(), p.end());
     const auto part = [&](size_t i) { return os::mapping::borrow(blocks[i].data(), blocks[i].size()); };

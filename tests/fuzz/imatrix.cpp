@@ -1,4 +1,4 @@
-// Importance files of both forms and statistics of calibrations, and encoding by what they say.
+// Importance files of both formats and statistics of calibrations, and encoding with their importance.
 #include "fuzz.h"
 
 #include "../../quantize/calibrate.h"
@@ -20,7 +20,8 @@ static void encode_by(const std::vector<float> &importance) {
         encode_row(f, x.data(), bytes.data(), n, importance.data());
         decode_row(f, bytes.data(), y.data(), n);
         for (size_t i = 0; i < n; ++i)
-            must(finite_f32(y[i]) && std::abs(y[i]) < 2, "weights of 0.5 stay such whatever counts how much");
+            must(finite_f32(y[i]) && std::abs(y[i]) < 2,
+                 "weights up to 0.5 stay below 2 with any importance");
     }
 }
 
@@ -51,7 +52,7 @@ void run(std::string_view input) {
     encode_by(m.entries.begin()->second);
 }
 
-// .dat: the fields that other bytes depend on are kept right mostly.
+// .dat: fields that other bytes depend on are mostly kept consistent.
 static std::string changed_dat(const std::string &bytes, dice &d) {
     std::string out = bytes;
     size_t at = 4;

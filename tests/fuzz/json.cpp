@@ -1,5 +1,5 @@
-// The tools' JSON reader, held against nlohmann's own, and safetensors' header.
-// Input: JSON; or after a byte 0xff a safetensors file, whose data are made up.
+// The tools' JSON reader, compared with nlohmann's, and safetensors' header. Input: JSON; or, after a byte
+// 0xff, a safetensors file whose data is filled in.
 #include "fuzz.h"
 
 #include "../../quantize/json.h"
@@ -34,7 +34,7 @@ static bool same(const json_node &n, const nlohmann::json &v) {
     return good;
 }
 
-// Most typed reads throw, which takes long: of each node and each member one is tried, in turn.
+// Most typed reads throw, which is slow, so each node and member tries only one, in rotation.
 static void walk(const json_node &n, uint64_t &turn) {
     const auto typed = [&](auto read) {
         try {

@@ -1,5 +1,5 @@
-// A file becomes a model, the model an engine, and that answers.
-// Input: a byte of choices; a GGUF file, whose weights are made up where it lacks them.
+// Loads a file as a model and lets an engine answer. Input: a byte of choices, then a GGUF file whose missing
+// weights are filled in.
 #include "engine.h"
 
 #include "../../llm/model/model.h"
@@ -9,7 +9,7 @@ namespace ds::fuzz {
 
 namespace {
 
-// No block above it: sizes come from a file of a few kilobytes.
+// A limit on single blocks: sizes come from a file of a few kilobytes.
 constexpr size_t most_bytes = 1 << 20, most_memory = 64u << 20;
 void *take(void *, size_t bytes, size_t alignment) {
     return bytes > most_memory ? nullptr
@@ -57,11 +57,11 @@ void run(std::string_view input) {
     const std::optional<std::string> bytes = filled_gguf(std::string(input.substr(1)), most_bytes);
     if (!bytes) return;
     const aligned_copy memory(*bytes);
-    if ((choices & 56) == 32) {  // onto a device, which is made of memory
+    if ((choices & 56) == 32) {  // loads onto a fake device in host memory
         model_options o;
         uint64_t last = 0;
         o.progress = [&](uint64_t done, uint64_t all) { return (last = done) <= all; };
-        o.place = test::fake_device({.threads = 1});
+        o.device = test::fake_device({.threads = 1});
         const model placed(gguf_file(os::mapping::borrow(memory.data, bytes->size()), "input"), o);
         return must(placed.device_bytes > 0 && last > 0, "weights are on the device");
     }
@@ -89,7 +89,7 @@ void run(std::string_view input) {
     c.kv_type = static_cast<ds_kv_type>(choices >> 6);
     c.mla_form = choices & 4 ? DS_MLA_ABSORBED : DS_MLA_AUTO;
     const auto got = info.context_length ? ask(m, c, info.vocabulary) : std::nullopt;
-    // Other rows a step, the same tokens.
+    // Another number of rows a step must give the same tokens.
     if (got && (choices & 3) == 3) {
         c.step_tokens = 5;
         c.mla_form = DS_MLA_ABSORBED;

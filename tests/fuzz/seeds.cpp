@@ -1,5 +1,5 @@
-// Writes the inputs that fuzzing begins with: usage: fuzz-seeds DIRECTORY. Of each target a folder, of each
-// tiny checkpoint, number format and kind of input a file.
+// Writes the inputs that fuzzing starts with: a folder for each target, and a file for each tiny checkpoint,
+// number format and kind of input. usage: fuzz-seeds DIRECTORY
 #include "convert_files.h"
 #include "session_seed.h"
 
@@ -12,7 +12,7 @@
 #include <functional>
 #include <set>
 
-// What the shared sources ask of a target and of libFuzzer.
+// Definitions that the shared sources expect from a target and from libFuzzer.
 namespace ds::fuzz {
 void run(std::string_view) {}
 std::string mutated(std::string input, dice &) { return input; }
@@ -29,7 +29,7 @@ void seed(const std::string &target, const std::string &name, const std::string 
     write_file(root + "/" + target + "/" + name, bytes);
 }
 
-// What checkpoints differ in, and what is refused of them: JSON merge patches (RFC 7396) of the tiny ones.
+// Variants of the tiny checkpoints, accepted and refused ones, as JSON merge patches (RFC 7396).
 struct variant {
     const char *checkpoint;
     int file;
@@ -181,8 +181,7 @@ void of_checkpoints() {
         parts[4] = R"({"eos_token_id": [273], "bos_token_id": 272})";
         seed("convert", name, packed(parts));
         if (name == "llama") {
-            const auto config = nlohmann::json::parse(parts[3]);
-            parts[6] = config["chat_template"];
+            parts[6] = nlohmann::json::parse(parts[3])["chat_template"];
             parts[9] = R"({"chat_template": "x"})";
             parts[8] = parts[5];
             parts[5].clear();
@@ -205,8 +204,8 @@ void of_checkpoints() {
     }
 }
 
-// Files as they were made before: both parts of kv_b in one tensor, gate and up of the experts in one; and
-// norms in another format than f32.
+// Files in older layouts: both parts of kv_b in one tensor, gate and up of the experts in one. Also norms in
+// another format than f32.
 void of_old_layouts() {
     for (const format type : {format::f32, format::q8_0, format::i8}) {
         const std::string bytes = tiny_gguf("deepseek-v2-lite", type);
@@ -237,7 +236,7 @@ void of_old_layouts() {
     }
 }
 
-// Vocabularies that are refused or remarked upon, each in one way.
+// Vocabularies with one fault each, which are refused or cause a remark.
 void of_vocabularies() {
     const std::string bytes = tiny_gguf("llama", format::q8_0),
                       text = "Hello <\xef\xbd\x9ctool\xe2\x96\x81"

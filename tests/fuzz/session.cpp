@@ -1,5 +1,5 @@
-// Sessions restored: files whose checksums are right, whatever else is not, into engines of each type of
-// pages; then the conversation goes on. Input: a byte that chooses model and pages; the file.
+// Restores session files with valid checksums and arbitrary content into engines with each type of pages,
+// then continues the conversation. Input: a byte that selects model and pages, then the file.
 #include "engine.h"
 #include "session_seed.h"
 
@@ -7,7 +7,7 @@
 
 namespace ds::fuzz {
 
-// Checksums of tokens, pages and header, as far as they lie in the file.
+// Recomputes the checksums of tokens, pages and header, as far as they are within the file.
 static void repair(std::string &file) {
     session_header h;
     if (file.size() < sizeof h) return;
@@ -52,7 +52,7 @@ std::string mutated(std::string input, dice &d) {
     if (input.size() < 1 + sizeof(session_header)) return "";
     if (d.one_in(30)) input[0] = static_cast<char>(d.next());
     std::string file = input.substr(1);
-    // What must be as the engine has it, or nothing behind it is reached.
+    // Fields that must match the engine, or the code after the check is not reached.
     if (d.one_in(4)) {
         const std::string &own =
             session_engines()[static_cast<uint8_t>(input[0]) % session_engines().size()].saved;
@@ -96,7 +96,7 @@ std::string mutated(std::string input, dice &d) {
         break;
     }
     case 5: file.resize(d.below(file.size() + 1)); break;
-    case 6: {  // fewer or more tokens and pages, the file as long as they say
+    case 6: {  // fewer or more tokens and pages, with the file's length adjusted
         h.tokens = d.below(257);
         h.pages = std::min<uint64_t>(d.below(5), d.one_in(4) ? 99 : h.tokens / 64);
         h.file_bytes = sizeof h + h.tokens * sizeof(token_id) + h.pages * (h.page_bytes + 8);

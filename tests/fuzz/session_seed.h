@@ -1,4 +1,4 @@
-// The engines that sessions are restored into, and what each of them saves.
+// The engines that sessions are restored into, and a session that each of them saves.
 #pragma once
 
 #include "engine.h"
@@ -11,11 +11,12 @@ struct session_engine {
     std::string saved;
 };
 
-// Of a model with plain attention and of one with latents, with each type of pages. They live as long as the
+// For a model with plain attention and one with latents, and each type of pages. They live as long as the
 // process.
 inline const std::vector<session_engine> &session_engines() {
     static const auto *const all = [] {
-        auto *const made = new std::vector<session_engine>();  // for ever: a leak is what nobody points to
+        // never freed; the static pointer keeps the leak sanitizer silent
+        auto *const made = new std::vector<session_engine>();
         std::vector<session_engine> &out = *made;
         for (const char *const name : {"qwen2", "deepseek-v2-lite"}) {
             static std::vector<aligned_copy> *const memory = new std::vector<aligned_copy>();

@@ -1,5 +1,5 @@
-// Chat templates recognised from a text, conversations rendered by each built-in one, and an answer cut into
-// thinking and text. Input, parts: a template's text; options; roles and contents in turn.
+// Recognises chat templates from text, renders conversations with each built-in one, and splits an answer
+// into thinking and text. Input, in parts: a template's text; options; then roles and contents alternating.
 #include "fuzz.h"
 
 #include "../../llm/text/chat.h"
@@ -32,7 +32,7 @@ const std::vector<const chat_template *> &templates() {
     return all;
 }
 
-// What a user wrote makes no control token, in whatever pieces.
+// A user's text never becomes a control token, however it is split.
 void check_tokens(const std::vector<chat_part> &parts) {
     const tokenizer &t = vocabulary();
     std::vector<token_id> all, special;

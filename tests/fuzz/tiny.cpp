@@ -1,5 +1,5 @@
-// Checkpoints of a layer or two and some 280 tokens: those of tests/data/micro with smaller numbers in
-// config.json, fewer tokens, and weights of fuzz.h's fill().
+// Checkpoints of one or two layers and some 280 tokens: those of tests/data/micro with smaller sizes in
+// config.json, fewer tokens, and weights by fill() of fuzz.h.
 #include "fuzz.h"
 
 #include "../../llm/model/arch.h"
@@ -70,7 +70,7 @@ struct weight {
     std::vector<int64_t> shape;
 };
 
-// The tensors that the architecture asks for.
+// The tensors that the architecture requires.
 std::map<std::string, weight> weights_of(const json &config, const std::string &header, bool tied) {
     const gguf_file f(os::mapping::borrow(header.data(), header.size()), "header");
     const arch &a = *arch_by_name(f.get_string("general.architecture"));

@@ -1,5 +1,4 @@
-// A vocabulary from GGUF, and texts through it and back.
-// Input, parts: the GGUF file; a text.
+// Loads a vocabulary from GGUF, encodes a text and decodes it again. Input, in parts: the GGUF file; a text.
 #include "fuzz.h"
 
 #include "../../llm/text/tokenizer.h"
@@ -49,7 +48,7 @@ void there_and_back(const gguf_file &f, const tokenizer &t, std::string_view tex
     std::vector<token_id> ids;
     uint64_t steps = 0;
     t.encode(text, {.parse_special = special}, ids, &steps);
-    // Twice the text may take twice the steps, and what the merges' heap adds.
+    // Twice the text may take twice the steps, plus the logarithmic cost of the merges' heap.
     must(steps <= 512 * (text.size() + 64), "encoding is linear");
     std::string back, shown;
     utf8_stream stream;
@@ -68,7 +67,7 @@ void there_and_back(const gguf_file &f, const tokenizer &t, std::string_view tex
 }  // namespace
 
 void run(std::string_view input) {
-    static std::unique_ptr<loaded> last;  // mostly only the text is new
+    static std::unique_ptr<loaded> last;  // cached, since mostly only the text changes
     const std::vector<std::string> parts = unpacked(input, 2);
     if (parts.size() < 2) return;
     if (!last || last->bytes != parts[0]) {

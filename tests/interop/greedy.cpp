@@ -1,9 +1,10 @@
-// Our side of the comparison: the greedy continuation of given token ids, with the two best logits at each
-// position. Keys and values are f32.
-// usage: greedy MODEL.gguf NEW ID,ID,…       writes a line for each new token: token, best logit, second best
+// Our side of the comparison with llama.cpp: the greedy continuation of given token ids, with the two best
+// logits at each position. Keys and values are f32.
+// usage: greedy MODEL.gguf NEW ID,ID,…       a line for each new token: token, best and second best logit
 //        greedy MODEL.gguf nll ID,ID,…       writes the ids' mean negative log-likelihood
-//        greedy MODEL.gguf margins ID,ID,…   writes a line for each id: by how much, in the scores that rank them, its experts were chosen; the closest
-//                                            of all layers ("inf" without experts)
+//        greedy MODEL.gguf margins ID,ID,…   writes a line for each id: the smallest margin, over all layers,
+//                                            between scores of chosen and other experts ("inf" without
+//                                            experts)
 #include "../../deepseek.h"
 #include "../../quantize/forward.h"
 
@@ -31,8 +32,8 @@ static void print(ds_token token, const float *logits, uint32_t n) {
     std::printf("%d %.9g %.9g\n", token, best, second);
 }
 
-// ---- Margins: the rules of arXiv 2405.04434 (a group is worth its best expert) and 2412.19437 (its two
-// best), in double
+// ---- Margins, in double: a group's score is that of its best expert (arXiv 2405.04434), or the sum of its
+// two best (arXiv 2412.19437)
 
 static double sum_of_best(std::vector<double> x, size_t n) {
     std::sort(x.begin(), x.end(), std::greater<>());
@@ -40,7 +41,7 @@ static double sum_of_best(std::vector<double> x, size_t n) {
     for (size_t i = 0; i < std::min(n, x.size()); ++i) sum += x[i];
     return sum;
 }
-// How far the last that is chosen is from the first that is not.
+// The difference between the last chosen score and the first not chosen.
 static double gap(std::vector<double> x, size_t chosen) {
     std::sort(x.begin(), x.end(), std::greater<>());
     return chosen < x.size() ? x[chosen - 1] - x[chosen] : INFINITY;

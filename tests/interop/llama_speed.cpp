@@ -1,6 +1,6 @@
-// llama.cpp's speed through its own C interface, from its shared libraries, so that nothing but the library
-// is timed. Prompt and answer go through llama_decode in batches of at most 512 tokens, the best token of
-// each row of logits is the next. One line of JSON for each line that comes in: tokens a second.
+// llama.cpp's speed through its own C interface, from its shared libraries, so that only the library is
+// timed. Prompt and answer go through llama_decode in batches of at most 512 tokens; the best token of each
+// row of logits is the next. For each line of input it writes one line of JSON with tokens a second.
 // usage: llama_speed DIRECTORY LIBGGML LIBLLAMA MODEL.gguf THREADS PROMPT NEW SEQUENCES
 #include <algorithm>
 #include <chrono>
@@ -14,8 +14,8 @@
 
 namespace {
 
-// llama.h, as far as it is used. Parameters are taken as the library gives them; of a context's the first
-// numbers are known, and are looked at afterwards.
+// The used part of llama.h. Parameters come from the library's defaults. Of a context's only the first fields
+// are declared, and their values are checked.
 struct model_params {
     char bytes[512];
 };
@@ -96,7 +96,7 @@ public:
             wanted_.push_back(wanted);
         if (token_.size() == most_tokens) run();
     }
-    // What was added; every wanted row's best token is then in best[sequence].
+    // Decodes the batch. Then best[sequence] is the best token of each row that has logits.
     void run() {
         const size_t n = token_.size();
         if (n == 0) return;

@@ -1,9 +1,9 @@
 // llama.cpp's quantizer beside ours: the error that each leaves in the same random rows, and their speed.
-// usage: quantizers LIBGGML-BASE error                    a line for each type; fails if ours leaves 2 % more than theirs
-//        quantizers LIBGGML-BASE speed THREADS            the same rows encoded by both, in turns: millions of elements a second
+// usage: quantizers LIBGGML-BASE error                    a line for each type; fails if ours is 2 % larger
+//        quantizers LIBGGML-BASE speed THREADS            both on the same rows: millions of elements a second
 //        quantizers LIBGGML-BASE convert THREADS RESULT.gguf OUT SHARD.safetensors...
-//                                                         theirs alone: as many BF16 elements of the shards
-//                                                         as each tensor of RESULT has, to its type, into OUT
+//                                                         theirs alone: for each tensor of RESULT as many
+//                                                         BF16 elements of the shards, to its type, into OUT
 #include "../../tensor/blocks.h"
 #include "../../tensor/gguf.h"
 #include "../../tensor/os.h"
@@ -34,7 +34,7 @@ void load(const char *path) {
     std::exit(1);
 }
 
-// xorshift64*; nearly normal: the sum of four uniform numbers.
+// xorshift64*, and nearly normal values as the sum of four uniform ones.
 struct numbers {
     uint64_t state = 0x9e3779b97f4a7c15u;
     float normal() {
@@ -55,7 +55,7 @@ std::vector<format> written() {
     return out;
 }
 
-// [n) cut among threads at multiples of `unit`.
+// Divides [0, n) among threads at multiples of `unit`.
 void share(size_t n, size_t unit, unsigned threads,
            const std::function<void(size_t first, size_t last)> &run) {
     std::vector<std::jthread> others;
@@ -74,7 +74,7 @@ double error_of(format f, const std::vector<float> &x, const std::vector<uint8_t
     return std::sqrt(sum / static_cast<double>(x.size()));
 }
 
-// Rows as weights have them, and rows of which one element in 64 is eight times as large.
+// Rows like those of weights, and rows with one element in 64 eight times larger.
 int compare_errors() {
     constexpr size_t columns = 4096, rows = 64;
     int failed = 0;
@@ -142,7 +142,7 @@ struct stream {
     explicit stream(int count, char **paths) {
         for (int i = 0; i < count; ++i) files.push_back(os::mapping::map_file(paths[i]));
     }
-    // elements; fewer at a file's end, none at the last one's
+    // Returns up to the requested number of elements: fewer at a file's end, none at the last one's.
     const uint8_t *next(size_t want, size_t *got) {
         for (; file < files.size(); ++file, at = 0) {
             uint64_t header;

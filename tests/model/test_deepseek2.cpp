@@ -1,5 +1,5 @@
-// The architecture deepseek2: what its keys mean and which are refused, files with attn_kv_b whole, and how
-// the converter lays out a checkpoint's tensors.
+// The architecture deepseek2: its keys and those that are refused, files with attn_kv_b in one tensor, and
+// the converter's layout of a checkpoint's tensors.
 #include "../engine/answers.h"
 #include "../support/checkpoint_files.h"
 #include "../cuda/fake_device.h"
@@ -22,7 +22,7 @@ namespace {
 
 const ds::arch &deepseek2() { return *ds::arch_by_name("deepseek2"); }
 
-// The hyper-parameters that the micro R1's file gives after a change.
+// The hyper-parameters read from the micro R1's file after a change.
 ds::hparams read_changed(const std::function<void(ds::gguf_writer &)> &change) {
     ds::gguf_writer w = micro_file("micro/deepseek-r1").keys;
     change(w);
@@ -37,7 +37,7 @@ std::string refusal(const std::function<void(ds::gguf_writer &)> &change) {
 
 }  // namespace
 
-TEST_CASE("deepseek2: what the keys say") {
+TEST_CASE("deepseek2: hyper-parameters from the keys") {
     const ds::hparams h = read_changed([](ds::gguf_writer &) {});
     CHECK((h.layers == 3 && h.nextn_layers == 1 && h.dense_layers == 1 && h.hidden == 96 && h.heads == 6));
     CHECK((h.q_rank == 48 && h.kv_rank == 32 && h.nope_size == 32 && h.rotated == 16 && h.value_size == 24 &&
@@ -52,7 +52,7 @@ TEST_CASE("deepseek2: what the keys say") {
     CHECK(ds::arch_by_checkpoint_class("") == nullptr);
 }
 
-TEST_CASE("deepseek2: groups and scaling that older files do not tell") {
+TEST_CASE("deepseek2: groups and scaling that older files leave out") {
     const auto groups = [](uint32_t experts, uint32_t gate) {
         const ds::hparams h = read_changed([&](ds::gguf_writer &w) {
             w.erase("deepseek2.expert_group_count");
@@ -71,7 +71,7 @@ TEST_CASE("deepseek2: groups and scaling that older files do not tell") {
           }).yarn_log_multiplier == 0);
 }
 
-TEST_CASE("deepseek2: keys that make no sense are refused by name") {
+TEST_CASE("deepseek2: invalid keys are refused by name") {
     const auto refused = [](const char *key, uint32_t value, const char *part) {
         const std::string full = std::string("deepseek2.") + key,
                           text = refusal([&](ds::gguf_writer &w) { w.set_u32(full, value); });
@@ -98,7 +98,8 @@ TEST_CASE("deepseek2: keys that make no sense are refused by name") {
         CHECK(contains(refusal([&](ds::gguf_writer &w) { w.erase(std::string("deepseek2.") + key); }), key));
 }
 
-// As files had it before llama.cpp cut kv_b in two: heads as many as query heads, lengths without "_mla".
+// The layout before llama.cpp split kv_b into two tensors: as many key heads as query heads, and length keys
+// without "_mla".
 static model_file with_whole_kv_b(const char *name, ds::format type) {
     model_file f = micro_file(name, ds::format::f32);
     for (const char *key : {"key_length_mla", "value_length_mla"})
@@ -133,7 +134,7 @@ static model_file with_whole_kv_b(const char *name, ds::format type) {
     return f;
 }
 
-TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
+TEST_CASE("deepseek2: attn_kv_b in one tensor gives the same as its two parts") {
     for (const char *name : {"micro/deepseek-v2-lite", "micro/deepseek-v2"}) {
         const data d = load(name);
         const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 70);
@@ -145,8 +146,8 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
                                  whole = of(with_whole_kv_b(name, ds::format::f32));
         CHECK(same_bits(parts, whole));
     }
-    // Of blocks and integers, the keys' part is a copy in f16. V2-Lite's routing is steady enough for logits
-    // to stay near.
+    // With blocks and integers the keys' part becomes a copy in f16, so bits differ. V2-Lite's routing is
+    // stable enough for logits to stay close.
     const data d = load("micro/deepseek-v2-lite");
     for (const ds::format type : {ds::format::q8_0, ds::format::i8, ds::format::f16}) {
         const held_model m = hold(with_whole_kv_b("micro/deepseek-v2-lite", type));
@@ -164,8 +165,8 @@ TEST_CASE("deepseek2: attn_kv_b whole is the same as its parts") {
     CHECK(contains(err.message, "blk.1.attn_kv_b.weight"));
 }
 
-TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in the plan, or, on a device, "
-          "made one layer after another") {
+TEST_CASE("deepseek2: the parts made from attn_kv_b use the host's memory and count in the plan; on a device "
+          "they are made layer by layer") {
     // the call that fails, from 1
     struct counter {
         uint64_t held = 0, most = 0;
@@ -174,9 +175,9 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
     ds::host host;
     host.alloc_user = &c;
     host.alloc_fn = [](void *user, size_t n, size_t alignment) {
-        auto &c = *static_cast<counter *>(user);
-        if (++c.calls == c.fails_at) return static_cast<void *>(nullptr);
-        c.most = std::max(c.most, c.held += n);
+        auto &count = *static_cast<counter *>(user);
+        if (++count.calls == count.fails_at) return static_cast<void *>(nullptr);
+        count.most = std::max(count.most, count.held += n);
         return std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     };
     host.free_fn = [](void *user, void *p, size_t n, size_t) {
@@ -189,7 +190,7 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
         const auto open = [&](std::shared_ptr<ds::backend> place) {
             ds::model_options o;
             o.host = host;
-            o.place = std::move(place);
+            o.device = std::move(place);
             return std::make_shared<const ds::model>(
                 ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
         };
@@ -238,13 +239,13 @@ TEST_CASE("deepseek2: what attn_kv_b is made into is in the host's memory and in
                 }
                 CHECK(c.held == 0);
             }
-            CHECK(c.calls == 6);  // for each layer what it is made into, and scratch
+            CHECK(c.calls == 6);  // for each layer its parts, and scratch memory
             c.fails_at = 0;
         }
     }
 }
 
-// As newer files of llama.cpp may have it: an expert's gate and then its up, in one tensor.
+// A layout of newer llama.cpp files: each expert's gate and then its up matrix, in one tensor.
 static model_file with_gate_and_up_whole(const char *name, ds::format type) {
     model_file f = micro_file(name, type);
     const auto join = [&](const std::string &gate_name, const std::string &up_name,
@@ -268,7 +269,7 @@ static model_file with_gate_and_up_whole(const char *name, ds::format type) {
     return f;
 }
 
-TEST_CASE("deepseek2: ffn_gate_up_exps is the same as its halves") {
+TEST_CASE("deepseek2: ffn_gate_up_exps gives the same as its two halves") {
     for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const data d = load("micro/deepseek-v2-lite");
         const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 70);
@@ -289,8 +290,8 @@ TEST_CASE("deepseek2: ffn_gate_up_exps is the same as its halves") {
     CHECK(contains(err.message, "blk.1.ffn_gate_up_exps.weight"));
 }
 
-TEST_CASE(
-    "deepseek2: the converter merges experts, cuts kv_b, and keeps the layer that predicts one more token") {
+TEST_CASE("deepseek2: the converter merges experts, splits kv_b, and keeps the layer that predicts one more "
+          "token") {
     const temp_dir dir;
     const checkpoint_files source("micro/deepseek-r1");
     ds::convert(data_dir("micro/deepseek-r1"), dir / "out.gguf",
@@ -358,7 +359,7 @@ TEST_CASE("deepseek2: folding a calibration's scales in changes nothing but roun
     }
 }
 
-TEST_CASE("deepseek2: checkpoints that are not known are refused by name") {
+TEST_CASE("deepseek2: unknown checkpoints are refused by name") {
     const auto refused = [](const std::function<void(checkpoint_files &)> &change, const char *part) {
         const temp_dir dir;
         checkpoint_files c("micro/deepseek-r1");

@@ -1,6 +1,6 @@
-// DeepSeek's gates and YaRN as modeling_deepseek.py of V2 and V3 has them, in float64 from a checkpoint's
-// weights, beside what a conversion of it computes. First the float64 code is held against PyTorch's logits;
-// then the configuration's fields take the values that published models do not have.
+// DeepSeek's gates and YaRN as in modeling_deepseek.py of V2 and V3, in float64 from a checkpoint's weights,
+// compared with the converted model. The float64 code is first checked against PyTorch's logits. Then
+// configuration fields take values that no published model has.
 #include "../support/checkpoint_files.h"
 #include "../support/golden.h"
 
@@ -222,8 +222,7 @@ std::vector<float> converted(const checkpoint_files &c, const std::vector<ds_tok
     return logits(engine(load_file((dir / "out.gguf").c_str()), engine_config()), ids, vocab);
 }
 
-// Where two experts are nearly equal, floats may choose the other: such positions, and they are few, are left
-// out.
+// When two experts are nearly equal, f32 may choose the other one. Such positions are few, and left out.
 void check_near(const std::vector<float> &ours, const std::vector<float> &want, size_t vocab) {
     size_t off = 0;
     for (size_t i = 0; i < want.size(); i += vocab) {
@@ -265,7 +264,7 @@ TEST_CASE("deepseek2 in float64: gates that divide by the sum, and factors") {
             for (const double factor : {1.0, 2.5, 16.0})
                 for (const int used : {1, 4}) {
                     if (golden::sanitized && factor != 2.5) continue;  // the others take long
-                    // the two published codes of V3's gate differ there
+                    // the two published implementations of V3's gate differ in this case
                     if (used == 1 && norm && std::string(name) == "micro/deepseek-r1") continue;
                     check_changed(name, [&](nlohmann::json &c) {
                         c["norm_topk_prob"] = norm, c["routed_scaling_factor"] = factor,
@@ -288,7 +287,7 @@ TEST_CASE("deepseek2 in float64: YaRN's two exponents, absent, unequal and equal
             });
 }
 
-TEST_CASE("deepseek2: magnitudes of rope that make no sense are refused by name") {
+TEST_CASE("deepseek2: invalid magnitudes of rope are refused by name") {
     const auto refused = [](const nlohmann::json &fields, const char *field) {
         checkpoint_files c("micro/deepseek-v2-lite");
         c.config["rope_scaling"].update(fields);

@@ -1,5 +1,5 @@
-// The page pool's memory: it grows in slabs and only as pages are used; and where a layer's keys and values
-// lie.
+// The page pool's memory, which grows in slabs and only as pages are used, and the offsets of a layer's keys
+// and values.
 #include "../../llm/engine/page_pool.h"
 #include "../../llm/model/kv_layout.h"
 
@@ -43,7 +43,7 @@ status refusal(size_t page_bytes, int64_t pages) {
 
 }  // namespace
 
-TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and goes back when asked") {
+TEST_CASE("page pool: memory is committed in slabs as pages are used, and released on request") {
     constexpr size_t page = size_t{1} << 20;
     page_pool pool(host{}, page, 100);  // slabs of 32 pages
     CHECK((pool.committed() == 0 && pool.grows()));
@@ -56,7 +56,7 @@ TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and go
     pool.commit(64);
     CHECK(pool.committed() == 64);
     pool.commit(100);
-    CHECK(pool.committed() == 100);  // no more than there are pages
+    CHECK(pool.committed() == 100);  // never more than the pool's pages
     std::memset(pool.data(), 0x5a, 100 * page);
     pool.copy(99, 3);
     pool.uncommit(40);
@@ -66,14 +66,14 @@ TEST_CASE("page pool: memory is committed in slabs, as far as it is used, and go
     CHECK(pool.committed() == 40);
     pool.commit(41);
     CHECK(pool.committed() == 64);
-    CHECK(*pool.page(40) == 0);  // what came back is new
+    CHECK(*pool.page(40) == 0);  // memory that was released reads as zeros
     CHECK(pool.page(1) - pool.page(0) == static_cast<ptrdiff_t>(page));
     pool.page(40)[17] = 7;
     pool.copy(40, 5);
     CHECK((pool.page(5)[17] == 7 && pool.page(5)[16] == 0 && pool.page(6)[0] == 0x5a));
 }
 
-TEST_CASE("page pool: a host's memory is taken at once, and kept") {
+TEST_CASE("page pool: a host's memory is allocated in one call, and kept") {
     counted count;
     {
         page_pool pool(counting(count), 4096, 100);
@@ -95,10 +95,10 @@ TEST_CASE("page pool: a page may be larger than a slab; a pool too large to addr
     CHECK(refusal(size_t{1} << 41, int64_t{1} << 25) == status::memory);
     CHECK(refusal(SIZE_MAX, 2) == status::memory);
     CHECK(refusal(size_t{1} << 62, 2) == status::memory);
-    CHECK(refusal(size_t{1} << 50, 1) == status::memory);  // more than the processor has addresses for
+    CHECK(refusal(size_t{1} << 50, 1) == status::memory);  // more than the address space
 }
 
-TEST_CASE("page layout: keys and values of all layers, one after the other, without a gap") {
+TEST_CASE("page layout: keys and values of all layers, one after another, without gaps") {
     for (const arch *a : architectures())
         for (const format type : {format::f32, format::f16}) {
             if (a == arch_by_name("deepseek2")) continue;  // below
@@ -124,7 +124,7 @@ TEST_CASE("page layout: keys and values of all layers, one after the other, with
         hparams h;
         h.layers = 3, h.heads = 8, h.kv_rank = 64, h.rotated = 16;
         const page_layout p = make_page_layout(*arch_by_name("deepseek2"), h, type);
-        // of all heads, one latent and one turned key
+        // for all heads together, one latent and one rotated key
         CHECK(p.page_bytes == static_cast<size_t>(3 * one));
         for (int64_t i = 0; i < 3; ++i) {
             const kv_layout &l = p.layer[static_cast<size_t>(i)];

@@ -1,10 +1,12 @@
-// MLA's two forms in whole engines (mla_attention.cpp). What a step's rows are divided into is tested on
-// shapes; that the expanded form is right, on golden data with every row forced through it; that neither
-// neighbours nor threads change a bit, on a model whose prompts are long enough for the engine to choose it.
+// MLA's two forms in whole engines (mla_attention.cpp). How a step's rows are divided is tested on shapes
+// alone; that the expanded form is correct, on golden data with every row forced through it; that neither
+// other requests nor threads change a bit, on a model whose prompts are long enough for the engine to choose
+// it.
 #include "../engine/answers.h"
 #include "../cuda/fake_device.h"
 #include "../tensor/op_cases.h"
 
+#include "../../llm/model/arch/deepseek2.h"
 #include "../../ggml-cpu/cpu.h"
 #include "../../quantize/synth.h"
 #include "../../tensor/mla.h"
@@ -20,7 +22,7 @@ using model_of_ds = std::shared_ptr<const model>;
 
 model_of_ds open(const std::string &path, std::shared_ptr<backend> place = nullptr) {
     model_options o;
-    o.place = std::move(place);
+    o.device = std::move(place);
     return std::make_shared<const model>(gguf_file(os::mapping::map_file(path), "test"), o);
 }
 model_of_ds micro(const char *name, format type, std::shared_ptr<backend> place = nullptr) {
@@ -46,7 +48,7 @@ engine make(const model_of_ds &m, const setting &s, std::shared_ptr<backend> b =
     o.context = 512;
     o.step_rows = s.rows;
     o.kv_type = s.kv;
-    o.mla = s.mla;
+    o.form = static_cast<int32_t>(s.mla);
     return engine(m, engine::resolve(*m, o), b ? std::move(b) : cpu_backend({.threads = s.threads}));
 }
 
@@ -72,7 +74,7 @@ answer one(const model_of_ds &m, const setting &s, const request_options &r,
     e.submit(r);
     return run_all(e, static_cast<size_t>(m->h.vocab)).begin()->second;
 }
-// Of every position, and the greedy continuation of the first 16.
+// Logits of every position, and the greedy continuation of the first 16.
 answer of_golden(const model_of_ds &m, const golden::data &d, const setting &s) {
     request_options r = asking({d.ids.begin(), d.ids.end()}, 0);
     r.score = true;
@@ -81,7 +83,7 @@ answer of_golden(const model_of_ds &m, const golden::data &d, const setting &s) 
     return a;
 }
 
-// A step of these rows: the node alone, over no weights and no pages.
+// A step of given rows: the node alone, without weights or pages.
 struct step_of_rows {
     std::vector<int32_t> sequence, position;
     graph g{16};
@@ -129,21 +131,21 @@ TEST_CASE("mla: a step's rows are divided by runs of one sequence") {
     CHECK(stretches(s.of(16, 512, 128, 64, 128)) ==
           list{{0, 3, 0}, {3, 503, 1}, {503, 506, 0}, {506, 1106, 1}});
     CHECK(stretches(s.of(16, 512, 128, 64, 128, true)).size() == 7);
-    // Rows of one sequence that do not follow one another are no run.
+    // Rows of one sequence that are not adjacent are no run.
     step_of_rows apart;
     for (int32_t i = 0; i < 300; ++i) apart.add(0, 600 - 2 * i, 1);
     CHECK(stretches(apart.of(16, 512, 128, 64, 128)) == list{{0, 300, 0}});
-    // An answer beside a long past never is.
+    // One row is no run, however long its context.
     step_of_rows answer;
     answer.add(0, 100000, 1);
     CHECK(stretches(answer.of(128, 512, 128, 64, 128)) == list{{0, 1, 0}});
-    // Heads as wide as latents gain nothing.
+    // Nothing is gained when heads are as wide as latents.
     step_of_rows wide;
     wide.add(0, 0, 2000);
     CHECK(stretches(wide.of(4, 32, 32, 32, 32)) == list{{0, 2000, 0}});
 }
 
-TEST_CASE("mla: cases in which the form is chosen have both") {
+TEST_CASE("mla: the cases where the form is chosen use both forms") {
     int chosen = 0;
     for (op_case &c : all_cases()) {
         if (c.kind != op::mla_attention || c.rows) continue;
@@ -190,8 +192,8 @@ TEST_CASE("mla: expanded with blocks and halves, distributions stay near the gol
     }
 }
 
-// numerics.h promises it of one form throughout.
-TEST_CASE("mla: expanded throughout, the same bits in chunks and at once, with any number of threads") {
+// numerics.h promises this when one form is used throughout.
+TEST_CASE("mla: expanded throughout, the same bits with any chunks and any number of threads") {
     const golden::data d = golden::load("micro/deepseek-r1");
     const model_of_ds m = micro("micro/deepseek-r1", format::q8_0);
     const request_options r = asking({d.ids.begin(), d.ids.begin() + 150}, 3);
@@ -210,13 +212,13 @@ TEST_CASE("mla: chosen by the engine, a long prompt is expanded, and threads cha
         CHECK_FALSE(golden::same_bits(absorbed.logits, expected.logits));
         if (type == format::f32) CHECK(golden::largest_difference(absorbed.logits, expected.logits) <= 1e-3);
         for (const unsigned threads : {2u, 3u, 9u}) CHECK(one(m, {.threads = threads}, r) == expected);
-        // Short ones are not.
+        // Short prompts are not expanded.
         const request_options few = asking(ids_of(*m, 9), 20);
         CHECK(one(m, {}, few) == one(m, {.mla = mla_form::absorbed}, few));
     }
 }
 
-TEST_CASE("mla: answers beside a long prompt have the bits that they have alone, and so has the prompt") {
+TEST_CASE("mla: answers and a long prompt in the same steps have the bits that each has alone") {
     const model_of_ds m = long_prompts(format::f32);
     const auto vocab = static_cast<size_t>(m->h.vocab);
     std::vector<request_options> answering;
@@ -245,17 +247,17 @@ TEST_CASE("mla: integers in weights or in pages are always absorbed") {
     }
 }
 
-TEST_CASE("mla: what a plan says is what an engine takes, and is enough") {
+TEST_CASE("mla: an engine allocates what its plan says, and that is enough") {
     const model_of_ds near = long_prompts(format::q8_0);
     for (const mla_form form : {mla_form::automatic, mla_form::absorbed, mla_form::expanded}) {
-        // what is behind its memory cannot be touched
+        // the memory after each of its blocks is inaccessible
         const std::shared_ptr<backend> place = fake_device({.threads = 3});
         const model_of_ds far = long_prompts(format::q8_0, place);
         engine_options o;
         o.max_requests = 1;
         o.context = o.step_rows = 512;
         o.kv_type = format::f16;
-        o.mla = form;
+        o.form = static_cast<int32_t>(form);
         o = engine::resolve(*far, o);
         const memory_plan p = engine::measure(*far, o, *place);
         const size_t before = counts_of(*place).allocated;
@@ -271,7 +273,7 @@ TEST_CASE("mla: what a plan says is what an engine takes, and is enough") {
     }
 }
 
-TEST_CASE("mla: a device without the operation computes as if told to absorb, unless it is told otherwise") {
+TEST_CASE("mla: a device without the operation uses the absorbed form, and refuses the expanded one") {
     const golden::data d = golden::load("micro/deepseek-v2-lite");
     const std::shared_ptr<backend> place = fake_device({.missing = "mla_attention"});
     const model_of_ds near = micro("micro/deepseek-v2-lite", format::q8_0),
@@ -285,10 +287,10 @@ TEST_CASE("mla: a device without the operation computes as if told to absorb, un
     o.kv_type = format::f32;
     o = engine::resolve(*far, o);
     const memory_plan automatic = engine::measure(*far, o, *place);
-    o.mla = mla_form::absorbed;
+    o.form = static_cast<int32_t>(mla_form::absorbed);
     const memory_plan absorbed = engine::measure(*far, o, *place);
     CHECK((automatic.work == absorbed.work && automatic.activations == absorbed.activations));
-    o.mla = mla_form::expanded;
+    o.form = static_cast<int32_t>(mla_form::expanded);
     bool refused = false;
     try {
         engine::measure(*far, o, *place);

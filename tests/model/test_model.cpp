@@ -1,15 +1,18 @@
-// Loading models that are wrong in one place: each is refused with a status and a message that names the
-// place, or does what its change means. Every file is a good one, read, changed and written again.
+// Loading models with one fault each: a model is refused with a message that names the fault, or behaves as
+// the change implies. Every file is a good one, read, changed and written again.
+#include "../support/answers.h"
+#include "../support/formats.h"
+#include "../support/gguf_bytes.h"
 #include "../support/model_file.h"
 
 #include "../../ggml-cpu/cpu.h"
-#include "../../llm/model/arch.h"
 #include "../../llm/engine/page_pool.h"
+#include "../../llm/model/arch.h"
 #include "../../llm/model/kv_layout.h"
-#include "../support/gguf_bytes.h"
 
 #include <functional>
 #include <limits>
+#include <set>
 
 using namespace golden;
 
@@ -24,7 +27,7 @@ ds_error load_error(const std::string &bytes, const ds_model_config *config = nu
     ds_error err{};
     ds_model *m = nullptr;
     err.status = ds_model_load_memory(memory.data(), memory.size(), config, &m, &err);
-    CHECK((m == nullptr) == (err.status != DS_OK));  // out is as it was
+    CHECK((m == nullptr) == (err.status != DS_OK));  // the output is unchanged on failure
     ds_model_free(m);
     return err;
 }
@@ -68,23 +71,6 @@ std::vector<float> logits_of(const model_file &f, const data &d, const ds_model_
     return logits_of(hold(f, config), {d.ids.begin(), d.ids.begin() + 80}, d.vocab);
 }
 
-struct ended {
-    std::vector<ds_token> tokens;
-    ds_finish finish = DS_FINISH_NONE;
-    ds_status status = DS_OK;
-};
-std::vector<ended> run_requests(const engine_ptr &e, const std::vector<full_request> &requests) {
-    std::vector<ended> out(requests.size());
-    std::vector<ds_request_id> ids(requests.size());
-    for (size_t i = 0; i < requests.size(); ++i) MUST(ds_engine_submit(e.get(), &requests[i], &ids[i], &err));
-    run(e, [&](const ds_event &event) {
-        ended &r = out[static_cast<size_t>(std::find(ids.begin(), ids.end(), event.request) - ids.begin())];
-        if (event.type == DS_EVENT_TOKEN) r.tokens.push_back(event.token);
-        if (event.type == DS_EVENT_DONE) r.finish = event.finish, r.status = event.status;
-    });
-    return out;
-}
-
 full_request short_request(const std::vector<ds_token> &prompt) {
     full_request r = request(prompt);
     r.max_new_tokens = 6;
@@ -94,11 +80,17 @@ full_request short_request(const std::vector<ds_token> &prompt) {
 
 }  // namespace
 
-TEST_CASE("model: the file as it is loads, for each architecture") {
-    for (const char *name :
-         {"micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3",
-          "micro/deepseek-v2-lite", "micro/deepseek-v2", "micro/deepseek-r1"})
-        check_loads(micro_file(name));
+TEST_CASE("model: unchanged files load, for each architecture") {
+    std::set<const ds::arch *> seen;
+    for (const std::string &name : ds::test::micro_checkpoints()) {
+        CAPTURE(name);
+        const model_file &f = micro_file(name);
+        check_loads(f);
+        const std::string bytes = f.bytes();
+        const ds::gguf_file read(ds::os::mapping::borrow(bytes.data(), bytes.size()), name);
+        seen.insert(ds::arch_by_name(read.get_string("general.architecture")));
+    }
+    CHECK(seen.size() == ds::architectures().size());
 }
 
 TEST_CASE("model: each tensor missing") {
@@ -106,7 +98,7 @@ TEST_CASE("model: each tensor missing") {
          {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-r1"})
         for (const model_file::part &p : micro_file(name).parts) {
             CAPTURE(p.name);
-            // all layers take long
+            // all layers would take too long
             if (sanitized && !p.name.starts_with("blk.0.") && p.name.starts_with("blk.")) continue;
             const bool optional = p.name == "output.weight" || p.name == "rope_freqs.weight" ||
                                   p.name.starts_with("blk.3.") || p.name.ends_with("exp_probs_b.bias");
@@ -137,7 +129,7 @@ TEST_CASE("model: each tensor with another shape") {
     }
 }
 
-TEST_CASE("model: tensors of formats that cannot be computed with, by name") {
+TEST_CASE("model: tensors of formats that cannot be computed are refused by name") {
     for (const char *name : {"blk.0.attn_q.weight", "token_embd.weight", "output_norm.weight"})
         for (int i = 0; i < static_cast<int>(format::count); ++i) {
             const auto type = static_cast<format>(i);
@@ -159,7 +151,7 @@ TEST_CASE("model: tensors of formats that cannot be computed with, by name") {
         }
 }
 
-// A layer whose feed-forward is `ffn` wide, so that its way down has rows of that length.
+// A layer whose feed-forward is `ffn` wide, so that its ffn_down has rows of that length.
 static model_file with_long_rows(int64_t ffn) {
     model_file f = micro_file("micro/llama");
     const auto hidden = f.find("output_norm.weight").ne[0];
@@ -181,14 +173,15 @@ static model_file with_long_rows(int64_t ffn) {
     return f;
 }
 
-TEST_CASE("model: rows of i8 are as long as their sums hold, and the tensor is named where they are longer") {
+TEST_CASE("model: rows of i8 may be as long as int32 sums allow, and longer ones are refused by the tensor's "
+          "name") {
     check_loads(with_long_rows(132104));
     for (const int64_t ffn : {132105, 133000, 140000})
         check_refused(with_long_rows(ffn), DS_ERR_UNSUPPORTED,
                       {"blk.0.ffn_down.weight: has rows of " + std::to_string(ffn), "132104"});
 }
 
-TEST_CASE("model: a context is as long as the sums over pages of i8 hold") {
+TEST_CASE("model: a context may be as long as the sums over i8 pages allow") {
     model_file f = micro_file("micro/llama");
     f.keys.set_u32("llama.context_length", 1 << 23);
     const held_model m = hold(f);
@@ -210,7 +203,7 @@ TEST_CASE("model: a context is as long as the sums over pages of i8 hold") {
     CHECK(made(DS_KV_F16, (1 << 22) + 1) == DS_OK);
 }
 
-TEST_CASE("model: a tensor twice, a name too long, tensors that nobody asks for") {
+TEST_CASE("model: a tensor twice, a name too long, tensors that are not used") {
     std::string twice = micro_file("micro/llama").bytes();
     const size_t at = twice.find("blk.1.ffn_gate.weight");
     REQUIRE(at != std::string::npos);
@@ -290,7 +283,7 @@ TEST_CASE("model: each count missing, zero, huge, negative, of another type") {
     }
 }
 
-TEST_CASE("model: each real number missing, out of range, not a number, of another type") {
+TEST_CASE("model: each real number missing, out of range, NaN or infinite, of another type") {
     const std::pair<const char *, std::vector<float>> rows[] = {
         {"attention.layer_norm_rms_epsilon", {0, -1e-5f, 2}},
         {"rope.freq_base", {0, -1, 1, 1e13f}},
@@ -313,7 +306,7 @@ TEST_CASE("model: each real number missing, out of range, not a number, of anoth
               [](ds::gguf_writer &w, const std::string &k) { w.erase(k); });
     check_key("llama.rope.scale_linear", DS_ERR_FORMAT,
               [](ds::gguf_writer &w, const std::string &k) { w.set_f32(k, -2); });
-    // converters' way to say "none"
+    // some converters write 0 for "none"
     check_loads(
         changed("micro/llama", [](model_file &f) { f.keys.set_f32("llama.rope.scaling.factor", 0); }));
 }
@@ -344,7 +337,7 @@ TEST_CASE("model: keys that contradict each other") {
     refused({{"vocab_size", 511}}, {"vocab_size", "512"});
     refused({{"block_count", 4}}, {"blk.3."});
     refused({{"block_count", 1024}}, {"blk.3."});
-    // The largest of everything: products are formed, and none overflows.
+    // All counts at their largest: no product overflows.
     refused({{"block_count", 1024},
              {"context_length", 1 << 30},
              {"embedding_length", 1 << 20},
@@ -395,26 +388,26 @@ TEST_CASE("model: biases of the router must be finite, for experts are ranked by
                     [&](model_file &f) { std::fill_n(f.find("blk.1.exp_probs_b.bias").f32(), 16, bad); }),
             DS_ERR_FORMAT, {"blk.1.exp_probs_b.bias: element 0"});
     }
-    // Any that are finite are computed with.
+    // Any finite biases are accepted.
     for (const float huge : {3.4e38f, -3.4e38f}) {
         model_file f = micro_file("micro/deepseek-r1");
         for (size_t i = 0; i < 16; ++i) f.find("blk.1.exp_probs_b.bias").f32()[i] = i % 3 ? huge : -huge;
         const held_model m = hold(f);
         const std::vector<ds_token> a = {1, 2, 3}, b = {5, 6};
-        for (const ended &r :
-             run_requests(engine(m.model, engine_config()), {short_request(a), short_request(b)}))
+        for (const answer &r :
+             ask_all(engine(m.model, engine_config()), {short_request(a), short_request(b)}))
             CHECK(r.tokens.size() == 6);
     }
 }
 
-TEST_CASE("model: rope divisors that are none") {
+TEST_CASE("model: invalid rope factors") {
     for (const float bad : {0.0f, -1.0f, 0.25f, inf, nan_f32})
         check_refused(
             changed("micro/llama3", [&](model_file &f) { f.find("rope_freqs.weight").f32()[3] = bad; }),
             DS_ERR_FORMAT, {"rope_freqs.weight", "element 3"});
 }
 
-TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens outside") {
+TEST_CASE("model: vocabularies of no, one and two tokens, and special tokens out of range") {
     const auto small = [](size_t n) {
         return changed("micro/llama3", [&](model_file &f) {
             const std::vector<std::string> tokens = {"a", "b"};
@@ -443,12 +436,12 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
         full_request r = short_request(prompt);
         r.top_logprobs = 64;
         r.draw.temperature = 1;
-        const std::vector<ended> done = run_requests(engine(m.model, engine_config()), {r});
+        const std::vector<answer> done = ask_all(engine(m.model, engine_config()), {r});
         CHECK(done[0].finish == DS_FINISH_LENGTH);
         CHECK(done[0].tokens.size() == 6);
     }
-    // An id that no token has is refused for a duty that decides what is computed; -1, in one size of number
-    // or another, says "none" of an end token; of the others it is taken for none.
+    // An id out of range is refused for special tokens that affect what is computed. -1, in any integer type,
+    // means "none" for an end token. For the others any id out of range counts as none.
     const auto with = [](const std::string &key, const set_key &set) {
         return changed("micro/llama3", [&](model_file &f) { set(f.keys, key); });
     };
@@ -467,11 +460,11 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
             with(key, [](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, uint64_t{1} << 32); });
         if (begins || ends) check_refused(big, DS_ERR_FORMAT, {key});
         else check_loads(big);
-        for (const set_key &none :
+        for (const set_key &minus_one :
              {set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, 0xffffffffu); }),
               set_key([](ds::gguf_writer &w, const std::string &k) { w.set_i32(k, -1); }),
               set_key([](ds::gguf_writer &w, const std::string &k) { w.set_u64(k, ~uint64_t{0}); })}) {
-            const model_file f = with(key, none);
+            const model_file f = with(key, minus_one);
             if (begins) check_refused(f, DS_ERR_FORMAT, {key});
             else check_loads(f);
         }
@@ -485,14 +478,14 @@ TEST_CASE("model: vocabularies of none, one and two tokens, and special tokens o
                   DS_ERR_FORMAT, {"token_embd.weight", "512"});
 }
 
-TEST_CASE("model: texts of the file that have another type are refused while loading") {
+TEST_CASE("model: text keys of another type are refused while loading") {
     for (const char *key :
          {"general.name", "tokenizer.chat_template", "tokenizer.ggml.model", "tokenizer.ggml.pre"})
         check_key(key, DS_ERR_FORMAT, [](ds::gguf_writer &w, const std::string &k) { w.set_u32(k, 1); });
 }
 
-// One token's embedding is not a number: requests with it end, others do not notice, not even when they get
-// the pages it wrote.
+// One token's embedding is not finite. Requests with that token end; others are unaffected, even when they
+// get the pages that it wrote.
 TEST_CASE("model: NaN in the weights ends the requests that meet it, and no others") {
     const std::vector<ds_token> with = {5, 7, 9, 11, 7}, without = {5, 6, 9, 11}, later = {5, 6, 9};
     const auto broken = [](float bad) {
@@ -503,7 +496,7 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
     };
     const held_model good = hold(micro_file("micro/llama3"));
     const std::vector<ds_token> expected =
-        run_requests(engine(good.model, engine_config()), {short_request(without)})[0].tokens;
+        ask_all(engine(good.model, engine_config()), {short_request(without)})[0].tokens;
     REQUIRE(expected.size() == 6);
     for (const float bad : {nan_f32, inf})
         for (const uint32_t at_once : {1u, 2u})
@@ -521,14 +514,14 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
                     full_request scored = request(with);
                     scored.flags = DS_REQUEST_SCORE;
                     for (int again = 0; again < 2; ++again) {
-                        const std::vector<ended> r =
-                            run_requests(e, {short_request(with), short_request(without), scored});
+                        const std::vector<answer> r =
+                            ask_all(e, {short_request(with), short_request(without), scored});
                         CHECK((r[0].finish == DS_FINISH_ERROR && r[0].status == DS_ERR_NUMERIC &&
                                r[0].tokens.empty()));
                         CHECK((r[1].finish == DS_FINISH_LENGTH && r[1].status == DS_OK));
                         if (kv == DS_KV_F32) CHECK(r[1].tokens == expected);
                         CHECK((r[2].finish == DS_FINISH_ERROR && r[2].status == DS_ERR_NUMERIC));
-                        CHECK(run_requests(e, {short_request(later)})[0].finish == DS_FINISH_LENGTH);
+                        CHECK(ask_all(e, {short_request(later)})[0].finish == DS_FINISH_LENGTH);
                     }
                     ds_engine_stats s{};
                     s.struct_size = sizeof s;
@@ -537,8 +530,7 @@ TEST_CASE("model: NaN in the weights ends the requests that meet it, and no othe
                 }
 }
 
-// The same of I8 weights and pages: a scale that is finite, and makes the numbers of one token's embedding
-// infinite.
+// The same with I8 weights and pages: a finite scale that makes one token's embedding infinite.
 TEST_CASE("model: an infinity in an I8 model ends the requests that meet it, and no others") {
     const std::vector<ds_token> with = {5, 7, 9, 11, 7}, without = {5, 6, 9, 11};
     model_file f = micro_file("micro/llama3", ds::format::i8);
@@ -554,11 +546,11 @@ TEST_CASE("model: an infinity in an I8 model ends the requests that meet it, and
         c.kv_type = DS_KV_INT8;
         c.isa = isa;
         const std::vector<ds_token> expected =
-            run_requests(engine(good.model, c), {short_request(without)})[0].tokens;
+            ask_all(engine(good.model, c), {short_request(without)})[0].tokens;
         REQUIRE(expected.size() == 6);
         const engine_ptr e = engine(bad.model, c);
         for (int again = 0; again < 3; ++again) {
-            const std::vector<ended> r = run_requests(e, {short_request(with), short_request(without)});
+            const std::vector<answer> r = ask_all(e, {short_request(with), short_request(without)});
             CHECK((r[0].finish == DS_FINISH_ERROR && r[0].status == DS_ERR_NUMERIC && r[0].tokens.empty()));
             CHECK((r[1].finish == DS_FINISH_LENGTH && r[1].tokens == expected));
         }
@@ -587,7 +579,7 @@ TEST_CASE("model: norms and biases may be stored in any format that runs") {
     }
 }
 
-TEST_CASE("model: rope scaling chosen at load is the file's own") {
+TEST_CASE("model: rope scaling chosen at load equals the same scaling in the file") {
     const auto config = [](ds_rope_scaling s, double factor, uint32_t original) {
         ds_model_config c = model_config();
         c.rope_scaling = s;
@@ -609,7 +601,7 @@ TEST_CASE("model: rope scaling chosen at load is the file's own") {
         CHECK(!same_bits(file, plain));
         CHECK(same_bits(logits_of(unscaled("micro/llama-linear", "llama"), d, &linear), file));
         CHECK(same_bits(logits_of(micro_file("micro/llama-linear"), d, &none), plain));
-        // as older converters wrote it
+        // the key of older converters
         const model_file old = changed("micro/llama-linear", [](model_file &f) {
             f.keys.erase("llama.rope.scaling.type");
             f.keys.erase("llama.rope.scaling.factor");

@@ -1,6 +1,6 @@
-// FP8 checkpoints. The codes are held against the formula of the OCP specification in double precision; a
-// converted checkpoint against one that holds the same weights in F32, decoded here: the files must be equal
-// byte for byte.
+// FP8 checkpoints. The codes are compared with the formula of the OCP specification in double precision. A
+// converted checkpoint must equal, byte for byte, the conversion of one that holds the same weights in F32,
+// decoded here.
 #include "../support/checkpoint_files.h"
 
 #include "../../quantize/convert.h"
@@ -39,8 +39,8 @@ bool is_layer_matrix(const std::string &name, const raw_tensor &t) {
     return name.starts_with("model.layers.") && t.shape.size() == 2;
 }
 
-// The matrices of the layers become codes in which all but the NaNs occur, with scales of a full significand,
-// a block of rows x columns each. `wide`: the same weights in F32.
+// Replaces the matrices of the layers by FP8: all codes but the NaNs occur, with a scale of a full
+// significand for each block of rows x columns. `wide`: the same weights in F32.
 void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, int64_t block_columns,
               const std::string &scale_type = "F32") {
     c.config["quantization_config"] = {{"quant_method", "fp8"},
@@ -67,7 +67,7 @@ void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, i
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t i = 0; i < cols; ++i) {
                 seed = seed * 1664525 + 1013904223;
-                // 0x7f and 0xff are left out
+                // without 0x7f and 0xff, the NaNs
                 const unsigned code = (seed >> 24) % 254, shifted = code + (code >= 0x7f);
                 const auto x = static_cast<float>(
                     e4m3_by_formula(shifted) *
@@ -84,7 +84,7 @@ void make_fp8(checkpoint_files &c, checkpoint_files *wide, int64_t block_rows, i
 
 }  // namespace
 
-TEST_CASE("fp8: a checkpoint converts as one of the same weights in F32 does, to every type") {
+TEST_CASE("fp8: a checkpoint converts to the same bytes as one of the same weights in F32, for every type") {
     struct {
         int64_t rows, columns;
         const char *scales;
@@ -109,7 +109,7 @@ TEST_CASE("fp8: a checkpoint converts as one of the same weights in F32 does, to
     }
 }
 
-TEST_CASE("fp8: every fault is named with file, tensor and place") {
+TEST_CASE("fp8: every fault is named with file, tensor and index") {
     // [160, 96] and [2, 1]
     const std::string up = "model.layers.1.mlp.up_proj.weight", q = "model.layers.0.self_attn.q_proj.weight",
                       scale = up + "_scale_inv";

@@ -1,5 +1,5 @@
-// llama.cpp's importance files: both formats made here byte by byte, what they do to the formats of few bits,
-// and every way in which such a file can be bad.
+// llama.cpp's importance files: both formats made here byte by byte, their effect on formats of few bits, and
+// bad files.
 #include "../support/files.h"
 #include "../support/gguf_bytes.h"
 #include "../support/golden.h"
@@ -20,8 +20,8 @@ using gguf_bytes::le_string;
 namespace {
 
 struct entry {
-    std::vector<float> sums;    // of squares
-    std::vector<float> counts;  // one for each of as many matrices, or one for all
+    std::vector<float> sums;    // sums of squares
+    std::vector<float> counts;  // one for each matrix, or one for all
 };
 using entries = std::map<std::string, entry>;
 
@@ -48,7 +48,7 @@ std::string as_gguf(const entries &of, const std::string &type = "imatrix") {
     return s.bytes();
 }
 
-// As llama.cpp writes it: the means times the number of calls; what was never met counts 1.
+// As llama.cpp writes it: means times the number of calls, and 1 for columns without a count.
 std::string as_dat(const entries &of, int32_t calls = 4) {
     std::string out = le(static_cast<int32_t>(of.size()));
     for (const auto &[name, e] : of) {
@@ -75,8 +75,8 @@ void refused(const std::string &bytes, std::initializer_list<const char *> parts
 
 gguf_file open(const std::string &path) { return gguf_file(os::mapping::map_file(path), path); }
 
-// An entry for each matrix of the file; every eighth column matters. Counts are powers of two, so that both
-// formats hold the same means.
+// An entry for each matrix of the file, with every eighth column important. Counts are powers of two, so that
+// both formats hold the same means.
 entries for_model(const gguf_file &f) {
     entries out;
     for (const gguf_tensor &t : f.tensors()) {
@@ -99,7 +99,7 @@ std::string tensor_bytes(const gguf_file &f) {
     return out;
 }
 
-// The sum of squared errors over every eighth column of matrix `m`, beginning with the one that counts.
+// The sum of squared errors over the important columns of matrix `m`, every eighth.
 double error_of(const gguf_file &in, const gguf_file &out, const std::string &name, size_t m) {
     const gguf_tensor &t = *in.find_tensor(name), &u = *out.find_tensor(name);
     const size_t columns = static_cast<size_t>(t.ne[t.rank - 1]),
@@ -131,8 +131,8 @@ TEST_CASE("imatrix: both formats are read alike") {
         CHECK(m.entries.at("x") == std::vector<float>{1});
         CHECK(m.unread.empty());
     }
-    // An old writer ends after the entries, or after the number of chunks; one call more or less is no
-    // matter; no call: the values as they are.
+    // Old writers end the file after the entries, or after the number of chunks. The number of calls does not
+    // matter; with no calls the values are used unchanged.
     const std::string dat = as_dat(of);
     for (const size_t less : {size_t(13), size_t(9)}) {
         const std::string old = dat.substr(0, dat.size() - less);
@@ -141,7 +141,7 @@ TEST_CASE("imatrix: both formats are read alike") {
     const std::string none = as_dat({{"x", {{3}, {1}}}}, 0);
     CHECK(parse_imatrix(os::mapping::borrow(none.data(), none.size()), "none").entries.at("x") ==
           std::vector<float>{0});
-    // One count for all experts, as a .dat becomes when llama.cpp makes a GGUF of it.
+    // One count for all experts, as in a .dat that llama.cpp has converted to GGUF.
     gguf_bytes::spec s{.keys = {{"general.type", gguf_bytes::STRING, le_string("imatrix")}}};
     s.tensors = {{"x.counts", {1}, 0, 0}, {"x.in_sum2", {2, 3}, 0, 32}, {"x.in_sum", {2, 3}, 0, 64}};
     s.data = le(2.0f) + gguf_bytes::zeros(28) + floats({2, 4, 6, 8, 10, 12}) + gguf_bytes::zeros(32);
@@ -153,13 +153,13 @@ TEST_CASE("imatrix: both formats are read alike") {
 }
 
 TEST_CASE(
-    "imatrix: the same bytes from both formats, and less error where columns count more, expert by expert") {
+    "imatrix: the same bytes from both formats, and less error in important columns, expert by expert") {
     const temp_dir dir;
     synthesize(dir / "dense.gguf", {"small-llama", format::f32, 1}, {});
     convert(data_path("micro/deepseek-v2"), dir / "experts.gguf", {.type = format::f32}, {});
     for (const std::string model : {"dense.gguf", "experts.gguf"})
         for (const format type : {format::q4_k, format::q5_0, format::iq4_nl}) {
-            if (golden::sanitized && type != format::q5_0) continue;  // the others take long
+            if (golden::sanitized && type != format::q5_0) continue;  // the others take too long
             CAPTURE(model);
             CAPTURE(info(type).text);
             const gguf_file in = open(dir / model);
@@ -190,17 +190,18 @@ TEST_CASE(
                     CAPTURE(m);
                     const double with = error_of(in, a, name, m), without = error_of(in, plain, name, m);
                     if (e.counts[m] > 0) CHECK(with < without);
-                    else CHECK(with == doctest::Approx(without).epsilon(0.2));  // all columns count alike
+                    // all columns have the same importance
+                    else CHECK(with == doctest::Approx(without).epsilon(0.2));
                 }
             }
             if (type != format::q4_k || model == "dense.gguf") CHECK(weighed > 4);
-            // What is said of how matrices were quantized goes with them.
+            // Requantizing drops the keys about the importance of the source.
             requantize(dir / "a.gguf", dir / "again.gguf", format::q8_0, {});
             CHECK(!open(dir / "again.gguf").has("quantize.imatrix.file"));
         }
 }
 
-TEST_CASE("imatrix: what is lacking and what is not used are remarks") {
+TEST_CASE("imatrix: missing and unused entries are remarks") {
     const temp_dir dir;
     synthesize(dir / "in.gguf", {"small-llama", format::f32, 1}, {});
     const gguf_file in = open(dir / "in.gguf");
@@ -215,7 +216,7 @@ TEST_CASE("imatrix: what is lacking and what is not used are remarks") {
     CHECK(with(of).empty());
     const std::string all = tensor_bytes(open(dir / "out.gguf"));
     of["blk.77.attn_q.weight"] = {{1, 2, 3}, {1}};
-    of["token_embd.weight"] = {{1, 2, 3}, {1}};  // rows are looked up: no product
+    of["token_embd.weight"] = {{1, 2, 3}, {1}};  // rows are looked up, so it is in no product
     of["blk.0.attn_norm.weight"] = {{1, 2, 3}, {1}};
     std::vector<std::string> remarks = with(of);
     REQUIRE(remarks.size() == 1);

@@ -1,5 +1,5 @@
-// I8 from the quantize tool, run through the API: quality against the golden data, with and without
-// calibration; outliers; formats mixed by measurement; and what is wrong with texts, statistics and bounds.
+// I8 models from the quantize tool, run through the API: quality against the golden data, with and without
+// calibration; outliers; formats mixed by measurement; and invalid texts, statistics and bounds.
 #include "../support/checkpoint_files.h"
 #include "../engine/right_answers.h"
 
@@ -51,7 +51,7 @@ static std::string text_of(const golden::model_ptr &m, const std::vector<ds_toke
     return {text.data(), n};
 }
 
-// Conversations of the bundled model: the first questions of the list with its own answers, as it sees them.
+// Conversations of the bundled model as it sees them: the first questions of the list, with its own answers.
 static std::string own_text(size_t count) {
     const golden::model_ptr m = load(DS_SOURCE_DIR "/models/tiny-r1.gguf");
     const golden::engine_ptr e = golden::engine(m, golden::engine_config());
@@ -100,7 +100,7 @@ TEST_CASE("int8: folding the scales in changes nothing but rounding") {
         calibrate_to(dir / "float.gguf", {questions}, dir / "stats");
         requantize_smoothed(dir / "float.gguf", dir / "folded.gguf", format::f32, dir / "stats", {});
         const gguf_file before = open(dir / "float.gguf"), after = open(dir / "folded.gguf");
-        // each kind in one layer at least
+        // each kind in at least one layer
         for (const char *const kind :
              {"attn_q.weight", "attn_output.weight", "ffn_gate.weight", "ffn_down.weight"}) {
             int changed = 0;
@@ -145,8 +145,8 @@ TEST_CASE("int8: tiny-r1, calibrated on its own answers, predicts its own text a
         CHECK(!open(dir / "float.gguf").has(std::string("deepseek.quant.") + key));
 }
 
-// The same function, but one channel of each norm's result is 100 times as large, and the weights that read
-// it 100 times smaller: as large models have them.
+// The same function, but one channel of each norm's result is 100 times larger and the weights that read it
+// are 100 times smaller, like the outliers of large models.
 static void plant_outliers(const std::string &in, const std::string &out,
                            const std::vector<std::pair<std::string, std::vector<std::string>>> &places,
                            size_t channel) {
@@ -169,7 +169,7 @@ static void plant_outliers(const std::string &in, const std::string &out,
     write_gguf(out, w, {}, [&](size_t i, const byte_sink &sink) { sink(all[i].data(), all[i].size() * 4); });
 }
 
-TEST_CASE("int8: an outlier channel hurts without calibration and is survived with it") {
+TEST_CASE("int8: an outlier channel does harm without calibration and little with it") {
     const temp_dir dir;
     const data d = golden::load("tiny-r1");
     convert(data_path("tiny-r1"), dir / "float.gguf", {.type = format::f32}, {});
@@ -195,7 +195,7 @@ TEST_CASE("int8: an outlier channel hurts without calibration and is survived wi
 
 // ---- Files
 
-// The size of a file that is not written after all.
+// The size that a file would have; it is not written.
 static uint64_t synthetic_size(const char *shape, format type, const temp_dir &dir) {
     uint64_t bytes = 0;
     const job measure{.progress = [&](uint64_t, uint64_t total) {
@@ -212,7 +212,7 @@ static uint64_t synthetic_size(const char *shape, format type, const temp_dir &d
 TEST_CASE("int8: sizes of a published shape") {
     const temp_dir dir;
     const auto size = static_cast<double>(synthetic_size("r1-1.5b", format::i8, dir));
-    CHECK(size > 1777088000.0);  // its parameters
+    CHECK(size > 1777088000.0);  // the number of its parameters
     CHECK(size <= 0.26 * static_cast<double>(synthetic_size("r1-1.5b", format::f32, dir)));
     CHECK(size <= 0.52 * static_cast<double>(synthetic_size("r1-1.5b", format::bf16, dir)));
 }
@@ -251,7 +251,7 @@ TEST_CASE("int8: from int8 to a float format and back") {
         if (t.type == format::i8) CHECK(memcmp(t.data, b.find_tensor(t.name)->data, t.bytes) == 0);
 }
 
-TEST_CASE("int8: rows of zeros and of the smallest numbers") {
+TEST_CASE("int8: rows of zeros and of the smallest floats") {
     int8_t q[4] = {9, 9, 9, 9};
     const float zero[4] = {}, tiny[4] = {1e-38f, -2e-38f, 0.0f, 1e-40f},
                 plain[4] = {-2.54f, 0.01f, 0.03f, 1.27f};
@@ -266,7 +266,7 @@ TEST_CASE("int8: rows of zeros and of the smallest numbers") {
     CHECK(q[3] == 64);  // 63.5, to even
 }
 
-TEST_CASE("int8: inspect counts the scales to their tensors") {
+TEST_CASE("int8: inspect adds scales to their tensors") {
     const temp_dir dir;
     convert(data_path("tiny-r1"), dir / "a.gguf", {.type = format::i8}, {});
     const gguf_file f = open(dir / "a.gguf");
@@ -316,8 +316,8 @@ TEST_CASE("calibrate: the same statistics for any number of threads, and from ev
     CHECK(contains(failure_of([&] { c.input_of("blk.3.ffn_down.weight", 160); }).text, "was not measured"));
 }
 
-// The first product's input is the normed embedding of each token: known without a forward pass.
-TEST_CASE("calibrate: what goes into the first product") {
+// The first product's input is the normalized embedding of each token, which needs no forward pass.
+TEST_CASE("calibrate: inputs of the first product") {
     const temp_dir dir;
     convert(data_path("micro/llama"), dir / "a.gguf", {.type = format::f32}, {});
     write_bytes(dir / "text", "abcabd");
@@ -391,7 +391,7 @@ TEST_CASE("calibrate: texts of every kind") {
     CHECK(failure_of([&] { calibrate(path, {dir / "nowhere"}, {}, {}); }).code == status::io);
 }
 
-TEST_CASE("calibration: statistics that are damaged, or of another model") {
+TEST_CASE("calibration: damaged statistics, and those of another model") {
     const temp_dir dir;
     convert(data_path("micro/qwen3"), dir / "a.gguf", {.type = format::f32}, {});
     convert(data_path("micro/qwen2"), dir / "b.gguf", {.type = format::f32}, {});
@@ -437,13 +437,13 @@ TEST_CASE("calibration: statistics that are damaged, or of another model") {
                    "95 channels"));
     CHECK(!fs::exists(dir / "out.gguf"));
 
-    // What is smoothed is another model: its statistics are not those of the one it came from.
+    // A smoothed model is a different model: statistics of the original do not apply to it.
     requantize_smoothed(dir / "a.gguf", dir / "out.gguf", format::i8, dir / "stats", {});
     CHECK(smooth_with("out.gguf", "stats").code == status::argument);
 }
 
-TEST_CASE("int8: rows that are too long for it are refused by every tool that makes it, before anything is "
-          "written") {
+TEST_CASE(
+    "int8: rows that are too long for it are refused by every tool that makes it, before a file is written") {
     const temp_dir dir;
     checkpoint_files c("micro/qwen2");
     const int64_t ffn = 132105, layers = 1;
@@ -504,7 +504,7 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     convert(data_path("tiny-r1"), dir / "float.gguf", {.type = format::bf16}, {});
     std::string text = own_text(4);
     const std::string bos = "<｜begin▁of▁sentence｜>";
-    if (text.starts_with(bos)) text.erase(0, bos.size());  // the window brings one
+    if (text.starts_with(bos)) text.erase(0, bos.size());  // the window starts with one
     write_bytes(dir / "text", text);
     const uint64_t most = fs::file_size(dir / "float.gguf");
     const double nll = nll_of(dir / "float.gguf", text, DS_KV_F32);
@@ -512,13 +512,13 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     o.max_bytes = most * 3 / 4;
     requantize_mixed(dir / "float.gguf", dir / "sized.gguf", o, {.threads = 2});
     CHECK(fs::file_size(dir / "sized.gguf") <= o.max_bytes);
-    // another matrix would have taken more off than it had to
+    // one more matrix would have saved more than needed
     CHECK(fs::file_size(dir / "sized.gguf") > o.max_bytes - 2 * 84000);
     const nlohmann::json totals = nlohmann::json::parse(inspect_json(open(dir / "sized.gguf"), {}))["totals"];
     CHECK(totals["i8"]["tensors"] > 0);
-    CHECK(totals["bf16"]["tensors"] > 0);  // the checkpoint's own, so nothing is lost there
+    CHECK(totals["bf16"]["tensors"] > 0);  // the checkpoint's own format, so nothing is lost
     CHECK(totals["all"]["tensors"] == 39);
-    CHECK(dir.entries() == 3);  // nothing is left beside it
+    CHECK(dir.entries() == 3);  // no temporary file is left
 
     o.max_bytes = UINT64_MAX;
     o.max_nll_loss = 0.0005;
@@ -531,7 +531,7 @@ TEST_CASE("mixed: bounds on size and on likelihood are kept") {
     CHECK(fs::file_size(dir / "bound.gguf") < most);
 }
 
-TEST_CASE("mixed: with calibration, on what it cannot do, and an f16 that overflows") {
+TEST_CASE("mixed: with calibration, with unsupported settings, and with an f16 that overflows") {
     const temp_dir dir;
     convert(data_path("micro/qwen3"), dir / "float.gguf", {.type = format::f32}, {});
     write_bytes(dir / "text", "Twenty-one sheep and 3 dogs: how many legs?");
@@ -560,7 +560,7 @@ TEST_CASE("mixed: with calibration, on what it cannot do, and an f16 that overfl
     CHECK(!fs::exists(dir / "out.gguf"));
     CHECK(dir.entries() == 3);
 
-    // ffn_up times 2^22 and ffn_down by as much smaller: the same function, and no f16.
+    // ffn_up times 2^22 and ffn_down divided by 2^22: the same function, but out of range for f16.
     std::string bytes = file_bytes(dir / "float.gguf");
     const gguf_file f = open(dir / "float.gguf");
     for (const auto &[name, factor] :

@@ -1,5 +1,7 @@
-// The quantize tool beyond the checkpoint: vocabularies, random files, requantizing, inspection.
+// The quantize tool apart from weights of checkpoints: vocabularies, random files, requantizing, inspection.
 #include "../support/checkpoint_files.h"
+#include "../support/formats.h"
+#include "../support/skip.h"
 
 #include "../../llm/text/tokenizer.h"
 #include "../../quantize/calibrate.h"
@@ -65,7 +67,7 @@ TEST_CASE("vocabulary: tokens, kinds, merges and special tokens of tiny-r1") {
     CHECK(m.remarks.empty());
 }
 
-TEST_CASE("vocabulary: merges as pairs are merges as strings") {
+TEST_CASE("vocabulary: merges as pairs equal merges as strings") {
     checkpoint_files c("tiny-r1");
     const metadata strings(c);
     for (nlohmann::json &merge : c.tokenizer["model"]["merges"]) {
@@ -76,7 +78,7 @@ TEST_CASE("vocabulary: merges as pairs are merges as strings") {
           metadata(c).file.get_strings("tokenizer.ggml.merges"));
 }
 
-TEST_CASE("vocabulary: conversation marks are control tokens whatever their flag says") {
+TEST_CASE("vocabulary: conversation marks are control tokens even without the flag") {
     checkpoint_files c("tiny-r1");
     for (nlohmann::json &t : c.tokenizer["added_tokens"]) t["special"] = false;
     const metadata m(c);
@@ -102,7 +104,7 @@ TEST_CASE("vocabulary: end tokens from the three files") {
     REQUIRE(four.remarks.size() == 1);
     CHECK(contains(four.remarks[0], "479"));
 
-    c.tokenizer_config.erase("eos_token");  // then config.json's, as a list
+    c.tokenizer_config.erase("eos_token");  // then config.json's are used, here a list
     c.config["eos_token_id"] = {481, 478};
     const metadata listed(c);
     CHECK(listed.file.get_uint("tokenizer.ggml.eos_token_id", 1000) == 481);
@@ -126,7 +128,7 @@ TEST_CASE("vocabulary: whether texts begin with BOS") {
     CHECK(!metadata(c).file.get_bool("tokenizer.ggml.add_bos_token", true));
 }
 
-TEST_CASE("vocabulary: where a chat template may be, and special tokens written as objects") {
+TEST_CASE("vocabulary: where a chat template may be stored, and special tokens written as objects") {
     checkpoint_files c("tiny-r1");
     c.tokenizer_config["chat_template"] = {{{"name", "tool_use"}, {"template", "tools"}},
                                            {{"name", "default"}, {"template", "plain"}}};
@@ -157,8 +159,8 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
     };
     const std::string own = c.tokenizer_config["chat_template"];
 
-    // The first of chat_template.jinja, tokenizer_config.json and chat_template.json counts; one that would
-    // render otherwise is remarked.
+    // The first of chat_template.jinja, tokenizer_config.json and chat_template.json is used. Another that
+    // renders differently causes a remark.
     const metadata both(c, json(R"({"chat_template": "other"})"));
     CHECK(kept(both) == own);
     remarked(both, {"chat_template.json", "differs", "tokenizer_config.json"});
@@ -226,7 +228,7 @@ TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
     for (const auto &[name, pre] :
          {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
         if (!fs::exists(root + name)) {
-            MESSAGE("skipped: no " << root + name);
+            skip(root + name + " is not available");
             continue;
         }
         const std::string bytes = convert_metadata(root + name, {}, {});
@@ -258,7 +260,7 @@ TEST_CASE("vocabulary: qwen's patterns without NFC are DeepSeek's") {
     CHECK(contains(failure_of([&] { metadata m(c); }).text, "isolated"));
 }
 
-// The ids that a changed tokenizer gives to a text.
+// The ids of a text by a changed tokenizer.
 static std::vector<token_id> ids_of(const checkpoint_files &c, std::string_view text) {
     const metadata m(c);
     const tokenizer t(m.file);
@@ -284,7 +286,7 @@ static const nlohmann::json qwen_split = {
 static const nlohmann::json byte_level = {
     {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
 
-// Bytes, "bc" by a merge, "abc" by none, the letter that e and an acute accent compose to, and two added
+// Bytes, "bc" by a merge, "abc" by no merge, the letter that e and an acute accent compose to, and two added
 // tokens.
 static checkpoint_files small_tokenizer(const nlohmann::json &split) {
     checkpoint_files c("tiny-r1");
@@ -307,7 +309,7 @@ static checkpoint_files small_tokenizer(const nlohmann::json &split) {
     return c;
 }
 
-TEST_CASE("vocabulary: the normalizer and ignore_merges are those of tokenizer.json, whatever the pattern") {
+TEST_CASE("vocabulary: the normalizer and ignore_merges come from tokenizer.json, whatever the pattern") {
     using ids = std::vector<token_id>;
     for (const nlohmann::json &split : {llama3_split, qwen_split})
         for (const bool nfc : {false, true})
@@ -324,7 +326,7 @@ TEST_CASE("vocabulary: the normalizer and ignore_merges are those of tokenizer.j
                      {{{"type", "NFC"}}, {{"type", "Sequence"}, {"normalizers", nlohmann::json::array()}}}}};
                 CHECK(ids_of(c, "e\u0301") == ids{258});
             }
-    // What the names imply needs no keys.
+    // Settings implied by the pre-tokenizer's name need no keys.
     checkpoint_files c = small_tokenizer(qwen_split);
     c.tokenizer["normalizer"] = {{"type", "NFC"}};
     CHECK(!metadata(c).file.has("deepseek.tokenizer.normalizer"));
@@ -335,7 +337,7 @@ TEST_CASE("vocabulary: the normalizer and ignore_merges are those of tokenizer.j
     CHECK(!metadata(c).file.has("deepseek.tokenizer.ignore_merges"));
 }
 
-TEST_CASE("vocabulary: every field of tokenizer.json is looked at") {
+TEST_CASE("vocabulary: every field of tokenizer.json is checked") {
     const auto refused = [](const char *pointer, const nlohmann::json &value, const char *field) {
         checkpoint_files c = small_tokenizer(llama3_split);
         c.tokenizer[nlohmann::json::json_pointer(pointer)] = value;
@@ -393,7 +395,7 @@ TEST_CASE("vocabulary: every field of tokenizer.json is looked at") {
     taken("/normalizer", {{"type", "Sequence"}, {"normalizers", nlohmann::json::array()}});
     taken("/model/dropout", 0.0);
     taken("/model/continuing_subword_prefix", "");
-    taken("/model/unk_token", "<s>");  // no byte needs it
+    taken("/model/unk_token", "<s>");  // allowed: every byte has a token
     taken("/model/fuse_unk", true);
     taken("/decoder", {{"type", "Sequence"}, {"decoders", {byte_level, {{"type", "Fuse"}}}}});
     taken("/decoder", nullptr);
@@ -430,7 +432,7 @@ TEST_CASE("vocabulary: bytes without a token") {
     CHECK(contains(failure_of([&] { metadata m(c); }).text, "model.unk_token"));
 }
 
-TEST_CASE("vocabulary: what the post-processor puts around a text") {
+TEST_CASE("vocabulary: tokens that the post-processor puts around a text") {
     const auto special = [](const char *id) {
         return nlohmann::json{{"SpecialToken", {{"id", id}, {"type_id", 0}}}};
     };
@@ -461,7 +463,7 @@ TEST_CASE("vocabulary: what the post-processor puts around a text") {
     c.tokenizer_config.erase("bos_token");
     CHECK(metadata(c).file.get_uint("tokenizer.ggml.bos_token_id", 1000) == 259);
     c = with({special("</s>"), text});
-    c.tokenizer_config["add_bos_token"] = false;  // tokenizer_config.json has the last word
+    c.tokenizer_config["add_bos_token"] = false;  // tokenizer_config.json decides
     CHECK(!adds(c, "bos"));
 }
 
@@ -502,12 +504,12 @@ TEST_CASE("vocabulary: special tokens that do not exist") {
     remarked(c, "'pad_token': \"[PAD]\" is not in the vocabulary", "padding_token_id");
     c.tokenizer_config["eos_token"] = "<end>";
     CHECK(contains(failure_of([&] { metadata m(c); }).text, "'eos_token'"));
-    // A list of ends, one of which is none.
+    // A list of end tokens, one of which does not exist.
     c = with("eos_token_id", {260, -1, 259});
     CHECK(metadata(c).file.get_uint("tokenizer.ggml.eot_token_id", 1000) == 259);
 }
 
-TEST_CASE("vocabulary: a number in a small file asks for no more memory than the file has tokens") {
+TEST_CASE("vocabulary: numbers in a small file cannot demand much more memory than its tokens") {
     checkpoint_files c = small_tokenizer(llama3_split);
     c.config["vocab_size"] = 1 << 24;
     const error e = failure_of([&] { metadata m(c); });
@@ -540,7 +542,7 @@ TEST_CASE("synth: bytes as byte-level BPE spells them") {
     CHECK(byte_level_text(0xff) == "ÿ");
 }
 
-TEST_CASE("synth: the named shapes are the published models'") {
+TEST_CASE("synth: the named shapes are those of the published models") {
     CHECK(synth_shape_text("r1-1.5b") ==
           "qwen2, 28 layers of 1536, 12/2 heads of 128, ffn 8960, vocabulary 151936");
     CHECK(synth_shape_text("r1-7b") ==
@@ -554,16 +556,17 @@ TEST_CASE("synth: the named shapes are the published models'") {
     CHECK(contains(e.text, "r1-14b"));
 }
 
-TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
+TEST_CASE("synth: files load, tokenize and hold weights of a plausible size") {
     const temp_dir dir;
-    for (const char *const shape : {"tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-deepseek2"})
-        for (const format type : {format::f32, format::f16, format::bf16, format::q8_0, format::i8}) {
+    for (const arch *const shaped : architectures())
+        for (const format type : uniform_formats()) {
+            const std::string shape = std::string("tiny-") + shaped->name;
             CAPTURE(shape);
             CAPTURE(info(type).text);
             synthesize(dir / "out.gguf", {shape, type, 1}, {});
             const gguf_file f = open(dir / "out.gguf");
             const arch *const a = arch_by_name(f.get_string("general.architecture"));
-            REQUIRE(a);
+            REQUIRE(a == shaped);
             for (const tensor_row &row : a->tensors(a->read(f))) {
                 const gguf_tensor *const t = f.find_tensor(row.name);
                 if (row.optional && !t) continue;
@@ -571,7 +574,7 @@ TEST_CASE("synth: files that load, tokenize and hold weights of a sane size") {
                 CHECK(std::vector<int64_t>(t->ne, t->ne + t->rank) == row.ne);
                 CHECK(t->type == (row.stays_f32() ? format::f32 : type));
             }
-            // 128 x 256, of two layers: deviation 1 / sqrt(256 * 4)
+            // 128 x 256 in a model of two layers: deviation 1 / sqrt(256 * 4)
             const gguf_tensor &down = *f.find_tensor("blk.0.ffn_down.weight");
             std::vector<float> x(128 * 256);
             decode_row(down.type, down.data, x.data(), x.size());
@@ -617,7 +620,7 @@ TEST_CASE("synth: fewer layers and a smaller vocabulary") {
     CHECK(!f.find_tensor("blk.1.attn_q.weight"));
 }
 
-TEST_CASE("synth: the seed decides, and nothing else") {
+TEST_CASE("synth: the result depends on the seed and nothing else") {
     const temp_dir dir;
     synthesize(dir / "a.gguf", {"tiny-qwen3", format::q8_0, 1}, {});
     synthesize(dir / "b.gguf", {"tiny-qwen3", format::q8_0, 1}, {.threads = 3});
@@ -626,7 +629,7 @@ TEST_CASE("synth: the seed decides, and nothing else") {
     CHECK(file_bytes(dir / "a.gguf") != file_bytes(dir / "c.gguf"));
 }
 
-TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
+TEST_CASE("policy: llama.cpp's mixes, and the formats of rows of other lengths") {
     const auto row = [](role what, int64_t layer, int64_t columns) {
         tensor_row r{"x", "", {512, columns}, what, false};
         r.layer = layer;
@@ -640,7 +643,7 @@ TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
     };
     for (const format f : {format::q4_k, format::q5_k})
         for (const role what : {role::value, role::down}) {
-            int more = 0;  // an eighth at each end, and a third of the rest
+            int more = 0;  // an eighth of the layers at each end, and a third of the rest
             for (int i = 0; i < 32; ++i) more += choice(f, what, i) == format::q6_k;
             CHECK(more == 16);
             CHECK(choice(f, what, 3) == format::q6_k);
@@ -675,8 +678,8 @@ TEST_CASE("policy: the usual mixes, and what rows of other lengths get") {
     }
 }
 
-TEST_CASE("requantize: types of few bits in files that load, with remarks for rows that do not fit, refusals "
-          "by name") {
+TEST_CASE(
+    "requantize: types of few bits in files that load, remarks for rows that do not fit, refusals by name") {
     const temp_dir dir;
     std::vector<std::string> remarks;
     const job j{.note = [&](const std::string &text) { remarks.push_back(text); }};
@@ -746,7 +749,7 @@ TEST_CASE("requantize: statistics lower the error where the inputs are large") {
     CHECK(weighted.get_uint("deepseek.quant.calibration_tokens", 1000) == c.tokens);
 }
 
-TEST_CASE("synth: files of few bits hold weights of a sane size") {
+TEST_CASE("synth: files of few bits hold weights of a plausible size") {
     const temp_dir dir;
     for (const format type : {format::q4_0, format::q4_k, format::q6_k, format::q2_k}) {
         CAPTURE(info(type).text);
@@ -765,7 +768,7 @@ TEST_CASE("synth: files of few bits hold weights of a sane size") {
 
 // ---- Requantizing
 
-TEST_CASE("requantize: the same file as converting at once, from each format that loses nothing") {
+TEST_CASE("requantize: the same file as converting directly, from each lossless format") {
     const temp_dir dir;
     for (const char *const name : {"micro/llama3", "micro/qwen2"})
         for (const format through : {format::f32, format::bf16}) {
@@ -802,7 +805,7 @@ TEST_CASE("requantize: to a larger format with a remark, and over its own source
     CHECK(dir.entries() == 2);
 }
 
-TEST_CASE("requantize: tensors and keys that nobody knows stay, what cannot be read is named") {
+TEST_CASE("requantize: unknown tensors and keys are kept, and unreadable ones are named") {
     const temp_dir dir;
     convert(data_path("micro/llama"), dir / "good.gguf", {}, {});
     const gguf_file good = open(dir / "good.gguf");
@@ -875,7 +878,7 @@ TEST_CASE("inspect: the bundled model as text and as JSON") {
     CHECK(!nlohmann::json::parse(inspect_json(f, {8, false})).contains("tensors"));
 }
 
-TEST_CASE("inspect: a file's strings cannot drive the terminal or break the JSON") {
+TEST_CASE("inspect: a file's strings cannot control the terminal or break the JSON") {
     gguf_writer w;
     w.set_string("general.name", "red \x1b[31m\x07 \xff\xfe");
     const std::string bytes = w.header();

@@ -1,5 +1,4 @@
-// Safetensors and JSON from files that lie: each fault is made here, and must be named by the error that it
-// gets.
+// Safetensors and JSON with invalid content: each fault is made here, and the error must name it.
 #include "../support/allocations.h"
 #include "../support/checkpoint_files.h"
 #include "../support/sanitizers.h"
@@ -21,7 +20,7 @@ static safetensors_file open_header(const std::string &header, size_t data) {
     return open_bytes(with_length(header) + std::string(data, '\0'));
 }
 
-TEST_CASE("safetensors: what the file says, in the order of its bytes") {
+TEST_CASE("safetensors: tensors in the order of their bytes") {
     const std::string bytes =
         with_length(
             R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
@@ -60,7 +59,7 @@ TEST_CASE("safetensors: hostile headers") {
         {R"({"a":{"dtype":"F32","shape":[281474976710656,281474976710656],"data_offsets":[0,4]}})", 4,
          "product"},
         {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0,
-         "product"},  // 2^64 elements, would wrap to 0
+         "product"},  // 2^64 elements, which wraps to 0
         {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})", 4, "whole number"},
         {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8, "8 bytes, but the shape asks for 4"},
         {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "not a range"},
@@ -87,11 +86,11 @@ TEST_CASE("safetensors: hostile headers") {
     }
 }
 
-TEST_CASE("safetensors: header lengths that leave the file") {
+TEST_CASE("safetensors: header lengths beyond the file's end") {
     const std::string good =
         with_length(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})") + "data";
     open_bytes(good);
-    for (size_t n = 0; n < good.size(); ++n) {  // every way to be cut short
+    for (size_t n = 0; n < good.size(); ++n) {  // truncated at every length
         CAPTURE(n);
         CHECK(failure_of([&] { open_bytes(good.substr(0, n)); }).code == status::format);
     }
@@ -103,7 +102,7 @@ TEST_CASE("safetensors: header lengths that leave the file") {
     }
 }
 
-TEST_CASE("json: depth, duplicates, rubbish") {
+TEST_CASE("json: depth, duplicates, invalid text") {
     CHECK(contains(failure_of([] { parse_json(std::string(100000, '['), "file"); }).text, "nested deeper"));
     std::string nested;
     for (int i = 0; i < 1000; ++i) nested += R"({"a":)";
@@ -132,7 +131,7 @@ TEST_CASE("json: a wrong value is named with file, field and value") {
     CHECK(root.whole("absent", 10, 7) == 7);
 }
 
-TEST_CASE("json: values that are the same, and numbers of every size") {
+TEST_CASE("json: equal values, and numbers of every size") {
     const auto same = [](const char *a, const char *b) {
         const json_tree x = parse_json(a, "a"), y = parse_json(b, "b");
         return json_node(x).same_as(json_node(y));
@@ -165,7 +164,7 @@ TEST_CASE("json: values that are the same, and numbers of every size") {
     CHECK(json_node(t).at(4).number() == -0.5);
 }
 
-TEST_CASE("json: members and elements of what lies in one another") {
+TEST_CASE("json: members and elements of nested values") {
     const json_tree t =
         parse_json(R"({"z":[[],[1,[2]],{"k":{}}],"a":{"y":"Y","x":["X"]},"":0,"n":null})", "t");
     const json_node root(t);
@@ -214,7 +213,7 @@ TEST_CASE("json: a header of many tensors takes linear steps") {
         uint64_t steps = 0;
         parse_json(header_of(n, true), "file", {}, &steps);
         CHECK(steps >= 8 * n);
-        CHECK(steps <= 60 * n);  // 11 values and 4 names each, and names sorted: n ln n
+        CHECK(steps <= 60 * n);  // 11 values and 4 names each, plus sorting the names: n ln n
         if (last > 0) CHECK(steps <= last * 5 / 2);
         last = steps;
     }
@@ -230,7 +229,7 @@ TEST_CASE("json: a header of many tensors takes linear steps") {
     CHECK(steps <= 150000 * 40);  // names compared
 }
 
-TEST_CASE("json: reading stops when it is asked to") {
+TEST_CASE("json: reading stops on request") {
     const std::string header = header_of(40000, true);
     int asked = 0;
     const auto stop = [&] { return ++asked == 3; };
@@ -250,7 +249,7 @@ TEST_CASE("json: reading stops when it is asked to") {
           }).code == status::cancelled);
 }
 
-TEST_CASE("json: a tree takes at most 8 times the text and 16 MiB, whatever it says") {
+TEST_CASE("json: a tree takes at most 8 times the text and 16 MiB, for any text") {
     const size_t n = sanitized ? 3 << 19 : 5 << 20;
     const auto list = [&](const std::function<std::string(size_t)> &element) {
         std::string out = "[" + element(0);
@@ -310,7 +309,7 @@ TEST_CASE("safetensors: headers and indexes take at most 8 times their size and 
     }
 }
 
-TEST_CASE("one number of a small file asks for no memory") {
+TEST_CASE("checkpoint: no number in a small file causes a large allocation") {
     const auto peak = [](const std::function<void(checkpoint_files &)> &change, const char *field) {
         const temp_dir dir;
         checkpoint_files c("micro/llama");
@@ -382,7 +381,7 @@ TEST_CASE("checkpoint: shards by their index") {
                    "'a': in another file"));
 }
 
-TEST_CASE("checkpoint: as many shards as R1 has, with few open files") {
+TEST_CASE("checkpoint: as many shards as R1 has, with few file descriptors") {
     constexpr int shards = 163;
     const temp_dir dir;
     const auto shard_name = [](int i) { return format_text("model-%05d-of-000163.safetensors", i + 1); };
@@ -434,7 +433,7 @@ TEST_CASE("checkpoint: as many shards as R1 has, with few open files") {
     CHECK(contains(missing.text, shard_name(99)));
 }
 
-TEST_CASE("checkpoint: a directory without weights says what was looked for") {
+TEST_CASE("checkpoint: the error for a directory without weights names the files that were tried") {
     const temp_dir dir;
     const error e = failure_of([&] { checkpoint c(dir.path); });
     CHECK(e.code == status::io);

@@ -1,5 +1,5 @@
-// operator new and delete of the whole test program: malloc and free, but for what with_failing and
-// most_bytes ask.
+// operator new and delete of the whole test program: malloc and free, unless with_failing or most_bytes is
+// active.
 #include "allocations.h"
 
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace {
 
-std::atomic<bool> armed{false}, for_ever{false};
+std::atomic<bool> armed{false}, all_later{false};
 std::atomic<int64_t> calls{0}, fail_at{0}, held{0}, bytes{0}, most{0};
 
 void *counted(void *p) {
@@ -26,22 +26,22 @@ void *counted(void *p) {
 void *take(size_t n, size_t alignment) {
     if (armed) {
         const int64_t call = ++calls;
-        if (fail_at > 0 && (call == fail_at || (for_ever && call > fail_at))) return nullptr;
+        if (fail_at > 0 && (call == fail_at || (all_later && call > fail_at))) return nullptr;
     }
     if (n == 0) n = 1;
     return counted(alignment <= alignof(std::max_align_t)
                        ? std::malloc(n)
                        : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment));
 }
-void give(void *p) {
+void release(void *p) {
     if (p) {
         held.fetch_sub(1, std::memory_order_relaxed);
         bytes.fetch_sub(static_cast<int64_t>(malloc_usable_size(p)), std::memory_order_relaxed);
     }
     std::free(p);
 }
-void *take_or_throw(size_t bytes, size_t alignment) {
-    if (void *p = take(bytes, alignment)) return p;
+void *take_or_throw(size_t n, size_t alignment) {
+    if (void *p = take(n, alignment)) return p;
     throw std::bad_alloc();
 }
 
@@ -51,7 +51,7 @@ int64_t ds::test::with_failing(int64_t n, bool ever, const std::function<void()>
     struct disarm {
         ~disarm() { armed = false; }
     } const at_the_end;
-    calls = 0, fail_at = n, for_ever = ever;
+    calls = 0, fail_at = n, all_later = ever;
     armed = true;
     f();
     return calls;
@@ -78,11 +78,11 @@ void *operator new(size_t n, std::align_val_t a, const std::nothrow_t &) noexcep
 void *operator new[](size_t n, std::align_val_t a, const std::nothrow_t &) noexcept {
     return take(n, static_cast<size_t>(a));
 }
-void operator delete(void *p) noexcept { give(p); }
-void operator delete[](void *p) noexcept { give(p); }
-void operator delete(void *p, size_t) noexcept { give(p); }
-void operator delete[](void *p, size_t) noexcept { give(p); }
-void operator delete(void *p, std::align_val_t) noexcept { give(p); }
-void operator delete[](void *p, std::align_val_t) noexcept { give(p); }
-void operator delete(void *p, size_t, std::align_val_t) noexcept { give(p); }
-void operator delete[](void *p, size_t, std::align_val_t) noexcept { give(p); }
+void operator delete(void *p) noexcept { release(p); }
+void operator delete[](void *p) noexcept { release(p); }
+void operator delete(void *p, size_t) noexcept { release(p); }
+void operator delete[](void *p, size_t) noexcept { release(p); }
+void operator delete(void *p, std::align_val_t) noexcept { release(p); }
+void operator delete[](void *p, std::align_val_t) noexcept { release(p); }
+void operator delete(void *p, size_t, std::align_val_t) noexcept { release(p); }
+void operator delete[](void *p, size_t, std::align_val_t) noexcept { release(p); }

@@ -1,4 +1,5 @@
-// The test program's operator new can be told to count, to fail, and to say how much was taken.
+// The test program's operator new: it counts allocations, fails on demand, and records how many bytes are
+// held.
 #pragma once
 
 #include <cstdint>
@@ -6,14 +7,14 @@
 
 namespace ds::test {
 
-// How many allocations `f` makes, of which the n-th fails (0: none), and all after it when `ever`.
+// Returns how many allocations `f` makes. The n-th fails (0: none), and with `ever` all later ones too.
 int64_t with_failing(int64_t n, bool ever, const std::function<void()> &f);
 
-// Blocks that were taken and not given back, of the whole program.
+// Blocks of the whole program that are allocated and not yet freed.
 int64_t blocks_held();
 
-// The most bytes that `f` held at one time, beside those that were held before it. What other threads hold
-// counts.
+// The most bytes that `f` holds at one time, beyond those held before it. Other threads' allocations count
+// too.
 int64_t most_bytes(const std::function<void()> &f);
 
 }  // namespace ds::test

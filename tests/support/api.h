@@ -1,4 +1,4 @@
-// What the tests of deepseek.h share: calls that must fail.
+// What the tests of deepseek.h share: statistics, and checks of calls that must fail.
 #pragma once
 
 #include "model_file.h"
@@ -25,7 +25,8 @@ inline bool well_formed(std::string_view s) {
     return true;
 }
 
-// The call fails so with and without a place for the message, and the message says where.
+// Checks that the call fails with `expected`, with and without a ds_error, and that the message contains
+// `part`.
 using call = std::function<ds_status(ds_error *)>;
 inline void check_fails(ds_status expected, std::string_view part, const call &f) {
     ds_error err;

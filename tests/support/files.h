@@ -1,5 +1,4 @@
-// Directories, files and safetensors made, changed and read for tests; safetensors without the converter's
-// reader.
+// Directories and files made, changed and read for tests, and the errors that calls throw.
 #pragma once
 
 #include "../../tensor/base.h"
@@ -10,7 +9,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <map>
 #include <sstream>
 #include <unistd.h>
 
@@ -55,30 +53,5 @@ inline error failure_of(const std::function<void()> &call) {
 inline bool contains(const std::string &text, const std::string &part) {
     return text.find(part) != std::string::npos;
 }
-
-struct raw_tensor {
-    std::string dtype;
-    std::vector<int64_t> shape;
-    std::string bytes;
-
-    size_t elements() const { return dtype == "F32" ? bytes.size() / 4 : bytes.size() / 2; }
-    float bf16(size_t i) const {  // element i of a BF16 tensor: the upper half of an F32
-        uint32_t u = static_cast<uint32_t>(static_cast<uint8_t>(bytes[2 * i])) << 16 |
-                     static_cast<uint32_t>(static_cast<uint8_t>(bytes[2 * i + 1])) << 24;
-        float f;
-        memcpy(&f, &u, 4);
-        return f;
-    }
-};
-using raw_tensors = std::map<std::string, raw_tensor>;
-
-inline std::string with_length(const std::string &header) {
-    const uint64_t n = header.size();
-    return std::string(reinterpret_cast<const char *>(&n), 8) + header;
-}
-
-// In checkpoint_files.cpp, with what else needs JSON.
-std::string safetensors_bytes(const raw_tensors &tensors);
-void read_safetensors(const std::string &path, raw_tensors &out);  // adds to `out`
 
 }  // namespace ds::test

@@ -1,4 +1,4 @@
-// The processor's floating-point control register, for tests that play a host who has changed it.
+// The processor's floating-point control register, for tests that act as a host which has changed it.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace ds::test {
 
 #if defined(__x86_64__)
-// without the flags of what has happened
+// Without the sticky exception flags, bits 0 to 5.
 inline uint64_t float_control() { return _mm_getcsr() & ~0x3fu; }
 inline void set_float_control(uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
 constexpr uint64_t flushing = 0x8040;  // results and operands that are denormal become zero
@@ -20,7 +20,7 @@ inline uint64_t float_control() {
     return v;
 }
 inline void set_float_control(uint64_t v) { __asm__ volatile("msr fpcr, %0" : : "r"(v) : "memory"); }
-// denormals, of halves too; besides, halves of another kind, and every NaN the same
+// FZ and FZ16 (denormals become zero, f16 included), AHP (alternative half precision) and DN (default NaN).
 constexpr uint64_t flushing = 0x7080000;
 #endif
 

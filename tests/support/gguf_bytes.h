@@ -1,5 +1,5 @@
-// GGUF files made byte by byte for the tests, sharing nothing with gguf_writer, and what the tests ask of
-// such a file.
+// GGUF files made byte by byte for the tests, sharing nothing with gguf_writer, and checks of how they are
+// read.
 #pragma once
 
 #include "../../tensor/gguf.h"
@@ -60,8 +60,8 @@ inline std::string array_of(uint32_t element, uint64_t count, const std::string 
     return le(element) + le(count) + payload;
 }
 
-// A copy of the bytes that ends where an unmapped page begins, so that reading one byte too many faults in
-// any build. One at a time: the room is shared.
+// A copy of the bytes that ends where an inaccessible page begins, so that reading one byte too many faults
+// in any build. Only one may exist at a time: they share one buffer.
 class guarded {
 public:
     explicit guarded(const std::string &s) : size_(s.size()) {
@@ -83,7 +83,7 @@ private:
     size_t size_;
 };
 
-// What a reader of the file would do next: every value as text, every tensor's first and last byte.
+// Reads all that a user of the file would: every value as text, every tensor's first and last byte.
 inline uint64_t touch(const gguf_file &f) {
     uint64_t sum = 0;
     for (size_t i = 0; i < f.key_count(); ++i) sum += gguf_value_text(f.value(i), 100).size();

@@ -1,5 +1,5 @@
-// The independent golden data of tests/data: checkpoints converted to a temporary GGUF file, and what a
-// float64 implementation in PyTorch made of them.
+// The golden data of tests/data (see its README.md): checkpoints, converted to a temporary GGUF file, and the
+// results that an independent float64 implementation in PyTorch computed from them.
 #pragma once
 
 #include "../../deepseek.h"
@@ -21,7 +21,8 @@ namespace golden {
 
 using ds::test::sanitized;
 
-// What a test needs of a call that must succeed.
+// Ends the test case when a call fails that it cannot do without. MUST declares the `err` that the call
+// refers to.
 inline void ok(ds_status s, const ds_error &e) {
     if (s != DS_OK) FAIL(e.message);
 }
@@ -60,8 +61,8 @@ inline std::string data_dir(const std::string &name) {
     return std::string(DS_SOURCE_DIR "/tests/data/") + name;
 }
 
-// DS_TEST_DEVICE=N: the models of tests are on device N (0: the host), and they and their pages of I8,
-// whatever a test asks for, for its bits are the same everywhere.
+// DS_TEST_DEVICE=N puts the models of tests on device N (0: the host). Their weights and pages are I8 then,
+// whatever a test asks for, because only I8 has the same bits on every device.
 inline const char *device_asked() { return std::getenv("DS_TEST_DEVICE"); }
 
 inline model_ptr load_file(const char *path, uint32_t flags = 0) {
@@ -74,7 +75,7 @@ inline model_ptr load_file(const char *path, uint32_t flags = 0) {
     return model_ptr(m);
 }
 
-// `name` is a folder of tests/data, "micro/llama".
+// `name` is a folder of tests/data, such as "micro/llama".
 inline model_ptr model(const std::string &name, ds::format type, uint32_t flags = 0) {
     const temp_file file;
     ds::convert(data_dir(name), file.path,
@@ -101,7 +102,7 @@ inline engine_ptr engine(const model_ptr &m, ds_engine_config c) {
     return engine_ptr(e);
 }
 
-// A request with a sampling and a thinking of its own.
+// A request that owns the sampling and thinking structures it points to.
 struct full_request : ds_request {
     ds_sampling draw{};
     ds_thinking thought{};
@@ -128,7 +129,7 @@ inline full_request request(const std::vector<ds_token> &prompt) {
     return r;
 }
 
-// A conversation of one question, as the model's template has it.
+// The tokens of a conversation of one question, rendered by the model's template.
 inline std::vector<ds_token> chat_prompt(const model_ptr &m, const std::string &question,
                                          const ds_chat_config *config = nullptr) {
     const ds_message ask = {"user", question.c_str()};
@@ -171,15 +172,20 @@ inline data load(const std::string &name) {
     return d;
 }
 
-// Steps until the engine has nothing left; `each` gets every event.
+// Takes one step; `each` gets every event.
+template <class F> void step(const engine_ptr &e, F &&each) {
+    const ds_event *const *events = nullptr;
+    size_t count = 0;
+    MUST(ds_engine_step(e.get(), &events, &count, &err));
+    for (size_t i = 0; i < count; ++i) each(*events[i]);
+}
+
+// Takes steps until the engine is idle.
 template <class F> void run(const engine_ptr &e, F &&each) {
     ds_engine_stats s{};
     s.struct_size = sizeof s;
     do {
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        MUST(ds_engine_step(e.get(), &events, &count, &err));
-        for (size_t i = 0; i < count; ++i) each(*events[i]);
+        step(e, each);
         MUST(ds_engine_get_stats(e.get(), &s, &err));
     } while (s.running + s.queued);
 }
@@ -212,7 +218,7 @@ inline std::vector<ds_token> greedy(const engine_ptr &e, const std::vector<ds_to
     return out;
 }
 
-// ln sum exp of a row, in double.
+// ln(sum(exp(row))), in double.
 inline double log_sum(const float *row, size_t n) {
     double max = row[0], sum = 0;
     for (size_t i = 1; i < n; ++i) max = std::max<double>(max, row[i]);

@@ -1,5 +1,5 @@
-// A model's keys and tensors, to be changed and written out again, in memory: how the tests make files that
-// are wrong in one place.
+// A model's keys and tensors in memory, changed and written again: how tests make files that are wrong in one
+// respect.
 #pragma once
 
 #include "golden.h"
@@ -11,7 +11,7 @@
 
 namespace golden {
 
-// Bytes at a multiple of 64, as ds_model_load_memory wants them.
+// Bytes at an address that is a multiple of 64, as ds_model_load_memory requires.
 class aligned_bytes {
 public:
     explicit aligned_bytes(const std::string &s) : room_(s.size() + 64, '\0'), size_(s.size()) {
@@ -70,7 +70,7 @@ inline model_file read_model_file(const std::string &path) {
     return out;
 }
 
-// A checkpoint of tests/data, converted; each once.
+// A checkpoint of tests/data, converted. Each is converted once and then cached.
 inline const model_file &micro_file(const std::string &name, ds::format type = ds::format::f32) {
     static std::map<std::pair<std::string, ds::format>, model_file> made;
     const auto [i, added] = made.try_emplace({name, type});
@@ -82,7 +82,7 @@ inline const model_file &micro_file(const std::string &name, ds::format type = d
     return i->second;
 }
 
-// A model and the memory that it lies in.
+// A model and the memory that it is loaded from.
 struct held_model {
     std::unique_ptr<aligned_bytes> memory;
     model_ptr model;

@@ -1,4 +1,4 @@
-// The 200 questions, with their answers, that the bundled model is asked.
+// The 200 questions of tests/data/tiny-r1/problems.jsonl, with their answers.
 #pragma once
 
 #include <string>
@@ -10,6 +10,7 @@ struct problem {
     std::string question, answer;
 };
 
-std::vector<problem> problems(size_t most);  // the first of them
+// The first `most` of them.
+std::vector<problem> problems(size_t most);
 
 }  // namespace golden

@@ -1,4 +1,4 @@
-// Which sanitizer the tests are built with: GCC tells by macros, clang by features.
+// Which sanitizer the tests are built with. GCC reports it by macros, clang by features.
 #pragma once
 
 #if defined(__has_feature)
@@ -18,7 +18,7 @@
 
 namespace ds::test {
 
-// Everything takes many times as long: one model a family will do where the question is of bits.
+// Sanitized code runs many times slower. Cases that compare bits then use one model of each family.
 #if defined(DS_THREAD_SANITIZER) || defined(DS_ADDRESS_SANITIZER)
 constexpr bool sanitized = true;
 #else

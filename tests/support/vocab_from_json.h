@@ -1,6 +1,6 @@
-// A vocabulary-only GGUF file in memory from a published tokenizer.json, so that the tokenizer can be held
-// against published ids. It is written here independently of the converter: normal tokens by id, added tokens
-// on top (special ones control, the others user-defined), merges as they stand.
+// A vocabulary-only GGUF file in memory, made from a published tokenizer.json so that the tokenizer can be
+// compared with published ids. It does not use the converter. Normal tokens come by id, then added tokens
+// (special ones as control tokens, others as user-defined ones); merges are copied unchanged.
 #pragma once
 
 #include "../../llm/text/tokenizer.h"
@@ -11,10 +11,10 @@ namespace ds::test {
 
 nlohmann::json read_json(const std::string &path);
 
-// which holds tokenizer.json and tokenizer_config.json
+// `directory` holds tokenizer.json and tokenizer_config.json.
 gguf_writer vocabulary_from_json(const std::string &directory);
 
-// A vocabulary and the file that it reads from.
+// A tokenizer together with the bytes and the file that it refers to.
 struct vocabulary {
     std::string bytes;
     gguf_file file;

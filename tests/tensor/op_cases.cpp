@@ -1,7 +1,7 @@
-// The makers of op_cases.h. The float64 computations here are written from the operations' meaning, with the
-// C library's functions, and use none of the library's arithmetic; the bound of packed formats follows from
-// rounding activations to 127 steps of a block's largest.
-#include "op_cases.h"
+// The functions of op_cases.h that make cases. The float64 computations follow the operations' definitions,
+// with the C library's functions, and use none of the library's arithmetic. The tolerance of packed formats
+// follows from rounding activations to 127 steps of a block's largest.
+#include "case_parts.h"
 
 #include <algorithm>
 #include <cmath>
@@ -29,7 +29,7 @@ static int64_t count(const std::vector<int64_t> &ne) {
     return n;
 }
 
-// Where blocks keep their f16 numbers: 32-blocks first, the formats of 256 as their layout has it.
+// Byte offsets of a block's f16 fields: first the formats with blocks of 32, then those with blocks of 256.
 static std::vector<size_t> halves_of(format type) {
     switch (type) {
     case format::q4_1:
@@ -43,8 +43,8 @@ static std::vector<size_t> halves_of(format type) {
     }
 }
 
-// Random bytes, all bits set in a row of them now and then: -128 among q8_0's, which no encoder of ours
-// writes but a file may hold.
+// Random bytes, often 128 or 255. In q8_0 128 is the integer -128, which our encoder never writes but a file
+// may hold.
 static void fill_packed(numbers &r, format type, std::vector<char> &bytes, fill f) {
     for (char &c : bytes) c = static_cast<char>(r.below(8) ? r.bits() >> 24 : r.below(2) ? 128 : 255);
     for (size_t b = 0; b < bytes.size(); b += info(type).bytes)
@@ -54,7 +54,7 @@ static void fill_packed(numbers &r, format type, std::vector<char> &bytes, fill 
         }
 }
 
-// Any bytes, -128 often among them; scales are finite in every file.
+// Any bytes, often -128. Scales are finite, as in every file that loads.
 static void fill_i8(numbers &r, array &a, fill f) {
     for (char &c : a.bytes) c = static_cast<char>(r.below(8) ? r.bits() >> 24 : 128);
     a.scale.resize(static_cast<size_t>(count(a.ne) / a.ne.back()));
@@ -104,13 +104,13 @@ static double packed_value(format type, const unsigned char *p, int i) {
     };
     const auto nibble = [](int byte, bool high) { return high ? byte >> 4 : byte & 15; };
     constexpr int iq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    // blocks of 32: byte j, its low (0) or high (1) half
+    // blocks of 32: byte j, and its low (0) or high (1) nibble
     const int j = i % 16, h = i / 16;
     const int part = i / 128, quarter = i % 128 / 32, l = i % 32, sub = i / 32;
     const auto fifth = [&](int at) {
         return (read<uint32_t>(reinterpret_cast<const char *>(p) + at) >> i & 1u) ? 16 : 0;
     };
-    const auto six = [&](int s, bool min) {  // of q4_k and q5_k
+    const auto six = [&](int s, bool min) {  // scales and minima of q4_k and q5_k, six bits each
         const unsigned char *c = p + 4 + (min ? 4 : 0);
         if (s < 4) return c[s] % 64;
         return nibble(p[4 + 4 + s], min) + c[s - 4] / 64 * 16;
@@ -168,13 +168,7 @@ double value(const array &a, int64_t i) {
            (a.scale.empty() ? 1.0 : static_cast<double>(a.scale[static_cast<size_t>(i / a.ne.back())]));
 }
 
-template <class P> static raw_params raw(const P &p) {
-    raw_params r;
-    std::memcpy(r.bytes, &p, sizeof p);
-    return r;
-}
-
-static op_case start(op kind, std::vector<array> src, fill f = fill::plain) {
+op_case start(op kind, std::vector<array> src, fill f) {
     op_case c;
     c.kind = kind;
     c.src = std::move(src);
@@ -194,7 +188,7 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
         for (int32_t id : ids)
             for (int64_t i = 0; i < d; ++i) {
                 wanted.push_back(value(table, id * d + i));
-                // where a product of floats, or a sum with a minimum, is rounded
+                // rounding of a product of floats, or of a sum with a minimum
                 double large = std::fabs(wanted.back());
                 for (int64_t e = 0; e < info(type).block; ++e)
                     large = std::max(
@@ -208,24 +202,25 @@ op_case get_rows_case(format type, int64_t d, int64_t rows) {
 
 op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fill f, bool residual) {
     numbers r(2);
-    const int64_t block = is_packed(type) ? info(type).block : k;  // of activations that share a scale
+    const int64_t block = is_packed(type) ? info(type).block : k;  // activations that share a scale
     const bool quantized = is_packed(type) || type == format::i8;
     op_case c = start(
         op::matmul, {make_array(r, format::f32, {n, k}, f, true), make_array(r, type, {m, k}, f), {}, {}}, f);
     if (bias) c.src[2] = make_array(r, format::f32, {m});
     if (residual) c.src[3] = make_array(r, format::f32, {n, m}, f, true);
     if (f == fill::vanishing)
-        // x above zero, so that products are below
+        // x is positive, so that products are negative
         for (size_t i = 3; i < c.src[0].bytes.size(); i += 4) c.src[0].bytes[i] &= 0x7f;
     c.exact = [=, x = c.src[0], w = c.src[1], b = c.src[2], before = c.src[3]](auto &wanted,
                                                                                auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
-            // half a quantization step of the block that each activation is in
+            // half a quantization step of each activation's block
             std::vector<double> step(static_cast<size_t>(k), 0.0);
-            for (int64_t b = 0; quantized && b < k; b += block) {
+            for (int64_t at = 0; quantized && at < k; at += block) {
                 double most = 0.0;
-                for (int64_t l = b; l < b + block; ++l) most = std::max(most, std::fabs(value(x, i * k + l)));
-                std::fill_n(step.begin() + b, block, most / 253.9);
+                for (int64_t l = at; l < at + block; ++l)
+                    most = std::max(most, std::fabs(value(x, i * k + l)));
+                std::fill_n(step.begin() + at, block, most / 253.9);
             }
             for (int64_t j = 0; j < m; ++j) {
                 double sum = 0.0, size = 0.0, rounding = 0.0;
@@ -238,7 +233,7 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
                 const double offset =
                     (bias ? value(b, j) : 0.0) + (residual ? value(before, i * m + j) : 0.0);
                 wanted.push_back(sum + offset);
-                // Denormal products lose absolute, not relative, accuracy.
+                // Denormal products lose absolute accuracy, not relative accuracy.
                 tolerance.push_back(
                     rounding +
                     (size + rounding + std::fabs(offset)) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
@@ -249,11 +244,9 @@ op_case matmul_case(format type, int64_t n, int64_t m, int64_t k, bool bias, fil
     return c;
 }
 
-// A product's row in float64, and how far rounding x to 127 steps of its largest, and floats, may be off.
-struct bounded {
-    double y, off;
-};
-static bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized) {
+// A row of a product in float64, with the tolerance for rounding x to 127 steps of its largest and for f32
+// arithmetic.
+bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized) {
     const int64_t k = w.ne.back();
     double most = 0.0, sum = 0.0, size = 0.0, off = 0.0;
     for (const bounded &v : x) most = std::max(most, std::fabs(v.y) + v.off);
@@ -266,14 +259,14 @@ static bounded product(const std::vector<bounded> &x, const array &w, int64_t ro
     return {sum, off + (size + off) * (static_cast<double>(k) / 16 + 8) * 0x1p-24 +
                      static_cast<double>(k) * 0x1p-149 + (quantized ? 1e-30 * size + 1e-30 : 0.0)};
 }
-static std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
+std::vector<bounded> row_of(const array &x, int64_t row, int64_t k) {
     std::vector<bounded> out;
     for (int64_t l = 0; l < k; ++l) out.push_back({value(x, row * k + l), 0.0});
     return out;
 }
-static bool is_quantized(format type) { return is_packed(type) || type == format::i8; }
+bool is_quantized(format type) { return is_packed(type) || type == format::i8; }
 
-// A row of x, normed where there is a norm.
+// A row of x, normalized when the operation has a norm.
 static std::vector<bounded> normed_row(const array &x, int64_t row, const array &norm, float eps) {
     const int64_t k = x.ne.back();
     std::vector<bounded> out = row_of(x, row, k);
@@ -296,12 +289,12 @@ static bounded gated(const bounded &g, const bounded &u) {
 op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f) {
     numbers r(14);
     const float eps = 1e-5f;
-    std::vector<array> src(8);
+    std::vector<array> src(2 + 2 * most_projections);
     src[0] = make_array(r, format::f32, {n, k}, f, true);
     if (norm) src[1] = make_array(r, format::f32, {k});
     for (size_t i = 0; i < list.size(); ++i) {
         src[2 + i] = make_array(r, list[i].type, {list[i].m, k}, f);
-        if (list[i].bias) src[5 + i] = make_array(r, format::f32, {list[i].m});
+        if (list[i].bias) src[2 + most_projections + i] = make_array(r, format::f32, {list[i].m});
     }
     op_case c = start(op::projections, src, f);
     c.params = raw(rms_norm_params{eps});
@@ -311,7 +304,7 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
             for (size_t p = 0; p < list.size(); ++p)
                 for (int64_t j = 0; j < list[p].m; ++j) {
                     const bounded y = product(x, s[2 + p], j, is_quantized(list[p].type));
-                    const double bias = list[p].bias ? value(s[5 + p], j) : 0.0;
+                    const double bias = list[p].bias ? value(s[2 + most_projections + p], j) : 0.0;
                     wanted.push_back(y.y + bias);
                     tolerance.push_back(y.off + (std::fabs(y.y) + std::fabs(bias)) * 0x1p-23);
                 }
@@ -320,7 +313,7 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
     return c;
 }
 
-// Gates are ten times as large, for silu's two sides.
+// Gates are ten times larger, to reach both sides of silu.
 op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f) {
     numbers r(15);
     const float eps = 1e-5f;
@@ -366,7 +359,7 @@ op_case head_matmul_case(format type, int64_t n, int64_t heads, int64_t m, int64
     return c;
 }
 
-// Ranks by sorting, groups by their sorted worth: not how the operation goes about it.
+// Ranks by sorting, and groups by their sorted scores, unlike the operation.
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f) {
     numbers r(12);
     op_case c = start(op::router, {make_array(r, format::f32, {n, experts}, f, true), {}}, f);
@@ -413,7 +406,7 @@ op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill
     return c;
 }
 
-// Ranks by sorting, weights by the C library. Every fourth row has no factor; with `tiny` numbers many are
+// Ranks by sorting, weights by the C library. Every fourth row has no factor; with `tiny` values many are
 // equal.
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f) {
     numbers r(15);
@@ -441,7 +434,7 @@ op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f) {
             for (const auto &[x, place] : order)
                 total += factor == 0 ? 0.0 : std::exp((order[0].first - x) * factor);
             give(1, 0), give(0, 0);
-            give(0, 0x1p31);  // of the sum, in units of 2^-40, the low half says nothing
+            give(0, 0x1p31);  // the low half of the sum, in units of 2^-40, is not compared
             give(total * 0x1p8, total * 0x1p8 * 1e-5 + 1);
             for (int32_t k = 0; k < count; ++k)
                 give(k < width ? order[static_cast<size_t>(k)].second : -1, 0);
@@ -461,7 +454,7 @@ op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t
     array route = make_array(r, format::f32, {n, 2, used}, fill::plain, true);
     std::vector<int64_t> chosen;
     for (int64_t i = 0; i < n; ++i)
-        // distinct, and some experts get none
+        // distinct, and some experts get no row
         for (int64_t k = 0, e = r.below(static_cast<int>(experts)); k < used; ++k, e = (e + 1) % experts) {
             const float number = static_cast<float>(e);
             std::memcpy(&route.bytes[static_cast<size_t>((2 * i * used) + k) * 4], &number, 4);
@@ -604,14 +597,14 @@ op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pai
     return c;
 }
 
-// ---- Pages: two layers' worth, of which the second is used
+// ---- Pages of two layers, of which the second is used
 
 static kv_layout layout(format type, int32_t heads, int32_t d) {
     const int64_t part = static_cast<int64_t>(kv_layout{type, heads, d, 0, 0}.k_bytes());
     return {type, heads, d, 2 * part, 3 * part};
 }
 
-// The scales of a page of i8 are positive; some are 0, as those of a row of zeros.
+// The scales of an i8 page are positive; some are 0, as for a row of zeros.
 static void fill_scales(numbers &r, array &pages, const kv_layout &l, fill f) {
     const size_t part = l.k_bytes(), integers = l.elements();
     for (size_t p = 0; p < pages.bytes.size(); p += part)
@@ -642,7 +635,7 @@ static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t pl
     return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + place
                                          : (h * page_positions + place) * l.head_size + d);
 }
-// Byte offset of the scale of a key (offset = k_offset) or value in pages of i8.
+// Byte offset of the scale of a key (offset = k_offset) or value in i8 pages.
 static int64_t scale_at(const kv_layout &l, int64_t offset, int64_t page, int64_t h, int64_t place) {
     return page * 2 * l.k_offset + offset + static_cast<int64_t>(l.elements()) +
            (h * page_positions + place) * 4;
@@ -657,8 +650,8 @@ static double page_value(const kv_layout &l, const array &pages, int64_t offset,
                : x;
 }
 
-// A head after the Walsh-Hadamard transform, from the matrix: element (i, j) of a block is -1 where the bits
-// that i and j share are odd in number.
+// The Walsh-Hadamard transform of a head, computed from the matrix: element (i, j) of a block is -1 when i &
+// j has an odd number of bits set, else 1.
 static std::vector<double> turned(const std::vector<double> &x) {
     size_t block = 1;
     while (x.size() % (2 * block) == 0) block *= 2;
@@ -669,12 +662,12 @@ static std::vector<double> turned(const std::vector<double> &x) {
     return y;
 }
 
-// The result is the pages; `wanted` lists them as numbers of the pages' type.
+// The result is the pages; `wanted` lists their elements in the pages' type.
 op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) {
     numbers r(8);
     const kv_layout l = layout(type, heads, d);
     std::vector<int32_t> slots;
-    // 37 is prime to 192: no slot twice
+    // 37 and 192 are coprime: no slot occurs twice
     for (int64_t i = 0; i < n; ++i)
         slots.push_back(static_cast<int32_t>((i * 37 + 5) % (3 * page_positions)));
     op_case c =
@@ -694,7 +687,7 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
                                                  : type == format::i8 ? 0.501
                                                                       : 0.0;
         };
-        // In pages of i8, the integers; the bytes of the scales are held against float64 by another test.
+        // In i8 pages, the integers. Another test compares the scales with float64.
         const auto head = [&](const array &from, int64_t i, int64_t h, int64_t offset) {
             std::vector<double> x;
             for (int64_t e = 0; e < d; ++e) x.push_back(value(from, (i * heads + h) * d + e));
@@ -725,8 +718,8 @@ static int32_t pages_a_table(const std::vector<int32_t> &last) {
                static_cast<int32_t>(page_positions));
 }
 
-// The last `rows` positions of some sequences, and the pages that each has; mixed: every second sequence goes
-// backwards.
+// The last `rows` positions of some sequences, and each one's pages. mixed: every second sequence is in
+// descending order.
 struct paged_rows {
     int32_t per_table;
     std::vector<int32_t> tables, sequence, position;
@@ -762,7 +755,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
     numbers r(9);
     const kv_layout l = layout(type, kv_heads, d);
     const int32_t heads = kv_heads * group;
-    // scores spread enough to make weights differ
+    // scores spread enough for weights to differ
     const float scale = 1.0f / std::sqrt(static_cast<float>(d)) * 4.0f;
     const paged_rows at = make_paged_rows(rows, last, true);
     const int64_t n = at.count();
@@ -772,7 +765,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                make_pages(r, l, static_cast<int64_t>(at.tables.size()), f == fill::wild ? fill::plain : f),
                at.table(), make_ints(at.sequence, true), make_ints(at.position, true)},
               f);
-    if (f == fill::wild) {  // a lone NaN among the scores of plain queries, and wild queries
+    if (f == fill::wild) {  // one NaN among the scores of plain queries, and wild queries
         const float nan = std::numeric_limits<float>::quiet_NaN();
         if (type == format::i8)
             std::memcpy(&c.src[1].bytes[scale_at(l, l.k_offset, at.tables[0], 0, 3)], &nan, sizeof nan);
@@ -783,7 +776,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 1);
     }
     c.params = raw(attention_params{l, scale});
-    if (type == format::i8)  // what no row sees is never looked at
+    if (type == format::i8)  // positions that no row sees are never read
         for (size_t s = 0; s < last.size(); ++s)
             for (int64_t t = last[s] + 1; t < at.per_table * page_positions; ++t)
                 for (int64_t h = 0; h < kv_heads; ++h)
@@ -801,7 +794,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 for (int64_t e = 0; e < d; ++e) query.push_back(value(q, (i * heads + h) * d + e));
                 if (type == format::i8) query = turned(query);
                 const double block = type == format::i8 ? static_cast<double>(d & -d) : 1.0;
-                // off: what rounding the query to 15 bits may do to a score
+                // off: the error of a score from rounding the query to 15 bits
                 double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;
                 for (double x : query) size = std::max(size, std::fabs(x));
                 const auto page = [&](int64_t t) { return at.page(static_cast<size_t>(i), t); };
@@ -833,14 +826,14 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
     return c;
 }
 
-// ---- Latent pages: two layers' worth too
+// ---- Latent pages, of two layers too
 
 struct latent_pages {
     kv_layout l;
     array pages;
     int64_t page_bytes() const { return 2 * l.k_offset; }
-    // Byte offset of an element, and of the scale of its place: of the latents, or (`rope`) of the keys'
-    // turned part.
+    // Byte offset of an element, and of the scale of its position: of the latents, or (`rope`) of the keys'
+    // rotated part.
     int64_t element(bool rope, int64_t page, int64_t place, int64_t d) const {
         if (l.type == format::i8)
             return page * page_bytes() +
@@ -983,8 +976,8 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
     return c;
 }
 
-// In float64 the two forms are the same, so one of them is enough: the absorbed one, which has the rounding
-// of activations where weights are packed.
+// In float64 both forms are equal, so one is enough: the absorbed one, which rounds activations when weights
+// are packed.
 op_case mla_attention_case(format type, format k_type, format v_type, mla_case m, int rows,
                            std::vector<int32_t> last, bool expand_all, fill f) {
     numbers r(16);
@@ -1001,7 +994,7 @@ op_case mla_attention_case(format type, format k_type, format v_type, mla_case m
                        make_ints(l.sequence, true), make_ints(l.position, true)},
                       f);
     c.params = raw(mla_params{p.l, scale, expand_all});
-    c.rows = expand_all;  // else the form depends on the rows beside
+    c.rows = expand_all;  // otherwise the form depends on the other rows of the step
     c.exact = [=, q = c.src[0], q_rope = c.src[1], k = c.src[2], v = c.src[3]](auto &wanted,
                                                                                auto &tolerance) {
         for (int64_t i = 0; i < n * m.heads; ++i) {

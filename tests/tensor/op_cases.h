@@ -1,5 +1,6 @@
-// What a test of an operation is made of: sources, parameters, and a float64 computation to hold the result
-// against. cases.def lists the cases; test_ops.cpp runs each of them on everything that can run it.
+// What a test of an operation consists of: sources, parameters, and a float64 computation to compare the
+// result with. cases.def lists the cases; test_ops.cpp runs each on every variant, instruction set and thread
+// count.
 #pragma once
 
 #include "../../ggml-cpu/variants.h"
@@ -11,14 +12,14 @@
 
 namespace ds::test {
 
-// A source's bytes, contiguous; without bytes: absent. `by_row`: row i of the result needs only row i of
-// this.
+// A source's bytes, contiguous; empty when the source is absent. `by_row`: row i of the result depends only
+// on row i of this source.
 struct array {
     format type = format::f32;
     std::vector<int64_t> ne;
     std::vector<char> bytes;
     bool by_row = false;
-    std::vector<float> scale;  // weights of i8: one a row
+    std::vector<float> scale;  // of i8 weights, one a row
 };
 
 struct raw_params {
@@ -31,13 +32,13 @@ struct op_case {
     std::vector<array> src;
     raw_params params;
     bool rows = true;     // the result's rows can be computed one by one
-    bool numbers = true;  // no NaN or infinity among the sources: the float64 computation holds
-    // For every element of the result in order: what it is, and how far off it may be.
+    bool numbers = true;  // the sources are finite, so the float64 computation applies
+    // For every element of the result in order: its exact value, and the tolerance.
     std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
 };
 
-// A case in a graph, over memory of the caller's. A source in the shape `ne`; `scales`: of I8 weights, else
-// null.
+// Builds a case in a graph, over the caller's memory. A source in the shape `ne`; `scales`: those of I8
+// weights, else null.
 inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &ne, void *data,
                           void *scales) {
     tensor *t = ne.size() == 1   ? g.input(a.type, {ne[0]}, data, "")
@@ -48,31 +49,26 @@ inline tensor *add_source(graph &g, const array &a, const std::vector<int64_t> &
                                     : g.input(format::f32, {a.ne[0], a.ne[1]}, scales, "");
     return t;
 }
-// The operation; sources that are absent are null.
+// Adds the operation to the graph. Absent sources are null.
 inline node &add_operation(graph &g, const op_case &c, const tensor *const *s) {
-    switch (info(c.kind).sources) {
-    case 2: g.add(c.kind, {s[0], s[1]}, c.params); break;
-    case 4: g.add(c.kind, {s[0], s[1], s[2], s[3]}, c.params); break;
-    case 6: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5]}, c.params); break;
-    case 8: g.add(c.kind, {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]}, c.params); break;
-    default: throw error(status::internal, "an operation with so many sources");
-    }
+    g.add(c.kind, std::span(s, static_cast<size_t>(info(c.kind).sources)), c.params);
     return g.nodes().back();
 }
 
-// What sources are filled with.
+// Values that sources are filled with.
 enum class fill {
-    plain,      // about 1
-    tiny,       // denormals and tiny numbers
-    vanishing,  // below zero, and so small that products vanish: sums are minus zero
-    wild,       // NaN, infinities and huge numbers among plain ones
+    plain,      // in [-1, 1)
+    tiny,       // denormals and other tiny values
+    vanishing,  // negative, and so small that products underflow: sums are minus zero
+    wild,       // NaN, infinities and huge values among plain ones
 };
 
-// Numbers the same on every machine and library: raw engine output only.
+// Random numbers that are the same on every machine: the engine's raw output only, since the library's
+// distributions differ.
 struct numbers {
     std::mt19937 engine;
     explicit numbers(uint32_t seed) : engine(seed) {}
-    uint32_t bits() { return engine(); }
+    uint32_t bits() { return static_cast<uint32_t>(engine()); }
     int below(int n) { return static_cast<int>(bits() % static_cast<uint32_t>(n)); }
     float plain() { return static_cast<float>(static_cast<int32_t>(bits())) * 0x1p-31f; }
     float operator()(fill f);
@@ -105,20 +101,26 @@ op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t
                      fill f = fill::plain);
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case mul_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case activate_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
+op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f = fill::plain);
+op_case routed_matmul_case(format w, int64_t n, int64_t experts, int64_t used, int32_t rank, int64_t m,
+                           int64_t k, fill f = fill::plain);
+op_case routed_add_case(int64_t n, int64_t used, int32_t rank, int64_t d, bool acc, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
 op_case kv_write_case(format pages, int64_t n, int32_t heads, int32_t d, fill f = fill::plain);
-// `rows` of each sequence end at these positions, one after the other; every second sequence's rows stand in
-// the order of falling positions.
+// `rows` rows of each sequence end at these positions, sequence after sequence. Every second sequence's rows
+// are in descending order of position.
 op_case attention_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int rows,
                        std::vector<int32_t> last, fill f = fill::plain);
-// The same over latent pages.
+// Attention over latent pages.
 op_case latent_write_case(format pages, int64_t n, int32_t d, int32_t rope, fill f = fill::plain);
 op_case latent_attention_case(format pages, int32_t heads, int32_t d, int32_t rope, int rows,
                               std::vector<int32_t> last, fill f = fill::plain);
 
-// The same from the heads' queries to their results. expand_all: see mla_params.
+// The whole of MLA, from the heads' queries to their results. expand_all: see mla_params.
 struct mla_case {
     int32_t heads, nope, rope, value, latent;
 };

@@ -1,4 +1,4 @@
-// Messages and memory: what quoting lets through, allocators that fail or misbehave, log lines.
+// Messages and memory: quoting, allocators that fail or misbehave, log lines.
 #include "../../tensor/base.h"
 #include "../../tensor/utf8.h"
 
@@ -17,7 +17,7 @@ TEST_CASE("base: format_text") {
     CHECK(format_text("<%s>", longer.c_str()) == "<" + longer + ">");
 }
 
-TEST_CASE("base: quoted shows at most 64 bytes, and nothing that steers a terminal") {
+TEST_CASE("base: quoted shows at most 64 bytes and no control sequences") {
     CHECK(quoted("plain") == "'plain'");
     CHECK(quoted("") == "''");
     CHECK(quoted("caf\xc3\xa9 \xe6\xb7\xb1 \xf0\x9f\x90\x8b") ==
@@ -26,16 +26,18 @@ TEST_CASE("base: quoted shows at most 64 bytes, and nothing that steers a termin
     CHECK(quoted("\x1b[2J\n\x7f") == "'\\x1b[2J\\x0a\\x7f'");
     // U+009B, the one-character form of ESC [
     CHECK(quoted("\xc2\x9b") == "'\\xc2\\x9b'");
-    CHECK(quoted("\xff\xc3(\xe6\xb7") == "'\\xff\\xc3(\\xe6\\xb7'");  // bad, cut and cut short
+    // invalid, truncated, and truncated at the end
+    CHECK(quoted("\xff\xc3(\xe6\xb7") == "'\\xff\\xc3(\\xe6\\xb7'");
     CHECK(quoted(std::string(64, 'a')) == "'" + std::string(64, 'a') + "'");
     CHECK(quoted(std::string(65, 'a')) == "'" + std::string(64, 'a') + "…'");
-    // never half a character
+    // never part of a character
     CHECK(quoted(std::string(63, 'a') + "\xc3\xa9") == "'" + std::string(63, 'a') + "…'");
     CHECK(quoted(std::string(1000, '\xff')).size() == 2 + 64 * 4 + 3);
 }
 
-TEST_CASE("base: utf8_sequence takes exactly what Unicode calls well formed") {
-    // Every code point, encoded here by the definition, is one whole sequence; surrogates are none.
+TEST_CASE("base: utf8_sequence accepts exactly the well-formed sequences of Unicode") {
+    // Every code point, encoded here by the definition, is one whole sequence. Surrogates are not well
+    // formed.
     int wrong = 0;
     for (uint32_t c = 0; c < 0x110000; ++c) {
         char s[4];
@@ -63,7 +65,7 @@ TEST_CASE("base: utf8_sequence takes exactly what Unicode calls well formed") {
                                "\xc3(",
                                "\xe6\xb7(",
                                "\xf0\x9f\x90("};
-    // Unicode's table 3-8: the longest start of something well formed
+    // Unicode's table 3-8: the longest prefix of a well-formed sequence
     const uint32_t parts[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3};
     for (size_t i = 0; i < std::size(bad); ++i) {
         uint32_t good = 0;
@@ -83,7 +85,7 @@ TEST_CASE("base: checked arithmetic") {
 
 namespace {
 
-struct lender {  // an allocator that counts what it lent, and can be told to fail or to lend badly
+struct lender {  // an allocator that counts its blocks, and on demand fails or returns unaligned memory
     size_t lent = 0, calls = 0, fail_at = SIZE_MAX, shift = 0, last_alignment = 0;
     std::vector<std::string> lines;
 
@@ -127,7 +129,7 @@ status thrown_by(const auto &f) {
 
 }  // namespace
 
-TEST_CASE("base: memory of our own and of a host") {
+TEST_CASE("base: memory from the default allocator and from a host's") {
     for (const bool lent : {false, true}) {
         lender l;
         const host h = lent ? l.make() : host();
@@ -152,7 +154,7 @@ TEST_CASE("base: memory of our own and of a host") {
     }
 }
 
-TEST_CASE("base: an allocator that fails, or lends unaligned memory") {
+TEST_CASE("base: an allocator that fails, or returns unaligned memory") {
     lender l;
     l.fail_at = 1;
     const host h = l.make();
@@ -162,7 +164,7 @@ TEST_CASE("base: an allocator that fails, or lends unaligned memory") {
     l.shift = 8;
     CHECK(thrown_by([&] { block b(h, 10); }) == status::argument);
     l.shift = 0;
-    CHECK(l.lent == 10);  // the unaligned block went back
+    CHECK(l.lent == 10);  // the unaligned block was freed
 }
 
 TEST_CASE("base: an arena need not free") {
@@ -175,7 +177,7 @@ TEST_CASE("base: an arena need not free") {
     }
 }
 
-TEST_CASE("base: log lines go to the host or nowhere") {
+TEST_CASE("base: log lines go to the host's callback or nowhere") {
     lender l;
     const host h = l.make();
     h.log(log_level::warning, "%d of %s", 3, "four");

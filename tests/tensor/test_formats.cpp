@@ -1,5 +1,5 @@
-// Number formats against independent definitions: f16 against the compiler's _Float16 where there is one and
-// against the value of its three fields, rounding against exact comparison in double, Q8_0 against arithmetic
+// Number formats against independent definitions: f16 against the compiler's _Float16, where available, and
+// against the value of its three fields; rounding against exact comparison in double; Q8_0 against arithmetic
 // in double.
 #include "../../tensor/formats.h"
 
@@ -21,7 +21,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 uint32_t bits(float f) { return std::bit_cast<uint32_t>(f); }
 float from_bits(uint32_t u) { return std::bit_cast<float>(u); }
 
-// The value that IEEE 754 gives the 16 bits; an infinity as 65536, which is where nearest rounding sees it.
+// The value of the 16 bits by IEEE 754. An infinity is 65536, as rounding to nearest treats it.
 double f16_value(uint16_t h) {
     const int exponent = (h >> 10) & 31;
     const double fraction = h & 1023;
@@ -35,8 +35,7 @@ double bf16_value(uint16_t h) {
     return h & 0x8000 ? -v : v;
 }
 
-// Whether h is the number nearest to f, the even one of two: compared with its neighbours, exactly, in
-// double.
+// Whether h is the value nearest to f, the even one of two: compared with its neighbours, exactly, in double.
 template <class value> bool nearest_even(uint16_t h, float f, uint16_t infinite, value value_of) {
     const uint16_t magnitude = h & 0x7fff;
     const double x = std::fabs(static_cast<double>(f)), at = value_of(magnitude);
@@ -62,7 +61,7 @@ struct generator {  // xorshift64*, so that the numbers are the same everywhere
     }
 };
 
-// Floats around every f16: the number, the middle to the next, and their neighbours in f32.
+// Floats around every f16: its value, the midpoint to the next, and the f32 neighbours of both.
 std::vector<float> around_f16() {
     std::vector<float> out;
     for (uint32_t h = 0; h <= 0x7c00; ++h) {
@@ -113,15 +112,19 @@ TEST_CASE("formats: the table") {
     for (const uint32_t id : {4u, 5u, 31u, 36u, 40u, 0xffffffffu}) CHECK(!format_from_gguf(id, &untouched));
     for (const char *text : {"", "q8", "Q8_0", "f32 ", "float"}) CHECK(!format_from_text(text, &untouched));
     CHECK(untouched == format::f16);
-    CHECK(formats_that_run() ==
-          "f32, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, i8, bf16");
+    std::string running;
+    for (int i = 0; i < static_cast<int>(format::count); ++i) {
+        const format_info &row = info(static_cast<format>(i));
+        if (row.runs) running += (running.empty() ? "" : ", ") + std::string(row.text);
+    }
+    CHECK(formats_that_run() == running);
     CHECK(row_bytes(format::f32, 7) == 28);
     CHECK(row_bytes(format::bf16, 7) == 14);
     CHECK(row_bytes(format::q8_0, 96) == 102);
     CHECK(row_bytes(format::q4_k, 512) == 288);
 }
 
-TEST_CASE("formats: every f16 has its value, and comes back") {
+TEST_CASE("formats: every f16 decodes to its value and encodes back to itself") {
     int wrong = 0;
     for (uint32_t h = 0; h < 65536; ++h) {
         const auto half = static_cast<uint16_t>(h);
@@ -155,7 +158,7 @@ TEST_CASE("formats: f32 to f16 rounds to the nearest, ties to even") {
     CHECK(f32_to_f16(65520.0f) == 0x7c00);
     CHECK(f32_to_f16(-1e30f) == 0xfc00);
     CHECK(f32_to_f16(infinity) == 0x7c00);
-    // half of the smallest: to even, which is zero
+    // half of the smallest denormal: a tie, to even, which is zero
     CHECK(f32_to_f16(0x1p-25f) == 0x0000);
     CHECK(f32_to_f16(std::nextafterf(0x1p-25f, 1.0f)) == 0x0001);
     CHECK(f32_to_f16(-0.0f) == 0x8000);
@@ -204,7 +207,7 @@ TEST_CASE("formats: bf16") {
         wrong += f32_to_bf16(from_bits(h << 16 | 0x8000u)) != h + (h & 1);
     CHECK(wrong == 0);
     CHECK(f32_to_bf16(std::numeric_limits<float>::max()) == 0x7f80);
-    // its payload lies in the half that is dropped
+    // its payload is in the half that is dropped
     CHECK((f32_to_bf16(from_bits(0x7f800001u)) & 0x7fff) > 0x7f80);
     CHECK((f32_to_bf16(from_bits(0xffffffffu)) & 0x7fff) > 0x7f80);
 }
@@ -231,9 +234,9 @@ TEST_CASE("formats: rows of f32, f16 and bf16") {
 
 TEST_CASE("formats: a block of q8_0, byte for byte") {
     std::vector<float> x(64);
-    // largest 8: d = 8 / 127
+    // largest magnitude 8: d = 8 / 127
     for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i - 16) * 0.5f;
-    // largest 127 and 121: d = 1 exactly
+    // largest magnitude 127: d = 1 exactly
     for (int i = 0; i < 32; ++i) x[static_cast<size_t>(32 + i)] = static_cast<float>(127 - 8 * i);
     const std::vector<uint8_t> out = encode(format::q8_0, x);
     REQUIRE(out.size() == 68);
@@ -247,7 +250,7 @@ TEST_CASE("formats: a block of q8_0, byte for byte") {
     for (size_t i = 0; i < 32; ++i)
         CHECK(static_cast<int8_t>(out[36 + i]) == static_cast<int>(127 - 8 * static_cast<int>(i)));
 
-    // Halves go away from zero: with d = 1, 0.5 is 1 and -2.5 is -3.
+    // Ties round away from zero: with d = 1, 0.5 becomes 1 and -2.5 becomes -3.
     std::vector<float> ties(32, 0.0f);
     ties[0] = 127.0f, ties[1] = 0.5f, ties[2] = -0.5f, ties[3] = 2.5f, ties[4] = -2.5f, ties[5] = 0.49f;
     const std::vector<uint8_t> t = encode(format::q8_0, ties);
@@ -265,7 +268,7 @@ TEST_CASE("formats: a block of q8_0, byte for byte") {
     CHECK(back[31] == -1.5f);
 }
 
-TEST_CASE("formats: q8_0 is as near as eight bits can be") {
+TEST_CASE("formats: q8_0 is within half a step of eight bits") {
     generator g;
     for (int round = 0; round < 200; ++round) {
         std::vector<float> x(256);
@@ -278,8 +281,8 @@ TEST_CASE("formats: q8_0 is as near as eight bits can be") {
             double largest = 0;
             for (size_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j)
                 largest = std::max(largest, std::fabs(static_cast<double>(x[j])));
-            // Half a step, the scale's rounding to 11 bits (or, below 2^-14, to 2^-24) at 127 steps, and a
-            // hair for f32 arithmetic.
+            // Half a step, plus the rounding of the scale to 11 bits (below 2^-14: to 2^-24) times 127 steps,
+            // plus a margin for f32 arithmetic.
             const double step = largest / 127,
                          bound = 0.5 * step + 127 * std::max(step / 2048, 0x1p-25) + 1e-6 * largest;
             far += std::fabs(static_cast<double>(y[i]) - static_cast<double>(x[i])) > bound;
@@ -288,17 +291,18 @@ TEST_CASE("formats: q8_0 is as near as eight bits can be") {
     }
 }
 
-TEST_CASE("formats: q8_0 of what is not a number, and of extremes") {
+TEST_CASE("formats: q8_0 of NaN, infinities and extremes") {
     const auto block_of = [](float special) {
         std::vector<float> x(32, 1.0f);
         x[5] = special;
         return decode(format::q8_0, encode(format::q8_0, x), 32);
     };
-    // The block is spoiled, for the converter to see; no infinity turns into a number in range.
+    // The block decodes to values that are not finite, which the converter detects. No infinity becomes a
+    // finite value.
     for (const float special : {infinity, -infinity, from_bits(0x7fc00000u), from_bits(0xff800001u), 1e30f,
                                 -std::numeric_limits<float>::max()})
         CHECK(!std::isfinite(block_of(special)[5]));
-    // Smaller than the scale can tell: zero, or as the scale's steps fall, but finite and of the right sign.
+    // Below the resolution of the scale: zero or a few steps of it, but finite and of the right sign.
     for (const float tiny : {1e-45f, 1e-38f, 1e-30f, 1e-7f, 5e-6f}) {
         std::vector<float> x(32, tiny);
         x[1] = -tiny;

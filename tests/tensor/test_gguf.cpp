@@ -1,5 +1,6 @@
-// GGUF files read, their values, and files written: good ones here, bad ones in test_gguf_hostile.cpp.
+// GGUF: reading, values and writing of good files. Bad files are in test_gguf_hostile.cpp.
 #include "../support/gguf_bytes.h"
+#include "../support/skip.h"
 
 #include <cmath>
 #include <filesystem>
@@ -44,7 +45,7 @@ TEST_CASE("gguf: a good file is read as written") {
     }
 }
 
-TEST_CASE("gguf: a moved file keeps its views") {
+TEST_CASE("gguf: views stay valid when the file object is moved") {
     const std::string bytes = tiny().bytes();
     gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), "tiny.gguf");
     gguf_file g = std::move(f);
@@ -120,7 +121,7 @@ TEST_CASE("gguf: values as text") {
     CHECK(text("t.none") == "[]");
     CHECK(text("t.none", 0) == "[]");
 
-    std::string every;  // byte, and each again behind what could begin a sequence
+    std::string every;  // every byte, alone and after a byte that can begin a sequence
     for (int i = 0; i < 256; ++i) every += static_cast<char>(i);
     for (int i = 0; i < 256; ++i)
         every += {static_cast<char>(0xe2), static_cast<char>(0x80), static_cast<char>(i), 'x'};
@@ -166,11 +167,11 @@ TEST_CASE("gguf: the writer writes what the format says") {
     w.set_i32s("a.ints", ints);
     w.set_f32s("a.floats", floats);
     w.set_f32s("a.none", {});
-    w.set_u32("a.u32", 8);  // replaced where it stands
+    w.set_u32("a.u32", 8);  // replaced without changing the order
     w.erase("a.gone");
     w.erase("never there");
     w.set_u32("a.ints_too", 1);
-    w.set_u32("general.alignment", 4096);  // the writer's own affair
+    w.set_u32("general.alignment", 4096);  // ignored: the writer sets it
     CHECK(w.has("a.ints_too"));
     CHECK(!w.has("a.gone"));
     const int64_t shape_a[] = {2, 3, 5}, shape_b[] = {64}, shape_c[] = {3, 32};
@@ -190,7 +191,7 @@ TEST_CASE("gguf: the writer writes what the format says") {
               {"a.floats", ARRAY, array_of(F32, 1, le(1.5f))},
               {"a.none", ARRAY, array_of(F32, 0, "")},
               {"a.ints_too", U32, le<uint32_t>(1)}};
-    // 120 bytes and 8 of padding, 128 and none, 102 and 26.
+    // 120 bytes and 8 of padding, 128 and none, 102 and 26
     s.tensors = {{"a.weight", {5, 3, 2}, 0, 0}, {"b.weight", {64}, 30, 128}, {"c.weight", {32, 3}, 8, 256}};
     CHECK(w.header() == s.bytes());
     REQUIRE(w.tensor_count() == 3);
@@ -223,7 +224,7 @@ TEST_CASE("gguf: metadata copied raw from another file") {
     CHECK(w.header() == expected);
 }
 
-TEST_CASE("gguf: the writer refuses what no reader would take") {
+TEST_CASE("gguf: the writer refuses what no reader would accept") {
     gguf_writer w;
     const int64_t row[] = {64}, odd[] = {33}, none[] = {4, 0}, negative[] = {-32}, five[] = {1, 1, 1, 1, 32};
     w.add_tensor("a", format::f32, row);
@@ -254,7 +255,7 @@ TEST_CASE("gguf: published vocabulary-only files load") {
     for (const expected &e : files) {
         const std::string path = std::string(DS_SOURCE_DIR "/../shared/reference/vocab/") + e.file;
         if (!std::filesystem::exists(path)) {
-            MESSAGE("SKIPPED, not here: ", path);
+            ds::test::skip(path + " is not available");
             continue;
         }
         const gguf_file f(os::mapping::map_file(path), path);

@@ -1,14 +1,14 @@
-// GGUF against hostile files. The numbered cases are the known ways in which other loaders broke: counts
-// multiplied by a struct, lengths that wrap, shapes whose product wraps, data outside the file, and so on.
-// Every bad file is made here, ends at an unmapped page, and must be refused by a status that names the
-// field.
+// GGUF against hostile files. The numbered cases are known ways in which other loaders have failed: counts
+// multiplied by the size of a struct, lengths that wrap, shapes whose product wraps, data outside the file,
+// and so on. Every bad file is made here, ends at an inaccessible page, and must be refused with a message
+// that names the field.
 #include "../support/gguf_bytes.h"
 
 using namespace gguf_bytes;
 
 namespace {
 
-// 32- and 64-bit fields of the tiny file: where they lie.
+// Offsets of the 32- and 64-bit fields of the tiny file.
 struct field {
     size_t at;
     size_t width;
@@ -26,7 +26,7 @@ std::vector<field> fields_of(const spec &s) {
             out.push_back({at, 4});
             out.push_back({at + 4, 8});
         }
-        // a string's length, or some elements
+        // a string's length, or a few elements
         if (k.type == ARRAY && k.payload.size() >= 20) out.push_back({at + 12, 8});
         if (k.name == "general.alignment") out.push_back({at, 4});
         at += k.payload.size();
@@ -45,8 +45,8 @@ std::vector<field> fields_of(const spec &s) {
     return out;
 }
 
-// A mutated file may still be well formed; it must load and be readable to its last byte, or be refused with
-// a status that blames the file.
+// A mutated file may still be well formed. It must load and be readable to its last byte, or be refused with
+// a status that says the file is bad.
 bool well_behaved(const outcome &o) {
     if (o.code == status::ok) return true;
     return (o.code == status::format || o.code == status::unsupported) && o.text.size() > 12 &&
@@ -55,7 +55,7 @@ bool well_behaved(const outcome &o) {
 
 }  // namespace
 
-TEST_CASE("gguf: what is not GGUF, or a version that is not read") {
+TEST_CASE("gguf: files that are not GGUF, and unsupported versions") {
     check_bad(std::string(), status::format, {"magic", "empty"});
     check_bad(std::string("GGU"), status::format, {"magic", "'GGU'"});
     check_bad(std::string("GGUX") + zeros(100), status::format, {"magic", "'GGUX'"});
@@ -117,8 +117,8 @@ TEST_CASE("gguf row 2: a count that the rest of the file cannot hold") {
     check_bad(std::string("GGUF") + le<uint32_t>(3), status::format, {"tensor count"});
     check_bad(std::string("GGUF") + le<uint32_t>(3) + le(uint64_t(1) << 60) + le(uint64_t(0)), status::format,
               {"tensor count"});
-    // The smallest entries there are: 14 bytes a key, 33 bytes a tensor. One more than fits must fail as a
-    // count, before anything is read.
+    // The smallest possible entries are 14 bytes for a key and 33 bytes for a tensor. One more than fits must
+    // fail as a count, before any entry is read.
     const std::string rest = zeros(33 * 14 * 10);
     check_bad("GGUF" + le<uint32_t>(3) + le<uint64_t>(0) + le<uint64_t>(331) + rest, status::format,
               {"key count", "331"});
@@ -128,7 +128,7 @@ TEST_CASE("gguf row 2: a count that the rest of the file cannot hold") {
               {"tensor count", "141"});
     check_bad("GGUF" + le<uint32_t>(3) + le<uint64_t>(140) + le<uint64_t>(0) + rest, status::format,
               {"tensor 0"});
-    // A tensor count that fitted until the keys had taken their part.
+    // A tensor count that fits the file, but not what the keys leave of it.
     spec s = one_key(STRING, le_string(std::string(5000, 'x')));
     std::string bytes = s.bytes();
     bytes.replace(8, 8, le<uint64_t>(100));
@@ -136,7 +136,7 @@ TEST_CASE("gguf row 2: a count that the rest of the file cannot hold") {
     // Arrays.
     for (const uint32_t t : {U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, U64, I64, F64})
         check_bad(one_key(ARRAY, array_of(t, 1001, zeros(1000))), status::format, {"test.key", "1001"});
-    // No file needs more than 65,536 keys; the table's memory is bounded whatever the file's length.
+    // No file needs more than 65,536 keys. The limit bounds the table's memory for any length of file.
     bytes = "GGUF" + le<uint32_t>(3) + le<uint64_t>(0) + le<uint64_t>(65537) + zeros(65537 * 14);
     check_bad(bytes, status::unsupported, {"key count", "65537"});
 }
@@ -151,7 +151,7 @@ TEST_CASE("gguf row 3: string lengths near 2^64 and near the rest of the file") 
         const std::string head = "GGUF" + le<uint32_t>(3);
         check_bad(head + le<uint64_t>(0) + le<uint64_t>(1) + junk, status::format, {"key 0"});
         check_bad(head + le<uint64_t>(1) + le<uint64_t>(0) + junk, status::format, {"tensor 0 name"});
-        if (n == 100) continue;  // as a value, this one is right
+        if (n == 100) continue;  // correct as a value's length
         check_bad(one_key(STRING, junk), status::format, {"test.key", "value", std::to_string(n).c_str()});
         check_bad(one_key(ARRAY, array_of(STRING, 1, junk)), status::format,
                   {"test.key", "value", std::to_string(n).c_str()});
@@ -162,8 +162,8 @@ TEST_CASE("gguf row 3: string lengths near 2^64 and near the rest of the file") 
 }
 
 TEST_CASE("gguf row 4: the first fault ends the parse") {
-    // An over-long string, then a key that would be refused by another name were the parser to go on, out of
-    // step or in step.
+    // An over-long string, then a key that would be refused under another name if the parser went on, at a
+    // wrong offset or at the right one.
     spec s;
     s.keys = {{"first", STRING, le(uint64_t(1) << 40)}, {"second", 99, ""}};
     check_bad(s, status::format, {"key 0 'first' value", "1099511627776"});
@@ -222,7 +222,7 @@ TEST_CASE("gguf row 7: an array read as another type") {
         check(integer, [&] { return f.get_ints("test.key").size(); });
         check(real, [&] { return f.get_floats("test.key").size(); });
     }
-    // Integers of any width are taken where they fit, and named where they do not.
+    // Integers of any width are accepted if they fit, and named if they do not.
     const auto ints = [](uint32_t t, const std::string &payload, uint64_t n) {
         const std::string bytes = one_key(ARRAY, array_of(t, n, payload)).bytes();
         return gguf_file(os::mapping::borrow(bytes.data(), bytes.size()), "array.gguf").get_ints("test.key");
@@ -238,7 +238,7 @@ TEST_CASE("gguf row 7: an array read as another type") {
     check_throws(status::format, "element 0 is 18446744073709551615", [&] { ints(U64, le(UINT64_MAX), 1); });
 }
 
-TEST_CASE("gguf row 8: arrays are as long as they say, and no longer") {
+TEST_CASE("gguf row 8: arrays end where their length says") {
     for (const uint64_t n : {0, 6, 7, 8}) {
         std::string words;
         for (int i = 0; i < 7; ++i) words += le_string("word");
@@ -295,7 +295,7 @@ TEST_CASE("gguf row 10: duplicate and empty keys") {
     check_bad(s, status::format, {"key 0 name", "empty"});
     check_good(one_key(U8, "1", std::string(65535, 'k')));
     check_bad(one_key(U8, "1", std::string(65536, 'k')), status::format, {"key 0 name", "65536"});
-    // Names that differ in a zero byte, or that a hash would confuse, are names all the same.
+    // Names that differ only in a zero byte, or whose hashes are equal, are different names.
     s.keys = {
         {std::string("same"), U8, "1"}, {std::string("same\0", 5), U8, "1"}, {std::string("\0", 1), U8, "1"}};
     check_good(s);
@@ -366,7 +366,7 @@ TEST_CASE("gguf row 14: shapes whose product wraps") {
     for (const std::vector<uint64_t> &dims : shapes)
         for (const uint32_t type : {0u, 1u, 24u, 28u})
             check_bad(one_tensor(dims, type), status::format, {"tensor 0 'test.weight' dimension"});
-    // The elements can be counted, the bytes cannot, or only just.
+    // The number of elements fits 64 bits; the number of bytes does not, or barely.
     check_bad(one_tensor({one << 62}, 0), status::format, {"'test.weight' size"});
     check_bad(one_tensor({one << 62}, 28), status::format, {"'test.weight' size"});
     check_bad(one_tensor({one << 61}, 28), status::format, {"'test.weight' size"});
@@ -382,7 +382,7 @@ TEST_CASE("gguf row 15: sizes whose sum wraps") {
     s.tensors = {{"a", {big}, 24, 0}, {"b", {big}, 24, big}, {"c", {1024}, 24, 2 * big}};
     s.data = zeros(4096);
     check_bad(s, status::format, {"tensor 0 'a' data", "9223372036854775744"});
-    // Each of three fits somewhere, their sum wraps to little: what counts is where each ends.
+    // Each of three sizes fits, and their sum wraps to a small value. Each tensor's end is checked.
     s.tensors = {{"c", {1024}, 24, 0}, {"a", {big}, 24, 1024}, {"b", {big}, 24, big + 1024}};
     check_bad(s, status::format, {"tensor 1 'a' data"});
 }
@@ -403,7 +403,7 @@ TEST_CASE("gguf row 16: sizes and offsets that wrap when rounded up") {
     check_throws(status::argument, "too large", [&] { w.add_tensor("third half", format::i8, half); });
     CHECK(w.tensor_count() == 2);
     CHECK(w.file_bytes() > uint64_t(INT64_MAX) - 256);
-    // The allocator that bulk memory comes from.
+    // The allocator for large memory.
     const host h;
     for (const size_t n : {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 64, SIZE_MAX / 2})
         check_throws(status::memory, "no memory", [&] { block b(h, n); });
@@ -413,13 +413,13 @@ TEST_CASE("gguf row 17: data that ends outside the file") {
     const std::string bytes = tiny().bytes();
     // the last tensor ends with the file
     CHECK(load(bytes).code == status::ok);
-    CHECK(load(bytes + "more").code == status::ok);  // bytes after it do no harm
+    CHECK(load(bytes + "more").code == status::ok);  // bytes after it are ignored
     check_bad(bytes.substr(0, bytes.size() - 1), status::format, {"tensor 2 'c.weight' data"});
     const size_t data = bytes.size() - 202;
     check_bad(bytes.substr(0, data + 96 + 68 - 1), status::format, {"tensor 1 'b.weight' data"});
     check_bad(bytes.substr(0, data + 95), status::format, {"tensor 0 'a.weight' data"});
     check_bad(bytes.substr(0, data), status::format, {"tensor 0 'a.weight' data"});
-    // not even the padding is there
+    // the padding is missing too
     check_bad(bytes.substr(0, tiny().header().size()), status::format, {"tensor 0 'a.weight' data"});
     check_good(one_tensor({1024}, 0, 0, 4096));
     check_bad(one_tensor({1025}, 0, 0, 4096), status::format, {"'test.weight' data", "4100", "4096"});
@@ -439,8 +439,8 @@ TEST_CASE("gguf row 18: number formats that are unknown or were withdrawn") {
         check_bad(one_tensor({256}, id), status::unsupported,
                   {"tensor 0 'test.weight' type", (" " + std::to_string(id) + " ").c_str(), "f32, f16",
                    "q8_0", "mxfp4"});
-    // Published ids and sizes (ggml's docs/gguf.md and ggml.h): id, elements a block, bytes a block. Formats
-    // that this build cannot compute with are read too.
+    // Published values (ggml's docs/gguf.md and ggml.h): id, elements a block, bytes a block. Files with
+    // formats that this build cannot compute are read too.
     const uint32_t published[][3] = {
         {0, 1, 4},      {1, 1, 2},      {2, 32, 18},   {3, 32, 20},    {6, 32, 22},    {7, 32, 24},
         {8, 32, 34},    {9, 32, 36},    {10, 256, 84}, {11, 256, 110}, {12, 256, 144}, {13, 256, 176},
@@ -501,7 +501,7 @@ TEST_CASE("gguf row 21: overlapping, disordered and unaligned data") {
     for (const uint64_t offset : {1, 4, 8, 16, 31, 33, 63})
         check_bad(one_tensor({8}, 0, offset), status::format,
                   {"'test.weight' offset", std::to_string(offset).c_str(), "32"});
-    // Out of order, or with a gap, nothing is ambiguous.
+    // Data out of order or with gaps is allowed: nothing is ambiguous.
     place(64, 0);
     const guarded g(s.bytes());
     const gguf_file f(g.view(), "order.gguf");
@@ -525,7 +525,7 @@ TEST_CASE("gguf: every prefix of a file is refused") {
     CHECK(load(bytes).code == status::ok);
 }
 
-TEST_CASE("gguf: any byte of the header may be anything") {
+TEST_CASE("gguf: each byte of the header replaced by every kind of value") {
     const std::string bytes = tiny().bytes();
     const size_t header = tiny().header().size();
     size_t bad = 0, refused = 0;
@@ -541,10 +541,10 @@ TEST_CASE("gguf: any byte of the header may be anything") {
         }
     }
     CHECK(bad == 0);
-    CHECK(refused > header);  // the sweep does reach the checks
+    CHECK(refused > header);  // the sweep reaches the checks
 }
 
-TEST_CASE("gguf: any integer field may be anything, and any two") {
+TEST_CASE("gguf: each integer field, and each pair of them, replaced by extreme values") {
     const std::string bytes = tiny().bytes();
     const std::vector<field> fields = fields_of(tiny());
     const auto with = [](std::string s, const field &f, uint64_t v) {

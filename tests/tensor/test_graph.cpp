@@ -1,6 +1,6 @@
-// Graphs and the planner. Plans are judged by a simulation that shares nothing with the planner: a run that
-// stamps every line of the arena with the node that wrote it last must find every source, and at the end
-// every result that was kept, still bearing the stamp of the node that made it.
+// Graphs and the planner. Plans are checked by a simulation that shares nothing with the planner: it stamps
+// every line of the arena with the node that wrote it last. Every source of a node, and at the end every kept
+// result, must still bear the stamp of the node that made it.
 #include "../../ggml-cpu/cpu.h"
 #include "../../llm/model/arch.h"
 #include "../../llm/engine/page_pool.h"
@@ -48,7 +48,7 @@ struct stamped_arena {
     }
 };
 
-// The node whose result `t` is or shows; -1: an input's or a weight's bytes.
+// The node whose result `t` is, or is a view of; -1 for the bytes of an input or a weight.
 int maker(const graph &g, const tensor *t) {
     for (; t; t = t->base)
         for (size_t i = 0; i < g.nodes().size(); ++i)
@@ -75,7 +75,7 @@ void check_plan(graph &g, const plan &p) {
         sound &= reinterpret_cast<uintptr_t>(n.out.data) % line == 0;
         arena.write(n.out, static_cast<int>(i));
         for (const tensor *s : n.src)
-            // nothing is written over what it is made from
+            // a result never overwrites its sources
             if (const int by = s ? maker(g, s) : -1; by >= 0) sound &= arena.holds(*s, by);
     }
     for (const tensor *t : g.kept())
@@ -92,7 +92,8 @@ struct step_graph {
     model_weights weights;
     graph g;
 
-    step_graph(const arch &a, int64_t layers, format type) : a(a), g(static_cast<size_t>(16 + 24 * layers)) {
+    step_graph(const arch &of, int64_t layers, format type)
+        : a(of), g(static_cast<size_t>(16 + 24 * layers)) {
         h.layers = layers, h.hidden = 64, h.heads = 4, h.kv_heads = 2, h.head_size = 32, h.ffn = 160,
         h.vocab = 300, h.rotated = 16;
         h.q_rank = 48, h.kv_rank = 96, h.nope_size = h.head_size - 16, h.value_size = 24;
@@ -119,8 +120,8 @@ struct step_graph {
     }
 };
 
-// A graph of f32 [rows, width] results, each made from any before it; every eighth is kept, some are read
-// through a view.
+// A graph of f32 [rows, width] results, each made from random earlier ones. Every eighth is kept; some are
+// read through a view.
 void random_graph(graph &g, unsigned seed, int64_t rows, int nodes) {
     std::mt19937 random(seed);
     g.reset();
@@ -168,7 +169,7 @@ TEST_CASE("plan: no result is overwritten while it is needed, in the graphs of e
             s.build(96, 20);
             const plan p = make_plan(s.g, *b);
             check_plan(s.g, p);
-            CHECK(p.arena_bytes < sum_of_results(s.g) / 4);  // five layers in the room of one, about
+            CHECK(p.arena_bytes < sum_of_results(s.g) / 4);  // five layers need about the memory of one
             for (const auto &[rows, outputs] :
                  {std::pair{96, 1}, {95, 20}, {64, 7}, {33, 20}, {7, 7}, {6, 1}, {2, 2}, {1, 1}}) {
                 const tensor *logits = s.build(rows, outputs);
@@ -208,7 +209,7 @@ TEST_CASE("plan: random graphs") {
     }
 }
 
-TEST_CASE("plan: a chain needs the room of two results") {
+TEST_CASE("plan: a chain needs memory for two results") {
     graph g(200);
     const tensor *x = g.input(format::f32, {16, 64}, nullptr, "x");
     for (int i = 0; i < 100; ++i) x = add(g, x, x);
@@ -216,8 +217,8 @@ TEST_CASE("plan: a chain needs the room of two results") {
     CHECK(make_plan(g, *cpu()).arena_bytes == 2 * 16 * 64 * 4);
 }
 
-// What a plan is for: results computed in a planned arena are those computed with a place for each.
-TEST_CASE("plan: random graphs compute the same in the arena and out of it") {
+// Results computed in a planned arena equal those computed with separate memory for each.
+TEST_CASE("plan: random graphs compute the same results in the arena and outside it") {
     const backend_ptr b = cpu();
     std::mt19937 random(9);
     std::vector<float> numbers(64 * 64);
@@ -272,15 +273,16 @@ TEST_CASE("graph: a view must hold the same elements") {
     const tensor *x = g.input(format::f32, {4, 6}, nullptr, "x");
     CHECK(refusal([&] { g.reshape(x, {5, 5}); }) == status::internal);
     CHECK(g.reshape(x, {2, 3, 4})->base == x);
-    CHECK(g.reshape(g.reshape(x, {24}), {6, 4})->base == x);  // of a view: the tensor whose bytes they are
+    // a view of a view refers to the tensor that owns the bytes
+    CHECK(g.reshape(g.reshape(x, {24}), {6, 4})->base == x);
     tensor rows = *x;
     rows.ne[1] = 3;  // part of each row
     CHECK(refusal([&] { g.reshape(&rows, {12}); }) == status::internal);
 }
 
-// 128 * 127 * 132104 is the last that int32 holds. Nothing is computed here.
-TEST_CASE("graph: rows of i8 whose sums int32 does not hold are refused by every product, and pages of i8 "
-          "beyond what their sums hold") {
+// 128 * 127 * 132104 is the largest such sum that fits int32. Nothing is computed here.
+TEST_CASE("graph: rows of i8 whose sums overflow int32 are refused by every product, and so are too many i8 "
+          "pages") {
     static_assert(int64_t{128} * 127 * 132104 <= INT32_MAX && int64_t{128} * 127 * 132105 > INT32_MAX);
     graph g(400);
     const tensor scale = make_tensor(format::f32, {5});
@@ -451,7 +453,7 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] {
         attention(g, f32({3, 4, 8}), i8({5, page}), i32({2, 5}), i32({3}), i32({3}), ap, f32({3, 4, 4}));
     });
-    latent.v_offset += 64;  // the two parts lie apart
+    latent.v_offset += 64;  // the two parts are not adjacent
     bad([&] { attend_latents({3, 6, 8}, f32({3, 6, 4})); });
 
     good([&] { head_matmul(g, f32({3, 2, 8}), f16({2, 5, 8})); });
@@ -461,8 +463,9 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
 
     latent.v_offset -= 64;
     const auto of_heads = [&](const tensor *q, const tensor *q_rope, const tensor *k_b, const tensor *v_b,
-                              kv_layout l) {
-        mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}), {l, 1, 0});
+                              kv_layout of_page) {
+        mla_attention(g, q, q_rope, k_b, v_b, i8({5, page}), i32({2, 5}), i32({3}), i32({3}),
+                      {of_page, 1, 0});
     };
     good([&] { of_heads(f32({3, 6, 5}), f32({3, 6, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });
     bad([&] { of_heads(f32({3, 6, 5}), f32({3, 5, 4}), f16({6, 8, 5}), f32({6, 7, 8}), latent); });

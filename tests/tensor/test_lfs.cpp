@@ -1,4 +1,4 @@
-// Pointers of Git LFS in the place of every file that the tools and the library read: the error says what it
+// Git LFS pointers in place of each file that the tools and the library read. The error says what the file
 // is.
 #include "../support/checkpoint_files.h"
 
@@ -25,7 +25,7 @@ void check_named(const std::string &text, const std::string &file) {
 
 }  // namespace
 
-TEST_CASE("a pointer of Git LFS in the place of a checkpoint's file") {
+TEST_CASE("lfs: a pointer in place of a checkpoint's file") {
     const checkpoint_files c("micro/llama");
     for (const char *name :
          {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
@@ -46,7 +46,7 @@ TEST_CASE("a pointer of Git LFS in the place of a checkpoint's file") {
     }
 }
 
-TEST_CASE("a pointer of Git LFS in the place of a model, however it is read") {
+TEST_CASE("lfs: a pointer in place of a model, however it is read") {
     const temp_dir dir;
     const std::string path = dir / "model.gguf";
     write_bytes(path, pointer);
@@ -68,7 +68,7 @@ TEST_CASE("a pointer of Git LFS in the place of a model, however it is read") {
     check_named(failure_of([&] { requantize(path, dir / "out.gguf", format::q8_0, {}); }).text, path);
 }
 
-TEST_CASE("what is a pointer of Git LFS, and what only begins like one") {
+TEST_CASE("lfs: pointers, and files that only begin like one") {
     const std::string p = pointer;
     const auto refused = [](const std::string &bytes) {
         try {
@@ -84,6 +84,6 @@ TEST_CASE("what is a pointer of Git LFS, and what only begins like one") {
     CHECK(refused("version https://git-lfs.github.com/spec/v1\r\noid sha256:00\r\nsize 1\r\n"));
     CHECK(!refused("version 1"));
     CHECK(!refused("versions https://git-lfs.github.com/spec/v1"));
-    CHECK(!refused(p + std::string(1024, ' ')));  // they are shorter by definition
+    CHECK(!refused(p + std::string(1024, ' ')));  // pointers are shorter by definition
     CHECK(!refused(""));
 }

@@ -1,5 +1,5 @@
-// The arithmetic of numerics.h against the C library's long double functions and against the formulas as the
-// papers write them; bounds in units of the last place of the result's own width.
+// The arithmetic of numerics.h against the C library's long double functions and the papers' formulas. Bounds
+// are in units in the last place of the result's own width.
 #include "../../tensor/numerics.h"
 
 #include <doctest/doctest.h>
@@ -17,7 +17,7 @@ namespace {
 constexpr float inf = std::numeric_limits<float>::infinity();
 const float nan_f32 = std::numeric_limits<float>::quiet_NaN();
 
-// |got - exact| in units of the last place that f32 has at `exact`, denormals included.
+// |got - exact| in units in the last place of f32 at `exact`, denormals included.
 double ulps(float got, long double exact) {
     const int e = exact == 0 ? -149 : std::max(-149, std::ilogb(exact) - 23);
     return static_cast<double>(std::fabs(got - exact) / std::ldexp(1.0L, e));
@@ -113,7 +113,7 @@ TEST_CASE("numerics: exp2 in double, to the ends of its range") {
     CHECK(std::isnan(exp2_f64(std::nan(""))));
 }
 
-TEST_CASE("numerics: sine and cosine of every angle that a position can make") {
+TEST_CASE("numerics: sine and cosine of the angles of all positions") {
     std::mt19937_64 random(4);
     for (const double range : {1.0, 100.0, 131072.0, 1048576.0, 1073741824.0, 2147483647.0}) {
         CAPTURE(range);
@@ -135,14 +135,14 @@ TEST_CASE("numerics: sine and cosine of every angle that a position can make") {
     CHECK(cosine == 1.0);
 }
 
-// RoFormer's frequencies, and YaRN's as its paper has them in section 3.2: by how often a pair turns within
-// the original context.
+// RoFormer's frequencies, and YaRN's by section 3.2 of its paper: they depend on how many rotations a pair
+// makes within the original context.
 TEST_CASE("numerics: rope frequencies, plain, linear and YaRN") {
     const long double pi = 3.14159265358979323846264338327950288L;
     for (const int r : {16, 64, 128})
         for (const double base : {10000.0, 1e6}) {
             const double factor = 4, original = 32768;
-            // the pair that turns `times` times: base^(-2 i / r) * original / (2 pi) = times
+            // the pair that makes `times` rotations: base^(-2 i / r) * original / (2 pi) = times
             const auto pair = [&](double times) {
                 return static_cast<double>(r * std::log(original / (times * 2 * pi)) /
                                            (2 * std::log(static_cast<long double>(base))));
@@ -166,7 +166,7 @@ TEST_CASE("numerics: rope frequencies, plain, linear and YaRN") {
         }
 }
 
-// The fold by exclusive or, over all lanes at once, as numerics.h's comment has it.
+// The fold over all lanes by exclusive or of lane indices, as described in numerics.h.
 template <int lanes> static float pattern(const std::vector<float> &a, const std::vector<float> &b) {
     std::vector<float> lane(lanes, 0.0f);
     for (size_t i = 0; i < a.size(); ++i) lane[i % lanes] = std::fmaf(a[i], b[i], lane[i % lanes]);
@@ -219,7 +219,7 @@ TEST_CASE("numerics: a block of activations in eight bits") {
         CHECK(largest == 127);
     }
     std::fill_n(x, 32, 0.0f);
-    x[0] = 127, x[1] = 2.5f, x[2] = 3.5f, x[3] = -2.5f, x[4] = -127;  // halves go to the even neighbour
+    x[0] = 127, x[1] = 2.5f, x[2] = 3.5f, x[3] = -2.5f, x[4] = -127;  // ties go to the even neighbour
     CHECK(quantize_block(x, q, 32) == 1.0f);
     CHECK((q[0] == 127 && q[1] == 2 && q[2] == 4 && q[3] == -2 && q[4] == -127 && q[5] == 0));
     std::fill_n(x, 32, 9e-31f);

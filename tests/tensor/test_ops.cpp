@@ -1,13 +1,13 @@
-// Every operation of ops.def on everything that can run it. Wherever the arithmetic is defined to the bit
-// (numerics.h), bytes are compared: every variant, instruction set and number of threads against the
-// reference forward, and a row alone against the same row among others. The reference forward itself is held
-// against float64. All memory that a kernel sees ends, or begins, at a page that must not be touched. NaN has
-// many bit patterns: any is equal to any.
+// Every operation of ops.def on every variant, instruction set and thread count. Where the arithmetic is
+// defined to the bit (numerics.h), bytes are compared with those of the reference forward, and a row alone
+// with the same row among others. The reference forward itself is compared with float64. All memory that a
+// kernel sees ends, or begins, at an inaccessible page. All NaNs count as equal.
 #include "../support/float_mode.h"
 #include "op_cases.h"
 #include "../support/sanitizers.h"
 
 #include "../../ggml-cpu/cpu.h"
+#include "../../tensor/mla.h"
 #include "../../tensor/plan.h"
 
 #include <cfenv>
@@ -24,14 +24,14 @@ using namespace ds::test;
 
 namespace {
 
-// Each case then has one number of threads, and its memory at one end, in turn.
+// Then each case runs with one thread count and one end of its memory guarded, in rotation.
 #ifdef DS_EMULATED
 constexpr bool few = true;
 #else
 constexpr bool few = sanitized;
 #endif
 
-// Bytes that lie against a forbidden page, at their end or at their start.
+// Bytes that end or begin at an inaccessible page.
 struct guarded {
     size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), whole;
     char *memory, *data;
@@ -47,10 +47,10 @@ struct guarded {
     ~guarded() { munmap(memory, whole + 2 * page); }
 };
 
-// A case set up to run: a graph of one node over guarded memory. `row` >= 0 leaves only that row.
+// A case ready to run: a graph of one node over guarded memory. `row` >= 0 keeps only that row.
 struct instance {
     std::vector<std::unique_ptr<guarded>> memory;
-    std::vector<std::vector<char>> initial;  // of the sources, which a run may change (pages)
+    std::vector<std::vector<char>> initial;  // the sources' bytes, since a run may change them (pages)
     graph g{16};
     size_t out_bytes = 0;
 
@@ -125,7 +125,7 @@ format result_type(const op_case &c) {
     return l.type;
 }
 
-// Bytes are equal, or both numbers are NaN. Gives the first element that differs, or -1.
+// Returns the index of the first element whose bytes differ and that is not NaN in both; -1 if there is none.
 int64_t first_difference(const op_case &c, const char *a, const char *b, size_t bytes) {
     const format type = result_type(c);
     const size_t width = info(type).bytes;
@@ -174,10 +174,10 @@ TEST_CASE("reference forwards agree with float64") {
     }
 }
 
-TEST_CASE("every variant, instruction set and number of threads gives the reference's bytes") {
+TEST_CASE("every variant, instruction set and thread count gives the reference's bytes") {
     for (size_t k = 0; k < static_cast<size_t>(op::count); ++k) {
         const op kind = static_cast<op>(k);
-        std::set<std::string> unused;  // variants that no case reached
+        std::set<std::string> unused;  // variants that no case uses
         for (const variant &v : cpu_variants(kind)) unused.insert(v.name);
         std::map<const op_case *, std::vector<char>> references;  // the slow part
         for (const op_case &c : cases())
@@ -241,7 +241,7 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
             const int rounding = std::fegetround();
             const uint64_t after = float_control();
             set_float_control(before);
-            std::fesetround(FE_TONEAREST);  // x86 has a second register
+            std::fesetround(FE_TONEAREST);  // x86: the control register of SSE
             CHECK(after == mode);
             CHECK(rounding == FE_UPWARD);
             CHECK_MESSAGE(first_difference(c, wanted.data(), got.data(), got.size()) == -1, c.text,
@@ -250,7 +250,52 @@ TEST_CASE("a host's floating-point mode changes nothing, and is left as it was")
     }
 }
 
-TEST_CASE("router: ties go to the lowest number, and what is no number to weights that are none") {
+// The whole of a fused operation as its primitives make it, each by its reference; of latent attention, whose
+// expansion is the absorbed form, the rows that take that form.
+TEST_CASE("fused operations equal the primitive operations that they expand to") {
+    std::set<op> expanded;
+    for (const op_case &c : cases()) {
+        if (!info(c.kind).expand) continue;
+        instance fused(c, true);
+        const std::vector<char> wanted = fused.reference();
+        const node n = fused.only();
+        graph g(64);
+        g.expand(op_set().set());
+        if (c.kind == op::mla_attention && n.as<mla_params>().expand_all) continue;  // has no primitives
+        const tensor *const y =
+            g.add(c.kind, std::span(n.src, static_cast<size_t>(info(c.kind).sources)), c.params);
+        std::vector<std::vector<char>> results;
+        for (node &o : g.nodes()) {
+            CHECK(!info(o.kind).expand);
+            results.emplace_back(tensor_bytes(o.out), '\x5a');
+            o.out.data = results.back().data();
+            info(o.kind).reference(o);
+        }
+        REQUIRE(y == &g.nodes().back().out);
+        REQUIRE(results.back().size() == wanted.size());
+        const size_t row = wanted.size() / static_cast<size_t>(n.out.ne[0]);
+        int64_t begin = 0, end = n.out.ne[0];
+        while (begin < n.out.ne[0]) {
+            bool equal = true;
+            if (c.kind == op::mla_attention) {
+                const mla_stretch m = mla_stretch_at(n, begin);
+                end = m.end;
+                equal = !m.expanded;
+            }
+            const size_t from = static_cast<size_t>(begin) * row,
+                         bytes = static_cast<size_t>(end - begin) * row;
+            if (equal) {
+                CHECK_MESSAGE(first_difference(c, &wanted[from], &results.back()[from], bytes) == -1, c.text);
+                expanded.insert(c.kind);
+            }
+            begin = end;
+        }
+    }
+    for (size_t k = 0; k < static_cast<size_t>(op::count); ++k)
+        CHECK((info(static_cast<op>(k)).expand != nullptr) == (expanded.count(static_cast<op>(k)) == 1));
+}
+
+TEST_CASE("router: ties go to the lowest index, and logits that are not finite give NaN weights") {
     const auto route = [](std::vector<float> logits, std::vector<float> bias, const router_params &p) {
         std::vector<float> scratch(3 * logits.size()), y(2 * static_cast<size_t>(p.used));
         route_row(logits.data(), bias.empty() ? nullptr : bias.data(), static_cast<int64_t>(logits.size()), p,
@@ -262,12 +307,13 @@ TEST_CASE("router: ties go to the lowest number, and what is no number to weight
     CHECK(route(same, {}, {3, 4, 2, 0, 1, 3.0f}) == std::vector<float>{0, 1, 2, 1, 1, 1});
     CHECK(route({0, 1, 5, 1, 5, 0, 5, 0}, {}, {3, 1, 1, 1, 0, 1.0f}) ==
           std::vector<float>{2, 4, 6, sigmoid_f32(5), sigmoid_f32(5), sigmoid_f32(5)});
-    // Groups of two: the best expert is 7; by the best alone its group wins, by the sum of two the first
-    // does.
+    // Groups of two. Expert 7 has the best score: ranked by the best score its group wins, ranked by the sum
+    // of two the first group wins.
     const std::vector<float> groups = {2, 2, -9, -9, -9, -9, -9, 3};
     CHECK(route(groups, {}, {1, 4, 1, 0, 0, 1.0f})[0] == 7);
     CHECK(route(groups, {}, {1, 4, 1, 1, 0, 1.0f})[0] == 0);
-    // A bias chooses, and is not in the weight; one that is no number leaves the choice within range.
+    // A bias affects the choice and not the weight. A bias that is not finite leaves the chosen indices
+    // within range.
     CHECK(route(same, {0, 0, 0, 0, 0, 1, 0, 0}, {1, 1, 1, 1, 0, 1.0f}) ==
           std::vector<float>{5, sigmoid_f32(0.25f)});
     constexpr float nan = std::numeric_limits<float>::quiet_NaN(),
@@ -283,7 +329,7 @@ TEST_CASE("router: ties go to the lowest number, and what is no number to weight
     }
 }
 
-TEST_CASE("rows that lie apart") {
+TEST_CASE("rows that are not adjacent") {
     numbers r(10);
     for (format type :
          {format::f32, format::f16, format::q8_0, format::q5_1, format::q4_k, format::q6_k, format::i8}) {
@@ -310,7 +356,7 @@ TEST_CASE("rows that lie apart") {
     }
 }
 
-TEST_CASE("a plan's work bytes hold for smaller shapes") {
+TEST_CASE("a plan's work bytes are enough for smaller shapes") {
     for (const char *isa : cpu_isas()) {
         const backend_ptr b = make_backend(isa, 3, op::matmul, nullptr);
         for (format type : {format::q8_0, format::q4_k, format::i8}) {
@@ -325,7 +371,7 @@ TEST_CASE("a plan's work bytes hold for smaller shapes") {
     }
 }
 
-TEST_CASE("a graph stops between nodes when told to") {
+TEST_CASE("a graph stops between nodes on request") {
     const backend_ptr b = make_backend(nullptr, 2, op::add, nullptr);
     instance one(add_case({2, 3}), true);
     one.prepare();
@@ -348,7 +394,7 @@ static std::string refusal(const cpu_options &o) {
     return "";
 }
 
-TEST_CASE("options that are not known are refused by name") {
+TEST_CASE("unknown options are refused by name") {
     cpu_options o;
     o.isa = "mmx";
     CHECK(refusal(o).find("mmx") != std::string::npos);

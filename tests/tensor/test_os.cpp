@@ -1,6 +1,7 @@
-// Files, mappings, memory and modes, on a real file system: what is refused says why and leaves nothing
-// behind.
+// Files, mappings, memory and floating-point modes, on a real file system: errors state the reason, and
+// failed operations leave no files.
 #include "../support/float_mode.h"
+#include "../support/skip.h"
 
 #include "../../tensor/os.h"
 
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct folder {  // a directory that goes with its contents
+struct folder {  // a directory that is removed with its contents
     fs::path path;
     folder() {
         std::string name = (fs::temp_directory_path() / "deepseek-test-XXXXXX").string();
@@ -67,7 +68,7 @@ struct descriptor {
     }
 };
 
-// Files may not grow past `bytes` while this lives: the disk-full that a test can have.
+// Limits the size of files to `bytes` while it exists: a test's stand-in for a full disk.
 struct small_disk {
     rlimit before;
     void (*handler)(int);
@@ -85,7 +86,7 @@ struct small_disk {
 
 }  // namespace
 
-TEST_CASE("os: a file mapped, read, and lent") {
+TEST_CASE("os: a file mapped, read and borrowed") {
     const folder d;
     const std::string path = d / "file", text = std::string("some\0bytes", 10) + std::string(100000, 'x');
     put(path, text);
@@ -97,7 +98,7 @@ TEST_CASE("os: a file mapped, read, and lent") {
     REQUIRE(lseek(f.fd, 5, SEEK_SET) == 5);
     CHECK(text_of(os::mapping::map_fd(f.fd, "name")) == text);
     CHECK(text_of(os::mapping::read_fd(f.fd, "name", host(), {})) == text);
-    CHECK(lseek(f.fd, 0, SEEK_CUR) == 5);  // the descriptor and its position are the caller's
+    CHECK(lseek(f.fd, 0, SEEK_CUR) == 5);  // the caller's descriptor keeps its position
 }
 
 TEST_CASE("os: a mapping outlives its file's name, and moves") {
@@ -115,7 +116,7 @@ TEST_CASE("os: a mapping outlives its file's name, and moves") {
     CHECK(c.data() == nullptr);
 }
 
-TEST_CASE("os: forgotten pages come back") {
+TEST_CASE("os: forgotten pages are read again") {
     const folder d;
     const std::string path = d / "file", text(1 << 20, 'y');
     put(path, text);
@@ -123,19 +124,19 @@ TEST_CASE("os: forgotten pages come back") {
     m.forget(0, m.size());
     m.forget(5000, 3);
     m.forget(m.size(), 0);
-    r.forget(0, r.size());  // memory that was read in is not the system's to drop
+    r.forget(0, r.size());  // memory that holds a read file cannot be dropped by the system
     CHECK(text_of(m) == text);
     CHECK(text_of(r) == text);
 }
 
-TEST_CASE("os: an empty file is no bytes") {
+TEST_CASE("os: an empty file has no bytes") {
     const folder d;
     put(d / "empty", "");
     CHECK(os::mapping::map_file(d / "empty").size() == 0);
     CHECK(os::mapping::read_file(d / "empty", host(), {}).size() == 0);
 }
 
-TEST_CASE("os: what is not a readable file is refused with its name and the reason") {
+TEST_CASE("os: unreadable files are refused with name and reason") {
     const folder d;
     REQUIRE(mkfifo((d / "pipe").c_str(), 0600) == 0);
     put(d / "file", "x");
@@ -146,16 +147,11 @@ TEST_CASE("os: what is not a readable file is refused with its name and the reas
         check_throws(status::io, {d / "absent", "No such file"}, [&] { open_it(d / "absent"); });
         check_throws(status::io, {d / "file/below", "Not a directory"}, [&] { open_it(d / "file/below"); });
         check_throws(status::io, {d.path.string(), "not a regular file"}, [&] { open_it(d.path.string()); });
-        // at once: no writer is waited for
+        // without waiting for a writer
         check_throws(status::io, {d / "pipe", "not a regular file"}, [&] { open_it(d / "pipe"); });
         check_throws(status::io, {"/dev/zero", "not a regular file"}, [&] { open_it("/dev/zero"); });
         check_throws(status::io, {": cannot open"}, [&] { open_it(""); });
-        if (geteuid() == 0) continue;
-        fs::permissions(d / "file", fs::perms::none);
-        check_throws(status::io, {d / "file", "Permission denied"}, [&] { open_it(d / "file"); });
-        fs::permissions(d / "file", fs::perms::owner_all);
     }
-    if (geteuid() == 0) MESSAGE("SKIPPED in part: root may read everything");
     check_throws(status::io, {"some name", "Bad file descriptor"},
                  [] { os::mapping::map_fd(-1, "some name"); });
     check_throws(status::io, {"some name", "Bad file descriptor"},
@@ -195,7 +191,7 @@ TEST_CASE("os: reading reports progress, can be stopped, and notices a file that
     });
 }
 
-TEST_CASE("os: reading with an allocator that has nothing") {
+TEST_CASE("os: reading with an allocator that fails") {
     const folder d;
     put(d / "file", "bytes");
     host h;
@@ -230,7 +226,7 @@ TEST_CASE("os: an output file appears when it is committed, whole") {
     umask(mask);
     struct stat s;
     REQUIRE(stat(path.c_str(), &s) == 0);
-    CHECK((s.st_mode & 0777) == (0666 & ~mask));  // as any program's new file, not a temporary's 0600
+    CHECK((s.st_mode & 0777) == (0666 & ~mask));  // the usual mode of a new file, not a temporary file's 0600
 }
 
 TEST_CASE("os: an output file that is not committed leaves nothing") {
@@ -247,7 +243,7 @@ TEST_CASE("os: an output file that is not committed leaves nothing") {
     CHECK(d.entries() == 1);
 }
 
-TEST_CASE("os: two writers of one path do not meet") {
+TEST_CASE("os: two writers of one path do not interfere") {
     const folder d;
     os::output_file a(d / "out"), b(d / "out");
     a.write("a", 1);
@@ -259,7 +255,7 @@ TEST_CASE("os: two writers of one path do not meet") {
     CHECK(d.entries() == 1);
 }
 
-TEST_CASE("os: a full disk is named, and leaves nothing") {
+TEST_CASE("os: a full disk is reported, and no file is left") {
     const folder d;
     const std::string path = d / "out", big(4 << 20, 'x');
     put(path, "old");
@@ -268,7 +264,7 @@ TEST_CASE("os: a full disk is named, and leaves nothing") {
         os::output_file f(path);
         f.write(big.data(), big.size());
     });
-    // what was held back meets the full disk at the end
+    // buffered bytes reach the full disk only at commit
     check_throws(status::io, {path, "cannot write"}, [&] {
         os::output_file f(path);
         f.write(big.data(), (1 << 20) - 10);
@@ -284,7 +280,7 @@ TEST_CASE("os: a full disk is named, and leaves nothing") {
     CHECK(d.entries() == 1);
 }
 
-TEST_CASE("os: places where no file can be written") {
+TEST_CASE("os: paths where no file can be written") {
     const folder d;
     put(d / "file", "x");
     fs::create_directory(d / "folder");
@@ -297,19 +293,27 @@ TEST_CASE("os: places where no file can be written") {
     check_throws(status::io, {"cannot create"},
                  [&] { os::output_file f((d.path / std::string(300, 'n')).string()); });
     CHECK(d.entries() == 2);
-    if (geteuid() == 0) {
-        MESSAGE("SKIPPED in part: root may write everywhere");
-    } else {
-        fs::permissions(d / "folder", fs::perms::owner_read | fs::perms::owner_exec);
-        check_throws(status::io, {"folder/out", "Permission denied"},
-                     [&] { os::output_file f(d / "folder/out"); });
-        fs::permissions(d / "folder", fs::perms::owner_all);
-    }
-    // The directory goes while the file is being written: the rename fails.
+    // The directory is removed while the file is being written, so the rename fails.
     os::output_file f(d / "folder/out");
     f.write("x", 1);
     fs::remove_all(d / "folder");
     check_throws(status::io, {d / "folder/out", "cannot rename"}, [&] { f.commit(); });
+}
+
+TEST_CASE("os: files without permission to read, and folders without permission to write, are refused") {
+    if (geteuid() == 0) return ds::test::skip("root may read and write everything");
+    const folder d;
+    put(d / "file", "x");
+    fs::create_directory(d / "folder");
+    fs::permissions(d / "file", fs::perms::none);
+    check_throws(status::io, {d / "file", "Permission denied"}, [&] { os::mapping::map_file(d / "file"); });
+    check_throws(status::io, {d / "file", "Permission denied"},
+                 [&] { os::mapping::read_file(d / "file", host(), {}); });
+    fs::permissions(d / "file", fs::perms::owner_all);
+    fs::permissions(d / "folder", fs::perms::owner_read | fs::perms::owner_exec);
+    check_throws(status::io, {"folder/out", "Permission denied"},
+                 [&] { os::output_file f(d / "folder/out"); });
+    fs::permissions(d / "folder", fs::perms::owner_all);
 }
 
 TEST_CASE("os: a link is written through, and stays one") {
@@ -317,7 +321,7 @@ TEST_CASE("os: a link is written through, and stays one") {
     fs::create_directory(d / "a");
     fs::create_directory(d / "b");
     put(d / "a/file", "old");
-    fs::create_symlink("../a/file", d / "b/near");  // relative to where it lies
+    fs::create_symlink("../a/file", d / "b/near");  // relative to the link's own directory
     fs::create_symlink(d / "b/near", d / "far");
     fs::create_symlink("a/none yet", d / "new");
     const auto write = [](const std::string &path, const std::string &text) {
@@ -343,7 +347,7 @@ TEST_CASE("os: a link is written through, and stays one") {
     CHECK(d.entries() == 4);
     fs::create_symlink("loop", d / "loop");
     check_throws(status::io, {d / "loop", "cannot create", strerror(ELOOP)}, [&] { write(d / "loop", "x"); });
-    // Another name of the same file keeps what it had.
+    // A hard link to the old file keeps its content.
     fs::create_hard_link(d / "a/file", d / "a/hard");
     write(d / "a/file", "three");
     CHECK(get(d / "a/hard") == "b/n");
@@ -364,7 +368,7 @@ TEST_CASE("os: a path without a directory is the current one") {
     CHECK(get(d / "plain") == "here");
 }
 
-TEST_CASE("os: reserved memory grows, stays where it is, and begins as zeros") {
+TEST_CASE("os: reserved memory grows without moving, and starts as zeros") {
     os::reserved_memory m(size_t(1) << 36);  // 64 GiB of addresses, of which little is used
     CHECK(m.size() == size_t(1) << 36);
     CHECK(m.committed() == 0);
@@ -400,7 +404,7 @@ TEST_CASE("os: processors and clock") {
     CPU_ZERO(&one);
     CPU_SET(first, &one);
     REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
-    CHECK(os::processor_count() == 1);  // what this process may use, not what the machine has
+    CHECK(os::processor_count() == 1);  // those that this process may use
     sched_setaffinity(0, sizeof before, &before);
 
     const double a = os::seconds();
@@ -408,7 +412,7 @@ TEST_CASE("os: processors and clock") {
     CHECK(os::seconds() - a >= 0.002);
 }
 
-TEST_CASE("os: tile registers are there only where the processor has them, and may be asked for again") {
+TEST_CASE("os: tile registers are available only where the processor has them, and asking again is allowed") {
     const std::string flags = get("/proc/cpuinfo") + " ";
     const bool there = flags.find(" amx_tile ") != std::string::npos, allowed = os::allow_tiles();
     if (!there) CHECK_FALSE(allowed);
@@ -418,7 +422,7 @@ TEST_CASE("os: tile registers are there only where the processor has them, and m
     CHECK(in_thread == allowed);
 }
 
-TEST_CASE("os: the floating-point mode is the default one inside, the host's outside") {
+TEST_CASE("os: the floating-point mode is the default inside and the host's outside") {
     volatile float one = 1.0f, three = 3.0f;
     const float nearest = one / three;
     fenv_t before;
@@ -434,12 +438,12 @@ TEST_CASE("os: the floating-point mode is the default one inside, the host's out
     const int rounding = fegetround();
     fesetenv(&before);
     CHECK(inside == nearest);
-    CHECK(downward != nearest);  // a third's nearest float lies above it
+    CHECK(downward != nearest);  // the float nearest to 1/3 is above it
     CHECK(after == downward);
     CHECK(rounding == FE_DOWNWARD);
 }
 
-TEST_CASE("os: flush-to-zero and traps of a host do not reach us") {
+TEST_CASE("os: flush-to-zero and traps of a host have no effect inside") {
     const uint64_t before = ds::test::float_control();
     ds::test::set_float_control(before | ds::test::flushing);
     volatile float tiny = 1e-38f, half = 0.5f, outside = tiny * half, inside;

@@ -1,5 +1,5 @@
-// Models in several files: what is written comes back byte for byte and runs as one file does; and parts that
-// do not belong together, made here byte by byte.
+// Models in several files: merged parts equal the original byte for byte and run as one file does. Parts that
+// do not belong together are made here byte by byte.
 #include "../support/api.h"
 #include "../support/files.h"
 #include "../support/gguf_bytes.h"
@@ -24,7 +24,7 @@ std::string part(const std::string &prefix, unsigned no, unsigned count) {
     return prefix + format_text("-%05u-of-%05u.gguf", no, count);
 }
 
-// The files of a split, as many as there are.
+// The paths of all files of a split.
 size_t split_to(const std::string &in, const std::string &prefix, const gguf_split_limits &l) {
     job j;
     j.split = l;
@@ -38,9 +38,9 @@ size_t split_to(const std::string &in, const std::string &prefix, const gguf_spl
 
 }  // namespace
 
-TEST_CASE("split: merged again, the file is what it was, byte for byte") {
+TEST_CASE("split: merged parts are the original file, byte for byte") {
     const temp_dir dir;
-    // scales in tensors of their own
+    // I8, whose scales are separate tensors
     convert(data_path("micro/qwen2"), dir / "i8.gguf", {format::i8, false, "m"}, {});
     for (const std::string &in : {std::string(golden::bundled_path), dir / "i8.gguf"})
         for (const gguf_split_limits &l : {gguf_split_limits{},
@@ -84,7 +84,7 @@ TEST_CASE("split: merged again, the file is what it was, byte for byte") {
         }
 }
 
-TEST_CASE("split: the keys are llama.cpp's, of its types") {
+TEST_CASE("split: keys and their types are llama.cpp's") {
     const temp_dir dir;
     REQUIRE(split_to(golden::bundled_path, dir / "m", {.tensors = 20}) > 1);
     const size_t tensors = gguf_file::open(golden::bundled_path).tensors().size(), n = (tensors + 19) / 20;
@@ -127,7 +127,7 @@ TEST_CASE("split: converting and requantizing to parts, and from parts") {
     CHECK(j["bytes"] == bytes);
 }
 
-TEST_CASE("split: through the API a model in parts is the model") {
+TEST_CASE("split: through the API a model in parts is the same model") {
     using namespace golden;
     const temp_dir dir;
     const auto n = static_cast<unsigned>(split_to(bundled_path, dir / "m", {.bytes = 300000}));
@@ -171,7 +171,7 @@ TEST_CASE("split: through the API a model in parts is the model") {
 
 namespace {
 
-// Three parts of a model of four tensors, the second part with two.
+// Three parts of a model of four tensors; the second part has two.
 struct parts {
     spec file[3];
     std::string name[3] = {part("m", 1, 3), part("m", 2, 3), part("m", 3, 3)};
@@ -191,14 +191,14 @@ struct parts {
         file[0].keys.push_back({"general.name", STRING, le_string("model")});
         file[1].keys.push_back({"general.name", STRING, le_string("model")});
     }
-    spec_key &key(size_t i, const char *name) {
+    spec_key &key(size_t i, const char *wanted) {
         for (spec_key &k : file[i].keys)
-            if (k.name == name) return k;
+            if (k.name == wanted) return k;
         FAIL("no such key");
         return file[i].keys[0];
     }
-    void erase(size_t i, const char *name) {
-        std::erase_if(file[i].keys, [&](const spec_key &k) { return k.name == name; });
+    void erase(size_t i, const char *unwanted) {
+        std::erase_if(file[i].keys, [&](const spec_key &k) { return k.name == unwanted; });
     }
     uint64_t open(const temp_dir &dir) const {
         for (size_t i = 0; i < 3; ++i)
@@ -308,7 +308,7 @@ TEST_CASE("split: a first part without tensors, and one part alone") {
     CHECK(gguf_file::open(dir / "any.gguf").tensors().size() == 3);
 }
 
-TEST_CASE("split: every way to cut a later part short is an error that names it") {
+TEST_CASE("split: a later part truncated at any length is an error that names it") {
     const temp_dir dir;
     const parts p;
     p.open(dir);
@@ -324,7 +324,7 @@ TEST_CASE("split: every way to cut a later part short is an error that names it"
 
 // ---- Failures leave nothing
 
-TEST_CASE("split: a stop, a full disk and a place that is taken leave nothing") {
+TEST_CASE("split: a stop, a full disk and an occupied path leave no files") {
     const temp_dir dir;
     fs::create_directory(dir / "p");
     const auto entries = [&] {
@@ -343,7 +343,7 @@ TEST_CASE("split: a stop, a full disk and a place that is taken leave nothing") 
     copy_gguf(golden::bundled_path, dir / "m", j);
     CHECK(last == all);
     CHECK(all > fs::file_size(golden::bundled_path));
-    const size_t most = calls - 1;  // the last call tells of the end, and stops nothing
+    const size_t most = calls - 1;  // the last call reports completion and stops nothing
     for (const size_t at : {size_t(1), most / 2, most}) {
         stop_at = at, calls = last = 0;
         CHECK(failure_of([&] { copy_gguf(golden::bundled_path, dir / "p/m", j); }).code == status::cancelled);
@@ -362,8 +362,8 @@ TEST_CASE("split: a stop, a full disk and a place that is taken leave nothing") 
     CHECK(full.code == status::io);
     CHECK(entries() == 0);
 
-    // A directory that appears under the first part's name while the last is written: that rename comes last
-    // and fails, and the others go again.
+    // A directory appears under the first part's name while the last is written. That rename comes last and
+    // fails, and the other parts are removed.
     j.progress = [&](uint64_t done, uint64_t total) {
         const std::string name = part(dir / "p/m", 1, n);
         if (2 * done > total && !fs::exists(name)) fs::create_directory(name);
@@ -373,12 +373,12 @@ TEST_CASE("split: a stop, a full disk and a place that is taken leave nothing") 
     CHECK(taken.code == status::io);
     CHECK(contains(taken.text, part(dir / "p/m", 1, n) + ": cannot rename into place"));
     CHECK(entries() == 1);
-    // and now it is there from the start
+    // now it exists from the start
     CHECK(failure_of([&] { copy_gguf(golden::bundled_path, dir / "p/m", j); }).code == status::io);
     CHECK(entries() == 1);
 }
 
-TEST_CASE("output: what is written never replaces an input, under whatever name") {
+TEST_CASE("output: an output never replaces an input, under any of its names") {
     const temp_dir dir;
     const auto refused = [&](const std::string &out, const job &j) {
         check_throws(status::argument, (out + ": is the same file as the input ").c_str(),
@@ -392,9 +392,9 @@ TEST_CASE("output: what is written never replaces an input, under whatever name"
     for (const char *const name : {"model", "hard", "soft", "./model"}) refused(dir / name, j);
     CHECK(file_bytes(dir / "model") == file_bytes(golden::bundled_path));
     CHECK(dir.entries() == 3);
-    copy_gguf(dir / "model", dir / "absent", j);  // not there, so no input; the next time it is
+    copy_gguf(dir / "model", dir / "absent", j);  // absent, so it is no input; the next time it is one
     refused(dir / "absent", j);
-    // Of parts each is looked at before any is begun.
+    // All parts are checked before the first is written.
     fs::create_symlink("model", dir / "p-00002-of-00003.gguf");
     j.split = gguf_split_limits{.tensors = (gguf_file::open(dir / "model").tensors().size() + 2) / 3};
     check_throws(status::argument, "p-00002-of-00003.gguf: is the same file",

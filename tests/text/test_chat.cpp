@@ -1,8 +1,10 @@
-// Prompts against the published Jinja templates. The expected texts were rendered from the templates of the
-// models named, some with Jinja2 (trim_blocks and lstrip_blocks, as transformers sets them), those in
-// data/templates.json with @huggingface/jinja by interop/templates; nothing here executes a template.
+// Prompts compared with the published Jinja templates. The expected texts were rendered from the templates of
+// the named models: those here with Jinja2 (trim_blocks and lstrip_blocks, as transformers sets them), those
+// in tests/data/templates.json with @huggingface/jinja by tests/interop/templates. No test executes a
+// template.
 #include "../../llm/text/chat.h"
 #include "../../llm/text/template_text.h"
+#include "../support/skip.h"
 #include "../support/vocab_from_json.h"
 
 #include <doctest/doctest.h>
@@ -25,7 +27,7 @@ const std::vector<chat_message> conversation{{"system", "Be brief."},
                                              {"user", "  What is 2+2? "}};
 const std::vector<chat_message> question{{"user", "Hello"}};
 
-// tiny-r1's vocabulary, with another text for BOS where a family has another.
+// tiny-r1's vocabulary, with the text of BOS replaced for families that have another.
 vocabulary vocabulary_with_bos(const std::string &bos) {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     if (bos != "<｜begin▁of▁sentence｜>") {
@@ -134,8 +136,8 @@ TEST_CASE("prompts are those of the published templates") {
     CHECK(chat_template_by_name("alpaca") == nullptr);
 }
 
-// Of every built-in row: each conversation of the list, with and without the generation prompt, and with the
-// thought on and off where the template has a switch.
+// For every built-in template, each conversation of the list: with and without the generation prompt, and
+// with thinking on and off if the template has a switch.
 TEST_CASE("each template renders every conversation as the published one does, or refuses it") {
     auto const data = read_json(data_dir + "templates.json");
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
@@ -165,7 +167,8 @@ TEST_CASE("each template renders every conversation as the published one does, o
             CHECK(render(name.c_str(), v.tok, messages, {.add_generation_prompt = false}) == unasked);
             if (expected.size() < 4) continue;
             using think = chat_options::think;
-            // Qwen 3 leaves the thought to the model where it may think; our switch opens it.
+            // With thinking on, Qwen 3's template leaves opening the thought to the model; our switch opens
+            // it.
             std::string const on = expected[2], opened = name == "qwen3" ? on + "<think>\n" : on;
             CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::on}) == unasked + opened);
             CHECK(render(name.c_str(), v.tok, messages, {.thinking = think::off}) ==
@@ -183,7 +186,7 @@ TEST_CASE("each template renders every conversation as the published one does, o
         std::sort(out.begin(), out.end());
         return out;
     };
-    CHECK(split(known) == split(chat_templates_known()));  // each of the known ones was tried
+    CHECK(split(known) == split(chat_templates_known()));  // every built-in template was tried
 }
 
 TEST_CASE("several system messages come first, an empty line between them, or the last alone") {
@@ -201,8 +204,8 @@ TEST_CASE("several system messages come first, an empty line between them, or th
           "<｜begin▁of▁sentence｜>Two.<｜User｜>Hello<｜Assistant｜>");
 }
 
-// Rendered from the templates of DeepSeek-V3 and R1-Distill-Qwen: the list of outputs is opened once only,
-// what follows outputs keeps its thought, and after outputs the model goes on without a generation prompt.
+// Rendered from the templates of DeepSeek-V3 and R1-Distill-Qwen. The list of outputs is opened only once, a
+// message after outputs keeps its thought, and after outputs the model continues without a generation prompt.
 TEST_CASE("tools: calls are part of an answer, outputs a role") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     std::string const call = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```"
@@ -236,8 +239,8 @@ TEST_CASE("tools: calls are part of an answer, outputs a role") {
           "｜tool▁output▁end｜><｜User｜>b<｜Assistant｜>");
 }
 
-TEST_CASE("tools: the marks are tokens where the model or the template wrote them, and text where somebody "
-          "else did") {
+TEST_CASE("tools: the marks are tokens when the model or the template writes them, and plain text from "
+          "anyone else") {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens;
     {
@@ -253,7 +256,7 @@ TEST_CASE("tools: the marks are tokens where the model or the template wrote the
     vocabulary const v(w);
     token_id const begin = v.tok.find(marks[0]), sep = v.tok.find(marks[1]), output = v.tok.find(marks[2]);
     REQUIRE(begin > 0);
-    CHECK(v.tok.bytes(begin, false) == marks[0]);  // seen in an answer, though control tokens are not
+    CHECK(v.tok.bytes(begin, false) == marks[0]);  // visible in an answer, although control tokens are not
     CHECK(v.tok.bytes(v.tok.eos(), false).empty());
     auto const count = [&](const char *role, std::string const &content, token_id token) {
         std::vector<chat_message> const messages{{"user", "a"}, {role, content}};
@@ -280,7 +283,7 @@ TEST_CASE("tools: the marks are tokens where the model or the template wrote the
     CHECK(count("tool", text, output) == 1);
 }
 
-TEST_CASE("thinking on, off and by the template") {
+TEST_CASE("thinking: on, off and by the template") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     std::string const start = "<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜>";
     using think = chat_options::think;
@@ -294,11 +297,11 @@ TEST_CASE("thinking on, off and by the template") {
     CHECK(render("deepseek-v3", v.tok, question, {.thinking = think::on}) == start);
     CHECK(render("deepseek-r1", v.tok, question, {.add_generation_prompt = false}) ==
           "<｜begin▁of▁sentence｜><｜User｜>Hello");
-    // no thought where none is asked for
+    // no thought unless it is requested
     CHECK(render("deepseek-r1-0528", v.tok, question,
                  {.add_generation_prompt = false, .thinking = think::on}) == start);
-    // Of each family: on opens a thought, off closes an empty one, and families that do not think know
-    // neither. The prompt leaves the model accordingly.
+    // In each family that thinks, on opens a thought and off closes an empty one; other families support
+    // neither. The state after the prompt must agree.
     struct {
         const char *name;
         bool thinks, opens;
@@ -337,7 +340,7 @@ TEST_CASE("thinking on, off and by the template") {
         CHECK(left(think::off) == (f.thinks ? think_state::answer : think_state::start));
         CHECK(left(think::by_template) == (f.opens ? think_state::thinking : think_state::start));
     }
-    // DeepSeek-V3.1 writes one tag alone, and thinks when told to.
+    // DeepSeek-V3.1 writes only one tag, and thinks on request.
     struct {
         think how;
         const char *end;
@@ -355,7 +358,7 @@ TEST_CASE("thinking on, off and by the template") {
     }
 }
 
-TEST_CASE("what cannot be rendered is refused") {
+TEST_CASE("conversations that cannot be rendered are refused") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     struct {
         const char *name;
@@ -385,19 +388,26 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
     CHECK(recognised(tiny["chat_template"].get<std::string>()) == "deepseek-r1");  // ours
     CHECK(recognised("") == "");
     CHECK(recognised("{{ bos_token }}") == "");
+}
+
+TEST_CASE("a template is recognised in the published tokenizer_config.json files") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
         std::string const path = reference_dir + "tokenizers/" + name + "/tokenizer_config.json";
         if (!std::filesystem::exists(path)) {
-            MESSAGE("SKIPPED: " << path << " is not there");
+            skip(path + " is not available");
             continue;
         }
         CHECK(recognised(read_json(path)["chat_template"].get<std::string>()) ==
               (name == "llama3" ? "llama3-first" : name));
     }
-    // NAME.NUMBER.jinja, written by interop/templates
+}
+
+TEST_CASE(
+    "a template is recognised in the texts that interop/templates has written, and no edit of them is") {
+    // NAME.NUMBER.jinja
     std::string const published = DS_SOURCE_DIR "/build/interop/templates";
     if (!std::filesystem::exists(published)) {
-        MESSAGE("SKIPPED: " << published << " is not there");
+        skip(published + " is not available");
         return;
     }
     for (auto const &entry : std::filesystem::directory_iterator(published)) {
@@ -407,7 +417,7 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
         CAPTURE(name);
         CHECK(recognised(text) == name);
         CHECK(recognised(text + "\n") == name);
-        // Each edit that changes what is rendered.
+        // An edit inside any string literal changes what is rendered.
         for (size_t at = text.find('\''); at != std::string::npos; at = text.find('\'', at + 1)) {
             std::string edited = text;
             edited.insert(at, " x ");
@@ -418,14 +428,14 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
     }
 }
 
-// The edits that tools and people make to templates: thoughts kept, a line feed less, another default, a role
-// more.
-TEST_CASE("a template that renders otherwise than a known one is not taken for it") {
+// Edits that tools and people make to templates: keeping thoughts, dropping a line feed, another default,
+// another role.
+TEST_CASE("a template that renders differently from a known one is not recognised as it") {
     std::string const ml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
                            "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
                            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
     CHECK(recognised(ml) == "chatml");
-    // What renders alike
+    // Edits that change no rendering
     auto const edit = [&](std::string const &from, std::string const &to) {
         size_t const at = ml.find(from);
         REQUIRE(at != std::string::npos);
@@ -438,7 +448,7 @@ TEST_CASE("a template that renders otherwise than a known one is not taken for i
     CHECK(recognised(edit("{% endfor %}", "{# nothing #}{% endfor %}{#- nothing -#} ")) == "chatml");
     CHECK(recognised("  " + ml) == "chatml");  // lstrip_blocks
     CHECK(recognised(edit("{% endfor %}", "{% endfor %}\r\n") + "\r\n") == "chatml");
-    // What does not
+    // Edits that do
     CHECK(recognised(edit("{% endfor %}", "\n{% endfor %}")) == "");
     CHECK(recognised(edit("{% endfor %}", " {% endfor %}")) == "");
     CHECK(recognised(edit("{% endfor %}", "{% endfor %}\n\n")) == "");
@@ -456,8 +466,8 @@ TEST_CASE("a template that renders otherwise than a known one is not taken for i
     CHECK(recognised("{% raw %}" + ml + "{% endraw %}") == "");
     CHECK(recognised("{#" + ml + "#}") == "");
     CHECK(recognised("{{ '" + ml + "' }}") == "");
-    for (size_t n = 0; n < ml.size(); ++n) CHECK(recognised(ml.substr(0, n)) == "");  // cut anywhere
-    // A row of DeepSeek's, without what drops the thought, as tools for training write it.
+    for (size_t n = 0; n < ml.size(); ++n) CHECK(recognised(ml.substr(0, n)) == "");  // truncated anywhere
+    // One of DeepSeek's templates without the part that drops the thought, as training tools write it.
     CHECK(recognised("{% set ns = namespace(system_prompt='') %}{% for message in messages %}{% if "
                      "message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}"
                      "{% endif %}{% endfor %}{{ bos_token + ns.system_prompt }}{% for message in messages "
@@ -468,7 +478,7 @@ TEST_CASE("a template that renders otherwise than a known one is not taken for i
                      "endif %}") == "");
 }
 
-TEST_CASE("control tokens count in the template's own text only, and tokens may span the border of a part") {
+TEST_CASE("control tokens are recognised in the template's own text only, and tokens may span parts") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     auto const encode = [&](const char *name, std::span<const chat_message> messages) {
         std::vector<token_id> out;
@@ -490,7 +500,7 @@ TEST_CASE("control tokens count in the template's own text only, and tokens may 
     for (token_id const t : ids) back += v.tok.bytes(t, true);
     CHECK(back == render("deepseek-r1", v.tok, injection));
 
-    // "User:" and " =" are cut where the text says, not where the parts meet.
+    // "User:" and " =" are split by the text, not at the boundary of the parts.
     std::vector<chat_message> const equals{{"user", "="}};
     whole.clear();
     v.tok.encode(render("deepseek-llm", v.tok, equals), {.parse_special = true}, whole);

@@ -1,8 +1,9 @@
-// The tokenizer against published ids (reference/tokenizers and reference/vocab, beside the repository and
-// never in it), its scanners against the published patterns run by an independent engine
-// (data/tokenizer/splits.json, see make_splits.py), its merges against the definition, and its work.
+// The tokenizer: ids compared with published ones (data outside the repository, see tests/README.md), splits
+// with the published patterns run by an independent regex engine (tests/data/tokenizer/splits.json, made by
+// make_splits.py), merges with the definition, and the number of steps with linear bounds.
 #include "../support/allocations.h"
 #include "../support/sanitizers.h"
+#include "../support/skip.h"
 #include "../support/vocab_from_json.h"
 #include "../../llm/text/added_tokens.h"
 #include "../../llm/text/bpe.h"
@@ -52,7 +53,8 @@ const nlohmann::json &splits() {
     return data;
 }
 
-// The sanitizers make everything some ten times slower, and the steps are counted all the same.
+// Sanitizers make the code some ten times slower. A smaller text will do, since steps are counted rather than
+// timed.
 #if defined(DS_ADDRESS_SANITIZER) || defined(DS_THREAD_SANITIZER)
 constexpr size_t run_bytes = 128 << 10;
 #else
@@ -72,8 +74,8 @@ void *run_encode(void *p) {
     return nullptr;
 }
 
-// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run keeps the
-// merges busy.
+// A vocabulary whose merges double runs of each of `characters` up to 64 of them, so that a run needs many
+// merges.
 gguf_writer doubling_vocabulary(std::span<const std::string> characters) {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens, merges;
@@ -157,7 +159,7 @@ TEST_CASE("unicode: normalisation form C") {
         CHECK(normal(c[0]) == c[1].get<std::string>());
         CHECK(normal(c[1]) == c[1].get<std::string>());
     }
-    // a bad byte stays, and nothing composes across it
+    // an invalid byte is kept, and nothing composes across it
     CHECK(normal("e\xff\u0301\x80") == "e\xff\u0301\x80");
     CHECK(normal("\xff"
                  "e\u0301") == "\xff\u00e9");
@@ -188,17 +190,17 @@ TEST_CASE("pre-tokenizers split as their published patterns do") {
           "deepseek-llm, deepseek-coder, deepseek-v3, llama-bpe, qwen2, deepseek-r1-qwen");
 }
 
-TEST_CASE("a pattern is recognised however its line ends are written") {
+TEST_CASE("a pattern is recognised with any spelling of its line ends") {
     auto patterns = splits()["splits"][0]["patterns"].get<std::vector<std::string>>();
     REQUIRE(patterns[0] == R"([\r\n])");
     patterns[0] = "[\r\n]";
-    patterns.back() = R"(\p{N})";  // the published file's last step is Digits, one by one
+    patterns.back() = R"(\p{N})";  // the published file's last step is Digits, each on its own
     pre_tokenizer p;
     CHECK(pre_tokenizer_recognise(patterns, &p));
     CHECK(p == pre_tokenizer::deepseek_llm);
 }
 
-TEST_CASE("bad UTF-8 is scanned byte by byte, and every byte is in one piece") {
+TEST_CASE("invalid UTF-8 is scanned byte by byte, and every byte belongs to one piece") {
     std::mt19937 rng(5);
     for (int i = 0; i < 2000; i++) {
         std::string text(rng() % 24, '\0');
@@ -213,20 +215,20 @@ TEST_CASE("bad UTF-8 is scanned byte by byte, and every byte is in one piece") {
             CHECK(total == text.size());
         }
     }
-    // neither letter nor space: as signs are
+    // neither letters nor spaces: they are treated as symbols
     CHECK(split(pre_tokenizer::llama_bpe, "a\xff\xfe"
                                           "b\xff"
                                           "c") == std::vector<uint32_t>{1, 2, 1, 2});
 }
 
-// No line needs an exception: where the tokenizers that wrote the ids are known to differ from the published
-// Rust ones (\s has U+FEFF and lacks U+0085 in JavaScript, and 'ſ is no contraction there), the texts have no
-// such character; the splits above hold us to the Rust reading.
+// No line needs an exception. The tokenizers that wrote the ids are known to differ from the published Rust
+// ones for some characters (in JavaScript \s contains U+FEFF and lacks U+0085, and 'ſ is no contraction), but
+// the texts have none of them. The splits above follow the Rust tokenizers.
 TEST_CASE("published texts give exactly their published ids, and decode back") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
         std::string const base = reference_dir + "tokenizers/" + name;
         if (!std::filesystem::exists(base + ".jsonl")) {
-            MESSAGE("SKIPPED: " << base << ".jsonl is not there");
+            skip(base + ".jsonl is not available");
             continue;
         }
         vocabulary const v(vocabulary_from_json(base), name);
@@ -248,7 +250,7 @@ TEST_CASE("vocabulary-only GGUF files give their published ids") {
     for (std::string const name : {"deepseek-coder", "deepseek-llm"}) {
         std::string const path = reference_dir + "vocab/ggml-vocab-" + name + ".gguf";
         if (!std::filesystem::exists(path)) {
-            MESSAGE("SKIPPED: " << path << " is not there");
+            skip(path + " is not available");
             continue;
         }
         gguf_file const file(os::mapping::map_file(path), path);
@@ -277,8 +279,8 @@ TEST_CASE("vocabulary-only GGUF files give their published ids") {
     }
 }
 
-// The definition, slowly: of all neighbouring pairs the one with the lowest rank, leftmost first, again and
-// again.
+// The definition, without optimisation: merge the adjacent pair of the lowest rank, the leftmost of equals,
+// until none is left.
 static std::vector<std::string>
 merge_slowly(std::vector<std::string> symbols,
              const std::map<std::pair<std::string, std::string>, size_t> &ranks) {
@@ -322,7 +324,7 @@ TEST_CASE("merges follow the definition") {
     }
 }
 
-TEST_CASE("any bytes come back from their ids") {
+TEST_CASE("any bytes are restored from their ids") {
     vocabulary const v(vocabulary_from_json(data_dir + "tiny-r1"));
     std::mt19937 rng(7);
     for (int i = 0; i < 300; i++) {
@@ -368,7 +370,7 @@ TEST_CASE("tiny-r1: special tokens, kinds and ends") {
     CHECK(tok.added_in("").empty());
 }
 
-TEST_CASE("of added tokens the longest at the leftmost place wins") {
+TEST_CASE("of added tokens the longest at the leftmost position wins") {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens{"a", "b", "c", "<", "<a", "<a>", "<a>b", "ab", "<|im_end|>", ""};
     std::vector<int32_t> const types{1, 1, 1, 1, 4, 4, 4, 3, 3, 4};
@@ -405,7 +407,7 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
     CHECK(encode(v.tok, "abc") == whole);
     CHECK(encode(v.tok, "abc abc") == std::vector<token_id>{4, 6});
     CHECK(encode(v.tok, "abca") == std::vector<token_id>{3, 2, 0});
-    // a control token's text is not a piece's token
+    // the text of a control token in a piece is not that token
     CHECK(encode(v.tok, "cab") == std::vector<token_id>{2, 3});
 }
 
@@ -420,7 +422,8 @@ struct place {
 
 bool operator==(const place &a, const place &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
 
-// The definition, slowly: at the leftmost place the longest spelling, of equals the lowest id.
+// The definition, without optimisation: at the leftmost position the longest spelling, of equal ones the
+// lowest id.
 std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
     std::vector<place> out;
     for (size_t at = 0; at < text.size();) {
@@ -469,13 +472,13 @@ TEST_CASE("added tokens: the automaton follows the definition") {
         added_tokens sets[2];
         for (int k : {0, 1}) sets[k].build(part[k]);
         const added_tokens *const both[] = {&sets[0], &sets[1]};
-        // longer than what is gone over at once, now and then
+        // sometimes longer than one block of the search
         std::string const text = word(i % 50 == 0 ? 9000 : 40);
         CHECK(added_by_search(both, text) == added_slowly(all, text));
     }
 }
 
-TEST_CASE("added tokens that share a beginning, or an end, take a bounded number of steps a byte") {
+TEST_CASE("added tokens that share a prefix, or a suffix, take a bounded number of steps a byte") {
     std::string const run(250, 'a');
     size_t const n = 1 << 18;
     std::string ends_in_b, no_end(n, 'a');
@@ -483,9 +486,9 @@ TEST_CASE("added tokens that share a beginning, or an end, take a bounded number
     for (int const shape : {0, 1, 2, 3}) {
         std::vector<std::string> spellings;
         for (size_t k = 1; k < 250; k++) {
-            if (shape == 0) spellings.push_back(run + char(k));           // one long beginning
-            if (shape == 1) spellings.push_back(run.substr(0, k) + "b");  // each a little longer
-            if (shape == 2) spellings.push_back("b" + run.substr(0, k));  // one end
+            if (shape == 0) spellings.push_back(run + char(k));           // a long common prefix
+            if (shape == 1) spellings.push_back(run.substr(0, k) + "b");  // each longer by one
+            if (shape == 2) spellings.push_back("b" + run.substr(0, k));  // a common suffix
             if (shape == 3) spellings.push_back(run.substr(0, k % 125) + "b" + run.substr(0, k / 2));
         }
         if (shape == 1) spellings.emplace_back("a");
@@ -504,7 +507,7 @@ TEST_CASE("added tokens that share a beginning, or an end, take a bounded number
     }
 }
 
-TEST_CASE("added tokens: the steps of the search are among those of encoding") {
+TEST_CASE("added tokens: encoding's steps include those of the search") {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     std::vector<std::string> tokens{"a", "b"};
     std::vector<int32_t> types{1, 1};
@@ -523,11 +526,11 @@ TEST_CASE("added tokens: the steps of the search are among those of encoding") {
     pre_tokenize(v.tok.pre(), text, lengths, &split_only);
     v.tok.encode(text, {}, ids, &steps);
     CHECK(ids.size() == text.size());
-    CHECK(steps >= split_only + 2 * text.size());  // a step a byte at least to search, and one to merge
+    CHECK(steps >= split_only + 2 * text.size());  // at least one step a byte to search, and one to merge
     CHECK(steps <= split_only + 40 * text.size());
 }
 
-TEST_CASE("added tokens of more bytes than the automaton is made for are refused") {
+TEST_CASE("added tokens of more bytes than the automaton supports are refused") {
     gguf_writer w = vocabulary_from_json(data_dir + "tiny-r1");
     auto const with = [&](size_t count) {
         std::vector<std::string> tokens{"a"};
@@ -550,11 +553,10 @@ TEST_CASE("added tokens of more bytes than the automaton is made for are refused
 
 // ---- Long pieces
 
-TEST_CASE("merges of a long piece, in place, are those of a short one") {
+TEST_CASE("merges of a long piece, in place, equal those of a short one") {
     std::mt19937 rng(13);
     for (int i = 0; i < 2000; i++) {
-        // Tokens by their spelling; merges in any order, of tokens that there are and tokens that come of
-        // them.
+        // Tokens by spelling, and merges in random order of existing tokens and of those that merges make.
         std::vector<std::string> tokens{"a", "b", "c"};
         std::map<std::string, int32_t> id{{"a", 0}, {"b", 1}, {"c", 2}};
         std::vector<merge_table::merge> merges;
@@ -689,7 +691,7 @@ TEST_CASE("a vocabulary takes at most 8 bytes a byte of its file and 16 MiB, ref
     }
 }
 
-// ---- linear work
+// ---- Linear work
 
 TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack") {
     constexpr size_t stack_bytes = 256 << 10;
@@ -709,8 +711,8 @@ TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack"
             pthread_join(thread, nullptr);
             CAPTURE(s["name"].dump());
             CAPTURE(c);
-            // At most 6 patterns with 4 looks a byte each, and 2 pushes and 2 pops a byte at 21 levels of the
-            // heap; a quadratic scan would take 10^11.
+            // At most 6 patterns with 4 looks a byte each, plus 2 pushes and 2 pops a byte at 21 levels of
+            // the heap. A quadratic scan would take 10^11.
             CHECK(job.steps >= run_bytes);
             CHECK(job.steps <= run_bytes * (6 * 4 + 4 * 21));
             CHECK(decode(v.tok, job.ids) == job.text);
@@ -719,9 +721,9 @@ TEST_CASE("a run of 1 MiB of one class takes near-linear steps on a small stack"
     pthread_attr_destroy(&attr);
 }
 
-TEST_CASE("the split's steps are linear for mixed runs too") {
-    // Runs that make a careless scanner look again: white space before a word, before a line end, between
-    // matches of nothing.
+TEST_CASE("the steps of splitting are linear for mixed runs too") {
+    // Runs that make a careless scanner look again: white space before a word, before a line end, and between
+    // empty matches.
     for (std::string const unit :
          {" ", " \n", "\u3000", " \u200b", "'", "' ", "\u0301 ", "a\u0301", "\xff", ". ", "\xe4"}) {
         std::string text;
@@ -750,7 +752,7 @@ static std::string stream(std::string_view bytes, size_t chunk) {
     return out;
 }
 
-TEST_CASE("utf8_stream holds back what is incomplete and replaces what is broken") {
+TEST_CASE("utf8_stream holds back incomplete sequences and replaces invalid ones") {
     std::string const r = "\ufffd";
     struct {
         std::string in, out;
@@ -779,7 +781,7 @@ TEST_CASE("utf8_stream holds back what is incomplete and replaces what is broken
     s.push("", out);
     s.push("\x9a\x80!", out);
     CHECK(out == "a🚀!");
-    s.push("\xc0", out);  // can begin nothing: said at once
+    s.push("\xc0", out);  // cannot begin a sequence: replaced immediately
     CHECK(out == "a🚀!" + r);
     s.finish(out);
     CHECK(out == "a🚀!" + r);

@@ -1,5 +1,5 @@
-// Vocabularies that are not what they claim to be: each is refused with a message that names the key, or read
-// as the header says.
+// Vocabularies that contradict themselves: each is refused with a message that names the key, or read as
+// tokenizer.h says.
 #include "../support/vocab_from_json.h"
 
 #include <doctest/doctest.h>
@@ -11,7 +11,7 @@ using namespace ds::test;
 
 namespace {
 
-// a, b, c, ab and a control token.
+// The tokens a, b, c, ab and a control token.
 gguf_writer small() {
     gguf_writer w;
     w.set_string("tokenizer.ggml.model", "gpt2");
@@ -29,7 +29,7 @@ std::vector<token_id> encode(const gguf_writer &w, std::string_view text) {
     return out;
 }
 
-// The error that loading gives must have this code and name all of `parts`.
+// Loading must fail with this status and a message that contains all of `parts`.
 void check_refused(const gguf_writer &w, status code, std::initializer_list<const char *> parts) {
     try {
         vocabulary const v(w, "bad.gguf");
@@ -122,7 +122,7 @@ TEST_CASE("tokenizer arrays of every other length") {
     check_refused(w, status::format, {merges_key});
     w = small();
     w.erase(types_key);
-    CHECK(encode(w, "abc") == std::vector<token_id>{3, 2});  // all are normal then
+    CHECK(encode(w, "abc") == std::vector<token_id>{3, 2});  // without types all are normal
     for (int32_t const type : {-1, 7, INT32_MIN, INT32_MAX}) {
         w = small();
         w.set_i32s(types_key, std::vector<int32_t>{1, 1, type, 1, 3});
@@ -143,8 +143,8 @@ TEST_CASE("vocabularies of one and two tokens") {
 }
 
 TEST_CASE("special ids out of range") {
-    // Refused where something depends on them: here three bytes have tokens, so a text may need the unknown
-    // token, and each is an end or BOS.
+    // Refused if something depends on them: here only three bytes have tokens, so a text may need the unknown
+    // token; the others are end tokens or BOS.
     auto const settings = [](gguf_writer &w, const std::string &name) {
         if (name == "bos" || name == "eos") w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
     };
@@ -177,7 +177,7 @@ TEST_CASE("special ids out of range") {
         w.set_f32(key, 1);
         check_refused(w, status::format, {key.c_str()});
     }
-    // No text begins with BOS, and nothing ends with EOS.
+    // Not refused: no text begins with BOS, and nothing ends with EOS.
     gguf_writer w = small();
     w.set_u32("tokenizer.ggml.bos_token_id", 5);
     w.set_i32("tokenizer.ggml.eos_token_id", -1);
@@ -187,18 +187,18 @@ TEST_CASE("special ids out of range") {
     w.set_u32("tokenizer.ggml.eos_token_id", 5);
     check_refused(w, status::format, {"eos_token_id"});
     w.set_i32("tokenizer.ggml.eos_token_id", -1);
-    // which begins texts with BOS where the file does not say
+    // llama-bpe begins texts with BOS by default
     w.set_string("tokenizer.ggml.pre", "llama-bpe");
     check_refused(w, status::format, {"bos_token_id"});
     for (std::string const name : {"bos", "eos"}) {
-        gguf_writer w = small();
-        w.set_bool("tokenizer.ggml.add_" + name + "_token", true);
-        check_refused(w, status::format,
+        gguf_writer added = small();
+        added.set_bool("tokenizer.ggml.add_" + name + "_token", true);
+        check_refused(added, status::format,
                       {("tokenizer.ggml.add_" + name + "_token").c_str(), (name + "_token_id").c_str()});
     }
 }
 
-TEST_CASE("merges that are none") {
+TEST_CASE("merges that are not pairs of tokens") {
     for (const char *const merge : {"", "ab", " ", "a ", " a", " b c"}) {
         gguf_writer w = small();
         w.set_strings(merges_key, std::vector<std::string>{"a b", merge});
@@ -228,7 +228,7 @@ TEST_CASE("byte tokens") {
     vocabulary const v(w);
     CHECK(v.tok.bytes(1, false) == "\xff");
     CHECK(encode(w, "a\xff") == std::vector<token_id>{0, 1});
-    // A normal token of the byte comes first, and of equals the first.
+    // A normal token for the byte has priority, and the first of equal ones.
     w.set_i32s(types_key, std::vector<int32_t>{1, 6, 6, 1, 3});
     w.set_strings(tokens_key, std::vector<std::string>{"a", "<0x61>", "<0x62>", "<0x62>", "<end>"});
     CHECK(encode(w, "ab") == std::vector<token_id>{0, 2});
@@ -268,7 +268,7 @@ TEST_CASE("equal spellings, long added tokens, and a spelling outside the byte a
     CHECK(unused.tok.bytes(2, true).empty());
 }
 
-// The hash of tokenizer.cpp, of whose inputs a hostile file may choose those that collide.
+// The hash of tokenizer.cpp, whose collisions a hostile file can choose.
 static uint64_t spelling_hash(std::string_view s) {
     uint64_t h = s.size();
     for (size_t i = 0; i < s.size(); i += 8) {
@@ -284,7 +284,7 @@ TEST_CASE("spellings made to collide are refused, not searched") {
     std::vector<std::string> tokens{"a", "b", "c", "ab", "<end>"};
     for (int i = 0; tokens.size() < 300; i++) {
         std::string const s = std::to_string(i);
-        if ((spelling_hash(s) & 1023) == 5) tokens.push_back(s);  // 300 tokens have 1024 slots
+        if ((spelling_hash(s) & 1023) == 5) tokens.push_back(s);  // 300 tokens use 1024 slots
     }
     gguf_writer w = small();
     w.set_strings(tokens_key, tokens);
@@ -292,12 +292,12 @@ TEST_CASE("spellings made to collide are refused, not searched") {
     check_refused(w, status::format, {tokens_key, "collide"});
 }
 
-TEST_CASE("a text longer than the limit is refused before it is looked at") {
+TEST_CASE("a text longer than the limit is refused before it is read") {
     vocabulary const v(small());
     std::vector<token_id> out;
     for (size_t const n : {tokenizer::max_text_bytes + 1, size_t(1) << 31, (size_t(1) << 32) + 1}) {
         try {
-            // only the size is given; the bytes are not there
+            // only the size is given; the bytes do not exist
             v.tok.encode(std::string_view("a", n), {}, out);
             FAIL("it was accepted");
         } catch (const error &e) {
@@ -307,13 +307,12 @@ TEST_CASE("a text longer than the limit is refused before it is looked at") {
     CHECK(out.empty());
 }
 
-TEST_CASE("whether text is composed, and whether tokens are merged, by keys of ours or by the "
-          "pre-tokenizer's name") {
+TEST_CASE("normalization and ignore_merges follow our own keys, or else the pre-tokenizer's name") {
     auto const with = [](const char *pre) {
         gguf_writer w = small();
         w.set_string("tokenizer.ggml.pre", pre);
-        // "abc" is a token that no merge makes; e, an acute accent's two bytes, and the composed letter's two
-        // bytes, merged and not.
+        // "abc" is a token that no merge makes. Then come e, the two bytes of an acute accent, and those of
+        // the composed letter, separate and merged.
         w.set_strings(tokens_key,
                       std::vector<std::string>{"a", "b", "c", "bc", "abc", "e", "Ì", "ģ", "Ã", "©", "Ã©"});
         w.set_strings(merges_key, std::vector<std::string>{"b c", "Ã ©"});

@@ -1,10 +1,12 @@
 // DeepSeek V2, V2-Lite, V3 and R1 (arXiv 2405.04434, 2412.19437): attention over latents (MLA) and mixtures
 // of experts. GGUF keys and tensors as llama.cpp's gguf-py/gguf/constants.py names them.
 //
-// What a position keeps is its latent and one turned key for all heads. Attention is absorbed, W_UK goes over
-// to the query and W_UV to what comes out, so that all heads attend to the latents; or, in floats, it is
-// expanded where that is less work (mla_attention). Rope's magnitude is attn_factor alone here, 1 in the
-// published models: YaRN's goes into the scores, by yarn_log_multiplier.
+// Each position caches its latent and one rotated key for all heads. Attention is absorbed: W_UK is applied
+// to the query and W_UV to the result, so that all heads attend to the latents. In floats, it is expanded
+// where that is less work (mla_attention). RoPE's magnitude is attn_factor alone here, 1 in the published
+// models: YaRN's magnitude is applied to the scores, by yarn_log_multiplier.
+#include "deepseek2.h"
+
 #include "../blocks.h"
 
 #include "../../../tensor/numerics.h"
@@ -13,8 +15,8 @@
 
 namespace ds {
 
-// Older files do not say how many groups there are; the published models with groups are told by their
-// numbers of experts.
+// Older files lack the number of groups. The published models with groups are recognised by their number of
+// experts and gating function.
 static void read_groups(const keys &k, hparams &h) {
     const bool v3 = h.experts == 256 && h.expert_sigmoid, v2 = h.experts == 160 && !h.expert_sigmoid;
     h.expert_groups = k.count("expert_group_count", h.experts, v2 || v3 ? 8 : 1);
@@ -183,16 +185,16 @@ static float score_scale(const hparams &h) {
     return static_cast<float>(magnitude * magnitude / std::sqrt(static_cast<double>(h.head_size)));
 }
 
-// The heads' results, of their queries: [n,h,v].
+// The heads' attention results, [n, heads, value_size].
 static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *q, const tensor *q_rope,
                               const tensor *pages) {
     const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
     const kv_layout &l = a.kv[static_cast<size_t>(layer)];
     const step_inputs &in = a.in;
     const bool integers = l.type == format::i8 || w.k_b->type == format::i8 || w.v_b->type == format::i8;
-    if (!integers && a.mla != mla_form::absorbed)
+    if (!integers && a.form != static_cast<int32_t>(mla_form::absorbed))
         return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions,
-                             {l, score_scale(a.h), a.mla == mla_form::expanded});
+                             {l, score_scale(a.h), a.form == static_cast<int32_t>(mla_form::expanded)});
     const tensor *q_latent = head_matmul(a.g, q, w.k_b);
     return head_matmul(
         a.g,

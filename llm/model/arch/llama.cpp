@@ -1,6 +1,6 @@
 // Llama 2 and 3, deepseek-llm, deepseek-coder, R1-Distill-Llama (arXiv 2302.13971, 2407.21783). GGUF files
-// hold q and k with the two halves of a head interleaved, so pairs are adjacent here; llama 3's rope scaling
-// comes as a tensor of divisors.
+// store q and k with the two halves of a head interleaved, so rotated pairs are adjacent here. Llama 3's RoPE
+// scaling is a tensor of divisors.
 #include "../blocks.h"
 
 namespace ds {

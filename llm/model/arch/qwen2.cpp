@@ -1,4 +1,4 @@
-// Qwen 2 and 2.5, R1-Distill-Qwen (arXiv 2407.10671): biases on q, k and v, rope over the halves of a head.
+// Qwen 2 and 2.5, R1-Distill-Qwen (arXiv 2407.10671): biases on q, k and v; RoPE pairs the halves of a head.
 #include "../blocks.h"
 
 namespace ds {

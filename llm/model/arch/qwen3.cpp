@@ -1,5 +1,5 @@
 // Qwen 3, DeepSeek-R1-0528-Qwen3 (arXiv 2505.09388): no biases, an RMS norm over each head of q and k before
-// rope, explicit head size.
+// RoPE, explicit head size.
 #include "../blocks.h"
 
 namespace ds {

@@ -1,5 +1,5 @@
 // router and experts, from a node to a launch.
-#include "context.h"
+#include "../context.h"
 
 namespace ds::cuda {
 

@@ -1,10 +1,7 @@
-// attention, from a node to a launch. `chosen` is the best way that fits; the others are for tests and
-// measurements.
-#include "context.h"
+// attention, from a node to a launch.
+#include "../context.h"
 
 namespace ds::cuda {
-
-static constexpr int chosen_attention = static_cast<int>(attention_way::count);
 
 static attention_launch_params params_of(const node &n, char *work) {
     const tensor &q = *n.src[0], &pages = *n.src[1], &tables = *n.src[2], &y = n.out;
@@ -30,27 +27,21 @@ static attention_launch_params params_of(const node &n, char *work) {
             .p = n.as<attention_params>(),
             .work = work};
 }
-static attention_way way_of(int way, const attention_launch_params &p, const device_facts &d) {
-    return way == chosen_attention ? choose(p, d) : static_cast<attention_way>(way);
-}
 
-template <int way> static bool attention_fits(const context &c, const node &n) {
-    const attention_launch_params p = params_of(n, nullptr);
-    return fits(way_of(way, p, c.facts), p, c.facts);
+template <attention_way way> static bool attention_fits(const context &c, const node &n) {
+    return fits(way, params_of(n, nullptr), c.facts);
 }
-template <int way> static void run_attention(const context &c, const node &n, char *work) {
-    const attention_launch_params p = params_of(n, work);
-    check_launch(c, launch_attention(way_of(way, p, c.facts), p, c.facts, c.queue), n);
+template <attention_way way> static void run_attention(const context &c, const node &n, char *work) {
+    check_launch(c, launch_attention(way, params_of(n, work), c.facts, c.queue), n);
 }
+// The same for every way, so that a plan holds whichever of them smaller steps take.
 static size_t attention_bytes(const context &c, const node &n) {
     return attention_work_bytes(params_of(n, nullptr), c.facts);
 }
 
-#define DS_WAY(name, way)                                                                                    \
-    { name, attention_fits<int(way)>, attention_bytes, run_attention<int(way)> }
-static constexpr variant attention_list[] = {
-    DS_WAY("chosen", chosen_attention), DS_WAY("integers", attention_way::integers),
-    DS_WAY("floats", attention_way::floats), DS_WAY("plain", attention_way::plain)};
+#define DS_WAY(way)                                                                                          \
+    { #way, attention_fits < attention_way::way>, attention_bytes, run_attention < attention_way::way> }
+static constexpr variant attention_list[] = {DS_WAY(integers), DS_WAY(floats), DS_WAY(plain)};
 #undef DS_WAY
 extern const variants attention_variants;
 constexpr variants attention_variants = attention_list;

@@ -1,0 +1,25 @@
+// What makers of cases share: parameters, and products in float64 with a bound of their rounding.
+#pragma once
+
+#include "op_cases.h"
+
+namespace ds::test {
+
+template <class P> raw_params raw(const P &p) {
+    raw_params r;
+    std::memcpy(r.bytes, &p, sizeof p);
+    return r;
+}
+
+op_case start(op kind, std::vector<array> src, fill f = fill::plain);
+
+// A value in float64, and how far off it may be.
+struct bounded {
+    double y, off;
+};
+bool is_quantized(format type);  // products with these weights quantize the activations
+std::vector<bounded> row_of(const array &x, int64_t row, int64_t k);
+// x times a row of w.
+bounded product(const std::vector<bounded> &x, const array &w, int64_t row, bool quantized);
+
+}  // namespace ds::test
