@@ -1,6 +1,6 @@
 // The CPU backend: its options, the choice of instruction set and variants, and the loop over a graph's
-// nodes. Which variant runs a node depends on the node and the options alone, never on the number of threads,
-// and every variant gives the same bits.
+// nodes. The variant of a node depends on the node and the options alone, never on the number of threads, and
+// all variants give the same bits.
 
 #include "cpu.h"
 #include "variants.h"
@@ -111,8 +111,8 @@ std::vector<const char *> cpu_isas() {
     return names;
 }
 
-// Only those that could be meant are asked whether they are available: AMX asks the system for a permission,
-// which a process may not want.
+// available() is called only for the set in question: AMX's asks the system for a permission, which a process
+// may not want.
 static bool could_be(const isa *i) { return i->could_be ? i->could_be() : i->available(); }
 static const isa *find_isa(const char *name, bool only_asked) {
     for (const isa *i : all_isas)

@@ -1,5 +1,5 @@
 // The graph's storage and the descriptors expanded from ops.def. Vectors never grow past their reserve, so
-// pointers into them stay good until reset.
+// pointers into them stay valid until reset.
 #include "op.h"
 
 namespace ds {

@@ -1,6 +1,6 @@
-// A graph: operations in the order in which they run, each with its sources and its result. Built anew for a
-// step of another size, in storage that was reserved once; a node's place in the order, not its address, is
-// what a plan remembers.
+// A graph: operations in the order in which they run, each with its sources and its result. It is rebuilt for
+// a step of another size, in storage that was reserved once. A plan refers to nodes by their index, not by
+// their address.
 #pragma once
 
 #include "tensor.h"
@@ -61,18 +61,17 @@ public:
     graph(const graph &) = delete;
     void reset();  // forgets everything, keeps the storage
 
-    // Not 0: whoever runs a graph of this identity again on the same backend runs the very same nodes over
-    // the same memory, so that a backend may keep what it has made of it. What the memory contains may be
-    // other.
+    // If not 0: every graph of this identity has the same nodes over the same memory, so a backend may keep
+    // what it compiled for it. The contents of the memory may differ.
     uint64_t identity = 0;
 
-    // A tensor whose bytes the caller places (inputs of a step).
+    // A tensor over the caller's bytes (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
     // The same bytes in another shape; `t` must be contiguous.
     tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne);
-    // Elements [first, first + count) of every row, where they lie.
+    // Elements [first, first + count) of every row, as a view.
     tensor *slice(const tensor *t, int64_t first, int64_t count);
-    // Heads [first, first + count) of t[n, heads, d], where they lie.
+    // Heads [first, first + count) of t[n, heads, d], as a view.
     tensor *heads(const tensor *t, int64_t first, int64_t count);
     // Adds a node, applies the shape rule, and returns its result.
     template <class P> tensor *add(op k, std::span<const tensor *const> src, const P &p) {
@@ -85,7 +84,7 @@ public:
     }
     // From now on these operations, which are fused, are added as what they expand into.
     void expand(op_set fused) { expanded_ = fused; }
-    // Keeps t's bytes until the end of the run.
+    // Retains t's bytes until the end of the run.
     void keep(const tensor *t);
 
     std::span<node> nodes() { return nodes_; }

@@ -16,8 +16,8 @@ namespace ds {
 #include "ops.def"
 #undef DS_OP
 
-// A shape rule's refusal. Shapes come from the architectures, which have checked the file: this is a mistake
-// of ours, named.
+// A shape rule's refusal. Shapes come from the architectures, which have checked the file, so a refusal is a
+// bug of the library; the message names it.
 inline void expect(bool ok, const node &n, const char *what) {
     if (ok) return;
     std::string text = std::string(info(n.kind).name) + ": " + what + " (";

@@ -1,4 +1,4 @@
-// The builders: one function an operation, whose call is how a forward pass is written. Each is defined in
+// The builders: one function per operation; a forward pass is written as calls of them. Each is defined in
 // ops/<name>.cpp.
 #pragma once
 
@@ -23,7 +23,7 @@ struct activate_params {
     unary f;
 };
 
-// Which elements of a head turn together: (2i, 2i + 1), or (i, i + r/2).
+// Which elements of a head are rotated as a pair: (2i, 2i + 1), or (i, i + r/2).
 enum class rope_pairs : int32_t { adjacent, halves };
 
 // frequency_i = base^(-2i/r), then scaled. YaRN (arXiv 2309.00071): pairs below `low` keep their frequency,
@@ -41,20 +41,20 @@ struct rope_params {
     rope_pairs pairs;
 };
 
-// Where one layer's keys and values lie in a page. A page holds `page_positions` positions of all layers.
+// The layout of one layer's keys and values in a page. A page holds `page_positions` positions of all layers.
 constexpr int64_t page_positions = 64;
 struct kv_layout {
     format type;  // f32, f16 or i8
     int32_t kv_heads, head_size;
     // Bytes from the page's start. Floats: K [kv_heads][head_size][64 positions], V [kv_heads][64
-    // positions][head_size], so that both products run over what is not summed. i8: K
-    // [kv_heads][64][head_size], V [kv_heads][head_size][64], integer units contract over what is contiguous;
-    // each followed by its scales, f32 [kv_heads][64].
+    // positions][head_size], so that vectors run along the dimension that is not summed. i8: K
+    // [kv_heads][64][head_size], V [kv_heads][head_size][64], because integer dot products sum along the
+    // contiguous dimension; each is followed by its scales, f32 [kv_heads][64].
     int64_t k_offset, v_offset;
-    // Latent pages (MLA, arXiv 2405.04434) have rope_size > 0 and one head: instead of K the latents, which
-    // are keys and values at once, of head_size; and right behind them, instead of V, the keys' turned part,
-    // of rope_size. i8: both lie as K does, turned (hadamard) like keys. Floats: position by position,
-    // [64][head_size + rope_size], so that a page serves as keys and as values where it lies.
+    // Latent pages (MLA, arXiv 2405.04434) have rope_size > 0 and one head. In place of K they hold the
+    // latents, of head_size, which serve as keys and values; right after them, in place of V, the rotated
+    // part of the keys, of rope_size. i8: both have K's layout and are Hadamard-transformed like keys.
+    // Floats: position by position, [64][head_size + rope_size], so that one copy serves both uses.
     int32_t rope_size = 0;
 
     // of K
@@ -79,15 +79,15 @@ struct attention_params {
 struct mla_params {
     kv_layout kv;  // latent pages of floats
     float scale;   // of scores
-    // 0 or 1: every row goes through the expanded form, not only those of runs for which it is less work
+    // 0 or 1: all rows take the expanded form, not only the runs for which it is less work
     int32_t expand_all;
 };
 
 // How experts are chosen from logits (DeepSeek-V2, arXiv 2405.04434, section 2.2; V3, arXiv 2412.19437,
-// section 2.1). Scores are softmax or sigmoid of the logits; experts are ranked by score + bias, ties by the
-// lowest number. Of `groups` equal groups only the best `groups_used` take part: a group is worth its best
-// expert (softmax), or the sum of its two best (sigmoid). Weights are the scores, of sum 1 if `normalise`,
-// times `scale`.
+// section 2.1). Scores are the softmax or sigmoid of the logits. Experts are ranked by score + bias; ties go
+// to the lowest index. Of `groups` equal groups only the best `groups_used` take part: a group counts as its
+// best expert (softmax), or as the sum of its two best (sigmoid). Weights are the scores, normalised to sum 1
+// if `normalise`, times `scale`.
 struct router_params {
     int32_t used, groups, groups_used;
     int32_t sigmoid, normalise;  // 0 or 1
@@ -99,22 +99,22 @@ struct routed_params {
     int32_t rank;
 };
 
-// What a choice by logits can mostly be made from without all of them. A row of the result begins with this,
-// then `count` places of the largest logits, best first, ties by the lowest place; then the bits of these
-// logits (minus zero as zero). Behind the last there is place -1, and minus infinity. A row with NaN or
-// infinity, or of nothing but minus infinity, has numbers = 0 and no places.
+// Enough of a row of logits to sample from it in most cases. A row of the result begins with this header,
+// then the indices of the `count` largest logits, best first, ties to the lowest index; then the bits of
+// these logits (minus zero as zero). Unused entries are index -1 and minus infinity. A row with NaN or
+// infinity, or of nothing but minus infinity, has finite = 0 and no indices.
 struct candidates_params {
     int32_t count;
 };
 struct candidates_head {
-    int32_t numbers, unused;  // 0 or 1; 0
+    int32_t finite, unused;  // 0 or 1; 0
     // of sampling_weight (numerics.h) of all logits, by the row's factor; 0 where the factor is 0
     int64_t total;
 };
 constexpr int64_t candidates_head_ints = sizeof(candidates_head) / sizeof(int32_t);
 
-// pages is a tensor i8 [n_pages, page_bytes]; slots[n] = page * 64 + place in the page; tables[s, max_pages]
-// names the pages of sequence s in order.
+// pages is a tensor i8 [n_pages, page_bytes]; slots[n] = page * 64 + position within the page;
+// tables[s, max_pages] lists the pages of sequence s in order.
 tensor *get_rows(graph &g, const tensor *table, const tensor *ids);
 tensor *matmul(graph &g, const tensor *x, const tensor *w, const tensor *bias /* or null */,
                const tensor *residual = nullptr);
@@ -152,8 +152,8 @@ tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
                    const tensor *acc /* or null */);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
-// One row of a router: y gets `used` numbers, then as many weights. scratch: [3 * n] floats. Logits that are
-// not all finite give weights that are no numbers.
+// One row of a router: y gets `used` indices, then as many weights. scratch: [3 * n] floats. If any logit is
+// not finite, all weights are NaN.
 void route_row(const float *logits, const float *bias /* or null */, int64_t n, const router_params &p,
                float *scratch, float *y);
 

@@ -150,7 +150,7 @@ leading_logits runner::leading(int64_t output) const {
     std::memcpy(&head, row, sizeof head);
     const auto vocab = static_cast<size_t>(model_.h.vocab);
     const size_t count = std::min<size_t>(vocab, leading_count);
-    return {head.numbers != 0,
+    return {head.finite != 0,
             {reinterpret_cast<const float *>(row + candidates_head_ints + leading_count), count},
             {row + candidates_head_ints, count},
             vocab,

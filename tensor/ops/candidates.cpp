@@ -32,11 +32,11 @@ static void candidates_of(const float *logits, int64_t v, float factor, int32_t 
     }
     if (valid) std::sort(order.begin(), order.end());
     candidates_head head = {valid && order[0].first < infinity, 0, 0};
-    if (head.numbers && factor != 0)
+    if (head.finite && factor != 0)
         for (int64_t i = 0; i < v; ++i) head.total += sampling_weight(logits[i], -order[0].first, factor);
     std::memcpy(y, &head, sizeof head);
     for (int32_t i = 0; i < count; ++i) {
-        const bool present = head.numbers && i < v;
+        const bool present = head.finite && i < v;
         y[candidates_head_ints + i] = present ? order[static_cast<size_t>(i)].second : -1;
         y[candidates_head_ints + count + i] =
             static_cast<int32_t>(bits_of(present ? -order[static_cast<size_t>(i)].first + 0.0f : nothing));

@@ -1,9 +1,9 @@
-// mla_attention: attention over latent pages from a head's own query to its own result (arXiv 2405.04434,
-// section 2.1). There are two forms, which differ in rounding alone. Absorbed, k_b goes over to the query and
-// v_b to the result, and all heads attend to the latents: a position is read once, and a row pays for a
-// latent's width. Expanded, each head's keys and values are made of the latents, once for a run of rows,
-// which then attend to what is narrower: less work for many rows of one sequence. Which form a row takes
-// depends on its run and on nothing else; a row's bits depend on its form and on nothing else of the step.
+// mla_attention: attention over latent pages, from a head's own query to its own result (arXiv 2405.04434,
+// section 2.1). There are two forms, which differ in rounding only. In the absorbed form, k_b is applied to
+// the query and v_b to the result, and all heads attend to the latents: each position is read once, at the
+// width of a latent. In the expanded form, each head's keys and values are computed from the latents, once
+// for a run of rows, and are narrower: less work for many rows of one sequence. Which form a row takes
+// depends on its run alone; a row's bits depend on its form and on nothing else in the step.
 #include "../mla.h"
 
 namespace ds {
@@ -53,14 +53,15 @@ mla_rows mla_rows_of(const node &n, int64_t begin, int64_t end) {
     return r;
 }
 
-// A row goes through both matrices; packed ones are multiplied with in integers, though with keys' short rows
-// that saves no more than a quarter.
+// A row goes through both matrices. Products with packed ones are integer products, but the short rows of the
+// keys limit the gain to a quarter.
 int64_t mla_absorbed_work(const mla_sizes &s, const mla_rows &r) {
     const int64_t row = s.latent * (s.nope + s.value);
     return r.pairs * (2 * s.latent + s.rope) + r.rows * (s.packed ? row * 3 / 4 : row);
 }
 
-// A position does, in floats. To have the matrices as such takes as long as so many positions more.
+// A position goes through both matrices, in floats. Transposing and decoding the matrices is counted as so
+// many positions more.
 int64_t mla_expanded_work(const mla_sizes &s, const mla_rows &r) {
     return r.pairs * (s.key() + s.value) +
            (r.positions + (s.packed ? 90 : 30)) * s.latent * (s.nope + s.value);
@@ -79,7 +80,7 @@ mla_stretch mla_stretch_at(const node &n, int64_t begin) {
     for (int64_t i = begin, end; i < n.out.ne[0]; i = end) {
         end = run_end(n, i);
         const mla_rows r = mla_rows_of(n, i, end);
-        // not for a gain that is within the estimate's error
+        // a gain below a tenth is within the estimate's error
         const bool less = mla_expanded_work(s, r) < mla_absorbed_work(s, r) / 10 * 9;
         if (!n.as<mla_params>().expand_all && !less) continue;
         return i > begin ? mla_stretch{begin, i, false} : mla_stretch{begin, end, true};
@@ -126,11 +127,11 @@ static void forward_absorbed(const node &n, int64_t begin, int64_t end) {
     for (const node &o : a.ops) info(o.kind).reference(o);
 }
 
-// ---- Expanded: an ordinary attention over pages that are made of the latents
+// ---- Expanded: an ordinary attention over pages computed from the latents
 
 namespace {
-// One head's keys and values of one sequence, in pages of f32 one after the other. Keys and values are as
-// wide as the wider of them, with zeros behind.
+// One head's keys and values of one sequence, in consecutive pages of f32. Keys and values have the width of
+// the wider of them, padded with zeros.
 struct expanded_pages {
     int64_t width, count;
     kv_layout l;
@@ -148,7 +149,7 @@ struct expanded_pages {
 };
 }  // namespace
 
-// What a latent is multiplied with: the rows of v_b, and the columns of k_b.
+// The vectors that a latent is multiplied by: the rows of v_b and the columns of k_b.
 static std::vector<std::vector<float>> expanding_rows(const node &n, int64_t h) {
     const mla_sizes s(n);
     std::vector<std::vector<float>> rows(static_cast<size_t>(s.value + s.nope),

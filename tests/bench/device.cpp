@@ -231,7 +231,7 @@ public:
                 candidates_head head;
                 std::memcpy(&head, row, sizeof head);
                 const leading_logits l = {
-                    head.numbers != 0,
+                    head.finite != 0,
                     {reinterpret_cast<const float *>(row + candidates_head_ints + leading_count),
                      leading_count},
                     {row + candidates_head_ints, leading_count},
