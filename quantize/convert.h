@@ -12,7 +12,7 @@ struct convert_options {
     std::string name = {};  // general.name; empty: the directory's
 };
 
-// Throws ds::error naming file, field and value; what was under `out` is then unchanged.
+// Throws ds::error naming file, field and value; a file at `out` is then unchanged.
 void convert(const std::string &directory, const std::string &out, const convert_options &o, const job &j);
 
 // The smallest of bf16, f16 and f32 that holds every weight of the checkpoint without loss.

@@ -209,8 +209,10 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     c->add_flag("--vocab-only", f.vocab_only,
                 "Write metadata and vocabulary, no tensors; DIR needs no weights then, nor config.json");
     std::string classes;
-    for (const ds::arch *const a : ds::architectures())
-        classes += (classes.empty() ? "" : ", ") + std::string(a->checkpoint_class);
+    for (const ds::arch *const a : ds::architectures()) {
+        classes += classes.empty() ? "" : ", ";
+        for (const char *c = a->checkpoint_class; *c; ++c) classes += *c == ' ' ? ", " : std::string(1, *c);
+    }
     c->footer("Reads from DIR:\n"
               "  config.json                  architecture and sizes (" +
               classes +
@@ -225,7 +227,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
               "                               model.safetensors.index.json\n"
               "A tensor that is missing, has another shape, or is not part of the architecture is an error\n"
               "that names it, and so is a weight that is not finite. Tied embeddings are stored once.\n"
-              "Memory stays below twice the largest tensor and 100 MB. The file also runs in llama.cpp, if\n"
+              "Memory stays below twice the largest tensor plus 100 MB. The file also runs in llama.cpp, if\n"
               "its type does. With --calibration, --imatrix or --type mixed a file without loss is written\n"
               "beside OUT first, and removed at the end.\n\n" +
               types_help + "\n" + int8_help + "\n" + writing_help + split_help +

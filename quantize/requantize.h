@@ -6,7 +6,7 @@
 namespace ds {
 
 // From any format that runs to `type`, one of target_formats(). Tensors that the architecture keeps in F32 or
-// does not have are copied. Throws ds::error naming file and tensor; what was under `out` is then unchanged.
+// does not have are copied. Throws ds::error naming file and tensor; a file at `out` is then unchanged.
 // `in` and `out` may be the same path.
 void requantize(const std::string &in, const std::string &out, format type, const job &j);
 

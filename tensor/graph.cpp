@@ -98,7 +98,7 @@ node &graph::append(op k, std::span<const tensor *const> src) {
 
 tensor *graph::complete(node &n) {
     info(n.kind).shape(n);
-    if (!expanded_[static_cast<size_t>(n.kind)]) return &n.out;
+    if (!info(n.kind).expand || !expanded_[static_cast<size_t>(n.kind)]) return &n.out;
     const node whole = n;
     nodes_.pop_back();
     if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;

@@ -1,6 +1,7 @@
-/* Two copies of the shared library in one process, and llama.cpp's beside them where DS_LLAMA_DIR names a directory that holds it: each has its own code
- * and state, and each gives the same answer. The copy lies under another file name, for the dynamic linker would take the same file for the same library.
- * All are opened RTLD_GLOBAL: that is the mode in which a name of one could take the place of the other's.
+/* Two copies of the shared library in one process, and llama.cpp's libraries if DS_LLAMA_DIR names their
+ * directory: each copy has its own code and state, and both give the same answer. The copy has another file
+ * name, since the dynamic linker loads the same file only once. All are opened with RTLD_GLOBAL, the mode in
+ * which a symbol of one could replace another's.
  * usage: side_by_side libdeepseek.so model.gguf scratch-directory */
 #include "../deepseek.h"
 
@@ -39,7 +40,8 @@ static int append(void *user, const char *text, size_t n) {
     return 0;
 }
 
-/* ISO C has no cast from an object pointer to a function's; POSIX promises that the bytes are those. */
+/* ISO C has no cast from an object pointer to a function pointer; POSIX guarantees that the bytes are the
+ * same. */
 #define TAKE(library, name)                                                                                  \
     __typeof__(&name) fn_##name;                                                                             \
     do {                                                                                                     \
@@ -57,7 +59,7 @@ static int ask(void *library, const char *path, struct answer *a) {
     ds_error err;
     ds_model *model = NULL;
     ds_engine *engine = NULL;
-    ds_message question = {"user", "What is 37 + 85?"};
+    ds_message question = {.role = "user", .content = "What is 37 + 85?"};
     const int ok = fn_ds_model_load(path, NULL, &model, &err) == DS_OK &&
                    fn_ds_engine_new(model, NULL, &engine, &err) == DS_OK &&
                    fn_ds_engine_chat(engine, &question, 1, NULL, append, a, NULL, &err) == DS_OK;
@@ -66,7 +68,7 @@ static int ask(void *library, const char *path, struct answer *a) {
     return ok || fail(path, err.message);
 }
 
-/* llama.cpp's libraries, in the order of their needs; its processor libraries are opened by its own loader. */
+/* llama.cpp's libraries, in order of dependency. Its own loader opens those for the processor. */
 static int open_llama(const char *dir, void **llama) {
     static const char *const names[] = {"libggml-base", "libggml", "libllama"};
     void *library = NULL, *ggml = NULL;

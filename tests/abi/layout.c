@@ -1,5 +1,6 @@
-/* Every structure of ABI 1 as 64-bit processors have it: sizes, the place of every field, and that no byte lies between two of them or after the last. A later
- * version's structures may be longer; what version 1 has stays where it is. OF_ABI_1: of the header that is kept, not of today's. */
+/* Every structure of ABI 1 on 64-bit processors: its size, every field's offset and size, and that there is
+ * no padding. A later version's structures may be longer; the fields of version 1 keep their offsets.
+ * OF_ABI_1 checks the header of ABI 1 (deepseek-1.h) instead of the current one. */
 #ifdef OF_ABI_1
 #include "deepseek-1.h"
 #else

@@ -1,6 +1,7 @@
-/* A program of version 1 of the ABI, compiled against the header as it was then (deepseek-1.h) and linked against the library as it is now: it takes every way through
- * the interface that a program may take, with structures as large as they were, and with some cut short and some made longer.
- * usage: program model.gguf scratch-file. Passes when it says nothing and returns 0. */
+/* A program of ABI 1, compiled against the header of that version (deepseek-1.h) and linked against the
+ * current library. It calls every function, with structures of that version's size, and with some shorter and
+ * some longer.
+ * usage: program model.gguf scratch-file. Passes if it prints nothing and returns 0. */
 #include "deepseek-1.h"
 
 #include <math.h>
@@ -49,7 +50,7 @@ static void put(void *user, void *p, size_t bytes, size_t alignment) {
     (void)user, (void)bytes, (void)alignment, --blocks, free(p);
 }
 
-/* Every structure, whole; what follows it in memory is a later version's, which a library may read only as far as struct_size tells it. */
+/* Every structure at the size of ABI 1. The library must not read beyond struct_size. */
 static int use(const char *path, const char *scratch) {
     ds_error err;
     ds_model *model = NULL;
@@ -218,7 +219,8 @@ static int use(const char *path, const char *scratch) {
     return 0;
 }
 
-/* Cut short: a program of an earlier version, for which every structure ended sooner. Made longer: one of a later version, whose new fields are zero. */
+/* Shorter structures, as of a program of an earlier version; longer ones, as of a later version, whose new
+ * fields are zero. */
 static int resize(const char *path) {
     ds_error err;
     ds_model *model = NULL;
@@ -262,7 +264,7 @@ static int resize(const char *path) {
         uint64_t more[4];
     } r = {.r = {.struct_size = sizeof r, .sampling = &sampling.s, .priority = 77, .top_logprobs = 1000}};
     ds_chat_result result = {.struct_size = sizeof result};
-    r.r.struct_size = offsetof(ds_request, priority); /* what lies beyond is not read: 1000 is out of range */
+    r.r.struct_size = offsetof(ds_request, priority); /* not read beyond: 1000 is out of range */
     sampling.s.struct_size = offsetof(ds_sampling, temperature);
     MUST(ds_engine_chat(engine, &ask, 1, &r.r, append, &text, &result, &err));
     CHECK(contains(&text, "122") && result.finish == DS_FINISH_STOP); /* temperature 0 */

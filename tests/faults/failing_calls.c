@@ -1,5 +1,6 @@
-/* Loaded in front of a program (LD_PRELOAD): from main on, the FAIL_AT-th allocation, or call to the system, fails; with FAIL_ON=1 all that follow, too. FAIL_WHAT: memory or
- * calls. What was counted in all is written to descriptor 9 as the program ends, if that is open. Calls that a C library makes in its own code are not seen. */
+/* Loaded in front of a program (LD_PRELOAD). From main on, the FAIL_AT-th allocation (FAIL_WHAT=memory) or
+ * system call (FAIL_WHAT=calls) fails; with FAIL_ON=1 so do all later ones. The total is written to
+ * descriptor 9, if that is open, when the program ends. Calls inside the C library are not intercepted. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,12 +19,12 @@ extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_real
 
 static atomic_int armed; /* 1: memory, 2: calls */
 static atomic_long count, fail_at = -1;
-static int for_ever;
+static int and_later;
 
 static int fails(int what) {
     if (armed != what) return 0;
     const long n = ++count;
-    return fail_at > 0 && (n == fail_at || (for_ever && n > fail_at));
+    return fail_at > 0 && (n == fail_at || (and_later && n > fail_at));
 }
 
 void *malloc(size_t n) { return fails(1) ? (errno = ENOMEM, NULL) : __libc_malloc(n); }
@@ -63,17 +64,17 @@ int open(const char *path, int flags, ...) {
 }
 
 static int (*real_main)(int, char **, char **);
-static void tell(void) {
+static void report_count(void) {
     char text[32];
     armed = 0;
     const int n = snprintf(text, sizeof text, "%ld\n", count);
-    if (write(9, text, (size_t)n) < 0) return; /* nobody asked */
+    if (write(9, text, (size_t)n) < 0) return; /* it is not open */
 }
 static int counted_main(int argc, char **argv, char **env) {
     const char *what = getenv("FAIL_WHAT"), *at = getenv("FAIL_AT");
-    for_ever = getenv("FAIL_ON") != NULL;
+    and_later = getenv("FAIL_ON") != NULL;
     fail_at = at ? atol(at) : -1;
-    atexit(tell);
+    atexit(report_count);
     armed = what && strcmp(what, "calls") == 0 ? 2 : 1;
     return real_main(argc, argv, env);
 }

@@ -1,4 +1,5 @@
-/* A host program in C, built against the installed library: asks the bundled model a question, and passes when the answer is right. */
+/* A host program in C, built against the installed library. It asks the bundled model a question, and passes
+ * if the answer is right. */
 #include <deepseek.h>
 
 #include <stdio.h>
