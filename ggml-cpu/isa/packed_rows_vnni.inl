@@ -329,7 +329,7 @@ template <> struct wide256<format::iq4_xs> {
                                             to.q[2 * i + 1]));
         }
     }
-    struct scales {  // of two rows a register
+    struct scales {  // two rows per register
         __m512i scale[4];
         two_scales floats;
         DS_INLINE scales(const char *const *w, size_t at) {
