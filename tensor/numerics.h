@@ -47,12 +47,12 @@ DS_HD float fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c);
 
 // ---- Sums of floats
 
-// Norms: lane j of 128 takes x[j], x[j + 128], … in order, by fma; then lanes are folded: j += j ^ 64, ^ 32,
-// … ^ 1.
+// Norms: lane j of 128 takes x[j], x[j + 128], … in order, by fma; then lanes are folded: lane j adds lane j
+// + s, for s = 64, 32, …, 1.
 constexpr int sum_lanes = 128;
 
-// Products of float matrices: lane j of 16 takes elements j, j + 16, … in order, by fma; then the lanes are
-// folded: j += j ^ 8, ^ 4, ^ 2, ^ 1. (Sixteen, not 128, so that a register tile of several outputs fits.)
+// Products of float matrices: lane j of 16 takes elements j, j + 16, … in order, by fma; then lanes are
+// folded, s = 8, 4, 2, 1. (Sixteen, not 128, so that a register tile of several outputs fits.)
 constexpr int dot_lanes = 16;
 
 template <int lanes> DS_HD float fold_lanes(float *lane) {

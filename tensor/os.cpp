@@ -332,14 +332,14 @@ void output_file::commit_all(std::span<const std::unique_ptr<output_file>> files
 
 // ---- reserved_memory
 
-[[noreturn]] static void no_room(const char *what, size_t bytes, int code) {
+[[noreturn]] static void no_memory(const char *what, size_t bytes, int code) {
     throw error(status::memory, format_text("%s for %zu bytes: ", what, bytes) + reason(code));
 }
 
 reserved_memory::reserved_memory(size_t bytes) : size_(bytes) {
     if (bytes == 0) return;
     void *p = DS_SYSTEM(mmap)(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) no_room("no address space", bytes, errno);
+    if (p == MAP_FAILED) no_memory("no address space", bytes, errno);
     data_ = p;
 }
 reserved_memory::reserved_memory(reserved_memory &&o) noexcept { *this = std::move(o); }
@@ -356,7 +356,7 @@ reserved_memory::~reserved_memory() {
 void reserved_memory::commit(size_t bytes) {
     assert(bytes <= size_);
     if (bytes <= committed_) return;
-    if (DS_SYSTEM(mprotect)(data_, bytes, PROT_READ | PROT_WRITE) != 0) no_room("no memory", bytes, errno);
+    if (DS_SYSTEM(mprotect)(data_, bytes, PROT_READ | PROT_WRITE) != 0) no_memory("no memory", bytes, errno);
     committed_ = bytes;
 }
 

@@ -13,7 +13,7 @@ static constexpr size_t align_up(size_t n) {
     return (n + block::alignment - 1) / block::alignment * block::alignment;
 }
 
-// For each node, the index of the last node that reads its result; the graph's kept() live to the end.
+// For each node, the index of the last node that reads its result; retained results live to the end.
 static std::vector<size_t> last_uses(const graph &g) {
     const auto nodes = g.nodes();
     std::unordered_map<const tensor *, size_t> of;

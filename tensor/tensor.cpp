@@ -1,4 +1,4 @@
-// Shapes and strides. A contiguous tensor's strides follow from its shape; nothing here looks at data.
+// Shapes and strides. A contiguous tensor's strides follow from its shape; nothing here reads data.
 #include "tensor.h"
 
 #include <cassert>

@@ -29,8 +29,8 @@ static void quantize256(const float *x, char *y, size_t blocks) {
     }
 }
 
-// ---- The formats: offsets of d and m (blocks.h), number of parts with a scale, bias, scales, minima, and the
-// s-th 32 levels
+// ---- The formats: offsets of d and m (blocks.h), number of parts with a scale, bias, scales, minima, and
+// the s-th 32 levels
 
 // shifts words: the caller masks the bits that cross bytes
 template <int left> DS_INLINE __m256i shifted(__m256i x) {

@@ -105,12 +105,12 @@ struct eight_parts {
         __m512i v[4], t[4];
         DS_UNROLL for (int i = 0; i < 4; ++i) v[i] = bytes64(x + 64 * i);
         DS_UNROLL for (int i = 0; i < 2; ++i) {
-            t[i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x44),
+            t[i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x44);
             t[2 + i] = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xee);
         }
         DS_UNROLL for (int i = 0; i < 2; ++i) {
-            to.q[2 * i] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0x88),
-                     to.q[2 * i + 1] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0xdd);
+            to.q[2 * i] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0x88);
+            to.q[2 * i + 1] = _mm512_shuffle_i32x4(t[2 * i], t[2 * i + 1], 0xdd);
         }
     }
     // Words, one row per quarter: of rows 0 to 3, and 4 to 7.
@@ -172,7 +172,8 @@ template <> struct wide256<format::q4_k> : eight_parts {
         __m512i q[2];
         nibbles(p + 16, q);
         DS_UNROLL for (int i = 0; i < 2; ++i) {
-            to[i] = both(q[i], all_bytes(15)), to[2 + i] = both(q[i], all_bytes(0xf0));
+            to[i] = both(q[i], all_bytes(15));
+            to[2 + i] = both(q[i], all_bytes(0xf0));
         }
     }
     template <int r>
@@ -322,13 +323,13 @@ template <> struct wide256<format::iq4_xs> {
     static DS_INLINE void activations(const char *x, wide_x &to) {
         DS_UNROLL for (int i = 0; i < 2; ++i) {
             const __m512i a = bytes64(x + 128 * i), b = bytes64(x + 128 * i + 64);
-            to.q[2 * i] = _mm512_shuffle_i32x4(a, b, 0x88),
-                     to.q[2 * i + 1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+            to.q[2 * i] = _mm512_shuffle_i32x4(a, b, 0x88);
+            to.q[2 * i + 1] = _mm512_shuffle_i32x4(a, b, 0xdd);
             to.start[i] = negated(dot_bytes(dot_bytes(nothing(), all_bytes(128), to.q[2 * i]), all_bytes(128),
                                             to.q[2 * i + 1]));
         }
     }
-    struct scales {  // of two rows a register
+    struct scales {  // two rows per register
         __m512i scale[4];
         two_scales floats;
         DS_INLINE scales(const char *const *w, size_t at) {

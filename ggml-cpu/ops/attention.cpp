@@ -202,7 +202,7 @@ constexpr size_t most_scores_bytes = 8 << 20;  // per worker, unless one row nee
 bool i8_fits(const cpu &, const node &n) { return n.as<attention_params>().kv.type == format::i8; }
 
 // The number of scores in a worker's scratch.
-size_t scores_room(const node &n) {
+size_t scratch_scores(const node &n) {
     const size_t row = static_cast<size_t>(n.src[2]->ne[1] * page_positions);
     return std::max(row, std::min(most_scores_bytes / sizeof(float), row * tile_rows));
 }
@@ -222,7 +222,7 @@ struct i8_scratch {
 
     i8_scratch(const cpu &c, const node &n, char *work) : memory(work) {
         const size_t d = static_cast<size_t>(n.src[0]->ne[2]), element = c.vec->i8->element;
-        scores = take<float>(scores_room(n));
+        scores = take<float>(scratch_scores(n));
         max = take<float>(tile_rows);
         largest = take<float>(tile_rows);
         transformed = take<float>(key_size(n));
@@ -374,7 +374,7 @@ void i8_run(cpu &c, const node &n, char *work) {
     for (int64_t i = 0; i < n.out.ne[0]; ++i) longest = std::max(longest, positions_of(n, i));
     const int64_t row = (longest + page_positions - 1) / page_positions * page_positions,
                   group = group_size(n);
-    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(scores_room(n)) / row, 1, tile_rows);
+    const int64_t most = std::clamp<int64_t>(static_cast<int64_t>(scratch_scores(n)) / row, 1, tile_rows);
     const int64_t splits = (group + most - 1) / most, heads = (group + splits - 1) / splits;
     const size_t bytes = i8_scratch(c, n, nullptr).bytes;
     share_tiles(c, n, std::max<int64_t>(1, most / heads), splits, work, [&](const tile &t, unsigned worker) {
