@@ -1,15 +1,15 @@
 #!/bin/sh
-# Everything that needs a CUDA device, in under eight minutes: builds for it, runs operations and engines on it,
-# measures speeds, runs compute-sanitizer where it is installed, and ends with a table of results beside what was
-# wanted. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
-# Every part has its own time limit and writes its result to table.txt when it ends, so that a part that fails or
-# hangs does not hide the others. Each part's output and the speeds as JSON are in build/gpu-logs, and at the end
-# in logs.tar.gz beside the table.
-# Where the machine with the device cannot build everything (it has no doctest, say), build on another machine for
-# its architecture, at any path, and copy build/bin/{deepseek-tests,bench} and build/lib/libdeepseek-cuda.so:
-# DS_GPU_BUILT=1 uses them without building.
-# DS_GPU_JOBS: parallel compilers (all processors). DS_GPU_SECONDS: limit for everything (470). DS_GPU_PARTS: some
-# of "tests speed engine sanitizer", in that order (all).
+# Everything that needs a CUDA device, in under eight minutes: builds for it, runs operations and engines on
+# it, measures speeds, runs compute-sanitizer where it is installed, and ends with a table of results beside
+# what was wanted. usage: tests/gpu_check.sh [OUTPUT-DIRECTORY]
+# Every part has its own time limit and writes its result to table.txt when it ends, so that a part that fails
+# or hangs does not hide the others. Each part's output and the speeds as JSON are in build/gpu-logs, and at
+# the end in logs.tar.gz beside the table.
+# Where the machine with the device cannot build everything (it has no doctest, say), build on another machine
+# for its architecture, at any path, and copy build/bin/{deepseek-tests,bench} and
+# build/lib/libdeepseek-cuda.so: DS_GPU_BUILT=1 uses them without building.
+# DS_GPU_JOBS: parallel compilers (all processors). DS_GPU_SECONDS: limit for everything (470). DS_GPU_PARTS:
+# some of "tests speed engine sanitizer", in that order (all).
 set -u
 cd "$(dirname "$0")/.." || exit 2
 out=${1:-${OUT:-build/gpu}} logs=build/gpu-logs
@@ -26,7 +26,7 @@ failed=0
 row() { printf '%-66s %-18s %s\n' "$1" "$2" "$3" | tee -a "$table"; }
 wants() { case " $parts " in *" $1 "*) ;; *) return 1 ;; esac; }
 since() { echo "$(($(date +%s) - started)) s"; }
-# limited SECONDS LOG COMMAND…: under its own limit and the rest of the limit for everything; 125: none is left.
+# limited SECONDS LOG COMMAND…: under its own limit and what is left of the whole; 125: nothing was left.
 limited() {
     limit=$1 log=$2
     shift 2

@@ -2,11 +2,11 @@
 // pages in any way: sums combine by atomic additions, maxima by atomic maxima.
 // A query slot is one row of the batch and one query head; slots of one key head are the 16 rows of
 // mma.m16n8k32, of queries against a page's keys, then of weights against its values, each in two planes of 8
-// bits. Eight warps form `tiles` rows of tiles; the others divide a page's positions, then the head's
-// elements.
+// bits. Of the eight warps, `tiles` are stacked along the slots; across, warps divide a page's positions,
+// then the head's elements.
 // Prefill: one kernel reads all pages of its rows twice. Rows whose neighbours belong to other sequences, as
-// decode rows beside a prompt do, would occupy a tile one by one, so they get blocks of their own. Decode:
-// one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
+// decode rows beside a prompt do, would occupy a tile one by one, so they get blocks of their own.
+// Decode: one kernel for the maxima, one for the values, and, where blocks share a row, one that divides.
 #include "warp.cuh"
 
 namespace ds::cuda {

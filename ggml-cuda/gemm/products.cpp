@@ -86,7 +86,7 @@ static product_way way_of(const context &c, const products &p, std::span<const p
     return product_way::count;
 }
 
-template <class F> static bool for_each_format(const products &p, const F &fits) {
+template <class F> static bool all_formats(const products &p, const F &fits) {
     for (size_t i = 0; i < p.parts.size();) {
         const std::span<const part> parts = same_format(p, i);
         if (!fits(parts)) return false;
@@ -96,7 +96,7 @@ template <class F> static bool for_each_format(const products &p, const F &fits)
 }
 
 bool each_fits(const context &c, const products &p) {
-    return for_each_format(p, [&](auto parts) { return way_of(c, p, parts) != product_way::count; });
+    return all_formats(p, [&](auto parts) { return way_of(c, p, parts) != product_way::count; });
 }
 
 bool products_fit(const context &c, const products &p, product_way way) {
@@ -106,7 +106,7 @@ bool products_fit(const context &c, const products &p, product_way way) {
         };
         return std::any_of(p.parts.begin(), p.parts.end(), other) && each_fits(c, p);
     }
-    return for_each_format(p, [&](auto parts) { return format_fits(c, p, parts, way); });
+    return all_formats(p, [&](auto parts) { return format_fits(c, p, parts, way); });
 }
 
 static void run_quantized(const context &c, const products &p, std::span<const part> parts, product_way way,

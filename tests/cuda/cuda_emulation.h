@@ -135,7 +135,7 @@ inline void wait() { ds_emulation_switch(&the_machine().now->sp, the_machine().s
 inline void enter() {
     the_machine().body();
     if (!the_machine().now->waited)
-        std::fprintf(stderr, "kernel: a thread has not waited for former results\n"), std::abort();
+        std::fprintf(stderr, "kernel: a thread has not waited for prior kernels\n"), std::abort();
     the_machine().now->state = fiber::ended;
     wait();
     std::abort();

@@ -32,9 +32,9 @@ tensor *device_case::source(const array &a) {
 
 void device_case::prepare() {
     for (const auto &[p, bytes] : initial_) b_->fn->upload(b_.get(), p, bytes.data(), bytes.size());
-    const std::vector<char> rubbish(std::max(out_.size(), work_.size()), 0x5a);
+    const std::vector<char> garbage(std::max(out_.size(), work_.size()), 0x5a);
     for (const backend_memory *m : {&out_, &work_})
-        if (m->size()) b_->fn->upload(b_.get(), m->data(), rubbish.data(), m->size());
+        if (m->size()) b_->fn->upload(b_.get(), m->data(), garbage.data(), m->size());
 }
 
 std::vector<char> device_case::run(uint64_t identity) {
