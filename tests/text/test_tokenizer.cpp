@@ -415,19 +415,19 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
 
 namespace {
 
-struct place {
+struct match {
     size_t at, bytes;
     int32_t id;
 };
 
-bool operator==(const place &a, const place &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
+bool operator==(const match &a, const match &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
 
 // The definition, without optimisation: at the leftmost position the longest spelling, of equal ones the
 // lowest id.
-std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
-    std::vector<place> out;
+std::vector<match> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
+    std::vector<match> out;
     for (size_t at = 0; at < text.size();) {
-        place best{at, 0, 0};
+        match best{at, 0, 0};
         for (const auto &t : tokens) {
             bool const here = !t.spelling.empty() && text.substr(at).starts_with(t.spelling);
             if (here &&
@@ -440,9 +440,9 @@ std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, 
     return out;
 }
 
-std::vector<place> added_by_search(std::span<const added_tokens *const> sets, std::string_view text,
+std::vector<match> added_by_search(std::span<const added_tokens *const> sets, std::string_view text,
                                    uint64_t *steps = nullptr) {
-    std::vector<place> out;
+    std::vector<match> out;
     added_search search(sets, text);
     added_tokens::match m;
     for (size_t from = 0, at; search.next(from, at, m); from = at + m.bytes)
