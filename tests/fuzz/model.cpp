@@ -94,7 +94,8 @@ void run(std::string_view input) {
         c.step_tokens = 5;
         c.mla_form = DS_MLA_ABSORBED;
         const auto other = ask(m, c, info.vocabulary);
-        must((choices & 4) == 0 || (other && *other == *got), "the same tokens with any chunks of the prompt");
+        must((choices & 4) == 0 || (other && *other == *got),
+             "the same tokens with any chunks of the prompt");
     }
     ds_model_free(m);
 }

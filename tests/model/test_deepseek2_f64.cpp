@@ -145,10 +145,11 @@ private:
             for (size_t h = 0; h < heads_; ++h) {
                 vec score(t + 1);
                 for (size_t s = 0; s <= t; ++s)
-                    score[s] = score_scale_ * (std::inner_product(&q[t][h * head], &q[t][h * head] + nope_,
-                                                                  &kv[s][h * (nope_ + width)], 0.0) +
-                                               std::inner_product(rotated_key[s].begin(), rotated_key[s].end(),
-                                                                  &q[t][h * head + nope_], 0.0));
+                    score[s] =
+                        score_scale_ * (std::inner_product(&q[t][h * head], &q[t][h * head] + nope_,
+                                                           &kv[s][h * (nope_ + width)], 0.0) +
+                                        std::inner_product(rotated_key[s].begin(), rotated_key[s].end(),
+                                                           &q[t][h * head + nope_], 0.0));
                 softmax(score);
                 for (size_t s = 0; s <= t; ++s)
                     for (size_t i = 0; i < width; ++i)
@@ -204,7 +205,8 @@ private:
         }
         const std::vector<size_t> chosen_groups = best(of_group, whole("topk_group"));
         for (size_t e = 0; e < choice.size(); ++e)
-            if (std::find(chosen_groups.begin(), chosen_groups.end(), e / size) == chosen_groups.end()) choice[e] = -1e300;
+            if (std::find(chosen_groups.begin(), chosen_groups.end(), e / size) == chosen_groups.end())
+                choice[e] = -1e300;
     }
 
     const nlohmann::json &k_;

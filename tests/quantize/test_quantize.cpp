@@ -224,7 +224,7 @@ TEST_CASE("vocabulary: alone in a file, without weights and without config.json"
 }
 
 TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
-    const std::string root = DS_SOURCE_DIR "/../shared/reference/tokenizers/";
+    const std::string root = reference_path("tokenizers/");
     for (const auto &[name, pre] :
          {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
         if (!fs::exists(root + name)) {

@@ -856,8 +856,9 @@ struct latent_pages {
     }
     double at(bool rope, int64_t page, int64_t position, int64_t d) const {
         const double x = value(l.type, pages.bytes.data() + element(rope, page, position, d), 0);
-        return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale(rope, page, position), 0)
-                                    : x;
+        return l.type == format::i8
+                   ? x * value(format::f32, pages.bytes.data() + scale(rope, page, position), 0)
+                   : x;
     }
 };
 static latent_pages make_latent_pages(numbers &r, format type, int32_t d, int32_t rope, int64_t pages,

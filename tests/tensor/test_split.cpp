@@ -240,8 +240,8 @@ TEST_CASE("split: parts that do not belong together are named with file and fiel
              p.file[2].tensors.push_back({"e", {8}, 0, 32});
          },
          status::format, 0, "split.tensors.count: is 4, but the parts have 5 tensors"},
-        {"two files are swapped", [](parts &p) { std::swap(p.name[1], p.name[2]); }, status::format,
-         2, "split.no: is 2, but the file's name and "},
+        {"two files are swapped", [](parts &p) { std::swap(p.name[1], p.name[2]); }, status::format, 2,
+         "split.no: is 2, but the file's name and "},
         {"a part is not one", [](parts &p) { p.erase(1, "split.count"); }, status::format, 1,
          "split.count: missing"},
         {"a part has no number", [](parts &p) { p.erase(1, "split.no"); }, status::format, 1,
