@@ -143,7 +143,7 @@ TEST_CASE("packed: a block's encoding does not depend on its neighbours") {
 }
 
 TEST_CASE("packed: encoding is nearly as good as any scales could make it") {
-    // The grid searches scales of evenly spaced levels: not iq4_nl's. q8_0 is held against double in
+    // The grid searches scales of evenly spaced levels: not iq4_nl's. q8_0 is compared with double in
     // test_formats.cpp.
     std::set<format> searched = {format::iq4_nl, format::q8_0};
     for (const kind &k : kinds) searched.insert(k.f);
