@@ -68,7 +68,7 @@ struct matrix {
     int32_t m;
     int32_t column;  // of y, for the first result
 };
-constexpr int32_t most_matrices = 3;
+constexpr int32_t most_matrices = static_cast<int32_t>(most_projections);
 
 // y[n, column + m] = residual + (q w^T + bias), for each of `count` matrices of one format. For `batch` heads
 // (head_matmul) each pointer advances by its step from head to head; with batch 1 steps are not used.

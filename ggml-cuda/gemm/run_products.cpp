@@ -81,7 +81,7 @@ struct projection_parts {
 template <product_way way> struct projections_by {
     static bool fits(const context &c, const node &n) { return products_fit(c, projection_parts(n).p, way); }
     static size_t bytes(const context &c, const node &n) {
-        return bytes_for(c, n, {n.src[2], n.src[3], n.src[4]}, way);
+        return products_bytes(c, {n.src + 2, most_projections}, n.src[0]->ne[0], n.src[0]->ne[1], way);
     }
     static void run(const context &c, const node &n, char *work) {
         run_products(c, projection_parts(n).p, way, n, work);

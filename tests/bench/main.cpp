@@ -129,7 +129,7 @@ void print_prefix(const bench::prefix_speed &p) {
     std::printf("\nprefix      %u tokens and %u of its own: first token after %.1f ms; with the prefix "
                 "cached after %.1f ms, %.2f times a step over %u rows there (%.1f ms)\n",
                 p.prefix, p.suffix, 1e3 * p.cold, 1e3 * p.warm, p.warm / p.step, p.suffix, 1e3 * p.step);
-    std::printf("steps       of %u answers behind it: %.2f ms, of which %.1f us outside the model\n",
+    std::printf("steps       of %u answers after it: %.2f ms, of which %.1f us outside the model\n",
                 p.requests, 1e3 * p.decode, 1e6 * p.beside);
 }
 

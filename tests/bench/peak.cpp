@@ -18,54 +18,54 @@ namespace bench {
 
 namespace {
 
-constexpr uint64_t turns = 4 << 20;
+constexpr uint64_t iterations = 4 << 20;
 constexpr size_t tries = 8;
 constexpr int chains = 12;
 #define DS_ALL_CHAINS                                                                                        \
     _Pragma("GCC unroll 12") for (int j = 0; j < chains; ++j)  // unrolled, so that they stay in registers
 
-// Runs `turns` iterations and returns the number of operations.
+// Runs all iterations and returns the number of operations.
 using chains_fn = double (*)();
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"), noinline)) double chains_avx2() {  // 16 products of int16, and their sums
     __m256i sum[chains], a = _mm256_set1_epi16(3), b = _mm256_set1_epi16(5);
     DS_ALL_CHAINS sum[j] = _mm256_setzero_si256();
-    for (uint64_t i = 0; i < turns; ++i) {
+    for (uint64_t i = 0; i < iterations; ++i) {
         DS_ALL_CHAINS {
             auto next = _mm256_add_epi32(sum[j], _mm256_madd_epi16(a, b));
             __asm__ volatile("" : "+x"(next), "+x"(a));
             sum[j] = next;
         }
     }
-    return static_cast<double>(turns) * chains * 2 * 16;
+    return static_cast<double>(iterations) * chains * 2 * 16;
 }
 
 __attribute__((target("avx512f,avx512bw"), noinline)) double chains_avx512() {
     __m512i sum[chains], a = _mm512_set1_epi16(3), b = _mm512_set1_epi16(5);
     DS_ALL_CHAINS sum[j] = _mm512_setzero_si512();
-    for (uint64_t i = 0; i < turns; ++i) {
+    for (uint64_t i = 0; i < iterations; ++i) {
         DS_ALL_CHAINS {
             auto next = _mm512_add_epi32(sum[j], _mm512_madd_epi16(a, b));
             __asm__ volatile("" : "+v"(next), "+v"(a));
             sum[j] = next;
         }
     }
-    return static_cast<double>(turns) * chains * 2 * 32;
+    return static_cast<double>(iterations) * chains * 2 * 32;
 }
 
 // 64 products of bytes
 __attribute__((target("avx512f,avx512vnni"), noinline)) double chains_avx512_vnni() {
     __m512i sum[chains], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
     DS_ALL_CHAINS sum[j] = _mm512_setzero_si512();
-    for (uint64_t i = 0; i < turns; ++i) {
+    for (uint64_t i = 0; i < iterations; ++i) {
         DS_ALL_CHAINS {
             auto next = _mm512_dpbusd_epi32(sum[j], a, b);
             __asm__ volatile("" : "+v"(next));
             sum[j] = next;
         }
     }
-    return static_cast<double>(turns) * chains * 2 * 64;
+    return static_cast<double>(iterations) * chains * 2 * 64;
 }
 
 // 16 x 16 products of 64 bytes each. Permission for the tiles was requested when the tables of instruction
@@ -91,14 +91,14 @@ __attribute__((target("amx-tile,amx-int8"), noinline)) double chains_amx() {
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (uint64_t i = 0; i < turns / 16; ++i) {
+    for (uint64_t i = 0; i < iterations / 16; ++i) {
         _tile_dpbssd(0, 4, 6);
         _tile_dpbssd(1, 4, 7);
         _tile_dpbssd(2, 5, 6);
         _tile_dpbssd(3, 5, 7);
     }
     _tile_release();
-    return static_cast<double>(turns / 16) * 4 * 2 * 16 * 16 * 64;
+    return static_cast<double>(iterations / 16) * 4 * 2 * 16 * 16 * 64;
 }
 #elif defined(__aarch64__)
 #pragma GCC push_options
@@ -107,14 +107,14 @@ __attribute__((noinline)) double chains_neon() {  // 16 products of bytes
     int32x4_t sum[chains];
     int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(5);
     DS_ALL_CHAINS sum[j] = vdupq_n_s32(0);
-    for (uint64_t i = 0; i < turns; ++i) {
+    for (uint64_t i = 0; i < iterations; ++i) {
         DS_ALL_CHAINS {
             auto next = vdotq_s32(sum[j], a, b);
             __asm__ volatile("" : "+w"(next));
             sum[j] = next;
         }
     }
-    return static_cast<double>(turns) * chains * 2 * 16;
+    return static_cast<double>(iterations) * chains * 2 * 16;
 }
 #pragma GCC pop_options
 #endif

@@ -35,7 +35,7 @@ void run(graph &g, const char *isa, unsigned threads) {
 
 // The Walsh-Hadamard transform, computed from its matrix: element (i, j) of a block is -1 when i & j has an
 // odd number of bits set, else 1.
-std::vector<double> turned(const float *x, size_t d) {
+std::vector<double> hadamard_of(const float *x, size_t d) {
     const size_t block = d & (~d + 1);
     std::vector<double> y(d, 0.0);
     for (size_t i = 0; i < d; ++i)
@@ -169,7 +169,7 @@ TEST_CASE("i8 pages: keys and values are read back as written") {
                     float k_scale, v_scale;
                     std::memcpy(&k_scale, page + l.elements() + slot * 4, 4);
                     std::memcpy(&v_scale, page + l.v_offset + l.elements() + slot * 4, 4);
-                    check(turned(kf, static_cast<size_t>(d)), page + slot * d, 1, k_scale);
+                    check(hadamard_of(kf, static_cast<size_t>(d)), page + slot * d, 1, k_scale);
                     // an infinity stays visible
                     if (i == n - 1 && h == heads - 1) wrong += finite_f32(v_scale);
                     else check({vf, vf + d}, vq, page_positions, v_scale);
@@ -204,7 +204,7 @@ struct long_sequence {
             set(t, l.k_offset, 0.01f + 0.005f * r());
             set(t, l.v_offset, t == sink ? sink_value_scale : 0.01f + 0.005f * r());
         }
-        const std::vector<double> head = turned(q.data(), d);
+        const std::vector<double> head = hadamard_of(q.data(), d);
         double most = 0.0, others = 0.0, product = 0.0;
         for (double x : head) most = std::max(most, std::fabs(x));
         for (int32_t e = 0; e < d; ++e)
@@ -238,7 +238,7 @@ struct long_sequence {
     }
     // The first head's attention, in float64 from the same int8 values.
     std::vector<double> exact() {
-        const std::vector<double> head = turned(q.data(), d);
+        const std::vector<double> head = hadamard_of(q.data(), d);
         std::vector<double> out(d, 0.0);
         double sum = 0.0;
         for (int64_t t = 0; t < positions; ++t) {

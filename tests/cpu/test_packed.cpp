@@ -143,7 +143,7 @@ TEST_CASE("packed: a block's encoding does not depend on its neighbours") {
 }
 
 TEST_CASE("packed: encoding is nearly as good as any scales could make it") {
-    // The grid searches scales of evenly spaced levels: not iq4_nl's. q8_0 is held against double in
+    // The grid searches scales of evenly spaced levels: not iq4_nl's. q8_0 is compared with double in
     // test_formats.cpp.
     std::set<format> searched = {format::iq4_nl, format::q8_0};
     for (const kind &k : kinds) searched.insert(k.f);
@@ -192,21 +192,21 @@ TEST_CASE("packed: blocks that are exactly representable come back unchanged") {
                                      : 0.0f;
             std::vector<float> x(info(k.f).block);
             for (size_t i = 0; i < x.size(); ++i) {
-                const auto part = static_cast<int>(i) / k.size, place = static_cast<int>(i) % k.size;
+                const auto part = static_cast<int>(i) / k.size, index = static_cast<int>(i) % k.size;
                 const int scale = !big        ? 1
                                   : part == 0 ? last_scale
                                               : 1 + (part * 37 + round) % last_scale,
                           min = part == 0 ? last_min : (part * 11 + round) % (last_min + 1);
-                const int q = place == 0 ? k.low : place == 1 ? k.high : k.low + r.below(k.high - k.low + 1);
+                const int q = index == 0 ? k.low : index == 1 ? k.high : k.low + r.below(k.high - k.low + 1);
                 x[i] = d * static_cast<float>(scale * q) + m * static_cast<float>(min);
             }
             CHECK(squares(x, round_trip(k.f, x)) == 0.0);
         }
     }
-    std::vector<float> places(64);
+    std::vector<float> levels(64);
     for (size_t i = 0; i < 64; ++i)
-        places[i] = static_cast<float>(iq4_levels[i % 16]) * (i < 32 ? 0.25f : -0.125f);
-    CHECK(squares(places, round_trip(format::iq4_nl, places)) == 0.0);
+        levels[i] = static_cast<float>(iq4_levels[i % 16]) * (i < 32 ? 0.25f : -0.125f);
+    CHECK(squares(levels, round_trip(format::iq4_nl, levels)) == 0.0);
 }
 
 TEST_CASE("packed: zeros, constants, tiny and large numbers") {

@@ -125,7 +125,7 @@ bool run_projections(const node &n, cuda::product_way way, way_list &list) {
     for (p.count = 0; p.count < cuda::most_matrices && n.src[2 + p.count]; ++p.count) {
         const tensor &m = *n.src[2 + p.count];
         if (m.type != w.type) return false;
-        p.w[p.count] = matrix_of(m, n.src[5 + p.count], column);
+        p.w[p.count] = matrix_of(m, n.src[2 + most_projections + p.count], column);
         column += dim(m, 0);
     }
     if (!list.take(way, p)) return false;

@@ -424,9 +424,9 @@ TEST_CASE("engine: a vocabulary-only model makes no engine, an engine outlives i
     CHECK(ds_engine_new(bundled(DS_LOAD_VOCAB_ONLY).get(), nullptr, &e, nullptr) == DS_ERR_STATE);
     model_ptr m = bundled(DS_LOAD_READ);
     const std::vector<ds_token> prompt = chat_prompt(m, "What is 3 + 4?");
-    const engine_ptr kept = engine(m, engine_config());
+    const engine_ptr remaining = engine(m, engine_config());
     m.reset();
-    CHECK(ask(kept, request(prompt)).text.find("3 + 4 = 7") != std::string::npos);
+    CHECK(ask(remaining, request(prompt)).text.find("3 + 4 = 7") != std::string::npos);
 }
 
 TEST_CASE("engine: an engine allocates what its memory plan says") {

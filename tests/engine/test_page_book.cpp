@@ -35,8 +35,8 @@ std::vector<int32_t> enter_all(page_book &b, uint64_t client,
 
 }  // namespace
 
-TEST_CASE("page book: the lowest free page is taken; memory is committed when needed, and released where no "
-          "page is used") {
+TEST_CASE("page book: the lowest free page is taken; memory is committed when needed, and released after the "
+          "last page in use") {
     int64_t memory = 0;
     page_book b(100, {&memory, [](void *user, int64_t pages) {
                           return *static_cast<int64_t *>(user) = (pages + 9) / 10 * 10;
@@ -146,7 +146,7 @@ TEST_CASE("page book: a sequence is forgotten except for pages in use and pages 
     b.drop({&part, 1}), b.drop(one), b.drop(two);
     CHECK(b.cached() == 5);
     CHECK(b.forget(8, all) == 0);
-    CHECK(b.forget(7, all) == 0);  // five more are known after it
+    CHECK(b.forget(7, all) == 0);  // another entry continues it
     for (const int32_t t : tokens(400, 5)) all.push_back(t);
     CHECK(b.forget(7, std::span(all).first(196)) == 0);
     CHECK(b.forget(7, all) == 3);  // the first page belongs to the other too

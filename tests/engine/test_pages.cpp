@@ -81,10 +81,10 @@ TEST_CASE("pages: in random order and moved between steps, they give the same bi
             paged a(m, isa, {0, 1, 2, 3});
             for (int64_t first = 0; first < n; first += paged::rows)
                 a.step(d.ids, first, std::min(paged::rows, n - first), in_order);
-            std::vector<int32_t> places(paged::pool);
-            for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int32_t>(i);
-            std::shuffle(places.begin(), places.end(), random);
-            paged b(m, isa, {places[0], places[1], places[2], places[3]});
+            std::vector<int32_t> order(paged::pool);
+            for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+            std::shuffle(order.begin(), order.end(), random);
+            paged b(m, isa, {order[0], order[1], order[2], order[3]});
             for (int64_t first = 0; first < n; first += paged::rows)
                 b.step(d.ids, first, std::min(paged::rows, n - first), scattered);
             CHECK(golden::same_bits(scattered, in_order));

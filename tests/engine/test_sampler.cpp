@@ -35,20 +35,20 @@ std::vector<double> expected(const std::vector<float> &logits, const sampling &s
     std::vector<double> p(logits.size());
     for (size_t i = 0; i < p.size(); ++i)
         p[i] = std::exp((static_cast<double>(logits[i]) - logits[order[0]]) / s.temperature);
-    size_t kept = order.size();
-    if (s.top_k) kept = std::min<size_t>(kept, s.top_k);
+    size_t keep = order.size();
+    if (s.top_k) keep = std::min<size_t>(keep, s.top_k);
     double left = 0, reached = 0;
-    for (size_t i = 0; i < kept; ++i) left += p[order[i]];
+    for (size_t i = 0; i < keep; ++i) left += p[order[i]];
     if (s.top_p > 0) {
         size_t n = 0;
-        while (n < kept && reached < s.top_p * left) reached += p[order[n++]];
-        kept = n;
+        while (n < keep && reached < s.top_p * left) reached += p[order[n++]];
+        keep = n;
     }
-    while (kept > 1 && p[order[kept - 1]] < s.min_p) --kept;
+    while (keep > 1 && p[order[keep - 1]] < s.min_p) --keep;
     std::vector<double> out(p.size(), 0.0);
     double sum = 0;
-    for (size_t i = 0; i < kept; ++i) sum += p[order[i]];
-    for (size_t i = 0; i < kept; ++i) out[order[i]] = p[order[i]] / sum;
+    for (size_t i = 0; i < keep; ++i) sum += p[order[i]];
+    for (size_t i = 0; i < keep; ++i) out[order[i]] = p[order[i]] / sum;
     return out;
 }
 
@@ -193,9 +193,9 @@ TEST_CASE("sampler: penalties and biases against double arithmetic") {
 TEST_CASE("sampler: NaN and infinity are refused, minus infinity is not") {
     for (const float bad :
          {inf, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()})
-        for (const size_t place : {size_t{0}, size_t{3}, size_t{9}}) {
+        for (const size_t index : {size_t{0}, size_t{3}, size_t{9}}) {
             std::vector<float> logits(10, 1.0f);
-            logits[place] = bad;
+            logits[index] = bad;
             sampler one(logits.size());
             for (const float t : {0.0f, 1.0f})
                 CHECK(refusal([&] {
@@ -206,7 +206,7 @@ TEST_CASE("sampler: NaN and infinity are refused, minus infinity is not") {
             // a ban does not hide a broken model
             CHECK(refusal([&] {
                       one.choose(logits.data(), with([&](sampling &s) {
-                                     s.bias = {{static_cast<token_id>(place), -inf}};
+                                     s.bias = {{static_cast<token_id>(index), -inf}};
                                  }),
                                  nullptr, 0);
                   }) == status::numeric);

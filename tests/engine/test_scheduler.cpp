@@ -190,7 +190,7 @@ public:
             source = {this,
                       [](void *user, int64_t pages) { return static_cast<world *>(user)->more(pages); }};
         scheduler_ = std::make_unique<scheduler>(sizes_, source);
-        place_.resize(static_cast<size_t>(sizes_.pages * page_positions));
+        meaning_.resize(static_cast<size_t>(sizes_.pages * page_positions));
         mark_.resize(static_cast<size_t>(sizes_.pages));
     }
 
@@ -297,8 +297,8 @@ private:
         audit();
     }
 
-    uint64_t &at(int32_t page, int64_t place) {
-        return place_[static_cast<size_t>(page * page_positions + place)];
+    uint64_t &at(int32_t page, int64_t offset) {
+        return meaning_[static_cast<size_t>(page * page_positions + offset)];
     }
     static simulated_request &of(task &j) { return *static_cast<simulated_request *>(j.owner); }
 
@@ -391,7 +391,7 @@ private:
     scheduler_sizes sizes_;
     std::unique_ptr<scheduler> scheduler_;
     std::vector<std::unique_ptr<simulated_request>> live_;
-    std::vector<uint64_t> place_;
+    std::vector<uint64_t> meaning_;
     std::vector<int32_t> mark_;
     int64_t now_ = 0, memory_ = 0;
     int since_audit_ = 0;
@@ -555,7 +555,7 @@ TEST_CASE("scheduler: a load of 1.2 times the service rate: no request is lost, 
         CHECK(most <= 4);
         CHECK(waiting > 10);  // a backlog builds up
         MESSAGE(running << " may run: " << load.all.size() << " requests at " << 1.2 * rate << "/s on "
-                        << sizes.pages << " pages, " << steps << " steps; " << once << " made room, " << times
+                        << sizes.pages << " pages, " << steps << " steps; " << once << " preempted, " << times
                         << " times in all, " << most << " at most; " << waiting << " waited at most");
     }
 }
@@ -667,7 +667,7 @@ TEST_CASE("scheduler: clients with a backlog get equal service, whatever the siz
 TEST_CASE("scheduler: of clients without a request those with the most service are remembered, up to the "
           "table's size") {
     bench_of_jobs b(scheduler_sizes{4, 1000, 64, 4, 200});
-    b.add(10, 10, 0, -1);  // which nobody lets begin: whoever had more has had more than it
+    b.add(10, 10, 0, -1);  // of the lowest priority: starts only when no other request waits
     b.add(500, 100, 1);
     const size_t clients = most_idle_accounts + 500;
     for (uint64_t client = 2; client < clients; ++client) {

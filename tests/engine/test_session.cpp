@@ -157,8 +157,8 @@ TEST_CASE("session: spilled and back: forgetting frees pages that no other seque
     const answer a = ask(s.e, talk, 30, s.vocab);
     // 230: three full pages and part of one
     talk.insert(talk.end(), a.tokens.begin(), a.tokens.end());
-    const uint64_t kept = stats_of(s.e).pages_cached;
-    CHECK(kept == 4);
+    const uint64_t cached_pages = stats_of(s.e).pages_cached;
+    CHECK(cached_pages == 4);
     // another known sequence continues from there: this one
     CHECK(forget(s.e, first(talk, 100)) == 0);
     CHECK(forget(s.e, talk, 5) == 0);
@@ -315,19 +315,19 @@ TEST_CASE("session: hundreds of files with a flipped bit, a range of noise, or t
                         "bytes, must have");
         }
     std::mt19937 random(3);
-    const auto turned = [&](size_t at) {
+    const auto flipped = [&](size_t at) {
         std::string bytes = whole;
         bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
         return bytes;
     };
     for (size_t i = 0; i < sizeof(session_header); ++i)
-        refused(s, turned(i), "", i >= 8 && i < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
+        refused(s, flipped(i), "", i >= 8 && i < 16 ? DS_ERR_UNSUPPORTED : DS_ERR_FORMAT);
     for (int i = 0; i < 100; ++i)
-        refused(s, turned(sizeof f.h + random() % (s.ids.size() * 4)), "tokens: its checksum");
+        refused(s, flipped(sizeof f.h + random() % (s.ids.size() * 4)), "tokens: its checksum");
     for (size_t page = 0; page < 3; ++page) {
         const std::string name = "pages[" + std::to_string(page) + "]: its checksum";
-        for (int i = 0; i < 60; ++i) refused(s, turned(f.page_at(page) + random() % f.h.page_bytes), name);
-        for (size_t i = 0; i < 8; ++i) refused(s, turned(f.page_at(page) + f.h.page_bytes + i), name);
+        for (int i = 0; i < 60; ++i) refused(s, flipped(f.page_at(page) + random() % f.h.page_bytes), name);
+        for (size_t i = 0; i < 8; ++i) refused(s, flipped(f.page_at(page) + f.h.page_bytes + i), name);
     }
     for (int i = 0; i < 60; ++i) {  // noise over a range
         std::string bytes = whole;

@@ -499,7 +499,7 @@ TEST_CASE("thinking: the first token after a closed thought is no end token and 
     r.draw.logit_bias = only, r.draw.logit_bias_count = 1;
     t = tell(e, r);
     CHECK((t.own_answer == 1 && t.finish == DS_FINISH_STOP));
-    std::vector<ds_logit_bias> all(512);  // the tag is generated when all other tokens are banned
+    std::vector<ds_logit_bias> all(512);  // the end token is chosen when all others are banned
     for (ds_token i = 0; i < 512; ++i) all[static_cast<size_t>(i)] = {i, i == end ? 0 : -INFINITY};
     r.draw.logit_bias = all.data(), r.draw.logit_bias_count = all.size();
     t = tell(e, r);

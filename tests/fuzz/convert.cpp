@@ -41,7 +41,7 @@ void run(std::string_view input) {
     try {
         convert(dir, out, o, j);
     } catch (const error &) {
-        must(!std::filesystem::exists(out), "what failed leaves no file");
+        must(!std::filesystem::exists(out), "a failed conversion leaves no file");
         throw;
     }
     try {

@@ -47,7 +47,7 @@ inline std::optional<std::vector<ds_token>> answer(ds_engine *e, const std::vect
             if (events[i]->type == DS_EVENT_DONE) return out;
             if (events[i]->type != DS_EVENT_TOKEN) continue;
             must(events[i]->token >= 0 && static_cast<size_t>(events[i]->token) < vocabulary,
-                 "answers are of the vocabulary");
+                 "generated ids are in range");
             out.push_back(events[i]->token);
         }
     }

@@ -299,13 +299,13 @@ json new_value(const words &known, dice &d) {
 }
 
 // A node on a random path down from the root; `parent` is null for the root.
-struct place {
+struct located {
     json *node, *parent = nullptr;
     std::string key = {};
     size_t index = 0;
 };
-place somewhere(json &root, dice &d) {
-    place p{&root};
+located somewhere(json &root, dice &d) {
+    located p{&root};
     while (p.node->is_structured() && !p.node->empty() && (p.node == &root || !d.one_in(4))) {
         json &here = *p.node;
         size_t i = d.below(here.size());
@@ -320,7 +320,7 @@ place somewhere(json &root, dice &d) {
 }
 
 void change_node(json &root, const words &known, dice &d) {
-    const place p = somewhere(root, d);
+    const located p = somewhere(root, d);
     json &v = *p.node;
     switch (d.below(10)) {
     case 0: v = new_value(known, d); break;

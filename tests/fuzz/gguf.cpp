@@ -50,7 +50,7 @@ static std::string written(const gguf_file &f, const gguf_writer &w, size_t &nex
         const gguf_tensor &t = f.tensors()[next++];
         out.append(reinterpret_cast<const char *>(t.data), t.bytes).append(w.padding(i), '\0');
     }
-    must(out.size() == w.file_bytes(), "a file has the size that was told");
+    must(out.size() == w.file_bytes(), "a file has the size that the writer reports");
     return out;
 }
 

@@ -35,7 +35,7 @@ void run(std::string_view input) {
         const calibration c = parse_calibration(os::mapping::borrow(block.data(), block.size()), "input");
         for (const linear_input &in : c.inputs) {
             must(in.mean_square.size() == in.channels() && in.samples.size() % in.channels() == 0,
-                 "as many of everything");
+                 "a value for each channel in every list");
             c.input_of(in.name, static_cast<int64_t>(in.channels()));
         }
         if (!c.inputs.empty()) encode_by(c.inputs[0].mean_square);
@@ -46,7 +46,7 @@ void run(std::string_view input) {
     size_t values = 0;
     for (const auto &[name, list] : m.entries) {
         values += list.size();
-        for (const float x : list) must(finite_f32(x) && x >= 0, "importances are numbers");
+        for (const float x : list) must(finite_f32(x) && x >= 0, "importances are finite and not negative");
     }
     must(values <= input.size(), "no more values than the file has");
     encode_by(m.entries.begin()->second);

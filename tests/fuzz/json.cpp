@@ -35,7 +35,7 @@ static bool same(const json_node &n, const nlohmann::json &v) {
 }
 
 // Most typed reads throw, which is slow, so each node and member tries only one, in rotation.
-static void walk(const json_node &n, uint64_t &turn) {
+static void walk(const json_node &n, uint64_t &round) {
     const auto typed = [&](auto read) {
         try {
             read();
@@ -43,7 +43,7 @@ static void walk(const json_node &n, uint64_t &turn) {
             must(e.code == status::format, e.what());
         }
     };
-    switch (turn++ % 6) {
+    switch (round++ % 6) {
     case 0: typed([&] { n.whole(1000); }); break;
     case 1: typed([&] { n.number(); }); break;
     case 2: typed([&] { n.flag(); }); break;
@@ -51,20 +51,20 @@ static void walk(const json_node &n, uint64_t &turn) {
     case 4: n.shown(); break;
     default: n.is_integer();
     }
-    if (n.is_array()) n.each([&](size_t, const json_node &x) { walk(x, turn); });
+    if (n.is_array()) n.each([&](size_t, const json_node &x) { walk(x, round); });
     if (n.is_array() && n.size() > 0)
         must(n.at(n.size() - 1).field() == n.field() + "[" + std::to_string(n.size() - 1) + "]",
-             "an element is where it is");
+             "an element's field names its index");
     if (!n.is_object()) return;
     for (const std::string &name : n.names()) {
-        switch (turn++ % 16) {
+        switch (round++ % 16) {
         case 0: typed([&] { n.whole(name, 10, 1); }); break;
         case 1: typed([&] { n.number(name, 1); }); break;
         case 2: typed([&] { n.flag(name, true); }); break;
         case 3: typed([&] { n.text(name, ""); }); break;
         default: break;
         }
-        if (n.has(name)) walk(n.at(name), turn);
+        if (n.has(name)) walk(n.at(name), round);
     }
 }
 
@@ -74,10 +74,10 @@ static void read_text(std::string_view text) {
     try {
         const json_tree tree = parse_json(text, "input");
         if (text.size() <= 65536)
-            must(!reference.is_discarded() && same(json_node(tree), reference), "the tree is nlohmann's");
+            must(!reference.is_discarded() && same(json_node(tree), reference), "the tree equals nlohmann's");
         must(depth_of(json_node(tree)) <= json_max_depth + 1, "depth is bounded");
-        uint64_t turn = text.size();
-        walk(json_node(tree), turn);
+        uint64_t round = text.size();
+        walk(json_node(tree), round);
     } catch (const error &e) {
         must(e.code == status::format, e.what());
         const std::string &t = e.text;

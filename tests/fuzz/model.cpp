@@ -20,7 +20,7 @@ void give(void *, void *p, size_t, size_t) { free(p); }
 void look_at(const ds_model *m, ds_model_info &info) {
     ds_error err{};
     info.struct_size = sizeof info;
-    must(ds_model_get_info(m, &info, &err) == DS_OK, "a model tells of itself");
+    must(ds_model_get_info(m, &info, &err) == DS_OK, "model information is available");
     char text[256];
     size_t n = 0;
     for (size_t i = 0; i < ds_model_metadata_count(m); ++i)
@@ -94,7 +94,8 @@ void run(std::string_view input) {
         c.step_tokens = 5;
         c.mla_form = DS_MLA_ABSORBED;
         const auto other = ask(m, c, info.vocabulary);
-        must((choices & 4) == 0 || (other && *other == *got), "the same tokens however the prompt is cut");
+        must((choices & 4) == 0 || (other && *other == *got),
+             "the same tokens with any chunks of the prompt");
     }
     ds_model_free(m);
 }

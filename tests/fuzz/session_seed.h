@@ -31,7 +31,7 @@ inline const std::vector<session_engine> &session_engines() {
             models->push_back(m);
             ds_model_info info{};
             info.struct_size = sizeof info;
-            must(ds_model_get_info(m, &info, &err) == DS_OK, "a model tells of itself");
+            must(ds_model_get_info(m, &info, &err) == DS_OK, "model information is available");
             for (const ds_kv_type kv : {DS_KV_F32, DS_KV_F16, DS_KV_INT8}) {
                 ds_engine_config c = small_engine();
                 c.kv_type = kv;
@@ -45,9 +45,9 @@ inline const std::vector<session_engine> &session_engines() {
                 if (ds_engine_save_session(e.engine, prompt.data(), prompt.size(), 0, path.c_str(),
                                            &positions, &err) != DS_OK)
                     broken(err.message);
-                must(positions == 64, "a page was saved");
+                must(positions == 64, "one page is saved");
                 e.saved = read_file(path);
-                must(ds_engine_trim(e.engine, 0, &err) == DS_OK, "an engine forgets");
+                must(ds_engine_trim(e.engine, 0, &err) == DS_OK, "an engine trims its cache");
                 out.push_back(std::move(e));
             }
         }

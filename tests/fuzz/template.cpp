@@ -2,8 +2,9 @@
 // into thinking and text. Input, in parts: a template's text; options; then roles and contents alternating.
 #include "fuzz.h"
 
-#include "../../llm/text/chat.h"
+#include "../../llm/engine/thinking.h"
 #include "../../llm/model/model.h"
+#include "../../llm/text/chat.h"
 #include "../../llm/text/template_text.h"
 
 #include <algorithm>
@@ -25,7 +26,7 @@ const std::vector<const chat_template *> &templates() {
         std::string names = chat_templates_known() + ", ";
         for (size_t comma; (comma = names.find(", ")) != std::string::npos; names.erase(0, comma + 2)) {
             out.push_back(chat_template_by_name(names.substr(0, comma)));
-            must(out.back() != nullptr, "a template that is named is there");
+            must(out.back() != nullptr, "a listed template exists");
         }
         return out;
     }();
@@ -77,9 +78,9 @@ void run(std::string_view input) {
     const std::vector<std::string> parts = unpacked(input, 40);
     if (parts.size() < 2) return;
     must(template_fingerprint(parts[0]) == template_fingerprint(std::string(parts[0])),
-         "a fingerprint is of the text");
+         "a fingerprint depends on the text only");
     if (const chat_template *const known = chat_template_recognise(parts[0]))
-        must(chat_template_name(*known)[0] != 0, "what is recognised has a name");
+        must(chat_template_name(*known)[0] != 0, "a recognised template has a name");
     const uint8_t options = parts[1].empty() ? 0 : static_cast<uint8_t>(parts[1][0]);
     chat_options o;
     o.add_generation_prompt = (options & 1) != 0;

@@ -25,10 +25,10 @@ void look_at(const tokenizer &t) {
         must(t.find(t.text(i)) >= 0 || t.text(i).empty(), "a token is found by its text");
     }
     for (const token_id special : {t.bos(), t.eos(), t.pad(), t.unknown()})
-        must(special >= -1 && special < n, "special tokens are of the vocabulary");
-    if (t.adds_bos()) must(t.bos() >= 0, "what texts begin with is there");
-    if (t.adds_eos()) must(t.eos() >= 0, "what texts end with is there");
-    for (const token_id end : t.end_tokens()) must(end >= 0 && end < n, "end tokens are of the vocabulary");
+        must(special >= -1 && special < n, "special tokens are in range");
+    if (t.adds_bos()) must(t.bos() >= 0, "BOS exists if texts begin with it");
+    if (t.adds_eos()) must(t.eos() >= 0, "EOS exists if texts end with it");
+    for (const token_id end : t.end_tokens()) must(end >= 0 && end < n, "end tokens are in range");
 }
 
 void pieces_of(std::string_view text) {
@@ -39,7 +39,7 @@ void pieces_of(std::string_view text) {
         uint64_t steps = 0;
         pre_tokenize(p, text, lengths, &steps);
         must(std::accumulate(lengths.begin(), lengths.end(), size_t(0)) == text.size(),
-             "pieces are all of the text");
+             "pieces cover the text");
         must(steps <= 64 * (text.size() + 16), "splitting is linear");
     }
 }
@@ -55,7 +55,7 @@ void there_and_back(const gguf_file &f, const tokenizer &t, std::string_view tex
     bool lossy = t.unknown() >= 0 || f.get_string("deepseek.tokenizer.normalizer",
                                                   normalises(t.pre()) ? "nfc" : "none") != "none";
     for (const token_id id : ids) {
-        must(id >= 0 && static_cast<size_t>(id) < t.size(), "ids are of the vocabulary");
+        must(id >= 0 && static_cast<size_t>(id) < t.size(), "ids are in range");
         must(special || t.kind(id) != token_kind::control, "a text alone makes no control token");
         back += t.bytes(id, true);
         stream.push(t.bytes(id, true), shown);

@@ -1,23 +1,28 @@
-// Converting a large checkpoint here, in what memory and time, beside llama.cpp's quantizer on the same data. The checkpoint is made for it: DeepSeek-V2-Lite's
-// shape (or fewer layers of it) in BF16 shards, random numbers, the small vocabulary of a test model filled up. Everything made is removed again.
+// Time and memory of converting a large checkpoint, beside llama.cpp's quantizer on the same data. The
+// checkpoint is generated: DeepSeek-V2-Lite's shape, or fewer layers of it, with random weights in BF16
+// shards and the padded vocabulary of a test model. All files are removed afterwards.
 import { execFileSync, spawn } from "node:child_process";
-import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, statSync,
+    writeFileSync, writeSync } from "node:fs";
 import { totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 const usage = `usage: tests/interop/run BIN-DIRECTORY --convert [flags]
-  --layers N       of the model; default 27, V2-Lite's own: 16 thousand million weights, for which 60 GB must be free
+  --layers N       of the model; default 27, as V2-Lite has: 16e9 weights, which need 60 GB of disk space
   --types A,B      default: q4_k_m,int8 (llama.cpp's part of int8 is q8_0)
   --threads N      of both; default: 2
-  --ours           without llama.cpp's part
-  --keep           leaves the checkpoint and the files there, and uses a checkpoint that is`;
+  --ours           leaves out llama.cpp's part
+  --keep           keeps the checkpoint and the files, and uses an existing checkpoint`;
 
 const [work, quantize, quantizers, library, data, ...rest] = process.argv.slice(2);
 const { values } = parseArgs({
     args: rest,
-    options: { layers: { type: "string", default: "27" }, types: { type: "string", default: "q4_k_m,int8" }, threads: { type: "string", default: "2" }, ours: { type: "boolean" }, keep: { type: "boolean" },
-               help: { type: "boolean" } },
+    options: {
+        layers: { type: "string", default: "27" }, types: { type: "string", default: "q4_k_m,int8" },
+        threads: { type: "string", default: "2" }, ours: { type: "boolean" }, keep: { type: "boolean" },
+        help: { type: "boolean" },
+    },
 });
 if (values.help) {
     console.log(usage);
@@ -27,26 +32,37 @@ if (values.help) {
 // ---- The checkpoint
 
 const config = {
-    architectures: ["DeepseekV2ForCausalLM"], model_type: "deepseek_v2", num_hidden_layers: Number(values.layers), hidden_size: 2048, num_attention_heads: 16, num_key_value_heads: 16,
-    intermediate_size: 10944, vocab_size: 102400, max_position_embeddings: 163840, rope_theta: 10000, rms_norm_eps: 1e-6, tie_word_embeddings: false, q_lora_rank: null, kv_lora_rank: 512,
-    qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128, n_routed_experts: 64, n_shared_experts: 2, num_experts_per_tok: 6, moe_intermediate_size: 1408, first_k_dense_replace: 1,
-    routed_scaling_factor: 1, scoring_func: "softmax", topk_method: "greedy", norm_topk_prob: false, n_group: 1, topk_group: 1,
-    rope_scaling: { type: "yarn", factor: 40, original_max_position_embeddings: 4096, beta_fast: 32, beta_slow: 1, mscale: 0.707, mscale_all_dim: 0.707 },
+    architectures: ["DeepseekV2ForCausalLM"], model_type: "deepseek_v2",
+    num_hidden_layers: Number(values.layers), hidden_size: 2048, num_attention_heads: 16,
+    num_key_value_heads: 16, intermediate_size: 10944, vocab_size: 102400, max_position_embeddings: 163840,
+    rope_theta: 10000, rms_norm_eps: 1e-6, tie_word_embeddings: false, q_lora_rank: null, kv_lora_rank: 512,
+    qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128, n_routed_experts: 64, n_shared_experts: 2, num_experts_per_tok: 6,
+    moe_intermediate_size: 1408, first_k_dense_replace: 1, routed_scaling_factor: 1, scoring_func: "softmax",
+    topk_method: "greedy", norm_topk_prob: false, n_group: 1, topk_group: 1,
+    rope_scaling: {
+        type: "yarn", factor: 40, original_max_position_embeddings: 4096, beta_fast: 32, beta_slow: 1,
+        mscale: 0.707, mscale_all_dim: 0.707,
+    },
 };
 
 function tensorsOf(c) {
-    const d = c.hidden_size, heads = c.num_attention_heads, out = [["model.embed_tokens.weight", [c.vocab_size, d]]];
-    const gated = (name, ffn) => out.push([`${name}.gate_proj.weight`, [ffn, d]], [`${name}.up_proj.weight`, [ffn, d]], [`${name}.down_proj.weight`, [d, ffn]]);
+    const d = c.hidden_size, heads = c.num_attention_heads;
+    const out = [["model.embed_tokens.weight", [c.vocab_size, d]]];
+    const gated = (name, ffn) => out.push([`${name}.gate_proj.weight`, [ffn, d]],
+        [`${name}.up_proj.weight`, [ffn, d]], [`${name}.down_proj.weight`, [d, ffn]]);
     for (let i = 0; i < c.num_hidden_layers; ++i) {
-        const at = `model.layers.${i}`;
+        const at = `model.layers.${i}`, attention = `${at}.self_attn`;
         out.push([`${at}.input_layernorm.weight`, [d]], [`${at}.post_attention_layernorm.weight`, [d]],
-                 [`${at}.self_attn.q_proj.weight`, [heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), d]],
-                 [`${at}.self_attn.kv_a_proj_with_mqa.weight`, [c.kv_lora_rank + c.qk_rope_head_dim, d]], [`${at}.self_attn.kv_a_layernorm.weight`, [c.kv_lora_rank]],
-                 [`${at}.self_attn.kv_b_proj.weight`, [heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank]], [`${at}.self_attn.o_proj.weight`, [d, heads * c.v_head_dim]]);
+            [`${attention}.q_proj.weight`, [heads * (c.qk_nope_head_dim + c.qk_rope_head_dim), d]],
+            [`${attention}.kv_a_proj_with_mqa.weight`, [c.kv_lora_rank + c.qk_rope_head_dim, d]],
+            [`${attention}.kv_a_layernorm.weight`, [c.kv_lora_rank]],
+            [`${attention}.kv_b_proj.weight`, [heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank]],
+            [`${attention}.o_proj.weight`, [d, heads * c.v_head_dim]]);
         if (i < c.first_k_dense_replace) gated(`${at}.mlp`, c.intermediate_size);
         else {
             out.push([`${at}.mlp.gate.weight`, [c.n_routed_experts, d]]);
-            for (let e = 0; e < c.n_routed_experts; ++e) gated(`${at}.mlp.experts.${e}`, c.moe_intermediate_size);
+            for (let e = 0; e < c.n_routed_experts; ++e)
+                gated(`${at}.mlp.experts.${e}`, c.moe_intermediate_size);
             gated(`${at}.mlp.shared_experts`, c.n_shared_experts * c.moe_intermediate_size);
         }
     }
@@ -54,20 +70,22 @@ function tensorsOf(c) {
     return out;
 }
 
-// A tile of nearly normal numbers of deviation 0.02 as BF16, read again and again from other places.
+// Nearly normal values of standard deviation 0.02 as BF16. Tensors are read from it at varying offsets.
 function makeTile(elements) {
-    const values = new Float32Array(elements), bits = new Uint32Array(values.buffer), out = new Uint16Array(elements);
+    const values = new Float32Array(elements), bits = new Uint32Array(values.buffer);
+    const out = new Uint16Array(elements);
     let state = 0x9e3779b9;
     const uniform = () => {
         state ^= state << 13, state ^= state >>> 17, state ^= state << 5;
         return (state >>> 0) / 2 ** 32 - 0.5;
     };
-    for (let i = 0; i < elements; ++i) values[i] = (uniform() + uniform() + uniform() + uniform()) * 0.02 * Math.sqrt(3);
+    for (let i = 0; i < elements; ++i)
+        values[i] = (uniform() + uniform() + uniform() + uniform()) * 0.02 * Math.sqrt(3);
     for (let i = 0; i < elements; ++i) out[i] = bits[i] >>> 16;
     return Buffer.from(out.buffer);
 }
 
-const shardBytes = 4e9;
+const shardBytes = 4e9, indexName = "model.safetensors.index.json";
 function makeCheckpoint(directory) {
     const tile = makeTile(1 << 22), shards = [[]];
     let size = 0, at = 0;
@@ -82,7 +100,10 @@ function makeCheckpoint(directory) {
     shards.forEach((shard, i) => {
         const name = `model-${five(i + 1)}-of-${five(shards.length)}.safetensors`, header = {};
         let end = 0;
-        for (const [tensor, shape, bytes] of shard) header[tensor] = { dtype: "BF16", shape, data_offsets: [end, end += bytes] }, map[tensor] = name;
+        for (const [tensor, shape, bytes] of shard) {
+            header[tensor] = { dtype: "BF16", shape, data_offsets: [end, end += bytes] };
+            map[tensor] = name;
+        }
         let text = JSON.stringify(header);
         text = text.padEnd(Math.ceil(text.length / 8) * 8);
         const length = Buffer.alloc(8), file = openSync(join(directory, name), "w");
@@ -97,27 +118,33 @@ function makeCheckpoint(directory) {
         closeSync(file);
         paths.push(join(directory, name));
     });
-    writeFileSync(join(directory, "model.safetensors.index.json"), JSON.stringify({ metadata: {}, weight_map: map }));
+    writeFileSync(join(directory, indexName), JSON.stringify({ metadata: {}, weight_map: map }));
     writeFileSync(join(directory, "config.json"), JSON.stringify(config));
-    for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(join(data, "micro/deepseek-v2-lite", file), join(directory, file));
+    for (const file of ["tokenizer.json", "tokenizer_config.json"])
+        copyFileSync(join(data, "micro/deepseek-v2-lite", file), join(directory, file));
     return paths;
 }
-const shardsOf = (directory) => [...new Set(Object.values(JSON.parse(readFileSync(join(directory, "model.safetensors.index.json"), "utf8")).weight_map))].sort().map((name) => join(directory, name));
+function shardsOf(directory) {
+    const map = JSON.parse(readFileSync(join(directory, indexName), "utf8")).weight_map;
+    return [...new Set(Object.values(map))].sort().map((name) => join(directory, name));
+}
 
 // ---- Converting
 
-// The largest resident set that the process ever had, as the kernel tells of it while it runs (proc(5), VmHWM).
+// Runs a program. Its peak resident size is what the kernel reports while it runs (proc(5), VmHWM).
 function timed(program, args) {
     return new Promise((resolve, reject) => {
         const begin = performance.now(), child = spawn(program, args, { stdio: "inherit" });
         let peak = 0;
         const look = setInterval(() => {
-            const found = existsSync(`/proc/${child.pid}/status`) && /VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"));
+            const status = `/proc/${child.pid}/status`;
+            const found = existsSync(status) && /VmHWM:\s*(\d+)/.exec(readFileSync(status, "utf8"));
             if (found) peak = Math.max(peak, Number(found[1]) * 1024);
         }, 20);
         child.on("exit", (code) => {
             clearInterval(look);
-            code === 0 ? resolve({ seconds: (performance.now() - begin) / 1000, peak }) : reject(new Error(`${program} ${args[0]}: exit status ${code}`));
+            if (code === 0) resolve({ seconds: (performance.now() - begin) / 1000, peak });
+            else reject(new Error(`${program} ${args[0]}: exit status ${code}`));
         });
     });
 }
@@ -127,7 +154,7 @@ if (!values.keep) rmSync(directory, { recursive: true, force: true });
 const shards = existsSync(join(directory, "config.json")) ? shardsOf(directory) : makeCheckpoint(directory);
 const checkpointBytes = shards.reduce((sum, path) => sum + statSync(path).size, 0);
 
-// Both find the checkpoint in the system's cache, if it can hold it; else neither does.
+// Reads the checkpoint into the system's cache for both, unless it is larger than half of the memory.
 function readOnce() {
     if (checkpointBytes > totalmem() / 2) return;
     const buffer = Buffer.alloc(1 << 26);
@@ -143,12 +170,17 @@ console.log(`${directory}: ${shards.length} shards, ${(checkpointBytes / 1e9).to
 for (const type of values.types.split(",")) {
     const out = join(directory, `${type}.gguf`), other = join(directory, "other");
     readOnce();
-    const ours = await timed(quantize, ["convert", directory, out, "--type", type, "--threads", values.threads, "--quiet"]);
-    console.log(`${type.padEnd(8)} ${ours.seconds.toFixed(1)} s, ${gigabytes(out)}, at most ${(ours.peak / 2 ** 30).toFixed(2)} GiB resident`);
+    const ours = await timed(quantize,
+        ["convert", directory, out, "--type", type, "--threads", values.threads, "--quiet"]);
+    console.log(`${type.padEnd(8)} ${ours.seconds.toFixed(1)} s, ${gigabytes(out)}, ` +
+        `at most ${(ours.peak / 2 ** 30).toFixed(2)} GiB resident`);
     if (!values.ours) {
         readOnce();
-        const theirs = JSON.parse(execFileSync(quantizers, [library, "convert", values.threads, out, other, ...shards], { encoding: "utf8" }));
-        console.log(`${"".padEnd(8)} llama.cpp's quantizer ${theirs.seconds.toFixed(1)} s, of which ${theirs.encoding.toFixed(1)} s for encoding: ours is ${(theirs.seconds / ours.seconds).toFixed(2)} times as fast`);
+        const all = [library, "convert", values.threads, out, other, ...shards];
+        const theirs = JSON.parse(execFileSync(quantizers, all, { encoding: "utf8" }));
+        console.log(`${"".padEnd(8)} llama.cpp's quantizer ${theirs.seconds.toFixed(1)} s, ` +
+            `of which ${theirs.encoding.toFixed(1)} s for encoding: ` +
+            `ours is ${(theirs.seconds / ours.seconds).toFixed(2)} times as fast`);
         rmSync(other);
     }
     if (!values.keep) rmSync(out);

@@ -78,7 +78,7 @@ public:
         };
         if (number("llama_n_ctx") < p.n_ctx || number("llama_n_batch") != std::min(p.n_batch, p.n_ctx) ||
             number("llama_n_seq_max") != p.n_seq_max)
-            fail("llama.cpp's parameters lie elsewhere");
+            fail("llama.cpp's parameters have another layout");
         found<void(void *, int32_t, int32_t)>(library, "llama_set_n_threads")(context_, threads, threads);
         memory_ = found<void *(const void *)>(library, "llama_get_memory")(context_);
         const void *const vocabulary =

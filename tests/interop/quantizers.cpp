@@ -114,7 +114,7 @@ void compare_speed(unsigned threads) {
         const size_t bytes = row_bytes(f, columns);
         std::vector<uint8_t> to(bytes * rows);
         double ours = 1e9, other = 1e9;
-        for (int turn = 0; turn < 3; ++turn) {
+        for (int round = 0; round < 3; ++round) {
             ours = std::min(ours, seconds([&] {
                                 share(rows, 1, threads, [&](size_t a, size_t b) {
                                     for (; a < b; ++a)

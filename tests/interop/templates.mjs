@@ -1,4 +1,5 @@
-// See tests/interop/templates. Of texts that the package does not have, the published difference from one that it has is stated here.
+// See tests/interop/templates. A template that the package lacks is stated here as its published difference
+// from one that it has.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -8,12 +9,16 @@ const packageFile = (name) => join(work, "node_modules/@huggingface", name);
 const { Template } = await import(pathToFileURL(packageFile("jinja/dist/index.js")));
 const source = readFileSync(packageFile("ollama-utils/src/chat-template-automap.ts"), "utf8");
 const published = new Map();
-for (const [, model, text] of source.matchAll(/^\t\tmodel: "library\/(.*)",\n\t\tgguf: ?\n?\t*(.*),$/gm)) if (!published.has(model)) published.set(model, (0, eval)(text));
+const entries = source.matchAll(/^\t\tmodel: "library\/(.*)",\n\t\tgguf: ?\n?\t*(.*),$/gm);
+for (const [, model, text] of entries) if (!published.has(model)) published.set(model, (0, eval)(text));
 
-const text = (model) => published.get(model) ?? fail(`there is no ${model}`);
+const text = (model) => published.get(model) ?? fail(`no template of ${model}`);
 function fail(why) { throw new Error(why); }
 function change(text, ...changes) {
-    for (const [before, after] of changes) text = text.includes(before) ? text.replaceAll(before, after) : fail(`there is no ${before}`);
+    for (const [before, after] of changes) {
+        if (!text.includes(before)) fail(`no ${before}`);
+        text = text.replaceAll(before, after);
+    }
     return text;
 }
 
@@ -42,7 +47,7 @@ const qwen3Strings = change(qwen3,
     ["{{- message.content }}", "{{- content }}"]);
 const asked = "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}", chatml = text("dolphin-mixtral:8x7b");
 
-// By the names of the built-in rows; a row's texts must render alike.
+// By the names of the built-in templates. All texts of a row must render alike.
 const rows = {
     "deepseek-r1-distill": [r1Distill, change(r1Distill, [call, callAsJson])],
     "deepseek-r1-first": [r1First],
@@ -63,7 +68,7 @@ const rows = {
     "chatml": [change(chatml, [asked, ""]), chatml],
 };
 const withTools = new Set(Object.keys(rows).filter((name) => /deepseek-[rv]|r1|qwen/.test(name)));
-// What a template calls thinking, where it has a switch.
+// The variable that switches thinking, for templates that have one.
 const switches = { "deepseek-v3.1": "thinking", "qwen3": "enable_thinking" };
 
 // ---- Conversations
@@ -88,7 +93,7 @@ for (const a of "suat") {
 for (const pattern of ["suau", "usau", "uusu", "auau", "ussas", "sasa", "uata", "uatau", "uattau", "uattatu", "utu", "uttu", "utua", "tta", "uaauaa", "uatuata", "uatatat", "suatau", "aauu",
     "uauauau", "uaua", "uatsat", "utsa", "uas", "uts", "usas", "ssus", "uuata", "atatu", "uauta", "uatata", "uau", "uau", "uau", "uau", "uau", "uau", "uau", "uau", "uaa", "uaa", "uaa", "uta", "uta", "uta", "uatua"])
     add(pattern);
-if (many) {    // thousands, at random, for a run that nobody keeps
+if (many) {    // thousands at random, for a check whose output is not committed
     let state = 1;
     const random = (n) => (state = (state * 48271) % 2147483647) % n;
     const pieces = ["<think>", "</think>", "\n", " ", "a", "b", "<tool_response>", "</tool_response>", "é", call1];
@@ -98,8 +103,8 @@ if (many) {    // thousands, at random, for a run that nobody keeps
 
 // ---- Renderings
 
-// The package's strip, lstrip and rstrip take all white space, whatever they are told; Python's take what they are told, which in Qwen 3's templates is
-// a line feed everywhere.
+// The package's strip, lstrip and rstrip remove all white space and ignore their argument. Python's remove
+// the given characters, which in Qwen 3's templates are always a line feed.
 const { trim, trimStart, trimEnd } = String.prototype;
 function withPythonStrips(render) {
     String.prototype.trimStart = function () { return this.replace(/^\n+/, ""); };
@@ -119,14 +124,19 @@ const renderings = {};
 for (const [name, texts] of Object.entries(rows)) {
     texts.forEach((t, i) => writeFileSync(join(directory, `${name}.${i}.jinja`), t));
     const render = (messages, options) => {
-        const values = { messages: messages.map(([role, content]) => ({ role, content })), ...tokens, ...options };
-        const all = texts.map((t) => new Template(t)).map((t) => name === "qwen3" ? withPythonStrips(() => t.render(values)) : t.render(values));
-        return all.every((x) => x === all[0]) ? all[0] : fail(`the texts of ${name} differ: ${JSON.stringify(all)}`);
+        const list = messages.map(([role, content]) => ({ role, content }));
+        const values = { messages: list, ...tokens, ...options };
+        const all = texts.map((t) => new Template(t)).map((t) =>
+            name === "qwen3" ? withPythonStrips(() => t.render(values)) : t.render(values));
+        if (!all.every((x) => x === all[0])) fail(`the texts of ${name} differ: ${JSON.stringify(all)}`);
+        return all[0];
     };
-    // With the generation prompt; the bytes that it is (0 where there is none); and with the thought switched on and off.
+    // The text with the generation prompt, the length of that prompt in bytes, and the prompts with thinking
+    // on and off.
     renderings[name] = conversations.map((messages) => {
         if (messages.some(([role]) => role === "tool") && !withTools.has(name)) return null;
-        const asked = render(messages, { add_generation_prompt: true }), unasked = render(messages, { add_generation_prompt: false });
+        const asked = render(messages, { add_generation_prompt: true });
+        const unasked = render(messages, { add_generation_prompt: false });
         if (!asked.startsWith(unasked)) fail(`${name}: ${asked} does not begin with ${unasked}`);
         const line = [asked, Buffer.byteLength(asked) - Buffer.byteLength(unasked)];
         if (!(name in switches)) return line;

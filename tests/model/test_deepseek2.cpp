@@ -187,10 +187,10 @@ TEST_CASE("deepseek2: the parts made from attn_kv_b use the host's memory and co
     for (const ds::format type : {ds::format::f32, ds::format::q8_0, ds::format::i8}) {
         const std::string bytes = with_whole_kv_b("micro/deepseek-v2-lite", type).bytes();
         const uint64_t a_layer = 6 * 32 * 32 * (type == ds::format::f32 ? 4 : 2), scratch = 33 * 32 * 4;
-        const auto open = [&](std::shared_ptr<ds::backend> place) {
+        const auto open = [&](std::shared_ptr<ds::backend> device) {
             ds::model_options o;
             o.host = host;
-            o.device = std::move(place);
+            o.device = std::move(device);
             return std::make_shared<const ds::model>(
                 ds::gguf_file(ds::os::mapping::borrow(bytes.data(), bytes.size()), "test"), o);
         };

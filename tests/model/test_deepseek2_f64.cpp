@@ -95,8 +95,8 @@ private:
         const nlohmann::json &s = k_.at("rope_scaling");
         const double factor = s.at("factor"), original = s.at("original_max_position_embeddings"),
                      base = k_.at("rope_theta"), n = static_cast<double>(turned_);
-        const auto dim = [&](double turns) {
-            return n * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(base));
+        const auto dim = [&](double rotations) {
+            return n * std::log(original / (rotations * 2 * M_PI)) / (2 * std::log(base));
         };
         const double low = std::max(std::floor(dim(s.value("beta_fast", 32.0))), 0.0);
         double high = std::min(std::ceil(dim(s.value("beta_slow", 1.0))), n - 1);
@@ -113,7 +113,7 @@ private:
         score_scale_ = 1 / std::sqrt(static_cast<double>(nope_ + turned_)) *
                        (all == 0 ? 1 : std::pow(magnitude(factor, all), 2));
     }
-    void turn(double *x, size_t position) const {
+    void rotate(double *x, size_t position) const {
         for (size_t i = 0; i < turned_ / 2; ++i) {
             const double a = static_cast<double>(position) * turns_[i], c = std::cos(a) * rope_scale_,
                          s = std::sin(a) * rope_scale_, re = x[2 * i], im = x[2 * i + 1];
@@ -125,17 +125,17 @@ private:
     void attend(std::vector<vec> &x) const {
         const std::string p = prefix_ + "self_attn.";
         const size_t rank = whole("kv_lora_rank"), width = whole("v_head_dim"), head = nope_ + turned_;
-        std::vector<vec> q, key_turned, kv;
+        std::vector<vec> q, rotated_key, kv;
         for (size_t t = 0; t < x.size(); ++t) {
             const vec y = norm(x[t], prefix_ + "input_layernorm.weight");
             q.push_back(k_.at("q_lora_rank").is_null()
                             ? times(p + "q_proj.weight", y)
                             : times(p + "q_b_proj.weight",
                                     norm(times(p + "q_a_proj.weight", y), p + "q_a_layernorm.weight")));
-            for (size_t h = 0; h < heads_; ++h) turn(&q[t][h * head + nope_], t);
+            for (size_t h = 0; h < heads_; ++h) rotate(&q[t][h * head + nope_], t);
             const vec both = times(p + "kv_a_proj_with_mqa.weight", y);
-            key_turned.emplace_back(both.begin() + std::ptrdiff_t(rank), both.end());
-            turn(key_turned[t].data(), t);
+            rotated_key.emplace_back(both.begin() + std::ptrdiff_t(rank), both.end());
+            rotate(rotated_key[t].data(), t);
             kv.push_back(
                 times(p + "kv_b_proj.weight", norm(vec(both.begin(), both.begin() + std::ptrdiff_t(rank)),
                                                    p + "kv_a_layernorm.weight")));
@@ -145,10 +145,11 @@ private:
             for (size_t h = 0; h < heads_; ++h) {
                 vec score(t + 1);
                 for (size_t s = 0; s <= t; ++s)
-                    score[s] = score_scale_ * (std::inner_product(&q[t][h * head], &q[t][h * head] + nope_,
-                                                                  &kv[s][h * (nope_ + width)], 0.0) +
-                                               std::inner_product(key_turned[s].begin(), key_turned[s].end(),
-                                                                  &q[t][h * head + nope_], 0.0));
+                    score[s] =
+                        score_scale_ * (std::inner_product(&q[t][h * head], &q[t][h * head] + nope_,
+                                                           &kv[s][h * (nope_ + width)], 0.0) +
+                                        std::inner_product(rotated_key[s].begin(), rotated_key[s].end(),
+                                                           &q[t][h * head + nope_], 0.0));
                 softmax(score);
                 for (size_t s = 0; s <= t; ++s)
                     for (size_t i = 0; i < width; ++i)
@@ -202,9 +203,10 @@ private:
             std::sort(members.rbegin(), members.rend());
             of_group[g] = members[0] + (two_best ? members[1] : 0);
         }
-        const std::vector<size_t> kept = best(of_group, whole("topk_group"));
+        const std::vector<size_t> chosen_groups = best(of_group, whole("topk_group"));
         for (size_t e = 0; e < choice.size(); ++e)
-            if (std::find(kept.begin(), kept.end(), e / size) == kept.end()) choice[e] = -1e300;
+            if (std::find(chosen_groups.begin(), chosen_groups.end(), e / size) == chosen_groups.end())
+                choice[e] = -1e300;
     }
 
     const nlohmann::json &k_;

@@ -20,20 +20,20 @@ namespace {
 
 using model_of_ds = std::shared_ptr<const model>;
 
-model_of_ds open(const std::string &path, std::shared_ptr<backend> place = nullptr) {
+model_of_ds open(const std::string &path, std::shared_ptr<backend> device = nullptr) {
     model_options o;
-    o.device = std::move(place);
+    o.device = std::move(device);
     return std::make_shared<const model>(gguf_file(os::mapping::map_file(path), "test"), o);
 }
-model_of_ds micro(const char *name, format type, std::shared_ptr<backend> place = nullptr) {
+model_of_ds micro(const char *name, format type, std::shared_ptr<backend> device = nullptr) {
     const golden::temp_file file;
     convert(golden::data_dir(name), file.path, {.type = type, .vocab_only = false, .name = ""}, {});
-    return open(file.path, std::move(place));
+    return open(file.path, std::move(device));
 }
-model_of_ds long_prompts(format type, std::shared_ptr<backend> place = nullptr) {
+model_of_ds long_prompts(format type, std::shared_ptr<backend> device = nullptr) {
     const golden::temp_file file;
     synthesize(file.path, {.shape = "tiny-deepseek2", .type = type}, {});
-    return open(file.path, std::move(place));
+    return open(file.path, std::move(device));
 }
 
 struct setting {
@@ -251,18 +251,18 @@ TEST_CASE("mla: an engine allocates what its plan says, and that is enough") {
     const model_of_ds near = long_prompts(format::q8_0);
     for (const mla_form form : {mla_form::automatic, mla_form::absorbed, mla_form::expanded}) {
         // the memory after each of its blocks is inaccessible
-        const std::shared_ptr<backend> place = fake_device({.threads = 3});
-        const model_of_ds far = long_prompts(format::q8_0, place);
+        const std::shared_ptr<backend> device = fake_device({.threads = 3});
+        const model_of_ds far = long_prompts(format::q8_0, device);
         engine_options o;
         o.max_requests = 1;
         o.context = o.step_rows = 512;
         o.kv_type = format::f16;
         o.form = static_cast<int32_t>(form);
         o = engine::resolve(*far, o);
-        const memory_plan p = engine::measure(*far, o, *place);
-        const size_t before = counts_of(*place).allocated;
-        engine e(far, o, place);
-        const size_t took = counts_of(*place).allocated - before,
+        const memory_plan p = engine::measure(*far, o, *device);
+        const size_t before = counts_of(*device).allocated;
+        engine e(far, o, device);
+        const size_t took = counts_of(*device).allocated - before,
                      planned = static_cast<size_t>(p.pages + p.activations + p.work);
         CHECK(took >= planned);
         CHECK(took - planned <= p.tables);
@@ -275,25 +275,25 @@ TEST_CASE("mla: an engine allocates what its plan says, and that is enough") {
 
 TEST_CASE("mla: a device without the operation uses the absorbed form, and refuses the expanded one") {
     const golden::data d = golden::load("micro/deepseek-v2-lite");
-    const std::shared_ptr<backend> place = fake_device({.missing = "mla_attention"});
+    const std::shared_ptr<backend> device = fake_device({.missing = "mla_attention"});
     const model_of_ds near = micro("micro/deepseek-v2-lite", format::q8_0),
-                      far = micro("micro/deepseek-v2-lite", format::q8_0, place);
+                      far = micro("micro/deepseek-v2-lite", format::q8_0, device);
     const request_options r = asking({d.ids.begin(), d.ids.begin() + 150}, 3);
     const answer expected = one(near, {.mla = mla_form::absorbed}, r);
-    CHECK(one(far, {}, r, place) == expected);
+    CHECK(one(far, {}, r, device) == expected);
     engine_options o;
     o.max_requests = 1;
     o.context = 256;
     o.kv_type = format::f32;
     o = engine::resolve(*far, o);
-    const memory_plan automatic = engine::measure(*far, o, *place);
+    const memory_plan automatic = engine::measure(*far, o, *device);
     o.form = static_cast<int32_t>(mla_form::absorbed);
-    const memory_plan absorbed = engine::measure(*far, o, *place);
+    const memory_plan absorbed = engine::measure(*far, o, *device);
     CHECK((automatic.work == absorbed.work && automatic.activations == absorbed.activations));
     o.form = static_cast<int32_t>(mla_form::expanded);
     bool refused = false;
     try {
-        engine::measure(*far, o, *place);
+        engine::measure(*far, o, *device);
     } catch (const error &e) {
         refused = e.code == status::unsupported && e.text.find("mla_attention") != std::string::npos;
     }

@@ -125,7 +125,7 @@ TEST_CASE("fp8: every fault is named with file, tensor and index") {
     const fault faults[] = {
         {"no scales", [&](auto &c) { c.tensors.erase(scale); }, status::format,
          "'" + up + "': F8_E4M3, but the checkpoint lacks '" + scale + "'"},
-        {"scales turned",
+        {"scales transposed",
          [&](auto &c) {
              c.tensors[scale].shape = {1, 2};
          },

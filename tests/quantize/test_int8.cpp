@@ -148,7 +148,7 @@ TEST_CASE("int8: tiny-r1, calibrated on its own answers, predicts its own text a
 // The same function, but one channel of each norm's result is 100 times larger and the weights that read it
 // are 100 times smaller, like the outliers of large models.
 static void plant_outliers(const std::string &in, const std::string &out,
-                           const std::vector<std::pair<std::string, std::vector<std::string>>> &places,
+                           const std::vector<std::pair<std::string, std::vector<std::string>>> &readers,
                            size_t channel) {
     const gguf_file f = open(in);
     gguf_writer w;
@@ -159,7 +159,7 @@ static void plant_outliers(const std::string &in, const std::string &out,
         w.add_tensor(std::string(t.name), t.type, std::span(t.ne, static_cast<size_t>(t.rank)));
         std::vector<float> &x = all.emplace_back(t.bytes / 4);
         memcpy(x.data(), t.data, t.bytes);
-        for (const auto &[norm, matrices] : places) {
+        for (const auto &[norm, matrices] : readers) {
             if (t.name == norm) x[channel] *= 100;
             if (std::find(matrices.begin(), matrices.end(), t.name) == matrices.end()) continue;
             for (size_t r = 0; r < static_cast<size_t>(t.ne[0]); ++r)
@@ -173,14 +173,14 @@ TEST_CASE("int8: an outlier channel does harm without calibration and little wit
     const temp_dir dir;
     const data d = golden::load("tiny-r1");
     convert(data_path("tiny-r1"), dir / "float.gguf", {.type = format::f32}, {});
-    std::vector<std::pair<std::string, std::vector<std::string>>> places;
+    std::vector<std::pair<std::string, std::vector<std::string>>> readers;
     for (int i = 0; i < 4; ++i) {
         const std::string b = "blk." + std::to_string(i) + ".";
-        places.push_back(
+        readers.push_back(
             {b + "attn_norm.weight", {b + "attn_q.weight", b + "attn_k.weight", b + "attn_v.weight"}});
-        places.push_back({b + "ffn_norm.weight", {b + "ffn_gate.weight", b + "ffn_up.weight"}});
+        readers.push_back({b + "ffn_norm.weight", {b + "ffn_gate.weight", b + "ffn_up.weight"}});
     }
-    plant_outliers(dir / "float.gguf", dir / "planted.gguf", places, 17);
+    plant_outliers(dir / "float.gguf", dir / "planted.gguf", readers, 17);
     CHECK(golden::largest_difference(logits(dir / "planted.gguf", d.ids, d.vocab, DS_KV_F32), d.logits) <=
           2e-3);
     write_bytes(dir / "talks.txt", own_text(20));
@@ -339,7 +339,7 @@ TEST_CASE("calibrate: inputs of the first product") {
         }
     }
     const linear_input &in = c.input_of("blk.0.attn_q.weight", 96);
-    CHECK(in.rows() == w.list[0].size());  // fewer than are kept of a long text
+    CHECK(in.rows() == w.list[0].size());  // fewer than the limit
     for (size_t i = 0; i < 96; ++i) {
         CHECK(in.largest[i] == doctest::Approx(largest[i]).epsilon(1e-5));
         CHECK(in.mean_square[i] == doctest::Approx(squares[i]).epsilon(1e-5));

@@ -145,7 +145,7 @@ TEST_CASE("vocabulary: where a chat template may be stored, and special tokens w
 
 TEST_CASE("vocabulary: chat templates in files of their own, named ones, several, and none") {
     checkpoint_files c("tiny-r1");
-    const auto kept = [](const metadata &m) {
+    const auto template_of = [](const metadata &m) {
         return std::string(
             m.file.has("tokenizer.chat_template") ? m.file.get_string("tokenizer.chat_template") : "(none)");
     };
@@ -162,10 +162,10 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
     // The first of chat_template.jinja, tokenizer_config.json and chat_template.json is used. Another that
     // renders differently causes a remark.
     const metadata both(c, json(R"({"chat_template": "other"})"));
-    CHECK(kept(both) == own);
+    CHECK(template_of(both) == own);
     remarked(both, {"chat_template.json", "differs", "tokenizer_config.json"});
     const metadata jinja(c, with("chat_template.jinja", "other"));
-    CHECK(kept(jinja) == "other");
+    CHECK(template_of(jinja) == "other");
     remarked(jinja, {"tokenizer_config.json", "differs", "chat_template.jinja"});
     CHECK(metadata(c, with("chat_template.jinja", own + "\n")).remarks.empty());
     CHECK(metadata(c, json(nlohmann::json{{"chat_template", own}}.dump())).remarks.empty());
@@ -173,15 +173,15 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
 
     c.tokenizer_config.erase("chat_template");
     const metadata alone(c, json(R"({"chat_template": "x{{ messages[0].content }}"})"));
-    CHECK(kept(alone) == "x{{ messages[0].content }}");
+    CHECK(template_of(alone) == "x{{ messages[0].content }}");
     CHECK(alone.remarks.empty());
-    CHECK(kept(metadata(c, json(R"({"chat_template": {"rag": "a", "default": "b"}})"))) == "b");
+    CHECK(template_of(metadata(c, json(R"({"chat_template": {"rag": "a", "default": "b"}})"))) == "b");
     const metadata objects(c, json(R"({"chat_template": {"rag": "a", "tool_use": "b"}})"));
-    CHECK(kept(objects) == "(none)");
+    CHECK(template_of(objects) == "(none)");
     remarked(objects, {"chat_template.json", "'default'", "'rag', 'tool_use'"});
 
     const metadata none(c);
-    CHECK(kept(none) == "(none)");
+    CHECK(template_of(none) == "(none)");
     remarked(none, {"there is no chat template"});
     c.tokenizer_config["chat_template"] = "";
     remarked(metadata(c), {"there is no chat template"});
@@ -194,10 +194,10 @@ TEST_CASE("vocabulary: chat templates in files of their own, named ones, several
     c.tokenizer_config["chat_template"] = {{{"name", "rag"}, {"template", "a"}},
                                            {{"name", "tool_use"}, {"template", "b"}}};
     const metadata named(c);
-    CHECK(kept(named) == "(none)");
+    CHECK(template_of(named) == "(none)");
     remarked(named, {"tokenizer_config.json", "'chat_template'", "'rag', 'tool_use'"});
     const metadata elsewhere(c, json(R"({"chat_template": "x"})"));
-    CHECK(kept(elsewhere) == "x");
+    CHECK(template_of(elsewhere) == "x");
 
     for (const char *const wrong :
          {R"({"chat_template": 1})", R"({"chat_template": ["x"]})", R"({"chat_template": {"default": 1}})",
@@ -224,7 +224,7 @@ TEST_CASE("vocabulary: alone in a file, without weights and without config.json"
 }
 
 TEST_CASE("vocabulary: the published tokenizers' pre-tokenizers") {
-    const std::string root = DS_SOURCE_DIR "/../shared/reference/tokenizers/";
+    const std::string root = reference_path("tokenizers/");
     for (const auto &[name, pre] :
          {std::pair("deepseek-v3", "deepseek-v3"), {"llama3", "llama-bpe"}, {"qwen2.5", "qwen2"}}) {
         if (!fs::exists(root + name)) {

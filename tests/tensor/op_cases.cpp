@@ -431,7 +431,7 @@ op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f) {
             std::sort(order.begin(), order.end());
             const double factor = value(factors, i);
             double total = 0;
-            for (const auto &[x, place] : order)
+            for (const auto &[x, index] : order)
                 total += factor == 0 ? 0.0 : std::exp((order[0].first - x) * factor);
             give(1, 0), give(0, 0);
             give(0, 0x1p31);  // the low half of the sum, in units of 2^-40, is not compared
@@ -625,34 +625,34 @@ static array make_pages(numbers &r, const kv_layout &l, int64_t pages, fill f) {
     return a;
 }
 
-static int64_t k_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
+static int64_t k_element(const kv_layout &l, int64_t page, int64_t h, int64_t position, int64_t d) {
     const int64_t start = (page * 2 * l.k_offset + l.k_offset) / info(l.type).bytes;
-    return start + (l.type == format::i8 ? (h * page_positions + place) * l.head_size + d
-                                         : (h * l.head_size + d) * page_positions + place);
+    return start + (l.type == format::i8 ? (h * page_positions + position) * l.head_size + d
+                                         : (h * l.head_size + d) * page_positions + position);
 }
-static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t place, int64_t d) {
+static int64_t v_element(const kv_layout &l, int64_t page, int64_t h, int64_t position, int64_t d) {
     const int64_t start = (page * 2 * l.k_offset + l.v_offset) / info(l.type).bytes;
-    return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + place
-                                         : (h * page_positions + place) * l.head_size + d);
+    return start + (l.type == format::i8 ? (h * l.head_size + d) * page_positions + position
+                                         : (h * page_positions + position) * l.head_size + d);
 }
 // Byte offset of the scale of a key (offset = k_offset) or value in i8 pages.
-static int64_t scale_at(const kv_layout &l, int64_t offset, int64_t page, int64_t h, int64_t place) {
+static int64_t scale_at(const kv_layout &l, int64_t offset, int64_t page, int64_t h, int64_t position) {
     return page * 2 * l.k_offset + offset + static_cast<int64_t>(l.elements()) +
-           (h * page_positions + place) * 4;
+           (h * page_positions + position) * 4;
 }
 static double page_value(const kv_layout &l, const array &pages, int64_t offset, int64_t page, int64_t h,
-                         int64_t place, int64_t d) {
+                         int64_t position, int64_t d) {
     const double x =
         value(l.type, pages.bytes.data(),
-              offset == l.k_offset ? k_element(l, page, h, place, d) : v_element(l, page, h, place, d));
+              offset == l.k_offset ? k_element(l, page, h, position, d) : v_element(l, page, h, position, d));
     return l.type == format::i8
-               ? x * value(format::f32, pages.bytes.data() + scale_at(l, offset, page, h, place), 0)
+               ? x * value(format::f32, pages.bytes.data() + scale_at(l, offset, page, h, position), 0)
                : x;
 }
 
 // The Walsh-Hadamard transform of a head, computed from the matrix: element (i, j) of a block is -1 when i &
 // j has an odd number of bits set, else 1.
-static std::vector<double> turned(const std::vector<double> &x) {
+static std::vector<double> hadamard_of(const std::vector<double> &x) {
     size_t block = 1;
     while (x.size() % (2 * block) == 0) block *= 2;
     std::vector<double> y(x.size(), 0.0);
@@ -692,7 +692,7 @@ op_case kv_write_case(format type, int64_t n, int32_t heads, int32_t d, fill f) 
             std::vector<double> x;
             for (int64_t e = 0; e < d; ++e) x.push_back(value(from, (i * heads + h) * d + e));
             if (type != format::i8) return x;
-            if (offset == l.k_offset) x = turned(x);
+            if (offset == l.k_offset) x = hadamard_of(x);
             double most = 0.0;
             for (double y : x) most = std::max(most, std::fabs(y));
             for (double &y : x) y = most < 1e-30 ? 0.0 : y * 127.0 / most;
@@ -792,7 +792,7 @@ op_case attention_case(format type, int32_t kv_heads, int32_t group, int32_t d, 
                 std::vector<double> weight;
                 std::vector<double> query;
                 for (int64_t e = 0; e < d; ++e) query.push_back(value(q, (i * heads + h) * d + e));
-                if (type == format::i8) query = turned(query);
+                if (type == format::i8) query = hadamard_of(query);
                 const double block = type == format::i8 ? static_cast<double>(d & -d) : 1.0;
                 // off: the error of a score from rounding the query to 15 bits
                 double most = -1e300, sum = 0.0, reach = 0.0, size = 0.0, off = 0.0;
@@ -834,21 +834,22 @@ struct latent_pages {
     int64_t page_bytes() const { return 2 * l.k_offset; }
     // Byte offset of an element, and of the scale of its position: of the latents, or (`rope`) of the keys'
     // rotated part.
-    int64_t element(bool rope, int64_t page, int64_t place, int64_t d) const {
+    int64_t element(bool rope, int64_t page, int64_t position, int64_t d) const {
         if (l.type == format::i8)
             return page * page_bytes() +
-                   (rope ? l.v_offset + place * l.rope_size : l.k_offset + place * l.head_size) + d;
+                   (rope ? l.v_offset + position * l.rope_size : l.k_offset + position * l.head_size) + d;
         return page * page_bytes() + l.k_offset +
-               (place * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
+               (position * (l.head_size + l.rope_size) + (rope ? l.head_size : 0) + d) * info(l.type).bytes;
     }
-    int64_t scale(bool rope, int64_t page, int64_t place) const {
+    int64_t scale(bool rope, int64_t page, int64_t position) const {
         return page * page_bytes() + (rope ? l.v_offset : l.k_offset) +
-               (rope ? l.rope_size : l.head_size) * page_positions + 4 * place;
+               (rope ? l.rope_size : l.head_size) * page_positions + 4 * position;
     }
-    double at(bool rope, int64_t page, int64_t place, int64_t d) const {
-        const double x = value(l.type, pages.bytes.data() + element(rope, page, place, d), 0);
-        return l.type == format::i8 ? x * value(format::f32, pages.bytes.data() + scale(rope, page, place), 0)
-                                    : x;
+    double at(bool rope, int64_t page, int64_t position, int64_t d) const {
+        const double x = value(l.type, pages.bytes.data() + element(rope, page, position, d), 0);
+        return l.type == format::i8
+                   ? x * value(format::f32, pages.bytes.data() + scale(rope, page, position), 0)
+                   : x;
     }
 };
 static latent_pages make_latent_pages(numbers &r, format type, int32_t d, int32_t rope, int64_t pages,
@@ -895,7 +896,7 @@ op_case latent_write_case(format type, int64_t n, int32_t d, int32_t rope, fill 
                     x.push_back(value(from[static_cast<size_t>(part)], i * width + e));
                 if (type == format::i8) {
                     double most = 0.0;
-                    x = turned(x);
+                    x = hadamard_of(x);
                     for (double y : x) most = std::max(most, std::fabs(y));
                     for (double &y : x) y = most < 1e-30 ? 0.0 : y * 127.0 / most;
                     std::fill_n(tolerance.begin() + p.scale(part, slots[static_cast<size_t>(i)] / 64,
@@ -940,7 +941,7 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
                 const int64_t width = part ? rope : d;
                 for (int64_t e = 0; e < width; ++e)
                     query[part].push_back(value(part ? q_rope : q, i * width + e));
-                if (integers) query[part] = turned(query[part]);
+                if (integers) query[part] = hadamard_of(query[part]);
                 for (double x : query[part]) size[part] = std::max(size[part], std::fabs(x));
             }
             for (int64_t t = 0; t <= l.position[row]; ++t) {
@@ -966,7 +967,7 @@ op_case latent_attention_case(format type, int32_t heads, int32_t d, int32_t rop
                     reach = std::max(reach, std::fabs(v));
                 }
             if (integers)
-                for (double &x : y = turned(y)) x /= d & -d;
+                for (double &x : y = hadamard_of(y)) x /= d & -d;
             for (double x : y) {
                 wanted.push_back(x);
                 tolerance.push_back(reach * (1e-5 + (integers ? 1e-4 + 2.0 * off : 0.0)));

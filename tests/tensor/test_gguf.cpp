@@ -1,4 +1,5 @@
 // GGUF: reading, values and writing of good files. Bad files are in test_gguf_hostile.cpp.
+#include "../support/files.h"
 #include "../support/gguf_bytes.h"
 #include "../support/skip.h"
 
@@ -253,7 +254,7 @@ TEST_CASE("gguf: published vocabulary-only files load") {
         {"ggml-vocab-deepseek-llm.gguf", 102400, "deepseek-llm", 100000, "<｜begin▁of▁sentence｜>"},
         {"ggml-vocab-deepseek-coder.gguf", 32256, "deepseek-coder", 32013, "<｜begin▁of▁sentence｜>"}};
     for (const expected &e : files) {
-        const std::string path = std::string(DS_SOURCE_DIR "/../shared/reference/vocab/") + e.file;
+        const std::string path = ds::test::reference_path(std::string("vocab/") + e.file);
         if (!std::filesystem::exists(path)) {
             ds::test::skip(path + " is not available");
             continue;

@@ -222,7 +222,7 @@ TEST_CASE("split: parts that do not belong together are named with file and fiel
         {"the last part is missing", [](parts &p) { p.present[2] = false; }, status::io, 2, "cannot open"},
         {"another part is given", [](parts &p) { p.load = 2; }, status::argument, 2,
          "split.no: is 2, the file is part 3 of 3"},
-        {"another part is given, and what it is called says nothing",
+        {"another part is given, under a name that has no number",
          [](parts &p) { p.load = 2, p.name[2] = "x.gguf"; }, status::argument, 2, "by the path of the first"},
         {"the first has another name", [](parts &p) { p.name[0] = "m.gguf"; }, status::format, 0,
          "split.count: is 3, but the file's name does not end in -00001-of-00003.gguf"},
@@ -240,8 +240,8 @@ TEST_CASE("split: parts that do not belong together are named with file and fiel
              p.file[2].tensors.push_back({"e", {8}, 0, 32});
          },
          status::format, 0, "split.tensors.count: is 4, but the parts have 5 tensors"},
-        {"two files have changed places", [](parts &p) { std::swap(p.name[1], p.name[2]); }, status::format,
-         2, "split.no: is 2, but the file's name and "},
+        {"two files are swapped", [](parts &p) { std::swap(p.name[1], p.name[2]); }, status::format, 2,
+         "split.no: is 2, but the file's name and "},
         {"a part is not one", [](parts &p) { p.erase(1, "split.count"); }, status::format, 1,
          "split.count: missing"},
         {"a part has no number", [](parts &p) { p.erase(1, "split.no"); }, status::format, 1,
@@ -274,7 +274,7 @@ TEST_CASE("split: parts that do not belong together are named with file and fiel
          "version: 99"},
         {"tensors of a part overlap", [](parts &p) { p.file[1].tensors[1].offset = 0; }, status::format, 1,
          "begins inside"},
-        {"a part is empty of tensors and says four", [](parts &p) { p.file[1].tensors.clear(); },
+        {"a part lacks its tensors, but the count is four", [](parts &p) { p.file[1].tensors.clear(); },
          status::format, 0, "the parts have 2 tensors"},
     };
     {

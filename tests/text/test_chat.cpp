@@ -4,6 +4,7 @@
 // template.
 #include "../../llm/text/chat.h"
 #include "../../llm/text/template_text.h"
+#include "../support/files.h"
 #include "../support/skip.h"
 #include "../support/vocab_from_json.h"
 
@@ -19,7 +20,6 @@ using namespace ds::test;
 namespace {
 
 const std::string data_dir = DS_SOURCE_DIR "/tests/data/";
-const std::string reference_dir = DS_SOURCE_DIR "/../shared/reference/";
 
 const std::vector<chat_message> conversation{{"system", "Be brief."},
                                              {"user", "Hello"},
@@ -392,7 +392,7 @@ TEST_CASE("a template is recognised when it is one of the published texts") {
 
 TEST_CASE("a template is recognised in the published tokenizer_config.json files") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
-        std::string const path = reference_dir + "tokenizers/" + name + "/tokenizer_config.json";
+        std::string const path = reference_path("tokenizers/" + name + "/tokenizer_config.json");
         if (!std::filesystem::exists(path)) {
             skip(path + " is not available");
             continue;

@@ -2,6 +2,7 @@
 // with the published patterns run by an independent regex engine (tests/data/tokenizer/splits.json, made by
 // make_splits.py), merges with the definition, and the number of steps with linear bounds.
 #include "../support/allocations.h"
+#include "../support/files.h"
 #include "../support/sanitizers.h"
 #include "../support/skip.h"
 #include "../support/vocab_from_json.h"
@@ -23,7 +24,6 @@ using namespace ds::test;
 namespace {
 
 const std::string data_dir = DS_SOURCE_DIR "/tests/data/";
-const std::string reference_dir = DS_SOURCE_DIR "/../shared/reference/";
 
 std::vector<token_id> encode(const tokenizer &tok, std::string_view text, tokenizer::encode_options o = {}) {
     std::vector<token_id> out;
@@ -226,7 +226,7 @@ TEST_CASE("invalid UTF-8 is scanned byte by byte, and every byte belongs to one 
 // the texts have none of them. The splits above follow the Rust tokenizers.
 TEST_CASE("published texts give exactly their published ids, and decode back") {
     for (std::string const name : {"deepseek-v3", "llama3", "qwen2.5"}) {
-        std::string const base = reference_dir + "tokenizers/" + name;
+        std::string const base = reference_path("tokenizers/" + name);
         if (!std::filesystem::exists(base + ".jsonl")) {
             skip(base + ".jsonl is not available");
             continue;
@@ -248,7 +248,7 @@ TEST_CASE("published texts give exactly their published ids, and decode back") {
 
 TEST_CASE("vocabulary-only GGUF files give their published ids") {
     for (std::string const name : {"deepseek-coder", "deepseek-llm"}) {
-        std::string const path = reference_dir + "vocab/ggml-vocab-" + name + ".gguf";
+        std::string const path = reference_path("vocab/ggml-vocab-" + name + ".gguf");
         if (!std::filesystem::exists(path)) {
             skip(path + " is not available");
             continue;
@@ -415,19 +415,19 @@ TEST_CASE("ignore_merges: a piece that is a token is that token, whatever the me
 
 namespace {
 
-struct place {
+struct match {
     size_t at, bytes;
     int32_t id;
 };
 
-bool operator==(const place &a, const place &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
+bool operator==(const match &a, const match &b) { return a.at == b.at && a.bytes == b.bytes && a.id == b.id; }
 
 // The definition, without optimisation: at the leftmost position the longest spelling, of equal ones the
 // lowest id.
-std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
-    std::vector<place> out;
+std::vector<match> added_slowly(const std::vector<added_tokens::token> &tokens, std::string_view text) {
+    std::vector<match> out;
     for (size_t at = 0; at < text.size();) {
-        place best{at, 0, 0};
+        match best{at, 0, 0};
         for (const auto &t : tokens) {
             bool const here = !t.spelling.empty() && text.substr(at).starts_with(t.spelling);
             if (here &&
@@ -440,9 +440,9 @@ std::vector<place> added_slowly(const std::vector<added_tokens::token> &tokens, 
     return out;
 }
 
-std::vector<place> added_by_search(std::span<const added_tokens *const> sets, std::string_view text,
+std::vector<match> added_by_search(std::span<const added_tokens *const> sets, std::string_view text,
                                    uint64_t *steps = nullptr) {
-    std::vector<place> out;
+    std::vector<match> out;
     added_search search(sets, text);
     added_tokens::match m;
     for (size_t from = 0, at; search.next(from, at, m); from = at + m.bytes)
