@@ -36,7 +36,8 @@ const config = {
     num_hidden_layers: Number(values.layers), hidden_size: 2048, num_attention_heads: 16,
     num_key_value_heads: 16, intermediate_size: 10944, vocab_size: 102400, max_position_embeddings: 163840,
     rope_theta: 10000, rms_norm_eps: 1e-6, tie_word_embeddings: false, q_lora_rank: null, kv_lora_rank: 512,
-    qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128, n_routed_experts: 64, n_shared_experts: 2, num_experts_per_tok: 6,
+    qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128, n_routed_experts: 64,
+    n_shared_experts: 2, num_experts_per_tok: 6,
     moe_intermediate_size: 1408, first_k_dense_replace: 1, routed_scaling_factor: 1, scoring_func: "softmax",
     topk_method: "greedy", norm_topk_prob: false, n_group: 1, topk_group: 1,
     rope_scaling: {

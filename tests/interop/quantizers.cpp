@@ -1,6 +1,6 @@
 // llama.cpp's quantizer beside ours: the error that each leaves in the same random rows, and their speed.
 // usage: quantizers LIBGGML-BASE error                    a line for each type; fails if ours is 2 % larger
-//        quantizers LIBGGML-BASE speed THREADS            both on the same rows: millions of elements a second
+//        quantizers LIBGGML-BASE speed THREADS            on the same rows: millions of elements a second
 //        quantizers LIBGGML-BASE convert THREADS RESULT.gguf OUT SHARD.safetensors...
 //                                                         theirs alone: for each tensor of RESULT as many
 //                                                         BF16 elements of the shards, to its type, into OUT

@@ -40,8 +40,8 @@ inline void write_bytes(const std::string &path, const std::string &bytes) {
 
 inline std::string data_path(const std::string &name) { return DS_SOURCE_DIR "/tests/data/" + name; }
 
-// Published tokenizers and vocabularies, which are too large for the repository. Tests that need them skip when
-// they are missing.
+// Published tokenizers and vocabularies, which are too large for the repository. Tests that need them skip
+// when they are missing.
 inline std::string reference_path(const std::string &name) {
     return DS_SOURCE_DIR "/../shared/reference/" + name;
 }
