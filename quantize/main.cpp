@@ -211,7 +211,7 @@ CLI::App *add_convert(CLI::App &app, flags &f) {
     std::string classes;
     for (const ds::arch *const a : ds::architectures()) {
         classes += classes.empty() ? "" : ", ";
-        for (const char *c = a->checkpoint_class; *c; ++c) classes += *c == ' ' ? ", " : std::string(1, *c);
+        for (const char *p = a->checkpoint_class; *p; ++p) classes += *p == ' ' ? ", " : std::string(1, *p);
     }
     c->footer("Reads from DIR:\n"
               "  config.json                  architecture and sizes (" +
