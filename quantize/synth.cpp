@@ -61,7 +61,7 @@ constexpr shape_row shapes[] = {
     {"tiny-llama",  llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
     {"tiny-qwen2",  qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
     {"tiny-qwen3",  qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
-    {"tiny-deepseek2", v3,     2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false,
+    {"tiny-deepseek2", v3, 2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false,
      tiny_deepseek2},
     // clang-format on
 };
