@@ -24,7 +24,8 @@ static constexpr const isa *all_isas[] = {
 };
 
 variants cpu_variants(op k) {
-    static constexpr variants reference_only = {&reference_variant, 1}, none = {};
+    static constexpr variants reference_only = {&reference_variant, 1};
+    [[maybe_unused]] static constexpr variants none = {};
 #define DS_CPU_yes(name) &name##_variants
 #define DS_CPU_ref(name) &reference_only
 #define DS_CPU_no(name) &none

@@ -109,11 +109,11 @@ int launch_kv_write(const kv_write_params &p, stream s) {
         return DS_LAUNCH(write_i8_kernel, dim3(static_cast<unsigned>(p.n), static_cast<unsigned>(l.kv_heads)),
                          write_block, static_cast<size_t>(widest) * sizeof(float), s, p);
     }
-    const int64_t threads =
+    const int64_t elements =
         static_cast<int64_t>(p.n) * l.kv_heads * (l.head_size + (l.rope_size ? l.rope_size : l.head_size));
     if (l.type == format::f32)
-        return DS_LAUNCH(write_floats_kernel<format::f32>, small_blocks(threads), small_block, 0, s, p);
-    return DS_LAUNCH(write_floats_kernel<format::f16>, small_blocks(threads), small_block, 0, s, p);
+        return DS_LAUNCH(write_floats_kernel<format::f32>, small_blocks(elements), small_block, 0, s, p);
+    return DS_LAUNCH(write_floats_kernel<format::f16>, small_blocks(elements), small_block, 0, s, p);
 }
 
 }  // namespace ds::cuda

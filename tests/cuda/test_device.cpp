@@ -290,9 +290,9 @@ TEST_CASE("device: a shared object that is missing, is none, or is another one, 
 }
 
 TEST_CASE("device: the API without one") {
-    ds_error err{};
+    ds_error why{};
     uint32_t n = 77;
-    const ds_status s = ds_device_count(&n, &err);
+    const ds_status s = ds_device_count(&n, &why);
     if (s == DS_OK) {
         CHECK(n >= 1);
         ds_device_info i{};
@@ -303,7 +303,7 @@ TEST_CASE("device: the API without one") {
     } else {
         CHECK(s == DS_ERR_NO_DEVICE);
         CHECK(n == 0);
-        CHECK(std::string(err.message).size() > 20);
+        CHECK(std::string(why.message).size() > 20);
         ds_model_config c{};
         c.struct_size = sizeof c;
         c.device = 1;
