@@ -308,13 +308,13 @@ TEST_CASE("device: the API without one") {
         c.struct_size = sizeof c;
         c.device = 1;
         ds_model *m = nullptr;
-        CHECK(ds_model_load(DS_SOURCE_DIR "/models/tiny-r1.gguf", &c, &m, &err) == DS_ERR_NO_DEVICE);
+        CHECK(ds_model_load(DS_SOURCE_DIR "/models/tiny-r1.gguf", &c, &m, &why) == DS_ERR_NO_DEVICE);
         CHECK(m == nullptr);
     }
     ds_device_info i{};
     i.struct_size = sizeof i;
-    CHECK(ds_device_get_info(0, &i, &err) == DS_ERR_ARGUMENT);
-    CHECK(ds_device_get_info(999, &i, &err) == DS_ERR_NO_DEVICE);
-    CHECK(ds_device_get_info(1, nullptr, &err) == DS_ERR_ARGUMENT);
-    CHECK(ds_device_count(nullptr, &err) == DS_ERR_ARGUMENT);
+    CHECK(ds_device_get_info(0, &i, &why) == DS_ERR_ARGUMENT);
+    CHECK(ds_device_get_info(999, &i, &why) == DS_ERR_NO_DEVICE);
+    CHECK(ds_device_get_info(1, nullptr, &why) == DS_ERR_ARGUMENT);
+    CHECK(ds_device_count(nullptr, &why) == DS_ERR_ARGUMENT);
 }
