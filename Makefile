@@ -110,7 +110,7 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode
 $(OBJ)/examples/%.o: DEFINES := -I$(CURDIR)
 # The tests' own expressions are not what `undefined` is to watch. Most of a build's time would go into
 # optimising checks that run once; but these compute.
-TESTS_THAT_COMPUTE := cuda/% tensor/op_cases cpu/test_integers model/test_% engine/test_scheduler
+TESTS_THAT_COMPUTE := cuda/% tensor/%_cases cpu/test_integers model/test_% engine/test_scheduler
 HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
 HERE_undefined := -fno-sanitize=undefined
 $(OBJ)/tests/%.o: DEFINES = -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter aarch64,$(shell uname -m)),,$(if \
@@ -147,7 +147,7 @@ BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 TEST_ROOMS := support tensor cpu cuda text model engine api quantize faults
 TESTS_thread := support/main support/allocations engine/test_engine% engine/test_session \
     engine/test_thinking cpu/test_thread%
-TESTS_aarch64 := support/main tensor/op_cases tensor/test_ops cpu/test_integers tensor/test_numerics \
+TESTS_aarch64 := support/main tensor/%_cases tensor/test_ops cpu/test_integers tensor/test_numerics \
     tensor/test_formats tensor/test_os cpu/test_thread_pool engine/test_engine engine/test_bits
 TESTS := $(wildcard $(TEST_ROOMS:%=tests/%/*.cpp))
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(TESTS)),$(TESTS))
