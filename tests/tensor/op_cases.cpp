@@ -602,6 +602,7 @@ std::vector<op_case> all_cases() {
 #define DS_CASE(name, ...)                                                                                   \
     all.push_back(name##_case(__VA_ARGS__));                                                                 \
     all.back().text = #name "(" #__VA_ARGS__ ")";
+#include "cases.def"
 #undef DS_CASE
     return all;
 }
