@@ -55,11 +55,10 @@ std::string matmul_variant(matrix w, int64_t n, int64_t k, const cuda::device_fa
 std::string projections_variant(std::initializer_list<matrix> list, int64_t n,
                                 const cuda::device_facts &d = h100, bool library = true) {
     one_operation one(n, 256);
-    const tensor *w[most_projections] = {};
-    size_t count = 0;
-    for (const matrix &m : list) w[count++] = one.weights(m);
-    one.g.add(op::projections, {one.x(), nullptr, w[0], w[1], w[2], nullptr, nullptr, nullptr},
-              rms_norm_params{1e-5f});
+    const tensor *src[2 + 2 * most_projections] = {one.x()};
+    size_t count = 2;
+    for (const matrix &m : list) src[count++] = one.weights(m);
+    one.g.add(op::projections, src, rms_norm_params{1e-5f});
     return one.variant(d, library);
 }
 std::string gated_variant(matrix gate, matrix up, int64_t n, const cuda::device_facts &d = h100,
