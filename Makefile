@@ -180,6 +180,9 @@ chat: $(STATIC) $(LIB)/libdeepseek.so $(BIN)/chat
 test: $(BIN)/deepseek-tests $(BIN)/side_by_side $(TEST_PROGRAMS) $(LIB)/libdeepseek.so $(STATIC)
 	@tests/run $(config) $(B) $(MAKE)
 
+# For who says tests, which is a folder.
+tests: test
+
 #   make tools     quantize, the examples, bench
 tools: lib $(BIN)/quantize $(BIN)/bench examples
 examples: $(EXAMPLES:%=$(BIN)/%)
@@ -246,7 +249,7 @@ help:
 	@echo '               another build, in build/<config>; V=1 shows the commands'
 	@echo '               aarch64 runs the tests that matter there, under qemu-aarch64 on another machine'
 
-.PHONY: lib cuda chat test tools examples bench bench-peer bench-convert interop fuzz fuzz-coverage \
+.PHONY: lib cuda chat test tests tools examples bench bench-peer bench-convert interop fuzz fuzz-coverage \
     fuzz-programs deps format tidy install clean help compiler packages FORCE
 .DEFAULT_GOAL := lib
 

@@ -133,8 +133,13 @@ std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &
             row(&lw::v_bias, role::bias, "attn_v.bias", "self_attn.v_proj.bias", {kv}, t.optional_qkv_bias);
         }
         if (t.qk_norm) {
-            row(&lw::q_norm, role::norm, "attn_q_norm.weight", "self_attn.q_norm.weight", {h.head_size});
-            row(&lw::k_norm, role::norm, "attn_k_norm.weight", "self_attn.k_norm.weight", {h.head_size});
+            // One weight per element of a head: reordered like the rows of a single head.
+            rotated(
+                row(&lw::q_norm, role::norm, "attn_q_norm.weight", "self_attn.q_norm.weight", {h.head_size}),
+                1);
+            rotated(
+                row(&lw::k_norm, role::norm, "attn_k_norm.weight", "self_attn.k_norm.weight", {h.head_size}),
+                1);
         }
         row(&lw::attn_output, role::attention_output, "attn_output.weight", "self_attn.o_proj.weight",
             {h.hidden, q});

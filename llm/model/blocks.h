@@ -48,8 +48,10 @@ hparams read_decoder(const gguf_file &f, const char *arch_name);
 
 // Differences between the tensors of these architectures.
 struct decoder_traits {
-    bool qkv_bias, optional_qkv_bias, qk_norm;
-    reorder qk_order;
+    bool qkv_bias;           // biases of q, k and v
+    bool optional_qkv_bias;  // these biases and attn_output's may be absent
+    bool qk_norm;            // norms of each head of q and k
+    reorder qk_order;        // of q's and k's rows, biases and norms
 };
 std::vector<tensor_row> top_tensors(const hparams &h);  // tensors outside the layers
 std::vector<tensor_row> decoder_tensors(const hparams &h, const decoder_traits &t);

@@ -11,6 +11,9 @@ template <class P> raw_params raw(const P &p) {
     return r;
 }
 
+// The functions of unary.def in float64.
+double exact(unary f, double x);
+
 op_case start(op kind, std::vector<array> src, fill f = fill::plain);
 
 // A value in float64, and how far off it may be.

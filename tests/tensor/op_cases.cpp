@@ -280,10 +280,11 @@ static std::vector<bounded> normed_row(const array &x, int64_t row, const array 
     }
     return out;
 }
-static bounded gated(const bounded &g, const bounded &u) {
-    const double silu = g.y / (1.0 + std::exp(-g.y));
-    return {silu * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(silu) * u.off +
-                            std::fabs(silu * u.y) * 8e-7 + 1e-36};
+// 1.1 bounds the slope of every function of unary.def.
+static bounded gated(unary f, const bounded &g, const bounded &u) {
+    const double y = exact(f, g.y);
+    return {y * u.y, 1.1 * g.off * (std::fabs(u.y) + u.off) + std::fabs(y) * u.off +
+                         std::fabs(y * u.y) * 8e-7 + 1e-36};
 }
 
 op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list, fill f) {
@@ -314,7 +315,8 @@ op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_cas
 }
 
 // Gates are ten times larger, to reach both sides of silu.
-op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f) {
+op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm, fill f,
+                              unary function) {
     numbers r(15);
     const float eps = 1e-5f;
     op_case c = start(op::gated_projection,
@@ -328,13 +330,13 @@ op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int6
         const float large = read<float>(&c.src[1].bytes[i]) * 10.0f;
         std::memcpy(&c.src[1].bytes[i], &large, 4);
     }
-    c.params = raw(gated_params{unary::silu, eps});
+    c.params = raw(gated_params{function, eps});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
             const std::vector<bounded> x = normed_row(s[0], i, s[1], eps);
             for (int64_t j = 0; j < m; ++j) {
-                const bounded y =
-                    gated(product(x, s[2], j, is_quantized(gate)), product(x, s[3], j, is_quantized(up)));
+                const bounded y = gated(function, product(x, s[2], j, is_quantized(gate)),
+                                        product(x, s[3], j, is_quantized(up)));
                 wanted.push_back(y.y);
                 tolerance.push_back(y.off);
             }
@@ -480,7 +482,7 @@ op_case experts_case(format type, format up, int64_t n, int64_t experts, int64_t
                 std::vector<bounded> hidden;
                 for (int64_t j = 0; j < ffn; ++j) {
                     const std::vector<bounded> x = row_of(s[0], i, d);
-                    hidden.push_back(gated(product(x, s[2], e * ffn + j, quantized),
+                    hidden.push_back(gated(unary::silu, product(x, s[2], e * ffn + j, quantized),
                                            product(x, s[3], e * ffn + j, is_quantized(up))));
                 }
                 for (int64_t j = 0; j < d; ++j) {

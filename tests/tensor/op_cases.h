@@ -92,7 +92,7 @@ struct matrix_case {
 op_case projections_case(int64_t n, int64_t k, bool norm, std::vector<matrix_case> list,
                          fill f = fill::plain);
 op_case gated_projection_case(format gate, format up, int64_t n, int64_t m, int64_t k, bool norm,
-                              fill f = fill::plain);
+                              fill f = fill::plain, unary function = unary::silu);
 op_case head_matmul_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
 op_case router_case(int64_t n, int64_t experts, router_params p, bool bias, fill f = fill::plain);
 op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn,

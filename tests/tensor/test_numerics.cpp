@@ -231,3 +231,21 @@ TEST_CASE("numerics: a block of activations in eight bits") {
         CHECK(q[9] == 0);
     }
 }
+
+TEST_CASE("numerics: derivatives of unary.def are the slopes of its functions") {
+    const struct {
+        const char *name;
+        float (*f)(float), (*derivative)(float);
+    } functions[] = {
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    {#name, [](float x) -> float { return formula; }, [](float x) -> float { return derivative; }},
+#include "../../tensor/unary.def"
+#undef DS_UNARY
+    };
+    for (const auto &u : functions)
+        for (float x = -12; x <= 12; x += 0.37f) {
+            const float h = 1.0f / 64;
+            const double slope = (static_cast<double>(u.f(x + h)) - u.f(x - h)) / (2.0 * h);
+            CHECK_MESSAGE(std::fabs(slope - u.derivative(x)) < 2e-4, u.name, " at ", x);
+        }
+}
