@@ -104,15 +104,15 @@ std::string compare(const op_case &c, const std::vector<char> &wanted, const std
     const format type = result_format(c);
     const size_t width = info(type).bytes;
     std::vector<double> exact, tolerance;
-    if (!bits && c.numbers) c.exact(exact, tolerance);
+    if (!bits && c.finite) c.exact(exact, tolerance);
     for (size_t i = 0; i < got.size() / width; ++i) {
         const char *a = wanted.data() + i * width, *b = got.data() + i * width;
         if (std::memcmp(a, b, width) == 0) continue;
         const double x = value(type, a, static_cast<int64_t>(0)), y = value(type, b, static_cast<int64_t>(0));
         if (x != x || y != y) {
             if (x != x && y != y) continue;
-            if (!bits && !c.numbers) continue;
-        } else if (!bits && (!c.numbers || std::fabs(y - exact[i]) <= tolerance[i] * slack)) continue;
+            if (!bits && !c.finite) continue;
+        } else if (!bits && (!c.finite || std::fabs(y - exact[i]) <= tolerance[i] * slack)) continue;
         return "element " + std::to_string(i) + " of " + std::to_string(got.size() / width) + ": " +
                shortest(y) + " instead of " + shortest(x);
     }

@@ -172,7 +172,7 @@ op_case start(op kind, std::vector<array> src, fill f) {
     op_case c;
     c.kind = kind;
     c.src = std::move(src);
-    c.numbers = f != fill::wild;
+    c.finite = f != fill::wild;
     return c;
 }
 

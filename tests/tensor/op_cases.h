@@ -31,8 +31,8 @@ struct op_case {
     std::string text;
     std::vector<array> src;
     raw_params params;
-    bool rows = true;     // the result's rows can be computed one by one
-    bool numbers = true;  // the sources are finite, so the float64 computation applies
+    bool rows = true;    // the result's rows can be computed one by one
+    bool finite = true;  // the sources are finite, so the float64 computation applies
     // For every element of the result in order: its exact value, and the tolerance.
     std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
 };

@@ -157,7 +157,7 @@ TEST_CASE("every operation has a case") {
 
 TEST_CASE("reference forwards agree with float64") {
     for (const op_case &c : cases()) {
-        if (!c.numbers) continue;
+        if (!c.finite) continue;
         instance at(c, true);
         const std::vector<char> got = at.reference();
         const format type = result_type(c);
