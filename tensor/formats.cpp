@@ -120,6 +120,7 @@ static float largest_magnitude(const float *x, size_t n) {
 
 // Four bytes in -127 to 127. NaN becomes 0: a scale may be NaN, or so small that its reciprocal is infinite.
 static void put_bytes(v4 q, uint8_t *to) {
+    // NOLINTNEXTLINE(misc-redundant-expression): NaN is not equal to itself
     q = q == q ? larger(smaller(q, lanes(127.0f)), lanes(-127.0f)) : lanes(0.0f);
     const i4 k = __builtin_convertvector(q, i4);
     for (int l = 0; l < 4; ++l) to[l] = static_cast<uint8_t>(k[l]);

@@ -4,7 +4,7 @@
 namespace ds {
 
 tensor *concat(graph &g, std::span<const tensor *const> parts) {
-    assert(parts.size() >= 1 && parts.size() <= most_projections);
+    assert(!parts.empty() && parts.size() <= most_projections);
     const tensor *src[most_projections] = {};
     std::copy(parts.begin(), parts.end(), src);
     return g.add(op::concat, src, no_params{});
