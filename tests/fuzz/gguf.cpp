@@ -96,6 +96,28 @@ static void write_again(const gguf_file &f) {
     same(f, joined);
 }
 
+// Every second key is erased and two are added; the rest is written and read.
+static void edit(const gguf_file &f) {
+    gguf_writer w;
+    const auto copied = [&](size_t i) { return f.key(i) != "general.alignment" && !is_split_key(f.key(i)); };
+    for (size_t i = 0; i < f.key_count(); ++i)
+        if (copied(i)) w.set_raw(f.key(i), f.value(i));
+    for (size_t i = 0; i < f.key_count(); i += 2) w.erase(std::string(f.key(i)));
+    w.erase("fuzz.absent");
+    const float floats[] = {0.5f, -1};
+    w.set_u64("fuzz.count", f.key_count());
+    w.set_f32s("fuzz.floats", floats);
+    const std::string bytes = w.header();
+    const gguf_file g(os::mapping::borrow(bytes.data(), bytes.size()), "edited");
+    must(g.get_uint("fuzz.count", UINT32_MAX) == f.key_count() && g.get_floats("fuzz.floats").size() == 2,
+         "added keys are read as they were set");
+    for (size_t i = 0; i < f.key_count(); ++i) {
+        if (!copied(i) || f.key(i).starts_with("fuzz.")) continue;
+        const std::string key(f.key(i));
+        must(w.has(key) == (i % 2 == 1) && (g.find(key) != nullptr) == w.has(key), "an erased key is gone");
+    }
+}
+
 void run(std::string_view input) {
     const bool several = !input.empty() && input[0] == 'P';
     const std::vector<std::string> parts =
@@ -107,6 +129,7 @@ void run(std::string_view input) {
     if (!several) {
         const gguf_file f(part(0), "input");
         touched(f);
+        edit(f);
         return write_again(f);
     }
     if (blocks.empty()) return;
@@ -118,6 +141,7 @@ void run(std::string_view input) {
                                             throw error(status::io, path + ": is not there");
                                         });
     touched(f);
+    edit(f);
     write_again(f);
 }
 
