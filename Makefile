@@ -88,22 +88,21 @@ LINK_thread := -fsanitize=thread
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers
 ALWAYS := -fPIC -ffp-contract=off -fno-math-errno
 RELEASE := -O2 -DNDEBUG
-COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,$(if $(CLANG_ONLY),clang \
-    libclang-rt-dev,g++))
+COMPILER_PACKAGE := $(if $(CLANG_ONLY),clang libclang-rt-dev,g++)
+COMPILER_PACKAGE := $(if $(filter aarch64,$(config)),g++-aarch64-linux-gnu,$(COMPILER_PACKAGE))
 # Sources by their whole path and options in CMake's order, so that a compiler cache serves both.
-COMPILE_C = $(CC) $(DEFINES) $(MODE_$(config)) $(CPPFLAGS) $(CFLAGS) -fvisibility=hidden $(WARNINGS) \
-    $(ALWAYS) -std=c11
-COMPILE_CXX = $(CXX) $(DEFINES) $(MODE_$(config)) $(CPPFLAGS) $(CXXFLAGS) -fvisibility=hidden \
-    -fvisibility-inlines-hidden \
-    $(WARNINGS) $(if $(WERROR),-Werror) $(ALWAYS) -std=c++20
+COMPILE_C = $(CC) $(DEFINES) $(MODE_$(config)) $(CPPFLAGS) $(CFLAGS) \
+    -fvisibility=hidden $(WARNINGS) $(if $(WERROR),-Werror) $(ALWAYS) -std=c11
+COMPILE_CXX = $(CXX) $(DEFINES) $(MODE_$(config)) $(CPPFLAGS) $(CXXFLAGS) \
+    -fvisibility=hidden -fvisibility-inlines-hidden $(WARNINGS) $(if $(WERROR),-Werror) $(ALWAYS) -std=c++20
 LINK = $(CXX) $(LDFLAGS) $(LINK_$(config)) -pthread
 # For chips that come later, the PTX of the last kind is there too, without what only that kind has.
 gencode = $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$a)
 ptx = $(patsubst sm_%,compute_%,$(patsubst %a,%,$(lastword $(CUDA_ARCH))))
-COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG $(gencode) -gencode arch=$(ptx),code=$(ptx) \
-    $(NVCCFLAGS) \
-    -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -Xcompiler \
-        -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall
+COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG \
+    $(gencode) -gencode arch=$(ptx),code=$(ptx) $(NVCCFLAGS) \
+    -fmad=false -ftz=false -prec-div=true -prec-sqrt=true \
+    -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall
 
 # Objects by folder; what a file sees beyond its own folder is its own business (tests/check_includes), but
 # for these:
@@ -113,10 +112,10 @@ $(OBJ)/examples/%.o: DEFINES := -I$(CURDIR)
 TESTS_THAT_COMPUTE := cuda/% tensor/%_cases cpu/test_integers model/test_% engine/test_scheduler
 HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
 HERE_undefined := -fno-sanitize=undefined
-$(OBJ)/tests/%.o: DEFINES = -DDS_SOURCE_DIR='"$(CURDIR)"' $(if $(filter aarch64,$(shell uname -m)),,$(if \
-    $(filter aarch64,$(config)),-DDS_EMULATED)) -I$(CURDIR)
-$(OBJ)/tests/%.o: HERE = $(HERE_$(config)) $(if $(filter $(addprefix tests/,$(TESTS_THAT_COMPUTE) bench/% \
-    device/%),$*),,-O0)
+EMULATED := $(and $(filter aarch64,$(config)),$(filter-out aarch64,$(shell uname -m)),-DDS_EMULATED)
+OPTIMISED := $(addprefix tests/,$(TESTS_THAT_COMPUTE) bench/% device/%)
+$(OBJ)/tests/%.o: DEFINES = -DDS_SOURCE_DIR='"$(CURDIR)"' $(EMULATED) -I$(CURDIR)
+$(OBJ)/tests/%.o: HERE = $(HERE_$(config)) $(if $(filter $(OPTIMISED),$*),,-O0)
 # Loops over numbers: what they compare says nothing about an input. The vector kernels take minutes to
 # compile with the undefined-behaviour sanitizer, and with the address sanitizer's checks inline: the first is
 # config=undefined's alone, the second are calls.
@@ -153,8 +152,8 @@ TESTS := $(wildcard $(TEST_ROOMS:%=tests/%/*.cpp))
 TESTS := $(if $(TESTS_$(config)),$(filter $(TESTS_$(config):%=tests/%.cpp),$(TESTS)),$(TESTS))
 TESTS_O := $(call objects,$(TESTS))
 # As tests/run runs them.
-TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(B)/bin/,$(EXAMPLES) quantize)) $(if \
-    $(filter release,$(config)),$(B)/device/deepseek-tests)
+TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(BIN)/,$(EXAMPLES) quantize))
+TEST_PROGRAMS += $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
 FUZZ_TARGETS := gguf model session convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))

@@ -151,9 +151,6 @@ inline cut make_cut(const product &p, bool by_few, size_t weights, size_t rows, 
     const size_t panel = stream_panel(weights, threads);
     return {panel, ceil_div(weights, panel), rows, 1};
 }
-inline cut cut_of(const product &p, size_t weights, size_t rows, unsigned threads) {
-    return make_cut(p, p.few(rows), weights, rows, threads);
-}
 
 // Rows of x that go into several matrices: normed if there is a norm, and quantized once for each weight
 // format.

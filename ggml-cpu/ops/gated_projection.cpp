@@ -32,7 +32,7 @@ void run(cpu &c, const node &n, char *work) {
     const size_t weights = static_cast<size_t>(y.ne[1]), rows = static_cast<size_t>(x.ne[0]),
                  y_stride = static_cast<size_t>(y.stride[0]);
     const product by_gate(c, gate), by_up(c, up);
-    const cut s = cut_of(by_gate, weights, rows, c.pool.size());
+    const cut s = make_cut(by_gate, by_gate.few(rows), weights, rows, c.pool.size());
     const own_scratch own(c, n);
     const char *const gate_x = work + in.offset(c, 0), *const up_x = work + in.offset(c, 1);
     char *const scratch = work + in.bytes(c);

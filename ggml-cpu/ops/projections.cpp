@@ -28,7 +28,8 @@ size_t work_bytes(const cpu &c, const node &n) {
 void run(cpu &c, const node &n, char *work) {
     const shared_input in = input_of(n);
     const auto rows = static_cast<size_t>(in.x.ne[0]);
-    const cut s = cut_of(product(c, *in.w[0]), static_cast<size_t>(n.out.ne[1]), rows, c.pool.size());
+    const product first(c, *in.w[0]);
+    const cut s = make_cut(first, first.few(rows), static_cast<size_t>(n.out.ne[1]), rows, c.pool.size());
     char *const tiles = work + in.bytes(c);
     const size_t tile = tile_bytes(c, in);
     in.quantize_rows(c, work);
