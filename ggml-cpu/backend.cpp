@@ -149,7 +149,8 @@ backend_ptr cpu_backend(const cpu_options &o) {
                     format_text("%u threads; at most %u", o.threads, thread_pool::max_threads));
     const unsigned threads =
         o.threads ? o.threads : std::min(os::processor_count(), thread_pool::max_threads);
-    auto c = std::make_unique<cpu>(o.host, find_isa(o.isa, o.only_asked), threads, !o.only_asked);
+    const isa *const kernels = o.kernels ? o.kernels : find_isa(o.isa, o.only_asked);
+    auto c = std::make_unique<cpu>(o.host, kernels, threads, !o.only_asked);
     c->fn = &functions;
     for (const auto &[name, variant_name] : o.force) {
         op k;

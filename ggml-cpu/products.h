@@ -24,10 +24,30 @@ struct product {
         if (type == format::i8) return i8_row_bytes(c.vec->i8->element, k, 1);
         return align64(is_packed(type) ? blocks() * c.vec->packed(type)->x_bytes : k * sizeof(float));
     }
-    void quantize_rows(const float *x, char *to) const {
+    void quantize_row(const float *x, char *to) const {
         if (type == format::i8) c.vec->i8->quantize(x, to, k);
         else if (is_packed(type)) c.vec->packed(type)->quantize(x, to, blocks());
         else std::memcpy(to, x, k * sizeof(float));
+    }
+
+    // Quantized rows lie one after another, or, where a kernel for many rows wants that, in groups of so
+    // many, packed; only the last group may have fewer. Row r, the first of a group, begins at r *
+    // row_bytes() either way.
+    size_t group() const { return type == format::i8 ? c.vec->i8->group_rows : 1; }
+    size_t group(bool by_few) const { return by_few ? 1 : group(); }
+    size_t rows_bytes(size_t rows) const { return ceil_div(rows, group()) * group() * row_bytes(); }
+    // Scratch for `put_row`: a group's rows before they are packed.
+    size_t group_bytes() const { return group() > 1 ? group() * row_bytes() : 0; }
+    void pack(const char *const *rows, size_t n, char *to) const { c.vec->i8->pack(rows, n, k, to); }
+    // Quantizes row r of `rows`. A thread puts all rows of a group, in order.
+    void put_row(const float *x, size_t r, size_t rows, char *to, bool by_few, char *scratch) const {
+        const size_t together = group(by_few), at = r % together;
+        if (together == 1) return quantize_row(x, to + r * row_bytes());
+        quantize_row(x, scratch + at * row_bytes());
+        if (at + 1 < together && r + 1 < rows) return;
+        const char *group_rows[most_group];
+        for (size_t i = 0; i <= at; ++i) group_rows[i] = scratch + i * row_bytes();
+        pack(group_rows, at + 1, to + (r - at) * row_bytes());
     }
     // Scratch for `run`.
     size_t tile_bytes() const {
@@ -48,7 +68,12 @@ struct product {
                                   : 32;
     }
 
-    // Weight rows [first, first + weights) by some rows of activations.
+    // Whether gate and up can run as one.
+    static bool together(const product &gate, const product &up) {
+        return gate.type == format::i8 && up.type == format::i8 && gate.c.vec->i8->gated;
+    }
+
+    // Weight rows [first, first + weights) by some rows of activations, many's in whole groups.
     struct part {
         size_t first, weights;
         const char *x;
@@ -57,11 +82,17 @@ struct product {
         size_t y_stride;              // floats
         const float *bias = nullptr;  // of weight row `first`, or null
     };
-    void run(const tensor &w, const part &p, char *tile) const { run(w, p, tile, few(p.rows)); }
     void run(const tensor &w, const part &p, char *tile, bool by_few) const {
         if (type == format::i8) run_i8(w, p, tile, by_few);
         else if (is_packed(type)) run_packed(w, p, tile, by_few);
         else run_floats(w, p);
+    }
+
+    // y = f(gate) * up of many rows, where the two run as one; p is gate's part.
+    void run_gated(const tensor &gate, const tensor &up, unary f, const part &p, char *tile) const {
+        by_tiles(p, tile_weights(), [&](size_t i, size_t n) {
+            c.vec->i8->gated(args_of(gate, p, i, n), args_of(up, p, i, n), f, tile);
+        });
     }
 
 private:
@@ -74,20 +105,23 @@ private:
     template <class F> static void by_tiles(const part &p, size_t width, const F &f) {
         for (size_t i = 0; i < p.weights; i += width) f(i, std::min(width, p.weights - i));
     }
+    i8_args args_of(const tensor &w, const part &p, size_t i, size_t n) const {
+        return {.w = at(w, static_cast<int64_t>(p.first + i)),
+                .w_stride = stride_of(w),
+                .w_scale = f32_at(*w.scale, 0) + p.first + i,
+                .x = p.x,
+                .x_stride = p.x_stride,
+                .y = p.y + i,
+                .y_stride = p.y_stride,
+                .bias = p.bias ? p.bias + i : nullptr,
+                .k = k,
+                .weights = n,
+                .rows = p.rows};
+    }
     void run_i8(const tensor &w, const part &p, char *tile, bool by_few) const {
         const i8_kernels &kernels = *c.vec->i8;
         by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
-            const i8_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
-                               .w_stride = stride_of(w),
-                               .w_scale = f32_at(*w.scale, 0) + p.first + i,
-                               .x = p.x,
-                               .x_stride = p.x_stride,
-                               .y = p.y + i,
-                               .y_stride = p.y_stride,
-                               .bias = p.bias ? p.bias + i : nullptr,
-                               .k = k,
-                               .weights = n,
-                               .rows = p.rows};
+            const i8_args a = args_of(w, p, i, n);
             by_few ? kernels.rows(a) : kernels.tile(a, tile);
         });
     }
@@ -135,21 +169,25 @@ inline size_t product_panel(size_t products, size_t weights, unsigned threads) {
 struct cut {
     size_t panel, panels, group, groups;
 };
-inline cut make_cut(size_t weights, size_t rows, size_t panel, size_t group, unsigned threads) {
-    const size_t wanted = 4 * threads, panels = ceil_div(weights, panel);
-    if (panels >= wanted || threads == 1) return {panel, panels, rows, 1};
-    const size_t groups = std::min(ceil_div(wanted, panels), ceil_div(rows, group)),
-                 size = ceil_div(ceil_div(rows, groups), group) * group;
-    return {panel, panels, size, ceil_div(rows, size)};
-}
 // The panel for few rows of activations.
 inline size_t stream_panel(size_t weights, unsigned threads) {
     return std::clamp<size_t>(ceil_div(ceil_div(weights, 8 * threads), 8) * 8, 8, most_panel);
 }
+// And for many. Packed groups pass by a panel's weights again and again, so that it takes more than one
+// block of weights where there are enough for all threads.
+inline size_t tile_panel(const product &p, size_t weights, unsigned threads) {
+    constexpr size_t block = 32;
+    if (p.group() == 1) return p.tile_weights();
+    return std::clamp(ceil_div(ceil_div(weights, 4 * threads), block) * block, block, p.tile_weights());
+}
 inline cut make_cut(const product &p, bool by_few, size_t weights, size_t rows, unsigned threads) {
-    if (!by_few) return make_cut(weights, rows, p.tile_weights(), 48, threads);
-    const size_t panel = stream_panel(weights, threads);
-    return {panel, ceil_div(weights, panel), rows, 1};
+    const size_t panel = by_few ? stream_panel(weights, threads) : tile_panel(p, weights, threads),
+                 panels = ceil_div(weights, panel), wanted = 4 * threads;
+    if (by_few || panels >= wanted || threads == 1) return {panel, panels, rows, 1};
+    const size_t part = p.group() == 1 ? 48 : 4 * p.group(),
+                 groups = std::min(ceil_div(wanted, panels), ceil_div(rows, part)),
+                 size = ceil_div(ceil_div(rows, groups), part) * part;
+    return {panel, panels, size, ceil_div(rows, size)};
 }
 
 // Rows of x that go into several matrices: normed if there is a norm, and quantized once for each weight
@@ -161,51 +199,61 @@ struct shared_input {
     const tensor *const *w;
     size_t count;  // of matrices
 
-    size_t row_floats() const {
-        return align64(static_cast<size_t>(x.ne[1]) * sizeof(float)) / sizeof(float);
-    }
+    size_t rows() const { return static_cast<size_t>(x.ne[0]); }
     // The offset in bytes of the quantized rows for matrix i.
     size_t offset(const cpu &c, size_t i) const {
         for (size_t j = 0; j < i; ++j)
             if (w[j]->type == w[i]->type) return offset(c, j);
         size_t bytes = 0;
         for (size_t j = 0; j < i; ++j)
-            if (is_first(j)) bytes += rows_bytes(c, j);
+            if (is_first(j)) bytes += product(c, *w[j]).rows_bytes(rows());
         return bytes;
     }
-    size_t bytes(const cpu &c) const {
-        size_t all = c.pool.size() * row_floats() * sizeof(float);
-        for (size_t i = 0; i < count; ++i)
-            if (is_first(i)) all += rows_bytes(c, i);
-        return all;
-    }
+    size_t bytes(const cpu &c) const { return all_rows_bytes(c) + c.pool.size() * scratch_bytes(c); }
     void quantize_rows(cpu &c, char *work) const {
-        float *const normed = reinterpret_cast<float *>(work + bytes(c)) - c.pool.size() * row_floats();
+        char *const scratch = work + all_rows_bytes(c);
         const auto d = static_cast<size_t>(x.ne[1]);
-        share_range(c, static_cast<size_t>(x.ne[0]), elements(x) / 4,
-                    [&](size_t begin, size_t end, unsigned worker) {
-                        for (size_t r = begin; r < end; ++r) {
-                            const float *row = f32_at(x, static_cast<int64_t>(r));
-                            if (norm) {
-                                float *const to = normed + worker * row_floats();
-                                c.vec->floats->rms_norm(row, f32_at(*norm, 0), to, d, eps);
-                                row = to;
-                            }
-                            for (size_t i = 0; i < count; ++i) {
-                                const product p(c, *w[i]);
-                                if (is_first(i))
-                                    p.quantize_rows(row, work + offset(c, i) + r * p.row_bytes());
-                            }
-                        }
-                    });
+        size_t together = 1;
+        for (size_t i = 0; i < count; ++i) {
+            const product p(c, *w[i]);
+            together = std::max(together, p.group(p.few(rows())));
+        }
+        const auto part = [&](size_t begin, size_t end, unsigned worker) {
+            char *const own = scratch + worker * scratch_bytes(c);
+            float *const normed = reinterpret_cast<float *>(own + group_bytes(c));
+            for (size_t r = begin * together; r < std::min(end * together, rows()); ++r) {
+                const float *row = f32_at(x, static_cast<int64_t>(r));
+                if (norm) {
+                    c.vec->floats->rms_norm(row, f32_at(*norm, 0), normed, d, eps);
+                    row = normed;
+                }
+                for (size_t i = 0; i < count; ++i) {
+                    const product p(c, *w[i]);
+                    if (is_first(i)) p.put_row(row, r, rows(), work + offset(c, i), p.few(rows()), own);
+                }
+            }
+        };
+        share_range(c, ceil_div(rows(), together), elements(x) / 4, part);
     }
 
 private:
     bool is_first(size_t i) const {
         return std::none_of(w, w + i, [&](const tensor *other) { return other->type == w[i]->type; });
     }
-    size_t rows_bytes(const cpu &c, size_t i) const {
-        return static_cast<size_t>(x.ne[0]) * product(c, *w[i]).row_bytes();
+    size_t all_rows_bytes(const cpu &c) const {
+        size_t all = 0;
+        for (size_t i = 0; i < count; ++i)
+            if (is_first(i)) all += product(c, *w[i]).rows_bytes(rows());
+        return all;
+    }
+    // A worker's: a group of the one format that may have any, and a normed row.
+    size_t group_bytes(const cpu &c) const {
+        size_t most = 0;
+        for (size_t i = 0; i < count; ++i) most = std::max(most, product(c, *w[i]).group_bytes());
+        return most;
+    }
+    size_t scratch_bytes(const cpu &c) const {
+        return group_bytes(c) + align64(static_cast<size_t>(x.ne[1]) * sizeof(float));
     }
 };
 

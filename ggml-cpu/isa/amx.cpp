@@ -1,6 +1,5 @@
 // AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's.
-// tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers; on a
-// processor that has them (Emerald Rapids) every bit was right.
+// tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers.
 // Invariant: the system is asked for permission before the registers are first touched (os::allow_tiles, from
 // available).
 
@@ -17,7 +16,7 @@
 #include <limits>
 #include <type_traits>
 
-DS_TARGET_BEGIN("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+DS_TARGET_BEGIN("amx-tile,amx-int8,prfchw,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 namespace ds {
 namespace amx {
 namespace {
@@ -36,11 +35,15 @@ struct tiles {
     template <int t> static DS_INLINE void load(const void *p, size_t stride) {
         __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(t) : "memory");
     }
+    // The same, for what should not stay in the first-level cache.
+    template <int t> static DS_INLINE void stream(const void *p, size_t stride) {
+        __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(t) : "memory");
+    }
     template <int t> static DS_INLINE void store(void *p, size_t stride) {
         __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(t) : "memory");
     }
-    template <int sums, int x, int w> static DS_INLINE void product() {
-        __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(x), "i"(w));
+    template <int sums, int a, int b> static DS_INLINE void product() {
+        __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
     }
 };
 

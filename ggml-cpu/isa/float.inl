@@ -3,11 +3,7 @@
 // Invariant: the order of every sum is that of numerics.h. Tails are masked, not padded: adding a zero can
 // change the sign of one.
 
-#define DS_UNARY(name, formula, derivative)                                                                  \
-    DS_INLINE v16 unary_##name(v16 x) { return formula; }
-DS_INLINE v16 sigmoid_f32(v16 x) { return v16(1.0f) / (v16(1.0f) + exp_f32(-x)); }
-#include "../../tensor/unary.def"
-#undef DS_UNARY
+#include "unary.inl"
 
 // ---- Element by element
 
@@ -18,17 +14,9 @@ static void add(const float *a, const float *b, float *y, size_t n) {
 }
 
 static void gated(unary f, const float *gate, const float *up, float *y, size_t n) {
-    switch (f) {
-#define DS_UNARY(name, formula, derivative)                                                                  \
-    case unary::name: {                                                                                      \
-        size_t i = 0;                                                                                        \
-        for (; i + 16 <= n; i += 16) store(y + i, unary_##name(load(gate + i)) * load(up + i));              \
-        if (i < n) store_n(y + i, unary_##name(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);     \
-        return;                                                                                              \
-    }
-#include "../../tensor/unary.def"
-#undef DS_UNARY
-    }
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store(y + i, unary_of(f, load(gate + i)) * load(up + i));
+    if (i < n) store_n(y + i, unary_of(f, load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);
 }
 
 static void divide(const float *x, float divisor, float *y, size_t n) {

@@ -1,5 +1,6 @@
 // I8 around its products, written once over v16: quantizing, and attention over pages of i8 (numerics.h).
-// The including file defines i8_x, the element that products take, and i8_start, what their sums start from.
+// The including file defines i8_x, the element that products take; i8_sum, the sum of n of them, whole
+// lines; and i8_start, what sums of products with a row of that sum start from.
 // i8_scores_by and i8_values_by take the multiplication of a page as a class `pages`:
 //   static constexpr size_t rows;  // of queries that share a pass over a page
 //   void pack(const int8_t *page, size_t stride, size_t columns, size_t depth, char *tile);
@@ -30,36 +31,31 @@ static row_scale i8_scale(const float *x, size_t n, float levels) {
     return row_scale_of(largest_bits(lane, 16), levels);
 }
 
-// Rounds sixteen elements, or `n` followed by zeros.
-DS_INLINE void i8_round(const float *x, size_t n, row_scale s, int32_t *q) {
-    if (s.inverse == 0.0f) memset(q, 0, 16 * sizeof *q);
-    else store_rounded(q, (n < 16 ? load_n(x, n) : load(x)) * v16(s.inverse));
+// Sixteen elements to be rounded, or `n` followed by zeros. Where s.inverse is zero, all are.
+DS_INLINE v16 i8_scaled(const float *x, size_t n, row_scale s) {
+    return (n < 16 ? load_n(x, n) : load(x)) * v16(s.inverse);
 }
 
 static void i8_quantize(const float *x, char *y, size_t k) {
     const row_scale s = i8_scale(x, k, i8_levels);
     i8_x *to = reinterpret_cast<i8_x *>(y + i8_head_bytes);
-    int32_t sum = 0;
-    memset(y + i8_head_bytes + k / 16 * 16 * sizeof(i8_x), 0, i8_plane_bytes(k) - k / 16 * 16 * sizeof(i8_x));
-    for (size_t i = 0; i < k; i += 16) {
-        int32_t q[16];
-        i8_round(x + i, k - i, s, q);
-        for (int j = 0; j < 16; ++j) {
-            to[i + j] = static_cast<i8_x>(q[j]);
-            sum += q[j];
-        }
-    }
-    const i8_head h = {s.scale, i8_start(sum)};
+    const size_t some = s.inverse == 0.0f ? 0 : k / 16 * 16;
+    memset(to + some, 0, i8_plane_bytes(k) - some * sizeof(i8_x));
+    for (size_t i = 0; s.inverse != 0.0f && i < k; i += 16) store_rounded(to + i, i8_scaled(x + i, k - i, s));
+    const i8_head h = {s.scale, i8_start(i8_sum(to, i8_plane_bytes(k) / sizeof(i8_x)))};
     memcpy(y, &h, sizeof h);
 }
 
 static float i8_put(const float *x, int8_t *to, size_t step, size_t n) {
     const row_scale s = i8_scale(x, n, i8_levels);
     for (size_t i = 0; i < n; i += 16) {
-        int32_t q[16];
-        i8_round(x + i, n - i, s, q);
-        for (size_t j = 0; j < std::min<size_t>(16, n - i); ++j)
-            to[(i + j) * step] = static_cast<int8_t>(q[j]);
+        int8_t q[16] = {};
+        if (s.inverse != 0.0f) store_rounded(q, i8_scaled(x + i, n - i, s));
+        if (step == 1 && i + 16 <= n) {
+            memcpy(to + i, q, sizeof q);
+            continue;
+        }
+        for (size_t j = 0; j < std::min<size_t>(16, n - i); ++j) to[(i + j) * step] = q[j];
     }
     return s.scale;
 }
@@ -85,25 +81,21 @@ static void i8_hadamard(float *x, size_t head_size) {
     }
 }
 
-DS_INLINE void i8_split(const int32_t *q, i8_x *high, i8_x *low) {
-    for (int i = 0; i < 16; ++i) {
-        high[i] = static_cast<i8_x>(plane_high(q[i]));
-        low[i] = static_cast<i8_x>(plane_low(q[i]));
-    }
+// What sums of products with two planes of n elements start from.
+DS_INLINE int32_t i8_planes_start(const i8_x *high, const i8_x *low, size_t n) {
+    return i8_start(static_cast<int32_t>(128u * static_cast<uint32_t>(i8_sum(high, n)) +
+                                         static_cast<uint32_t>(i8_sum(low, n))));
 }
 
 static void i8_query(const float *q, float scale, char *y, size_t head_size) {
     const row_scale s = i8_scale(q, head_size, q15_levels);
-    char *high = y + i8_head_bytes, *low = high + i8_plane_bytes(head_size);
+    const size_t plane = i8_plane_bytes(head_size) / sizeof(i8_x);
+    i8_x *const high = reinterpret_cast<i8_x *>(y + i8_head_bytes), *const low = high + plane;
     memset(high, 0, 2 * i8_plane_bytes(head_size));
-    int32_t sum = 0;
-    for (size_t i = 0; i < head_size; i += 16) {
-        int32_t x[16];
-        i8_round(q + i, head_size - i, s, x);
-        i8_split(x, reinterpret_cast<i8_x *>(high) + i, reinterpret_cast<i8_x *>(low) + i);
-        for (int32_t j : x) sum += j;
-    }
-    const i8_head h = {i8_query_factor(s.scale, scale, static_cast<int32_t>(head_size)), i8_start(sum)};
+    for (size_t i = 0; s.inverse != 0.0f && i < head_size; i += 16)
+        store_planes(high + i, low + i, i8_scaled(q + i, head_size - i, s));
+    const i8_head h = {i8_query_factor(s.scale, scale, static_cast<int32_t>(head_size)),
+                       i8_planes_start(high, low, plane)};
     memcpy(y, &h, sizeof h);
 }
 
@@ -186,15 +178,10 @@ static int32_t i8_weights(const i8_attend_args &a, size_t r, char *planes) {
     const float heaviest = largest(most);
     if (heaviest == 0.0f) return 0;
     const int32_t e = page_exponent(heaviest);
-    int32_t sums[16] = {}, sum = 0;
-    for (size_t t = 0; t < seen; t += 16) {
-        int32_t q[16];
-        store_rounded(q, w[t / 16] * v16(ds::power_of_two(14 - e)));
-        for (int j = 0; j < 16; ++j) sums[j] += q[j] = q[j] < 16383 ? q[j] : 16383;
-        i8_split(q, high + t, low + t);
-    }
-    for (int32_t s : sums) sum += s;
-    const i8_head h = {0.0f, i8_start(sum)};
+    // what would round to 16384 is made smaller before
+    for (size_t t = 0; t < seen; t += 16)
+        store_planes(high + t, low + t, smaller(w[t / 16] * v16(ds::power_of_two(14 - e)), v16(16383.0f)));
+    const i8_head h = {0.0f, i8_planes_start(high, low, page_positions)};
     memcpy(planes, &h, sizeof h);
     return a.exponent[r] - e;
 }

@@ -6,6 +6,7 @@ using i8_x = int8_t;
 constexpr size_t i8_columns = 16, i8_tile_x = 6, i8_chunk = 1024;
 constexpr size_t i8_few_rows = 9, i8_dot_weights = 8, i8_dot_x = 3;
 constexpr size_t i8_group_bytes(size_t depth) { return (depth + 15) / 16 * 16 * i8_columns; }
+DS_INLINE int32_t i8_sum(const i8_x *, size_t) { return 0; }  // nothing starts from it
 DS_INLINE int32_t i8_start(int32_t) { return 0; }
 
 #include "i8.inl"
@@ -199,6 +200,7 @@ static constexpr i8_kernels i8 = {.element = sizeof(i8_x),
                                   .tile_weights = i8_columns,
                                   .tile_bytes = i8_group_bytes(i8_chunk),
                                   .attend_rows = i8_pages::rows,
+                                  .group_rows = 1,
                                   .quantize = i8_quantize,
                                   .rows = i8_rows,
                                   .tile = i8_tile,

@@ -19,34 +19,51 @@ DS_INLINE int32_t i8_start(int32_t sum) {
     return packed_unsigned ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
 }
 
+static int32_t i8_sum(const i8_x *x, size_t n) {
+    if constexpr (!packed_unsigned) return 0;  // nothing starts from it
+    const w16i ones(0x01010101);
+    w16i sum(0);
+    for (size_t i = 0; i < n; i += i8_piece)
+        sum = tile_step(sum, ones, w16i(reinterpret_cast<const char *>(x + i)));
+    int32_t lane[16];
+    store_ints(lane, sum);
+    uint32_t all = 0;
+    for (int32_t l : lane) all += static_cast<uint32_t>(l);
+    return static_cast<int32_t>(all);
+}
+
 #include "i8.inl"
 
 // ---- Tiles
 
-// Transposes rows, widened by `widen`, into the lanes of a tile of `vectors` registers; depth is padded with
-// widened zeros.
+// Transposes sixteen rows, widened by `widen`, into the lanes of a register of a tile of `vectors`; depth is
+// padded with widened zeros.
+template <w16i (*widen)(const char *), size_t vectors>
+static void i8_pack_rows(const char *const *row, size_t depth, char *to) {
+    for (size_t k = 0; k < depth; k += i8_piece, to += 16 * 64 * vectors) {
+        w16i v[16];
+        if (k + i8_piece <= depth) {
+            DS_UNROLL for (int r = 0; r < 16; ++r) v[r] = widen(row[r] + k);
+        } else {
+            for (int r = 0; r < 16; ++r) {
+                char rest[i8_piece] = {};
+                memcpy(rest, row[r] + k, depth - k);
+                v[r] = widen(rest);
+            }
+        }
+        transpose16(v);
+        DS_UNROLL for (int i = 0; i < 16; ++i) {
+            store_ints(reinterpret_cast<int32_t *>(to + i * 64 * vectors), v[i]);
+        }
+    }
+}
+// A tile; where rows are missing, the last one stands in for them.
 template <w16i (*widen)(const char *), size_t vectors>
 static void i8_pack(const char *w, size_t stride, size_t rows, size_t depth, char *tile) {
     for (size_t g = 0; g < std::min(rows, 16 * vectors); g += 16) {
         const char *row[16];
         for (size_t r = 0; r < 16; ++r) row[r] = w + std::min(g + r, rows - 1) * stride;
-        char *to = tile + 4 * g;
-        for (size_t k = 0; k < depth; k += i8_piece, to += 16 * 64 * vectors) {
-            w16i v[16];
-            if (k + i8_piece <= depth) {
-                DS_UNROLL for (int r = 0; r < 16; ++r) v[r] = widen(row[r] + k);
-            } else {
-                for (int r = 0; r < 16; ++r) {
-                    char rest[i8_piece] = {};
-                    memcpy(rest, row[r] + k, depth - k);
-                    v[r] = widen(rest);
-                }
-            }
-            transpose16(v);
-            DS_UNROLL for (int i = 0; i < 16; ++i) {
-                store_ints(reinterpret_cast<int32_t *>(to + i * 64 * vectors), v[i]);
-            }
-        }
+        i8_pack_rows<widen, vectors>(row, depth, tile + 4 * g);
     }
 }
 
@@ -331,6 +348,7 @@ static constexpr i8_kernels i8 = {.element = sizeof(i8_x),
                                   .tile_weights = i8_columns,
                                   .tile_bytes = i8_group_bytes(i8_chunk),
                                   .attend_rows = i8_pages::rows,
+                                  .group_rows = 1,
                                   .quantize = i8_quantize,
                                   .rows = i8_rows,
                                   .tile = i8_tile,

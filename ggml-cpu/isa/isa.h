@@ -33,7 +33,8 @@ struct packed_args {
     size_t blocks, weights, rows;  // blocks: per row, of the format's size
 };
 
-// I8 products of the same shape; x are rows written by `quantize`.
+// I8 products of the same shape; x are rows written by `quantize`, for `tile` and `gated` in groups written by
+// `pack`, if there is one.
 struct i8_args {
     const char *w;
     size_t w_stride;       // bytes
@@ -119,17 +120,24 @@ struct packed_kernels {
     void (*tile)(const packed_args &, char *scratch);
 };
 
+constexpr size_t most_group = 16;
 struct i8_kernels {
     size_t element;       // bytes of a quantized activation: see i8_row_bytes
     size_t few_rows;      // of activations: up to here `rows` is faster than `tile`
     size_t tile_weights;  // rows of weights in a tile
     size_t tile_bytes;    // of a tile
     size_t attend_rows;   // the most query rows that share a pass over a page: see i8_scratch_bytes
+    size_t group_rows;  // of activations that `pack` puts together, at most most_group; 1: there is no `pack`
     void (*quantize)(const float *x, char *y, size_t k);
+    // n quantized rows, 1 to group_rows; a group takes as many bytes as group_rows rows
+    void (*pack)(const char *const *rows, size_t n, size_t k, char *group);
     // few rows of activations: weights are read as stored
     void (*rows)(const i8_args &);
-    // many: at most tile_weights rows of weights, repacked into tile_bytes
+    // many: at most tile_weights rows of weights; scratch: tile_bytes
     void (*tile)(const i8_args &, char *scratch);
+    // y = f(gate) * up, with as many rows of weights of each; y and x are gate's; no biases. Null: there is
+    // none
+    void (*gated)(const i8_args &gate, const i8_args &up, unary f, char *scratch);
     // Pages. hadamard transforms a head in place. put quantizes a head, element i to to[i * step], and
     // returns its scale. query quantizes a transformed query row into two planes.
     void (*hadamard)(float *x, size_t head_size);

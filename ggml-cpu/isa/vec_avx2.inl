@@ -96,6 +96,7 @@ DS_INLINE v16 keep_nan(v16 y, v16 x) {
 }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+DS_INLINE v16 smaller(v16 a, v16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 DS_INLINE bool any_nan(v16 x) {
     return _mm256_movemask_ps(_mm256_or_ps(nan_mask(x.lo), nan_mask(x.hi))) != 0;
 }
@@ -147,10 +148,28 @@ DS_INLINE v16 load_i32(const int32_t *p) {
     const __m256i *v = reinterpret_cast<const __m256i *>(p);
     return {_mm256_cvtepi32_ps(_mm256_loadu_si256(v)), _mm256_cvtepi32_ps(_mm256_loadu_si256(v + 1))};
 }
-DS_INLINE void store_rounded(int32_t *p, v16 x) {
+DS_INLINE void store_narrow(int32_t *p, __m256i lo, __m256i hi) {
     __m256i *v = reinterpret_cast<__m256i *>(p);
-    _mm256_storeu_si256(v, _mm256_cvtps_epi32(x.lo));
-    _mm256_storeu_si256(v + 1, _mm256_cvtps_epi32(x.hi));
+    _mm256_storeu_si256(v, lo);
+    _mm256_storeu_si256(v + 1, hi);
+}
+// For numbers that fit the narrow type.
+DS_INLINE void store_narrow(int16_t *p, __m256i lo, __m256i hi) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p),
+                        _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8));
+}
+DS_INLINE void store_narrow(int8_t *p, __m256i lo, __m256i hi) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p),
+                     _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+template <class E> DS_INLINE void store_rounded(E *p, v16 x) {
+    store_narrow(p, _mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
+}
+template <class E> DS_INLINE void store_planes(E *high, E *low, v16 x) {
+    const __m256i a = _mm256_cvtps_epi32(x.lo), b = _mm256_cvtps_epi32(x.hi), rest = _mm256_set1_epi32(127);
+    store_narrow(high, _mm256_srai_epi32(a, 7), _mm256_srai_epi32(b, 7));
+    store_narrow(low, _mm256_and_si256(a, rest), _mm256_and_si256(b, rest));
 }
 DS_INLINE __m256 larger_magnitude(__m256 a, __m256 b) {
     const __m256i unsign = _mm256_set1_epi32(0x7fffffff), x = _mm256_castps_si256(a),

@@ -56,18 +56,14 @@ DS_INLINE v16 clamped(v16 x, float low, float high) {
 DS_INLINE v16 rounded(v16 x) {
     return _mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-DS_INLINE __m512 power_of_two(__m512i n) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
-}
-DS_INLINE v16 scaled_exp2(v16 p, v16 n) {
-    const __m512i whole = _mm512_cvtps_epi32(n.r), part = _mm512_srai_epi32(whole, 1);
-    return _mm512_mul_ps(_mm512_mul_ps(p.r, power_of_two(part)), power_of_two(_mm512_sub_epi32(whole, part)));
-}
+// One rounding, as in scalar's two products by powers of two, of which the first is exact.
+DS_INLINE v16 scaled_exp2(v16 p, v16 n) { return _mm512_scalef_ps(p.r, n.r); }
 DS_INLINE v16 keep_nan(v16 y, v16 x) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q), y.r, x.r);
 }
 
 DS_INLINE v16 larger(v16 a, v16 b) { return _mm512_max_ps(a.r, b.r); }
+DS_INLINE v16 smaller(v16 a, v16 b) { return _mm512_min_ps(a.r, b.r); }
 DS_INLINE bool any_nan(v16 x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q) != 0; }
 DS_INLINE float largest(v16 x) { return _mm512_reduce_max_ps(x.r); }
 
@@ -103,7 +99,19 @@ DS_INLINE void join_pairs(v16 even, v16 odd, v16 &lo, v16 &hi) {
 }
 
 DS_INLINE v16 load_i32(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
-DS_INLINE void store_rounded(int32_t *p, v16 x) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(x.r)); }
+DS_INLINE void store_narrow(int32_t *p, __m512i x) { _mm512_storeu_si512(p, x); }
+DS_INLINE void store_narrow(int16_t *p, __m512i x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(x));
+}
+DS_INLINE void store_narrow(int8_t *p, __m512i x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(x));
+}
+template <class E> DS_INLINE void store_rounded(E *p, v16 x) { store_narrow(p, _mm512_cvtps_epi32(x.r)); }
+template <class E> DS_INLINE void store_planes(E *high, E *low, v16 x) {
+    const __m512i q = _mm512_cvtps_epi32(x.r);
+    store_narrow(high, _mm512_srai_epi32(q, 7));
+    store_narrow(low, _mm512_and_si512(q, _mm512_set1_epi32(127)));
+}
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {
     const __m512i unsign = _mm512_set1_epi32(0x7fffffff), x = _mm512_castps_si512(a.r),
                   y = _mm512_castps_si512(b.r);

@@ -153,6 +153,19 @@ DS_INLINE void store_rounded(int32_t *p, v16 x) {
     vst1q_s32(p + 8, vcvtnq_s32_f32(x.c));
     vst1q_s32(p + 12, vcvtnq_s32_f32(x.d));
 }
+DS_INLINE int8x16_t narrowed(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+    return vcombine_s8(vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))),
+                       vmovn_s16(vcombine_s16(vmovn_s32(c), vmovn_s32(d))));
+}
+DS_INLINE void store_rounded(int8_t *p, v16 x) {
+    vst1q_s8(p, narrowed(vcvtnq_s32_f32(x.a), vcvtnq_s32_f32(x.b), vcvtnq_s32_f32(x.c), vcvtnq_s32_f32(x.d)));
+}
+DS_INLINE void store_planes(int8_t *high, int8_t *low, v16 x) {
+    const int32x4_t a = vcvtnq_s32_f32(x.a), b = vcvtnq_s32_f32(x.b), c = vcvtnq_s32_f32(x.c),
+                    d = vcvtnq_s32_f32(x.d);
+    vst1q_s8(high, narrowed(vshrq_n_s32(a, 7), vshrq_n_s32(b, 7), vshrq_n_s32(c, 7), vshrq_n_s32(d, 7)));
+    vst1q_s8(low, vandq_s8(narrowed(a, b, c, d), vdupq_n_s8(127)));
+}
 DS_INLINE float32x4_t larger_magnitude(float32x4_t x, float32x4_t y) {
     const uint32x4_t unsign = vdupq_n_u32(0x7fffffff), u = vreinterpretq_u32_f32(x),
                      v = vreinterpretq_u32_f32(y);

@@ -69,6 +69,9 @@ DS_INLINE v16 exp_f32(v16 x) {
 DS_INLINE v16 larger(v16 a, v16 b) {
     return map(a, b, [](float x, float y) { return x > y ? x : y; });
 }
+DS_INLINE v16 smaller(v16 a, v16 b) {
+    return map(a, b, [](float x, float y) { return x < y ? x : y; });
+}
 DS_INLINE bool any_nan(v16 x) {
     bool nan = false;
     for (float a : x.f) nan |= a != a;
@@ -106,8 +109,15 @@ DS_INLINE v16 load_i32(const int32_t *p) {
     for (int i = 0; i < 16; ++i) y.f[i] = static_cast<float>(p[i]);
     return y;
 }
-DS_INLINE void store_rounded(int32_t *p, v16 x) {
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(__builtin_rintf(x.f[i]));
+template <class E> DS_INLINE void store_rounded(E *p, v16 x) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<E>(static_cast<int32_t>(__builtin_rintf(x.f[i])));
+}
+// The planes of rounded x: plane_high, plane_low.
+template <class E> DS_INLINE void store_planes(E *high, E *low, v16 x) {
+    int32_t q[16];
+    store_rounded(q, x);
+    for (int i = 0; i < 16; ++i)
+        high[i] = static_cast<E>(plane_high(q[i])), low[i] = static_cast<E>(plane_low(q[i]));
 }
 // The larger bits, signs cleared: a NaN is larger than any other value.
 DS_INLINE v16 larger_magnitude(v16 a, v16 b) {

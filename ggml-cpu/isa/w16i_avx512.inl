@@ -23,6 +23,25 @@ DS_INLINE __m256i halved(w16i x) {
     return _mm256_add_epi32(_mm512_castsi512_si256(x.r), _mm512_extracti64x4_epi64(x.r, 1));
 }
 
+// Rows 4q to 4q + 3 of the transpose of 16 x 16 int32. Loads gather the quarters, so that half of the
+// shuffles of transpose16 are left.
+DS_INLINE void turned_quarter(const int32_t *p, size_t q, w16i *out) {
+    __m512i a[4];
+    DS_UNROLL for (size_t i = 0; i < 4; ++i) {
+        const auto piece = [&](size_t r) {
+            return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p + 16 * r + 4 * q));
+        };
+        a[i] = _mm512_inserti32x4(_mm512_castsi128_si512(piece(i)), piece(i + 4), 1);
+        a[i] = _mm512_inserti32x4(_mm512_inserti32x4(a[i], piece(i + 8), 2), piece(i + 12), 3);
+    }
+    const __m512i low = _mm512_unpacklo_epi32(a[0], a[1]), high = _mm512_unpackhi_epi32(a[0], a[1]),
+                  low2 = _mm512_unpacklo_epi32(a[2], a[3]), high2 = _mm512_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm512_unpacklo_epi64(low, low2);
+    out[1] = _mm512_unpackhi_epi64(low, low2);
+    out[2] = _mm512_unpacklo_epi64(high, high2);
+    out[3] = _mm512_unpackhi_epi64(high, high2);
+}
+
 // Transposes 16 x 16 int32.
 DS_INLINE void transpose16(w16i *r) {
     __m512i t[16], u[16];

@@ -1,5 +1,5 @@
 // gated_projection on the CPU: x is normed and quantized once; then gate, up and their product, panel by
-// panel. Gate's part is computed in the result, up's in scratch.
+// panel: in one kernel where there is one, else gate's part in the result, up's in scratch.
 
 #include "../products.h"
 
@@ -29,10 +29,13 @@ size_t work_bytes(const cpu &c, const node &n) {
 void run(cpu &c, const node &n, char *work) {
     const shared_input in = input_of(n);
     const tensor &x = in.x, &gate = *in.w[0], &up = *in.w[1], &y = n.out;
-    const size_t weights = static_cast<size_t>(y.ne[1]), rows = static_cast<size_t>(x.ne[0]),
+    const size_t weights = static_cast<size_t>(y.ne[1]), rows = in.rows(),
                  y_stride = static_cast<size_t>(y.stride[0]);
     const product by_gate(c, gate), by_up(c, up);
-    const cut s = make_cut(by_gate, by_gate.few(rows), weights, rows, c.pool.size());
+    const bool few_gate = by_gate.few(rows), few_up = by_up.few(rows),
+               together = !few_gate && product::together(by_gate, by_up);
+    const unary f = n.as<gated_params>().f;
+    const cut s = make_cut(by_gate, few_gate, weights, rows, c.pool.size());
     const own_scratch own(c, n);
     const char *const gate_x = work + in.offset(c, 0), *const up_x = work + in.offset(c, 1);
     char *const scratch = work + in.bytes(c);
@@ -43,12 +46,14 @@ void run(cpu &c, const node &n, char *work) {
         float *const to = f32_at(y, static_cast<int64_t>(x0), static_cast<int64_t>(w0)),
                      *const other = reinterpret_cast<float *>(scratch + worker * own.bytes());
         char *const tile = scratch + worker * own.bytes() + own.panel;
-        by_gate.run(gate, {w0, wn, gate_x + x0 * by_gate.row_bytes(), by_gate.row_bytes(), xn, to, y_stride},
-                    tile);
-        by_up.run(up, {w0, wn, up_x + x0 * by_up.row_bytes(), by_up.row_bytes(), xn, other, wn}, tile);
+        const product::part gate_part = {
+            w0, wn, gate_x + x0 * by_gate.row_bytes(), by_gate.row_bytes(), xn, to, y_stride};
+        if (together) return by_gate.run_gated(gate, up, f, gate_part, tile);
+        by_gate.run(gate, gate_part, tile, few_gate);
+        by_up.run(up, {w0, wn, up_x + x0 * by_up.row_bytes(), by_up.row_bytes(), xn, other, wn}, tile,
+                  few_up);
         for (size_t r = 0; r < xn; ++r)
-            c.vec->floats->gated(n.as<gated_params>().f, to + r * y_stride, other + r * wn, to + r * y_stride,
-                                 wn);
+            c.vec->floats->gated(f, to + r * y_stride, other + r * wn, to + r * y_stride, wn);
     };
     const size_t tasks = s.panels * s.groups;
     if (2 * y.ne[1] * x.ne[1] * (x.ne[0] + 5) / 200 >= worth_sharing) return c.pool.run(tasks, task);

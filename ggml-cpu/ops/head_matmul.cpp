@@ -7,24 +7,31 @@ namespace ds {
 
 static bool always(const cpu &, const node &) { return true; }
 
-static size_t quantized_bytes(const product &p, const node &n) {
-    return p.floats() ? 0 : static_cast<size_t>(n.src[0]->ne[0] * n.src[0]->ne[1]) * p.row_bytes();
+static size_t head_bytes(const product &p, const node &n) {
+    return p.floats() ? 0 : p.rows_bytes(static_cast<size_t>(n.src[0]->ne[0]));
 }
+static size_t quantized_bytes(const product &p, const node &n) {
+    return static_cast<size_t>(n.src[0]->ne[1]) * head_bytes(p, n);
+}
+// A worker's: a tile, or a group while rows are quantized.
+static size_t scratch_bytes(const product &p) { return std::max(p.tile_bytes(), p.group_bytes()); }
 
 static size_t work_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
-    return quantized_bytes(p, n) + c.pool.size() * p.tile_bytes();
+    return quantized_bytes(p, n) + c.pool.size() * scratch_bytes(p);
 }
 
 // Row i of head h to [h][i].
 static void quantize_rows(cpu &c, const node &n, const product &p, char *to) {
     const tensor &x = *n.src[0];
-    const size_t rows = static_cast<size_t>(x.ne[0]);
-    share_range(c, rows, elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i)
-            for (int64_t h = 0; h < x.ne[1]; ++h)
-                p.quantize_rows(f32_at(x, static_cast<int64_t>(i), h),
-                                to + (static_cast<size_t>(h) * rows + i) * p.row_bytes());
+    const size_t rows = static_cast<size_t>(x.ne[0]), together = p.group(p.few(rows));
+    char *const scratch = to + quantized_bytes(p, n);
+    share_range(c, ceil_div(rows, together), elements(x) / 8, [&](size_t begin, size_t end, unsigned worker) {
+        for (int64_t h = 0; h < x.ne[1]; ++h)
+            for (size_t i = begin * together; i < std::min(end * together, rows); ++i)
+                p.put_row(f32_at(x, static_cast<int64_t>(i), h), i, rows,
+                          to + static_cast<size_t>(h) * head_bytes(p, n), p.few(rows),
+                          scratch + worker * scratch_bytes(p));
     });
 }
 
@@ -43,14 +50,15 @@ static void run(cpu &c, const node &n, char *work) {
         tensor scale;
         product::part part = {.first = first,
                               .weights = std::min(panel, weights - first),
-                              .x = work + h * rows * p.row_bytes(),
+                              .x = work + h * head_bytes(p, n),
                               .x_stride = p.row_bytes(),
                               .rows = rows,
                               .y = f32_at(n.out, 0, head) + first,
                               .y_stride = static_cast<size_t>(n.out.stride[0])};
         if (p.floats())
             part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
-        p.run(matrix_of(w, head, scale), part, work + quantized_bytes(p, n) + worker * p.tile_bytes());
+        p.run(matrix_of(w, head, scale), part, work + quantized_bytes(p, n) + worker * scratch_bytes(p),
+              p.few(rows));
     };
     c.pool.run(heads * tasks_a_head, task);
 }

@@ -58,35 +58,39 @@ int64_t nanoseconds_of(const product &p, const node &n) {
 
 size_t rows_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
-    return p.floats() ? 0 : dim(*n.src[0], 0) * p.row_bytes();
+    return p.floats() ? 0 : p.rows_bytes(dim(*n.src[0], 0));
 }
+// A worker's: a tile, or a group while rows are quantized.
+size_t scratch_bytes(const product &p) { return std::max(p.tile_bytes(), p.group_bytes()); }
 template <bool (*fits)(const cpu &, const node &)> size_t few_work(const cpu &c, const node &n) {
     return fits(c, n) ? rows_bytes(c, n) : 0;
 }
 template <bool (*fits)(const cpu &, const node &)> size_t many_work(const cpu &c, const node &n) {
-    return fits(c, n) ? rows_bytes(c, n) + c.pool.size() * product(c, *n.src[1]).tile_bytes() : 0;
+    return fits(c, n) ? rows_bytes(c, n) + c.pool.size() * scratch_bytes(product(c, *n.src[1])) : 0;
 }
 
-void quantize(cpu &c, const node &n, const product &p, char *work) {
+void quantize(cpu &c, const node &n, const product &p, bool few, char *work) {
     const tensor &x = *n.src[0];
-    share_range(c, dim(x, 0), elements(x) / 8, [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i)
-            p.quantize_rows(f32_at(x, static_cast<int64_t>(i)), work + i * p.row_bytes());
+    const size_t rows = dim(x, 0), together = p.group(few);
+    char *const scratch = work + rows_bytes(c, n);
+    share_range(c, ceil_div(rows, together), elements(x) / 8, [&](size_t begin, size_t end, unsigned worker) {
+        for (size_t i = begin * together; i < std::min(end * together, rows); ++i)
+            p.put_row(f32_at(x, static_cast<int64_t>(i)), i, rows, work, few,
+                      scratch + worker * scratch_bytes(p));
     });
 }
 
 template <bool few> void run(cpu &c, const node &n, char *work) {
     const tensor &x = *n.src[0], &w = *n.src[1];
     const product p(c, w);
-    const size_t tile_bytes = p.tile_bytes();
-    char *const tiles = work + rows_bytes(c, n);
+    char *const scratch = work + rows_bytes(c, n);
     const char *rows = work;
     size_t stride = p.row_bytes();
     if (p.floats()) {
         rows = at(x, 0);
         stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
     } else {
-        quantize(c, n, p, work);
+        quantize(c, n, p, few, work);
     }
     const cut s = make_cut(p, few, dim(w, 0), dim(x, 0), c.pool.size());
     share_pieces(c, n, s, nanoseconds_of(p, n),
@@ -100,7 +104,7 @@ template <bool few> void run(cpu &c, const node &n, char *work) {
                          .y = f32_at(n.out, static_cast<int64_t>(x0), static_cast<int64_t>(w0)),
                          .y_stride = static_cast<size_t>(n.out.stride[0]),
                          .bias = n.src[2] ? f32_at(*n.src[2], 0) + w0 : nullptr};
-                     p.run(w, part, tiles + worker * tile_bytes, few);
+                     p.run(w, part, scratch + worker * scratch_bytes(p), few);
                  });
 }
 

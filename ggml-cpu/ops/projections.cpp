@@ -27,7 +27,7 @@ size_t work_bytes(const cpu &c, const node &n) {
 
 void run(cpu &c, const node &n, char *work) {
     const shared_input in = input_of(n);
-    const auto rows = static_cast<size_t>(in.x.ne[0]);
+    const size_t rows = in.rows();
     const product first(c, *in.w[0]);
     const cut s = make_cut(first, first.few(rows), static_cast<size_t>(n.out.ne[1]), rows, c.pool.size());
     char *const tiles = work + in.bytes(c);
@@ -52,7 +52,7 @@ void run(cpu &c, const node &n, char *work) {
                .y = f32_at(n.out, static_cast<int64_t>(x0), static_cast<int64_t>(column + w0)),
                .y_stride = static_cast<size_t>(n.out.stride[0]),
                .bias = bias ? f32_at(*bias, static_cast<int64_t>(w0)) : nullptr},
-              tiles + worker * tile);
+              tiles + worker * tile, p.few(rows));
     };
     const size_t tasks = end[in.count - 1];
     if (n.out.ne[1] * in.x.ne[1] * (in.x.ne[0] + 5) / 200 >= worth_sharing) return c.pool.run(tasks, task);

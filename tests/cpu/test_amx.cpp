@@ -1,144 +1,39 @@
-// The AMX kernels on machines without AMX: the same source (ggml-cpu/isa/amx.inl) over a model of the tile
-// registers. The model follows Intel's manual for each instruction (volume 2A, LDTILECFG and the other tile
-// instructions, palette 1) and records a fault where the processor would raise one. The kernels' bytes are
-// compared with exact sums and with the scalar kernels. Every array has exactly its size and the model copies
-// the bytes that an instruction reads, so sanitizers detect any access beyond.
+// The AMX kernels on machines without AMX, by the models of tile_model.h. The kernels' bytes are compared with
+// exact sums and with the scalar kernels. Every array has exactly its size and the model copies the bytes that
+// an instruction reads, so sanitizers detect any access beyond.
+#include "tile_model.h"
 #include "../support/skip.h"
 
 #include "../../ggml-cpu/cpu.h"
-#include "../../ggml-cpu/isa/isa.h"
-#include "../../ggml-cpu/isa/target.h"
 #include "../../tensor/numerics.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <doctest/doctest.h>
 #include <limits>
 #include <memory>
 #include <random>
 #include <string>
-#include <type_traits>
+#include <vector>
 #ifdef DS_X86_KERNELS
-#include <immintrin.h>
-
-namespace ds {
-namespace amx_model {
-namespace {
-
-struct machine {
-    struct {
-        int bytes, rows;
-    } shape[8] = {};  // bytes a row; 0: the tile is not configured
-    uint8_t data[8][16][64] = {};
-    bool configured = false;
-    long configurations = 0, releases = 0, products = 0;
-    std::string fault;  // the first one
-    void require(bool good, const char *what) {
-        if (!good && fault.empty()) fault = what;
-    }
-    bool usable(int t) {
-        require(configured, "an instruction without a configuration");
-        require(!configured || shape[t].rows > 0, "a tile that is not valid");
-        return configured && shape[t].rows > 0;
-    }
-    void clear(int t, int from_row) { memset(data[t][from_row], 0, static_cast<size_t>(16 - from_row) * 64); }
-} state;
-
-bool zeros(const uint8_t *p, int begin, int end) {
-    return std::all_of(p + begin, p + end, [](uint8_t b) { return b == 0; });
-}
-
-struct tiles {
-    static void configure(const void *shapes) {
-        uint8_t b[64];
-        memcpy(b, shapes, sizeof b);
-        state.require(b[0] == 1, "a palette other than 1");
-        state.require(b[1] == 0, "a start row");
-        state.require(zeros(b, 2, 16) && zeros(b, 32, 48) && zeros(b, 56, 64),
-                      "reserved bytes of a configuration");
-        for (int t = 0; t < 8; ++t) {
-            const int bytes = b[16 + 2 * t] | b[17 + 2 * t] << 8, rows = b[48 + t];
-            state.require(bytes <= 64 && rows <= 16 && (bytes == 0) == (rows == 0), "a tile's shape");
-            if (!state.fault.empty()) return;
-            state.shape[t] = {bytes, rows};
-            state.clear(t, 0);
-        }
-        state.configured = true;
-        ++state.configurations;
-    }
-    static void release() {
-        state.configured = false;
-        for (int t = 0; t < 8; ++t) {
-            state.shape[t] = {};
-            state.clear(t, 0);
-        }
-        ++state.releases;
-    }
-    template <int t> static void zero() {
-        if (state.usable(t)) state.clear(t, 0);
-    }
-    template <int t> static void load(const void *p, size_t stride) {
-        if (!state.usable(t)) return;
-        state.clear(t, 0);
-        for (int r = 0; r < state.shape[t].rows; ++r)
-            memcpy(state.data[t][r], static_cast<const char *>(p) + static_cast<size_t>(r) * stride,
-                   static_cast<size_t>(state.shape[t].bytes));
-    }
-    template <int t> static void store(void *p, size_t stride) {
-        if (!state.usable(t)) return;
-        for (int r = 0; r < state.shape[t].rows; ++r)
-            memcpy(static_cast<char *>(p) + static_cast<size_t>(r) * stride, state.data[t][r],
-                   static_cast<size_t>(state.shape[t].bytes));
-    }
-    template <int sums, int a, int b> static void product() {
-        static_assert(sums != a && sums != b && a != b, "TDPBSSD takes three tiles");
-        if (!state.usable(sums) || !state.usable(a) || !state.usable(b)) return;
-        const auto &c = state.shape[sums], &x = state.shape[a], &y = state.shape[b];
-        state.require(c.bytes % 4 == 0 && x.bytes % 4 == 0 && y.bytes % 4 == 0, "columns of a product");
-        state.require(c.rows == x.rows && c.bytes == y.bytes && x.bytes / 4 == y.rows, "shapes of a product");
-        if (!state.fault.empty()) return;
-        for (int m = 0; m < c.rows; ++m)
-            for (int n = 0; n < c.bytes / 4; ++n) {
-                uint32_t sum;  // sums wrap
-                memcpy(&sum, &state.data[sums][m][4 * n], 4);
-                for (int k = 0; k < x.bytes; ++k)
-                    sum += static_cast<uint32_t>(static_cast<int8_t>(state.data[a][m][k]) *
-                                                 static_cast<int8_t>(state.data[b][k / 4][4 * n + k % 4]));
-                memcpy(&state.data[sums][m][4 * n], &sum, 4);
-            }
-        state.clear(sums, c.rows);
-        ++state.products;
-    }
-};
-
-}  // namespace
-}  // namespace amx_model
-}  // namespace ds
-
-DS_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
-namespace ds {
-namespace amx_model {
-namespace {
-#include "../../ggml-cpu/isa/vnni_avx512.inl"
-#include "../../ggml-cpu/isa/amx.inl"
-}  // namespace
-}  // namespace amx_model
-}  // namespace ds
-DS_TARGET_END
 
 using namespace ds;
-using amx_model::machine;
-using amx_model::state;
+using tile_model::machine;
+using tile_model::state;
+using tile_model::tiles;
 
 namespace {
 
-constexpr const i8_kernels &kernels = amx_model::i8_by_tiles;
-
-bool vnni_here() {
-    for (const char *name : cpu_isas())
-        if (name == std::string("avx512_vnni")) return true;
-    ds::test::skip("the kernels of AMX need avx512_vnni around their tiles");
-    return false;
+// The kernels that this machine can run.
+std::vector<const i8_kernels *> models() {
+    std::vector<const i8_kernels *> all;
+    for (const std::string name : cpu_isas()) {
+        if (name == "avx2") all.push_back(&ds::test::amx_on_avx2);
+        if (name == "avx512_vnni") all.push_back(&ds::test::amx_on_avx512);
+    }
+    if (all.empty()) ds::test::skip("the models of AMX need avx2");
+    return all;
 }
 
 // An allocation of exactly n elements.
@@ -159,46 +54,72 @@ template <class F> long watched(const F &kernel) {
 // extreme: -128 and ±127 in patterns whose sums grow with k.
 enum class numbers { plain, extreme, wild };
 
-struct matmul_case {
-    size_t k, weights, rows, w_stride, y_stride;
-    std::unique_ptr<char[]> w, x, scalar_x;
-    std::unique_ptr<float[]> scale, bias, y, wanted;
+// Rows of weights with their scales.
+struct weight_rows {
+    size_t k, count, stride;
+    std::unique_ptr<char[]> w;
+    std::unique_ptr<float[]> scale;
 
-    matmul_case(size_t depth, size_t outputs, size_t inputs, bool with_bias, numbers kind, size_t apart = 0)
-        : k(depth), weights(outputs), rows(inputs), w_stride(k + apart), y_stride(weights + apart),
-          w(exactly<char>((weights - 1) * w_stride + k)), x(exactly<char>(rows * i8_row_bytes(1, k, 1))),
-          scalar_x(exactly<char>(rows * i8_row_bytes(1, k, 1))), scale(exactly<float>(weights)),
-          bias(with_bias ? exactly<float>(weights) : nullptr),
-          y(exactly<float>((rows - 1) * y_stride + weights)),
-          wanted(exactly<float>((rows - 1) * y_stride + weights)) {
-        std::mt19937 engine(static_cast<uint32_t>(k * 31 + weights * 7 + rows));
-        const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
-        for (size_t j = 0; j < weights; ++j) {
+    weight_rows(std::mt19937 &engine, size_t depth, size_t rows, size_t apart, numbers kind)
+        : k(depth), count(rows), stride(k + apart), w(exactly<char>((count - 1) * stride + k)),
+          scale(exactly<float>(count)) {
+        for (size_t j = 0; j < count; ++j) {
             const char pattern[] = {-128, 127, static_cast<char>(j % 2 ? -127 : 0), 1};
             for (size_t i = 0; i < k; ++i)
-                w[j * w_stride + i] = kind == numbers::extreme ? pattern[(j + i * (j / 4 % 2)) % 4]
-                                                               : static_cast<char>(engine());
-            scale[j] = number();
-            if (with_bias) bias[j] = number();
-        }
-        const auto row = exactly<float>(k);
-        for (size_t r = 0; r < rows; ++r) {
-            const float extreme[] = {r % 3 == 1 ? -254.0f : 254.0f, r % 3 == 0 ? 254.0f : -254.0f};
-            for (size_t i = 0; i < k; ++i) row[i] = kind == numbers::extreme ? extreme[i % 2] : number();
-            using limits = std::numeric_limits<float>;
-            if (kind == numbers::wild && r % 3 > 0)
-                row[r * 5 % k] = r % 3 == 1 ? limits::infinity() : limits::quiet_NaN();
-            kernels.quantize(row.get(), &x[r * i8_row_bytes(1, k, 1)], k);
-            isa_scalar.i8->quantize(row.get(), &scalar_x[r * i8_row_bytes(1, k, 1)], k);
+                w[j * stride + i] = kind == numbers::extreme ? pattern[(j + i * (j / 4 % 2)) % 4]
+                                                             : static_cast<char>(engine());
+            scale[j] = static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f;
         }
     }
-    // As matmul calls a kernel: one tile's rows of weights a call.
-    i8_args part(size_t w0, size_t count, const char *from, float *to) const {
-        return {.w = &w[w0 * w_stride],
-                .w_stride = w_stride,
-                .w_scale = &scale[w0],
+};
+
+// A product of some shape; `gated`: silu of one times another.
+struct matmul_case {
+    const i8_kernels &kernels;
+    size_t k, weights, rows, y_stride, row_bytes = i8_row_bytes(1, k, 1);
+    bool gated;
+    std::vector<weight_rows> w;  // one, or gate and up
+    std::unique_ptr<char[]> x, scalar_x;
+    std::unique_ptr<float[]> bias, y;
+
+    struct shape {
+        size_t k, weights, rows, apart = 0;
+        bool bias = false, gated = false;
+        numbers kind = numbers::plain;
+    };
+    matmul_case(const i8_kernels &of, const shape &s)
+        : kernels(of), k(s.k), weights(s.weights), rows(s.rows), y_stride(weights + s.apart), gated(s.gated),
+          x(exactly<char>((rows + of.group_rows - 1) / of.group_rows * of.group_rows * row_bytes)),
+          scalar_x(exactly<char>(rows * row_bytes)), bias(s.bias ? exactly<float>(weights) : nullptr),
+          y(exactly<float>((rows - 1) * y_stride + weights)) {
+        std::mt19937 engine(static_cast<uint32_t>(k * 31 + weights * 7 + rows));
+        const auto number = [&] { return static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f; };
+        for (int i = 0; i < (gated ? 2 : 1); ++i) w.emplace_back(engine, k, weights, s.apart, s.kind);
+        for (size_t j = 0; bias && j < weights; ++j) bias[j] = number();
+        const auto row = exactly<float>(k);
+        const auto group = exactly<char>(of.group_rows * row_bytes);
+        for (size_t r = 0; r < rows; ++r) {
+            const float extreme[] = {r % 3 == 1 ? -254.0f : 254.0f, r % 3 == 0 ? 254.0f : -254.0f};
+            for (size_t i = 0; i < k; ++i) row[i] = s.kind == numbers::extreme ? extreme[i % 2] : number();
+            using limits = std::numeric_limits<float>;
+            if (s.kind == numbers::wild && r % 3 > 0)
+                row[r * 5 % k] = r % 3 == 1 ? limits::infinity() : limits::quiet_NaN();
+            const size_t at = r % of.group_rows;
+            of.quantize(row.get(), &group[at * row_bytes], k);
+            isa_scalar.i8->quantize(row.get(), &scalar_x[r * row_bytes], k);
+            if (at + 1 < of.group_rows && r + 1 < rows) continue;
+            std::vector<const char *> from;
+            for (size_t i = 0; i <= at; ++i) from.push_back(&group[i * row_bytes]);
+            of.pack(from.data(), at + 1, k, &x[(r - at) * row_bytes]);
+        }
+    }
+    // As an operation calls a kernel: at most one tile's rows of weights a call.
+    i8_args part(const weight_rows &of, size_t w0, size_t count, const char *from, float *to) const {
+        return {.w = &of.w[w0 * of.stride],
+                .w_stride = of.stride,
+                .w_scale = &of.scale[w0],
                 .x = from,
-                .x_stride = i8_row_bytes(1, k, 1),
+                .x_stride = row_bytes,
                 .y = to + w0,
                 .y_stride = y_stride,
                 .bias = bias ? &bias[w0] : nullptr,
@@ -210,30 +131,44 @@ struct matmul_case {
         long products = 0;
         for (size_t w0 = 0; w0 < weights; w0 += kernels.tile_weights) {
             const auto scratch = exactly<char>(kernels.tile_bytes);
+            const size_t n = std::min(kernels.tile_weights, weights - w0);
             products += watched([&] {
-                kernels.tile(part(w0, std::min(kernels.tile_weights, weights - w0), x.get(), y.get()),
-                             scratch.get());
+                const i8_args a = part(w[0], w0, n, x.get(), y.get());
+                if (gated) kernels.gated(a, part(w[1], w0, n, x.get(), nullptr), unary::silu, scratch.get());
+                else kernels.tile(a, scratch.get());
             });
         }
-        isa_scalar.i8->rows(part(0, weights, scalar_x.get(), wanted.get()));
         return products;
     }
-    // How many results differ from the scalar kernels', or from what numerics.h defines for the exact sum.
-    // All NaNs count as equal.
+    // What numerics.h defines for the exact sum. An int32 is wide enough for it.
+    float exact(const weight_rows &of, size_t r, size_t j) const {
+        const char *const q = &scalar_x[r * row_bytes];
+        float x_scale;
+        memcpy(&x_scale, q, sizeof x_scale);
+        int64_t sum = 0;
+        for (size_t i = 0; i < k; ++i)
+            sum += static_cast<int8_t>(of.w[j * of.stride + i]) * static_cast<int8_t>(q[64 + i]);
+        REQUIRE(sum == static_cast<int32_t>(sum));
+        const float product = (static_cast<float>(sum) * of.scale[j]) * x_scale;
+        return bias ? product + bias[j] : product;
+    }
+    // How many results differ from that, and from the scalar kernels'. All NaNs count as equal.
     size_t wrong() const {
+        const size_t size = (rows - 1) * y_stride + weights;
+        std::vector<float> wanted(size), up(size);
+        isa_scalar.i8->rows(part(w[0], 0, weights, scalar_x.get(), wanted.data()));
+        if (gated) {
+            isa_scalar.i8->rows(part(w[1], 0, weights, scalar_x.get(), up.data()));
+            for (size_t r = 0; r < rows; ++r)
+                isa_scalar.floats->gated(unary::silu, &wanted[r * y_stride], &up[r * y_stride],
+                                         &wanted[r * y_stride], weights);
+        }
         size_t n = 0;
         for (size_t r = 0; r < rows; ++r)
             for (size_t j = 0; j < weights; ++j) {
-                const char *q = &scalar_x[r * i8_row_bytes(1, k, 1)];
-                float x_scale;
-                memcpy(&x_scale, q, sizeof x_scale);
-                int64_t sum = 0;
-                for (size_t i = 0; i < k; ++i)
-                    sum += static_cast<int8_t>(w[j * w_stride + i]) * static_cast<int8_t>(q[64 + i]);
-                n += sum != static_cast<int32_t>(sum);
-                float exact = (static_cast<float>(sum) * scale[j]) * x_scale;
-                if (bias) exact = exact + bias[j];
-                for (float other : {exact, wanted[r * y_stride + j]}) {
+                float formula = exact(w[0], r, j);
+                if (gated) formula = formula * sigmoid_f32(formula) * exact(w[1], r, j);
+                for (float other : {formula, wanted[r * y_stride + j]}) {
                     const float got = y[r * y_stride + j];
                     n += memcmp(&got, &other, sizeof got) != 0 && (got == got || other == other);
                 }
@@ -242,45 +177,66 @@ struct matmul_case {
     }
 };
 
-void check_matmul(size_t k, size_t weights, size_t rows, bool bias, numbers kind, size_t apart = 0) {
-    matmul_case c(k, weights, rows, bias, kind, apart);
-    const long products = c.run();
-    const size_t steps = (k + 63) / 64;
-    CAPTURE(k);
-    CAPTURE(weights);
-    CAPTURE(rows);
-    CHECK(c.wrong() == 0);
-    // no product with padding only
-    CHECK(products == static_cast<long>(steps * ((weights + 15) / 16) * ((rows + 15) / 16)));
-    for (size_t r = 0; apart > 0 && r + 1 < rows; ++r) CHECK(c.y[r * c.y_stride + weights] == 0.0f);
+void check_matmul(const matmul_case::shape &s) {
+    for (const i8_kernels *kernels : models()) {
+        matmul_case c(*kernels, s);
+        const long products = c.run();
+        CAPTURE(s.k);
+        CAPTURE(s.weights);
+        CAPTURE(s.rows);
+        CAPTURE(s.gated);
+        CHECK(c.wrong() == 0);
+        // no product with padding only
+        const size_t tiles_of = (s.gated ? 2 : 1) * ((s.weights + 15) / 16);
+        CHECK(products == static_cast<long>((s.k + 63) / 64 * tiles_of * ((s.rows + 15) / 16)));
+        for (size_t r = 0; s.apart > 0 && r + 1 < s.rows; ++r) CHECK(c.y[r * c.y_stride + s.weights] == 0.0f);
+    }
 }
 
 }  // namespace
 
 TEST_CASE("amx: products of every length and number of rows and weights") {
-    if (!vnni_here()) return;
     for (size_t k = 1; k <= 200; ++k)
-        check_matmul(k, 1 + k * 13 % 100, 1 + k * 7 % 70, k % 2, numbers::plain);
+        check_matmul({k, 1 + k * 13 % 70, 1 + k * 7 % 70, 0, k % 3 == 1, k % 3 == 0});
     for (size_t rows = 1; rows <= 70; ++rows)
-        check_matmul(rows % 3 ? 64 : 65, 1 + rows * 3 % 35, rows, rows % 2, numbers::plain, rows % 4);
-    for (size_t weights = 1; weights <= 100; ++weights)
-        check_matmul(weights % 3 ? 130 : 128, weights, 1 + weights * 5 % 40, weights % 2, numbers::plain,
-                     weights % 3);
-    check_matmul(1536, 64, 33, true, numbers::plain);
-    check_matmul(8960, 33, 17, false, numbers::plain);
+        check_matmul({rows % 3 ? 64u : 65u, 1 + rows * 3 % 35, rows, rows % 4, rows % 4 == 1, rows % 4 == 2});
+    for (size_t weights = 1; weights <= 70; ++weights)
+        check_matmul({weights % 3 ? 130u : 128u, weights, 1 + weights * 5 % 40, weights % 3, weights % 4 == 1,
+                      weights % 4 == 2});
+    check_matmul({1536, 64, 33, 0, true});
+    check_matmul({8960, 33, 17});
+    check_matmul({8961, 33, 17, 0, true});
+    check_matmul({8961, 17, 33, 0, false, true});
 }
 
-TEST_CASE("amx: sums of several chunks, and extreme sums") {
-    if (!vnni_here()) return;
-    for (size_t k : {9216, 9217, 9280, 18432, 18433}) check_matmul(k, 21, 18, k % 2, numbers::plain, 3);
-    check_matmul(1536, 70, 35, true, numbers::extreme);
-    check_matmul(100000, 19, 34, true, numbers::extreme);
-    check_matmul(132000, 7, 5, false, numbers::extreme);
+TEST_CASE("amx: several panels of weights and of rows") {
+    check_matmul({70, 300, 530, 1, true});
+    check_matmul({70, 150, 530, 0, false, true});
+    check_matmul({1700, 40, 530, 0, true});  // in two chunks
+    check_matmul({1601, 20, 515, 3, false, true});
+    check_matmul({3100, 290, 33, 0, true});
+    check_matmul({3100, 150, 20, 0, false, true});
+}
+
+TEST_CASE("amx: rows of weights whose distance clashes in the cache") {
+    for (const size_t k : {2048, 2000, 1000, 64})
+        for (const bool gated : {false, true}) {
+            check_matmul({k, 37, 70, 2048 - k, false, gated});
+            check_matmul({k, 37, 20, 4096 - k, false, gated});
+        }
+    check_matmul({8192, 20, 66});
+}
+
+TEST_CASE("amx: extreme sums") {
+    check_matmul({1536, 70, 35, 0, true, false, numbers::extreme});
+    check_matmul({100000, 19, 34, 3, true, false, numbers::extreme});
+    check_matmul({132000, 7, 5, 0, false, false, numbers::extreme});
+    check_matmul({100000, 7, 17, 0, false, true, numbers::extreme});
 }
 
 TEST_CASE("amx: activations that are not finite") {
-    if (!vnni_here()) return;
-    for (size_t k : {5, 64, 200}) check_matmul(k, 40, 30, true, numbers::wild);
+    for (size_t k : {5, 64, 200})
+        for (const bool gated : {false, true}) check_matmul({k, 40, 30, 0, !gated, gated, numbers::wild});
 }
 
 namespace {
@@ -362,10 +318,7 @@ size_t different(const std::vector<float> &a, const std::vector<float> &b) {
     return n;
 }
 
-}  // namespace
-
-TEST_CASE("amx: attention over one page") {
-    if (!vnni_here()) return;
+void check_attention(const i8_kernels &kernels) {
     long least_rows_by_tiles = 1000;
     for (size_t d : {1, 17, 32, 33, 64, 80, 96, 100, 128, 192, 256, 512})
         for (size_t rows = 1; rows <= 48; rows += d < 100 ? 1 : 5) {
@@ -398,22 +351,38 @@ TEST_CASE("amx: attention over one page") {
     CHECK(least_rows_by_tiles == 4);
 }
 
+}  // namespace
+
+TEST_CASE("amx: attention over one page") {
+    for (const i8_kernels *kernels : models()) check_attention(*kernels);
+}
+
+namespace {
+
+// As LDTILECFG reads it.
+struct tile_config {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+}  // namespace
+
 TEST_CASE("amx: the model of the tiles faults where the processor would") {
     const auto fault = [](const auto &f) {
         state = machine();
         f();
         return state.fault;
     };
-    amx_model::tile_config good;
+    tile_config good;
     for (int t = 0; t < 8; ++t) good.row_bytes[t] = 64, good.rows[t] = 16;
     static uint8_t memory[16 * 64];
-    using amx_model::tiles;
     CHECK(fault([&] { tiles::configure(&good); }) == "");
     CHECK(fault([&] { tiles::load<0>(memory, 64); }) == "an instruction without a configuration");
     CHECK(fault([&] { tiles::configure(&good), tiles::release(), tiles::zero<0>(); }) ==
           "an instruction without a configuration");
     const auto with = [&](const auto &change) {
-        amx_model::tile_config c = good;
+        tile_config c = good;
         change(c);
         return fault([&] { tiles::configure(&c), tiles::product<0, 1, 2>(); });
     };

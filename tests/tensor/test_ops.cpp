@@ -3,6 +3,7 @@
 // with the same row among others. The reference forward itself is compared with float64. All memory that a
 // kernel sees ends, or begins, at an inaccessible page. All NaNs count as equal.
 #include "../support/float_mode.h"
+#include "../cpu/tile_model.h"
 #include "op_cases.h"
 #include "../support/sanitizers.h"
 
@@ -109,9 +110,21 @@ struct instance {
     }
 };
 
+// The instruction sets of this machine, and AMX's model.
+std::vector<const char *> isas() {
+    std::vector<const char *> all = cpu_isas();
+#ifdef DS_X86_KERNELS
+    if (ds::test::isa_amx_model.available()) all.push_back(ds::test::isa_amx_model.name);
+#endif
+    return all;
+}
+
 backend_ptr make_backend(const char *isa, unsigned threads, op k, const char *variant) {
     cpu_options o;
     o.isa = isa;
+#ifdef DS_X86_KERNELS
+    if (isa && isa == ds::test::isa_amx_model.name) o.kernels = &ds::test::isa_amx_model;
+#endif
     o.threads = threads;
     if (variant) o.force = {{info(k).name, variant}};
     return cpu_backend(o);
@@ -182,7 +195,7 @@ TEST_CASE("every variant, instruction set and thread count gives the reference's
         std::map<const op_case *, std::vector<char>> references;  // the slow part
         for (const op_case &c : cases())
             if (c.kind == kind) references[&c] = instance(c, true).reference();
-        for (const char *isa : cpu_isas())
+        for (const char *isa : isas())
             for (unsigned threads = 1; threads <= 3; threads += few ? 2 : 1)
                 for (const variant &v : cpu_variants(kind)) {
                     const backend_ptr b = make_backend(isa, threads, kind, v.name);
@@ -207,7 +220,7 @@ TEST_CASE("every variant, instruction set and thread count gives the reference's
 }
 
 TEST_CASE("a row alone is the row among others") {
-    for (const char *isa : cpu_isas()) {
+    for (const char *isa : isas()) {
         const backend_ptr b = make_backend(isa, 2, op::add, nullptr);
         for (const op_case &c : cases()) {
             if (!c.rows) continue;
@@ -347,7 +360,7 @@ TEST_CASE("rows that are not adjacent") {
         n.out.data = wanted.data();
         info(op::matmul).reference(n);
         n.out.data = y.data();
-        for (const char *isa : cpu_isas()) {
+        for (const char *isa : isas()) {
             const backend_ptr b = make_backend(isa, 2, op::matmul, nullptr);
             std::vector<char> work(b->fn->work_bytes(b.get(), n) + 64);
             REQUIRE(b->fn->run(b.get(), g, work.data(), nullptr));
@@ -357,7 +370,7 @@ TEST_CASE("rows that are not adjacent") {
 }
 
 TEST_CASE("a plan's work bytes are enough for smaller shapes") {
-    for (const char *isa : cpu_isas()) {
+    for (const char *isa : isas()) {
         const backend_ptr b = make_backend(isa, 3, op::matmul, nullptr);
         for (format type : {format::q8_0, format::q4_k, format::i8}) {
             size_t before = 0;
