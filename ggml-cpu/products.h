@@ -22,23 +22,30 @@ struct product {
     // A row of quantized activations.
     size_t row_bytes() const {
         if (type == format::i8) return i8_row_bytes(c.vec->i8->element, k, 1);
-        return align64(is_packed(type) ? blocks() * c.vec->packed(type)->x_bytes : k * sizeof(float));
+        return align64(is_packed(type) ? blocks() * c.vec->packed(type).x_bytes : k * sizeof(float));
     }
     void quantize_row(const float *x, char *to) const {
         if (type == format::i8) c.vec->i8->quantize(x, to, k);
-        else if (is_packed(type)) c.vec->packed(type)->quantize(x, to, blocks());
+        else if (is_packed(type)) c.vec->packed(type).quantize(x, to, blocks());
         else std::memcpy(to, x, k * sizeof(float));
     }
 
     // Quantized rows lie one after another, or, where a kernel for many rows wants that, in groups of so
     // many, packed; only the last group may have fewer. Row r, the first of a group, begins at r *
     // row_bytes() either way.
-    size_t group() const { return type == format::i8 ? c.vec->i8->group_rows : 1; }
+    size_t group() const {
+        return type == format::i8 ? c.vec->i8->group_rows
+               : is_packed(type)  ? c.vec->packed(type).group_rows
+                                  : 1;
+    }
     size_t group(bool by_few) const { return by_few ? 1 : group(); }
     size_t rows_bytes(size_t rows) const { return ceil_div(rows, group()) * group() * row_bytes(); }
     // Scratch for `put_row`: a group's rows before they are packed.
     size_t group_bytes() const { return group() > 1 ? group() * row_bytes() : 0; }
-    void pack(const char *const *rows, size_t n, char *to) const { c.vec->i8->pack(rows, n, k, to); }
+    void pack(const char *const *rows, size_t n, char *to) const {
+        if (type == format::i8) c.vec->i8->pack(rows, n, k, to);
+        else c.vec->packed(type).pack(rows, n, blocks(), to);
+    }
     // Quantizes row r of `rows`. A thread puts all rows of a group, in order.
     void put_row(const float *x, size_t r, size_t rows, char *to, bool by_few, char *scratch) const {
         const size_t together = group(by_few), at = r % together;
@@ -52,7 +59,7 @@ struct product {
     // Scratch for `run`.
     size_t tile_bytes() const {
         return align64(type == format::i8 ? c.vec->i8->tile_bytes
-                       : is_packed(type)  ? c.vec->packed(type)->tile_bytes
+                       : is_packed(type)  ? c.vec->packed(type).tile_bytes
                                           : 0);
     }
 
@@ -60,11 +67,11 @@ struct product {
     // in tiles of tile_weights() rows.
     bool few(size_t rows) const {
         return type == format::i8 ? rows <= c.vec->i8->few_rows
-                                  : is_packed(type) && rows <= c.vec->packed(type)->few_rows;
+                                  : is_packed(type) && rows <= c.vec->packed(type).few_rows;
     }
     size_t tile_weights() const {
         return type == format::i8 ? c.vec->i8->tile_weights
-               : is_packed(type)  ? c.vec->packed(type)->tile_weights
+               : is_packed(type)  ? c.vec->packed(type).tile_weights
                                   : 32;
     }
 
@@ -126,7 +133,7 @@ private:
         });
     }
     void run_packed(const tensor &w, const part &p, char *tile, bool by_few) const {
-        const packed_kernels &kernels = *c.vec->packed(type);
+        const packed_kernels kernels = c.vec->packed(type);
         by_tiles(p, by_few ? p.weights : tile_weights(), [&](size_t i, size_t n) {
             const packed_args a = {.w = at(w, static_cast<int64_t>(p.first + i)),
                                    .w_stride = stride_of(w),
@@ -220,16 +227,19 @@ struct shared_input {
         }
         const auto part = [&](size_t begin, size_t end, unsigned worker) {
             char *const own = scratch + worker * scratch_bytes(c);
-            float *const normed = reinterpret_cast<float *>(own + group_bytes(c));
+            float *const normed = reinterpret_cast<float *>(own + groups_bytes(c));
             for (size_t r = begin * together; r < std::min(end * together, rows()); ++r) {
                 const float *row = f32_at(x, static_cast<int64_t>(r));
                 if (norm) {
                     c.vec->floats->rms_norm(row, f32_at(*norm, 0), normed, d, eps);
                     row = normed;
                 }
+                char *group = own;
                 for (size_t i = 0; i < count; ++i) {
                     const product p(c, *w[i]);
-                    if (is_first(i)) p.put_row(row, r, rows(), work + offset(c, i), p.few(rows()), own);
+                    if (!is_first(i)) continue;
+                    p.put_row(row, r, rows(), work + offset(c, i), p.few(rows()), group);
+                    group += p.group_bytes();
                 }
             }
         };
@@ -246,14 +256,15 @@ private:
             if (is_first(i)) all += product(c, *w[i]).rows_bytes(rows());
         return all;
     }
-    // A worker's: a group of the one format that may have any, and a normed row.
-    size_t group_bytes(const cpu &c) const {
-        size_t most = 0;
-        for (size_t i = 0; i < count; ++i) most = std::max(most, product(c, *w[i]).group_bytes());
-        return most;
+    // A worker's: a group for each format, and a normed row.
+    size_t groups_bytes(const cpu &c) const {
+        size_t all = 0;
+        for (size_t i = 0; i < count; ++i)
+            if (is_first(i)) all += product(c, *w[i]).group_bytes();
+        return all;
     }
     size_t scratch_bytes(const cpu &c) const {
-        return group_bytes(c) + align64(static_cast<size_t>(x.ne[1]) * sizeof(float));
+        return groups_bytes(c) + align64(static_cast<size_t>(x.ne[1]) * sizeof(float));
     }
 };
 

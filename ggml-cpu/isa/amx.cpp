@@ -1,4 +1,5 @@
-// AMX-INT8 (Intel, since Sapphire Rapids): I8 with many rows by tile registers; all else is avx512_vnni's.
+// AMX-INT8 (Intel, since Sapphire Rapids): I8 and packed formats with many rows by tile registers; all else is
+// avx512_vnni's.
 // tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers.
 // Invariant: the system is asked for permission before the registers are first touched (os::allow_tiles, from
 // available).
@@ -47,7 +48,10 @@ struct tiles {
     }
 };
 
+#include "packed32_x86.inl"
+#include "packed256_x86.inl"
 #include "amx.inl"
+#include "amx_packed.inl"
 
 }  // namespace
 }  // namespace amx
@@ -69,7 +73,8 @@ static bool has_tiles() {
 static bool available() { return has_tiles() && isa_avx512_vnni.available() && os::allow_tiles(); }
 static bool could_be() { return has_tiles() && isa_avx512_vnni.available() && os::has_tiles(); }
 
-const isa isa_amx = {"amx", available, &floats_avx512, packed_avx512_vnni, &amx::i8_by_tiles, could_be};
+static packed_kernels packed_amx(format f) { return amx::packed_by_tiles(f, packed_avx512_vnni(f)); }
+const isa isa_amx = {"amx", available, &floats_avx512, packed_amx, &amx::i8_by_tiles, could_be};
 
 }  // namespace ds
 #endif

@@ -45,16 +45,17 @@ public:
     ~tile_shape() {
         if (first) tiles::release();
     }
-    // The rows of the first tile and of the second, which may have none. Columns are always sixteen.
-    void set(size_t rows, size_t next_rows) {
+    // The rows of the first tile and of the second, which may have none, and their length in bytes. Columns
+    // are always sixteen.
+    void set(size_t rows, size_t next_rows, size_t depth = tile_line) {
         if (rows == first && next_rows == second) return;
         first = rows;
         second = next_rows;
         tile_config c;
         for (int t = 0; t < 8; ++t) {
-            const size_t n = t >= 6 ? tile_rows : t == 5 || t == 2 || t == 3 ? second : first;
+            const size_t n = t >= 6 ? depth / 4 : t == 5 || t == 2 || t == 3 ? second : first;
             c.rows[t] = static_cast<uint8_t>(n);
-            c.row_bytes[t] = n ? tile_line : 0;
+            c.row_bytes[t] = static_cast<uint16_t>(n == 0 ? 0 : t == 4 || t == 5 ? depth : tile_line);
         }
         tiles::configure(&c);
     }

@@ -31,7 +31,7 @@ namespace ds {
 
 static bool available() { return __builtin_cpu_supports("avx512vnni") && isa_avx512.available(); }
 
-const packed_kernels *packed_avx512_vnni(format f) { return packed_table<avx512_vnni::packed_x86>(f); }
+packed_kernels packed_avx512_vnni(format f) { return packed_table<avx512_vnni::packed_x86>(f); }
 const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, packed_avx512_vnni, &avx512_vnni::i8};
 
 }  // namespace ds

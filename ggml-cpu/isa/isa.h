@@ -21,7 +21,8 @@ struct dot_args {
     size_t k, weights, rows;
 };
 
-// Products of the same shape with packed weights; x are rows written by `quantize`.
+// Products of the same shape with packed weights; x are rows written by `quantize`, for `tile` in groups
+// written by `pack`, if there is one.
 struct packed_args {
     const char *w;
     size_t w_stride;  // bytes
@@ -107,20 +108,25 @@ struct float_kernels {
     void (*attend_latents_f16)(const attend_args &);
 };
 
+constexpr size_t most_group = 16;
+
 struct packed_kernels {
     // bytes of a quantized block of activations, which has as many elements as one of weights
     size_t x_bytes;
     size_t few_rows;      // of activations: up to here `rows` is faster than `tile`
     size_t tile_weights;  // rows of weights in a tile
     size_t tile_bytes;    // of a tile
+    // of activations that `pack` puts together, at most most_group; 1: there is no `pack`
+    size_t group_rows;
     void (*quantize)(const float *x, char *y, size_t blocks);
+    // n quantized rows, 1 to group_rows; a group takes at most as many bytes as group_rows rows
+    void (*pack)(const char *const *rows, size_t n, size_t blocks, char *group);
     // few rows of activations (GEMV): weights are read as stored
     void (*rows)(const packed_args &);
     // many (GEMM): at most tile_weights rows of weights, repacked into tile_bytes, part by part
     void (*tile)(const packed_args &, char *scratch);
 };
 
-constexpr size_t most_group = 16;
 struct i8_kernels {
     size_t element;       // bytes of a quantized activation: see i8_row_bytes
     size_t few_rows;      // of activations: up to here `rows` is faster than `tile`
@@ -151,7 +157,7 @@ struct isa {
     const char *name;
     bool (*available)();  // on this machine, and to this process
     const float_kernels *floats;
-    const packed_kernels *(*packed)(format f);  // of a packed format
+    packed_kernels (*packed)(format f);  // of a packed format
     const i8_kernels *i8;
     // whether `available` would succeed, without asking the system for permission; null: as `available`
     bool (*could_be)() = nullptr;
@@ -175,19 +181,19 @@ constexpr size_t i8_scratch_bytes(size_t element, size_t attend_rows, size_t hea
 }
 
 // The kernels for a format known at run time, from a template over formats.
-template <template <format> class table> const packed_kernels *packed_table(format f) {
-    const packed_kernels *kernels = nullptr;
-    with_packed(f, [&](auto tag) { kernels = &table<tag.value>::kernels; });
+template <template <format> class table> packed_kernels packed_table(format f) {
+    packed_kernels kernels = {};
+    with_packed(f, [&](auto tag) { kernels = table<tag.value>::kernels; });
     return kernels;
 }
 
 extern const isa isa_scalar;
-const packed_kernels *packed_scalar(format f);
+packed_kernels packed_scalar(format f);
 #if defined(__x86_64__) && !defined(DS_SCALAR_ONLY)
 #define DS_X86_KERNELS 1
 extern const isa isa_avx2, isa_avx512, isa_avx512_vnni, isa_amx;
 extern const float_kernels floats_avx512;
-const packed_kernels *packed_avx512_vnni(format f);
+packed_kernels packed_avx512_vnni(format f);
 #elif defined(__aarch64__) && !defined(DS_SCALAR_ONLY)
 #define DS_ARM_KERNELS 1
 extern const isa isa_neon;

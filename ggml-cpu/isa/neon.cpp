@@ -98,9 +98,7 @@ DS_TARGET_END
 namespace ds {
 
 // Of the packed formats only Q8_0 has kernels here; the others run without vectors.
-static const packed_kernels *packed_neon(format f) {
-    return f == format::q8_0 ? &neon::q8 : packed_scalar(f);
-}
+static packed_kernels packed_neon(format f) { return f == format::q8_0 ? neon::q8 : packed_scalar(f); }
 
 const isa isa_neon = {"neon", os::has_dot_product, &neon::floats, packed_neon, &neon::i8};
 

@@ -9,7 +9,7 @@ constexpr size_t x256_sums16 = 256, x256_sums32 = x256_sums16 + 32, x256_scale =
 constexpr size_t x256_bytes = x256_words + (packed_unsigned ? 0 : 512),
                  x256_tile = packed_unsigned ? 0 : x256_words;
 
-static void quantize256(const float *x, char *y, size_t blocks) {
+[[maybe_unused]] static void quantize256(const float *x, char *y, size_t blocks) {
     for (; blocks > 0; --blocks, x += 256, y += x256_bytes) {
         const row_scale s = packed_scale(x, 256);
         int16_t sums[24];
@@ -319,6 +319,7 @@ template <format f> struct packed256 {
                                                .few_rows = few_rows256,
                                                .tile_weights = packed_columns,
                                                .tile_bytes = part * tile_block,
+                                               .group_rows = 1,
                                                .quantize = quantize256,
                                                .rows = packed_rows<rows_of<f>>,
                                                .tile = packed_tile<packed256>};

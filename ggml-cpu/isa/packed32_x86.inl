@@ -5,7 +5,7 @@
 constexpr size_t x32_scale = 32 * packed_element, x32_start = x32_scale + 4, x32_sum = x32_start + 4,
                  x32_bytes = x32_sum + 4;
 
-static void quantize32(const float *x, char *y, size_t blocks) {
+[[maybe_unused]] static void quantize32(const float *x, char *y, size_t blocks) {
     for (; blocks > 0; --blocks, x += 32, y += x32_bytes) {
         const row_scale s = packed_scale(x, 32);
         const __m256i q = packed_round(x, s.inverse);
@@ -171,6 +171,7 @@ template <format f> struct packed32 {
                                                .few_rows = few_rows32,
                                                .tile_weights = packed_columns,
                                                .tile_bytes = part * tile_block,
+                                               .group_rows = 1,
                                                .quantize = quantize32,
                                                .rows = packed_rows<rows_of<f>>,
                                                .tile = packed_tile<packed32>};

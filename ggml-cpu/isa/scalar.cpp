@@ -56,6 +56,7 @@ template <format f> struct packed_of {
                                                .few_rows = 6,
                                                .tile_weights = 32,
                                                .tile_bytes = 0,
+                                               .group_rows = 1,
                                                .quantize = packed_quantize<f>,
                                                .rows = packed_rows<f>,
                                                .tile = packed_tile<f>};
@@ -123,7 +124,7 @@ constexpr i8_kernels i8 = {.element = sizeof(i8_x),
 }  // namespace scalar
 
 static bool available() { return true; }
-const packed_kernels *packed_scalar(format f) { return packed_table<scalar::packed_of>(f); }
+packed_kernels packed_scalar(format f) { return packed_table<scalar::packed_of>(f); }
 const isa isa_scalar = {"scalar", available, &scalar::floats, packed_scalar, &scalar::i8};
 
 }  // namespace ds

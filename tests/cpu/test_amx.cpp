@@ -1,6 +1,7 @@
 // The AMX kernels on machines without AMX, by the models of tile_model.h. The kernels' bytes are compared with
 // exact sums and with the scalar kernels. Every array has exactly its size and the model copies the bytes that
 // an instruction reads, so sanitizers detect any access beyond.
+#include "../tensor/op_cases.h"
 #include "tile_model.h"
 #include "../support/skip.h"
 
@@ -26,12 +27,10 @@ using tile_model::tiles;
 namespace {
 
 // The kernels that this machine can run.
-std::vector<const i8_kernels *> models() {
-    std::vector<const i8_kernels *> all;
-    for (const std::string name : cpu_isas()) {
-        if (name == "avx2") all.push_back(&ds::test::amx_on_avx2);
-        if (name == "avx512_vnni") all.push_back(&ds::test::amx_on_avx512);
-    }
+std::vector<const isa *> models() {
+    std::vector<const isa *> all;
+    for (const isa *m : {&ds::test::amx_on_avx2, &ds::test::amx_on_avx512})
+        if (m->available()) all.push_back(m);
     if (all.empty()) ds::test::skip("the models of AMX need avx2");
     return all;
 }
@@ -178,8 +177,8 @@ struct matmul_case {
 };
 
 void check_matmul(const matmul_case::shape &s) {
-    for (const i8_kernels *kernels : models()) {
-        matmul_case c(*kernels, s);
+    for (const isa *model : models()) {
+        matmul_case c(*model->i8, s);
         const long products = c.run();
         CAPTURE(s.k);
         CAPTURE(s.weights);
@@ -354,7 +353,94 @@ void check_attention(const i8_kernels &kernels) {
 }  // namespace
 
 TEST_CASE("amx: attention over one page") {
-    for (const i8_kernels *kernels : models()) check_attention(*kernels);
+    for (const isa *model : models()) check_attention(*model->i8);
+}
+
+namespace {
+
+// A product of packed weights; `wild`: with any bytes among them, such as scales that are not finite.
+void check_packed(const isa &model, format f, size_t weights, size_t rows, size_t blocks, bool with_bias,
+                  bool wild) {
+    const packed_kernels kernels = model.packed(f), scalar = isa_scalar.packed(f);
+    const size_t elements = static_cast<size_t>(info(f).block) * blocks,
+                 w_stride =
+                     row_bytes(f, elements) + weights % 3 * row_bytes(f, static_cast<size_t>(info(f).block)),
+                 y_stride = weights + rows % 2, row = (kernels.x_bytes * blocks + 63) / 64 * 64,
+                 scalar_row = scalar.x_bytes * blocks;
+    std::mt19937 engine(static_cast<uint32_t>(weights * 31 + rows * 7 + blocks));
+    const size_t w_bytes = row_bytes(f, elements);
+    const auto w = exactly<char>((weights - 1) * w_stride + w_bytes);
+    std::vector<float> values(elements), bias(weights);
+    ds::test::numbers random(static_cast<uint32_t>(weights + rows * 50));
+    for (size_t j = 0; j < weights; ++j) {
+        const ds::test::array some = ds::test::make_array(random, f, {static_cast<int64_t>(elements)});
+        memcpy(&w[j * w_stride], some.bytes.data(), w_bytes);
+        for (size_t i = 0; wild && i < w_bytes; ++i)
+            if (engine() % 3 == 0) w[j * w_stride + i] = static_cast<char>(engine());
+        bias[j] = random.plain();
+    }
+    const size_t group = kernels.group_rows;
+    const auto x = exactly<char>((rows + group - 1) / group * group * row),
+               scalar_x = exactly<char>(rows * scalar_row), before = exactly<char>(group * row);
+    for (size_t r = 0; r < rows; ++r) {
+        for (float &v : values) v = static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f;
+        if (wild && r % 5 == 1) values[r % elements] = std::numeric_limits<float>::infinity();
+        if (r % 5 == 2) std::fill(values.begin(), values.end(), r % 2 ? 1.0f : -1.0f);  // the largest sums
+        kernels.quantize(values.data(), &before[r % group * row], blocks);
+        scalar.quantize(values.data(), &scalar_x[r * scalar_row], blocks);
+        if (r % group + 1 < group && r + 1 < rows) continue;
+        std::vector<const char *> from;
+        for (size_t i = 0; i <= r % group; ++i) from.push_back(&before[i * row]);
+        kernels.pack(from.data(), from.size(), blocks, &x[r / group * group * row]);
+    }
+    const auto y = exactly<float>((rows - 1) * y_stride + weights),
+               wanted = exactly<float>((rows - 1) * y_stride + weights);
+    const auto part = [&](size_t w0, size_t n, const char *from, size_t stride, float *to) {
+        return packed_args{.w = &w[w0 * w_stride],
+                           .w_stride = w_stride,
+                           .x = from,
+                           .x_stride = stride,
+                           .y = to + w0,
+                           .y_stride = y_stride,
+                           .bias = with_bias ? &bias[w0] : nullptr,
+                           .blocks = blocks,
+                           .weights = n,
+                           .rows = rows};
+    };
+    long products = 0;
+    for (size_t w0 = 0; w0 < weights; w0 += kernels.tile_weights) {
+        const auto scratch = exactly<char>(kernels.tile_bytes);
+        products += watched([&] {
+            kernels.tile(part(w0, std::min(kernels.tile_weights, weights - w0), x.get(), row, y.get()),
+                         scratch.get());
+        });
+    }
+    scalar.rows(part(0, weights, scalar_x.get(), scalar_row, wanted.get()));
+    size_t wrong = 0;
+    for (size_t i = 0; i < (rows - 1) * y_stride + weights; ++i)
+        wrong += memcmp(&y[i], &wanted[i], sizeof(float)) != 0 && (y[i] == y[i] || wanted[i] == wanted[i]);
+    INFO(info(f).text, " ", weights, " weights, ", rows, " rows, ", blocks, " blocks, ", model.name);
+    CHECK(wrong == 0);
+    CHECK(products >= static_cast<long>((weights + 15) / 16 * ((rows + 15) / 16) * blocks));
+}
+
+}  // namespace
+
+TEST_CASE("amx: packed formats") {
+    for (const isa *model : models())
+        for (int i = 0; i < static_cast<int>(format::count); ++i) {
+            const auto f = static_cast<format>(i);
+            if (!is_packed(f)) continue;
+            const size_t block = static_cast<size_t>(info(f).block), part = 1024 / block;
+            for (size_t n = 1; n <= 40; n += 3) {
+                check_packed(*model, f, n, 1 + n * 7 % 40, 1 + n % 3, n % 2, false);
+                check_packed(*model, f, 1 + n * 5 % 40, n, 1 + n % 2, n % 3 == 0, true);
+            }
+            for (const size_t blocks : {part - 1, part, part + 1, 2 * part, 2 * part + 1})
+                if (blocks > 0) check_packed(*model, f, 17, 33, blocks, true, blocks % 2);
+            check_packed(*model, f, 70, 20, 2, false, false);
+            check_packed(*model, f, 17, 520, part + 1, true, false);
+        }
 }
 
 namespace {

@@ -120,6 +120,8 @@ DS_INLINE w16i plane_step(w16i sum, w16i w, w16i x) {
 }
 
 #include "../../ggml-cpu/isa/packed_x86.inl"
+#include "../../ggml-cpu/isa/packed32_x86.inl"
+#include "../../ggml-cpu/isa/packed256_x86.inl"
 
 constexpr size_t i8_vectors = 4, i8_dot_x = 6, i8_streams = 4, i8_few_rows = 64;
 DS_INLINE w16i widened(const char *w) {
@@ -138,6 +140,19 @@ DS_INLINE void turned_quarter(const int32_t *p, size_t q, w16i *out) {
 }
 
 #include "../../ggml-cpu/isa/amx.inl"
+#include "../../ggml-cpu/isa/amx_packed.inl"
+
+packed_kernels packed(format f) {
+    packed_kernels k = {};
+    with_packed(f, [&](auto tag) {
+        constexpr bool small = ds::packed<tag.value>::block == 32;
+        k.x_bytes = small ? x32_bytes : x256_bytes;
+        k.quantize = small ? quantize32 : quantize256;
+    });
+    k = packed_by_tiles(f, k);
+    k.few_rows = 0;  // no kernel of the model reads weights as stored
+    return k;
+}
 
 }  // namespace
 }  // namespace amx_on_avx2
@@ -152,7 +167,12 @@ namespace {
 using tile_model::tiles;
 
 #include "../../ggml-cpu/isa/vnni_avx512.inl"
+#include "../../ggml-cpu/isa/packed32_x86.inl"
+#include "../../ggml-cpu/isa/packed256_x86.inl"
 #include "../../ggml-cpu/isa/amx.inl"
+#include "../../ggml-cpu/isa/amx_packed.inl"
+
+packed_kernels packed(format f) { return packed_by_tiles(f, packed_avx512_vnni(f)); }
 
 }  // namespace
 }  // namespace amx_on_avx512
@@ -161,9 +181,10 @@ DS_TARGET_END
 
 namespace ds::test {
 
-const i8_kernels &amx_on_avx2 = ds::amx_on_avx2::i8_by_tiles, &amx_on_avx512 = ds::amx_on_avx512::i8_by_tiles;
-const isa isa_amx_model = {"amx_model", isa_avx2.available, isa_avx2.floats, isa_avx2.packed,
-                           &ds::amx_on_avx2::i8_by_tiles};
+const isa amx_on_avx2 = {"amx_on_avx2", isa_avx2.available, isa_avx2.floats, ds::amx_on_avx2::packed,
+                         &ds::amx_on_avx2::i8_by_tiles},
+          amx_on_avx512 = {"amx_on_avx512", isa_avx512_vnni.available, &floats_avx512,
+                           ds::amx_on_avx512::packed, &ds::amx_on_avx512::i8_by_tiles};
 
 }  // namespace ds::test
 #endif

@@ -48,10 +48,9 @@ private:
 
 namespace ds::test {
 
-// VPDPBUSD is a model as well, on AVX2; or, where the machine has them, all but the tiles is avx512_vnni's.
-extern const i8_kernels &amx_on_avx2, &amx_on_avx512;
-// The first as an instruction set for a backend (cpu_options::kernels), where avx2 is available.
-extern const isa isa_amx_model;
+// As instruction sets for a backend (cpu_options::kernels). On AVX2 VPDPBUSD is a model as well; where the
+// machine has avx512_vnni, all but the tiles is the processor's.
+extern const isa amx_on_avx2, amx_on_avx512;
 
 }  // namespace ds::test
 #endif

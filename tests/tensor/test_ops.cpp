@@ -110,21 +110,24 @@ struct instance {
     }
 };
 
-// The instruction sets of this machine, and AMX's model.
+// The instruction sets of this machine, and AMX with a model of the tiles.
+#ifdef DS_X86_KERNELS
+constexpr const isa *models[] = {&amx_on_avx2, &amx_on_avx512};
+#else
+constexpr std::span<const isa *const> models;
+#endif
 std::vector<const char *> isas() {
     std::vector<const char *> all = cpu_isas();
-#ifdef DS_X86_KERNELS
-    if (ds::test::isa_amx_model.available()) all.push_back(ds::test::isa_amx_model.name);
-#endif
+    for (const isa *m : models)
+        if (m->available()) all.push_back(m->name);
     return all;
 }
 
 backend_ptr make_backend(const char *isa, unsigned threads, op k, const char *variant) {
     cpu_options o;
     o.isa = isa;
-#ifdef DS_X86_KERNELS
-    if (isa && isa == ds::test::isa_amx_model.name) o.kernels = &ds::test::isa_amx_model;
-#endif
+    for (const ds::isa *m : models)
+        if (isa == m->name) o.kernels = m;
     o.threads = threads;
     if (variant) o.force = {{info(k).name, variant}};
     return cpu_backend(o);
