@@ -200,6 +200,9 @@ private:
             for (size_t g = 0; g < groups; ++g) group(w0, x0 + g * tile_rows, s.sums[g], begin, end);
         }
     }
+    static DS_INLINE void add(const typename K::block &w, const char *x, const int32_t *products, v16 *sum) {
+        DS_UNROLL for (size_t r = 0; r < tile_rows; ++r) sum[r] = K::step(w, r, x, products, sum[r]);
+    }
     // Blocks [begin, end). A block's float steps come after the next one's products, which do not wait.
     void group(size_t w0, size_t x0, float *so_far, size_t begin, size_t end) {
         const char *x = a.x + x0 * a.x_stride + begin * K::group.bytes();
@@ -208,21 +211,15 @@ private:
             sum[r] = begin > 0 ? load(so_far + r * tile_rows) : v16(0.0f);
         }
         line_fetch ahead = next;
-        const auto steps = [&](size_t i) {
-            const char *const from = x + i * K::group.bytes();
-            DS_UNROLL for (size_t r = 0; r < tile_rows; ++r) {
-                sum[r] = K::step(s.blocks[i], r, from, s.products[i % 2], sum[r]);
-            }
-        };
         const size_t count = end - begin;
         for (size_t i = 0; i < count; ++i) {
             ahead.step();
             const char *const from = x + i * K::group.bytes();
             i % 2 ? K::template product<1>(s.blocks[i], from, s.products[1])
                   : K::template product<0>(s.blocks[i], from, s.products[0]);
-            if (i > 0) steps(i - 1);
+            if (i > 0) add(s.blocks[i - 1], from - K::group.bytes(), s.products[(i - 1) % 2], sum);
         }
-        steps(count - 1);
+        add(s.blocks[count - 1], x + (count - 1) * K::group.bytes(), s.products[(count - 1) % 2], sum);
         next = ahead;
         DS_UNROLL for (size_t r = 0; r < tile_rows; ++r) { store(so_far + r * tile_rows, sum[r]); }
         if (end == a.blocks) results(w0, x0, so_far);
