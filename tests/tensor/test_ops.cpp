@@ -6,6 +6,7 @@
 #include "../cpu/tile_model.h"
 #include "op_cases.h"
 #include "../support/sanitizers.h"
+#include "../support/skip.h"
 
 #include "../../ggml-cpu/cpu.h"
 #include "../../tensor/mla.h"
@@ -221,6 +222,25 @@ TEST_CASE("every variant, instruction set and thread count gives the reference's
         for (const std::string &name : unused) FAIL_CHECK(info(kind).name, ": no case for variant ", name);
     }
 }
+
+#ifdef DS_X86_KERNELS
+TEST_CASE("amx: every operation with integer weights or pages uses the tiles, and leaves them released") {
+    if (!amx_on_avx2.available()) return skip("the model of AMX needs avx2");
+    for (const op kind : {op::matmul, op::head_matmul, op::projections, op::gated_projection, op::experts,
+                          op::attention, op::mla_attention}) {
+        const backend_ptr b = make_backend(amx_on_avx2.name, 1, kind, nullptr);
+        tile_model::state = {};
+        for (const op_case &c : cases()) {
+            if (c.kind != kind) continue;
+            instance one(c, true);
+            one.run(*b, true);
+            CHECK_MESSAGE(tile_model::state.fault == "", c.text);
+            CHECK_FALSE_MESSAGE(tile_model::state.configured, c.text);
+        }
+        CHECK_MESSAGE(tile_model::state.products > 0, info(kind).name);
+    }
+}
+#endif
 
 TEST_CASE("a row alone is the row among others") {
     for (const char *isa : isas()) {
