@@ -4,7 +4,7 @@
 #include "peak.h"
 #include "together.h"
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -144,10 +144,14 @@ chains_fn chains_of(const std::string &isa) {
 double integer_peak(const std::string &isa, unsigned threads) {
     const chains_fn run = chains_of(isa);
     if (!run) return 0;
-    std::atomic<uint64_t> ops = 0;
-    const double seconds = shortest_pass(
-        threads, tries, [](unsigned) {}, [&](unsigned, size_t) { ops += static_cast<uint64_t>(run()); });
-    return static_cast<double>(ops) / tries / seconds;
+    double best = 0;
+    for (size_t i = 0; i < tries; ++i) {
+        std::atomic<uint64_t> ops = 0;
+        const double seconds =
+            seconds_together(threads, [&](unsigned) { ops += static_cast<uint64_t>(run()); });
+        best = std::max(best, static_cast<double>(ops) / seconds);
+    }
+    return best;
 }
 
 }  // namespace bench
