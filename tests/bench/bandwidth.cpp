@@ -96,18 +96,15 @@ void reader::unmap::operator()(uint8_t *p) const { munmap(p, size); }
 reader::reader(unsigned threads)
     : threads_(threads), part_(bytes() / threads / unit * unit),
       data_(map_buffer(part_ * threads), unmap{part_ * threads}) {
-    shortest_pass(
-        threads_, 1, [&](unsigned t) { std::memset(data_.get() + t * part_, 1, part_); },
-        [](unsigned, size_t) {});
+    together(threads_, [&](unsigned t) { std::memset(data_.get() + t * part_, 1, part_); });
 }
 
 void reader::pass() {
     const std::array<sum_fn, 3> sums = widest_sums();
     const size_t kind = passes_++ % sums.size();
     std::atomic<uint64_t> total = 0;  // keeps the sums from being dropped
-    seconds_[kind].push_back(shortest_pass(
-        threads_, 1, [](unsigned) {},
-        [&](unsigned t, size_t) { total += sums[kind](data_.get() + t * part_, part_); }));
+    seconds_[kind].push_back(
+        seconds_together(threads_, [&](unsigned t) { total += sums[kind](data_.get() + t * part_, part_); }));
     total_ += total;
 }
 

@@ -4,6 +4,7 @@
 #include "device.h"
 #include "peak.h"
 #include "prefix.h"
+#include "quiet.h"
 #include "speed.h"
 #include "text.h"
 
@@ -51,22 +52,26 @@ std::map<unsigned, double> bandwidths(const std::vector<unsigned> &threads) {
 // The peak of integer products on registers, by instruction set and threads; measured on first use.
 class integer_peaks {
 public:
-    double of(const bench::speed &s) {
+    explicit integer_peaks(bench::quiet_probe &probe) : probe_(probe) {}
+    bench::peak of(const bench::speed &s) {
         const auto [at, made] = known_.try_emplace({s.isa, s.threads});
-        if (made && s.integers) at->second = bench::integer_peak(s.isa, s.threads);
+        if (made && s.integers) at->second = bench::integer_peak(s.isa, s.threads, probe_);
         return at->second;
     }
 
 private:
-    std::map<std::pair<std::string, unsigned>, double> known_;
+    bench::quiet_probe &probe_;
+    std::map<std::pair<std::string, unsigned>, bench::peak> known_;
 };
 
-// The limit of a test: bytes read a second for a decode, integer operations a second for a prompt; 0 if not
-// known.
+// The limit of a test: bytes read a second for a decode, integer operations a second for a prompt.
 struct limits {
     bool known;
-    integer_peaks peaks = {};
-    double of(const bench::speed &s) { return !known ? 0 : s.decode ? s.read_per_second : peaks.of(s); }
+    integer_peaks peaks;
+    bench::peak of(const bench::speed &s) {
+        if (!known) return {};
+        return s.decode ? bench::peak{s.read_per_second, true} : peaks.of(s);
+    }
 };
 double reached(const bench::speed &s) { return s.decode ? s.bytes_per_second : s.token_ops * s.best(); }
 
@@ -96,10 +101,11 @@ void print_text(const bench::vocabulary_speed &v) {
 }
 
 void print_head() {
-    std::printf("\n| test                | threads | isa         | tokens/s, median |     best |   Gop/s |   "
-                "GB/s |  limit |  share |\n"
-                "|---------------------|--------:|-------------|-----------------:|---------:|--------:|-----"
-                "--:|-------:|-------:|\n");
+    std::printf(
+        "\n| test                | threads | isa         |     quiet | tokens/s, median |     best |   "
+        "Gop/s |   GB/s |  limit |  share |\n"
+        "|---------------------|--------:|-------------|----------:|-----------------:|---------:|----"
+        "----:|-------:|-------:|-------:|\n");
 }
 
 std::string test_name(const bench::speed &s) {
@@ -109,12 +115,15 @@ std::string test_name(const bench::speed &s) {
     return out;
 }
 
-void print_row(const bench::speed &s, double limit) {
-    std::printf("| %-19s | %7u | %-11s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads,
-                s.isa.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
+void print_row(const bench::speed &s, const bench::peak &limit) {
+    const std::string quiet = std::to_string(s.quiet) + "/" + std::to_string(s.repetitions);
+    std::printf("| %-19s | %7u | %-11s | %9s | %16.2f | %8.2f | %7.1f |", test_name(s).c_str(), s.threads,
+                s.isa.c_str(), quiet.c_str(), s.median(), s.best(), s.token_ops * s.best() / 1e9);
     if (s.bytes_per_second > 0) std::printf(" %6.1f |", s.bytes_per_second / 1e9);
     else std::printf("        |");
-    if (limit > 0) std::printf(" %6.1f | %4.0f %% |\n", limit / 1e9, 100 * reached(s) / limit);
+    if (limit.rate > 0)
+        std::printf(" %6.1f%c| %4.0f %% |\n", limit.rate / 1e9, limit.quiet ? ' ' : '?',
+                    100 * reached(s) / limit.rate);
     else std::printf("        |        |\n");
     std::fflush(stdout);
 }
@@ -149,7 +158,7 @@ ordered_json json_of(const bench::vocabulary_speed &v) {
     return out;
 }
 
-ordered_json json_of(const bench::speed &s, double limit) {
+ordered_json json_of(const bench::speed &s, const bench::peak &limit) {
     ordered_json out = {{"test", s.decode ? "decode" : "prompt"},
                         {"tokens", s.tokens},
                         {"depth", s.depth},
@@ -158,11 +167,15 @@ ordered_json json_of(const bench::speed &s, double limit) {
                         {"isa", s.isa},
                         {"tokens_per_second", s.median()},
                         {"tokens_per_second_best", s.best()},
-                        {"repetitions", s.rates.size()},
+                        {"repetitions", s.repetitions},
+                        {"quiet_repetitions", s.quiet},
                         {"ops_per_second", s.token_ops * s.best()}};
     if (s.bytes_per_second > 0) out["bytes_per_second"] = s.bytes_per_second;
     if (s.decode) out["all_tokens_per_second_best"] = s.all_best;
-    if (limit > 0) out["limit"] = limit, out["share"] = reached(s) / limit;
+    if (limit.rate > 0) {
+        out["limit"] = limit.rate, out["share"] = reached(s) / limit.rate;
+        if (!s.decode) out["limit_quiet"] = limit.quiet;
+    }
     return out;
 }
 
@@ -204,6 +217,11 @@ void add_flags(CLI::App &app, options &o) {
     list("-t,--threads", o.speed.threads, "Threads", 1024);
     app.add_option("-r,--repetitions", o.speed.repetitions,
                    "Of each test, at least; it also runs for half a second at least")
+        ->type_name("N")
+        ->check(CLI::Range(1u, 1000u).description(""))
+        ->capture_default_str();
+    app.add_option("--up-to", o.speed.up_to,
+                   "Times as many repetitions, while fewer than asked are quiet (see below)")
         ->type_name("N")
         ->check(CLI::Range(1u, 1000u).description(""))
         ->capture_default_str();
@@ -259,6 +277,10 @@ void add_flags(CLI::App &app, options &o) {
         "medians of a decode with such a sum after every step. The limit of a prompt, of formats that are "
         "multiplied in integers, is what the\n"
         "instruction set's integer product reaches on registers alone, in Gop/s, measured in the same run.\n"
+        "A repetition is quiet if a loop of additions just before and just after it runs within 10 % of its "
+        "best speed in this run: then no neighbour\n"
+        "takes part of the processor. Median and best are of the quiet ones, or of all if none is; so is the "
+        "limit of a prompt, with a ? if none is.\n"
         "Texts that the vocabulary cannot spell are left out.\n\n"
         "Examples:\n  bench models/tiny-r1.gguf\n  bench r1-1.5b.gguf -p 128,512 -n 64 -d 1,2048 -t 1,2 "
         "--no-text\n");
@@ -287,8 +309,9 @@ int run(options &o) {
     }
     if (weights) {
         if (!o.json) print_head();
-        limits limit{!o.no_limits};
-        const bench::memory m = bench::measure(o.model, o.speed, [&](const bench::speed &s) {
+        bench::quiet_probe probe;
+        limits limit{!o.no_limits, integer_peaks(probe)};
+        const bench::memory m = bench::measure(o.model, o.speed, probe, [&](const bench::speed &s) {
             if (o.json) out["speed"].push_back(json_of(s, limit.of(s)));
             else print_row(s, limit.of(s));
         });

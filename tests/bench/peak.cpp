@@ -4,7 +4,7 @@
 #include "peak.h"
 #include "together.h"
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -19,7 +19,8 @@ namespace bench {
 namespace {
 
 constexpr uint64_t iterations = 4 << 20;
-constexpr size_t tries = 8;
+constexpr size_t quiet_passes = 8;
+constexpr double most_seconds = 2;  // disturbances last as long
 constexpr int chains = 12;
 #define DS_ALL_CHAINS                                                                                        \
     _Pragma("GCC unroll 12") for (int j = 0; j < chains; ++j)  // unrolled, so that they stay in registers
@@ -141,13 +142,21 @@ chains_fn chains_of(const std::string &isa) {
 
 }  // namespace
 
-double integer_peak(const std::string &isa, unsigned threads) {
+peak integer_peak(const std::string &isa, unsigned threads, quiet_probe &probe) {
     const chains_fn run = chains_of(isa);
-    if (!run) return 0;
-    std::atomic<uint64_t> ops = 0;
-    const double seconds = shortest_pass(
-        threads, tries, [](unsigned) {}, [&](unsigned, size_t) { ops += static_cast<uint64_t>(run()); });
-    return static_cast<double>(ops) / tries / seconds;
+    if (!run) return {};
+    samples<double> passes(probe, threads);
+    const double begin = ds::os::seconds();
+    do
+        passes.take([&] {
+            std::atomic<uint64_t> ops = 0;
+            const double seconds =
+                seconds_together(threads, [&](unsigned) { ops += static_cast<uint64_t>(run()); });
+            return static_cast<double>(ops) / seconds;
+        });
+    while (passes.quiet() < quiet_passes && ds::os::seconds() - begin < most_seconds);
+    const std::vector<double> rates = passes.counting();
+    return {*std::max_element(rates.begin(), rates.end()), passes.quiet() > 0};
 }
 
 }  // namespace bench

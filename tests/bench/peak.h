@@ -2,13 +2,19 @@
 // limit.
 #pragma once
 
+#include "quiet.h"
+
 #include <string>
 
 namespace bench {
 
-// Operations a second (a product and a sum are two) that `threads` threads reach together on registers alone,
-// with the integer product of instruction set `isa`'s kernels: the best of several tries. 0 if not known
-// (scalar).
-double integer_peak(const std::string &isa, unsigned threads);
+struct peak {
+    double rate = 0;  // operations a second, a product and a sum being two; 0 if not known (scalar)
+    bool quiet = false;
+};
+
+// What `threads` threads reach together on registers alone, with the integer product of instruction set
+// `isa`'s kernels: the best of some quiet passes, or of two seconds' passes if none of them is quiet.
+peak integer_peak(const std::string &isa, unsigned threads, quiet_probe &probe);
 
 }  // namespace bench

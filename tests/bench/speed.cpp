@@ -1,6 +1,7 @@
 // A prompt's rate is its length over the time to its first token. A decode's rate counts the tokens after
 // every request has its first one. Each size runs once unmeasured, so that file pages are in memory and
-// threads awake, then the requested number of times and for at least half a second.
+// threads awake, then the requested number of times and for at least half a second; up to some times as long
+// while too few repetitions are quiet.
 #include "speed.h"
 
 #include "bandwidth.h"
@@ -157,15 +158,28 @@ uint64_t peak_resident() {
     return 0;
 }
 
-// `rate` runs once and returns tokens a second.
-template <class F> std::vector<double> repeat(unsigned repetitions, F &&rate) {
-    rate();
-    std::vector<double> out;
-    for (const double begin = ds::os::seconds();
-         out.size() < repetitions || (ds::os::seconds() - begin < 0.5 && out.size() < 1000);)
-        out.push_back(rate());
+template <class F>
+samples<times> repeat(const speed_options &o, quiet_probe &probe, unsigned threads, const F &once) {
+    once();
+    samples<times> out(probe, threads);
+    const double begin = ds::os::seconds();
+    const auto fewer_than = [&](unsigned times_as_many) {
+        const size_t n = out.taken();
+        return n < size_t{times_as_many} * o.repetitions ||
+               (ds::os::seconds() - begin < 0.5 * times_as_many && n < 1000);
+    };
+    while (fewer_than(1) || (out.quiet() < o.repetitions && fewer_than(o.up_to))) out.take(once);
     return out;
 }
+
+// The rates of what counts.
+template <class F> std::vector<double> rates_of(const samples<times> &s, const F &rate) {
+    std::vector<double> out;
+    for (const times &t : s.counting()) out.push_back(rate(t));
+    return out;
+}
+
+double largest(const std::vector<double> &v) { return *std::max_element(v.begin(), v.end()); }
 
 // A decode with a read of memory after every step: the median step's seconds, and the median read's bytes a
 // second.
@@ -192,9 +206,9 @@ std::vector<unsigned> cut(const std::vector<unsigned> &sizes, unsigned min, unsi
 }  // namespace
 
 double speed::median() const { return bench::median(rates); }
-double speed::best() const { return *std::max_element(rates.begin(), rates.end()); }
+double speed::best() const { return largest(rates); }
 
-memory measure(const std::string &path, const speed_options &o,
+memory measure(const std::string &path, const speed_options &o, quiet_probe &probe,
                const std::function<void(const speed &)> &each) {
     const weights w = weights_of(path);
     memory used;
@@ -209,26 +223,44 @@ memory measure(const std::string &path, const speed_options &o,
         ds_engine_stats s{};
         s.struct_size = sizeof s;
         check(ds_engine_get_stats(b.engine.get(), &s, &err), err);
-        for (const unsigned n : cut(o.prompts, 1, b.context - 1))
-            each({false, s.threads, 1, 0, n, s.isa,
-                  repeat(o.repetitions, [&] { return n / run(b, 1, n, 1).prompt; }), 0, 2 * w.body,
-                  w.integers(), 0, 0});
+        for (const unsigned n : cut(o.prompts, 1, b.context - 1)) {
+            const samples<times> all = repeat(o, probe, s.threads, [&] { return run(b, 1, n, 1); });
+            each({.decode = false,
+                  .threads = s.threads,
+                  .requests = 1,
+                  .tokens = n,
+                  .isa = s.isa,
+                  .repetitions = all.taken(),
+                  .quiet = all.quiet(),
+                  .rates = rates_of(all, [&](const times &t) { return n / t.prompt; }),
+                  .token_ops = 2 * w.body,
+                  .integers = w.integers()});
+        }
         for (const unsigned requests : o.requests)
             for (const unsigned depth : cut(o.depths, 1, b.context - 2))
                 for (const unsigned n : cut(o.answers, 1, b.context - 1 - depth)) {
-                    double all_best = 0;
-                    const auto rate = [&] {
-                        const times t = run(b, requests, depth, n + 1);
-                        all_best = std::max(all_best, requests * (depth + n + 1) / (t.prompt + t.decode));
+                    const samples<times> all =
+                        repeat(o, probe, s.threads, [&] { return run(b, requests, depth, n + 1); });
+                    const auto decoded = [](const times &t) {
                         return static_cast<double>(t.decoded) / t.decode;
+                    };
+                    const auto all_tokens = [&](const times &t) {
+                        return requests * (depth + n + 1) / (t.prompt + t.decode);
                     };
                     const double cache =
                         static_cast<double>(b.plan.page_bytes) / 64 * (depth + n / 2.0) * requests;
-                    const std::vector<double> rates = repeat(o.repetitions, rate);
-                    speed one{true,         s.threads, requests,
-                              depth,        n,         s.isa,
-                              rates,        all_best,  2 * (w.body + w.head),
-                              w.integers(), 0,         0};
+                    speed one{.decode = true,
+                              .threads = s.threads,
+                              .requests = requests,
+                              .depth = depth,
+                              .tokens = n,
+                              .isa = s.isa,
+                              .repetitions = all.taken(),
+                              .quiet = all.quiet(),
+                              .rates = rates_of(all, decoded),
+                              .all_best = largest(rates_of(all, all_tokens)),
+                              .token_ops = 2 * (w.body + w.head),
+                              .integers = w.integers()};
                     if (o.reads) {
                         used.resident = std::max(used.resident, peak_resident());
                         const auto [step, read] = beside_reads(b, requests, depth, n + 1);

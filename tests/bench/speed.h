@@ -1,6 +1,8 @@
 // Speed of an engine through the public API: prompt and decode, in tokens a second.
 #pragma once
 
+#include "quiet.h"
+
 #include "../../deepseek.h"
 
 #include <functional>
@@ -12,6 +14,7 @@ namespace bench {
 struct speed_options {
     std::vector<unsigned> prompts, answers, depths, requests, threads;  // sizes to measure
     unsigned repetitions = 3;
+    unsigned up_to = 3;  // times as many, while fewer than `repetitions` are quiet
     ds_kv_type kv = DS_KV_DEFAULT;
     std::string isa;           // empty: the best
     uint32_t step_tokens = 0;  // 0: the engine's default
@@ -24,7 +27,9 @@ struct speed {
     // tokens: of each request, of the prompt or generated; depth: positions before them
     unsigned threads, requests, depth, tokens;
     std::string isa;
-    std::vector<double> rates;  // tokens a second over all requests, one value for each repetition
+    size_t repetitions, quiet;  // how many there were, and how many of them between quiet probes
+    // tokens a second over all requests, one value for each quiet repetition, or for each if none is quiet
+    std::vector<double> rates;
     // of decode only: tokens a second from the first prompt to the last answer, prompts included
     double all_best;
     double token_ops;  // operations a token: two for each weight
@@ -46,7 +51,7 @@ struct memory {
 
 // Runs every combination, limited to the model's context. `each` gets a result as soon as it is known. Throws
 // std::runtime_error.
-memory measure(const std::string &path, const speed_options &o,
+memory measure(const std::string &path, const speed_options &o, quiet_probe &probe,
                const std::function<void(const speed &)> &each);
 
 }  // namespace bench

@@ -59,7 +59,9 @@ async function theirTurn() {
 
 function ourTests(...flags) {
     const isa = values.isa ? ["--isa", values.isa] : [];
-    const all = [ours, "-t", threads, "-r", 1, "--no-text", "--json", ...flags, ...isa].map(String);
+    // Not longer where a neighbour disturbs: llama.cpp has no second try either.
+    const once = ["-r", 1, "--up-to", 1];
+    const all = [ours, "-t", threads, ...once, "--no-text", "--json", ...flags, ...isa].map(String);
     return JSON.parse(execFileSync(bench, all, { encoding: "utf8" })).speed;
 }
 function ourTurn() {
