@@ -109,7 +109,8 @@ COMPILE_CUDA = $(CUDA_HOME)/bin/nvcc -O3 -std=c++20 -DNDEBUG \
 $(OBJ)/examples/%.o: DEFINES := -I$(CURDIR)
 # The tests' own expressions are not what `undefined` is to watch. Most of a build's time would go into
 # optimising checks that run once; but these compute.
-TESTS_THAT_COMPUTE := cuda/% tensor/%_cases cpu/test_integers cpu/tile_model model/test_% engine/test_scheduler
+TESTS_THAT_COMPUTE := cuda/% tensor/%_cases cpu/test_integers cpu/tile_model model/test_%
+TESTS_THAT_COMPUTE += engine/test_scheduler
 HERE_sanitize := -O1 -fno-sanitize=undefined,fuzzer-no-link
 HERE_undefined := -fno-sanitize=undefined
 EMULATED := $(and $(filter aarch64,$(config)),$(filter-out aarch64,$(shell uname -m)),-DDS_EMULATED)

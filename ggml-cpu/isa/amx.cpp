@@ -1,5 +1,5 @@
-// AMX-INT8 (Intel, since Sapphire Rapids): I8 and packed formats with many rows by tile registers; all else is
-// avx512_vnni's.
+// AMX-INT8 (Intel, since Sapphire Rapids): I8 and packed formats with many rows by tile registers; all else
+// is avx512_vnni's.
 // tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers.
 // Invariant: the system is asked for permission before the registers are first touched (os::allow_tiles, from
 // available).

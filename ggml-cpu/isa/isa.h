@@ -34,8 +34,8 @@ struct packed_args {
     size_t blocks, weights, rows;  // blocks: per row, of the format's size
 };
 
-// I8 products of the same shape; x are rows written by `quantize`, for `tile` and `gated` in groups written by
-// `pack`, if there is one.
+// I8 products of the same shape; x are rows written by `quantize`, for `tile` and `gated` in groups written
+// by `pack`, if there is one.
 struct i8_args {
     const char *w;
     size_t w_stride;       // bytes

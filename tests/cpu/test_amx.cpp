@@ -1,6 +1,6 @@
-// The AMX kernels on machines without AMX, by the models of tile_model.h. The kernels' bytes are compared with
-// exact sums and with the scalar kernels. Every array has exactly its size and the model copies the bytes that
-// an instruction reads, so sanitizers detect any access beyond.
+// The AMX kernels on machines without AMX, by the models of tile_model.h. The kernels' bytes are compared
+// with exact sums and with the scalar kernels. Every array has exactly its size and the model copies the
+// bytes that an instruction reads, so sanitizers detect any access beyond.
 #include "../tensor/op_cases.h"
 #include "tile_model.h"
 #include "../support/skip.h"
