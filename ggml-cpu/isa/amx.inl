@@ -207,6 +207,17 @@ DS_INLINE float group_scale(const i8_args &a, size_t x) {
     return i8_head_of(a.x + x / tile_rows * tile_rows * a.x_stride + x % tile_rows * i8_head_bytes).scale;
 }
 
+// Results of at most four rows of activations from x and sixteen weights from w.
+DS_INLINE void store_four(const i8_args &a, const v16 *out, size_t x, size_t w) {
+    const size_t n = std::min(tile_rows, a.weights - w), rows = std::min<size_t>(4, a.rows - x);
+    float *const y = a.y + x * a.y_stride + w;
+    if (n == tile_rows && rows == 4) {
+        DS_UNROLL for (size_t r = 0; r < 4; ++r) store(y + r * a.y_stride, out[r]);
+    } else {
+        for (size_t r = 0; r < rows; ++r) store_n(y + r * a.y_stride, out[r], n);
+    }
+}
+
 // The two users of blocks. A block's tiles of rows are `tile`, 0 and 1; its sums become results in parts:
 // four rows of activations by sixteen weights each.
 struct plain_blocks {
@@ -218,18 +229,16 @@ struct plain_blocks {
     DS_INLINE void part(size_t i, const int32_t *sums, size_t w0, size_t x0) const {
         const size_t w = first(w0, i / 8), x = x0 + i / 4 % 2 * tile_rows + i % 4 * 4;
         if (w >= a.weights || x >= a.rows) return;
-        const size_t n = std::min(tile_rows, a.weights - w), rows = std::min<size_t>(4, a.rows - x);
+        const size_t n = std::min(tile_rows, a.weights - w);
         w16i four[4];
+        v16 out[4];
         turned_quarter(sums + i / 4 * tile_ints, i % 4, four);
         const v16 scale = i8_load(a.w_scale + w, n), bias = a.bias ? i8_load(a.bias + w, n) : v16(0.0f);
         DS_UNROLL for (size_t r = 0; r < 4; ++r) {
-            if (r >= rows) break;
-            v16 out = (to_float(four[r]) * scale) * v16(group_scale(a, x + r));
-            if (a.bias) out = out + bias;
-            float *const y = a.y + (x + r) * a.y_stride + w;
-            if (n < tile_rows) store_n(y, out, n);
-            else store(y, out);
+            out[r] = (to_float(four[r]) * scale) * v16(group_scale(a, x + r));
+            if (a.bias) out[r] = out[r] + bias;
         }
+        store_four(a, out, x, w);
     }
 };
 
@@ -244,20 +253,18 @@ struct gated_blocks {
     DS_INLINE void part(size_t i, const int32_t *sums, size_t w, size_t x0) const {
         const size_t x = x0 + i / 8 * tile_rows + i / 2 % 4 * 4;
         if (i % 2 || x >= a.rows) return;
-        const size_t n = std::min(tile_rows, a.weights - w), rows = std::min<size_t>(4, a.rows - x);
+        const size_t n = std::min(tile_rows, a.weights - w);
         w16i gates[4], ups[4];
+        v16 out[4];
         turned_quarter(sums + i / 8 * tile_ints, i / 2 % 4, gates);
         turned_quarter(sums + (2 + i / 8) * tile_ints, i / 2 % 4, ups);
         const v16 scale = i8_load(a.w_scale + w, n), up_scale = i8_load(up.w_scale + w, n);
         DS_UNROLL for (size_t r = 0; r < 4; ++r) {
-            if (r >= rows) break;
             const v16 x_scale(group_scale(a, x + r));
-            const v16 out = unary_of(f, (to_float(gates[r]) * scale) * x_scale) *
-                            ((to_float(ups[r]) * up_scale) * x_scale);
-            float *const y = a.y + (x + r) * a.y_stride + w;
-            if (n < tile_rows) store_n(y, out, n);
-            else store(y, out);
+            out[r] = unary_of(f, (to_float(gates[r]) * scale) * x_scale) *
+                     ((to_float(ups[r]) * up_scale) * x_scale);
         }
+        store_four(a, out, x, w);
     }
 };
 

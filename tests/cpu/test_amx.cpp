@@ -1,6 +1,6 @@
-// The AMX kernels on machines without AMX, by the models of tile_model.h. The kernels' bytes are compared
-// with exact sums and with the scalar kernels. Every array has exactly its size and the model copies the
-// bytes that an instruction reads, so sanitizers detect any access beyond.
+// The AMX kernels, by the models of tile_model.h and, where there is AMX, on it. The kernels' bytes are
+// compared with exact sums and with the scalar kernels. Every array has exactly its size and the model copies
+// the bytes that an instruction reads, so sanitizers detect any access beyond.
 #include "../tensor/op_cases.h"
 #include "tile_model.h"
 #include "../support/skip.h"
@@ -27,16 +27,19 @@ using tile_model::tiles;
 namespace {
 
 // The kernels that this machine can run.
-std::vector<const isa *> models() {
+std::vector<const isa *> amx_kernels() {
     std::vector<const isa *> all;
-    for (const isa *m : {&ds::test::amx_on_avx2, &ds::test::amx_on_avx512})
-        if (m->available()) all.push_back(m);
+    for (const isa *i : {&ds::test::amx_on_avx2, &ds::test::amx_on_avx512, &isa_amx})
+        if (i->available()) all.push_back(i);
     if (all.empty()) ds::test::skip("the models of AMX need avx2");
     return all;
 }
 
 // An allocation of exactly n elements.
 template <class T> std::unique_ptr<T[]> exactly(size_t n) { return std::unique_ptr<T[]>(new T[n]()); }
+
+// The models count products, and see faults that stop a process on hardware.
+bool counted(const i8_kernels &kernels) { return &kernels != isa_amx.i8; }
 
 // Calls a kernel and checks that it leaves the tiles as the host configured them. Returns how many products
 // it took.
@@ -177,8 +180,8 @@ struct matmul_case {
 };
 
 void check_matmul(const matmul_case::shape &s) {
-    for (const isa *model : models()) {
-        matmul_case c(*model->i8, s);
+    for (const isa *amx : amx_kernels()) {
+        matmul_case c(*amx->i8, s);
         const long products = c.run();
         CAPTURE(s.k);
         CAPTURE(s.weights);
@@ -187,7 +190,8 @@ void check_matmul(const matmul_case::shape &s) {
         CHECK(c.wrong() == 0);
         // no product with padding only
         const size_t tiles_of = (s.gated ? 2 : 1) * ((s.weights + 15) / 16);
-        CHECK(products == static_cast<long>((s.k + 63) / 64 * tiles_of * ((s.rows + 15) / 16)));
+        if (counted(c.kernels))
+            CHECK(products == static_cast<long>((s.k + 63) / 64 * tiles_of * ((s.rows + 15) / 16)));
         for (size_t r = 0; s.apart > 0 && r + 1 < s.rows; ++r) CHECK(c.y[r * c.y_stride + s.weights] == 0.0f);
     }
 }
@@ -326,8 +330,9 @@ void check_attention(const i8_kernels &kernels) {
             const long seeing = std::count_if(c.seen.begin(), c.seen.end(), [](int32_t s) { return s > 0; });
             CAPTURE(d);
             CAPTURE(rows);
-            if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
-            CHECK((got.products > 0 || seeing < least_rows_by_tiles));
+            if (!counted(kernels)) least_rows_by_tiles = 4;
+            else if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
+            CHECK((!counted(kernels) || got.products > 0 || seeing < least_rows_by_tiles));
             for (size_t r = 0; r < rows; ++r)  // beyond the visible positions nothing is defined
                 for (std::vector<float> *s : {&got.scores, &wanted.scores})
                     std::fill_n(s->begin() + static_cast<ptrdiff_t>(r * 64) + c.seen[r], 64 - c.seen[r],
@@ -353,7 +358,7 @@ void check_attention(const i8_kernels &kernels) {
 }  // namespace
 
 TEST_CASE("amx: attention over one page") {
-    for (const isa *model : models()) check_attention(*model->i8);
+    for (const isa *amx : amx_kernels()) check_attention(*amx->i8);
 }
 
 namespace {
@@ -421,25 +426,26 @@ void check_packed(const isa &model, format f, size_t weights, size_t rows, size_
         wrong += memcmp(&y[i], &wanted[i], sizeof(float)) != 0 && (y[i] == y[i] || wanted[i] == wanted[i]);
     INFO(info(f).text, " ", weights, " weights, ", rows, " rows, ", blocks, " blocks, ", model.name);
     CHECK(wrong == 0);
-    CHECK(products >= static_cast<long>((weights + 15) / 16 * ((rows + 15) / 16) * blocks));
+    if (counted(*model.i8))
+        CHECK(products >= static_cast<long>((weights + 15) / 16 * ((rows + 15) / 16) * blocks));
 }
 
 }  // namespace
 
 TEST_CASE("amx: packed formats") {
-    for (const isa *model : models())
+    for (const isa *amx : amx_kernels())
         for (int i = 0; i < static_cast<int>(format::count); ++i) {
             const auto f = static_cast<format>(i);
             if (!is_packed(f)) continue;
             const size_t block = static_cast<size_t>(info(f).block), part = 1024 / block;
             for (size_t n = 1; n <= 40; n += 3) {
-                check_packed(*model, f, n, 1 + n * 7 % 40, 1 + n % 3, n % 2, false);
-                check_packed(*model, f, 1 + n * 5 % 40, n, 1 + n % 2, n % 3 == 0, true);
+                check_packed(*amx, f, n, 1 + n * 7 % 40, 1 + n % 3, n % 2, false);
+                check_packed(*amx, f, 1 + n * 5 % 40, n, 1 + n % 2, n % 3 == 0, true);
             }
             for (const size_t blocks : {part - 1, part, part + 1, 2 * part, 2 * part + 1})
-                if (blocks > 0) check_packed(*model, f, 17, 33, blocks, true, blocks % 2);
-            check_packed(*model, f, 70, 20, 2, false, false);
-            check_packed(*model, f, 17, 520, part + 1, true, false);
+                if (blocks > 0) check_packed(*amx, f, 17, 33, blocks, true, blocks % 2);
+            check_packed(*amx, f, 70, 20, 2, false, false);
+            check_packed(*amx, f, 17, 520, part + 1, true, false);
         }
 }
 
