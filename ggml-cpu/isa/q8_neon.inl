@@ -163,6 +163,7 @@ static constexpr packed_kernels q8 = {.x_bytes = sizeof(q8_x),
                                       .few_rows = 6,
                                       .tile_weights = q8_columns,
                                       .tile_bytes = q8_chunk * q8_tile_block,
+                                      .group_rows = 1,
                                       .quantize = q8_quantize,
                                       .rows = q8_rows,
                                       .tile = q8_tile};
