@@ -16,6 +16,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 #ifdef DS_X86_KERNELS
 
@@ -330,8 +331,7 @@ void check_attention(const i8_kernels &kernels) {
             const long seeing = std::count_if(c.seen.begin(), c.seen.end(), [](int32_t s) { return s > 0; });
             CAPTURE(d);
             CAPTURE(rows);
-            if (!counted(kernels)) least_rows_by_tiles = 4;
-            else if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
+            if (got.products > 0) least_rows_by_tiles = std::min(least_rows_by_tiles, seeing);
             CHECK((!counted(kernels) || got.products > 0 || seeing < least_rows_by_tiles));
             for (size_t r = 0; r < rows; ++r)  // beyond the visible positions nothing is defined
                 for (std::vector<float> *s : {&got.scores, &wanted.scores})
@@ -352,7 +352,7 @@ void check_attention(const i8_kernels &kernels) {
                         got.total[r * i8_total_stride(d) + e] != wanted.total[r * i8_total_stride(d) + e];
             CHECK(wrong == 0);
         }
-    CHECK(least_rows_by_tiles == 4);
+    if (counted(kernels)) CHECK(least_rows_by_tiles == 4);
 }
 
 }  // namespace
@@ -464,7 +464,7 @@ TEST_CASE("amx: the model of the tiles faults where the processor would") {
     const auto fault = [](const auto &f) {
         state = machine();
         f();
-        return state.fault;
+        return std::exchange(state, machine()).fault;  // later cases find no fault
     };
     tile_config good;
     for (int t = 0; t < 8; ++t) good.row_bytes[t] = 64, good.rows[t] = 16;
