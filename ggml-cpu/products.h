@@ -62,6 +62,8 @@ struct product {
                        : is_packed(type)  ? c.vec->packed(type).tile_bytes
                                           : 0);
     }
+    // For `put_row`, then for `run`.
+    size_t scratch_bytes() const { return std::max(tile_bytes(), group_bytes()); }
 
     // Few rows of activations make a GEMV: weights are read as stored. Many make a GEMM: weights are repacked
     // in tiles of tile_weights() rows.

@@ -1,7 +1,7 @@
 // I8 with many rows by AMX tiles. Included after vnni_avx512.inl, whose rows and heads it uses (a head's
 // start is VNNI's alone: TDPBSSD multiplies signed by signed bytes, and sums start at zero). The including
 // file defines `tiles`, the instructions on tile registers: the processor's in amx.cpp, a model's in
-// tests/cpu/test_amx.cpp.
+// tests/cpu/tile_model.cpp.
 //
 // There are eight tile registers, of 16 rows of 64 bytes. TDPBSSD adds the products of 16 rows, 64 deep, with
 // 16 columns to 16 x 16 int32; int32 sums are exact modulo 2^32, in any order. The columns are packed: four k
@@ -163,7 +163,7 @@ static void tile_pack(const char *const *rows, size_t n, size_t k, char *group) 
 // ---- Many rows of activations: 32 rows of weights are a block, or 16 of gate and 16 of up
 
 // Panels of so many blocks and rows share a second-level cache of 2 MB; k is whole up to `deepest`, or in
-// equal chunks of at most chunk_steps.
+// equal chunks of at most most_chunk_steps.
 constexpr size_t panel_blocks = 8, panel_rows = 512, deepest = 1536, most_chunk_steps = 16;
 constexpr size_t block_columns = 2 * tile_rows, clashing_stride = 2048;
 constexpr size_t steps_of(size_t k) { return align64(k) / tile_line; }

@@ -13,12 +13,10 @@ static size_t head_bytes(const product &p, const node &n) {
 static size_t quantized_bytes(const product &p, const node &n) {
     return static_cast<size_t>(n.src[0]->ne[1]) * head_bytes(p, n);
 }
-// A worker's: a tile, or a group while rows are quantized.
-static size_t scratch_bytes(const product &p) { return std::max(p.tile_bytes(), p.group_bytes()); }
 
 static size_t work_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
-    return quantized_bytes(p, n) + c.pool.size() * scratch_bytes(p);
+    return quantized_bytes(p, n) + c.pool.size() * p.scratch_bytes();
 }
 
 // Row i of head h to [h][i].
@@ -31,7 +29,7 @@ static void quantize_rows(cpu &c, const node &n, const product &p, char *to) {
             for (size_t i = begin * together; i < std::min(end * together, rows); ++i)
                 p.put_row(f32_at(x, static_cast<int64_t>(i), h), i, rows,
                           to + static_cast<size_t>(h) * head_bytes(p, n), p.few(rows),
-                          scratch + worker * scratch_bytes(p));
+                          scratch + worker * p.scratch_bytes());
     });
 }
 
@@ -57,7 +55,7 @@ static void run(cpu &c, const node &n, char *work) {
                               .y_stride = static_cast<size_t>(n.out.stride[0])};
         if (p.floats())
             part.x = at(x, 0, head), part.x_stride = static_cast<size_t>(x.stride[0]) * sizeof(float);
-        p.run(matrix_of(w, head, scale), part, work + quantized_bytes(p, n) + worker * scratch_bytes(p),
+        p.run(matrix_of(w, head, scale), part, work + quantized_bytes(p, n) + worker * p.scratch_bytes(),
               p.few(rows));
     };
     c.pool.run(heads * tasks_a_head, task);

@@ -60,13 +60,11 @@ size_t rows_bytes(const cpu &c, const node &n) {
     const product p(c, *n.src[1]);
     return p.floats() ? 0 : p.rows_bytes(dim(*n.src[0], 0));
 }
-// A worker's: a tile, or a group while rows are quantized.
-size_t scratch_bytes(const product &p) { return std::max(p.tile_bytes(), p.group_bytes()); }
 template <bool (*fits)(const cpu &, const node &)> size_t few_work(const cpu &c, const node &n) {
     return fits(c, n) ? rows_bytes(c, n) : 0;
 }
 template <bool (*fits)(const cpu &, const node &)> size_t many_work(const cpu &c, const node &n) {
-    return fits(c, n) ? rows_bytes(c, n) + c.pool.size() * scratch_bytes(product(c, *n.src[1])) : 0;
+    return fits(c, n) ? rows_bytes(c, n) + c.pool.size() * product(c, *n.src[1]).scratch_bytes() : 0;
 }
 
 void quantize(cpu &c, const node &n, const product &p, bool few, char *work) {
@@ -76,7 +74,7 @@ void quantize(cpu &c, const node &n, const product &p, bool few, char *work) {
     share_range(c, ceil_div(rows, together), elements(x) / 8, [&](size_t begin, size_t end, unsigned worker) {
         for (size_t i = begin * together; i < std::min(end * together, rows); ++i)
             p.put_row(f32_at(x, static_cast<int64_t>(i)), i, rows, work, few,
-                      scratch + worker * scratch_bytes(p));
+                      scratch + worker * p.scratch_bytes());
     });
 }
 
@@ -104,7 +102,7 @@ template <bool few> void run(cpu &c, const node &n, char *work) {
                          .y = f32_at(n.out, static_cast<int64_t>(x0), static_cast<int64_t>(w0)),
                          .y_stride = static_cast<size_t>(n.out.stride[0]),
                          .bias = n.src[2] ? f32_at(*n.src[2], 0) + w0 : nullptr};
-                     p.run(w, part, scratch + worker * scratch_bytes(p), few);
+                     p.run(w, part, scratch + worker * p.scratch_bytes(), few);
                  });
 }
 
