@@ -144,7 +144,7 @@ EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # The thread sanitizer is for what runs on several threads; an emulated processor is slow, and for what the
 # instruction set decides.
-TEST_ROOMS := support tensor cpu cuda text model engine api quantize faults
+TEST_ROOMS := support tensor cpu cuda text model engine train api quantize faults
 TESTS_thread := support/main support/allocations support/problems engine/test_engine% engine/test_session \
     engine/test_thinking cpu/test_thread%
 TESTS_aarch64 := support/main tensor/%_cases tensor/test_ops cpu/test_integers tensor/test_numerics \

@@ -34,9 +34,10 @@ __global__ void __launch_bounds__(small_block) rope_kernel(rope_launch_params p)
         return;
     }
     const float *table = p.table + head / p.heads * 2 * p.pairs;
-    const bool adjacent = p.order == rope_pairs::adjacent;
+    const bool adjacent = p.p.pairs == rope_pairs::adjacent;
     const int32_t ia = adjacent ? 2 * i : i, ib = adjacent ? 2 * i + 1 : i + p.pairs;
-    const float a = x[ia], b = x[ib], cosine = table[i], sine = table[p.pairs + i];
+    const float a = x[ia], b = x[ib], cosine = table[i],
+                sine = p.p.inverse ? -table[p.pairs + i] : table[p.pairs + i];
     y[ia] = rope_first(a, b, cosine, sine);
     y[ib] = rope_second(a, b, cosine, sine);
 }

@@ -84,7 +84,7 @@ static void run_rope(const context &c, const node &n, char *) {
     check_launch(c,
                  launch_rope({f32_at(x, 0), x.stride[0], x.stride[1], f32_at(*n.src[1], 0), f32_at(y, 0),
                               y.stride[0], y.stride[1], dim(x, 0), dim(x, 1), dim(x, 2), dim(*n.src[1], 2),
-                              n.as<rope_params>().pairs},
+                              n.as<rope_params>()},
                              c.queue),
                  n);
 }

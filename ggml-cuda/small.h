@@ -53,7 +53,7 @@ struct rope_launch_params {
     float *y;
     int64_t y_stride, y_head_stride;
     int32_t n, heads, d, pairs;
-    rope_pairs order;
+    rope_params p;
 };
 int launch_rope(const rope_launch_params &, stream);
 

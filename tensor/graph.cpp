@@ -6,14 +6,18 @@ namespace ds {
 
 const op_info &info(op k) {
     constexpr bool yes = true, ref = true, no = false;
+#define DS_GRAD_yes(name) name##_grad
+#define DS_GRAD_no(name) nullptr
 #define DS_EXPAND_yes(name) name##_expand
 #define DS_EXPAND_no(name) nullptr
     static constexpr op_info table[] = {
 #define DS_OP(name, sources, params, cpu, cuda, grad, fused)                                                 \
-    {#name, sources, name##_shape, name##_forward, cpu, cuda, grad, DS_EXPAND_##fused(name)},
+    {#name, sources, name##_shape, name##_forward, cpu, cuda, DS_GRAD_##grad(name), DS_EXPAND_##fused(name)},
 #include "ops.def"
 #undef DS_OP
     };
+#undef DS_GRAD_yes
+#undef DS_GRAD_no
 #undef DS_EXPAND_yes
 #undef DS_EXPAND_no
     return table[static_cast<size_t>(k)];
@@ -51,15 +55,34 @@ tensor *graph::input(format type, std::initializer_list<int64_t> ne, void *data,
     return &views_.emplace_back(t);
 }
 
-tensor *graph::reshape(const tensor *t, std::initializer_list<int64_t> ne) {
+// Whether each index of the outermost dimension has its elements side by side.
+static bool contiguous_rows(const tensor &t) {
+    return t.rank >= 2 && (t.rank == 2 || t.stride[1] == t.ne[2]) && t.rank <= 3;
+}
+
+tensor *graph::reshape(const tensor *t, std::span<const int64_t> ne) {
     check_room(views_.size(), max_nodes_);
     tensor v = make_tensor(t->type, ne);
-    if (!contiguous(*t) || elements(v) != elements(*t))
+    const bool whole = contiguous(*t), rows = contiguous_rows(*t) && v.rank >= 2 && ne[0] == t->ne[0];
+    if (!(whole || rows) || elements(v) != elements(*t))
         throw error(status::internal, "reshape: " + shape_text(*t) + " does not hold as " + shape_text(v));
+    if (!whole) v.stride[0] = t->stride[0];
     v.data = t->data;
     v.name = t->name;
     v.base = t->base ? t->base : t;
     v.offset = t->offset;
+    return &views_.emplace_back(v);
+}
+
+tensor *graph::view_like(const tensor *view, const tensor *base) {
+    check_room(views_.size(), max_nodes_);
+    tensor v = *view;
+    v.type = base->type;
+    v.scale = base->scale;
+    v.name = base->name;
+    v.base = base->base ? base->base : base;
+    v.offset = base->offset + view->offset / info(view->type).bytes * info(base->type).bytes;
+    v.data = base->data ? static_cast<char *>(base->data) + (v.offset - base->offset) : nullptr;
     return &views_.emplace_back(v);
 }
 

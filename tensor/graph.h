@@ -16,6 +16,7 @@ namespace ds {
 struct no_params {};
 
 class graph;
+class backward;
 
 enum class op : uint8_t {
 #define DS_OP(name, ...) name,
@@ -48,7 +49,10 @@ struct op_info {
     // checks the sources and sets out's format and shape; throws status::internal
     void (*shape)(node &);
     void (*reference)(const node &);  // slow and obvious, any strides, any format
-    bool cpu, cuda, grad;
+    bool cpu, cuda;
+    // Adds the nodes that compute the sources' gradients from the result's, and gives them (backward.h); null:
+    // there is none.
+    void (*grad)(backward &, const node &n, const tensor *dy);
     // Of a fused operation: adds the primitive operations that it equals, over n's sources, and returns the
     // last one's result; null where this node equals none. A primitive has no such function.
     tensor *(*expand)(graph &, const node &n);
@@ -67,8 +71,13 @@ public:
 
     // A tensor over the caller's bytes (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
-    // The same bytes in another shape; `t` must be contiguous.
-    tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne);
+    // The same bytes in another shape; `t` must be contiguous, or be rows apart that stay rows.
+    tensor *reshape(const tensor *t, std::span<const int64_t> ne);
+    tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne) {
+        return reshape(t, std::span(ne.begin(), ne.size()));
+    }
+    // The view of `base` that `view` is of its own base; base is contiguous and of the same shape as that.
+    tensor *view_like(const tensor *view, const tensor *base);
     // Elements [first, first + count) of every row, as a view.
     tensor *slice(const tensor *t, int64_t first, int64_t count);
     // Heads [first, first + count) of t[n, heads, d], as a view.

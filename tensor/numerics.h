@@ -196,6 +196,28 @@ DS_HD int64_t sampling_weight(float logit, float largest, float factor) {
     return static_cast<int64_t>(__builtin_rintf(exp_f32((logit - largest) * factor) * sampling_one));
 }
 
+// ---- Gradients
+
+// rms_norm: t = dy * w, s = the sum of t * x in 128 lanes; dx = t * factor - x * (factor^3 * s / n).
+DS_HD float rms_norm_back_scale(float s, int64_t n, float factor) {
+    return (s / static_cast<float>(n)) * ((factor * factor) * factor);
+}
+DS_HD float rms_norm_back_step(float t, float x, float factor, float scale) {
+    return fma_f32(-scale, x, t * factor);
+}
+// Of logits, by the gradients of the log-probability of one of them, and of the entropy: that one gets
+// by_log_probability more. log_sum and entropy are the row's, as cross_entropy returns them.
+DS_HD float cross_entropy_slope(float logit, float log_sum, float entropy, float by_log_probability,
+                                float by_entropy) {
+    const float d = logit - log_sum;
+    return -(exp_f32(d) * fma_f32(by_entropy, d + entropy, by_log_probability));
+}
+// An entropy is the sum over the logits, in 16 lanes, of this.
+DS_HD float entropy_part(float logit, float log_sum) {
+    const float d = logit - log_sum;
+    return exp_f32(d) * -d;
+}
+
 // ---- Attention over float pages
 
 // For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page
@@ -311,6 +333,10 @@ DS_HD double log2_f64(double x) {
     return e + 2.0 * t * s * 1.44269504088896340736;
 }
 DS_HD double log_f64(double x) { return log2_f64(x) * 0.69314718055994530942; }
+// The logarithm of the sum of exp(logit), from the sum of sampling_weight.
+DS_HD double log_sum_of(float largest, int64_t sum) {
+    return largest + log_f64(static_cast<double>(sum) / static_cast<double>(sampling_one));
+}
 DS_HD double pow_f64(double base, double e) { return exp2_f64(e * log2_f64(base)); }
 
 // sine and cosine, |x| < 2^31. The multiple of pi/2 is subtracted in three parts, of 33, 33 and 53 bits, by

@@ -12,7 +12,8 @@ namespace ds {
 #define DS_OP(name, ...)                                                                                     \
     void name##_shape(node &n);                                                                              \
     void name##_forward(const node &n);                                                                      \
-    tensor *name##_expand(graph &g, const node &n);  // defined where ops.def's column fused says yes
+    tensor *name##_expand(graph &g, const node &n);  /* defined where ops.def's column fused says yes */     \
+    void name##_grad(backward &b, const node &n, const tensor *dy);  // and where its column grad does
 #include "ops.def"
 #undef DS_OP
 
@@ -23,6 +24,12 @@ inline void expect(bool ok, const node &n, const char *what) {
     std::string text = std::string(info(n.kind).name) + ": " + what + " (";
     for (const tensor *s : n.src) text += s ? shape_text(*s) + " " : "- ";
     throw error(status::internal, text + ")");
+}
+
+// A sum of gradients, which an operation adds to in place.
+inline void set_out_in_place(node &n, const tensor &sum) {
+    n.out = sum;
+    n.out.base = sum.base ? sum.base : &sum;
 }
 
 inline bool is_list(const tensor *t, int64_t n) {
@@ -100,13 +107,40 @@ inline bool fits_pages(const kv_layout &l, const tensor &pages) {
     return std::min(l.k_offset, l.v_offset) >= 0 && std::max(k_end, v_end) <= pages.ne[1];
 }
 
+// What attention_back's result is made of: for each row heads * value, heads * rope, then key and value of each
+// key head, keys first; of latents one key, whose first part is the value.
+struct attention_back_sizes {
+    int64_t heads, kv_heads, value, rope, key;
+    explicit attention_back_sizes(const node &n);
+    int64_t keys_at() const { return heads * key; }
+    int64_t width() const { return keys_at() + (rope ? key : kv_heads * (key + value)); }
+};
+// Of attention_back's node: the key and the value at position t of row i's sequence, as f32.
+void read_page_vectors(const node &n, int64_t i, int64_t head, int64_t t, float *key, float *value);
+// The first row after those of the sequence that row `begin` is of.
+int64_t sequence_end(const tensor &sequence, int64_t begin);
+
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
+
+// One row of cross_entropy: y gets the target's log-probability, the entropy or 0, and the logarithm of the sum.
+void cross_entropy_row(const float *logits, int64_t n, int32_t target, bool entropy, float *y);
 
 inline float apply(unary f, float x) {
     switch (f) {
 #define DS_UNARY(name, formula, derivative)                                                                  \
     case unary::name:                                                                                        \
         return formula;
+#include "unary.def"
+#undef DS_UNARY
+    }
+    return x;
+}
+
+inline float slope(unary f, float x) {
+    switch (f) {
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    case unary::name:                                                                                        \
+        return derivative;
 #include "unary.def"
 #undef DS_UNARY
     }

@@ -19,7 +19,7 @@ struct gated_params {
     unary f;
     float eps;  // of the norm
 };
-struct activate_params {
+struct unary_params {
     unary f;
 };
 
@@ -39,6 +39,7 @@ struct rope_table_params {
 };
 struct rope_params {
     rope_pairs pairs;
+    int32_t inverse;  // 1: by the negated angles, as gradients are rotated
 };
 
 // The layout of one layer's keys and values in a page. A page holds `page_positions` positions of all layers.
@@ -99,6 +100,14 @@ struct routed_params {
     int32_t rank;
 };
 
+// get_rows' gradient without a sum to add to: of a table of so many rows.
+struct get_rows_back_params {
+    int64_t rows;
+};
+struct cross_entropy_params {
+    int32_t entropy;  // 0 or 1: whether entropies are computed, or else 0
+};
+
 // Enough of a row of logits to sample from it in most cases. A row of the result begins with this header,
 // then the indices of the `count` largest logits, best first, ties to the lowest index; then the bits of
 // these logits (minus zero as zero). Unused entries are index -1 and minus infinity. A row with NaN or
@@ -128,8 +137,7 @@ tensor *projections(graph &g, const tensor *x, const tensor *norm /* or null */,
 tensor *gated_projection(graph &g, unary f, const tensor *x, const tensor *norm /* or null */, float eps,
                          const tensor *gate, const tensor *up);
 tensor *add(graph &g, const tensor *a, const tensor *b);
-tensor *mul(graph &g, const tensor *a, const tensor *b);
-tensor *activate(graph &g, unary f, const tensor *x);
+tensor *gated(graph &g, unary f, const tensor *gate, const tensor *up);
 tensor *concat(graph &g, std::span<const tensor *const> parts);  // most_projections at most
 tensor *rms_norm(graph &g, const tensor *x, const tensor *w, float eps);
 tensor *rope_table(graph &g, const tensor *positions, const tensor *factors /* or null */,
@@ -150,6 +158,7 @@ tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *ga
 tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route, int32_t rank);
 tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
                    const tensor *acc /* or null */);
+tensor *cross_entropy(graph &g, const tensor *x, const tensor *w, const tensor *targets, bool entropy);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` indices, then as many weights. scratch: [3 * n] floats. If any logit is

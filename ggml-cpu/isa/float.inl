@@ -72,25 +72,29 @@ DS_INLINE v16 rope_first(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, c, -(b 
 DS_INLINE v16 rope_second(v16 a, v16 b, v16 c, v16 s) { return fma_f32(a, s, b * c); }
 
 static void rope_halves(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
-                        float *yb, size_t pairs) {
+                        float *yb, size_t pairs, float direction) {
+    const v16 turn(direction);
     size_t i = 0;
     for (; i + 16 <= pairs; i += 16) {
-        const v16 u = load(a + i), v = load(b + i), c = load(cosine + i), s = load(sine + i);
+        const v16 u = load(a + i), v = load(b + i), c = load(cosine + i),
+                  s = load(sine + i) * turn;
         store(ya + i, rope_first(u, v, c, s));
         store(yb + i, rope_second(u, v, c, s));
     }
     if (const size_t n = pairs - i) {
         const v16 u = load_n(a + i, n), v = load_n(b + i, n), c = load_n(cosine + i, n),
-                  s = load_n(sine + i, n);
+                  s = load_n(sine + i, n) * turn;
         store_n(ya + i, rope_first(u, v, c, s), n);
         store_n(yb + i, rope_second(u, v, c, s), n);
     }
 }
 
-static void rope_adjacent(const float *a, const float *cosine, const float *sine, float *y, size_t pairs) {
+static void rope_adjacent(const float *a, const float *cosine, const float *sine, float *y, size_t pairs,
+                          float direction) {
+    const v16 turn(direction);
     size_t i = 0;
     for (; i + 16 <= pairs; i += 16) {
-        const v16 c = load(cosine + i), s = load(sine + i);
+        const v16 c = load(cosine + i), s = load(sine + i) * turn;
         v16 u, v, lo, hi;
         split_pairs(load(a + 2 * i), load(a + 2 * i + 16), u, v);
         join_pairs(rope_first(u, v, c, s), rope_second(u, v, c, s), lo, hi);
@@ -98,9 +102,9 @@ static void rope_adjacent(const float *a, const float *cosine, const float *sine
         store(y + 2 * i + 16, hi);
     }
     for (; i < pairs; ++i) {
-        const float u = a[2 * i], v = a[2 * i + 1];
-        y[2 * i] = ds::rope_first(u, v, cosine[i], sine[i]);
-        y[2 * i + 1] = ds::rope_second(u, v, cosine[i], sine[i]);
+        const float u = a[2 * i], v = a[2 * i + 1], s = sine[i] * direction;
+        y[2 * i] = ds::rope_first(u, v, cosine[i], s);
+        y[2 * i + 1] = ds::rope_second(u, v, cosine[i], s);
     }
 }
 

@@ -95,10 +95,11 @@ struct float_kernels {
     void (*add_times)(float factor, const float *x, float *y, size_t n);  // y = fma(factor, x, y)
     void (*encode_f16)(const float *x, uint16_t *y, size_t n);
     void (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
-    // Rotate the pairs (a[i], b[i]), and the pairs (a[2i], a[2i + 1]).
+    // Rotate the pairs (a[i], b[i]), and the pairs (a[2i], a[2i + 1]); `direction` is 1, or -1 to rotate back.
     void (*rope_halves)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
-                        float *yb, size_t pairs);
-    void (*rope_adjacent)(const float *a, const float *cosine, const float *sine, float *y, size_t pairs);
+                        float *yb, size_t pairs, float direction);
+    void (*rope_adjacent)(const float *a, const float *cosine, const float *sine, float *y, size_t pairs,
+                          float direction);
     void (*dot_f32)(const dot_args &);
     void (*dot_f16)(const dot_args &);
     void (*dot_bf16)(const dot_args &);

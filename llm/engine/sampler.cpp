@@ -64,7 +64,7 @@ double sampler::log_sum(const float *logits) {
     const float max = largest(logits);
     int64_t sum = 0;
     for (size_t i = 0; i < vocab_; ++i) sum += sampling_weight(logits[i], max, 1.0f);
-    return max + log_f64(static_cast<double>(sum) / static_cast<double>(one));
+    return log_sum_of(max, sum);
 }
 
 bool sampler::less_likely(const candidate &a, const candidate &b) {

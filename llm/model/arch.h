@@ -116,6 +116,7 @@ struct build_args {
     std::span<const kv_layout> kv;  // one per layer
     // Of the forms that an architecture may offer. 0: the one whose rows do not depend on the others.
     int32_t form = 0;
+    bool rows_only = false;  // without the output head: the normed rows that logits are products of
 };
 
 struct arch {
@@ -124,7 +125,7 @@ struct arch {
     hparams (*read)(const gguf_file &f);  // throws status::format naming the key
     std::vector<tensor_row> (*tensors)(const hparams &h);
     kv_widths (*kv)(const hparams &h);
-    const tensor *(*build)(const build_args &a);  // logits f32 [m, vocab]
+    const tensor *(*build)(const build_args &a);  // logits f32 [m, vocab], or rows f32 [m, hidden]
 };
 
 std::span<const arch *const> architectures();

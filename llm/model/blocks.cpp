@@ -206,9 +206,12 @@ tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x) 
     return matmul(a.g, hidden, w.down, nullptr, x);
 }
 
+const tensor *output_matrix(const model_weights &w) { return w.output ? w.output : w.embedding; }
+
 const tensor *output_block(const build_args &a, const tensor *x) {
     const tensor *y = rms_norm(a.g, get_rows(a.g, x, a.in.outputs), a.w.output_norm, a.h.norm_eps);
-    const tensor *logits = matmul(a.g, y, a.w.output ? a.w.output : a.w.embedding, nullptr);
+    if (a.rows_only) return y;
+    const tensor *logits = matmul(a.g, y, output_matrix(a.w), nullptr);
     a.g.keep(logits);
     return logits;
 }

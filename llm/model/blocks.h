@@ -65,7 +65,9 @@ tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, con
                         rope_pairs pairs);
 // x + W_down(silu(W_gate norm(x)) * W_up norm(x))
 tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x);
-// Norm and output head of the rows that need logits. A tied head uses the embedding's matrix.
+// The output head's matrix; a tied head uses the embedding's.
+const tensor *output_matrix(const model_weights &w);
+// Norm and output head of the rows that need logits.
 const tensor *output_block(const build_args &a, const tensor *x);
 // The whole forward pass: embedding, layers, output.
 const tensor *decoder(const build_args &a, rope_pairs pairs);

@@ -1,5 +1,5 @@
 // add: y = a + b, element by element.
-#include "../op.h"
+#include "../backward.h"
 
 namespace ds {
 
@@ -18,6 +18,11 @@ void add_forward(const node &n) {
         for (int64_t j = 0; j < y.ne[1]; ++j)
             for (int64_t k = 0; k < y.ne[2]; ++k)
                 *f32_at(y, i, j, k) = *f32_at(*n.src[0], i, j, k) + *f32_at(*n.src[1], i, j, k);
+}
+
+void add_grad(backward &b, const node &n, const tensor *dy) {
+    b.give(n.src[0], dy);
+    b.give(n.src[1], dy);
 }
 
 }  // namespace ds

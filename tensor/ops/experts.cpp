@@ -14,8 +14,9 @@ tensor *experts_expand(graph &g, const node &n) {
     const tensor *const x = n.src[0], *const route = n.src[1];
     tensor *y = nullptr;
     for (int32_t rank = 0; rank < route->ne[2]; ++rank) {
-        const tensor *const gate = activate(g, unary::silu, routed_matmul(g, x, n.src[2], route, rank));
-        const tensor *const hidden = mul(g, gate, routed_matmul(g, x, n.src[3], route, rank));
+        const tensor *const gate = routed_matmul(g, x, n.src[2], route, rank);
+        const tensor *const hidden =
+            gated(g, unary::silu, gate, routed_matmul(g, x, n.src[3], route, rank));
         y = routed_add(g, routed_matmul(g, hidden, n.src[4], route, rank), route, rank, y ? y : n.src[5]);
     }
     return y;

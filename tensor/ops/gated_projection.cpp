@@ -12,8 +12,8 @@ tensor *gated_projection(graph &g, unary f, const tensor *x, const tensor *norm,
 tensor *gated_projection_expand(graph &g, const node &n) {
     const gated_params &p = n.as<gated_params>();
     const tensor *const x = n.src[1] ? rms_norm(g, n.src[0], n.src[1], p.eps) : n.src[0];
-    const tensor *const gate = activate(g, p.f, matmul(g, x, n.src[2], nullptr));
-    return mul(g, gate, matmul(g, x, n.src[3], nullptr));
+    const tensor *const gate = matmul(g, x, n.src[2], nullptr);
+    return gated(g, p.f, gate, matmul(g, x, n.src[3], nullptr));
 }
 
 void gated_projection_shape(node &n) {

@@ -1,6 +1,6 @@
 // head_matmul: y[n,h,m] = x[n,h,k] w[h,m,k]^T, each head by its own matrix: how MLA maps between heads and
 // latents (arXiv 2405.04434, section 2.1). Each head is a matmul, with matmul's sums.
-#include "../op.h"
+#include "../backward.h"
 
 namespace ds {
 
@@ -23,5 +23,7 @@ void head_matmul_forward(const node &n) {
         matmul_forward(product_node(x, w, head_of(n.out, h)));
     }
 }
+
+void head_matmul_grad(backward &b, const node &n, const tensor *dy) { product_grad(b, n, dy); }
 
 }  // namespace ds

@@ -2,7 +2,7 @@
 // kv_layout). Its result is the pages themselves, so that a node that reads them comes after it in the graph.
 // Keys of i8 pages are Hadamard-transformed before they are quantized. For latent pages, k are the latents
 // and v the rotated part of the keys, which has another width.
-#include "../op.h"
+#include "../backward.h"
 
 namespace ds {
 
@@ -87,6 +87,16 @@ void kv_write_forward(const node &n) {
         const int32_t slot = *i32_at(*n.src[3], i);
         char *page = at(*n.src[2], slot / page_positions);
         write(n, i, page, slot % page_positions);
+    }
+}
+
+// dy: see backward::give.
+void kv_write_grad(backward &b, const node &n, const tensor *dy) {
+    int64_t first = 0;
+    for (const tensor *const s : {n.src[0], n.src[1]}) {
+        const int64_t width = s->ne[1] * s->ne[2];
+        b.give(s, b.g.reshape(b.g.slice(dy, first, width), {s->ne[0], s->ne[1], s->ne[2]}));
+        first += width;
     }
 }
 

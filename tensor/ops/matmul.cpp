@@ -3,7 +3,7 @@
 // the 16 lanes of a dot product, packed formats block by block against activations quantized in blocks of
 // that size, I8 in integers over the whole row.
 #include "../blocks.h"
-#include "../op.h"
+#include "../backward.h"
 
 namespace ds {
 
@@ -82,6 +82,92 @@ void matmul_forward(const node &n) {
             if (n.src[2]) y = y + *f32_at(*n.src[2], j);
             if (n.src[3]) y = *f32_at(*n.src[3], i, j) + y;
         }
+}
+
+// ---- Gradients. matmul_back: dx = dy w. matmul_back_w: sum += dy^T x. Both also of head_matmul, a matrix a
+// head. bias_back: sum += dy's rows. Every sum is a chain of fma: over m in order, and over the rows in order,
+// beginning with what is there.
+
+void product_grad(backward &b, const node &n, const tensor *dy) {
+    const tensor *const x = n.src[0], *const w = n.src[1];
+    if (b.wanted(x)) b.give(x, b.g.add(op::matmul_back, {dy, w}, no_params{}));
+    if (const tensor *const sum = b.sum_of(w))
+        b.g.add(op::matmul_back_w, {sum, dy, b.value(x)}, no_params{});
+}
+
+void matmul_grad(backward &b, const node &n, const tensor *dy) {
+    product_grad(b, n, dy);
+    if (const tensor *const sum = n.src[2] ? b.sum_of(n.src[2]) : nullptr)
+        b.g.add(op::bias_back, {sum, dy}, no_params{});
+    if (n.src[3]) b.give(n.src[3], dy);
+}
+
+void matmul_back_shape(node &n) {
+    const tensor &dy = *n.src[0], &w = *n.src[1];
+    const int r = dy.rank;
+    expect(dy.type == format::f32 && (r == 2 || r == 3) && w.rank == r && is_weights(w), n,
+           "needs dy[n,(h,)m] of f32 and w[(h,)m,k]");
+    expect(dy.ne[r - 1] == w.ne[r - 2] && (r == 2 || dy.ne[1] == w.ne[0]), n, "needs dy as wide as w has rows");
+    int64_t ne[] = {dy.ne[0], dy.ne[1], dy.ne[2]};
+    ne[r - 1] = w.ne[r - 1];
+    set_out(n, format::f32, {ne, static_cast<size_t>(r)});
+}
+
+void matmul_back_forward(const node &n) {
+    const tensor &dy = *n.src[0], &w = *n.src[1];
+    const bool heads = dy.rank == 3;
+    std::vector<float> row;
+    for (int64_t h = 0; h < (heads ? dy.ne[1] : 1); ++h)
+        for (int64_t m = 0; m < dy.ne[dy.rank - 1]; ++m) {
+            if (heads) read_row(w, h, m, 0, row);
+            else read_row(w, m, 0, 0, row);
+            for (int64_t i = 0; i < dy.ne[0]; ++i) {
+                float *const y = heads ? f32_at(n.out, i, h) : f32_at(n.out, i);
+                const float d = heads ? *f32_at(dy, i, h, m) : *f32_at(dy, i, m);
+                for (size_t k = 0; k < row.size(); ++k) y[k] = fma_f32(d, row[k], m ? y[k] : 0.0f);
+            }
+        }
+}
+
+void matmul_back_w_shape(node &n) {
+    const tensor &sum = *n.src[0], &dy = *n.src[1], &x = *n.src[2];
+    const int r = dy.rank;
+    expect(r == 2 || r == 3, n, "needs dy[n,(h,)m]");
+    for (int i = 0; i < 3; ++i)
+        expect(n.src[i]->type == format::f32 && n.src[i]->rank == r, n,
+               "needs sum[(h,)m,k], dy[n,(h,)m] and x[n,(h,)k] of f32");
+    expect(dy.ne[0] == x.ne[0] && sum.ne[r - 2] == dy.ne[r - 1] && sum.ne[r - 1] == x.ne[r - 1], n,
+           "needs a sum for each column of dy and of x");
+    expect(r == 2 || (dy.ne[1] == x.ne[1] && dy.ne[1] == sum.ne[0]), n, "needs as many heads");
+    set_out_in_place(n, sum);
+}
+
+void matmul_back_w_forward(const node &n) {
+    const tensor &dy = *n.src[1], &x = *n.src[2];
+    const bool heads = dy.rank == 3;
+    for (int64_t i = 0; i < dy.ne[0]; ++i)
+        for (int64_t h = 0; h < (heads ? dy.ne[1] : 1); ++h) {
+            const float *const a = heads ? f32_at(dy, i, h) : f32_at(dy, i),
+                               *const b = heads ? f32_at(x, i, h) : f32_at(x, i);
+            for (int64_t m = 0; m < dy.ne[dy.rank - 1]; ++m) {
+                float *const y = heads ? f32_at(n.out, h, m) : f32_at(n.out, m);
+                for (int64_t k = 0; k < x.ne[x.rank - 1]; ++k) y[k] = fma_f32(a[m], b[k], y[k]);
+            }
+        }
+}
+
+void bias_back_shape(node &n) {
+    const tensor &sum = *n.src[0], &dy = *n.src[1];
+    expect(dy.rank == 2 && dy.type == format::f32 && sum.rank == 1 && sum.type == format::f32 &&
+               sum.ne[0] == dy.ne[1],
+           n, "needs sum[m] and dy[n,m] of f32");
+    set_out_in_place(n, sum);
+}
+
+void bias_back_forward(const node &n) {
+    const tensor &dy = *n.src[1];
+    for (int64_t i = 0; i < dy.ne[0]; ++i)
+        for (int64_t j = 0; j < dy.ne[1]; ++j) *f32_at(n.out, j) = *f32_at(n.out, j) + *f32_at(dy, i, j);
 }
 
 }  // namespace ds

@@ -1,6 +1,6 @@
 // projections: up to six products of one x, normed first if there is a norm: y = (rms_norm(x)) w^T + bias for
 // each, side by side in a row of the result. Sources: x, norm, six matrices, six biases.
-#include "../op.h"
+#include "../backward.h"
 
 namespace ds {
 
@@ -67,6 +67,29 @@ void projections_forward(const node &n) {
         matmul_forward(one);
         first += y.ne[1];
     }
+}
+
+void projections_grad(backward &b, const node &n, const tensor *dy) {
+    const tensor *x = b.value(n.src[0]);
+    const rms_norm_params &p = n.as<rms_norm_params>();
+    if (n.src[1]) x = rms_norm(b.g, x, n.src[1], p.eps);
+    const tensor *dx = nullptr;
+    int64_t first = 0;
+    for (size_t i = 0; i < most_projections && n.src[2 + i]; ++i) {
+        const tensor *const w = n.src[2 + i], *const bias = n.src[2 + most_projections + i],
+                           *const part = b.g.slice(dy, first, w->ne[0]);
+        first += w->ne[0];
+        if (b.wanted(n.src[0]) || (n.src[1] && b.wanted(n.src[1]))) {
+            const tensor *const by = b.g.add(op::matmul_back, {part, w}, no_params{});
+            dx = dx ? add(b.g, dx, by) : by;
+        }
+        if (const tensor *const sum = b.sum_of(w)) b.g.add(op::matmul_back_w, {sum, part, x}, no_params{});
+        if (const tensor *const sum = bias ? b.sum_of(bias) : nullptr)
+            b.g.add(op::bias_back, {sum, part}, no_params{});
+    }
+    if (!dx) return;
+    if (n.src[1]) give_norm_gradients(b, n.src[0], n.src[1], p, dx);
+    else b.give(n.src[0], dx);
 }
 
 }  // namespace ds

@@ -570,12 +570,12 @@ op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors) {
     return c;
 }
 
-op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs) {
+op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs, bool inverse) {
     numbers r(7);
     const int64_t half = rotated / 2;
     op_case c = start(op::rope, {make_array(r, format::f32, {n, heads, d}, fill::plain, true),
                                  make_array(r, format::f32, {n, 2, half}, fill::plain, true)});
-    c.params = raw(rope_params{pairs});
+    c.params = raw(rope_params{pairs, inverse});
     c.exact = [=, x = c.src[0], t = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n * heads; ++i)
             for (int64_t e = 0; e < d; ++e) {
@@ -590,7 +590,7 @@ op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pai
                     continue;
                 }
                 const double cosine = value(t, (i / heads * 2) * half + p),
-                             sine = value(t, (i / heads * 2 + 1) * half + p);
+                             sine = (inverse ? -1.0 : 1.0) * value(t, (i / heads * 2 + 1) * half + p);
                 wanted.push_back(value(x, i * d + e) * cosine +
                                  (second ? 1.0 : -1.0) * value(x, i * d + other) * sine);
                 tolerance.push_back(2e-7);

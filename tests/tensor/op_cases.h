@@ -32,8 +32,10 @@ struct op_case {
     std::vector<array> src;
     raw_params params;
     bool rows = true;    // the result's rows can be computed one by one
+    int changed = -1;    // the source that is changed besides the result, or -1
     bool finite = true;  // the sources are finite, so the float64 computation applies
-    // For every element of the result in order: its exact value, and the tolerance.
+    // For every element of the result, then of the changed source, in order: its exact value, and the
+    // tolerance.
     std::function<void(std::vector<double> &wanted, std::vector<double> &tolerance)> exact;
 };
 
@@ -101,15 +103,28 @@ op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t
                      fill f = fill::plain);
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
-op_case mul_case(std::vector<int64_t> ne, fill f = fill::plain);
-op_case activate_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
+op_case gated_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
+// Gradients. heads 0: matrices without heads.
+op_case gated_back_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
+op_case matmul_back_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
+op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
+op_case bias_back_case(int64_t n, int64_t m, fill f = fill::plain);
+op_case get_rows_back_case(int64_t n, int64_t rows, int64_t d, bool sum);
+op_case rms_norm_back_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case rms_norm_back_w_case(std::vector<int64_t> ne, fill f = fill::plain);
+op_case cross_entropy_case(format w, int64_t n, int64_t v, int64_t d, bool entropy, fill f = fill::plain);
+op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool sum, fill f = fill::plain);
+// Sequences of these lengths; rope > 0: latent pages.
+op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int32_t rope,
+                            std::vector<int32_t> lengths, fill f = fill::plain);
 op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f = fill::plain);
 op_case routed_matmul_case(format w, int64_t n, int64_t experts, int64_t used, int32_t rank, int64_t m,
                            int64_t k, fill f = fill::plain);
 op_case routed_add_case(int64_t n, int64_t used, int32_t rank, int64_t d, bool acc, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
-op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
+op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs,
+                  bool inverse = false);
 op_case kv_write_case(format pages, int64_t n, int32_t heads, int32_t d, fill f = fill::plain);
 // `rows` rows of each sequence end at these positions, sequence after sequence. Every second sequence's rows
 // are in descending order of position.

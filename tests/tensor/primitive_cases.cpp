@@ -12,34 +12,6 @@ double exact(unary f, double x) {
     return NAN;
 }
 
-op_case mul_case(std::vector<int64_t> ne, fill f) {
-    numbers r(21);
-    op_case c =
-        start(op::mul, {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true)}, f);
-    c.exact = [a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
-        const auto n = static_cast<int64_t>(a.bytes.size() / 4);
-        for (int64_t i = 0; i < n; ++i) {
-            wanted.push_back(value(a, i) * value(b, i));
-            tolerance.push_back(std::fabs(wanted.back()) * 0x1p-24 + 0x1p-149);
-        }
-    };
-    return c;
-}
-
-op_case activate_case(std::vector<int64_t> ne, unary f, fill how) {
-    numbers r(22);
-    op_case c = start(op::activate, {make_array(r, format::f32, ne, how, true)}, how);
-    c.params = raw(activate_params{f});
-    c.exact = [f, a = c.src[0]](auto &wanted, auto &tolerance) {
-        const auto n = static_cast<int64_t>(a.bytes.size() / 4);
-        for (int64_t i = 0; i < n; ++i) {
-            wanted.push_back(exact(f, value(a, i)));
-            tolerance.push_back(std::fabs(wanted.back()) * 4e-7 + 1e-36);
-        }
-    };
-    return c;
-}
-
 op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f) {
     numbers r(23);
     std::vector<array> src(most_projections);

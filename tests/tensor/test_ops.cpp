@@ -55,11 +55,13 @@ struct instance {
     std::vector<std::vector<char>> initial;  // the sources' bytes, since a run may change them (pages)
     graph g{16};
     size_t out_bytes = 0;
+    const tensor *changed = nullptr;  // besides the result
 
     instance(const op_case &c, bool at_end, int64_t row = -1) {
         const tensor *src[max_sources] = {};
         for (size_t s = 0; s < c.src.size(); ++s)
             if (!c.src[s].bytes.empty()) src[s] = source(c.src[s], at_end, c.src[s].by_row ? row : -1);
+        if (c.changed >= 0) changed = src[c.changed];
         node &n = add_operation(g, c, src);
         out_bytes = tensor_bytes(n.out);
         if (n.out.base) n.out.data = n.out.base->data;
@@ -94,7 +96,12 @@ struct instance {
     const node &only() { return g.nodes()[0]; }
     std::vector<char> result() {
         const char *p = static_cast<const char *>(only().out.data);
-        return {p, p + out_bytes};
+        std::vector<char> y(p, p + out_bytes);
+        if (changed) {
+            const char *const q = static_cast<const char *>(changed->data);
+            y.insert(y.end(), q, q + tensor_bytes(*changed));
+        }
+        return y;
     }
     std::vector<char> reference() {
         prepare();

@@ -1,0 +1,185 @@
+// The graph is built anew for every batch of other sizes, in storage reserved once, over memory that was
+// planned for the largest: results only shrink.
+#include "train_graph.h"
+
+#include "../model/blocks.h"
+
+#include <algorithm>
+
+namespace ds {
+
+// Of a block: some 30 nodes forward and twice as many views; three times that with gradients and what is
+// computed again.
+static size_t max_nodes(const hparams &h) { return static_cast<size_t>(64 + 256 * h.layers); }
+
+static int64_t pages_of(int64_t positions) { return (positions + page_positions - 1) / page_positions; }
+// Pages of a batch: its rows fill them but for the last one of each sequence.
+static int64_t pool_pages(const train_sizes &s) {
+    return std::min(s.sequences * pages_of(s.context), s.rows / page_positions + s.sequences);
+}
+
+namespace {
+// The graph's inputs, one after another: i32 but for the gradients.
+struct offsets {
+    size_t ids, positions, sequence, slots, rows, targets, tables, gradients, bytes;
+    explicit offsets(const train_sizes &s) {
+        size_t at = 0;
+        const auto take = [&](int64_t n) { return std::exchange(at, at + static_cast<size_t>(n) * 4); };
+        ids = take(s.rows), positions = take(s.rows), sequence = take(s.rows), slots = take(s.rows);
+        rows = take(s.targets), targets = take(s.targets);
+        tables = take(s.sequences * pages_of(s.context));
+        gradients = take(3 * s.targets);
+        bytes = at;
+    }
+};
+
+struct build_arguments {
+    const arch &a;
+    const hparams &h;
+    const model_weights &w;
+    std::span<const gradient_sum> sums;
+    const train_sizes &s;
+    train_graph::again policy;
+    const page_layout &layout;
+};
+}  // namespace
+
+// Which nodes of the forward part are computed again.
+static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) {
+    std::vector<bool> again(g.nodes().size());
+    if (policy == train_graph::again::cheap)
+        for (size_t i = 0; i < again.size(); ++i) {
+            const op k = g.nodes()[i].kind;
+            again[i] = k == op::rms_norm || k == op::gated || k == op::rope;
+        }
+    return again;
+}
+
+static const tensor *build(graph &g, const build_arguments &b, int64_t rows, int64_t targets, char *inputs,
+                           void *pages) {
+    g.reset();
+    g.expand(ops_to_expand());
+    const offsets at(b.s);
+    const auto list = [&](size_t offset, int64_t n, const char *name) {
+        return g.input(format::i32, {n}, inputs ? inputs + offset : nullptr, name);
+    };
+    step_inputs in;
+    in.ids = list(at.ids, rows, "ids");
+    in.positions = list(at.positions, rows, "positions");
+    in.sequence = list(at.sequence, rows, "sequence");
+    in.slots = list(at.slots, rows, "slots");
+    in.outputs = list(at.rows, targets, "rows");
+    in.tables = g.input(format::i32, {b.s.sequences, pages_of(b.s.context)},
+                        inputs ? inputs + at.tables : nullptr, "tables");
+    in.pages = g.input(format::i8, {pool_pages(b.s), static_cast<int64_t>(b.layout.page_bytes)}, pages, "pages");
+    const tensor *const hidden = b.a.build({.g = g,
+                                            .h = b.h,
+                                            .w = b.w,
+                                            .in = in,
+                                            .kv = b.layout.layer,
+                                            .form = 0,
+                                            .rows_only = true});
+    const tensor *const y =
+        cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
+    g.keep(y);
+    backward back(g, b.sums, nodes_again(g, b.policy));
+    back.give(y, g.input(format::f32, {targets, 3}, inputs ? inputs + at.gradients : nullptr, "gradients"));
+    back.run();
+    return y;
+}
+
+train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
+                                        std::span<const gradient_sum> sums, const train_sizes &s, again policy,
+                                        const backend &b) {
+    graph g(max_nodes(h));
+    const page_layout layout = make_page_layout(a, h, format::f32);
+    build(g, {a, h, w, sums, s, policy, layout}, s.rows, s.targets, nullptr, nullptr);
+    const plan p = make_plan(g, b);
+    return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
+            offsets(s).bytes};
+}
+
+train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w,
+                         std::span<const gradient_sum> sums, const train_sizes &s, again policy,
+                         std::shared_ptr<backend> b, const ds::host &host)
+    : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
+      backend_(std::move(b)), layout_(make_page_layout(a, h, format::f32)), graph_(max_nodes(h)),
+      inputs_(host, offsets(s).bytes) {
+    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr, nullptr);
+    for (const node &n : graph_.nodes())
+        if (!backend_->fn->variant(backend_.get(), n))
+            throw error(status::unsupported,
+                        format_text("%s cannot compute %s", backend_->fn->name, info(n.kind).name));
+    plan_ = make_plan(graph_, *backend_);
+    pages_ = backend_memory(backend_, layout_.page_bytes * static_cast<size_t>(pool_pages(s)));
+    arena_ = backend_memory(backend_, plan_.arena_bytes);
+    work_ = backend_memory(backend_, plan_.work_bytes);
+    log_probabilities_.resize(static_cast<size_t>(s.targets));
+}
+
+[[noreturn]] static void refuse(const std::string &what) { throw error(status::argument, "batch: " + what); }
+
+// Checks the batch and sets the inputs from it.
+void train_graph::fill(const train_batch &batch) {
+    const offsets at(sizes_);
+    char *const inputs = static_cast<char *>(inputs_.data());
+    const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t *>(inputs + offset); };
+    const auto rows = static_cast<int64_t>(batch.ids.size()), targets = static_cast<int64_t>(batch.rows.size());
+    if (rows < 1 || rows > sizes_.rows)
+        refuse("has " + std::to_string(rows) + " tokens, planned for 1 to " + std::to_string(sizes_.rows));
+    if (targets < 1 || targets > sizes_.targets)
+        refuse("has " + std::to_string(targets) + " targets, planned for 1 to " +
+               std::to_string(sizes_.targets));
+    if (batch.lengths.empty() || static_cast<int64_t>(batch.lengths.size()) > sizes_.sequences)
+        refuse("has " + std::to_string(batch.lengths.size()) + " sequences, planned for 1 to " +
+               std::to_string(sizes_.sequences));
+    if (batch.targets.size() != batch.rows.size() || batch.weights.size() != batch.rows.size())
+        refuse("rows, targets and weights differ in number");
+    const auto check_token = [&](int32_t t, const char *what) {
+        if (t < 0 || t >= h_.vocab)
+            refuse(std::string(what) + " " + std::to_string(t) + " is not a token of the vocabulary, 0 to " +
+                   std::to_string(h_.vocab - 1));
+    };
+    for (const int32_t id : batch.ids) check_token(id, "id");
+    for (const int32_t t : batch.targets) check_token(t, "target");
+    for (size_t i = 0; i < batch.rows.size(); ++i)
+        if (batch.rows[i] < (i ? batch.rows[i - 1] + 1 : 0) || batch.rows[i] >= rows)
+            refuse("row " + std::to_string(batch.rows[i]) + " of a target is out of order or range");
+    std::copy(batch.ids.begin(), batch.ids.end(), ints(at.ids));
+    std::copy(batch.rows.begin(), batch.rows.end(), ints(at.rows));
+    std::copy(batch.targets.begin(), batch.targets.end(), ints(at.targets));
+    float *const gradients = reinterpret_cast<float *>(inputs + at.gradients);
+    std::fill_n(gradients, 3 * targets, 0.0f);
+    for (size_t i = 0; i < batch.weights.size(); ++i) gradients[3 * i] = -batch.weights[i];
+    int64_t row = 0;
+    int32_t page = 0;
+    const int64_t table = pages_of(sizes_.context);
+    for (size_t s = 0; s < batch.lengths.size(); ++s) {
+        const int32_t length = batch.lengths[s];
+        if (length < 1 || length > sizes_.context || row + length > rows)
+            refuse("sequence " + std::to_string(s) + " has " + std::to_string(length) +
+                   " tokens, must have from 1 to " + std::to_string(std::min(sizes_.context, rows - row)));
+        for (int32_t p = 0; p < length; ++p, ++row) {
+            if (p % page_positions == 0)
+                ints(at.tables)[static_cast<int64_t>(s) * table + p / page_positions] = page++;
+            ints(at.positions)[row] = p;
+            ints(at.sequence)[row] = static_cast<int32_t>(s);
+            ints(at.slots)[row] = static_cast<int32_t>((page - 1) * page_positions + p % page_positions);
+        }
+    }
+    if (row != rows) refuse("has " + std::to_string(rows) + " tokens, its sequences " + std::to_string(row));
+}
+
+bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
+    fill(batch);
+    const auto rows = static_cast<int64_t>(batch.ids.size()), targets = static_cast<int64_t>(batch.rows.size());
+    const tensor *const y = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
+                                  static_cast<char *>(inputs_.data()), pages_.data());
+    place(graph_, plan_, arena_.data());
+    if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
+    targets_ = static_cast<size_t>(targets);
+    for (int64_t i = 0; i < targets; ++i) log_probabilities_[static_cast<size_t>(i)] = *f32_at(*y, i, 0);
+    return true;
+}
+
+}  // namespace ds

@@ -1,0 +1,74 @@
+// A training step's graph: the engine's forward pass over a batch of sequences, cross entropy, and gradients.
+// Its memory is planned and allocated at construction for the largest batch.
+// Invariant: the forward part is made by the same builders as the engine's, so it has the engine's bits.
+#pragma once
+
+#include "../../tensor/backward.h"
+#include "../../tensor/plan.h"
+#include "../model/kv_layout.h"
+#include "../model/model.h"
+
+namespace ds {
+
+struct train_sizes {
+    int64_t rows = 0;       // most tokens in a batch
+    int64_t targets = 0;    // most tokens that are to be predicted
+    int64_t sequences = 0;  // most sequences
+    int64_t context = 0;    // most tokens of a sequence
+};
+
+// A batch, sequence after sequence. Contents are the caller's until `run` returns.
+struct train_batch {
+    std::span<const int32_t> ids;      // [rows]
+    std::span<const int32_t> lengths;  // [sequences], rows in all
+    // [targets]: the rows whose next token is predicted, in ascending order; that token; the weight of its
+    // negative log-probability in the loss
+    std::span<const int32_t> rows, targets;
+    std::span<const float> weights;
+};
+
+class train_graph {
+public:
+    // Which results are computed again instead of being retained for their gradients.
+    enum class again { none, cheap, blocks };
+
+    struct bytes {
+        size_t activations, work, pages, inputs;
+    };
+    static bytes measure(const arch &a, const hparams &h, const model_weights &w,
+                         std::span<const gradient_sum> sums, const train_sizes &s, again policy,
+                         const backend &b);
+
+    // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported if
+    // the backend has no kernel for one of the operations.
+    train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
+                const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host);
+
+    // Adds the gradients of the batch's loss to the sums. False if `*stop` became true meanwhile: the sums are
+    // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
+    bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
+    // Of the last run: log-probabilities of the targets, [targets].
+    std::span<const float> log_probabilities() const { return {log_probabilities_.data(), targets_}; }
+
+private:
+    struct built {
+        const tensor *result;  // cross_entropy's
+    };
+    void fill(const train_batch &batch);
+    const arch &arch_;
+    const hparams &h_;
+    const model_weights &weights_;
+    std::vector<gradient_sum> sums_;
+    train_sizes sizes_;
+    again policy_;
+    std::shared_ptr<backend> backend_;
+    page_layout layout_;
+    graph graph_;
+    plan plan_;
+    block inputs_;
+    backend_memory pages_, arena_, work_;
+    std::vector<float> log_probabilities_;
+    size_t targets_ = 0;
+};
+
+}  // namespace ds

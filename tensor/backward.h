@@ -1,0 +1,67 @@
+// The gradient part of a graph: added after the forward part, node by node from the last to the first. Each
+// operation's gradient lies beside its forward (ops/<name>.cpp, <name>_grad).
+// Invariant: gradients of weights are added in place to sums that the caller owns, token by token in the order
+// of rows, so that they do not depend on how a batch is cut into graphs. A sum over other things has one order
+// too (numerics.h, "Gradients").
+#pragma once
+
+#include "op.h"
+
+#include <unordered_map>
+
+namespace ds {
+
+// A weight, and the sum of its gradients: f32, contiguous, of the weight's shape.
+struct gradient_sum {
+    const tensor *weight, *sum;
+};
+
+class backward {
+public:
+    graph &g;
+
+    // The nodes that `graph` has now are the forward part. A fused operation without a gradient of its own must
+    // have been added as its primitives (ops_to_expand). `again`: for each node of the forward part, whether
+    // its result is computed again where a gradient needs it, so that it need not be retained until then; empty:
+    // none. Results that are computed again are made of others that are, or are retained.
+    backward(graph &graph, std::span<const gradient_sum> sums, std::vector<bool> again = {});
+
+    // Adds the gradient part, from the gradients given so far (of the loss by results).
+    // Throws status::internal, naming it, for an operation without a gradient.
+    void run();
+
+    // ---- For gradients of operations
+
+    // Whether a gradient of t serves any weight.
+    bool wanted(const tensor *t) const;
+    // A gradient of t, or of some of its views, each of the shape of what it belongs to; several are added. The
+    // gradient of pages, as kv_write returns them, are those of the keys and values that were written,
+    // [n, heads, key + value].
+    void give(const tensor *t, const tensor *gradient);
+    // t's value for use in the gradient part.
+    const tensor *value(const tensor *t);
+    // The sum of w's gradients, or null: none is asked for.
+    const tensor *sum_of(const tensor *w);
+
+private:
+    const tensor *origin(const tensor *t) const;  // the node's result or input that t is, or is a view of
+    const tensor *total(const tensor *t);         // of the gradients of a node's result; null: there is none
+    const tensor *joined(const tensor *t, std::span<const std::pair<const tensor *, const tensor *>> parts);
+
+    size_t forward_nodes_;
+    std::vector<bool> again_, wanted_;
+    std::unordered_map<const tensor *, size_t> node_of_;
+    std::unordered_map<const tensor *, const tensor *> sums_, copies_;
+    // by origin: what the gradient belongs to, and the gradient
+    std::unordered_map<const tensor *, std::vector<std::pair<const tensor *, const tensor *>>> given_;
+};
+
+// Gradients that operations share: of a norm's x and w, and of the x and w of matmul and head_matmul.
+void give_norm_gradients(backward &b, const tensor *x, const tensor *w, const rms_norm_params &p,
+                         const tensor *dy);
+void product_grad(backward &b, const node &n, const tensor *dy);
+
+// Fused operations that a graph with gradients is made without.
+op_set ops_to_expand();
+
+}  // namespace ds

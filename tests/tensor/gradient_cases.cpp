@@ -1,0 +1,418 @@
+// Cases of the operations that gradients are made of. Their float64 computations are the derivatives written
+// out; test_derivatives.cpp compares whole operations with differences.
+#include "case_parts.h"
+
+#include "../../tensor/op.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ds::test {
+
+// Element [i,h,e] of x[n,(h,)d].
+static double element(const array &x, int64_t i, int64_t h, int64_t e) {
+    const int64_t d = x.ne.back(), heads = x.ne.size() == 3 ? x.ne[1] : 1;
+    return value(x, (i * heads + h) * d + e);
+}
+// Element [h,r,c] of w[(h,)r,c].
+static double matrix_element(const array &w, int64_t h, int64_t r, int64_t c) {
+    const int64_t cols = w.ne.back(), rows = w.ne[w.ne.size() - 2];
+    return value(w, (h * rows + r) * cols + c);
+}
+static std::vector<int64_t> shape(int64_t n, int64_t heads, int64_t d) {
+    return heads ? std::vector<int64_t>{n, heads, d} : std::vector<int64_t>{n, d};
+}
+
+op_case gated_case(std::vector<int64_t> ne, unary f, fill how) {
+    numbers r(21);
+    op_case c = start(
+        op::gated, {make_array(r, format::f32, ne, how, true), make_array(r, format::f32, ne, how, true)}, how);
+    c.params = raw(unary_params{f});
+    c.exact = [f, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < static_cast<int64_t>(a.bytes.size() / 4); ++i) {
+            wanted.push_back(exact(f, value(a, i)) * value(b, i));
+            tolerance.push_back(std::fabs(wanted.back()) * 5e-7 + 1e-36);
+        }
+    };
+    return c;
+}
+
+op_case gated_back_case(std::vector<int64_t> ne, unary f, fill how) {
+    numbers r(31);
+    std::vector<array> src;
+    for (int i = 0; i < 3; ++i) src.push_back(make_array(r, format::f32, ne, how, true));
+    op_case c = start(op::gated_back, src, how);
+    c.params = raw(unary_params{f});
+    c.exact = [=](auto &wanted, auto &tolerance) {
+        const int64_t m = ne.back(), rows = static_cast<int64_t>(src[0].bytes.size()) / 4 / m;
+        const auto put = [&](double x, double size) {
+            wanted.push_back(x);
+            tolerance.push_back(size * 2e-6 + 1e-36);
+        };
+        for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t k = 0; k < m; ++k) {
+                const double x = value(src[1], i * m + k), step = 1e-5,
+                             by = (exact(f, x + step) - exact(f, x - step)) / (2 * step),
+                             other = value(src[0], i * m + k) * value(src[2], i * m + k);
+                put(other * by, std::fabs(other));
+            }
+            for (int64_t k = 0; k < m; ++k)
+                put(value(src[0], i * m + k) * exact(f, value(src[1], i * m + k)),
+                    std::fabs(value(src[0], i * m + k)));
+        }
+    };
+    return c;
+}
+
+op_case matmul_back_case(format type, int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
+    numbers r(32);
+    std::vector<int64_t> w = {m, k};
+    if (heads) w.insert(w.begin(), heads);
+    op_case c = start(op::matmul_back,
+                      {make_array(r, format::f32, shape(n, heads, m), f, true), make_array(r, type, w, f)}, f);
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t h = 0; h < std::max<int64_t>(1, heads); ++h)
+                for (int64_t j = 0; j < k; ++j) {
+                    double sum = 0, size = 0;
+                    for (int64_t t = 0; t < m; ++t) {
+                        const double x = element(s[0], i, h, t) * matrix_element(s[1], h, t, j);
+                        sum += x, size += std::fabs(x);
+                    }
+                    wanted.push_back(sum);
+                    tolerance.push_back(size * (static_cast<double>(m) + 8) * 0x1p-24 +
+                                        static_cast<double>(m) * 0x1p-149);
+                }
+    };
+    return c;
+}
+
+op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
+    numbers r(33);
+    std::vector<int64_t> w = {m, k};
+    if (heads) w.insert(w.begin(), heads);
+    op_case c = start(op::matmul_back_w,
+                      {make_array(r, format::f32, w, f), make_array(r, format::f32, shape(n, heads, m), f),
+                       make_array(r, format::f32, shape(n, heads, k), f)},
+                      f);
+    c.rows = false;
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t h = 0; h < std::max<int64_t>(1, heads); ++h)
+            for (int64_t i = 0; i < m; ++i)
+                for (int64_t j = 0; j < k; ++j) {
+                    double sum = matrix_element(s[0], h, i, j), size = std::fabs(sum);
+                    for (int64_t t = 0; t < n; ++t) {
+                        const double x = element(s[1], t, h, i) * element(s[2], t, h, j);
+                        sum += x, size += std::fabs(x);
+                    }
+                    wanted.push_back(sum);
+                    tolerance.push_back(size * (static_cast<double>(n) + 8) * 0x1p-24 +
+                                        static_cast<double>(n) * 0x1p-149);
+                }
+    };
+    return c;
+}
+
+op_case bias_back_case(int64_t n, int64_t m, fill f) {
+    numbers r(34);
+    op_case c = start(op::bias_back, {make_array(r, format::f32, {m}, f), make_array(r, format::f32, {n, m}, f)}, f);
+    c.rows = false;
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t j = 0; j < m; ++j) {
+            double sum = value(s[0], j), size = std::fabs(sum);
+            for (int64_t i = 0; i < n; ++i) {
+                sum += value(s[1], i * m + j);
+                size += std::fabs(value(s[1], i * m + j));
+            }
+            wanted.push_back(sum);
+            tolerance.push_back(size * static_cast<double>(n + 1) * 0x1p-24);
+        }
+    };
+    return c;
+}
+
+op_case get_rows_back_case(int64_t n, int64_t rows, int64_t d, bool sum) {
+    numbers r(35);
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < n; ++i) ids.push_back(r.below(static_cast<int>(rows)));
+    op_case c = start(op::get_rows_back, {make_array(r, format::f32, {n, d}), make_ints(ids), {}});
+    if (sum) c.src[2] = make_array(r, format::f32, {rows, d});
+    c.params = raw(get_rows_back_params{rows});
+    c.rows = false;
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t v = 0; v < rows; ++v)
+            for (int64_t j = 0; j < d; ++j) {
+                double y = sum ? value(s[2], v * d + j) : 0.0, size = std::fabs(y);
+                for (int64_t i = 0; i < n; ++i)
+                    if (ids[static_cast<size_t>(i)] == v)
+                        y += value(s[0], i * d + j), size += std::fabs(value(s[0], i * d + j));
+                wanted.push_back(y);
+                tolerance.push_back(size * static_cast<double>(n) * 0x1p-24);
+            }
+    };
+    return c;
+}
+
+static constexpr float norm_eps = 1e-5f;
+
+static double norm_factor(const array &x, int64_t row) {
+    const int64_t d = x.ne.back();
+    double squares = 0;
+    for (int64_t k = 0; k < d; ++k) squares += value(x, row * d + k) * value(x, row * d + k);
+    return 1.0 / std::sqrt(squares / static_cast<double>(d) + static_cast<double>(norm_eps));
+}
+
+op_case rms_norm_back_case(std::vector<int64_t> ne, fill f) {
+    numbers r(36);
+    const int64_t d = ne.back();
+    op_case c = start(op::rms_norm_back,
+                      {make_array(r, format::f32, ne, f, true), make_array(r, format::f32, ne, f, true),
+                       make_array(r, format::f32, {d}, f)},
+                      f);
+    c.params = raw(rms_norm_params{norm_eps});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        const int64_t rows = static_cast<int64_t>(s[0].bytes.size()) / 4 / d;
+        for (int64_t i = 0; i < rows; ++i) {
+            const double factor = norm_factor(s[1], i);
+            double sum = 0, size = 0;
+            for (int64_t k = 0; k < d; ++k) {
+                const double t = value(s[0], i * d + k) * value(s[2], k) * value(s[1], i * d + k);
+                sum += t, size += std::fabs(t);
+            }
+            const double cubed = factor * factor * factor / static_cast<double>(d);
+            for (int64_t k = 0; k < d; ++k) {
+                const double t = value(s[0], i * d + k) * value(s[2], k) * factor, x = value(s[1], i * d + k);
+                wanted.push_back(t - x * sum * cubed);
+                tolerance.push_back((std::fabs(t) + std::fabs(x) * size * cubed) * 2e-6 + 1e-37);
+            }
+        }
+    };
+    return c;
+}
+
+op_case rms_norm_back_w_case(std::vector<int64_t> ne, fill f) {
+    numbers r(37);
+    const int64_t d = ne.back();
+    op_case c = start(op::rms_norm_back_w,
+                      {make_array(r, format::f32, {d}, f), make_array(r, format::f32, ne, f),
+                       make_array(r, format::f32, ne, f)},
+                      f);
+    c.params = raw(rms_norm_params{norm_eps});
+    c.rows = false;
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        const int64_t rows = static_cast<int64_t>(s[1].bytes.size()) / 4 / d;
+        for (int64_t k = 0; k < d; ++k) {
+            double sum = value(s[0], k), size = std::fabs(sum);
+            for (int64_t i = 0; i < rows; ++i) {
+                const double t = value(s[1], i * d + k) * value(s[2], i * d + k) * norm_factor(s[2], i);
+                sum += t, size += std::fabs(t);
+            }
+            wanted.push_back(sum);
+            tolerance.push_back(size * (static_cast<double>(rows) * 0x1p-24 + 2e-6) + 1e-37);
+        }
+    };
+    return c;
+}
+
+op_case cross_entropy_case(format w, int64_t n, int64_t v, int64_t d, bool entropy, fill f) {
+    numbers r(38);
+    std::vector<int32_t> targets;
+    for (int64_t i = 0; i < n; ++i) targets.push_back(r.below(static_cast<int>(v)));
+    op_case c = start(op::cross_entropy,
+                      {make_array(r, format::f32, {n, d}, f, true), make_array(r, w, {v, d}, f),
+                       make_ints(targets, true)},
+                      f);
+    c.params = raw(cross_entropy_params{entropy});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i) {
+            std::vector<double> l;
+            double off = 0;
+            for (int64_t j = 0; j < v; ++j) {
+                const bounded y = product(row_of(s[0], i, d), s[1], j, is_quantized(w));
+                l.push_back(y.y);
+                off = std::max(off, y.off);
+            }
+            const double max = *std::max_element(l.begin(), l.end());
+            double sum = 0, h = 0;
+            for (const double x : l) sum += std::exp(x - max);
+            const double log_sum = max + std::log(sum);
+            for (const double x : l) h -= std::exp(x - log_sum) * (x - log_sum);
+            const double y[] = {l[static_cast<size_t>(targets[static_cast<size_t>(i)])] - log_sum,
+                                entropy ? h : 0.0, log_sum};
+            for (const double x : y) {
+                wanted.push_back(x);
+                tolerance.push_back(4 * off + 1e-6 * (1 + std::fabs(x)));
+            }
+        }
+    };
+    return c;
+}
+
+op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool sum, fill f) {
+    numbers r(39);
+    op_case first = cross_entropy_case(w, n, v, d, true, f);
+    std::vector<double> y, off;
+    first.exact(y, off);
+    array of = make_array(r, format::f32, {n, 3}, fill::plain, true);
+    for (size_t i = 0; i < y.size(); ++i) {
+        const auto x = static_cast<float>(y[i]);
+        std::memcpy(&of.bytes[4 * i], &x, 4);
+    }
+    op_case c = start(op::cross_entropy_back,
+                      {make_array(r, format::f32, {n, 3}, fill::plain, true), of, first.src[0], first.src[1],
+                       first.src[2], {}},
+                      f);
+    if (sum) {
+        c.src[5] = make_array(r, format::f32, {v, d});
+        c.changed = 5;
+        c.rows = false;
+    }
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        std::vector<double> dw, dw_off;
+        for (int64_t j = 0; sum && j < v * d; ++j) {
+            dw.push_back(value(s[5], j));
+            dw_off.push_back(std::fabs(dw.back()) * 1e-6);
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            std::vector<double> dx(static_cast<size_t>(d)), dx_off(static_cast<size_t>(d));
+            for (int64_t j = 0; j < v; ++j) {
+                const bounded l = product(row_of(s[2], i, d), s[3], j, is_quantized(w));
+                const double log_p = l.y - value(s[1], 3 * i + 2), p = std::exp(log_p),
+                             by = value(s[0], 3 * i), by_entropy = value(s[0], 3 * i + 1);
+                const double g = (value(s[4], i) == static_cast<double>(j) ? by : 0.0) - p * by -
+                                 by_entropy * p * (log_p + value(s[1], 3 * i + 1));
+                const double g_off = (std::fabs(by) + std::fabs(by_entropy) * (2 + std::fabs(log_p))) *
+                                     (p * (l.off * 2 + 2e-6) + 1e-7);
+                for (int64_t k = 0; k < d; ++k) {
+                    const auto at = static_cast<size_t>(j * d + k);
+                    const double a = value(s[3], j * d + k), x = value(s[2], i * d + k);
+                    dx[static_cast<size_t>(k)] += g * a;
+                    dx_off[static_cast<size_t>(k)] += (g_off + std::fabs(g) * 4e-6) * std::fabs(a);
+                    if (!sum) continue;
+                    dw[at] += g * x;
+                    dw_off[at] += (g_off + std::fabs(g) * 4e-6) * std::fabs(x);
+                }
+            }
+            wanted.insert(wanted.end(), dx.begin(), dx.end());
+            tolerance.insert(tolerance.end(), dx_off.begin(), dx_off.end());
+        }
+        wanted.insert(wanted.end(), dw.begin(), dw.end());
+        tolerance.insert(tolerance.end(), dw_off.begin(), dw_off.end());
+    };
+    return c;
+}
+
+// ---- attention_back: pages written by kv_write's reference, so that keys and values are known
+
+op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int32_t rope,
+                            std::vector<int32_t> lengths, fill f) {
+    numbers r(40);
+    const int32_t heads = kv_heads * group, key = d + rope;
+    kv_layout l{pages, kv_heads, d, 0, 0, rope};
+    l.v_offset = static_cast<int64_t>(l.k_bytes());
+    const auto page_bytes = static_cast<int64_t>(l.k_bytes() + l.v_bytes());
+    std::vector<int32_t> sequence, position, slots, table;
+    int64_t most = 0, used = 0;
+    for (const int32_t n : lengths) {
+        most = std::max<int64_t>(most, (n + page_positions - 1) / page_positions);
+        used += (n + page_positions - 1) / page_positions;
+    }
+    int32_t page = static_cast<int32_t>(used);  // pages are taken from the last on
+    table.assign(lengths.size() * static_cast<size_t>(most), 0);
+    for (size_t s = 0; s < lengths.size(); ++s)
+        for (int32_t t = 0; t < lengths[s]; ++t) {
+            if (t % page_positions == 0)
+                table[s * static_cast<size_t>(most) + static_cast<size_t>(t / page_positions)] = --page;
+            sequence.push_back(static_cast<int32_t>(s));
+            position.push_back(t);
+            slots.push_back(static_cast<int32_t>(page * page_positions + t % page_positions));
+        }
+    const auto n = static_cast<int64_t>(sequence.size());
+    const array dy = make_array(r, format::f32, {n, heads, d}, f), q = make_array(r, format::f32, {n, heads, d}, f),
+                q_rope = rope ? make_array(r, format::f32, {n, heads, rope}, f) : array{};
+    array k = make_array(r, format::f32, {n, kv_heads, d}, f),
+          v = make_array(r, format::f32, {n, kv_heads, rope ? rope : d}, f);
+    if (pages == format::f16)
+        for (array *a : {&k, &v})
+            for (size_t i = 0; i < a->bytes.size(); i += 4) {
+                float x;
+                std::memcpy(&x, &a->bytes[i], 4);
+                x = f16_to_f32(f32_to_f16(x));
+                std::memcpy(&a->bytes[i], &x, 4);
+            }
+    array memory = {format::i8, {used, page_bytes}, std::vector<char>(static_cast<size_t>(used * page_bytes)), false, {}};
+    {
+        graph g(8);
+        array at = make_ints(slots);
+        kv_write(g, g.input(format::f32, {n, kv_heads, d}, k.bytes.data(), ""),
+                 g.input(format::f32, {n, kv_heads, rope ? rope : d}, v.bytes.data(), ""),
+                 g.input(format::i8, {used, page_bytes}, memory.bytes.data(), ""),
+                 g.input(format::i32, {n}, at.bytes.data(), ""), l);
+        g.nodes()[0].out.data = memory.bytes.data();
+        kv_write_forward(g.nodes()[0]);
+    }
+    array tables = make_ints(table);
+    tables.ne = {static_cast<int64_t>(lengths.size()), most};
+    op_case c = start(op::attention_back,
+                      {dy, q, memory, tables, make_ints(sequence), make_ints(position), q_rope}, f);
+    const float scale = 0.7f / std::sqrt(static_cast<float>(key));
+    c.params = raw(attention_params{l, scale});
+    c.rows = false;
+    c.exact = [=](auto &wanted, auto &tolerance) {
+        const int64_t kv_width = rope ? key : kv_heads * 2 * d, width = heads * key + kv_width;
+        std::vector<double> y(static_cast<size_t>(n * width)), size(y.size());
+        const auto add = [&](int64_t row, int64_t at, double x, double s) {
+            y[static_cast<size_t>(row * width + at)] += x;
+            size[static_cast<size_t>(row * width + at)] += s;
+        };
+        const auto key_of = [&](int64_t row, int64_t g, int64_t e) {
+            return e < d ? element(k, row, g, e) : element(v, row, 0, e - d);
+        };
+        const auto value_of = [&](int64_t row, int64_t g, int64_t e) {
+            return rope ? element(k, row, 0, e) : element(v, row, g, e);
+        };
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t h = 0; h < heads; ++h) {
+                const int64_t g = h / group, begin = i - position[static_cast<size_t>(i)];
+                const auto query = [&](int64_t e) { return e < d ? element(q, i, h, e) : element(q_rope, i, h, e - d); };
+                std::vector<double> w, dp;
+                double sum = 0, mean = 0, mean_size = 0;
+                for (int64_t t = begin; t <= i; ++t) {
+                    double s = 0, p = 0;
+                    for (int64_t e = 0; e < key; ++e) s += query(e) * key_of(t, g, e);
+                    for (int64_t e = 0; e < d; ++e) p += element(dy, i, h, e) * value_of(t, g, e);
+                    w.push_back(std::exp(s * static_cast<double>(scale)));
+                    dp.push_back(p);
+                    sum += w.back();
+                }
+                for (size_t t = 0; t < w.size(); ++t) {
+                    w[t] /= sum;
+                    mean += w[t] * dp[t];
+                    mean_size += w[t] * (std::fabs(dp[t]) + 1);
+                }
+                for (int64_t t = begin; t <= i; ++t) {
+                    const double at = w[static_cast<size_t>(t - begin)], p = dp[static_cast<size_t>(t - begin)],
+                                 ds = at * (p - mean) * static_cast<double>(scale),
+                                 ds_size = at * (std::fabs(p) + 1 + mean_size) * static_cast<double>(scale);
+                    for (int64_t e = 0; e < key; ++e) {
+                        const int64_t to = e < d ? h * d + e : heads * d + h * rope + (e - d);
+                        add(i, to, ds * key_of(t, g, e), ds_size * std::fabs(key_of(t, g, e)));
+                        add(t, heads * key + g * key + e, ds * query(e), ds_size * std::fabs(query(e)));
+                    }
+                    for (int64_t e = 0; e < d; ++e) {
+                        const double x = element(dy, i, h, e);
+                        add(t, heads * key + (rope ? 0 : kv_heads * key + g * d) + e, at * x, at * std::fabs(x));
+                    }
+                }
+            }
+        // pages of i8: half a step of 254 for each element, of keys that are transformed, and of values
+        const double relative = pages == format::i8 ? 0.08 : 4e-6;
+        for (size_t i = 0; i < y.size(); ++i) {
+            wanted.push_back(y[i]);
+            tolerance.push_back(size[i] * relative + 1e-7);
+        }
+    };
+    return c;
+}
+
+}  // namespace ds::test
