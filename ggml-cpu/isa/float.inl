@@ -39,28 +39,32 @@ static void encode_f16(const float *x, uint16_t *y, size_t n) {
 
 // ---- Norm: 128 lanes are eight v16
 
-static float sum_of_squares(const float *x, size_t n) {
+// The sum of a * b; a may be b.
+static float product_sum(const float *a, const float *b, size_t n) {
     v16 lane[8];
     for (v16 &l : lane) l = v16(0.0f);
     size_t i = 0;
     for (; i + 128 <= n; i += 128) {
         DS_UNROLL for (int j = 0; j < 8; ++j) {
-            const v16 v = load(x + i + 16 * j);
-            lane[j] = fma_f32(v, v, lane[j]);
+            lane[j] = fma_f32(load(a + i + 16 * j), load(b + i + 16 * j), lane[j]);
         }
     }
-    for (int j = 0; i < n; ++j, i += 16) {
-        const v16 v = n - i < 16 ? load_n(x + i, n - i) : load(x + i);
-        // squares are never negative, so zeros beyond the end change nothing here
-        lane[j] = fma_f32(v, v, lane[j]);
+    for (int j = 0; i + 16 <= n; ++j, i += 16) lane[j] = fma_f32(load(a + i), load(b + i), lane[j]);
+    if (const size_t rest = n - i) {
+        v16 &last = lane[i % 128 / 16];
+        last = keep_n(fma_f32(load_n(a + i, rest), load_n(b + i, rest), last), last, rest);
     }
     for (int s = 4; s > 0; s /= 2)
         for (int j = 0; j < s; ++j) lane[j] = lane[j] + lane[j + s];
     return fold(lane[0]);
 }
 
+static float norm_factor(const float *x, size_t n, float eps) {
+    return rms_factor(product_sum(x, x, n), static_cast<int64_t>(n), eps);
+}
+
 static void rms_norm(const float *x, const float *w, float *y, size_t n, float eps) {
-    const v16 factor(rms_factor(sum_of_squares(x, n), static_cast<int64_t>(n), eps));
+    const v16 factor(norm_factor(x, n, eps));
     size_t i = 0;
     for (; i + 16 <= n; i += 16) store(y + i, (load(x + i) * factor) * load(w + i));
     if (i < n) store_n(y + i, (load_n(x + i, n - i) * factor) * load_n(w + i, n - i), n - i);
@@ -369,6 +373,8 @@ template <class E, bool latents = false> static void attend(const attend_args &a
     }
 }
 
+#include "gradients.inl"
+
 static constexpr float_kernels floats = {.add = add,
                                          .gated = gated,
                                          .divide = divide,
@@ -383,4 +389,14 @@ static constexpr float_kernels floats = {.add = add,
                                          .attend_f32 = attend<float>,
                                          .attend_f16 = attend<half>,
                                          .attend_latents_f32 = attend<float, true>,
-                                         .attend_latents_f16 = attend<half, true>};
+                                         .attend_latents_f16 = attend<half, true>,
+                                         .outer = outer,
+                                         .gated_back = gated_back,
+                                         .norm_factor = norm_factor,
+                                         .rms_norm_back = rms_norm_back,
+                                         .add_norm_products = add_norm_products,
+                                         .attend_back = attend_back,
+                                         .largest_finite = largest_finite,
+                                         .sampling_sum = sampling_sum,
+                                         .entropy = entropy,
+                                         .cross_entropy_slopes = cross_entropy_slopes};

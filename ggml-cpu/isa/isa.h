@@ -88,6 +88,22 @@ struct i8_attend_args {
 };
 constexpr int32_t i8_nan = 1 << 30;
 
+// y[i][j] = ( y[i][j] + ) the sum over the steps, in order, of a[i * a_row + t * a_step] * b[t * b_stride + j],
+// each step an fma: how gradients are summed.
+struct outer_args {
+    const float *a;
+    size_t a_row, a_step;  // floats
+    const float *b;
+    size_t b_stride;
+    float *y;
+    size_t y_stride;
+    size_t rows, columns, steps;  // rows: at most outer_most_rows
+    bool add;                     // to what is in y
+};
+constexpr size_t outer_most_rows = 192, outer_steps = 256, outer_columns = 128;
+// Of scratch: a chunk's rows and columns, repacked.
+constexpr size_t outer_scratch = outer_steps * (outer_most_rows + 16 + outer_columns);
+
 struct float_kernels {
     void (*add)(const float *a, const float *b, float *y, size_t n);
     void (*gated)(unary f, const float *gate, const float *up, float *y, size_t n);
@@ -107,6 +123,21 @@ struct float_kernels {
     void (*attend_f16)(const attend_args &);
     void (*attend_latents_f32)(const attend_args &);
     void (*attend_latents_f16)(const attend_args &);
+    // Gradients. scratch: [outer_scratch]
+    void (*outer)(const outer_args &, float *scratch);
+    void (*gated_back)(unary f, const float *dy, const float *gate, const float *up, float *dgate, float *dup,
+                       size_t n);
+    float (*norm_factor)(const float *x, size_t n, float eps);
+    void (*rms_norm_back)(const float *dy, const float *x, const float *w, float *dx, size_t n, float eps);
+    void (*add_norm_products)(const float *dy, const float *x, float factor, float *sum, size_t n);
+    // A row of scores becomes their softmax, and the products dy . v, times scale, the scores' gradients.
+    void (*attend_back)(float *scores, float *products, size_t n, float scale);
+    float (*largest_finite)(const float *x, size_t n);  // NaN if any is not finite
+    int64_t (*sampling_sum)(const float *logits, float largest, size_t n);
+    float (*entropy)(const float *logits, float log_sum, size_t n);
+    // Logits become their gradients, but for the target's own share.
+    void (*cross_entropy_slopes)(float *logits, float log_sum, float entropy, float by_log_probability,
+                                 float by_entropy, size_t n);
 };
 
 constexpr size_t most_group = 16;

@@ -22,6 +22,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #define DS_INLINE inline __attribute__((always_inline))
+// After a lambda's parameters: what it captures then stays in registers.
+#define DS_LAMBDA __attribute__((always_inline))
 
 namespace ds {
 

@@ -16,3 +16,19 @@ DS_INLINE v16 unary_of(unary f, v16 x) {
     }
     return x;
 }
+
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    DS_INLINE v16 slope_##name(v16 x) { return derivative; }
+#include "../../tensor/unary.def"
+#undef DS_UNARY
+
+DS_INLINE v16 slope_of(unary f, v16 x) {
+    switch (f) {
+#define DS_UNARY(name, formula, derivative)                                                                  \
+    case unary::name:                                                                                        \
+        return slope_##name(x);
+#include "../../tensor/unary.def"
+#undef DS_UNARY
+    }
+    return x;
+}

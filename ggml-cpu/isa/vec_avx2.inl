@@ -12,6 +12,7 @@ constexpr int attend_rows = 6, dot_rows = 3;
 // the sums then fill the registers
 constexpr int attend_vectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 constexpr size_t dot_weights = 2;
+constexpr int outer_rows = 6, outer_vectors = 1;
 
 DS_INLINE __m256i mask_of(size_t n) {  // the first n lanes, n at most 8
     alignas(32) static const int32_t edge[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};

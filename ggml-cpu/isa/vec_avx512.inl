@@ -10,6 +10,7 @@ struct v16 {
 constexpr int attend_rows = 6, dot_rows = 6;
 constexpr int attend_vectors(int) { return 4; }
 constexpr size_t dot_weights = 4;
+constexpr int outer_rows = 12, outer_vectors = 2;
 
 DS_INLINE __mmask16 first_lanes(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 DS_INLINE __m512 widen_f16(__m256i x) { return _mm512_cvtph_ps(x); }

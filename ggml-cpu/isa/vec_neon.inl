@@ -11,6 +11,7 @@ constexpr int attend_rows = 6, dot_rows = 2;
 // the sums then fill the registers
 constexpr int attend_vectors(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr size_t dot_weights = 2;
+constexpr int outer_rows = 6, outer_vectors = 1;
 
 DS_INLINE float32x4_t widen_f16(const half *p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));

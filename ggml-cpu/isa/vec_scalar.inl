@@ -12,6 +12,7 @@ struct v16 {
 constexpr int attend_rows = 2, dot_rows = 2;
 constexpr int attend_vectors(int) { return 1; }
 constexpr size_t dot_weights = 4;
+constexpr int outer_rows = 2, outer_vectors = 1;
 
 template <class F> DS_INLINE v16 map(v16 a, v16 b, const F &f) {
     v16 y;

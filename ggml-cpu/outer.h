@@ -1,0 +1,76 @@
+// Outer products, shared out (isa.h, outer_args), and weights of any format as floats for them.
+#pragma once
+
+#include "variants.h"
+
+#include "../tensor/op.h"
+
+namespace ds {
+
+constexpr size_t outer_scratch_bytes = align64(outer_scratch * sizeof(float));
+
+// Any number of rows, on the caller's thread.
+inline void run_outer(const cpu &c, outer_args p, char *scratch) {
+    const size_t rows = p.rows;
+    for (size_t i = 0; i < rows; i += outer_most_rows) {
+        p.rows = std::min(outer_most_rows, rows - i);
+        c.vec->floats->outer(p, reinterpret_cast<float *>(scratch));
+        p.a += p.rows * p.a_row;
+        p.y += p.rows * p.y_stride;
+    }
+}
+
+// In pieces of the result, by all threads. scratch: outer_scratch_bytes for each thread.
+inline void share_outer(cpu &c, const outer_args &p, char *scratch) {
+    constexpr size_t unit = 96;  // rows that share the packing of columns, and a multiple of every tile's
+    const size_t wanted = 4 * c.pool.size(), height = std::min(outer_most_rows, ceil_div(p.rows, unit) * unit),
+                 down = ceil_div(p.rows, height),
+                 width = ceil_div(ceil_div(p.columns, ceil_div(wanted, down)), outer_columns) * outer_columns,
+                 across = ceil_div(p.columns, width);
+    const auto piece = [&](size_t i, unsigned worker) {
+        const size_t r = i / across * height, j = i % across * width;
+        outer_args q = p;
+        q.a += r * p.a_row, q.b += j, q.y += r * p.y_stride + j;
+        q.rows = std::min(height, p.rows - r), q.columns = std::min(width, p.columns - j);
+        run_outer(c, q, scratch + worker * outer_scratch_bytes);
+    };
+    const size_t pieces = down * across;
+    if (p.rows * p.columns * p.steps / 16 >= worth_sharing) return c.pool.run(pieces, piece);
+    for (size_t i = 0; i < pieces; ++i) piece(i, 0);
+}
+
+// Rows of weights as floats: in place if that is their format, else decoded, a chunk at a time.
+struct float_rows {
+    const tensor &w;  // of rank 2
+
+    static size_t chunk(const tensor &w) {
+        return w.type == format::f32 ? static_cast<size_t>(w.ne[w.rank - 2]) : 2 * outer_steps;
+    }
+    // Scratch for a chunk.
+    static size_t bytes(const tensor &w) {
+        return w.type == format::f32
+                   ? 0
+                   : align64(chunk(w) * static_cast<size_t>(w.ne[w.rank - 1]) * sizeof(float));
+    }
+    // f(first row, rows, the floats, their stride), chunk by chunk.
+    template <class F> void each(cpu &c, char *scratch, const F &f) const {
+        const auto rows = static_cast<size_t>(w.ne[0]), width = static_cast<size_t>(w.ne[1]);
+        if (w.type == format::f32) return f(size_t{0}, rows, f32_at(w, 0), static_cast<size_t>(w.stride[0]));
+        auto *const to = reinterpret_cast<float *>(scratch);
+        for (size_t first = 0; first < rows; first += chunk(w)) {
+            const size_t n = std::min(chunk(w), rows - first);
+            share_range(c, n, static_cast<int64_t>(n * width), [&](size_t begin, size_t end, unsigned) {
+                for (size_t r = begin; r < end; ++r) {
+                    const auto row = static_cast<int64_t>(first + r);
+                    decode_row(w.type, at(w, row), to + r * width, width);
+                    if (!w.scale) continue;
+                    const float scale = *f32_at(*w.scale, row);
+                    for (size_t k = 0; k < width; ++k) to[r * width + k] = to[r * width + k] * scale;
+                }
+            });
+            f(first, n, const_cast<const float *>(to), width);
+        }
+    }
+};
+
+}  // namespace ds
