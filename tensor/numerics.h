@@ -218,6 +218,65 @@ DS_HD float entropy_part(float logit, float log_sum) {
     return exp_f32(d) * -d;
 }
 
+// ---- The optimizer
+
+// AdamW, element by element: the gradient is multiplied by clip; m and v follow it and its square; the weight
+// decays, and moves by m over the root of v.
+struct adamw_state {
+    float w, m, v;
+};
+template <class P> DS_HD adamw_state adamw_step(adamw_state s, float gradient, const P &p) {
+    const float g = gradient * p.clip;
+    s.m = fma_f32(p.beta1, s.m, p.rest1 * g);
+    s.v = fma_f32(p.beta2, s.v, (p.rest2 * g) * g);
+    const float w = fma_f32(-p.decay, s.w, s.w);
+    s.w = w - p.rate * ((s.m * p.bias1) / (__builtin_sqrtf(s.v * p.bias2) + p.epsilon));
+    return s;
+}
+
+// States as bytes: floats of 4 bits of exponent and, with a sign, 3 of mantissa (m), or without one 4 (the root
+// of v), relative to the largest of their block. x is at most 1 in magnitude: it becomes sign, then x * 1.875 or
+// x * 1.9375 = 2^(exponent - 15) * 1.mantissa, rounded to nearest, half up; below half of the least code, 0. The
+// root of a v above 0 is never 0, for the step divides by it.
+template <int mantissa> DS_HD uint32_t state_code(float x) {
+    constexpr uint32_t least = (127u - 15u) << mantissa;
+    constexpr float whole = 2.0f - 1.0f / static_cast<float>(1 << mantissa);
+    const uint32_t u = bits_of(x * whole) + (1u << (22 - mantissa));
+    const uint32_t code = u >> (23 - mantissa);
+    return code <= least ? 0 : code - least;
+}
+template <int mantissa> DS_HD float state_value(uint32_t code) {
+    constexpr uint32_t least = (127u - 15u) << mantissa;
+    constexpr float whole = 2.0f - 1.0f / static_cast<float>(1 << mantissa);
+    return code == 0 ? 0.0f : float_of((code + least) << (23 - mantissa)) / whole;
+}
+DS_HD uint8_t m_code(float x) {
+    const uint32_t u = bits_of(x);
+    return static_cast<uint8_t>((u >> 31) << 7 | state_code<3>(float_of(u & 0x7fffffffu)));
+}
+DS_HD float m_value(uint8_t code) {
+    const float x = state_value<3>(code & 127u);
+    return code & 128 ? -x : x;
+}
+DS_HD uint8_t v_code(float root) {
+    const uint32_t code = state_code<4>(root);
+    return static_cast<uint8_t>(code == 0 && root > 0.0f ? 1 : code);
+}
+DS_HD float v_value(uint8_t code) { return state_value<4>(code); }
+
+// A float as bf16, rounded half up in magnitude, and 16 more bits, which give it back exactly.
+struct split_float {
+    uint16_t high, low;
+};
+DS_HD split_float split(float x) {
+    const uint32_t u = bits_of(x);
+    return {static_cast<uint16_t>((u + 0x8000u) >> 16), static_cast<uint16_t>(u)};
+}
+DS_HD float joined(split_float s) {
+    return float_of((static_cast<uint32_t>(s.high) << 16) +
+                    static_cast<uint32_t>(static_cast<int32_t>(static_cast<int16_t>(s.low))));
+}
+
 // ---- Attention over float pages
 
 // For one query row and head, over the pages of 64 positions in order, with `seen` positions of the page

@@ -120,6 +120,11 @@ void read_page_vectors(const node &n, int64_t i, int64_t head, int64_t t, float 
 // The first row after those of the sequence that row `begin` is of.
 int64_t sequence_end(const tensor &sequence, int64_t begin);
 
+// Of adamw's node: elements [first, first + count), at most a block from its start, as floats; v is overwritten
+// by its roots.
+void read_adamw_states(const node &n, int64_t first, int64_t count, float *w, float *m, float *v);
+void write_adamw_states(const node &n, int64_t first, int64_t count, const float *w, const float *m, float *v);
+
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
 // One row of cross_entropy: y gets the target's log-probability, the entropy or 0, and the logarithm of the sum.

@@ -108,6 +108,16 @@ struct cross_entropy_params {
     int32_t entropy;  // 0 or 1: whether entropies are computed, or else 0
 };
 
+constexpr int64_t square_sum_stretch = 4096;
+
+// AdamW (arXiv 1711.05101) at one step: bias1 and bias2 are 1 / (1 - beta^step), `decay` is the learning rate
+// times the weight decay. States in bytes (arXiv 2110.02861) are of blocks of state_block elements.
+struct adamw_params {
+    float clip;  // the gradient's factor
+    float rate, decay, beta1, beta2, rest1, rest2, bias1, bias2, epsilon;  // rest = 1 - beta
+};
+constexpr int64_t state_block = 256;
+
 // Enough of a row of logits to sample from it in most cases. A row of the result begins with this header,
 // then the indices of the `count` largest logits, best first, ties to the lowest index; then the bits of
 // these logits (minus zero as zero). Unused entries are index -1 and minus infinity. A row with NaN or
@@ -159,6 +169,13 @@ tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *
 tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
                    const tensor *acc /* or null */);
 tensor *cross_entropy(graph &g, const tensor *x, const tensor *w, const tensor *targets, bool entropy);
+tensor *square_sum(graph &g, const tensor *x);
+// Where w is bf16, `low` has the bits that w lacks, [2n] as bytes. With scales, [ceil(n/256)] each, m and v are
+// bytes, else f32.
+struct adamw_sources {
+    const tensor *w, *low, *g, *m, *v, *m_scale, *v_scale;
+};
+tensor *adamw(graph &g, const adamw_sources &s, const adamw_params &p);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` indices, then as many weights. scratch: [3 * n] floats. If any logit is

@@ -211,3 +211,20 @@ static void cross_entropy_slopes(float *logits, float log_sum, float entropy, fl
         store_part(logits + i, -(exp_f32(d) * fma_f32(by_h, d + h, by)), m);
     });
 }
+
+// ---- The optimizer
+
+static float square_sum(const float *x, size_t n) { return product_sum(x, x, n); }
+
+static void adamw(const adamw_params &p, const float *g, float *w, float *m, float *v, size_t n) {
+    const v16 clip(p.clip), beta1(p.beta1), beta2(p.beta2), rest1(p.rest1), rest2(p.rest2), bias1(p.bias1),
+        bias2(p.bias2), decay(-p.decay), rate(p.rate), epsilon(p.epsilon);
+    by_sixteens(n, [&](size_t i, size_t part) DS_LAMBDA {
+        const v16 gi = load_part(g + i, part) * clip,
+                  mi = fma_f32(beta1, load_part(m + i, part), rest1 * gi),
+                  vi = fma_f32(beta2, load_part(v + i, part), (rest2 * gi) * gi), wi = load_part(w + i, part);
+        store_part(m + i, mi, part);
+        store_part(v + i, vi, part);
+        store_part(w + i, fma_f32(decay, wi, wi) - rate * ((mi * bias1) / (root(vi * bias2) + epsilon)), part);
+    });
+}

@@ -127,11 +127,13 @@ struct float_kernels {
     void (*outer)(const outer_args &, float *scratch);
     void (*gated_back)(unary f, const float *dy, const float *gate, const float *up, float *dgate, float *dup,
                        size_t n);
+    float (*square_sum)(const float *x, size_t n);
     float (*norm_factor)(const float *x, size_t n, float eps);
     void (*rms_norm_back)(const float *dy, const float *x, const float *w, float *dx, size_t n, float eps);
     void (*add_norm_products)(const float *dy, const float *x, float factor, float *sum, size_t n);
     // A row of scores becomes their softmax, and the products dy . v, times scale, the scores' gradients.
     void (*attend_back)(float *scores, float *products, size_t n, float scale);
+    void (*adamw)(const adamw_params &p, const float *g, float *w, float *m, float *v, size_t n);
     float (*largest_finite)(const float *x, size_t n);  // NaN if any is not finite
     int64_t (*sampling_sum)(const float *logits, float largest, size_t n);
     float (*entropy)(const float *logits, float log_sum, size_t n);

@@ -65,6 +65,7 @@ DS_INLINE v16 operator/(v16 a, v16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm25
 DS_INLINE v16 operator-(v16 a) {
     return {_mm256_xor_ps(a.lo, _mm256_set1_ps(-0.0f)), _mm256_xor_ps(a.hi, _mm256_set1_ps(-0.0f))};
 }
+DS_INLINE v16 root(v16 a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
 DS_INLINE v16 fma_f32(v16 a, v16 b, v16 c) {
     return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }

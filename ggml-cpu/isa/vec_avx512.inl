@@ -48,6 +48,7 @@ DS_INLINE v16 operator-(v16 a, v16 b) { return _mm512_sub_ps(a.r, b.r); }
 DS_INLINE v16 operator*(v16 a, v16 b) { return _mm512_mul_ps(a.r, b.r); }
 DS_INLINE v16 operator/(v16 a, v16 b) { return _mm512_div_ps(a.r, b.r); }
 DS_INLINE v16 operator-(v16 a) { return _mm512_xor_ps(a.r, _mm512_set1_ps(-0.0f)); }
+DS_INLINE v16 root(v16 a) { return _mm512_sqrt_ps(a.r); }
 DS_INLINE v16 fma_f32(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a.r, b.r, c.r); }
 DS_INLINE v16 keep_n(v16 a, v16 b, size_t n) { return _mm512_mask_blend_ps(first_lanes(n), b.r, a.r); }
 

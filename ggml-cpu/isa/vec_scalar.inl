@@ -50,6 +50,9 @@ DS_INLINE v16 operator/(v16 a, v16 b) {
 DS_INLINE v16 operator-(v16 a) {
     return map(a, a, [](float x, float) { return -x; });
 }
+DS_INLINE v16 root(v16 a) {
+    return map(a, a, [](float x, float) { return __builtin_sqrtf(x); });
+}
 DS_INLINE v16 fma_f32(v16 a, v16 b, v16 c) {
     for (int i = 0; i < 16; ++i) c.f[i] = ds::fma_f32(a.f[i], b.f[i], c.f[i]);
     return c;

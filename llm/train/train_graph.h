@@ -47,6 +47,8 @@ public:
     // Adds the gradients of the batch's loss to the sums. False if `*stop` became true meanwhile: the sums are
     // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
+    std::span<const node> nodes() const { return graph_.nodes(); }
+    void *work() const { return work_.data(); }
     // Of the last run: log-probabilities of the targets, [targets].
     std::span<const float> log_probabilities() const { return {log_probabilities_.data(), targets_}; }
 

@@ -415,4 +415,117 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
     return c;
 }
 
+// ---- The optimizer
+
+op_case square_sum_case(int64_t n, fill f) {
+    numbers r(41);
+    op_case c = start(op::square_sum, {make_array(r, format::f32, {n}, f)}, f);
+    c.rows = false;
+    c.exact = [=, x = c.src[0]](auto &wanted, auto &tolerance) {
+        for (int64_t first = 0; first < n; first += 4096) {
+            double sum = 0;
+            for (int64_t i = first; i < std::min(n, first + 4096); ++i) sum += value(x, i) * value(x, i);
+            wanted.push_back(sum);
+            tolerance.push_back(sum * 5e-6 + 1e-40);
+        }
+    };
+    return c;
+}
+
+// A byte of a state as the number that it stands for, from its description: an exponent, and a fraction.
+static double state_number(int code, int fraction_bits, bool sign) {
+    const bool negative = sign && code >= 128;
+    if (negative) code -= 128;
+    if (code == 0) return 0;
+    const double x = std::ldexp(1.0 + (code % (1 << fraction_bits)) / std::ldexp(1.0, fraction_bits),
+                                (code >> fraction_bits) - 15) /
+                     (2.0 - std::ldexp(1.0, -fraction_bits));
+    return negative ? -x : x;
+}
+
+op_case adamw_case(format w, bool bytes, int64_t n, fill f) {
+    numbers r(42);
+    const int64_t blocks = (n + 255) / 256;
+    array low = {format::i8, {2 * n}, std::vector<char>(static_cast<size_t>(2 * n)), false, {}};
+    for (char &x : low.bytes) x = static_cast<char>(r.bits() >> 24);
+    const format state = bytes ? format::i8 : format::f32;
+    array m = make_array(r, state, {n}, f), v = make_array(r, state, {n}, f);
+    m.scale.clear(), v.scale.clear();
+    const auto positive = [&](array &a) {
+        for (size_t i = 3; i < a.bytes.size(); i += 4) a.bytes[i] &= 0x7f;
+    };
+    if (!bytes) positive(v);
+    array m_scale = make_array(r, format::f32, {blocks}), v_scale = make_array(r, format::f32, {blocks});
+    positive(m_scale), positive(v_scale);
+    op_case c = start(op::adamw,
+                      {make_array(r, w, {n}, f), make_array(r, format::f32, {n}, f), m, v,
+                       w == format::bf16 ? low : array{}, bytes ? m_scale : array{}, bytes ? v_scale : array{}},
+                      f);
+    const adamw_params p{.clip = 0.5f,
+                         .rate = 0.01f,
+                         .decay = 0.001f,
+                         .beta1 = 0.9f,
+                         .beta2 = 0.95f,
+                         .rest1 = 0.1f,
+                         .rest2 = 0.05f,
+                         .bias1 = 2.0f,
+                         .bias2 = 3.0f,
+                         .epsilon = 1e-8f};
+    c.params = raw(p);
+    c.rows = false;
+    c.changed = bytes ? 3 : 2;
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        std::vector<double> after(static_cast<size_t>(n)), after_off(after.size());
+        for (int64_t i = 0; i < n; ++i) {
+            const auto code = [&](const array &a) { return static_cast<uint8_t>(a.bytes[static_cast<size_t>(i)]); };
+            const double g = value(s[1], i) * 0.5,
+                         m_is = bytes ? state_number(code(m), 3, true) * value(m_scale, i / 256) : value(m, i),
+                         root = bytes ? state_number(code(v), 4, false) * value(v_scale, i / 256) : 0,
+                         v_is = bytes ? root * root : value(v, i);
+            double weight = value(s[0], i);
+            if (w == format::bf16) {
+                int16_t extra;
+                std::memcpy(&extra, &low.bytes[static_cast<size_t>(2 * i)], 2);
+                uint32_t u = 0;
+                uint16_t high;
+                std::memcpy(&high, &s[0].bytes[static_cast<size_t>(2 * i)], 2);
+                u = (uint32_t{high} << 16) + static_cast<uint32_t>(int32_t{extra});
+                float x;
+                std::memcpy(&x, &u, 4);
+                weight = static_cast<double>(x);
+            }
+            const double m_next = 0.9 * m_is + 0.1 * g, v_next = 0.95 * v_is + 0.05 * g * g,
+                         step = 0.01 * m_next * 2 / (std::sqrt(v_next * 3) + 1e-8),
+                         y = weight - 0.001 * weight - step;
+            wanted.push_back(y);
+            // bf16 alone is compared: half a unit of its last place
+            tolerance.push_back((std::fabs(weight) + std::fabs(step)) *
+                                    (w == format::bf16 ? 0x1p-8 : 4e-6) + 1e-9);
+            after[static_cast<size_t>(i)] = bytes ? std::sqrt(v_next) : m_next;
+            after_off[static_cast<size_t>(i)] = std::fabs(m_next) * 2e-6 + std::fabs(g) * 1e-7 + 1e-40;
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            if (!bytes) {
+                wanted.push_back(after[static_cast<size_t>(i)]);
+                tolerance.push_back(after_off[static_cast<size_t>(i)]);
+                continue;
+            }
+            // the bytes of the roots of v, which are compared as codes: the nearest, or a neighbour
+            const int64_t first = i / 256 * 256;
+            double most = 0;
+            for (int64_t j = first; j < std::min(n, first + 256); ++j)
+                most = std::max(most, after[static_cast<size_t>(j)]);
+            int best = 0;
+            for (int code = 0; code < 256; ++code)
+                if (std::fabs(state_number(code, 4, false) * most - after[static_cast<size_t>(i)]) <
+                    std::fabs(state_number(best, 4, false) * most - after[static_cast<size_t>(i)]))
+                    best = code;
+            if (best == 0 && after[static_cast<size_t>(i)] > 0) best = 1;
+            wanted.push_back(static_cast<int8_t>(best));
+            tolerance.push_back(1.01);
+        }
+    };
+    return c;
+}
+
 }  // namespace ds::test

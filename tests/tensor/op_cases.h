@@ -114,6 +114,8 @@ op_case rms_norm_back_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_back_w_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case cross_entropy_case(format w, int64_t n, int64_t v, int64_t d, bool entropy, fill f = fill::plain);
 op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool sum, fill f = fill::plain);
+op_case square_sum_case(int64_t n, fill f = fill::plain);
+op_case adamw_case(format w, bool bytes, int64_t n, fill f = fill::plain);
 // Sequences of these lengths; rope > 0: latent pages.
 op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int32_t rope,
                             std::vector<int32_t> lengths, fill f = fill::plain);

@@ -143,23 +143,38 @@ backend_ptr make_backend(const char *isa, unsigned threads, op k, const char *va
 
 format result_type(const op_case &c) {
     if (c.kind == op::candidates) return format::i32;
+    if (c.kind == op::adamw) return c.src[0].type;
     if (c.kind != op::kv_write) return format::f32;
     kv_layout l;
     std::memcpy(&l, c.params.bytes, sizeof l);
     return l.type;
 }
 
+// Bytes of one format among those that instance::result returns.
+struct stretch {
+    format type;
+    size_t first, bytes;
+};
+std::vector<stretch> stretches_of(const op_case &c, size_t bytes) {
+    if (c.changed < 0) return {{result_type(c), 0, bytes}};
+    const array &changed = c.src[static_cast<size_t>(c.changed)];
+    const size_t own = bytes - changed.bytes.size();
+    return {{result_type(c), 0, own}, {changed.type, own, changed.bytes.size()}};
+}
+
 // Returns the index of the first element whose bytes differ and that is not NaN in both; -1 if there is none.
 int64_t first_difference(const op_case &c, const char *a, const char *b, size_t bytes) {
-    const format type = result_type(c);
-    const size_t width = info(type).bytes;
-    for (size_t i = 0; i < bytes; i += width) {
-        if (std::memcmp(a + i, b + i, width) == 0) continue;
-        if (type == format::i32) return static_cast<int64_t>(i / width);
-        float x, y;
-        decode_row(type, a + i, &x, 1);
-        decode_row(type, b + i, &y, 1);
-        if (x == x || y == y) return static_cast<int64_t>(i / width);
+    int64_t index = 0;
+    for (const stretch &s : stretches_of(c, bytes)) {
+        const size_t width = info(s.type).bytes;
+        for (size_t i = s.first; i < s.first + s.bytes; i += width, ++index) {
+            if (std::memcmp(a + i, b + i, width) == 0) continue;
+            if (s.type == format::i32) return index;
+            float x, y;
+            decode_row(s.type, a + i, &x, 1);
+            decode_row(s.type, b + i, &y, 1);
+            if (x == x || y == y) return index;
+        }
     }
     return -1;
 }
@@ -184,16 +199,18 @@ TEST_CASE("reference forwards agree with float64") {
         if (!c.finite) continue;
         instance at(c, true);
         const std::vector<char> got = at.reference();
-        const format type = result_type(c);
         std::vector<double> wanted, tolerance;
         c.exact(wanted, tolerance);
-        REQUIRE(wanted.size() == got.size() / info(type).bytes);
-        size_t wrong = 0;
-        for (size_t i = 0; i < wanted.size(); ++i) {
-            const double y = value(type, got.data(), static_cast<int64_t>(i));
-            if (std::fabs(y - wanted[i]) <= tolerance[i] || wrong++ > 3) continue;
-            FAIL_CHECK(c.text, " element ", i, ": ", y, " instead of ", wanted[i], " within ", tolerance[i]);
-        }
+        size_t wrong = 0, i = 0;
+        for (const stretch &t : stretches_of(c, got.size()))
+            for (size_t e = 0; e < t.bytes / info(t.type).bytes; ++e, ++i) {
+                REQUIRE(i < wanted.size());
+                const double y = value(t.type, got.data() + t.first, static_cast<int64_t>(e));
+                if (std::fabs(y - wanted[i]) <= tolerance[i] || wrong++ > 3) continue;
+                FAIL_CHECK(c.text, " element ", i, ": ", y, " instead of ", wanted[i], " within ",
+                           tolerance[i]);
+            }
+        REQUIRE(i == wanted.size());
         CHECK(wrong == 0);
     }
 }
