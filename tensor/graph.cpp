@@ -51,15 +51,16 @@ tensor *graph::input(format type, std::initializer_list<int64_t> ne, void *data,
     return &views_.emplace_back(t);
 }
 
-tensor *graph::reshape(const tensor *t, std::initializer_list<int64_t> ne) {
+tensor *graph::reshape(const tensor *t, std::span<const int64_t> ne) {
     check_room(views_.size(), max_nodes_);
     tensor v = make_tensor(t->type, ne);
-    if (!contiguous(*t) || elements(v) != elements(*t))
+    if (!contiguous(*t) || elements(v) != elements(*t) || (t->scale && ne.back() != t->ne[t->rank - 1]))
         throw error(status::internal, "reshape: " + shape_text(*t) + " does not hold as " + shape_text(v));
     v.data = t->data;
     v.name = t->name;
     v.base = t->base ? t->base : t;
     v.offset = t->offset;
+    if (t->scale) v.scale = reshape(t->scale, ne.first(ne.size() - 1));
     return &views_.emplace_back(v);
 }
 

@@ -67,8 +67,11 @@ public:
 
     // A tensor over the caller's bytes (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
-    // The same bytes in another shape; `t` must be contiguous.
-    tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne);
+    // The same bytes in another shape; `t` must be contiguous. Rows that have scales keep their length.
+    tensor *reshape(const tensor *t, std::span<const int64_t> ne);
+    tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne) {
+        return reshape(t, std::span(ne.begin(), ne.size()));
+    }
     // Elements [first, first + count) of every row, as a view.
     tensor *slice(const tensor *t, int64_t first, int64_t count);
     // Heads [first, first + count) of t[n, heads, d], as a view.

@@ -94,9 +94,16 @@ struct router_params {
     float scale;
 };
 
-// For each row the expert at this rank of its route, 0 being the best.
-struct routed_params {
-    int32_t rank;
+// How attention heads are chosen and weighted (Mixture-of-Head attention, arXiv 2410.11842). Of H heads, the
+// first s are shared and always active; of the other e, the `chosen` k with the largest p = softmax(logits)
+// are, ties to the lowest index. With mix = 2 softmax(mix logits), the weight of a shared head is mix_0 * s *
+// softmax(shared)_i, that of a chosen one mix_1 * k * p_i / (the sum of the chosen p).
+struct head_router_params {
+    int32_t chosen;
+};
+
+struct routed_spread_params {
+    int32_t heads;  // h
 };
 
 // Enough of a row of logits to sample from it in most cases. A row of the result begins with this header,
@@ -147,14 +154,22 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
 tensor *router(graph &g, const tensor *logits, const tensor *bias /* or null */, const router_params &p);
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up,
                 const tensor *down, const tensor *shared /* or null */);
-tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route, int32_t rank);
-tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
-                   const tensor *acc /* or null */);
+tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route);
+tensor *routed_add(graph &g, const tensor *x, const tensor *route, const tensor *acc /* or null */);
+tensor *head_router(graph &g, const tensor *logits, const tensor *shared /* or null */, const tensor *mix,
+                    int32_t chosen);
+tensor *routed_spread(graph &g, const tensor *x, const tensor *route, int32_t heads);
+tensor *spread_matmul(graph &g, const tensor *x, const tensor *route, const tensor *w,
+                      const tensor *residual = nullptr);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` indices, then as many weights. scratch: [3 * n] floats. If any logit is
 // not finite, all weights are NaN.
 void route_row(const float *logits, const float *bias /* or null */, int64_t n, const router_params &p,
                float *scratch, float *y);
+// One row of head_router: y gets shared_count + chosen indices, then as many weights. scratch: [2 * n +
+// shared_count] floats. If any logit is not finite, all weights are NaN.
+void route_heads(const float *logits, int64_t n, const float *shared /* or null */, int64_t shared_count,
+                 const float *mix, int32_t chosen, float *scratch, float *y);
 
 }  // namespace ds

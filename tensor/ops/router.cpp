@@ -23,27 +23,20 @@ void router_shape(node &n) {
     set_out(n, format::f32, {{l.ne[0], 2, p.used}});
 }
 
+// The rank of experts already chosen, and of those of dropped groups.
 static constexpr float never = -std::numeric_limits<float>::infinity();
 
-// The index of the largest, the first on a tie. Experts already chosen, and those of dropped groups, are
-// `never`.
-static int64_t best_of(const float *x, int64_t n) {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; ++i)
-        if (x[i] > x[best]) best = i;
-    return best;
+void softmax_row(const float *logits, int64_t n, float *y) {
+    const float max = logits[best_of(logits, n)];
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += attention_share(y[i] = exp_f32(logits[i] - max));
+    const float whole = static_cast<float>(sum) * 0x1p-30f;
+    for (int64_t i = 0; i < n; ++i) y[i] = y[i] / whole;
 }
 
 static void scores_of(const float *logits, int64_t n, bool sigmoid, float *score) {
-    if (sigmoid) {
-        for (int64_t i = 0; i < n; ++i) score[i] = sigmoid_f32(logits[i]);
-        return;
-    }
-    const float max = logits[best_of(logits, n)];
-    int64_t sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += attention_share(score[i] = exp_f32(logits[i] - max));
-    const float whole = static_cast<float>(sum) * 0x1p-30f;
-    for (int64_t i = 0; i < n; ++i) score[i] = score[i] / whole;
+    if (!sigmoid) return softmax_row(logits, n, score);
+    for (int64_t i = 0; i < n; ++i) score[i] = sigmoid_f32(logits[i]);
 }
 
 // A group's value: its best rank, or the sum of its two best. The second best may be `never`.

@@ -104,9 +104,14 @@ op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case mul_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case activate_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
 op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f = fill::plain);
-op_case routed_matmul_case(format w, int64_t n, int64_t experts, int64_t used, int32_t rank, int64_t m,
+// by_rank: each rank has an x of its own.
+op_case routed_matmul_case(format w, int64_t n, int64_t matrices, int64_t used, bool by_rank, int64_t m,
                            int64_t k, fill f = fill::plain);
-op_case routed_add_case(int64_t n, int64_t used, int32_t rank, int64_t d, bool acc, fill f = fill::plain);
+op_case routed_add_case(int64_t n, int64_t used, int64_t d, bool acc, fill f = fill::plain);
+op_case head_router_case(int64_t n, int64_t shared, int64_t routed, int32_t chosen, fill f = fill::plain);
+op_case routed_spread_case(int64_t n, int64_t heads, int64_t used, int64_t d, fill f = fill::plain);
+op_case spread_matmul_case(format w, int64_t n, int64_t heads, int64_t used, int64_t d, int64_t m,
+                           bool residual, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs);
