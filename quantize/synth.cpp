@@ -271,18 +271,35 @@ std::string synth_shape_text(const std::string &shape) {
                        s.kv_heads, s.head_size, s.ffn, s.vocab);
 }
 
-void synthesize(const std::string &out, const synth_options &o, const job &j) {
+static shape_row shape_of(const synth_options &o) {
     shape_row shape = find_shape(o.shape);
     if (o.layers && shape.blocks) shape.blocks = std::max(1, shape.blocks * o.layers / shape.layers);
     if (o.layers) shape.layers = o.layers;
     if (o.vocabulary) shape.vocab = o.vocabulary;
+    return shape;
+}
+
+static void set_keys(const shape_row &shape, const json_node &config, gguf_writer &w) {
+    set_architecture_keys(config, w);
+    w.set_string("general.type", "model");
+    w.set_string("general.name", std::string("random ") + shape.name);
+    set_vocabulary_keys(synthetic_vocabulary(static_cast<size_t>(shape.vocab), shape.pre), w);
+}
+
+std::string synth_metadata(const synth_options &o) {
+    const shape_row shape = shape_of(o);
+    const json_tree tree = parse_json(config_of(shape).dump(), o.shape);
+    gguf_writer w;
+    set_keys(shape, json_node(tree), w);
+    return w.header();
+}
+
+void synthesize(const std::string &out, const synth_options &o, const job &j) {
+    const shape_row shape = shape_of(o);
     const json_tree tree = parse_json(config_of(shape).dump(), o.shape);
     const json_node config(tree);
     gguf_writer w;
-    set_architecture_keys(config, w);
-    w.set_string("general.type", "model");
-    w.set_string("general.name", "random " + o.shape);
-    set_vocabulary_keys(synthetic_vocabulary(static_cast<size_t>(shape.vocab), shape.pre), w);
+    set_keys(shape, config, w);
     const std::string header = w.header();
     const arch &a = checkpoint_arch(config);
     const hparams h = a.read(gguf_file(os::mapping::borrow(header.data(), header.size()), o.shape));

@@ -98,6 +98,7 @@ struct step_graph {
         h.vocab = 300, h.rotated = 16;
         h.q_rank = 48, h.kv_rank = 96, h.nope_size = h.head_size - 16, h.value_size = 24;
         h.experts = 8, h.experts_used = 3, h.experts_shared = 1, h.expert_ffn = 40, h.dense_layers = 1;
+        h.heads_used = 3, h.heads_shared = 1;
         layout = make_page_layout(a, h, format::f16);
         weights.layer.resize(static_cast<size_t>(layers));
         for (const tensor_row &row : a.tensors(h)) {
