@@ -27,7 +27,8 @@ constexpr const char *version_key = "deepseek.calibration.version", *model_key =
 struct measured_input {
     linear_input stats;
     std::vector<double> squares;
-    size_t index;  // in the architecture's list, of the matrix that it is named after
+    size_t index;    // in the architecture's list, of the matrix that it is named after
+    int layers = 1;  // that it was measured in
 };
 
 // Accumulates the statistics, in the order of the graph's products.
@@ -107,11 +108,33 @@ struct collector {
         for (int64_t r = 0; r < n_rows; ++r) add_row(in, f32_at(x, r), seen + static_cast<uint64_t>(r));
     }
 
+    // A block that several layers run has an input of each of them: they count together.
+    void merge_layers() {
+        std::vector<measured_input> merged;
+        for (measured_input &m : inputs) {
+            const auto first = std::find_if(merged.begin(), merged.end(),
+                                            [&](const measured_input &x) { return x.index == m.index; });
+            if (first == merged.end()) {
+                merged.push_back(std::move(m));
+                continue;
+            }
+            linear_input &to = first->stats;
+            for (size_t c = 0; c < to.channels(); ++c) {
+                to.largest[c] = std::max(to.largest[c], m.stats.largest[c]);
+                first->squares[c] += m.squares[c];
+            }
+            to.samples.insert(to.samples.end(), m.stats.samples.begin(), m.stats.samples.end());
+            ++first->layers;
+        }
+        inputs = std::move(merged);
+    }
+
     std::vector<linear_input> result() {
+        merge_layers();
         std::vector<linear_input> out;
         for (measured_input &m : inputs) {
-            for (const double s : m.squares)
-                m.stats.mean_square.push_back(static_cast<float>(s / static_cast<double>(seen)));
+            const double count = static_cast<double>(seen) * m.layers;
+            for (const double s : m.squares) m.stats.mean_square.push_back(static_cast<float>(s / count));
             out.push_back(std::move(m.stats));
         }
         return out;

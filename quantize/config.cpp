@@ -304,6 +304,20 @@ void set_expert_keys(const json_node &config, const std::string &prefix, gguf_wr
     w.set_bool(prefix + "expert_weights_norm", norm);
 }
 
+// Routed heads, and the block of weights that each layer runs.
+void set_head_keys(const json_node &config, const std::string &prefix, gguf_writer &w) {
+    w.set_u32(prefix + "attention.head_used_count",
+              static_cast<uint32_t>(config.at("num_active_heads").whole(max_count)));
+    w.set_u32(prefix + "attention.head_shared_count",
+              static_cast<uint32_t>(config.whole("num_shared_heads", max_count, 0)));
+    if (!config.has("block_share_map")) return;
+    std::vector<int32_t> map;
+    config.at("block_share_map").array().each([&](size_t, const json_node &block) {
+        map.push_back(static_cast<int32_t>(block.whole(max_count)));
+    });
+    w.set_i32s(prefix + "block_share_map", map);
+}
+
 }  // namespace
 
 static std::string classes_known() {
@@ -348,7 +362,8 @@ void set_architecture_keys(const json_node &config, gguf_writer &w, const job &j
     const auto head_size = static_cast<uint32_t>(config.whole("head_dim", max_count, hidden / heads));
     if (is_latent(config)) {
         set_latent_keys(config, prefix, w);
-        set_expert_keys(config, prefix, w);
+        if (&checkpoint_arch(config) == arch_by_name("r1")) set_head_keys(config, prefix, w);
+        else set_expert_keys(config, prefix, w);
     } else {
         w.set_u32(prefix + "attention.head_count_kv",
                   static_cast<uint32_t>(config.whole("num_key_value_heads", max_count, heads)));

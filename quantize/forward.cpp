@@ -42,6 +42,8 @@ products products_of(const node &n) {
         return weights;
     };
     if (n.kind == op::matmul) return {s[0], nullptr, 0, list(1, 2)};
+    // A matrix's heads, all of which read the same rows.
+    if (n.kind == op::routed_matmul && s[0]->rank == 2 && s[1]->base) return {s[0], nullptr, 0, {s[1]->base}};
     if (n.kind == op::projections)
         return {s[0], s[1], n.as<rms_norm_params>().eps, list(2, 2 + most_projections)};
     if (n.kind == op::gated_projection) return {s[0], s[1], n.as<gated_params>().eps, list(2, 4)};

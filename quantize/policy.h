@@ -21,7 +21,7 @@ bool is_weighted(format f);
 class format_policy {
 public:
     format_policy(format wanted, const hparams &h, bool tied)
-        : wanted_(wanted), layers_(h.layers), group_(h.heads / std::max<int64_t>(h.kv_heads, 1)),
+        : wanted_(wanted), layers_(h.blocks()), group_(h.heads / std::max<int64_t>(h.kv_heads, 1)),
           tied_(tied) {}
     format_policy(format wanted, const gguf_file &f);  // of a model's file
     format operator()(const tensor_row &row);

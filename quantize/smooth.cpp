@@ -187,8 +187,8 @@ void fold(const site &p, const std::vector<float> &s, smoothing &out) {
 
 using slot = const tensor *layer_weights::*;
 
-// Routed experts are left out: their norm also feeds the router and the shared experts. So are MLA's latents,
-// which are Hadamard-transformed before they are quantized.
+// Routed experts are left out: their norm also feeds the router and the shared experts; so is the norm before
+// routed heads. So are MLA's latents, which are Hadamard-transformed before they are quantized.
 std::vector<site> sites_of(const gguf_file &f, const std::vector<encode_job> &jobs) {
     const arch &a = *arch_of(f);
     const hparams h = a.read(f);
@@ -207,8 +207,10 @@ std::vector<site> sites_of(const gguf_file &f, const std::vector<encode_job> &jo
     };
     using lw = layer_weights;
     std::vector<site> out;
-    for (int64_t i = 0; i < h.layers; ++i) {
-        out.push_back({pick(i, {&lw::q, &lw::k, &lw::v, &lw::q_a, &lw::kv_a}), pick(i, {&lw::attn_norm})});
+    for (int64_t i = 0; i < h.blocks(); ++i) {
+        if (!h.heads_used)
+            out.push_back(
+                {pick(i, {&lw::q, &lw::k, &lw::v, &lw::q_a, &lw::kv_a}), pick(i, {&lw::attn_norm})});
         out.push_back({pick(i, {&lw::q_b}), pick(i, {&lw::q_a_norm})});
         out.push_back(
             {pick(i, {&lw::attn_output}), pick(i, {&lw::v, &lw::v_bias}), h.heads / h.kv_heads, h.head_size});

@@ -23,6 +23,7 @@ struct shape_row {
     const char *pre;
     bool tied;
     const char *more = "{}";  // JSON: fields of this class alone
+    int blocks = 0;           // of weights, which the layers share; 0: each layer has its own
 };
 constexpr const char *llama3 =
     R"({"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,
@@ -41,10 +42,19 @@ constexpr const char *tiny_deepseek2 =
     "n_routed_experts":8,"n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":64,
     "first_k_dense_replace":1,"routed_scaling_factor":2.5,"scoring_func":"sigmoid","topk_method":"noaux_tc",
     "n_group":4,"topk_group":2,"norm_topk_prob":true})";
+constexpr const char *r1_heads =
+    R"({"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,
+    "num_active_heads":20,"num_shared_heads":8})";
+constexpr const char *tiny_r1 =
+    R"({"q_lora_rank":64,"kv_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":32,"v_head_dim":32,
+    "num_active_heads":3,"num_shared_heads":1})";
+constexpr const char *linear2 = R"({"type":"linear","factor":2})",
+                     *linear4 = R"({"type":"linear","factor":4})";
 constexpr const char *none = "null", *qwen2 = "Qwen2ForCausalLM", *qwen3 = "Qwen3ForCausalLM",
                      *llama = "LlamaForCausalLM", *v2 = "DeepseekV2ForCausalLM",
                      *v3 = "DeepseekV3ForCausalLM", *r1_qwen = "deepseek-r1-qwen", *llama_bpe = "llama-bpe",
-                     *v2_pre = "deepseek-llm", *v3_pre = "deepseek-v3";
+                     *v2_pre = "deepseek-llm", *v3_pre = "deepseek-v3", *r1 = "R1ForCausalLM",
+                     *r1_zero = "R1ZeroForCausalLM", *coder_pre = "deepseek-coder";
 constexpr shape_row shapes[] = {
     // clang-format off
     // columns: the fields of shape_row
@@ -58,11 +68,16 @@ constexpr shape_row shapes[] = {
     {"small-llama", llama,  4,  256,  4,  2,  64,   768,    512,   4096, 5e5, none,        llama_bpe, false},
     {"v2-lite",     v2,    27, 2048, 16, 16, 192, 10944, 102400, 163840, 1e4, latent_yarn, v2_pre,    false,
      v2_lite},
+    {"r1-zero-6.7b", r1_zero, 32, 4096, 32, 32, 128, 11008, 32256, 16384, 1e5, linear4,    coder_pre, false},
+    {"r1-13b",      r1,    71, 4096, 32, 32, 192, 11008,  32256,  32768, 1e5, linear2,     coder_pre, false,
+     r1_heads, 41},
     {"tiny-llama",  llama,  2,  128,  4,  2,  32,   256,    512,   4096, 5e5, llama3,      llama_bpe, true},
     {"tiny-qwen2",  qwen2,  2,  128,  4,  2,  32,   256,    512,   4096, 1e4, none,        r1_qwen,   false},
     {"tiny-qwen3",  qwen3,  2,  128,  4,  2,  64,   256,    512,   4096, 1e6, yarn,        r1_qwen,   false},
     {"tiny-deepseek2", v3, 2,  128,  4,  4,  64,   256,    512,   4096, 1e4, latent_yarn, v3_pre,    false,
      tiny_deepseek2},
+    {"tiny-r1",     r1,     4,  128,  4,  4,  64,   256,    512,   4096, 1e4, linear2,     v3_pre,    false,
+     tiny_r1, 2},
     // clang-format on
 };
 
@@ -90,6 +105,8 @@ nlohmann::json config_of(const shape_row &s) {
                              {"tie_word_embeddings", s.tied},
                              {"rope_scaling", nlohmann::json::parse(s.scaling)}};
     config.update(nlohmann::json::parse(s.more));
+    for (int i = 0; s.blocks && i < s.layers; ++i)
+        config["block_share_map"].push_back(i * s.blocks / s.layers);
     return config;
 }
 
@@ -254,17 +271,35 @@ std::string synth_shape_text(const std::string &shape) {
                        s.kv_heads, s.head_size, s.ffn, s.vocab);
 }
 
-void synthesize(const std::string &out, const synth_options &o, const job &j) {
+static shape_row shape_of(const synth_options &o) {
     shape_row shape = find_shape(o.shape);
+    if (o.layers && shape.blocks) shape.blocks = std::max(1, shape.blocks * o.layers / shape.layers);
     if (o.layers) shape.layers = o.layers;
     if (o.vocabulary) shape.vocab = o.vocabulary;
+    return shape;
+}
+
+static void set_keys(const shape_row &shape, const json_node &config, gguf_writer &w) {
+    set_architecture_keys(config, w);
+    w.set_string("general.type", "model");
+    w.set_string("general.name", std::string("random ") + shape.name);
+    set_vocabulary_keys(synthetic_vocabulary(static_cast<size_t>(shape.vocab), shape.pre), w);
+}
+
+std::string synth_metadata(const synth_options &o) {
+    const shape_row shape = shape_of(o);
+    const json_tree tree = parse_json(config_of(shape).dump(), o.shape);
+    gguf_writer w;
+    set_keys(shape, json_node(tree), w);
+    return w.header();
+}
+
+void synthesize(const std::string &out, const synth_options &o, const job &j) {
+    const shape_row shape = shape_of(o);
     const json_tree tree = parse_json(config_of(shape).dump(), o.shape);
     const json_node config(tree);
     gguf_writer w;
-    set_architecture_keys(config, w);
-    w.set_string("general.type", "model");
-    w.set_string("general.name", "random " + o.shape);
-    set_vocabulary_keys(synthetic_vocabulary(static_cast<size_t>(shape.vocab), shape.pre), w);
+    set_keys(shape, config, w);
     const std::string header = w.header();
     const arch &a = checkpoint_arch(config);
     const hparams h = a.read(gguf_file(os::mapping::borrow(header.data(), header.size()), o.shape));

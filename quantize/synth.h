@@ -19,6 +19,9 @@ std::vector<std::string> synth_shapes();
 // "qwen2, 28 layers of 1536, …", for the help text
 std::string synth_shape_text(const std::string &shape);
 
+// The file's keys, without tensors.
+std::string synth_metadata(const synth_options &o);
+
 // Weights are drawn so that activations stay in a usual range: matrices from about N(0, 1 / columns), those
 // that add to the residual stream smaller by sqrt(2 layers), norms around 1, small biases. A tensor repeats
 // pieces of one tile of a million values. It runs at the same speed as with fresh values and is written at a

@@ -60,6 +60,8 @@ private:
 void give_norm_gradients(backward &b, const tensor *x, const tensor *w, const rms_norm_params &p,
                          const tensor *dy);
 void product_grad(backward &b, const node &n, const tensor *dy);
+// And of routed_add and routed_spread, whose rows have so many parts.
+void give_routed_gradients(backward &b, const node &n, const tensor *dy, int32_t parts);
 
 // Fused operations that a graph with gradients is made without.
 op_set ops_to_expand();

@@ -64,13 +64,14 @@ tensor *graph::reshape(const tensor *t, std::span<const int64_t> ne) {
     check_room(views_.size(), max_nodes_);
     tensor v = make_tensor(t->type, ne);
     const bool whole = contiguous(*t), rows = contiguous_rows(*t) && v.rank >= 2 && ne[0] == t->ne[0];
-    if (!(whole || rows) || elements(v) != elements(*t))
+    if (!(whole || rows) || elements(v) != elements(*t) || (t->scale && ne.back() != t->ne[t->rank - 1]))
         throw error(status::internal, "reshape: " + shape_text(*t) + " does not hold as " + shape_text(v));
     if (!whole) v.stride[0] = t->stride[0];
     v.data = t->data;
     v.name = t->name;
     v.base = t->base ? t->base : t;
     v.offset = t->offset;
+    if (t->scale) v.scale = reshape(t->scale, ne.first(ne.size() - 1));
     return &views_.emplace_back(v);
 }
 

@@ -71,7 +71,8 @@ public:
 
     // A tensor over the caller's bytes (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
-    // The same bytes in another shape; `t` must be contiguous, or be rows apart that stay rows.
+    // The same bytes in another shape; `t` must be contiguous, or be rows apart that stay rows. Rows that have
+    // scales keep their length.
     tensor *reshape(const tensor *t, std::span<const int64_t> ne);
     tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne) {
         return reshape(t, std::span(ne.begin(), ne.size()));

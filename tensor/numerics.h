@@ -148,7 +148,7 @@ constexpr int64_t i8_most_positions = int64_t{1} << 22;
 // ---- Mixture of experts: y = shared, then y = fma(weight, expert's output, y) in the order in which the
 // router ranks them
 
-// The router's softmax sums attention_share (below) too. Weights normalised to a sum of 1 are added in the
+// The routers' softmax sums attention_share (below) too. Weights normalised to a sum of 1 are added in the
 // order of ranks.
 
 // ---- Exponentials

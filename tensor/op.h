@@ -46,11 +46,30 @@ inline void expect_sums_fit(const node &n, const tensor &w) {
            "needs rows of i8 of at most 132104 elements");
 }
 
-// router's result for n rows, which has this rank.
-inline bool is_route(const tensor &t, int64_t n, int32_t rank) {
-    return t.rank == 3 && t.type == format::f32 && t.ne[0] == n && t.ne[1] == 2 && rank >= 0 &&
-           rank < t.ne[2];
+// A router's result for n rows: indices, none of them twice in a row, then weights.
+inline bool is_route(const tensor &t, int64_t n) {
+    return t.rank == 3 && t.type == format::f32 && t.ne[0] == n && t.ne[1] == 2;
 }
+inline int64_t routed_to(const tensor &route, int64_t row, int64_t rank) {
+    return static_cast<int64_t>(*f32_at(route, row, 0, rank));
+}
+
+// For routers. The index of the largest, the first on a tie.
+inline int64_t best_of(const float *x, int64_t n) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; ++i)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+void softmax_row(const float *logits, int64_t n, float *y);  // of finite logits
+// Gradients, of softmax from its result; of one row of router and head_router, from their sources, their results
+// and these' gradients. scratch: [2 * n], and 2 * shared_count more.
+void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx);
+void route_back_row(const float *logits, const float *route, const float *dy, int64_t n,
+                    const router_params &p, float *scratch, float *y);
+void route_heads_back(const float *logits, int64_t n, const float *shared, int64_t shared_count,
+                      const float *mix, int32_t chosen, const float *route, const float *dy, float *scratch,
+                      float *y);
 
 // A matrix of rank 3 as `i` of its outermost dimension; `scale` is for the scales that those of i8 have.
 inline tensor matrix_of(const tensor &t, int64_t i, tensor &scale) {

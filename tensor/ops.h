@@ -95,14 +95,31 @@ struct router_params {
     float scale;
 };
 
-// For each row the expert at this rank of its route, 0 being the best.
-struct routed_params {
-    int32_t rank;
+// How attention heads are chosen and weighted (Mixture-of-Head attention, arXiv 2410.11842). Of H heads, the
+// first s are shared and always active; of the other e, the `chosen` k with the largest p = softmax(logits)
+// are, ties to the lowest index. With mix = 2 softmax(mix logits), the weight of a shared head is mix_0 * s *
+// softmax(shared)_i, that of a chosen one mix_1 * k * p_i / (the sum of the chosen p).
+struct head_router_params {
+    int32_t chosen;
+};
+
+struct routed_spread_params {
+    int32_t heads;  // h
 };
 
 // get_rows' gradient without a sum to add to: of a table of so many rows.
 struct get_rows_back_params {
     int64_t rows;
+};
+struct routed_back_params {
+    int32_t add_ranks;  // 1: x was the row's, for all ranks
+};
+struct routed_parts_params {
+    int32_t parts;  // h
+};
+// A loss of load balancing among attention heads (arXiv 2410.11842): small where choices are even.
+struct balance_params {
+    int32_t shared;  // s, which take no part
 };
 struct cross_entropy_params {
     int32_t entropy;  // 0 or 1: whether entropies are computed, or else 0
@@ -165,9 +182,13 @@ tensor *mla_attention(graph &g, const tensor *q, const tensor *q_rope, const ten
 tensor *router(graph &g, const tensor *logits, const tensor *bias /* or null */, const router_params &p);
 tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *gate, const tensor *up,
                 const tensor *down, const tensor *shared /* or null */);
-tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route, int32_t rank);
-tensor *routed_add(graph &g, const tensor *x, const tensor *route, int32_t rank,
-                   const tensor *acc /* or null */);
+tensor *routed_matmul(graph &g, const tensor *x, const tensor *w, const tensor *route);
+tensor *routed_add(graph &g, const tensor *x, const tensor *route, const tensor *acc /* or null */);
+tensor *head_router(graph &g, const tensor *logits, const tensor *shared /* or null */, const tensor *mix,
+                    int32_t chosen);
+tensor *routed_spread(graph &g, const tensor *x, const tensor *route, int32_t heads);
+tensor *spread_matmul(graph &g, const tensor *x, const tensor *route, const tensor *w,
+                      const tensor *residual = nullptr);
 tensor *cross_entropy(graph &g, const tensor *x, const tensor *w, const tensor *targets, bool entropy);
 tensor *square_sum(graph &g, const tensor *x);
 // Where w is bf16, `low` has the bits that w lacks, [2n] as bytes. With scales, [ceil(n/256)] each, m and v are
@@ -176,11 +197,16 @@ struct adamw_sources {
     const tensor *w, *low, *g, *m, *v, *m_scale, *v_scale;
 };
 tensor *adamw(graph &g, const adamw_sources &s, const adamw_params &p);
+tensor *balance(graph &g, const tensor *logits, const tensor *route, int32_t shared);
 tensor *candidates(graph &g, const tensor *logits, const tensor *factors, int32_t count);
 
 // One row of a router: y gets `used` indices, then as many weights. scratch: [3 * n] floats. If any logit is
 // not finite, all weights are NaN.
 void route_row(const float *logits, const float *bias /* or null */, int64_t n, const router_params &p,
                float *scratch, float *y);
+// One row of head_router: y gets shared_count + chosen indices, then as many weights. scratch: [2 * n +
+// shared_count] floats. If any logit is not finite, all weights are NaN.
+void route_heads(const float *logits, int64_t n, const float *shared /* or null */, int64_t shared_count,
+                 const float *mix, int32_t chosen, float *scratch, float *y);
 
 }  // namespace ds

@@ -128,8 +128,6 @@ static void add_norm_products(const float *dy, const float *x, float factor, flo
         store_n(sum + i, fma_f32(load_n(dy + i, rest), load_n(x + i, rest) * f, load_n(sum + i, rest)), rest);
 }
 
-// ---- Attention
-
 // f(elements from i on, how many of them are used) of n, by sixteens.
 template <class F> DS_INLINE void by_sixteens(size_t n, const F &f) {
     size_t i = 0;
@@ -142,6 +140,12 @@ DS_INLINE void store_part(float *p, v16 x, size_t n) {
     else store_n(p, x, n);
 }
 DS_INLINE v16 keep_part(v16 a, v16 b, size_t n) { return n == 16 ? a : keep_n(a, b, n); }
+
+static void times(float factor, const float *x, float *y, size_t n) {
+    by_sixteens(n, [&](size_t i, size_t m) DS_LAMBDA { store_part(y + i, v16(factor) * load_part(x + i, m), m); });
+}
+
+// ---- Attention
 
 static void attend_back(float *scores, float *products, size_t n, float scale) {
     const v16 to_log2(attention_scale(scale));
@@ -213,8 +217,6 @@ static void cross_entropy_slopes(float *logits, float log_sum, float entropy, fl
 }
 
 // ---- The optimizer
-
-static float square_sum(const float *x, size_t n) { return product_sum(x, x, n); }
 
 static void adamw(const adamw_params &p, const float *g, float *w, float *m, float *v, size_t n) {
     const v16 clip(p.clip), beta1(p.beta1), beta2(p.beta2), rest1(p.rest1), rest2(p.rest2), bias1(p.bias1),

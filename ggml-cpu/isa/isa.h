@@ -127,7 +127,8 @@ struct float_kernels {
     void (*outer)(const outer_args &, float *scratch);
     void (*gated_back)(unary f, const float *dy, const float *gate, const float *up, float *dgate, float *dup,
                        size_t n);
-    float (*square_sum)(const float *x, size_t n);
+    float (*product_sum)(const float *a, const float *b, size_t n);  // in 128 lanes
+    void (*times)(float factor, const float *x, float *y, size_t n);
     float (*norm_factor)(const float *x, size_t n, float eps);
     void (*rms_norm_back)(const float *dy, const float *x, const float *w, float *dx, size_t n, float eps);
     void (*add_norm_products)(const float *dy, const float *x, float factor, float *sum, size_t n);

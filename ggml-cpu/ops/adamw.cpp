@@ -17,8 +17,8 @@ void run_sums(cpu &c, const node &n, char *) {
     share_range(c, static_cast<size_t>(n.out.ne[0]), all / 8, [&](size_t begin, size_t end, unsigned) {
         for (size_t i = begin; i < end; ++i) {
             const int64_t first = static_cast<int64_t>(i) * square_sum_stretch;
-            *f32_at(n.out, static_cast<int64_t>(i)) = c.vec->floats->square_sum(
-                x + first, static_cast<size_t>(std::min(square_sum_stretch, all - first)));
+            *f32_at(n.out, static_cast<int64_t>(i)) = c.vec->floats->product_sum(
+                x + first, x + first, static_cast<size_t>(std::min(square_sum_stretch, all - first)));
         }
     });
 }

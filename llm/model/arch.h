@@ -5,6 +5,8 @@
 #include "../../tensor/gguf.h"
 #include "../../tensor/ops.h"
 
+#include <algorithm>
+
 namespace ds {
 
 // llama3: one divisor per rotated pair, from the tensor rope_freqs.
@@ -31,6 +33,18 @@ struct hparams {
     bool expert_sigmoid = false, expert_norm = false;
     float expert_scale = 1;
     int64_t nextn_layers = 0;  // after the others, for multi-token prediction; loaded but not run
+    // Routed attention heads: of `heads`, heads_used are active in a row, the first heads_shared always.
+    int64_t heads_used = 0, heads_shared = 0;
+    // The block of weights that each layer runs, where layers share blocks; empty: each has its own.
+    std::vector<int32_t> block_share_map;
+
+    int64_t block_of(int64_t layer) const {
+        return block_share_map.empty() ? layer : block_share_map[static_cast<size_t>(layer)];
+    }
+    int64_t blocks() const {  // that layers run
+        if (block_share_map.empty()) return layers;
+        return 1 + *std::max_element(block_share_map.begin(), block_share_map.end());
+    }
 };
 
 enum class role : uint8_t {
@@ -62,6 +76,7 @@ struct layer_weights {
     const tensor *ffn_norm = nullptr, *gate = nullptr, *up = nullptr, *down = nullptr;
     const tensor *q_a = nullptr, *q_a_norm = nullptr, *q_b = nullptr, *kv_a = nullptr, *kv_a_norm = nullptr,
                  *k_b = nullptr, *v_b = nullptr;
+    const tensor *head_routed = nullptr, *head_shared = nullptr, *head_mix = nullptr;
     const tensor *router = nullptr, *router_bias = nullptr, *expert_gate = nullptr, *expert_up = nullptr,
                  *expert_down = nullptr;
     const tensor *shared_gate = nullptr, *shared_up = nullptr, *shared_down = nullptr;
@@ -70,7 +85,7 @@ struct layer_weights {
 };
 struct model_weights {
     const tensor *embedding = nullptr, *output_norm = nullptr, *output = nullptr, *rope_divisors = nullptr;
-    std::vector<layer_weights> layer;
+    std::vector<layer_weights> layer;  // by block; see hparams::block_of
 };
 
 struct tensor_row {
@@ -85,7 +100,7 @@ struct tensor_row {
     int64_t heads = 1;  // for `order`
     // For the two parts of kv_b, and for the experts' gate and up: the tensor that holds both in other files.
     std::string whole = {};
-    int64_t layer = -1;  // -1: not in a layer
+    int64_t layer = -1;  // its block; -1: not in a layer
     const tensor *layer_weights::*slot = nullptr;
     const tensor *model_weights::*top = nullptr;
 
@@ -117,6 +132,10 @@ struct build_args {
     // Of the forms that an architecture may offer. 0: the one whose rows do not depend on the others.
     int32_t form = 0;
     bool rows_only = false;  // without the output head: the normed rows that logits are products of
+
+    const layer_weights &block(int64_t layer) const {
+        return w.layer[static_cast<size_t>(h.block_of(layer))];
+    }
 };
 
 struct arch {

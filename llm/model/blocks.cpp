@@ -185,7 +185,7 @@ static const tensor *rotated_heads(const build_args &a, const tensor *x, const t
 
 tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t,
                         rope_pairs pairs) {
-    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const layer_weights &w = a.block(layer);
     const kv_layout &kv = a.kv[static_cast<size_t>(layer)];
     const int64_t n = x->ne[0], heads = a.h.heads, kv_heads = a.h.kv_heads;
     const tensor *all =
@@ -201,7 +201,7 @@ tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, con
 }
 
 tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x) {
-    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const layer_weights &w = a.block(layer);
     const tensor *hidden = gated_projection(a.g, unary::silu, x, w.ffn_norm, a.h.norm_eps, w.gate, w.up);
     return matmul(a.g, hidden, w.down, nullptr, x);
 }

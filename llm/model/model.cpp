@@ -64,7 +64,7 @@ void model::override_rope(const model_options &o) {
 }
 
 void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64_t)> &progress) {
-    weights.layer.resize(static_cast<size_t>(h.layers + h.nextn_layers));
+    weights.layer.resize(static_cast<size_t>(h.blocks() + h.nextn_layers));
     std::unordered_set<std::string_view> used;
     uint64_t done = 0;
     for (const tensor_row &row : architecture->tensors(h)) {
@@ -247,7 +247,7 @@ std::vector<tensor *> model::tensors_run() {
         if (t->scale) wanted.insert(t->scale);
     };
     for (const tensor_row &row : architecture->tensors(h))
-        if (row.layer < h.layers)
+        if (row.layer < h.blocks())
             want(row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top);
     std::vector<tensor *> list;
     for (tensor &t : tensors_)

@@ -21,7 +21,7 @@ static int64_t pool_pages(const train_sizes &s) {
 namespace {
 // The graph's inputs, one after another: i32 but for the gradients.
 struct offsets {
-    size_t ids, positions, sequence, slots, rows, targets, tables, gradients, bytes;
+    size_t ids, positions, sequence, slots, rows, targets, tables, gradients, balance, bytes;
     explicit offsets(const train_sizes &s) {
         size_t at = 0;
         const auto take = [&](int64_t n) { return std::exchange(at, at + static_cast<size_t>(n) * 4); };
@@ -29,6 +29,7 @@ struct offsets {
         rows = take(s.targets), targets = take(s.targets);
         tables = take(s.sequences * pages_of(s.context));
         gradients = take(3 * s.targets);
+        balance = take(1);
         bytes = at;
     }
 };
@@ -55,7 +56,14 @@ static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) 
     return again;
 }
 
-static const tensor *build(graph &g, const build_arguments &b, int64_t rows, int64_t targets, char *inputs,
+namespace {
+struct results {
+    const tensor *targets;  // cross_entropy's
+    std::vector<const tensor *> balances;
+};
+}  // namespace
+
+static results build(graph &g, const build_arguments &b, int64_t rows, int64_t targets, char *inputs,
                            void *pages) {
     g.reset();
     g.expand(ops_to_expand());
@@ -82,10 +90,19 @@ static const tensor *build(graph &g, const build_arguments &b, int64_t rows, int
     const tensor *const y =
         cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
     g.keep(y);
+    results r{y, {}};
+    const size_t nodes = g.nodes().size();
+    for (size_t i = 0; b.s.balance > 0 && i < nodes; ++i)
+        if (const node &n = g.nodes()[i]; n.kind == op::head_router) {
+            r.balances.push_back(balance(g, n.src[0], &n.out, n.src[1] ? static_cast<int32_t>(n.src[1]->ne[1]) : 0));
+            g.keep(r.balances.back());
+        }
     backward back(g, b.sums, nodes_again(g, b.policy));
     back.give(y, g.input(format::f32, {targets, 3}, inputs ? inputs + at.gradients : nullptr, "gradients"));
+    for (const tensor *const loss : r.balances)
+        back.give(loss, g.input(format::f32, {1}, inputs ? inputs + at.balance : nullptr, "balance"));
     back.run();
-    return y;
+    return r;
 }
 
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
@@ -151,6 +168,8 @@ void train_graph::fill(const train_batch &batch) {
     float *const gradients = reinterpret_cast<float *>(inputs + at.gradients);
     std::fill_n(gradients, 3 * targets, 0.0f);
     for (size_t i = 0; i < batch.weights.size(); ++i) gradients[3 * i] = -batch.weights[i];
+    // by layers, which are all alike
+    *reinterpret_cast<float *>(inputs + at.balance) = sizes_.balance / static_cast<float>(h_.layers);
     int64_t row = 0;
     int32_t page = 0;
     const int64_t table = pages_of(sizes_.context);
@@ -173,12 +192,14 @@ void train_graph::fill(const train_batch &batch) {
 bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
     fill(batch);
     const auto rows = static_cast<int64_t>(batch.ids.size()), targets = static_cast<int64_t>(batch.rows.size());
-    const tensor *const y = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
+    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
                                   static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
     targets_ = static_cast<size_t>(targets);
-    for (int64_t i = 0; i < targets; ++i) log_probabilities_[static_cast<size_t>(i)] = *f32_at(*y, i, 0);
+    for (int64_t i = 0; i < targets; ++i) log_probabilities_[static_cast<size_t>(i)] = *f32_at(*r.targets, i, 0);
+    balances_.clear();
+    for (const tensor *const b : r.balances) balances_.push_back(*f32_at(*b, 0));
     return true;
 }
 

@@ -15,6 +15,8 @@ struct train_sizes {
     int64_t targets = 0;    // most tokens that are to be predicted
     int64_t sequences = 0;  // most sequences
     int64_t context = 0;    // most tokens of a sequence
+    // The weight in the loss of the mean over the layers of `balance`; 0: it is not computed.
+    float balance = 0;
 };
 
 // A batch, sequence after sequence. Contents are the caller's until `run` returns.
@@ -47,15 +49,11 @@ public:
     // Adds the gradients of the batch's loss to the sums. False if `*stop` became true meanwhile: the sums are
     // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
-    std::span<const node> nodes() const { return graph_.nodes(); }
-    void *work() const { return work_.data(); }
     // Of the last run: log-probabilities of the targets, [targets].
     std::span<const float> log_probabilities() const { return {log_probabilities_.data(), targets_}; }
+    std::span<const float> balances() const { return balances_; }  // by layers that have one
 
 private:
-    struct built {
-        const tensor *result;  // cross_entropy's
-    };
     void fill(const train_batch &batch);
     const arch &arch_;
     const hparams &h_;
@@ -69,7 +67,7 @@ private:
     plan plan_;
     block inputs_;
     backend_memory pages_, arena_, work_;
-    std::vector<float> log_probabilities_;
+    std::vector<float> log_probabilities_, balances_;
     size_t targets_ = 0;
 };
 

@@ -12,14 +12,9 @@ tensor *experts(graph &g, const tensor *x, const tensor *route, const tensor *ga
 
 tensor *experts_expand(graph &g, const node &n) {
     const tensor *const x = n.src[0], *const route = n.src[1];
-    tensor *y = nullptr;
-    for (int32_t rank = 0; rank < route->ne[2]; ++rank) {
-        const tensor *const gate = routed_matmul(g, x, n.src[2], route, rank);
-        const tensor *const hidden =
-            gated(g, unary::silu, gate, routed_matmul(g, x, n.src[3], route, rank));
-        y = routed_add(g, routed_matmul(g, hidden, n.src[4], route, rank), route, rank, y ? y : n.src[5]);
-    }
-    return y;
+    const tensor *const gate = routed_matmul(g, x, n.src[2], route);
+    const tensor *const hidden = gated(g, unary::silu, gate, routed_matmul(g, x, n.src[3], route));
+    return routed_add(g, routed_matmul(g, hidden, n.src[4], route), route, n.src[5]);
 }
 
 static bool is_matrices(const tensor &w, int64_t experts, int64_t rows, int64_t cols) {
@@ -29,8 +24,7 @@ static bool is_matrices(const tensor &w, int64_t experts, int64_t rows, int64_t 
 void experts_shape(node &n) {
     const tensor &x = *n.src[0], &route = *n.src[1], &gate = *n.src[2], *shared = n.src[5];
     expect(x.rank == 2 && x.type == format::f32, n, "needs x[n,d] of f32");
-    expect(route.rank == 3 && route.type == format::f32 && route.ne[0] == x.ne[0] && route.ne[1] == 2, n,
-           "needs route[n,2,k] of f32");
+    expect(is_route(route, x.ne[0]), n, "needs route[n,2,k] of f32");
     expect(is_matrices(gate, gate.ne[0], gate.ne[1], x.ne[1]) &&
                is_matrices(*n.src[3], gate.ne[0], gate.ne[1], x.ne[1]),
            n, "needs gate[e,f,d] and up[e,f,d]");

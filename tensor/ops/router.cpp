@@ -1,6 +1,6 @@
 // router: chooses each row's experts and their weights (router_params), one row at a time, in one order.
 // Selection is by comparison alone, so a tie goes to the lowest index everywhere.
-#include "../op.h"
+#include "../backward.h"
 
 #include <limits>
 
@@ -23,27 +23,20 @@ void router_shape(node &n) {
     set_out(n, format::f32, {{l.ne[0], 2, p.used}});
 }
 
+// The rank of experts already chosen, and of those of dropped groups.
 static constexpr float never = -std::numeric_limits<float>::infinity();
 
-// The index of the largest, the first on a tie. Experts already chosen, and those of dropped groups, are
-// `never`.
-static int64_t best_of(const float *x, int64_t n) {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; ++i)
-        if (x[i] > x[best]) best = i;
-    return best;
+void softmax_row(const float *logits, int64_t n, float *y) {
+    const float max = logits[best_of(logits, n)];
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += attention_share(y[i] = exp_f32(logits[i] - max));
+    const float whole = static_cast<float>(sum) * 0x1p-30f;
+    for (int64_t i = 0; i < n; ++i) y[i] = y[i] / whole;
 }
 
 static void scores_of(const float *logits, int64_t n, bool sigmoid, float *score) {
-    if (sigmoid) {
-        for (int64_t i = 0; i < n; ++i) score[i] = sigmoid_f32(logits[i]);
-        return;
-    }
-    const float max = logits[best_of(logits, n)];
-    int64_t sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += attention_share(score[i] = exp_f32(logits[i] - max));
-    const float whole = static_cast<float>(sum) * 0x1p-30f;
-    for (int64_t i = 0; i < n; ++i) score[i] = score[i] / whole;
+    if (!sigmoid) return softmax_row(logits, n, score);
+    for (int64_t i = 0; i < n; ++i) score[i] = sigmoid_f32(logits[i]);
 }
 
 // A group's value: its best rank, or the sum of its two best. The second best may be `never`.
@@ -103,6 +96,60 @@ void router_forward(const node &n) {
         read_row(*n.src[0], i, 0, 0, logits);
         route_row(logits.data(), n.src[1] ? bias.data() : nullptr, experts, p, scratch.data(),
                   f32_at(n.out, i));
+    }
+}
+
+// ---- The gradient goes through the scores of the chosen experts and, where they are normalised, their sum; the
+// choice is a constant
+
+void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; ++i) sum = fma_f32(dy[i], y[i], sum);
+    for (int64_t i = 0; i < n; ++i) dx[i] = y[i] * (dy[i] - sum);
+}
+
+void router_grad(backward &b, const node &n, const tensor *dy) {
+    b.give(n.src[0], b.g.add(op::router_back, {dy, b.value(n.src[0]), b.value(&n.out), n.src[1]},
+                             n.as<router_params>()));
+}
+
+void router_back_shape(node &n) {
+    const tensor &dy = *n.src[0], &l = *n.src[1];
+    const int64_t used = n.as<router_params>().used;
+    expect(l.rank == 2 && l.type == format::f32, n, "needs logits[n,e] of f32");
+    for (int i = 0; i < 3; i += 2)
+        expect(is_route(*n.src[i], l.ne[0]) && n.src[i]->ne[2] == used && used <= l.ne[1], n,
+               "needs dy[n,2,k] and route[n,2,k] of f32");
+    expect(contiguous(dy), n, "needs contiguous dy");
+    set_out(n, format::f32, {l.ne, 2});
+}
+
+void route_back_row(const float *logits, const float *route, const float *dy, int64_t n,
+                    const router_params &p, float *scratch, float *y) {
+    float *const score = scratch, *const by = scratch + n;
+    const float *const weight_by = dy + p.used;
+    scores_of(logits, n, p.sigmoid, score);
+    std::fill_n(by, n, 0.0f);
+    float sum = 0.0f, dot = 0.0f;
+    for (int32_t i = 0; i < p.used; ++i) sum = sum + score[static_cast<int64_t>(route[i])];
+    const float whole = sum + 1e-20f;
+    for (int32_t i = 0; i < p.used; ++i)
+        dot = fma_f32(weight_by[i] * p.scale, score[static_cast<int64_t>(route[i])] / whole, dot);
+    for (int32_t i = 0; i < p.used; ++i) {
+        const float g = weight_by[i] * p.scale;
+        by[static_cast<int64_t>(route[i])] = p.normalise ? (g - dot) / whole : g;
+    }
+    if (!p.sigmoid) return softmax_back_row(score, by, n, y);
+    for (int64_t i = 0; i < n; ++i) y[i] = (by[i] * score[i]) * (1.0f - score[i]);
+}
+
+void router_back_forward(const node &n) {
+    const int64_t e = n.out.ne[1];
+    std::vector<float> logits, scratch(static_cast<size_t>(2 * e));
+    for (int64_t i = 0; i < n.out.ne[0]; ++i) {
+        read_row(*n.src[1], i, 0, 0, logits);
+        route_back_row(logits.data(), f32_at(*n.src[2], i), f32_at(*n.src[0], i), e, n.as<router_params>(),
+                       scratch.data(), f32_at(n.out, i));
     }
 }
 

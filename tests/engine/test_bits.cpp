@@ -56,6 +56,7 @@ TEST_CASE("bits: the logits of a fixed request to an I8 model have the recorded 
         {"micro/qwen3", "a633224699165421", "903bba36b998d7ba", 0.005},
         {"micro/deepseek-v2-lite", "d6db5c5e0e0362e3", "7495edb4f82e3c52", 0.05},
         {"micro/deepseek-r1", "a3ccdc0811229c9f", "2a6dcce440bbd05c", 0.05},
+        {"micro/r1", "91848476a677e559", "ac96a933bd9a19ec", 0.005},
         {"tiny-r1", "aee6eaf84ec1bd30", "45a91da5998c3365", 0.005},
     };
     for (const auto &expected : models) {

@@ -15,11 +15,12 @@ using namespace golden;
 
 namespace {
 
-// All of `list`, or under a sanitizer the two that cover both kinds of attention.
+// All of `list`, or under a sanitizer those that cover each kind of attention.
 std::vector<const char *> models(std::vector<const char *> list) {
     if (sanitized)
-        std::erase_if(
-            list, [](std::string_view name) { return name != "micro/qwen2" && name != "micro/deepseek-r1"; });
+        std::erase_if(list, [](std::string_view name) {
+            return name != "micro/qwen2" && name != "micro/deepseek-r1" && name != "micro/r1";
+        });
     return list;
 }
 
@@ -28,7 +29,7 @@ std::vector<const char *> models(std::vector<const char *> list) {
 TEST_CASE(
     "engine: the same bits with 1 and 2 threads, alone and among others, in chunks of 1, 7, 64 and at once") {
     for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
-                                    "micro/deepseek-r1", "tiny-r1"}))
+                                    "micro/deepseek-r1", "micro/r1", "micro/r1-zero", "tiny-r1"}))
         for (const ds::format type : {ds::format::f32, ds::format::bf16, ds::format::q8_0})
             for (const ds_kv_type kv : {DS_KV_F32, DS_KV_F16}) {
                 if (kv == DS_KV_F32 && type == ds::format::bf16) continue;
@@ -68,7 +69,7 @@ TEST_CASE(
 }
 
 TEST_CASE("engine: the same bits on every instruction set of the machine") {
-    for (const char *name : {"micro/llama3", "micro/deepseek-v2", "tiny-r1"})
+    for (const char *name : {"micro/llama3", "micro/deepseek-v2", "micro/r1", "tiny-r1"})
         for (const ds::format type : {ds::format::f16, ds::format::q8_0}) {
             const data d = load(name);
             const model_ptr m = model(name, type);
@@ -87,8 +88,9 @@ TEST_CASE("engine: the same bits on every instruction set of the machine") {
 // numerics.h promises this for I8 weights with I8 pages: for every instruction set, thread count, set of
 // other requests and chunk size.
 TEST_CASE("engine: I8 models give the same bits everywhere") {
-    for (const char *name : models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
-                                    "micro/deepseek-v2", "micro/deepseek-r1", "tiny-r1"})) {
+    for (const char *name :
+         models({"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-v2",
+                 "micro/deepseek-r1", "micro/r1", "micro/r1-zero", "tiny-r1"})) {
         CAPTURE(name);
         const data d = load(name);
         const model_ptr m = model(name, ds::format::i8);

@@ -22,11 +22,13 @@ struct kind {
 const kind kinds[] = {
     {"tiny-r1", ds::format::i8, DS_KV_INT8},
     {"micro/deepseek-r1", ds::format::f32, DS_KV_F16},
+    {"micro/r1", ds::format::i8, DS_KV_INT8},
 #if !defined(DS_THREAD_SANITIZER)  // slow, and the others use threads in the same way
     {"tiny-r1", ds::format::q8_0, DS_KV_F16},
     {"tiny-r1", ds::format::f32, DS_KV_F32},
     {"micro/deepseek-r1", ds::format::i8, DS_KV_INT8},
     {"micro/deepseek-v2-lite", ds::format::q8_0, DS_KV_F32},
+    {"micro/r1", ds::format::f32, DS_KV_F16},
 #endif
 };
 

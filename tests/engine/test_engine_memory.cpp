@@ -15,7 +15,7 @@ using namespace golden;
 using ds::test::with_failing;
 
 TEST_CASE("engine: a step allocates nothing") {
-    for (const char *name : {"tiny-r1", "micro/deepseek-r1"})
+    for (const char *name : {"tiny-r1", "micro/deepseek-r1", "micro/r1"})
         for (const ds::format type : {ds::format::i8, ds::format::q8_0, ds::format::f32}) {
             CAPTURE(name);
             CAPTURE(ds::info(type).text);

@@ -67,7 +67,7 @@ struct paged {
 
 TEST_CASE("pages: in random order and moved between steps, they give the same bits") {
     std::mt19937 random(7);
-    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "tiny-r1"}) {
+    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/r1", "tiny-r1"}) {
         CAPTURE(name);
         const golden::data d = golden::load(name);
         const golden::temp_file file;

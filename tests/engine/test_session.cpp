@@ -99,7 +99,7 @@ struct scene {
 TEST_CASE("session: restored, it continues with the same bits for every type of pages and in an engine with "
           "other settings") {
     const temp_dir d;
-    for (const char *name : {"tiny-r1", "micro/deepseek-r1"}) {
+    for (const char *name : {"tiny-r1", "micro/deepseek-r1", "micro/r1"}) {
         CAPTURE(name);
         const data g = load(name);
         const model_ptr m = model(name, ds::format::q8_0);
@@ -431,7 +431,7 @@ TEST_CASE(
 
 TEST_CASE("session: scales that no page can hold are refused by name") {
     constexpr float inf = std::numeric_limits<float>::infinity();
-    for (const char *name : {"micro/qwen2", "micro/deepseek-r1"}) {
+    for (const char *name : {"micro/qwen2", "micro/deepseek-r1", "micro/r1"}) {
         CAPTURE(name);
         const scene s(DS_KV_INT8, name);
         const std::string whole = file_bytes(s.path);

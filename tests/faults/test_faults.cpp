@@ -118,7 +118,7 @@ TEST_CASE("faults: loading a model, from everywhere") {
 }
 
 TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for no permission") {
-    for (const char *name : {"micro/qwen2", "micro/deepseek-r1"})
+    for (const char *name : {"micro/qwen2", "micro/deepseek-r1", "micro/r1"})
         for (const bool own : {false, true}) {
             const model_ptr m = model(name, ds::format::q8_0);
             ds_engine_config c = small_engine();

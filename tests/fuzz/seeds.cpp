@@ -70,6 +70,14 @@ constexpr variant variants[] = {
     {"deepseek-v2", config, R"({"topk_method": "random"})"},
     {"deepseek-v2", config, R"({"topk_method": "noaux_tc"})"},
     {"deepseek-v2", config, R"({"norm_topk_prob": true})"},
+    {"r1", config, R"({"num_active_heads": 5})"},
+    {"r1", config, R"({"num_active_heads": null})"},
+    {"r1", config, R"({"num_shared_heads": 0})"},
+    {"r1", config, R"({"num_shared_heads": 3})"},
+    {"r1", config, R"({"block_share_map": null})"},
+    {"r1", config, R"({"block_share_map": [0]})"},
+    {"r1", config, R"({"block_share_map": [1, 1]})"},
+    {"r1", config, R"({"block_share_map": [0, 2]})"},
     {"llama", config, R"({"architectures": ["GPT2LMHeadModel"]})"},
     {"llama", config, R"({"architectures": []})"},
     {"llama", config, R"({"num_attention_heads": 0})"},
@@ -167,8 +175,9 @@ void of_variants() {
 }
 
 void of_checkpoints() {
-    static const format formats[] = {format::q8_0, format::f32,  format::i8,   format::f16, format::q4_0,
-                                     format::bf16, format::q4_k, format::q8_0, format::q8_0};
+    static const format formats[] = {format::q8_0, format::f32,  format::i8,   format::f16,
+                                     format::q4_0, format::bf16, format::q4_k, format::q8_0,
+                                     format::q8_0, format::i8,   format::f16};
     size_t i = 0;
     for (const std::string &name : tiny_names) {
         std::vector<named_file> files = tiny_checkpoint(name);
@@ -192,7 +201,7 @@ void of_checkpoints() {
             parts[0] = "\x38", parts[1].clear(), parts[7].clear(), parts[8].clear();
             seed("convert", "vocabulary", packed(parts));
         }
-        for (const format f : {formats[i], formats[(i + 3) % 9]}) {
+        for (const format f : {formats[i], formats[(i + 3) % std::size(formats)]}) {
             const std::string bytes = tiny_gguf(name, f), header = without_data(bytes);
             seed("model", name + "-" + info(f).text, choices + header);
             if (f == formats[i])

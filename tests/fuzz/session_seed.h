@@ -11,16 +11,16 @@ struct session_engine {
     std::string saved;
 };
 
-// For a model with plain attention and one with latents, and each type of pages. They live as long as the
-// process.
+// For a model with plain attention, one with latents and one with routed heads, and each type of pages. They
+// live as long as the process.
 inline const std::vector<session_engine> &session_engines() {
     static const auto *const all = [] {
         // never freed; the static pointer keeps the leak sanitizer silent
         auto *const made = new std::vector<session_engine>();
         std::vector<session_engine> &out = *made;
-        for (const char *const name : {"qwen2", "deepseek-v2-lite"}) {
+        for (const char *const name : {"qwen2", "deepseek-v2-lite", "r1"}) {
             static std::vector<aligned_copy> *const memory = new std::vector<aligned_copy>();
-            memory->reserve(2);
+            memory->reserve(3);
             const std::string bytes = tiny_gguf(name, format::q8_0);
             memory->emplace_back(bytes);
             static std::vector<ds_model *> *const models = new std::vector<ds_model *>();

@@ -14,8 +14,8 @@ namespace ds::fuzz {
 using nlohmann::json;
 
 const std::vector<std::string> tiny_names = {
-    "llama",       "llama3",           "llama-linear", "qwen2",          "qwen3",
-    "deepseek-v2", "deepseek-v2-lite", "deepseek-r1",  "deepseek-r1-fp8"};
+    "llama",       "llama3",          "llama-linear", "qwen2",  "qwen3", "deepseek-v2", "deepseek-v2-lite",
+    "deepseek-r1", "deepseek-r1-fp8", "r1",           "r1-zero"};
 
 namespace {
 
@@ -40,6 +40,13 @@ json smaller(json c, size_t tokens) {
         c["num_hidden_layers"] = 2;
         c["num_key_value_heads"] = 2;
         if (c["topk_method"] == "greedy") c["n_group"] = 1;
+    }
+    if (c.contains("num_active_heads")) {
+        c["num_hidden_layers"] = 2;
+        c["num_attention_heads"] = 4;
+        c["num_active_heads"] = 3;
+        c["num_shared_heads"] = 1;
+        c["block_share_map"] = {0, 0};
     }
     c["vocab_size"] = tokens;
     c["bos_token_id"] = base_tokens;

@@ -14,7 +14,8 @@ import { join } from "node:path";
 import { open } from "./peer.mjs";
 
 const [work, quantize, greedy, data] = process.argv.slice(2);
-const names = ["micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3", "tiny-r1"];
+const names = ["micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3",
+    "micro/r1-zero", "tiny-r1"];
 const tolerance = { f32: 0.01, q8_0: 0.5 };
 const promptTokens = 16, newTokens = 24;
 const routed = ["micro/deepseek-v2-lite", "micro/deepseek-v2", "micro/deepseek-r1", "micro/deepseek-r1-fp8"];

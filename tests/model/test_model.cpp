@@ -94,8 +94,8 @@ TEST_CASE("model: unchanged files load, for each architecture") {
 }
 
 TEST_CASE("model: each tensor missing") {
-    for (const char *name :
-         {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite", "micro/deepseek-r1"})
+    for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
+                             "micro/deepseek-r1", "micro/r1"})
         for (const model_file::part &p : micro_file(name).parts) {
             CAPTURE(p.name);
             // all layers would take too long
@@ -109,24 +109,30 @@ TEST_CASE("model: each tensor missing") {
 }
 
 TEST_CASE("model: each tensor with another shape") {
-    for (const model_file::part &p : micro_file("micro/qwen3").parts) {
-        CAPTURE(p.name);
-        const auto with_shape = [&](std::vector<int64_t> ne) {
-            return changed("micro/qwen3", [&](model_file &x) { x.find(p.name).ne = std::move(ne); });
-        };
-        check_refused(with_shape({1, p.ne[0], p.ne.size() > 1 ? p.ne[1] : 1}), DS_ERR_FORMAT,
-                      {p.name, "shape"});
-        if (p.ne.size() == 1) check_refused(with_shape({2, p.ne[0] / 2}), DS_ERR_FORMAT, {p.name, "shape"});
-        else if (p.ne[0] != p.ne[1])
-            check_refused(with_shape({p.ne[1], p.ne[0]}), DS_ERR_FORMAT, {p.name, "shape"});
-        check_refused(changed("micro/qwen3",
-                              [&](model_file &x) {  // one row short
-                                  model_file::part &q = x.find(p.name);
-                                  q.bytes.resize(q.bytes.size() / static_cast<size_t>(q.ne[0]) *
-                                                 static_cast<size_t>(--q.ne[0]));
-                              }),
-                      DS_ERR_FORMAT, {p.name, "shape"});
-    }
+    for (const std::string name : {"micro/qwen3", "micro/r1"})
+        for (const model_file::part &p : micro_file(name).parts) {
+            CAPTURE(p.name);
+            const auto with_shape = [&](std::vector<int64_t> ne) {
+                return changed(name, [&](model_file &x) { x.find(p.name).ne = std::move(ne); });
+            };
+            if (p.ne.size() < 3)
+                check_refused(with_shape({1, p.ne[0], p.ne.size() > 1 ? p.ne[1] : 1}), DS_ERR_FORMAT,
+                              {p.name, "shape"});
+            if (p.ne.size() == 1)
+                check_refused(with_shape({2, p.ne[0] / 2}), DS_ERR_FORMAT, {p.name, "shape"});
+            else if (p.ne[0] != p.ne[1]) {
+                std::vector<int64_t> ne = p.ne;
+                std::swap(ne[0], ne[1]);
+                check_refused(with_shape(ne), DS_ERR_FORMAT, {p.name, "shape"});
+            }
+            check_refused(changed(name,
+                                  [&](model_file &x) {  // one row short
+                                      model_file::part &q = x.find(p.name);
+                                      q.bytes.resize(q.bytes.size() / static_cast<size_t>(q.ne[0]) *
+                                                     static_cast<size_t>(--q.ne[0]));
+                                  }),
+                          DS_ERR_FORMAT, {p.name, "shape"});
+        }
 }
 
 TEST_CASE("model: tensors of formats that cannot be computed are refused by name") {
@@ -246,7 +252,7 @@ TEST_CASE("model: the architecture missing, unknown, of another type") {
                   {key});
     for (const char *name : {"", "LLAMA", "mamba", "llama\xff"})
         check_refused(changed("micro/llama", [&](model_file &f) { f.keys.set_string(key, name); }),
-                      DS_ERR_UNSUPPORTED, {key, "llama, qwen2, qwen3, deepseek2"});
+                      DS_ERR_UNSUPPORTED, {key, "llama, qwen2, qwen3, deepseek2, r1"});
     check_refused(changed("micro/llama", [&](model_file &f) { f.keys.set_string(key, "qwen2"); }),
                   DS_ERR_FORMAT, {"qwen2.block_count"});
     ds_model_config vocabulary = model_config();
@@ -359,6 +365,7 @@ TEST_CASE("model: shapes and pages of the largest models that keys allow do not 
     h.layers = 1024, h.hidden = 1 << 20, h.heads = h.kv_heads = 4096, h.head_size = 1024, h.ffn = 1 << 24,
     h.vocab = 1 << 22, h.rotated = 1024;
     h.q_rank = 1 << 20, h.kv_rank = h.nope_size = h.value_size = 1024;
+    h.heads_used = 4096, h.heads_shared = 2048;
     h.experts = 4096, h.experts_shared = 256, h.expert_ffn = 1 << 24;
     for (const ds::arch *a : ds::architectures()) {
         for (const ds::tensor_row &row : a->tensors(h)) {
@@ -369,7 +376,7 @@ TEST_CASE("model: shapes and pages of the largest models that keys allow do not 
             }
             CHECK(n < (static_cast<unsigned __int128>(1) << 60));
         }
-        const bool latent = a == ds::arch_by_name("deepseek2");
+        const bool latent = a == ds::arch_by_name("deepseek2") || a == ds::arch_by_name("r1");
         CHECK(ds::make_page_layout(*a, h, format::f32).page_bytes ==
               (size_t{1} << (latent ? 18 : 30)) * 2 * 1024);
     }

@@ -20,7 +20,12 @@ static gguf_file convert_to(const std::string &dir, const std::string &out, form
     return open(out);
 }
 
-static const char *const micro[] = {"llama", "llama-linear", "llama3", "qwen2", "qwen3"};
+static const char *const micro[] = {"llama", "llama-linear", "llama3", "qwen2", "qwen3", "r1-zero"};
+
+// The architecture that a dense checkpoint becomes.
+static std::string arch_of(const nlohmann::json &config) {
+    return config["model_type"] == "r1_zero" ? "llama" : config["model_type"];
+}
 
 // Checkpoint names to llama.cpp's GGUF names.
 static std::string gguf_name(std::string name) {
@@ -120,7 +125,7 @@ TEST_CASE("convert: every tensor of the micro checkpoints, in every format of on
             CAPTURE(info(type).text);
             const checkpoint_files source(std::string("micro/") + name);
             const gguf_file f = convert_to(data_path(std::string("micro/") + name), dir / "out.gguf", type);
-            const bool llama = source.config["model_type"] == "llama";
+            const bool llama = arch_of(source.config) == "llama";
             size_t computed = 0, scales = 0, matrices = 0;
             for (const auto &[tensor_name, raw] : source.tensors) {
                 // CAPTURE is a lambda, and those cannot capture structured bindings
@@ -156,17 +161,16 @@ TEST_CASE("convert: keys of each architecture") {
     for (const char *const name : micro) {
         CAPTURE(name);
         const nlohmann::json config = checkpoint_files(std::string("micro/") + name).config;
-        const std::string bytes = keys_of(name), a = config["model_type"];
+        const std::string bytes = keys_of(name), a = arch_of(config);
         const gguf_file f = parse(bytes);
         CHECK(f.get_string("general.architecture") == a);
         CHECK(f.get_string("general.name") == name);
         CHECK(f.get_uint(a + ".block_count", 1000) == 3);
         CHECK(f.get_uint(a + ".context_length", 10000) == 4096);
-        CHECK(f.get_uint(a + ".embedding_length", 1000) == 96);
-        CHECK(f.get_uint(a + ".feed_forward_length", 1000) == 160);
-        CHECK(f.get_uint(a + ".attention.head_count", 1000) == 6);
-        CHECK(f.get_uint(a + ".attention.head_count_kv", 1000) ==
-              (std::string(name) == "llama-linear" ? 6 : 2));
+        CHECK(f.get_uint(a + ".embedding_length", 1000) == config["hidden_size"]);
+        CHECK(f.get_uint(a + ".feed_forward_length", 1000) == config["intermediate_size"]);
+        CHECK(f.get_uint(a + ".attention.head_count", 1000) == config["num_attention_heads"]);
+        CHECK(f.get_uint(a + ".attention.head_count_kv", 1000) == config["num_key_value_heads"]);
         CHECK(f.get_float(a + ".attention.layer_norm_rms_epsilon") == 1e-6f);
         CHECK(f.get_float(a + ".rope.freq_base") == config["rope_theta"].get<float>());
         CHECK(f.get_uint(a + ".vocab_size", 1000) == 512);

@@ -43,6 +43,10 @@ TEST_CASE("synth: the named shapes are those of the published models") {
           "llama, 32 layers of 4096, 32/8 heads of 128, ffn 14336, vocabulary 128256");
     CHECK(synth_shape_text("r1-0528-8b") ==
           "qwen3, 36 layers of 4096, 32/8 heads of 128, ffn 12288, vocabulary 151936");
+    CHECK(synth_shape_text("r1-zero-6.7b") ==
+          "llama, 32 layers of 4096, 32/32 heads of 128, ffn 11008, vocabulary 32256");
+    CHECK(synth_shape_text("r1-13b") ==
+          "r1, 71 layers of 4096, 32/32 heads of 192, ffn 11008, vocabulary 32256");
     const error e = failure_of([] { synth_shape_text("r1-9b"); });
     CHECK(e.code == status::argument);
     CHECK(contains(e.text, "r1-14b"));
@@ -66,7 +70,8 @@ TEST_CASE("synth: files load, tokenize and hold weights of a plausible size") {
                 CHECK(std::vector<int64_t>(t->ne, t->ne + t->rank) == row.ne);
                 CHECK(t->type == (row.stays_f32() ? format::f32 : type));
             }
-            // 128 x 256 in a model of two layers: deviation 1 / sqrt(256 * 4)
+            // 128 x 256: deviation 1 / sqrt(256 * 2 * layers)
+            const double deviation = 1 / std::sqrt(512.0 * static_cast<double>(a->read(f).layers));
             const gguf_tensor &down = *f.find_tensor("blk.0.ffn_down.weight");
             std::vector<float> x(128 * 256);
             decode_row(down.type, down.data, x.data(), x.size());
@@ -82,7 +87,7 @@ TEST_CASE("synth: files load, tokenize and hold weights of a plausible size") {
             }
             CHECK(std::fabs(sum / static_cast<double>(x.size())) < 0.001);
             CHECK(std::sqrt(squares / static_cast<double>(x.size())) ==
-                  doctest::Approx(1.0 / 32).epsilon(0.02));
+                  doctest::Approx(deviation).epsilon(0.02));
 
             const tokenizer tok(f);
             std::vector<token_id> ids;
@@ -110,6 +115,44 @@ TEST_CASE("synth: fewer layers and a smaller vocabulary") {
           std::vector<int64_t>{300, 128});
     CHECK(f.find_tensor("blk.0.attn_q.weight"));
     CHECK(!f.find_tensor("blk.1.attn_q.weight"));
+    // shared blocks: as many layers to a block
+    synthesize(dir / "out.gguf", {"tiny-r1", format::q8_0, 1, 2, 300}, {});
+    CHECK(gguf_file::open(dir / "out.gguf").get_ints("r1.block_share_map") == std::vector<int32_t>{0, 0});
+    synthesize(dir / "out.gguf", {"tiny-r1", format::q8_0, 1, 6, 300}, {});
+    CHECK(gguf_file::open(dir / "out.gguf").get_ints("r1.block_share_map") ==
+          std::vector<int32_t>{0, 0, 1, 1, 2, 2});
+}
+
+// The parameters of a shape's stored tensors, and of those that a pass over all layers reads. Nothing is
+// written.
+struct shape_size {
+    double stored, run;
+};
+static shape_size size_of(const std::string &shape) {
+    const std::string header = synth_metadata({shape});
+    const gguf_file f(os::mapping::borrow(header.data(), header.size()), shape);
+    const arch &a = *arch_of(f);
+    const hparams h = a.read(f);
+    shape_size size{};
+    for (const tensor_row &row : a.tensors(h)) {
+        if (row.what == role::rope_divisors) continue;
+        double n = 1, runs = 0;
+        for (const int64_t d : row.ne) n *= static_cast<double>(d);
+        for (int64_t layer = 0; layer < h.layers; ++layer) runs += h.block_of(layer) == row.layer;
+        size.stored += n;
+        size.run += n * (row.layer < 0 ? 1 : runs);
+    }
+    return size;
+}
+
+TEST_CASE(
+    "synth: r1-13b runs 1.7 times the parameters that it stores, in at most 18 % more than r1-zero-6.7b") {
+    const shape_size zero = size_of("r1-zero-6.7b"), r1 = size_of("r1-13b");
+    CHECK(zero.stored == doctest::Approx(6.74e9).epsilon(0.005));
+    CHECK(zero.run == zero.stored);
+    CHECK(r1.run == doctest::Approx(13.4e9).epsilon(0.01));
+    CHECK(r1.run / r1.stored == doctest::Approx(1.7).epsilon(0.01));
+    CHECK(r1.stored <= 1.18 * zero.stored);
 }
 
 TEST_CASE("synth: the result depends on the seed and nothing else") {

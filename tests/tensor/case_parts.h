@@ -14,6 +14,9 @@ template <class P> raw_params raw(const P &p) {
 // The functions of unary.def in float64.
 double exact(unary f, double x);
 
+// [n, 2, used]: indices of matrices, none twice in a row, then weights.
+array make_route(numbers &r, int64_t n, int64_t matrices, int64_t used);
+
 op_case start(op kind, std::vector<array> src, fill f = fill::plain);
 
 // A value in float64, and how far off it may be.

@@ -114,15 +114,30 @@ op_case rms_norm_back_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rms_norm_back_w_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case cross_entropy_case(format w, int64_t n, int64_t v, int64_t d, bool entropy, fill f = fill::plain);
 op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool sum, fill f = fill::plain);
+op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t used, int64_t m, int64_t k,
+                                bool add_ranks, fill f = fill::plain);
+op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int64_t m, int64_t k, bool own,
+                                  fill f = fill::plain);
+op_case routed_scale_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill f = fill::plain);
+op_case routed_dot_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill f = fill::plain);
+op_case router_back_case(int64_t n, int64_t experts, router_params p);
+op_case head_router_back_case(int64_t n, int64_t shared, int64_t routed, int32_t chosen);
+op_case balance_case(int64_t n, int32_t shared, int64_t routed, int32_t chosen);
+op_case balance_back_case(int64_t n, int32_t shared, int64_t routed, int32_t chosen);
 op_case square_sum_case(int64_t n, fill f = fill::plain);
 op_case adamw_case(format w, bool bytes, int64_t n, fill f = fill::plain);
 // Sequences of these lengths; rope > 0: latent pages.
 op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32_t d, int32_t rope,
                             std::vector<int32_t> lengths, fill f = fill::plain);
 op_case concat_case(int64_t n, std::vector<int64_t> widths, fill f = fill::plain);
-op_case routed_matmul_case(format w, int64_t n, int64_t experts, int64_t used, int32_t rank, int64_t m,
+// by_rank: each rank has an x of its own.
+op_case routed_matmul_case(format w, int64_t n, int64_t matrices, int64_t used, bool by_rank, int64_t m,
                            int64_t k, fill f = fill::plain);
-op_case routed_add_case(int64_t n, int64_t used, int32_t rank, int64_t d, bool acc, fill f = fill::plain);
+op_case routed_add_case(int64_t n, int64_t used, int64_t d, bool acc, fill f = fill::plain);
+op_case head_router_case(int64_t n, int64_t shared, int64_t routed, int32_t chosen, fill f = fill::plain);
+op_case routed_spread_case(int64_t n, int64_t heads, int64_t used, int64_t d, fill f = fill::plain);
+op_case spread_matmul_case(format w, int64_t n, int64_t heads, int64_t used, int64_t d, int64_t m,
+                           bool residual, fill f = fill::plain);
 op_case rms_norm_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case rope_table_case(int64_t n, int32_t rotated, bool yarn, bool factors);
 op_case rope_case(int64_t n, int64_t heads, int64_t d, int64_t rotated, rope_pairs pairs,

@@ -98,6 +98,7 @@ struct step_graph {
         h.vocab = 300, h.rotated = 16;
         h.q_rank = 48, h.kv_rank = 96, h.nope_size = h.head_size - 16, h.value_size = 24;
         h.experts = 8, h.experts_used = 3, h.experts_shared = 1, h.expert_ffn = 40, h.dense_layers = 1;
+        h.heads_used = 3, h.heads_shared = 1;
         layout = make_page_layout(a, h, format::f16);
         weights.layer.resize(static_cast<size_t>(layers));
         for (const tensor_row &row : a.tensors(h)) {
@@ -273,6 +274,12 @@ TEST_CASE("graph: a view must hold the same elements") {
     const tensor *x = g.input(format::f32, {4, 6}, nullptr, "x");
     CHECK(refusal([&] { g.reshape(x, {5, 5}); }) == status::internal);
     CHECK(g.reshape(x, {2, 3, 4})->base == x);
+    // weights with scales: each row keeps its own
+    tensor *w = g.input(format::i8, {6, 8}, nullptr, "w");
+    w->scale = g.input(format::f32, {6}, nullptr, "scale");
+    const tensor *const heads = g.reshape(w, {3, 2, 8});
+    CHECK((heads->scale->rank == 2 && heads->scale->ne[0] == 3 && heads->scale->base == w->scale));
+    CHECK(refusal([&] { g.reshape(w, {6, 2, 4}); }) == status::internal);
     // a view of a view refers to the tensor that owns the bytes
     CHECK(g.reshape(g.reshape(x, {24}), {6, 4})->base == x);
     tensor rows = *x;
@@ -320,6 +327,10 @@ TEST_CASE("graph: rows of i8 whose sums overflow int32 are refused by every prod
                   experts(g, f32({3, k}), f32({3, 2, 2}), f32({4, 8, k}), i8({4, 8, k}), f32({4, k, 8}),
                           nullptr);
               }) == expected);
+        CHECK(refusal([&] { routed_matmul(g, f32({3, k}), i8({4, 5, k}), f32({3, 2, 2})); }) == expected);
+        CHECK(refusal([&] {
+                  spread_matmul(g, f32({3, 2, k / 4}), f32({3, 2, 2}), i8({5, k / 4 * 4}));
+              }) == (k / 4 * 4 <= 132104 ? status::ok : status::internal));
         CHECK(refusal([&] { matmul(g, f32({3, k}), f32({5, k}), nullptr); }) == status::ok);
     }
     const auto pages_of = [&](const kv_layout &l) {
@@ -344,7 +355,7 @@ TEST_CASE("graph: rows of i8 whose sums overflow int32 are refused by every prod
 }
 
 TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and the shapes") {
-    graph g(400);
+    graph g(600);
     const auto f32 = [&](std::initializer_list<int64_t> ne) {
         return g.input(format::f32, ne, nullptr, "f32");
     };
@@ -507,6 +518,40 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] {
         experts(g, f32({3, 8}), f32({3, 2, 2}), i8({4, 5, 8}), f16({4, 5, 8}), f16({4, 8, 5}), nullptr);
     });
+
+    good([&] { CHECK(routed_matmul(g, f32({3, 8}), f16({4, 5, 8}), f32({3, 2, 2}))->ne[2] == 5); });
+    good([&] { routed_matmul(g, f32({3, 2, 8}), f16({4, 5, 8}), f32({3, 2, 2})); });
+    bad([&] { routed_matmul(g, f32({3, 8}), f16({4, 8, 5}), f32({3, 2, 2})); });
+    bad([&] { routed_matmul(g, f32({3, 8}), i8({4, 5, 8}), f32({3, 2, 2})); });
+    bad([&] { routed_matmul(g, f32({3, 3, 8}), f16({4, 5, 8}), f32({3, 2, 2})); });
+    bad([&] { routed_matmul(g, f32({3, 8}), f16({4, 5, 8}), f32({2, 2, 2})); });
+    bad([&] { routed_matmul(g, f32({3, 8}), f16({4, 5, 8}), f32({3, 2, 5})); });
+    bad([&] { routed_matmul(g, f32({3, 8}), f16({4, 5, 8}), f16({3, 2, 2})); });
+
+    good([&] { CHECK(routed_add(g, f32({3, 4, 8}), f32({3, 2, 4}), f32({3, 8}))->ne[1] == 8); });
+    bad([&] { routed_add(g, f32({3, 4, 8}), f32({3, 2, 3}), nullptr); });
+    bad([&] { routed_add(g, f32({3, 8}), f32({3, 2, 4}), nullptr); });
+    bad([&] { routed_add(g, f32({3, 4, 8}), f32({3, 2, 4}), f32({3, 4})); });
+
+    good([&] { CHECK(head_router(g, f32({3, 6}), f32({3, 2}), f32({3, 2}), 4)->ne[2] == 6); });
+    good([&] { CHECK(head_router(g, f32({3, 6}), nullptr, f32({3, 2}), 6)->ne[2] == 6); });
+    bad([&] { head_router(g, f32({3, 6}), f32({3, 2}), f32({3, 2}), 7); });
+    bad([&] { head_router(g, f32({3, 6}), f32({3, 2}), f32({3, 2}), 0); });
+    bad([&] { head_router(g, f32({3, 6}), f32({2, 2}), f32({3, 2}), 4); });
+    bad([&] { head_router(g, f32({3, 6}), f32({3, 2}), f32({3, 3}), 4); });
+    bad([&] { head_router(g, f16({3, 6}), nullptr, f32({3, 2}), 4); });
+
+    good([&] { CHECK(routed_spread(g, f32({3, 2, 8}), f32({3, 2, 2}), 5)->ne[1] == 40); });
+    bad([&] { routed_spread(g, f32({3, 2, 8}), f32({3, 2, 2}), 1); });
+    bad([&] { routed_spread(g, f32({3, 2, 8}), f32({3, 2, 3}), 5); });
+    bad([&] { routed_spread(g, f32({3, 8}), f32({3, 2, 2}), 5); });
+
+    good([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 2}), f16({5, 32}), f32({3, 5})); });
+    bad([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 2}), f16({5, 33})); });
+    bad([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 2}), f16({5, 8})); });
+    bad([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 3}), f16({5, 32})); });
+    bad([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 2}), i8({5, 32})); });
+    bad([&] { spread_matmul(g, f32({3, 2, 8}), f32({3, 2, 2}), f16({5, 32}), f32({3, 32})); });
 
     const tensor *x = f32({3, 2, 8});
     good([&] {

@@ -251,7 +251,7 @@ TEST_CASE("every variant, instruction set and thread count gives the reference's
 TEST_CASE("amx: every operation with integer weights or pages uses the tiles, and leaves them released") {
     if (!amx_on_avx2.available()) return skip("the model of AMX needs avx2");
     for (const op kind : {op::matmul, op::head_matmul, op::projections, op::gated_projection, op::experts,
-                          op::attention, op::mla_attention}) {
+                          op::routed_matmul, op::spread_matmul, op::attention, op::mla_attention}) {
         const backend_ptr b = make_backend(amx_on_avx2.name, 1, kind, nullptr);
         tile_model::state = {};
         for (const op_case &c : cases()) {
@@ -387,6 +387,32 @@ TEST_CASE("router: ties go to the lowest index, and logits that are not finite g
             CHECK(std::isnan(y[static_cast<size_t>(3 + i)]));
         }
     }
+}
+
+TEST_CASE(
+    "head_router: shared heads come first, ties go to the lowest index, logits that are not finite give "
+    "NaN weights, and gates of zeros weigh every active head alike") {
+    const auto route = [](std::vector<float> logits, std::vector<float> shared, std::vector<float> mix,
+                          int32_t chosen) {
+        std::vector<float> scratch(2 * logits.size() + shared.size()),
+            y(2 * (shared.size() + static_cast<size_t>(chosen)));
+        route_heads(logits.data(), static_cast<int64_t>(logits.size()), shared.data(),
+                    static_cast<int64_t>(shared.size()), mix.data(), chosen, scratch.data(), y.data());
+        return y;
+    };
+    CHECK(route({0, 0, 0, 0}, {0, 0}, {0, 0}, 2) == std::vector<float>{0, 1, 2, 3, 1, 1, 1, 1});
+    CHECK(route({1, 3, 3, 3}, {0}, {0, 0}, 2) == std::vector<float>{0, 2, 3, 1, 1, 1});
+    CHECK(route({0, 0, 9, 0}, {}, {0, 0}, 1) == std::vector<float>{2, 1});
+    // all weight on the shared heads
+    CHECK(route({0, 0}, {0}, {200, 0}, 1) == std::vector<float>{0, 1, 2, 0});
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+        for (const std::vector<float> &y :
+             {route({0, bad, 0}, {0}, {0, 0}, 2), route({0, 0, 0}, {bad}, {0, 0}, 2),
+              route({0, 0, 0}, {0}, {0, bad}, 2)})
+            for (size_t i = 0; i < 3; ++i) {
+                CHECK(y[i] == static_cast<float>(i));
+                CHECK(std::isnan(y[3 + i]));
+            }
 }
 
 TEST_CASE("rows that are not adjacent") {

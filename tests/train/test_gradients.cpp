@@ -56,19 +56,24 @@ std::shared_ptr<backend> cpu(unsigned threads = 1, const char *isa = nullptr) {
 }  // namespace
 
 TEST_CASE("gradients: every tensor of every golden checkpoint") {
-    for (const char *name : {"llama", "qwen2", "qwen3"}) {
+    for (const std::string name : {"llama", "qwen2", "qwen3", "deepseek-v2-lite", "deepseek-r1", "r1-zero", "r1"}) {
         CAPTURE(name);
         test::raw_tensors values;
-        test::read_safetensors(data_dir(std::string("train/") + name + ".sft.safetensors"), values);
+        test::read_safetensors(data_dir("train/" + name + ".sft.safetensors"), values);
         const sft s(values);
         const std::unique_ptr<gguf_file> wanted = arranged(name, values, "grad.");
         trained t(name);
-        train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, s.sizes(), train_graph::again::none, cpu(),
+        train_sizes sizes = s.sizes();
+        if (name == "r1") sizes.balance = 0.01f;
+        train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes, train_graph::again::none, cpu(),
                       host{});
         REQUIRE(g.run(s.batch()));
         double ce = 0, norm = 0;
         for (const float l : g.log_probabilities()) ce -= l / static_cast<double>(s.rows.size());
         CHECK(ce == doctest::Approx(s.ce).epsilon(5e-6));
+        double loss = ce;
+        for (const float b : g.balances()) loss += 0.01 * b / static_cast<double>(g.balances().size());
+        CHECK(loss == doctest::Approx(s.loss).epsilon(5e-6));
         size_t compared = 0;
         for (size_t i = 0; i < t.names.size(); ++i) {
             const gguf_tensor *const w = wanted->find_tensor(t.names[i]);

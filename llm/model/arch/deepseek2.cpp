@@ -7,7 +7,7 @@
 // models: YaRN's magnitude is applied to the scores, by yarn_log_multiplier.
 #include "deepseek2.h"
 
-#include "../blocks.h"
+#include "latent.h"
 
 #include "../../../tensor/numerics.h"
 
@@ -50,6 +50,22 @@ static void read_experts(const keys &k, hparams &h) {
     read_groups(k, h);
 }
 
+void read_latents(const keys &k, hparams &h) {
+    h.q_rank = static_cast<int64_t>(k.f.get_uint(k.full("attention.q_lora_rank"), 1 << 20, 0));
+    h.kv_rank = k.count("attention.kv_lora_rank", i8_most_head);
+    const bool mla = k.f.has(k.full("attention.key_length_mla"));
+    h.head_size = k.count(mla ? "attention.key_length_mla" : "attention.key_length", 1024);
+    h.value_size = k.count(mla ? "attention.value_length_mla" : "attention.value_length", 1024);
+    read_rope(k, h);
+    if (h.rotated >= h.head_size)
+        k.f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) +
+                                                     ", must be less than a key's length, " +
+                                                     std::to_string(h.head_size));
+    h.nope_size = h.head_size - h.rotated;
+    h.kv_heads = 1;
+    h.yarn_log_multiplier = k.number("rope.scaling.yarn_log_multiplier", 0, 10, 0);
+}
+
 static hparams read(const gguf_file &f) {
     const keys k{f, "deepseek2"};
     hparams h;
@@ -59,24 +75,31 @@ static hparams read(const gguf_file &f) {
         f.fail(k.full("nextn_predict_layers"),
                "is " + std::to_string(h.nextn_layers) + ", must be less than block_count");
     h.layers -= h.nextn_layers;
-    h.q_rank = static_cast<int64_t>(f.get_uint(k.full("attention.q_lora_rank"), 1 << 20, 0));
-    h.kv_rank = k.count("attention.kv_lora_rank", i8_most_head);
-    const bool mla = f.has(k.full("attention.key_length_mla"));
-    h.head_size = k.count(mla ? "attention.key_length_mla" : "attention.key_length", 1024);
-    h.value_size = k.count(mla ? "attention.value_length_mla" : "attention.value_length", 1024);
-    read_rope(k, h);
-    if (h.rotated >= h.head_size)
-        f.fail(k.full("rope.dimension_count"), "is " + std::to_string(h.rotated) +
-                                                   ", must be less than a key's length, " +
-                                                   std::to_string(h.head_size));
-    h.nope_size = h.head_size - h.rotated;
-    h.kv_heads = 1;
-    h.yarn_log_multiplier = k.number("rope.scaling.yarn_log_multiplier", 0, 10, 0);
+    read_latents(k, h);
     read_experts(k, h);
     return h;
 }
 
-static void attention_tensors(const hparams &h, const auto &row) {
+tensor_row &row_maker::operator()(const tensor *layer_weights::*slot, role what, const char *name,
+                                  const char *checkpoint, std::vector<int64_t> ne) const {
+    const std::string number = std::to_string(block) + ".";
+    rows.push_back({.name = "blk." + number + name,
+                    .checkpoint = "model.layers." + number + checkpoint,
+                    .ne = std::move(ne),
+                    .what = what,
+                    .optional = optional,
+                    .layer = block,
+                    .slot = slot});
+    return rows.back();
+}
+
+std::vector<tensor_row> latent_top_tensors(const hparams &h) {
+    std::vector<tensor_row> rows = top_tensors(h);
+    std::erase_if(rows, [](const tensor_row &r) { return r.what == role::rope_divisors; });
+    return rows;
+}
+
+void latent_attention_tensors(const hparams &h, const row_maker &row) {
     using lw = layer_weights;
     const int64_t q = h.heads * h.head_size;
     row(&lw::attn_norm, role::norm, "attn_norm.weight", "input_layernorm.weight", {h.hidden});
@@ -106,14 +129,14 @@ static void attention_tensors(const hparams &h, const auto &row) {
     row(&lw::ffn_norm, role::norm, "ffn_norm.weight", "post_attention_layernorm.weight", {h.hidden});
 }
 
-static void dense_tensors(const hparams &h, const auto &row) {
+void dense_tensors(const hparams &h, const row_maker &row) {
     using lw = layer_weights;
     row(&lw::gate, role::gate, "ffn_gate.weight", "mlp.gate_proj.weight", {h.ffn, h.hidden});
     row(&lw::up, role::up, "ffn_up.weight", "mlp.up_proj.weight", {h.ffn, h.hidden});
     row(&lw::down, role::down, "ffn_down.weight", "mlp.down_proj.weight", {h.hidden, h.ffn});
 }
 
-static void expert_tensors(const hparams &h, const auto &row) {
+static void expert_tensors(const hparams &h, const row_maker &row) {
     using lw = layer_weights;
     const int64_t e = h.experts, f = h.expert_ffn, shared = h.experts_shared * f;
     row(&lw::router, role::router, "ffn_gate_inp.weight", "mlp.gate.weight", {e, h.hidden});
@@ -138,7 +161,7 @@ static void expert_tensors(const hparams &h, const auto &row) {
         {h.hidden, shared});
 }
 
-static void nextn_tensors(const hparams &h, const auto &row) {
+static void nextn_tensors(const hparams &h, const row_maker &row) {
     using lw = layer_weights;
     row(&lw::nextn_eh, role::up, "nextn.eh_proj.weight", "eh_proj.weight", {h.hidden, 2 * h.hidden});
     row(&lw::nextn_embedding, role::embedding, "nextn.embed_tokens.weight", "embed_tokens.weight",
@@ -152,24 +175,11 @@ static void nextn_tensors(const hparams &h, const auto &row) {
 }
 
 static std::vector<tensor_row> tensors(const hparams &h) {
-    std::vector<tensor_row> rows = top_tensors(h);
-    std::erase_if(rows, [](const tensor_row &r) { return r.what == role::rope_divisors; });
+    std::vector<tensor_row> rows = latent_top_tensors(h);
     for (int64_t i = 0; i < h.layers + h.nextn_layers; ++i) {
         const bool nextn = i >= h.layers;
-        const std::string gguf = "blk." + std::to_string(i) + ".",
-                          hf = "model.layers." + std::to_string(i) + ".";
-        const auto row = [&](const tensor *layer_weights::*slot, role what, const char *name,
-                             const char *checkpoint, std::vector<int64_t> ne) -> tensor_row & {
-            rows.push_back({.name = gguf + name,
-                            .checkpoint = hf + checkpoint,
-                            .ne = std::move(ne),
-                            .what = what,
-                            .optional = nextn,
-                            .layer = i,
-                            .slot = slot});
-            return rows.back();
-        };
-        attention_tensors(h, row);
+        const row_maker row{rows, i, nextn};
+        latent_attention_tensors(h, row);
         if (i < h.dense_layers) dense_tensors(h, row);
         else expert_tensors(h, row);
         if (nextn) nextn_tensors(h, row);
@@ -177,9 +187,9 @@ static std::vector<tensor_row> tensors(const hparams &h) {
     return rows;
 }
 
-static kv_widths kv(const hparams &h) { return {1, h.kv_rank, h.rotated}; }
+kv_widths latent_kv(const hparams &h) { return {1, h.kv_rank, h.rotated}; }
 
-static float score_scale(const hparams &h) {
+float latent_score_scale(const hparams &h) {
     const double factor = h.scaling == rope_scaling::yarn ? h.rope_factor : 1.0,
                  magnitude = 1.0 + h.yarn_log_multiplier * log_f64(factor);
     return static_cast<float>(magnitude * magnitude / std::sqrt(static_cast<double>(h.head_size)));
@@ -188,22 +198,33 @@ static float score_scale(const hparams &h) {
 // The heads' attention results, [n, heads, value_size].
 static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *q, const tensor *q_rope,
                               const tensor *pages) {
-    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const layer_weights &w = a.block(layer);
     const kv_layout &l = a.kv[static_cast<size_t>(layer)];
     const step_inputs &in = a.in;
     const bool integers = l.type == format::i8 || w.k_b->type == format::i8 || w.v_b->type == format::i8;
     if (!integers && a.form != static_cast<int32_t>(mla_form::absorbed))
-        return mla_attention(a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions,
-                             {l, score_scale(a.h), a.form == static_cast<int32_t>(mla_form::expanded)});
+        return mla_attention(
+            a.g, q, q_rope, w.k_b, w.v_b, pages, in.tables, in.sequence, in.positions,
+            {l, latent_score_scale(a.h), a.form == static_cast<int32_t>(mla_form::expanded)});
     const tensor *q_latent = head_matmul(a.g, q, w.k_b);
-    return head_matmul(
-        a.g,
-        attention(a.g, q_latent, pages, in.tables, in.sequence, in.positions, {l, score_scale(a.h)}, q_rope),
-        w.v_b);
+    return head_matmul(a.g,
+                       attention(a.g, q_latent, pages, in.tables, in.sequence, in.positions,
+                                 {l, latent_score_scale(a.h)}, q_rope),
+                       w.v_b);
+}
+
+const tensor *latent_pages(const build_args &a, int64_t layer, const tensor *y, const tensor *rope_t) {
+    const layer_weights &w = a.block(layer);
+    const hparams &h = a.h;
+    graph &g = a.g;
+    const tensor *kv = g.reshape(matmul(g, y, w.kv_a, nullptr), {y->ne[0], 1, h.kv_rank + h.rotated});
+    const tensor *latent = rms_norm(g, g.slice(kv, 0, h.kv_rank), w.kv_a_norm, h.norm_eps);
+    const tensor *k_rope = rope(g, g.slice(kv, h.kv_rank, h.rotated), rope_t, rope_pairs::adjacent);
+    return kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
 }
 
 static const tensor *attend(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t) {
-    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const layer_weights &w = a.block(layer);
     const hparams &h = a.h;
     graph &g = a.g;
     const int64_t n = x->ne[0];
@@ -213,18 +234,14 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
             : matmul(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps), w.q_b, nullptr);
     q = g.reshape(q, {n, h.heads, h.head_size});
     const tensor *q_rope = rope(g, g.slice(q, h.nope_size, h.rotated), rope_t, rope_pairs::adjacent);
-    const tensor *kv = g.reshape(matmul(g, y, w.kv_a, nullptr), {n, 1, h.kv_rank + h.rotated});
-    const tensor *latent = rms_norm(g, g.slice(kv, 0, h.kv_rank), w.kv_a_norm, h.norm_eps);
-    const tensor *k_rope = rope(g, g.slice(kv, h.kv_rank, h.rotated), rope_t, rope_pairs::adjacent);
-    const tensor *pages =
-        kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
+    const tensor *pages = latent_pages(a, layer, y, rope_t);
     const tensor *o =
         g.reshape(heads_of(a, layer, g.slice(q, 0, h.nope_size), q_rope, pages), {n, h.heads * h.value_size});
     return matmul(g, o, w.attn_output, nullptr, x);
 }
 
 static const tensor *expert_block(const build_args &a, int64_t layer, const tensor *x) {
-    const layer_weights &w = a.w.layer[static_cast<size_t>(layer)];
+    const layer_weights &w = a.block(layer);
     const hparams &h = a.h;
     graph &g = a.g;
     const router_params p{static_cast<int32_t>(h.experts_used),
@@ -241,11 +258,14 @@ static const tensor *expert_block(const build_args &a, int64_t layer, const tens
     return add(g, x, experts(g, y, route, w.expert_gate, w.expert_up, w.expert_down, shared));
 }
 
-static const tensor *build(const build_args &a) {
+const tensor *latent_rope_table(const build_args &a) {
     rope_table_params p = rope_params_of(a.h);
     p.magnitude = a.h.scaling == rope_scaling::yarn ? static_cast<float>(a.h.attn_factor) : 1.0f;
-    const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids),
-                 *rope_t = rope_table(a.g, a.in.positions, nullptr, p);
+    return rope_table(a.g, a.in.positions, nullptr, p);
+}
+
+static const tensor *build(const build_args &a) {
+    const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids), *rope_t = latent_rope_table(a);
     for (int64_t i = 0; i < a.h.layers; ++i) {
         x = attend(a, i, x, rope_t);
         x = i < a.h.dense_layers ? feed_forward_block(a, i, x) : expert_block(a, i, x);
@@ -254,7 +274,7 @@ static const tensor *build(const build_args &a) {
 }
 
 extern const arch arch_deepseek2;
-const arch arch_deepseek2 = {"deepseek2", "DeepseekV2ForCausalLM DeepseekV3ForCausalLM", read, tensors, kv,
-                             build};
+const arch arch_deepseek2 = {
+    "deepseek2", "DeepseekV2ForCausalLM DeepseekV3ForCausalLM", read, tensors, latent_kv, build};
 
 }  // namespace ds

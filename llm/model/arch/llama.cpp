@@ -1,6 +1,6 @@
-// Llama 2 and 3, deepseek-llm, deepseek-coder, R1-Distill-Llama (arXiv 2302.13971, 2407.21783). GGUF files
-// store q and k with the two halves of a head interleaved, so rotated pairs are adjacent here. Llama 3's RoPE
-// scaling is a tensor of divisors.
+// Llama 2 and 3, deepseek-llm, deepseek-coder, R1-Distill-Llama (arXiv 2302.13971, 2407.21783), and the class
+// R1ZeroForCausalLM, which is llama by another name. GGUF files store q and k with the two halves of a head
+// interleaved, so rotated pairs are adjacent here. Llama 3's RoPE scaling is a tensor of divisors.
 #include "../blocks.h"
 
 namespace ds {
@@ -15,6 +15,6 @@ static std::vector<tensor_row> tensors(const hparams &h) { return decoder_tensor
 static const tensor *build(const build_args &a) { return decoder(a, rope_pairs::adjacent); }
 
 extern const arch arch_llama;
-const arch arch_llama = {"llama", "LlamaForCausalLM", read, tensors, decoder_kv, build};
+const arch arch_llama = {"llama", "LlamaForCausalLM R1ZeroForCausalLM", read, tensors, decoder_kv, build};
 
 }  // namespace ds
