@@ -33,6 +33,7 @@ graph::graph(size_t max_nodes) : max_nodes_(max_nodes) {
     nodes_.reserve(max_nodes);
     views_.reserve(max_nodes);
     kept_.reserve(max_nodes);
+    blocks_.reserve(max_nodes);
 }
 
 void graph::reset() {
@@ -40,6 +41,7 @@ void graph::reset() {
     nodes_.clear();
     views_.clear();
     kept_.clear();
+    blocks_.clear();
 }
 
 static void check_room(size_t used, size_t max) {
@@ -127,6 +129,11 @@ tensor *graph::complete(node &n) {
     nodes_.pop_back();
     if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;
     return &nodes_.emplace_back(whole).out;
+}
+
+void graph::mark(const tensor *t) {
+    check_room(blocks_.size(), max_nodes_);
+    blocks_.push_back({t, nodes_.size()});
 }
 
 void graph::keep(const tensor *t) {

@@ -94,6 +94,13 @@ public:
     }
     // From now on these operations, which are fused, are added as what they expand into.
     void expand(op_set fused) { expanded_ = fused; }
+    // Begins a block, or ends the last one: the results of a block's nodes may be computed again from t and from
+    // what comes before all blocks (backward.h).
+    void mark(const tensor *t);
+    struct block_start {
+        const tensor *t;
+        size_t nodes;  // so far
+    };
     // Retains t's bytes until the end of the run.
     void keep(const tensor *t);
 
@@ -101,6 +108,7 @@ public:
     std::span<const node> nodes() const { return nodes_; }
     std::span<tensor> views() { return views_; }
     std::span<const tensor *const> kept() const { return kept_; }
+    std::span<const block_start> blocks() const { return blocks_; }
 
 private:
     node &append(op k, std::span<const tensor *const> src);
@@ -110,6 +118,7 @@ private:
     std::vector<node> nodes_;    // never grows past its reserve: addresses are stable until reset
     std::vector<tensor> views_;  // inputs and views
     std::vector<const tensor *> kept_;
+    std::vector<block_start> blocks_;
     op_set expanded_;
 };
 

@@ -219,8 +219,11 @@ const tensor *output_block(const build_args &a, const tensor *x) {
 const tensor *decoder(const build_args &a, rope_pairs pairs) {
     const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids);
     const tensor *rope_t = rope_table(a.g, a.in.positions, a.w.rope_divisors, rope_params_of(a.h));
-    for (int64_t i = 0; i < a.h.layers; ++i)
+    for (int64_t i = 0; i < a.h.layers; ++i) {
+        a.g.mark(x);
         x = feed_forward_block(a, i, attention_block(a, i, x, rope_t, pairs));
+    }
+    a.g.mark(x);
     return output_block(a, x);
 }
 

@@ -45,7 +45,7 @@ struct build_arguments {
 };
 }  // namespace
 
-// Which nodes of the forward part are computed again.
+// Which nodes of the forward part are computed again: the cheap ones, or all between the starts of blocks.
 static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) {
     std::vector<bool> again(g.nodes().size());
     if (policy == train_graph::again::cheap)
@@ -53,7 +53,21 @@ static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) 
             const op k = g.nodes()[i].kind;
             again[i] = k == op::rms_norm || k == op::gated || k == op::rope;
         }
+    if (policy != train_graph::again::blocks || g.blocks().empty()) return again;
+    for (size_t i = g.blocks().front().nodes; i < g.blocks().back().nodes; ++i) again[i] = true;
+    for (const graph::block_start &b : g.blocks())
+        for (size_t i = 0; i < again.size(); ++i)
+            if (b.t == &g.nodes()[i].out) again[i] = false;
     return again;
+}
+
+// Where whole blocks are computed again, their keys and values are, too: one layer's pages serve all layers.
+static page_layout layout_of(const arch &a, const hparams &h, train_graph::again policy) {
+    page_layout p = make_page_layout(a, h, format::f32);
+    if (policy != train_graph::again::blocks) return p;
+    p.page_bytes = p.layer[0].k_bytes() + p.layer[0].v_bytes();
+    for (kv_layout &l : p.layer) l = p.layer[0];
+    return p;
 }
 
 namespace {
@@ -109,7 +123,7 @@ train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const m
                                         std::span<const gradient_sum> sums, const train_sizes &s, again policy,
                                         const backend &b) {
     graph g(max_nodes(h));
-    const page_layout layout = make_page_layout(a, h, format::f32);
+    const page_layout layout = layout_of(a, h, policy);
     build(g, {a, h, w, sums, s, policy, layout}, s.rows, s.targets, nullptr, nullptr);
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
@@ -120,7 +134,7 @@ train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
                          std::shared_ptr<backend> b, const ds::host &host)
     : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
-      backend_(std::move(b)), layout_(make_page_layout(a, h, format::f32)), graph_(max_nodes(h)),
+      backend_(std::move(b)), layout_(layout_of(a, h, policy)), graph_(max_nodes(h)),
       inputs_(host, offsets(s).bytes) {
     build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr, nullptr);
     for (const node &n : graph_.nodes())

@@ -1,59 +1,11 @@
 // Gradients of whole models against those that an independent float64 implementation computed.
 #include "golden_train.h"
+#include "trained.h"
 
 #include <cmath>
 
 using namespace ds;
 using namespace golden;
-
-namespace {
-
-// A model in F32, with sums for the gradients of all of its weights.
-struct trained {
-    std::shared_ptr<const ds::model> m;
-    std::deque<std::vector<float>> memory;
-    std::deque<tensor> sums;
-    std::vector<gradient_sum> list;
-    std::vector<std::string> names;
-
-    explicit trained(const std::string &name) {
-        const temp_file file;
-        convert(data_dir("micro/" + name), file.path, {.type = format::f32, .vocab_only = false, .name = ""},
-                {});
-        m = std::make_shared<const ds::model>(gguf_file::open(file.path), model_options{});
-        for (const tensor_row &row : m->architecture->tensors(m->h)) {
-            if (row.layer >= m->h.layers || row.what == role::rope_divisors) continue;
-            const tensor *const w = row.slot ? m->weights.layer[static_cast<size_t>(row.layer)].*row.slot
-                                             : m->weights.*row.top;
-            if (!w || row.name.find("exp_probs_b") != std::string::npos) continue;
-            tensor &sum = sums.emplace_back(*w);
-            sum.data = memory.emplace_back(static_cast<size_t>(elements(*w))).data();
-            list.push_back({w, &sum});
-            names.push_back(row.name);
-        }
-    }
-    void clear() {
-        for (auto &v : memory) std::fill(v.begin(), v.end(), 0.0f);
-    }
-};
-
-double relative_difference(const float *got, const float *wanted, size_t n) {
-    double off = 0, size = 0;
-    for (size_t i = 0; i < n; ++i) {
-        off += (double(got[i]) - wanted[i]) * (double(got[i]) - wanted[i]);
-        size += double(wanted[i]) * wanted[i];
-    }
-    return std::sqrt(off / size);
-}
-
-std::shared_ptr<backend> cpu(unsigned threads = 1, const char *isa = nullptr) {
-    cpu_options o;
-    o.threads = threads;
-    o.isa = isa;
-    return cpu_backend(o);
-}
-
-}  // namespace
 
 TEST_CASE("gradients: every tensor of every golden checkpoint") {
     for (const std::string name : {"llama", "qwen2", "qwen3", "deepseek-v2-lite", "deepseek-r1", "r1-zero", "r1"}) {
@@ -65,7 +17,7 @@ TEST_CASE("gradients: every tensor of every golden checkpoint") {
         trained t(name);
         train_sizes sizes = s.sizes();
         if (name == "r1") sizes.balance = 0.01f;
-        train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes, train_graph::again::none, cpu(),
+        train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes, train_graph::again::none, trained::cpu(),
                       host{});
         REQUIRE(g.run(s.batch()));
         double ce = 0, norm = 0;
@@ -88,4 +40,64 @@ TEST_CASE("gradients: every tensor of every golden checkpoint") {
         CHECK(compared == t.names.size());
         CHECK(std::sqrt(norm) == doctest::Approx(s.norm).epsilon(5e-6));
     }
+}
+
+TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoints and cut of the batch") {
+    for (const std::string name : {"llama", "qwen3", "deepseek-v2-lite", "r1"}) {
+        CAPTURE(name);
+        test::raw_tensors values;
+        test::read_safetensors(data_dir("train/" + name + ".sft.safetensors"), values);
+        const sft s(values);
+        trained t(name);
+        using again = train_graph::again;
+        const auto bytes_of = [&](again policy, std::shared_ptr<backend> b, bool by_sequence) {
+            t.clear();
+            train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, s.sizes(), policy, std::move(b), host{});
+            std::string all;
+            const auto take = [&](const train_batch &batch) {
+                REQUIRE(g.run(batch));
+                all.append(reinterpret_cast<const char *>(g.log_probabilities().data()),
+                           g.log_probabilities().size_bytes());
+            };
+            if (!by_sequence) take(s.batch());
+            size_t row = 0, target = 0;
+            for (size_t i = 0; by_sequence && i < s.lengths.size(); ++i) {
+                const auto length = static_cast<size_t>(s.lengths[i]);
+                std::vector<int32_t> rows;
+                const size_t first = target;
+                for (; target < s.rows.size() && s.rows[target] < static_cast<int32_t>(row + length); ++target)
+                    rows.push_back(s.rows[target] - static_cast<int32_t>(row));
+                const auto part = [&](const auto &v) { return std::span(v).subspan(first, rows.size()); };
+                take({std::span(s.ids).subspan(row, length), std::span(s.lengths).subspan(i, 1), rows,
+                      part(s.targets), part(s.weights)});
+                row += length;
+            }
+            for (const auto &v : t.memory)
+                all.append(reinterpret_cast<const char *>(v.data()), v.size() * sizeof(float));
+            return all;
+        };
+        const std::string wanted = bytes_of(again::none, trained::cpu(1, "scalar"), false);
+        for (const char *isa : cpu_isas()) {
+            CAPTURE(std::string(isa));
+            CHECK(bytes_of(again::none, trained::cpu(1, isa), false) == wanted);
+        }
+        for (const unsigned threads : {2u, 7u}) CHECK(bytes_of(again::none, trained::cpu(threads), false) == wanted);
+        CHECK(bytes_of(again::cheap, trained::cpu(2), false) == wanted);
+        CHECK(bytes_of(again::blocks, trained::cpu(2), false) == wanted);
+        CHECK(bytes_of(again::none, trained::cpu(2), true) == wanted);
+        CHECK(bytes_of(again::blocks, trained::cpu(1), true) == wanted);
+    }
+}
+
+TEST_CASE("gradients: computing again what is cheap, or whole blocks, takes less memory") {
+    trained t("llama");
+    const train_sizes sizes{512, 512, 2, 256};
+    const auto bytes_of = [&](train_graph::again policy) {
+        const train_graph::bytes b = train_graph::measure(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes,
+                                                          policy, *trained::cpu());
+        return static_cast<double>(b.activations + b.pages);
+    };
+    const double all = bytes_of(train_graph::again::none);
+    CHECK(bytes_of(train_graph::again::cheap) < 0.95 * all);
+    CHECK(bytes_of(train_graph::again::blocks) < 0.6 * all);
 }

@@ -267,9 +267,11 @@ const tensor *latent_rope_table(const build_args &a) {
 static const tensor *build(const build_args &a) {
     const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids), *rope_t = latent_rope_table(a);
     for (int64_t i = 0; i < a.h.layers; ++i) {
+        a.g.mark(x);
         x = attend(a, i, x, rope_t);
         x = i < a.h.dense_layers ? feed_forward_block(a, i, x) : expert_block(a, i, x);
     }
+    a.g.mark(x);
     return output_block(a, x);
 }
 

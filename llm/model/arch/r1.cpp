@@ -98,7 +98,11 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
 
 static const tensor *build(const build_args &a) {
     const tensor *x = get_rows(a.g, a.w.embedding, a.in.ids), *rope_t = latent_rope_table(a);
-    for (int64_t i = 0; i < a.h.layers; ++i) x = feed_forward_block(a, i, attend(a, i, x, rope_t));
+    for (int64_t i = 0; i < a.h.layers; ++i) {
+        a.g.mark(x);
+        x = feed_forward_block(a, i, attend(a, i, x, rope_t));
+    }
+    a.g.mark(x);
     return output_block(a, x);
 }
 
