@@ -129,16 +129,19 @@ const tensor *backward::total(const tensor *t) {
     return sum ? add(g, sum, whole) : whole;
 }
 
-void backward::run() {
+const tensor *backward::run(const tensor *until) {
+    const tensor *asked = nullptr;
     for (size_t i = forward_nodes_; i-- > 0;) {
         const node &n = g.nodes()[i];
         if (!wanted_[i]) continue;
         const tensor *const dy = total(&n.out);
-        if (!dy) continue;
+        if (&n.out == until) asked = dy;
+        if (!dy || &n.out == until) continue;
         if (!info(n.kind).grad)
             throw error(status::internal, std::string(info(n.kind).name) + " has no gradient");
         info(n.kind).grad(*this, n, dy);
     }
+    return asked;
 }
 
 }  // namespace ds

@@ -26,9 +26,10 @@ public:
     // none. Results that are computed again are made of others that are, or are retained.
     backward(graph &graph, std::span<const gradient_sum> sums, std::vector<bool> again = {});
 
-    // Adds the gradient part, from the gradients given so far (of the loss by results).
+    // Adds the gradient part, from the gradients given so far (of the loss by results). With `until`, a node's
+    // result, that node's gradient is returned and not passed on to its sources.
     // Throws status::internal, naming it, for an operation without a gradient.
-    void run();
+    const tensor *run(const tensor *until = nullptr);
 
     // ---- For gradients of operations
 

@@ -67,6 +67,9 @@ public:
     static gguf_file open(const std::string &path, const gguf_opener &open_file = map_gguf,
                           const host &h = {});
 
+    // The same file, parsed again over the bytes of this one, which must outlive it.
+    gguf_file again(const host &h = {}) const;
+
     const std::string &name() const { return name_; }
     size_t part_count() const { return 1 + others_.size(); }
     const std::string &part_name(size_t i) const { return i == 0 ? name_ : others_[i - 1].name; }

@@ -102,4 +102,14 @@ gguf_file gguf_file::open(const std::string &path, const gguf_opener &open_file,
     return f;
 }
 
+gguf_file gguf_file::again(const host &h) const {
+    size_t i = 0;
+    const auto next = [&](const std::string &) {
+        const os::mapping &m = i == 0 ? bytes_ : others_[i - 1].bytes;
+        return gguf_source{os::mapping::borrow(m.data(), m.size()), part_name(i++)};
+    };
+    if (others_.empty()) return gguf_file(next({}).bytes, name_, h);
+    return open(name_, next, h);
+}
+
 }  // namespace ds

@@ -74,6 +74,7 @@ namespace {
 struct results {
     const tensor *targets;  // cross_entropy's
     std::vector<const tensor *> balances;
+    const tensor *embedding = nullptr;  // gradients of its rows; null if none are asked for
 };
 }  // namespace
 
@@ -115,7 +116,9 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
     back.give(y, g.input(format::f32, {targets, 3}, inputs ? inputs + at.gradients : nullptr, "gradients"));
     for (const tensor *const loss : r.balances)
         back.give(loss, g.input(format::f32, {1}, inputs ? inputs + at.balance : nullptr, "balance"));
-    back.run();
+    // every architecture begins with the embedding's rows
+    r.embedding = back.run(&g.nodes()[0].out);
+    if (r.embedding) g.keep(r.embedding);
     return r;
 }
 
@@ -210,11 +213,34 @@ bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
                                   static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
+    if (r.embedding) {
+        const float *const rows_of = f32_at(*r.embedding, 0);
+        embedding_rows_.insert(embedding_rows_.end(), rows_of, rows_of + elements(*r.embedding));
+        embedding_ids_.insert(embedding_ids_.end(), batch.ids.begin(), batch.ids.end());
+    }
     targets_ = static_cast<size_t>(targets);
     for (int64_t i = 0; i < targets; ++i) log_probabilities_[static_cast<size_t>(i)] = *f32_at(*r.targets, i, 0);
     balances_.clear();
     for (const tensor *const b : r.balances) balances_.push_back(*f32_at(*b, 0));
     return true;
+}
+
+void train_graph::finish() {
+    const auto sum = std::find_if(sums_.begin(), sums_.end(),
+                                  [&](const gradient_sum &s) { return s.weight == weights_.embedding; });
+    const auto rows = static_cast<int64_t>(embedding_ids_.size());
+    if (sum != sums_.end() && rows > 0) {
+        graph g(4);
+        const get_rows_back_params p{h_.vocab};
+        const tensor *const dy = g.input(format::f32, {rows, h_.hidden}, embedding_rows_.data(), "rows");
+        tensor *const y = g.add(
+            op::get_rows_back,
+            {dy, g.input(format::i32, {rows}, embedding_ids_.data(), "ids"), sum->sum}, p);
+        y->data = sum->sum->data;
+        backend_->fn->run(backend_.get(), g, nullptr, nullptr);
+    }
+    embedding_rows_.clear();
+    embedding_ids_.clear();
 }
 
 }  // namespace ds

@@ -46,9 +46,12 @@ public:
     train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
                 const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host);
 
-    // Adds the gradients of the batch's loss to the sums. False if `*stop` became true meanwhile: the sums are
-    // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
+    // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are kept
+    // until `finish`: where the embedding is the output head as well, its sum takes all that it gets as the head
+    // first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are then
+    // incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
+    void finish();
     // Of the last run: log-probabilities of the targets, [targets].
     std::span<const float> log_probabilities() const { return {log_probabilities_.data(), targets_}; }
     std::span<const float> balances() const { return balances_; }  // by layers that have one
@@ -68,6 +71,8 @@ private:
     block inputs_;
     backend_memory pages_, arena_, work_;
     std::vector<float> log_probabilities_, balances_;
+    std::vector<float> embedding_rows_;  // gradients of the rows of embedding_ids_
+    std::vector<int32_t> embedding_ids_;
     size_t targets_ = 0;
 };
 

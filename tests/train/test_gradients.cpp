@@ -20,6 +20,7 @@ TEST_CASE("gradients: every tensor of every golden checkpoint") {
         train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes, train_graph::again::none, trained::cpu(),
                       host{});
         REQUIRE(g.run(s.batch()));
+        g.finish();
         double ce = 0, norm = 0;
         for (const float l : g.log_probabilities()) ce -= l / static_cast<double>(s.rows.size());
         CHECK(ce == doctest::Approx(s.ce).epsilon(5e-6));
@@ -72,6 +73,7 @@ TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoi
                       part(s.targets), part(s.weights)});
                 row += length;
             }
+            g.finish();
             for (const auto &v : t.memory)
                 all.append(reinterpret_cast<const char *>(v.data()), v.size() * sizeof(float));
             return all;

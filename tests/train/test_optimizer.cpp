@@ -34,6 +34,7 @@ TEST_CASE("optimizer: three steps on every golden checkpoint") {
         for (int64_t step = 1; step <= 3; ++step) {
             o.clear_sums();
             REQUIRE(g.run(s.batch()));
+            g.finish();
             double ce = 0;
             for (const float l : g.log_probabilities()) ce -= l / static_cast<double>(s.rows.size());
             const auto at = static_cast<size_t>(step - 1);

@@ -1,0 +1,279 @@
+#include "trainer.h"
+
+#include "../model/fingerprint.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ds {
+
+static constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+// Weights that are trained: of layers that are run, but for constants.
+static bool is_trained(const tensor_row &row, const hparams &h) {
+    return row.layer < h.blocks() && row.what != role::rope_divisors &&
+           row.slot != &layer_weights::router_bias;
+}
+static const tensor *weight_of(const model_weights &w, const tensor_row &row) {
+    return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
+}
+static format format_of(const tensor_row &row, const trainer_options &o) {
+    return row.stays_f32() ? format::f32 : o.weights;
+}
+
+static int64_t context_of(const model &m, const trainer_options &o) { return o.context ? o.context : m.h.context; }
+
+static train_sizes sizes_of(const model &m, const trainer_options &o, int64_t rows) {
+    // Sequences shorter than half a page are rare, and waste most of one.
+    return {rows, rows, std::max<int64_t>(1, rows / (page_positions / 2)), std::min(rows, context_of(m, o)),
+            o.balance};
+}
+
+// ---- The plan
+
+static train_plan plan_for(const model &m, const model_weights &w, std::span<const gradient_sum> sums,
+                           const trainer_options &o, int64_t rows, const backend &b, train_plan p) {
+    const train_graph::bytes g =
+        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again, b);
+    p.activations = g.activations, p.work = g.work, p.pages = g.pages, p.inputs = g.inputs;
+    p.rows = rows;
+    return p;
+}
+
+train_plan trainer::plan(const model &m, const trainer_options &o, const backend &b) {
+    if (!m.architecture) throw error(status::argument, m.file.name() + ": was loaded for its vocabulary only");
+    if (m.device && !m.device->fn->host_memory)
+        throw error(status::unsupported, m.file.name() + ": its weights are on a device, training is the host's");
+    if (o.weights != format::f32 && o.weights != format::bf16)
+        throw error(status::unsupported, std::string("training in ") + info(o.weights).text + ", known are f32, bf16");
+    train_plan p{};
+    std::deque<tensor> tensors;
+    std::vector<gradient_sum> sums;
+    model_weights w = m.weights;
+    for (const tensor_row &row : m.architecture->tensors(m.h)) {
+        const tensor *const from = weight_of(m.weights, row);
+        if (!from || !is_trained(row, m.h)) continue;
+        const format type = format_of(row, o);
+        const tensor &t = tensors.emplace_back(make_tensor(type, row.ne)),
+                     &sum = tensors.emplace_back(make_tensor(format::f32, row.ne));
+        sums.push_back({&t, &sum});
+        (row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top) = &t;
+        const auto n = static_cast<size_t>(elements(t));
+        p.weights += align64(tensor_bytes(t)) + (type == format::bf16 ? align64(2 * n) : 0);
+        p.gradients += align64(tensor_bytes(sum));
+        p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
+    }
+    constexpr int64_t least = 32, most = int64_t{1} << 16;
+    const auto of = [&](int64_t rows) { return plan_for(m, w, sums, o, rows, b, p); };
+    if (o.rows || !o.memory) return of(o.rows ? o.rows : 2048);
+    train_plan best = of(least);
+    if (best.total() > o.memory)
+        throw error(status::memory, format_text("training needs %llu bytes for the smallest run of %lld tokens, "
+                                                "allowed are %llu",
+                                                static_cast<unsigned long long>(best.total()),
+                                                static_cast<long long>(least),
+                                                static_cast<unsigned long long>(o.memory)));
+    for (int64_t rows = 2 * least; rows <= most; rows *= 2) {
+        const train_plan next = of(rows);
+        if (next.total() > o.memory) break;
+        best = next;
+    }
+    return best;
+}
+
+// ---- Construction
+
+static std::shared_ptr<model> copy_of(const model &m, const host &h) {
+    model_options o;
+    o.host = h;
+    auto copy = std::make_shared<model>(m.file.again(h), o);
+    copy->h = m.h;
+    copy->chat = m.chat;
+    return copy;
+}
+
+trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::shared_ptr<backend> b)
+    : base_(std::move(m)), options_(o), backend_(std::move(b)), plan_(plan(*base_, o, *backend_)) {
+    trained_ = copy_of(*base_, o.host);
+    memory_ = backend_memory(backend_, plan_.weights + plan_.gradients);
+    std::memset(memory_.data(), 0, memory_.size());
+    char *at = static_cast<char *>(memory_.data());
+    const auto take = [&](tensor &t) {
+        t.data = at;
+        at += align64(tensor_bytes(t));
+    };
+    std::vector<trained_weight> list;
+    std::vector<float> row_values;
+    for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
+        const tensor *const from = weight_of(base_->weights, row);
+        if (!from || !is_trained(row, base_->h)) continue;
+        weight &x = weights_.emplace_back();
+        x.row = row;
+        x.w = make_tensor(format_of(row, o), row.ne);
+        x.sum = make_tensor(format::f32, row.ne);
+        take(x.w), take(x.sum);
+        if (x.w.type == format::bf16) {
+            x.low = make_tensor(format::i8, {2 * elements(x.w)});
+            take(x.low);
+        }
+        x.w.name = x.sum.name = x.row.name.c_str();
+        const int64_t width = x.w.ne[x.w.rank - 1], rows = elements(x.w) / width;
+        for (int64_t r = 0; r < rows; ++r) {
+            const bool matrices = x.w.rank == 3;
+            row_values.resize(static_cast<size_t>(width));
+            const int64_t i0 = matrices ? r / x.w.ne[1] : r, i1 = matrices ? r % x.w.ne[1] : 0;
+            decode_row(from->type, x.w.rank == 1 ? static_cast<const char *>(from->data) : ds::at(*from, i0, i1),
+                       row_values.data(), row_values.size());
+            const float scale = from->scale ? *f32_at(*from->scale, i0, i1) : 1.0f;
+            for (int64_t k = 0; k < width; ++k) {
+                const float v = row_values[static_cast<size_t>(k)] * scale;
+                if (!finite_f32(v))
+                    throw error(status::numeric, base_->file.name() + ": " + row.name + ": element " +
+                                                     std::to_string(r * width + k) + " is not finite");
+                const int64_t e = r * width + k;
+                if (x.w.type == format::f32) static_cast<float *>(x.w.data)[e] = v;
+                else {
+                    const split_float s = split(v);
+                    static_cast<uint16_t *>(x.w.data)[e] = s.high;
+                    static_cast<uint16_t *>(x.low.data)[e] = s.low;
+                }
+            }
+        }
+        (row.slot ? trained_->weights.layer[static_cast<size_t>(row.layer)].*row.slot
+                  : trained_->weights.*row.top) = &x.w;
+        sums_.push_back({&x.w, &x.sum});
+        list.push_back({&x.w, x.low.data ? &x.low : nullptr, &x.sum,
+                        row.what != role::norm && row.what != role::bias});
+    }
+    optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
+    graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
+                                           sizes_of(*base_, o, plan_.rows), o.again, backend_, o.host);
+}
+
+// ---- Steps
+
+static float weight_at(const train_sequence &s, size_t i) { return s.weights.empty() ? 1.0f : s.weights[i]; }
+
+void trainer::check(std::span<const train_sequence> batch) const {
+    const int64_t most = std::min(plan_.rows, context_of(*base_, options_));
+    for (size_t i = 0; i < batch.size(); ++i) {
+        const train_sequence &s = batch[i];
+        const std::string name = "sequence " + std::to_string(i);
+        const auto length = static_cast<int64_t>(s.tokens.size());
+        if (length < 2 || length > most)
+            throw error(length > most ? status::too_long : status::argument,
+                        name + ": has " + std::to_string(length) + " tokens, must have from 2 to " +
+                            std::to_string(most));
+        if (!s.weights.empty() && s.weights.size() != s.tokens.size())
+            throw error(status::argument, name + ": has " + std::to_string(s.weights.size()) + " weights for " +
+                                              std::to_string(length) + " tokens");
+        bool any = false;
+        for (size_t t = 0; t < s.tokens.size(); ++t) {
+            if (s.tokens[t] < 0 || s.tokens[t] >= base_->h.vocab)
+                throw error(status::argument, name + ": token " + std::to_string(t) + " is " +
+                                                  std::to_string(s.tokens[t]) + ", must be from 0 to " +
+                                                  std::to_string(base_->h.vocab - 1));
+            const float w = weight_at(s, t);
+            if (!(w >= 0) || !finite_f32(w))
+                throw error(status::argument, name + ": weight " + std::to_string(t) +
+                                                  " is negative or not finite");
+            any |= t > 0 && w > 0;
+        }
+        if (!any) throw error(status::argument, name + ": no token after the first has a weight");
+    }
+    if (batch.empty()) throw error(status::argument, "batch: has no sequences");
+}
+
+// Runs a batch in parts of whole sequences, in order, as many as a run holds.
+bool trainer::run(train_graph &g, std::span<const train_sequence> batch, train_report &r,
+                  const std::atomic<bool> *stop) {
+    double whole = 0;
+    for (const train_sequence &s : batch)
+        for (size_t t = 1; t < s.tokens.size(); ++t) whole += static_cast<double>(weight_at(s, t));
+    const train_sizes sizes = sizes_of(*base_, options_, plan_.rows);
+    std::vector<int32_t> ids, lengths, rows, targets;
+    std::vector<float> weights;
+    const auto flush = [&] {
+        if (lengths.empty()) return true;
+        if (!g.run({ids, lengths, rows, targets, weights}, stop)) return false;
+        const std::span<const float> log_p = g.log_probabilities();
+        for (size_t i = 0; i < weights.size(); ++i)
+            r.loss -= static_cast<double>(weights[i]) * static_cast<double>(log_p[i]);
+        double balance = 0;
+        for (const float b : g.balances()) balance += static_cast<double>(b);
+        if (!g.balances().empty())
+            r.loss += static_cast<double>(sizes.balance) * balance / static_cast<double>(g.balances().size()) *
+                      static_cast<double>(ids.size()) / static_cast<double>(r.tokens);
+        ++r.runs;
+        ids.clear(), lengths.clear(), rows.clear(), targets.clear(), weights.clear();
+        return true;
+    };
+    for (const train_sequence &s : batch) r.tokens += static_cast<int64_t>(s.tokens.size());
+    for (const train_sequence &s : batch) {
+        if (static_cast<int64_t>(ids.size() + s.tokens.size()) > sizes.rows ||
+            static_cast<int64_t>(lengths.size()) == sizes.sequences)
+            if (!flush()) return false;
+        const auto first = static_cast<int32_t>(ids.size());
+        ids.insert(ids.end(), s.tokens.begin(), s.tokens.end());
+        lengths.push_back(static_cast<int32_t>(s.tokens.size()));
+        for (size_t t = 1; t < s.tokens.size(); ++t) {
+            const float w = weight_at(s, t);
+            if (w == 0) continue;
+            rows.push_back(first + static_cast<int32_t>(t) - 1);
+            targets.push_back(s.tokens[t]);
+            weights.push_back(static_cast<float>(static_cast<double>(w) / whole));
+            ++r.targets;
+        }
+    }
+    return flush();
+}
+
+[[noreturn]] static void stopped() { throw error(status::cancelled, "training was stopped"); }
+
+train_report trainer::step(std::span<const train_sequence> batch, const std::atomic<bool> *stop) {
+    check(batch);
+    train_report r;
+    optimizer_->clear_sums();
+    if (!run(*graph_, batch, r, stop)) {
+        graph_->finish();
+        stopped();
+    }
+    graph_->finish();
+    r.norm = optimizer_->norm();
+    r.rate = options_.rate.at(steps_ + 1);
+    r.skipped = !std::isfinite(r.norm) || !std::isfinite(r.loss);
+    if (r.skipped) {
+        if (++skips_ >= options_.skips_in_row)
+            throw error(status::numeric, "after step " + std::to_string(steps_) + ": the gradients of " +
+                                             std::to_string(skips_) + " batches in a row are not finite");
+    } else {
+        skips_ = 0;
+        trained_->generation.fetch_or(1);
+        optimizer_->step(steps_ + 1, r.rate, r.norm);
+    }
+    r.step = ++steps_;
+    return r;
+}
+
+train_report trainer::evaluate(std::span<const train_sequence> batch, const std::atomic<bool> *stop) {
+    check(batch);
+    if (!forward_) {
+        train_sizes s = sizes_of(*base_, options_, plan_.rows);
+        s.balance = 0;
+        forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
+                                                 std::span<const gradient_sum>(), s, train_graph::again::none,
+                                                 backend_, options_.host);
+    }
+    train_report r;
+    if (!run(*forward_, batch, r, stop)) stopped();
+    r.step = steps_;
+    return r;
+}
+
+void trainer::publish() {
+    const uint64_t g = trained_->generation;
+    trained_->generation = (g | 1) + 1;
+    trained_->fingerprint = base_->fingerprint ^ checksum(&steps_, sizeof steps_, identity());
+}
+
+}  // namespace ds

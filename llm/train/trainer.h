@@ -1,0 +1,112 @@
+// A trainer: a model's weights that can change, the steps that change them, and saving and resuming all of it.
+// Invariant: weights after a step depend on the weights before, the options and the batch alone, to the bit: not
+// on threads, instruction set, what is computed again, or how the batch is cut (with shared blocks or a balance
+// loss, how it is cut counts).
+#pragma once
+
+#include "optimizer.h"
+#include "schedule.h"
+#include "train_graph.h"
+
+#include <functional>
+
+namespace ds {
+
+struct trainer_options {
+    format weights = format::f32;  // or bf16, with 16 more bits for the optimizer alone
+    adamw_options adamw;
+    schedule rate;
+    train_graph::again again = train_graph::again::none;
+    float balance = 0;       // see train_sizes
+    int64_t context = 0;     // most tokens of a sequence; 0: the model's
+    int64_t rows = 0;        // most tokens of a run; 0: the largest power of two that fits `memory`
+    uint64_t memory = 0;     // bytes for everything; 0: any
+    int32_t skips_in_row = 10;  // steps with gradients that are not finite, after which training fails
+    ds::host host;
+};
+
+struct train_plan {
+    uint64_t weights, gradients, states, activations, work, pages, inputs;
+    int64_t rows;
+    uint64_t total() const { return weights + gradients + states + activations + work + pages + inputs; }
+};
+
+// Tokens, and for each the weight of its negative log-probability in the loss; the first token's is not used.
+struct train_sequence {
+    std::span<const int32_t> tokens;
+    std::span<const float> weights;  // as many, or none: 1 for all
+};
+
+struct train_report {
+    int64_t step = 0;  // the number of steps made, this one included
+    double loss = 0;   // the weighted mean of negative log-probabilities, with the balance loss
+    double norm = 0;   // of all gradients, before clipping
+    double rate = 0;
+    int64_t tokens = 0, targets = 0, runs = 0;
+    bool skipped = false;  // the gradients were not finite, the weights are as before
+};
+
+class trainer {
+public:
+    // The plan, without allocating it. Throws status::unsupported for an architecture or memory that will not
+    // do.
+    static train_plan plan(const model &m, const trainer_options &o, const backend &b);
+
+    // The weights start as the model's, decoded if they are packed. Both throw status::memory if `memory` does
+    // not hold the smallest run. The model is the host's, and is kept.
+    trainer(std::shared_ptr<const model> m, const trainer_options &o, std::shared_ptr<backend> b);
+
+    // One step of the optimizer. Throws status::argument, and changes nothing, for a batch that cannot be run;
+    // status::cancelled if `*stop` became true, the weights being as before; status::numeric after too many
+    // skips.
+    train_report step(std::span<const train_sequence> batch, const std::atomic<bool> *stop = nullptr);
+    // The loss alone, without the balance loss.
+    train_report evaluate(std::span<const train_sequence> batch, const std::atomic<bool> *stop = nullptr);
+
+    // Everything that the next steps depend on, and the caller's own bytes, to a file. It appears as a whole.
+    void save(const std::string &path, std::string_view own) const;
+    // Throws status::format for a damaged file, status::argument for one of another model or other options;
+    // the trainer is then as before. Returns the caller's bytes.
+    std::string resume(const std::string &path);
+    // A GGUF file of the weights: matrices in `type`, or the nearest that holds their rows; all metadata are
+    // the model's.
+    void write_model(const std::string &path, format type) const;
+
+    // The model with the weights as they are. They change in its memory: engines may run on it between
+    // `publish` and the next step.
+    const std::shared_ptr<model> &trained() const { return trained_; }
+    void publish();
+
+    const train_plan &planned() const { return plan_; }
+    int64_t steps() const { return steps_; }
+    const trainer_options &options() const { return options_; }
+
+private:
+    struct weight {
+        tensor_row row;
+        tensor w, low, sum;
+    };
+    void check(std::span<const train_sequence> batch) const;
+    bool run(train_graph &g, std::span<const train_sequence> batch, train_report &r,
+             const std::atomic<bool> *stop);
+    struct part {
+        const void *data;
+        size_t bytes;
+    };
+    std::vector<part> parts() const;  // of a saved file, in order
+    uint64_t identity() const;        // of what a saved file belongs to
+    std::shared_ptr<const model> base_;
+    trainer_options options_;
+    std::shared_ptr<backend> backend_;
+    train_plan plan_;
+    std::shared_ptr<model> trained_;
+    backend_memory memory_;
+    std::deque<weight> weights_;
+    std::vector<gradient_sum> sums_;
+    std::unique_ptr<optimizer> optimizer_;
+    std::unique_ptr<train_graph> graph_, forward_;
+    int64_t steps_ = 0;
+    int32_t skips_ = 0;
+};
+
+}  // namespace ds

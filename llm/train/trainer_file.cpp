@@ -1,0 +1,188 @@
+// A trainer's file: a header, then its parts, weights and states as they lie in memory, then the caller's bytes,
+// each with a checksum. It is written beside its place and renamed to it when it is complete, and read as a whole
+// before anything changes.
+#include "trainer.h"
+
+#include "../model/fingerprint.h"
+
+#include "../../tensor/os.h"
+
+#include <algorithm>
+
+namespace ds {
+
+namespace {
+struct file_header {
+    char magic[8];
+    uint32_t version, reserved;
+    uint64_t identity;
+    int64_t steps;
+    uint64_t skips, parts, part_bytes, own_bytes;
+    uint64_t parts_sum, own_sum;
+    uint64_t header_sum;  // of all before it
+};
+constexpr char magic[8] = {'d', 's', 't', 'r', 'a', 'i', 'n', '\0'};
+}  // namespace
+
+// The model and what a step depends on; not the schedule's end or the memory, which may change between runs.
+uint64_t trainer::identity() const {
+    const struct {
+        uint64_t model;
+        int64_t weights;
+        uint64_t byte_states;
+    } of = {base_->fingerprint, static_cast<int64_t>(options_.weights), options_.adamw.byte_states};
+    return checksum(&of, sizeof of, 1);
+}
+
+std::vector<trainer::part> trainer::parts() const {
+    std::vector<part> all;
+    for (const weight &w : weights_) {
+        all.push_back({w.w.data, tensor_bytes(w.w)});
+        if (w.low.data) all.push_back({w.low.data, tensor_bytes(w.low)});
+    }
+    for (const auto &[data, bytes] : optimizer_->states()) all.push_back({data, bytes});
+    return all;
+}
+
+static uint64_t header_sum(const file_header &h) { return checksum(&h, offsetof(file_header, header_sum), 0); }
+
+void trainer::save(const std::string &path, std::string_view own) const {
+    const std::vector<part> all = parts();
+    file_header h{};
+    std::memcpy(h.magic, magic, sizeof magic);
+    h.version = 1;
+    h.identity = identity();
+    h.steps = steps_;
+    h.skips = static_cast<uint64_t>(skips_);
+    h.parts = all.size();
+    uint64_t sum = 0;
+    for (const part &p : all) {
+        h.part_bytes += p.bytes;
+        sum = checksum(p.data, p.bytes, sum);
+    }
+    h.parts_sum = sum;
+    h.own_bytes = own.size();
+    h.own_sum = checksum(own.data(), own.size(), 0);
+    h.header_sum = header_sum(h);
+    os::output_file f(path);
+    f.write(&h, sizeof h);
+    for (const part &p : all) f.write(p.data, p.bytes);
+    f.write(own.data(), own.size());
+    f.commit();
+}
+
+std::string trainer::resume(const std::string &path) {
+    const os::mapping bytes = os::mapping::map_file(path);
+    const auto damaged = [&](const std::string &what) { return error(status::format, path + ": " + what); };
+    file_header h;
+    if (bytes.size() < sizeof h) throw damaged("is too short for a trainer's file");
+    std::memcpy(&h, bytes.data(), sizeof h);
+    if (std::memcmp(h.magic, magic, sizeof magic) != 0) throw damaged("is not a trainer's file");
+    if (h.version != 1) throw error(status::unsupported, path + ": version: is " + std::to_string(h.version) + ", known is 1");
+    if (h.header_sum != header_sum(h)) throw damaged("its header is damaged");
+    if (h.identity != identity())
+        throw error(status::argument,
+                    path + ": belongs to another model, or to other formats of weights or states");
+    const std::vector<part> all = parts();
+    uint64_t expected = 0;
+    for (const part &p : all) expected += p.bytes;
+    if (h.parts != all.size() || h.part_bytes != expected || h.steps < 0 ||
+        h.own_bytes > bytes.size() || bytes.size() != sizeof h + expected + h.own_bytes)
+        throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
+    const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
+    uint64_t sum = 0;
+    for (const part &p : all) {
+        sum = checksum(at, p.bytes, sum);
+        at += p.bytes;
+    }
+    if (sum != h.parts_sum) throw damaged("its weights or states are damaged");
+    if (checksum(at, h.own_bytes, 0) != h.own_sum) throw damaged("the caller's bytes are damaged");
+    std::string own(at, h.own_bytes);
+    at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
+    trained_->generation.fetch_or(1);
+    for (const part &p : all) {
+        std::memcpy(const_cast<void *>(p.data), at, p.bytes);
+        at += p.bytes;
+    }
+    steps_ = h.steps;
+    skips_ = static_cast<int32_t>(h.skips);
+    return own;
+}
+
+// The nearest format that holds rows of this length.
+static format fitting(format type, int64_t width) {
+    return width % info(type).block == 0 ? type : info(type).block > 1 && width % info(format::q8_0).block == 0 ? format::q8_0 : format::f16;
+}
+
+void trainer::write_model(const std::string &path, format type) const {
+    if (!info(type).writes && type != format::i8)
+        throw error(status::unsupported, std::string("a model cannot be written in ") + info(type).text);
+    gguf_writer w;
+    const gguf_file &f = base_->file;
+    for (size_t i = 0; i < f.key_count(); ++i)
+        if (!is_split_key(f.key(i)) && f.key(i) != "general.file_type" && f.key(i) != "deepseek.quant.version")
+            w.set_raw(f.key(i), f.value(i));
+    // context and scaling may have been set when the model was loaded
+    if (type == format::i8) w.set_u32("deepseek.quant.version", 1);
+    struct output {
+        const weight *trained;
+        const tensor *constant;
+        format type;
+    };
+    std::vector<output> outputs;
+    const auto add = [&](const tensor_row &row, const weight *trained, const tensor *constant) {
+        const format to = row.stays_f32() ? format::f32 : fitting(type, row.ne.back());
+        w.add_tensor(row.name, to, row.ne);
+        outputs.push_back({trained, constant, to});
+        if (to != format::i8) return;
+        w.add_tensor(row.name + "_scale", format::f32, {row.ne.data(), row.ne.size() - 1});
+        outputs.push_back({trained, constant, format::count});
+    };
+    for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
+        const auto trained = std::find_if(weights_.begin(), weights_.end(),
+                                          [&](const weight &x) { return x.row.name == row.name; });
+        const tensor *const t = row.slot ? base_->weights.layer[static_cast<size_t>(row.layer)].*row.slot
+                                         : base_->weights.*row.top;
+        if (trained != weights_.end()) add(row, &*trained, nullptr);
+        else if (t) add(row, nullptr, t);
+    }
+    os::output_file file(path);
+    const std::string header = w.header();
+    file.write(header.data(), header.size());
+    std::vector<float> row;
+    std::vector<char> bytes;
+    std::vector<float> scales;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+        const output &o = outputs[i];
+        const tensor &t = o.trained ? o.trained->w : *o.constant;
+        const int64_t width = t.ne[t.rank - 1], rows = elements(t) / width;
+        row.resize(static_cast<size_t>(width));
+        if (o.type == format::count) {  // the scales of the tensor before
+            file.write(scales.data(), scales.size() * sizeof(float));
+            scales.clear();
+        } else {
+            bytes.resize(row_bytes(o.type, static_cast<uint64_t>(width)));
+            for (int64_t r = 0; r < rows; ++r) {
+                for (int64_t k = 0; k < width; ++k) {
+                    const int64_t e = r * width + k;
+                    if (o.trained && t.type == format::bf16)
+                        row[static_cast<size_t>(k)] = joined({static_cast<const uint16_t *>(t.data)[e],
+                                                              static_cast<const uint16_t *>(o.trained->low.data)[e]});
+                    else if (t.type == format::f32)
+                        row[static_cast<size_t>(k)] = static_cast<const float *>(t.data)[e];
+                }
+                if (t.type != format::f32 && !o.trained)
+                    decode_row(t.type, static_cast<const char *>(t.data) + row_bytes(t.type, static_cast<uint64_t>(width)) * static_cast<uint64_t>(r), row.data(), row.size());
+                if (o.type == format::i8)
+                    scales.push_back(encode_row_i8(row.data(), reinterpret_cast<int8_t *>(bytes.data()), row.size()));
+                else encode_row(o.type, row.data(), bytes.data(), row.size());
+                file.write(bytes.data(), bytes.size());
+            }
+        }
+        const std::string zeros(w.padding(i), '\0');
+        file.write(zeros.data(), zeros.size());
+    }
+    file.commit();
+}
+
+}  // namespace ds
