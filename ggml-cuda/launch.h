@@ -227,4 +227,46 @@ bool experts_fit(const experts_launch_params &);  // up to 1,024 experts and 65,
 size_t experts_work_bytes(const experts_launch_params &);
 int launch_experts(const experts_launch_params &, const device_facts &, stream);
 
+// ---- Routed heads
+
+struct head_router_launch_params {
+    const float *logits;  // [n, routed]
+    int64_t logits_stride;
+    const float *shared;  // [n, shared_count], or null
+    int64_t shared_stride;
+    const float *mix;  // [n, 2]
+    int64_t mix_stride;
+    int32_t n, routed, shared_count, chosen;
+    float *y;  // [n, 2, shared_count + chosen]
+    int64_t y_stride;
+};
+bool head_router_fits(const head_router_launch_params &);  // at most 1,024 heads of either kind
+int launch_head_router(const head_router_launch_params &, stream);
+
+struct routed_launch_params {
+    const float *x;  // [n, k], or by rank [n * used, k]
+    int64_t x_stride;
+    bool by_rank;
+    const float *route;  // [n, 2, used]
+    int64_t route_stride;
+    expert_matrices w;  // [matrices, m, k]
+    float *y;           // [n, used, m]
+    int32_t n, used, matrices, m, k;
+    void *work;
+};
+bool routed_fit(const routed_launch_params &);  // up to 1,024 matrices and 65,535 rows
+size_t routed_work_bytes(const routed_launch_params &);
+int launch_routed(const routed_launch_params &, const device_facts &, stream);
+
+struct spread_launch_params {
+    const float *x;  // [n, used, d]
+    int64_t x_stride, x_rank_stride;
+    const float *route;  // [n, 2, used]
+    int64_t route_stride;
+    float *y;  // [n, heads * d]
+    int64_t y_stride;
+    int32_t n, used, heads, d;
+};
+int launch_spread(const spread_launch_params &, stream);
+
 }  // namespace ds::cuda

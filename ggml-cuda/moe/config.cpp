@@ -1,4 +1,4 @@
-// How the rows of experts are grouped, and the layout of scratch.
+// How rows are grouped by matrix, and the layout of scratch.
 #include "config.h"
 
 #include <algorithm>
@@ -11,10 +11,17 @@ int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows) {
     return static_cast<int32_t>(std::min<int64_t>(experts, pairs) + pairs / rows);
 }
 
-experts_cut cut_of(const experts_launch_params &p) {
-    const int64_t pairs = int64_t{p.n} * p.used, mean = (pairs + p.experts - 1) / std::max(p.experts, 1);
+static group_cut cut_of(int64_t pairs, int32_t matrices) {
+    const int64_t mean = (pairs + matrices - 1) / std::max(matrices, 1);
     const int32_t rows = mean <= 4 ? 8 : mean <= 10 ? 16 : mean <= 24 ? 32 : mean <= 96 ? 64 : 128;
-    return {rows, group_bound(pairs, p.experts, rows)};
+    return {rows, group_bound(pairs, matrices, rows)};
+}
+group_cut cut_of(const experts_launch_params &p) { return cut_of(int64_t{p.n} * p.used, p.experts); }
+// Formats other than I8 take eight rows at a time.
+group_cut cut_of(const routed_launch_params &p) {
+    const int64_t pairs = int64_t{p.n} * p.used;
+    if (p.w.type == format::i8) return cut_of(pairs, p.matrices);
+    return {8, group_bound(pairs, p.matrices, 8)};
 }
 
 bool gate_and_up_together(const experts_launch_params &p) {
@@ -60,11 +67,29 @@ experts_work work_of(const experts_launch_params &p) {
 }
 size_t experts_work_bytes(const experts_launch_params &p) { return work_of(p).bytes; }
 
-bool experts_fit(const experts_launch_params &p) {
-    return p.experts <= most_experts && p.n <= 65535 &&
-           group_bound(int64_t{p.n} * p.used, p.experts, 8) <= 65535 &&
-           int64_t{p.n} * p.used <= INT32_MAX / 2;
+routed_work work_of(const routed_launch_params &p) {
+    const int64_t pairs = int64_t{p.n} * p.used;
+    taker take;
+    routed_work w;
+    w.slot = take(static_cast<size_t>(pairs) * sizeof(int32_t));
+    w.row_of = take(static_cast<size_t>(pairs) * sizeof(int32_t));
+    w.groups = take(static_cast<size_t>(group_bound(pairs, p.matrices, 8)) * 3 * sizeof(int32_t));
+    w.x = take(quantized_bytes(p.w.type, p.by_rank ? pairs : p.n, p.k));
+    w.y = take(static_cast<size_t>(pairs * p.m) * sizeof(float));
+    w.bytes = take.bytes;
+    return w;
 }
+size_t routed_work_bytes(const routed_launch_params &p) { return work_of(p).bytes; }
+
+static bool groups_fit(int64_t n, int32_t used, int32_t matrices) {
+    return matrices <= most_experts && n <= 65535 && group_bound(n * used, matrices, 8) <= 65535 &&
+           n * used <= INT32_MAX / 2;
+}
+bool experts_fit(const experts_launch_params &p) { return groups_fit(p.n, p.used, p.experts); }
+bool routed_fit(const routed_launch_params &p) { return groups_fit(p.n, p.used, p.matrices); }
 bool router_fits(const router_launch_params &p) { return p.experts <= most_experts; }
+bool head_router_fits(const head_router_launch_params &p) {
+    return p.routed <= most_experts && p.shared_count <= most_experts;
+}
 
 }  // namespace ds::cuda

@@ -1,4 +1,4 @@
-// Mixture of experts: how rows are grouped, and scratch. Plain arithmetic, tested without a device.
+// Experts and routed heads: how rows are grouped, and scratch. Plain arithmetic, tested without a device.
 #pragma once
 
 #include "../launch.h"
@@ -7,13 +7,14 @@ namespace ds::cuda {
 
 constexpr int32_t most_experts = 1024;
 
-// How the experts' products are cut: rows per group decide the kernel.
-struct experts_cut {
+// How products are cut: rows per group decide the kernel.
+struct group_cut {
     int32_t group_rows;  // 8, 16, 32: few rows; 64, 128: tiles
     int32_t groups;      // the most that there can be
 };
 int32_t group_bound(int64_t pairs, int32_t experts, int32_t rows);
-experts_cut cut_of(const experts_launch_params &);
+group_cut cut_of(const experts_launch_params &);
+group_cut cut_of(const routed_launch_params &);
 
 bool gate_and_up_together(const experts_launch_params &);  // whether one kernel computes both
 
@@ -30,5 +31,13 @@ struct experts_work {
     size_t bytes;
 };
 experts_work work_of(const experts_launch_params &);
+
+struct routed_work {
+    size_t slot, row_of, groups;
+    size_t x;  // rows quantized
+    size_t y;  // [pairs, m], by slot
+    size_t bytes;
+};
+routed_work work_of(const routed_launch_params &);
 
 }  // namespace ds::cuda

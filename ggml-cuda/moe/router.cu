@@ -1,5 +1,6 @@
-// The router: one warp per row, following route_row (tensor/ops/router.cpp). Experts are chosen by comparison
-// alone, with ties going to the lowest index. Sums are of integers, or in the order of the ranks.
+// The routers: one warp per row, following route_row (tensor/ops/router.cpp) and route_heads (head_router.cpp).
+// What is chosen is chosen by comparison alone, with ties going to the lowest index. Sums are of integers, or in
+// the order of the ranks.
 #include "../device.cuh"
 #include "config.h"
 
@@ -43,22 +44,48 @@ __device__ float group_worth(const float *rank, int32_t n, bool two) {
     return rank[best] + second;
 }
 
-__device__ void scores_of_row(const float *logits, int32_t n, bool sigmoid, float *score) {
+__device__ void softmax_of_row(const float *logits, int32_t n, float *score) {
     const int lane = static_cast<int>(threadIdx.x);
-    if (sigmoid) {
-        for (int32_t i = lane; i < n; i += warp_lanes) score[i] = sigmoid_f32(logits[i]);
-    } else {
-        const float max = best_of_warp(logits, n).value;
-        int64_t sum = 0;
-        for (int32_t i = lane; i < n; i += warp_lanes) {
-            score[i] = exp_f32(logits[i] - max);
-            sum += attention_share(score[i]);
-        }
-        for (int s = warp_lanes / 2; s > 0; s /= 2) sum += __shfl_xor_sync(all_lanes, sum, s);
-        const float whole = static_cast<float>(sum) * 9.31322574615478515625e-10f;
-        for (int32_t i = lane; i < n; i += warp_lanes) score[i] = score[i] / whole;
+    const float max = best_of_warp(logits, n).value;
+    int64_t sum = 0;
+    for (int32_t i = lane; i < n; i += warp_lanes) {
+        score[i] = exp_f32(logits[i] - max);
+        sum += attention_share(score[i]);
+    }
+    for (int s = warp_lanes / 2; s > 0; s /= 2) sum += __shfl_xor_sync(all_lanes, sum, s);
+    const float whole = static_cast<float>(sum) * 9.31322574615478515625e-10f;
+    for (int32_t i = lane; i < n; i += warp_lanes) score[i] = score[i] / whole;
+    __syncwarp();
+}
+__device__ void scores_of_row(const float *logits, int32_t n, bool sigmoid, float *score) {
+    if (!sigmoid) return softmax_of_row(logits, n, score);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += warp_lanes)
+        score[i] = sigmoid_f32(logits[i]);
+    __syncwarp();
+}
+
+// Whether all of x[0 … n) are finite, for every lane.
+__device__ bool finite_row(const float *x, int32_t n) {
+    bool finite = true;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += warp_lanes)
+        finite = finite && finite_f32(x[i]);
+    return __ballot_sync(all_lanes, finite) == all_lanes;
+}
+
+// Takes the largest rank out and notes its index and score as rank `i` of the route; returns the score.
+__device__ float choose(float *rank, const float *score, int32_t n, int32_t i, int32_t first, float *number,
+                        float *weight) {
+    const choice best = best_of_warp(rank, n);
+    const int32_t e = best.at < n ? best.at : 0;
+    const float chosen = score[e];
+    __syncwarp();
+    if (threadIdx.x == 0) {
+        rank[e] = never();
+        number[i] = static_cast<float>(first + e);
+        weight[i] = chosen;
     }
     __syncwarp();
+    return chosen;
 }
 
 __device__ void drop_worst_groups(float *rank, int32_t n, const router_params &p, float *worth) {
@@ -83,9 +110,7 @@ __global__ void router_kernel(router_launch_params p) {
     const int lane = static_cast<int>(threadIdx.x);
     const float *const logits = p.logits + blockIdx.x * p.logits_stride;
     float *const number = p.y + blockIdx.x * p.y_stride, *const weight = number + p.p.used;
-    bool finite = true;
-    for (int32_t i = lane; i < p.experts; i += warp_lanes) finite = finite && finite_f32(logits[i]);
-    if (__ballot_sync(all_lanes, finite) != all_lanes) {
+    if (!finite_row(logits, p.experts)) {
         for (int32_t i = lane; i < p.p.used; i += warp_lanes)
             number[i] = static_cast<float>(i), weight[i] = float_of(0x7fc00000u);
         return;
@@ -95,16 +120,39 @@ __global__ void router_kernel(router_launch_params p) {
     __syncwarp();
     if (p.p.groups_used < p.p.groups) drop_worst_groups(rank, p.experts, p.p, worth);
     float sum = 0.0f;
-    for (int32_t i = 0; i < p.p.used; ++i) {
-        const choice best = best_of_warp(rank, p.experts);
-        const int32_t e = best.at < p.experts ? best.at : 0;
-        sum = sum + score[e];
-        __syncwarp();
-        if (lane == 0) rank[e] = never(), number[i] = static_cast<float>(e), weight[i] = score[e];
-        __syncwarp();
-    }
+    for (int32_t i = 0; i < p.p.used; ++i) sum = sum + choose(rank, score, p.experts, i, 0, number, weight);
     for (int32_t i = lane; i < p.p.used; i += warp_lanes)
         weight[i] = (p.p.normalise ? weight[i] / (sum + 1e-20f) : weight[i]) * p.p.scale;
+}
+
+__global__ void head_router_kernel(head_router_launch_params p) {
+    wait_for_prior_kernels();
+    __shared__ float share[most_experts], score[most_experts], rank[most_experts], parts[2];
+    const int lane = static_cast<int>(threadIdx.x);
+    const int32_t shared = p.shared_count, active = shared + p.chosen;
+    const float *const logits = p.logits + blockIdx.x * p.logits_stride,
+                       *const mix = p.mix + blockIdx.x * p.mix_stride,
+                       *const of_shared = p.shared ? p.shared + blockIdx.x * p.shared_stride : nullptr;
+    float *const number = p.y + blockIdx.x * p.y_stride, *const weight = number + active;
+    const bool finite = finite_row(logits, p.routed) && finite_row(of_shared, shared) && finite_row(mix, 2);
+    if (!finite) {
+        for (int32_t i = lane; i < active; i += warp_lanes)
+            number[i] = static_cast<float>(i), weight[i] = float_of(0x7fc00000u);
+        return;
+    }
+    softmax_of_row(mix, 2, parts);
+    if (shared) softmax_of_row(of_shared, shared, share);
+    for (int32_t i = lane; i < shared; i += warp_lanes)
+        number[i] = static_cast<float>(i),
+        weight[i] = (static_cast<float>(shared) * share[i]) * (2.0f * parts[0]);
+    softmax_of_row(logits, p.routed, score);
+    for (int32_t i = lane; i < p.routed; i += warp_lanes) rank[i] = score[i];
+    __syncwarp();
+    float sum = 0.0f;
+    for (int32_t i = shared; i < active; ++i)
+        sum = sum + choose(rank, score, p.routed, i, shared, number, weight);
+    for (int32_t i = shared + lane; i < active; i += warp_lanes)
+        weight[i] = ((static_cast<float>(p.chosen) * weight[i]) / sum) * (2.0f * parts[1]);
 }
 
 }  // namespace
@@ -112,6 +160,10 @@ __global__ void router_kernel(router_launch_params p) {
 int launch_router(const router_launch_params &p, stream s) {
     if (p.n == 0) return 0;
     return DS_LAUNCH(router_kernel, dim3(static_cast<unsigned>(p.n)), dim3(warp_lanes), 0, s, p);
+}
+int launch_head_router(const head_router_launch_params &p, stream s) {
+    if (p.n == 0) return 0;
+    return DS_LAUNCH(head_router_kernel, dim3(static_cast<unsigned>(p.n)), dim3(warp_lanes), 0, s, p);
 }
 
 }  // namespace ds::cuda

@@ -23,37 +23,59 @@ namespace {
 
 // The weights that a forward pass reads and multiplies with. The embedding is only looked up, unless the
 // output head is tied to it. Of a prompt only the last token goes through the head. A token uses a share of
-// the routed experts, and a step reads those that any of its tokens uses.
+// the routed experts or heads, and a step reads those that any of its tokens uses.
 struct weights {
-    // expert_bytes: of all routed experts, not included in `bytes`
-    double bytes = 0, expert_bytes = 0;
+    // routed_bytes: of all routed experts or heads, not included in `bytes`
+    double bytes = 0, routed_bytes = 0;
     // weights that a token is multiplied with; floats: those of body and head that are floats
     double body = 0, head = 0, floats = 0;
-    double share = 0;  // share of the experts that a token uses
+    double share = 0;  // share of what is routed that a token uses
     bool integers() const { return floats < (body + head) / 2; }
-    // The expected share if tokens choose independently and no expert is preferred.
+    // The expected share if tokens choose independently and nothing is preferred.
     double step_bytes(unsigned tokens) const {
-        return bytes + expert_bytes * (1 - std::pow(1 - share, tokens));
+        return bytes + routed_bytes * (1 - std::pow(1 - share, tokens));
     }
 };
-bool of_experts(std::string_view name) { return name.find("_exps.weight") != name.npos; }
+
+// The share of a tensor that is routed: all of the experts', of the heads' those that are not always active.
+double routed_part(std::string_view name, const ds::hparams &h) {
+    if (name.find("_exps.weight") != name.npos) return 1;
+    if (!h.heads_used) return 0;
+    for (const std::string_view of : {".attn_q.", ".attn_q_b.", ".attn_k_b.", ".attn_v_b.", ".attn_output."})
+        if (name.find(of) != name.npos)
+            return static_cast<double>(h.heads - h.heads_shared) / static_cast<double>(h.heads);
+    return 0;
+}
+double routed_share(const ds::hparams &h) {
+    const auto of = [](int64_t part, int64_t all) {
+        return static_cast<double>(part) / static_cast<double>(all);
+    };
+    return h.experts      ? of(h.experts_used, h.experts)
+           : h.heads_used ? of(h.heads_used - h.heads_shared, h.heads - h.heads_shared)
+                          : 0;
+}
 
 weights weights_of(const std::string &path) {
     const ds::gguf_file file = ds::gguf_file::open(path);
     const ds::hparams h = ds::arch_of(file)->read(file);
     const std::string_view head = file.find_tensor("output.weight") ? "output.weight" : "token_embd.weight";
     weights w;
-    if (h.experts) w.share = static_cast<double>(h.experts_used) / static_cast<double>(h.experts);
+    w.share = routed_share(h);
     for (const ds::gguf_tensor &t : file.tensors()) {
         if (t.name == "token_embd.weight" && t.name != head) continue;
-        int64_t layer = 0;
-        if (t.name.starts_with("blk."))
-            std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), layer);
-        if (layer >= h.layers) continue;  // layers that predict one more token are not run
-        (of_experts(t.name) ? w.expert_bytes : w.bytes) += static_cast<double>(t.bytes);
+        double runs = 1;  // layers that run the block; none runs one that predicts one more token
+        if (t.name.starts_with("blk.")) {
+            int64_t block = 0;
+            std::from_chars(t.name.data() + 4, t.name.data() + t.name.size(), block);
+            runs = 0;
+            for (int64_t layer = 0; layer < h.layers; ++layer) runs += h.block_of(layer) == block;
+        }
+        const double routed = routed_part(t.name, h), bytes = runs * static_cast<double>(t.bytes);
+        w.routed_bytes += routed * bytes;
+        w.bytes += (1 - routed) * bytes;
         if (t.rank < 2 || t.name.ends_with("_scale")) continue;
-        const double elements =
-            static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]) * (of_experts(t.name) ? w.share : 1);
+        const double elements = runs * static_cast<double>(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]) *
+                                (1 - routed + routed * w.share);
         (t.name == head ? w.head : w.body) += elements;
         if (t.type == ds::format::f32 || t.type == ds::format::f16 || t.type == ds::format::bf16)
             w.floats += elements;

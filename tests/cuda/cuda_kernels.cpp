@@ -21,6 +21,8 @@
 #include "../../ggml-cuda/lanes.cu"
 #include "../../ggml-cuda/moe/config.cpp"
 #include "../../ggml-cuda/moe/experts.cu"
+#include "../../ggml-cuda/moe/groups.cu"
+#include "../../ggml-cuda/moe/heads.cu"
 #include "../../ggml-cuda/moe/router.cu"
 #include "../../ggml-cuda/norm.cu"
 #include "../../ggml-cuda/prepare.cu"

@@ -111,7 +111,7 @@ TEST_CASE("CUDA: I8 models give the CPU's bits, in any batch and chunks, with re
     if (!device_here("I8 models on a CUDA device")) return;
     const bool few = std::getenv("DS_CUDA_FEW");  // under compute-sanitizer, which is slow
     for (const char *name : {"micro/llama", "micro/qwen2", "micro/qwen3", "micro/deepseek-v2-lite",
-                             "micro/deepseek-r1", "tiny-r1"}) {
+                             "micro/deepseek-r1", "micro/r1", "tiny-r1"}) {
         CAPTURE(name);
         if (few && std::string(name) != "micro/qwen2") continue;
         const golden::data d = golden::load(name);
@@ -143,7 +143,8 @@ TEST_CASE("CUDA: other formats give the same bits again, and logits near the CPU
                   {"micro/qwen2", format::bf16, format::f16},
                   {"micro/qwen3", format::f16, format::f16},
                   {"tiny-r1", format::q8_0, format::f16},
-                  {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
+                  {"micro/deepseek-v2-lite", format::q8_0, format::f16},
+                  {"micro/r1", format::q8_0, format::f16}};
     for (const auto &of : models) {
         CAPTURE(of.name);
         const golden::data d = golden::load(of.name);

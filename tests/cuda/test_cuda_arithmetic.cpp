@@ -173,11 +173,24 @@ TEST_CASE("CUDA: scratch holds what is cut, and grows with every dimension") {
                 p.gate.type = p.up.type = p.down.type = f;
                 p.n = n, p.used = used, p.experts = 64, p.d = 512, p.ffn = 256;
                 const size_t bytes = cuda::experts_work_bytes(p);
-                const cuda::experts_cut cut = cuda::cut_of(p);
+                const cuda::group_cut cut = cuda::cut_of(p);
                 CHECK(cut.groups * int64_t{cut.group_rows} >= int64_t{n} * used);
                 // the size that scratch is planned for
                 CHECK(cut.groups <= cuda::group_bound(int64_t{n} * used, p.experts, 8));
                 ++p.n;
                 CHECK(cuda::experts_work_bytes(p) >= bytes);
+            }
+    for (format f : {format::i8, format::q4_k, format::f16})
+        for (const bool by_rank : {false, true})
+            for (int32_t n = 1; n < 200; n += 7) {
+                cuda::routed_launch_params p{};
+                p.w.type = f, p.by_rank = by_rank;
+                p.n = n, p.used = 5, p.matrices = 8, p.m = 96, p.k = 256;
+                const size_t bytes = cuda::routed_work_bytes(p);
+                const cuda::group_cut cut = cuda::cut_of(p);
+                CHECK(cut.groups * int64_t{cut.group_rows} >= int64_t{n} * p.used);
+                CHECK(cut.groups <= cuda::group_bound(int64_t{n} * p.used, p.matrices, 8));
+                ++p.n;
+                CHECK(cuda::routed_work_bytes(p) >= bytes);
             }
 }

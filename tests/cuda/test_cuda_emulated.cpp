@@ -101,6 +101,7 @@ TEST_CASE("CUDA, emulated: engines give the CPU's bits") {
     } models[] = {
         {"micro/qwen2", format::i8, format::i8},    {"micro/qwen3", format::i8, format::i8},
         {"micro/llama", format::i8, format::i8},    {"micro/deepseek-r1", format::i8, format::i8},
+        {"micro/r1", format::i8, format::i8},       {"micro/r1", format::q8_0, format::f16},
         {"micro/llama", format::bf16, format::f16}, {"micro/deepseek-v2-lite", format::q8_0, format::f16}};
     for (const auto &of : models) {
         CAPTURE(of.name);

@@ -451,6 +451,31 @@ TEST_CASE("CUDA kernels: routing and experts give the reference's bits") {
     }
 }
 
+TEST_CASE("CUDA kernels: routed heads give the reference's bits in any order of threads") {
+    if (!kernels_run()) return;
+    std::vector<op_case> cases = all_cases();
+    // tiles: more than 24 rows per head
+    cases.push_back(routed_matmul_case(format::i8, 130, 3, 2, true, 64, 96));
+    cases.push_back(routed_matmul_case(format::i8, 40, 8, 5, false, 48, 64));
+    const std::shared_ptr<backend> b = emulated_cuda();
+    for (const op_case &c : cases) {
+        if (c.kind != op::head_router && c.kind != op::routed_spread && c.kind != op::routed_matmul) continue;
+        // sums of packed weights have another order here
+        if (std::any_of(c.src.begin(), c.src.end(), [](const array &a) { return is_packed(a.type); }))
+            continue;
+        one_node one(c);
+        const std::vector<float> wanted = one.reference();
+        const memory work(b->fn->work_bytes(b.get(), one.only()));
+        for (bool backwards : {false, true}) {
+            run_backwards(backwards);
+            std::memset(one.only().out.data, 0x5a, tensor_bytes(one.only().out));
+            REQUIRE(b->fn->run(b.get(), one.g, work.data, nullptr));
+            const int64_t where = first_difference(wanted, one.result());
+            CHECK_MESSAGE(where == -1, c.text, backwards ? " backwards" : "", " element ", where);
+        }
+    }
+}
+
 TEST_CASE("CUDA, emulated: the sum that a device's reads are measured by meets every word once") {
     if (!kernels_run()) return;
     for (const int64_t count : {1, 511, 513, 5000}) {

@@ -83,6 +83,7 @@ TEST_CASE("device: an engine whose memory the host cannot touch gives the CPU's 
                  {"micro/llama", ds::format::bf16, ds::format::f16},
                  {"micro/deepseek-r1", ds::format::i8, ds::format::i8},
                  {"micro/deepseek-v2-lite", ds::format::q8_0, ds::format::f16},
+                 {"micro/r1", ds::format::i8, ds::format::i8},
                  {"tiny-r1", ds::format::f16, ds::format::f32}};
     for (const auto &c : cases) {
         if (sanitized && c.kv == ds::format::f16) continue;
