@@ -2,7 +2,7 @@
  *
  * One C header and one library, which depends on nothing but the C++ standard library. The library loads a
  * GGUF file, converts text to token ids and back, writes chat prompts, and answers many requests concurrently
- * from one paged cache of keys and values.
+ * from one paged cache of keys and values. It also trains: see the last section.
  *
  * A complete program:
  *
@@ -34,8 +34,8 @@
  *             version of the structure can have. Every function may return DS_ERR_MEMORY and DS_ERR_INTERNAL
  *             (a bug in the library); the lists of statuses below do not repeat these two.
  *  Ownership  What ds_x_new or ds_x_load returns is freed with ds_x_free, once; ds_x_free(NULL) does nothing.
- *             Engines and decoders keep their model alive, so the model may be freed first. Strings and
- *             arrays passed in are copied before the call returns, unless stated otherwise. Each function
+ *             Engines, decoders and trainers keep their model alive, so the model may be freed first. Strings
+ *             and arrays passed in are copied before the call returns, unless stated otherwise. Each function
  *             that returns a pointer states how long the pointer is valid.
  *  Threads    A ds_model is immutable: any number of threads may use it concurrently. ds_engine_step,
  *             ds_engine_trim, ds_engine_chat and the session functions may run in one thread at a time per
@@ -876,6 +876,147 @@ typedef struct ds_chat_result {
 DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, size_t count,
                                 const ds_request *parameters, ds_text_fn text, void *user,
                                 ds_chat_result *result, ds_error *err);
+
+/* ---- Training */
+
+/* A trainer changes a model's weights: supervised steps of AdamW on batches of token sequences. Its forward
+ * pass is the engine's, so that log-probabilities have the same bits, and its gradients are sums in a fixed
+ * order: weights after any number of steps are the same bytes with any number of threads, with every
+ * instruction set, whatever is recomputed instead of stored, and after saving and resuming. How a batch is
+ * cut into runs (run_tokens) does not change them either, except in models with shared blocks or with a
+ * balance loss. Architectures: all that this library runs; weights on the host, float pages. A trainer may be
+ * used by one thread at a time; ds_trainer_cancel may be called from any. */
+typedef struct ds_trainer ds_trainer;
+
+/* The format of the weights that the passes use. BF16 keeps 16 more bits of each for the optimizer alone. */
+typedef enum ds_train_format { DS_TRAIN_F32 = 0, DS_TRAIN_BF16 = 1 } ds_train_format;
+/* The optimizer's two states a weight. INT8: a byte each, with a scale for every 256. */
+typedef enum ds_train_states { DS_STATES_F32 = 0, DS_STATES_INT8 = 1 } ds_train_states;
+/* What is computed a second time for the gradients, so that it need not be stored in between: nothing; norms,
+ * rotations and products of gates, which is cheap; whole blocks, about a third more work. */
+typedef enum ds_recompute {
+    DS_RECOMPUTE_NOTHING = 0,
+    DS_RECOMPUTE_CHEAP = 1,
+    DS_RECOMPUTE_BLOCKS = 2
+} ds_recompute;
+
+typedef struct ds_trainer_config {
+    size_t struct_size;
+    uint32_t threads;        /* 0: one per processor */
+    uint32_t context_length; /* the most tokens of a sequence; 0: the model's */
+    ds_train_format format;
+    ds_train_states states;
+    ds_recompute recompute;
+    uint32_t run_tokens;   /* the most tokens computed together; 0: the largest power of two, from 32, for
+                                * which everything fits memory_limit, or 2,048 without a limit */
+    uint64_t memory_limit; /* bytes; 0: none */
+    double learning_rate;  /* at its peak; 0: 1e-4 */
+    double final_rate;     /* at total_steps */
+    uint64_t warmup_steps; /* the rate rises linearly */
+    uint64_t total_steps;  /* the rate falls as a cosine up to here; 0: it stays */
+    float beta1, beta2;    /* 0: 0.9 and 0.95 */
+    float epsilon;         /* 0: 1e-8 */
+    float weight_decay;    /* of matrices, times the rate; 0: 0.1; negative: none */
+    float clip_norm;       /* the most that the norm of all gradients may be; 0: 1; negative: any */
+    float balance;         /* r1: the weight of the loss that balances its attention heads */
+    const ds_host *host;   /* log and allocator; NULL: the defaults */
+} ds_trainer_config;
+
+typedef struct ds_training_plan {
+    size_t struct_size;
+    uint64_t weights, gradients, states;              /* bytes */
+    uint64_t activations, pages, work, inputs, total; /* of a run */
+    uint64_t run_tokens;
+} ds_training_plan;
+
+/* What a trainer would take, before anything is allocated.
+ *   model    not on a device, not loaded for its vocabulary only
+ *   config   may be NULL
+ *   plan     filled; the caller sets its struct_size
+ * Status: DS_ERR_ARGUMENT, DS_ERR_UNSUPPORTED, DS_ERR_MEMORY (memory_limit is too small; the message says how
+ * much is needed). */
+DS_API ds_status ds_trainer_plan(const ds_model *model, const ds_trainer_config *config,
+                                 ds_training_plan *plan, ds_error *err);
+
+/* Creates a trainer whose weights start as the model's, in whatever format these are. The model's own weights
+ * stay as they are, and the model is kept alive.
+ *   config    may be NULL
+ *   trainer   receives the trainer; free it with ds_trainer_free
+ * Status: as ds_trainer_plan; DS_ERR_NUMERIC (a weight is not finite; the message names the tensor). */
+DS_API ds_status ds_trainer_new(const ds_model *model, const ds_trainer_config *config, ds_trainer **trainer,
+                                ds_error *err);
+/* Models from ds_trainer_model, and engines on them, must be freed before. */
+DS_API void ds_trainer_free(ds_trainer *trainer);
+
+typedef struct ds_sequence {
+    const ds_token *tokens;
+    const float
+        *weights; /* [count], each at least 0: how much the token's negative log-probability, given those
+                           * before it, counts in the loss; the first is not used. NULL: 1 each */
+    size_t count; /* from 2 to the plan's run_tokens and the context */
+} ds_sequence;
+
+typedef struct ds_train_report {
+    size_t struct_size;
+    uint64_t step; /* steps made so far, this one included */
+    double loss;   /* the weighted mean over the batch, in nats, before the step */
+    double norm;   /* of all gradients together, before clipping */
+    double learning_rate;
+    uint64_t tokens, targets; /* of the batch; targets: those that have a weight */
+    uint32_t runs;            /* that the batch was cut into */
+    uint32_t skipped;         /* 1: loss or gradients were not finite, and the weights are as before */
+} ds_train_report;
+
+/* One step of the optimizer on a batch. Sequences are computed in their order, several in a run.
+ *   sequences, count   at least one
+ *   report             filled; the caller sets its struct_size; may be NULL
+ * Status: DS_ERR_ARGUMENT (the message names the sequence and token) or DS_ERR_TOO_LONG: nothing has changed;
+ * DS_ERR_CANCELLED: the weights are as before; DS_ERR_NUMERIC: ten steps in a row were skipped. */
+DS_API ds_status ds_trainer_step(ds_trainer *trainer, const ds_sequence *sequences, size_t count,
+                                 ds_train_report *report, ds_error *err);
+
+/* The loss of a batch, and nothing else. The first call allocates memory for its passes. Status: as
+ * ds_trainer_step. */
+DS_API ds_status ds_trainer_evaluate(ds_trainer *trainer, const ds_sequence *sequences, size_t count,
+                                     ds_train_report *report, ds_error *err);
+
+/* Ends the step or evaluation that is running, or the next one, with DS_ERR_CANCELLED. Any thread may call it;
+ * it takes no lock, so that a signal handler may, too. */
+DS_API void ds_trainer_cancel(ds_trainer *trainer);
+
+/* Saves all that the next steps depend on. The file is written beside `path` and renamed over it, so that at
+ * any moment either the old file is there or the new one.
+ *   own, own_size   bytes of the caller's, such as the place in its data; may be NULL and 0
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO. */
+DS_API ds_status ds_trainer_save(const ds_trainer *trainer, const char *path, const void *own,
+                                 size_t own_size, ds_error *err);
+
+/* Restores what ds_trainer_save has written, into a trainer of the same model, format and states. The whole
+ * file is checked before anything changes.
+ *   own, capacity   receive the caller's bytes
+ *   own_size        receives their number; may be NULL if own is
+ * Status: DS_ERR_ARGUMENT (it belongs to another model or configuration), DS_ERR_IO, DS_ERR_FORMAT (damaged),
+ * DS_ERR_UNSUPPORTED (another version), DS_ERR_BUFFER (nothing restored, own_size stored). */
+DS_API ds_status ds_trainer_resume(ds_trainer *trainer, const char *path, void *own, size_t capacity,
+                                   size_t *own_size, ds_error *err);
+
+/* Writes the weights as a GGUF file with the model's metadata.
+ *   type   of matrices: "f32", "f16", "bf16", "q8_0", "int8" and the other names of the quantize tool's
+ *          formats without a mix; rows that it does not divide are in q8_0 or f16. Norms, biases and routers
+ *          are F32
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_UNSUPPORTED (type; the message lists those known). */
+DS_API ds_status ds_trainer_export(const ds_trainer *trainer, const char *path, const char *type,
+                                   ds_error *err);
+
+/* The model that is trained, for engines: its weights are the trainer's own memory. After steps, an engine on it
+ * returns DS_ERR_STATE until ds_trainer_publish, and no step of the trainer may run while such an engine is
+ * in a step. Free it with ds_model_free, before the trainer. Status: DS_ERR_ARGUMENT. */
+DS_API ds_status ds_trainer_model(ds_trainer *trainer, ds_model **model, ds_error *err);
+
+/* Lets engines on ds_trainer_model go on with the weights as they are now. Each forgets its cached prefixes at
+ * its next step; requests that have begun keep the keys and values of the weights that computed them. Status:
+ * DS_ERR_ARGUMENT. */
+DS_API ds_status ds_trainer_publish(ds_trainer *trainer, ds_error *err);
 
 #ifdef __cplusplus
 }

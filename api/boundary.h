@@ -8,6 +8,7 @@
 #include "../ggml-cpu/cpu.h"
 #include "../ggml-cuda/host/cuda.h"
 #include "../llm/engine/engine.h"
+#include "../llm/train/trainer.h"
 #include "../tensor/utf8.h"
 
 #include <algorithm>

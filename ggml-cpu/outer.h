@@ -23,7 +23,8 @@ inline void run_outer(const cpu &c, outer_args p, char *scratch) {
 // In pieces of the result, by all threads. scratch: outer_scratch_bytes for each thread.
 inline void share_outer(cpu &c, const outer_args &p, char *scratch) {
     constexpr size_t unit = 96;  // rows that share the packing of columns, and a multiple of every tile's
-    const size_t wanted = 4 * c.pool.size(), height = std::min(outer_most_rows, ceil_div(p.rows, unit) * unit),
+    const size_t wanted = 4 * c.pool.size(),
+                 height = std::min(outer_most_rows, ceil_div(p.rows, unit) * unit),
                  down = ceil_div(p.rows, height),
                  width = ceil_div(ceil_div(p.columns, ceil_div(wanted, down)), outer_columns) * outer_columns,
                  across = ceil_div(p.columns, width);

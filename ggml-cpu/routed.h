@@ -105,7 +105,8 @@ public:
     // f(matrix, worker) for every touched matrix, of so many elements.
     template <class F> void share_matrices(cpu &c, size_t matrix, const F &f) const {
         const auto task = [&](size_t i, unsigned worker) { f(touched_[i], worker); };
-        if (pairs() * static_cast<int64_t>(matrix) / 16 >= worth_sharing) return c.pool.run(touched_count_, task);
+        if (pairs() * static_cast<int64_t>(matrix) / 16 >= worth_sharing)
+            return c.pool.run(touched_count_, task);
         for (size_t i = 0; i < touched_count_; ++i) task(i, 0);
     }
     // Copies the piece's quantized rows to their places in `rows`, packed if many's are. `per` consecutive

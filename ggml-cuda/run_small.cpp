@@ -81,12 +81,12 @@ constexpr variants rope_table_variants = rope_table_list;
 
 static void run_rope(const context &c, const node &n, char *) {
     const tensor &x = *n.src[0], &y = n.out;
-    check_launch(c,
-                 launch_rope({f32_at(x, 0), x.stride[0], x.stride[1], f32_at(*n.src[1], 0), f32_at(y, 0),
-                              y.stride[0], y.stride[1], dim(x, 0), dim(x, 1), dim(x, 2), dim(*n.src[1], 2),
-                              n.as<rope_params>()},
-                             c.queue),
-                 n);
+    check_launch(
+        c,
+        launch_rope({f32_at(x, 0), x.stride[0], x.stride[1], f32_at(*n.src[1], 0), f32_at(y, 0), y.stride[0],
+                     y.stride[1], dim(x, 0), dim(x, 1), dim(x, 2), dim(*n.src[1], 2), n.as<rope_params>()},
+                    c.queue),
+        n);
 }
 static constexpr variant rope_list[] = {{"pairs", always, nullptr, run_rope}};
 extern const variants rope_variants;

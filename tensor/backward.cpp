@@ -14,8 +14,8 @@ backward::backward(graph &graph, std::span<const gradient_sum> sums, std::vector
     again_.resize(forward_nodes_);
     for (const gradient_sum &s : sums) {
         if (s.sum->type != format::f32 || !contiguous(*s.sum) || !same_shape(*s.sum, *s.weight))
-            throw error(status::internal, std::string(s.weight->name) + ": the sum of gradients is " +
-                                              shape_text(*s.sum));
+            throw error(status::internal,
+                        std::string(s.weight->name) + ": the sum of gradients is " + shape_text(*s.sum));
         sums_[s.weight] = s.sum;
     }
     for (size_t i = 0; i < forward_nodes_; ++i) {
@@ -27,9 +27,7 @@ backward::backward(graph &graph, std::span<const gradient_sum> sums, std::vector
 }
 
 // A result in place (kv_write's pages) is a view of an input as well, but one of its own here.
-const tensor *backward::origin(const tensor *t) const {
-    return node_of_.count(t) || !t->base ? t : t->base;
-}
+const tensor *backward::origin(const tensor *t) const { return node_of_.count(t) || !t->base ? t : t->base; }
 
 bool backward::wanted(const tensor *t) const {
     const tensor *const o = origin(t);
@@ -75,11 +73,12 @@ struct stripe {
 static stripe stripe_of(const tensor &whole, const tensor &view) {
     const auto first = static_cast<int64_t>(view.offset / sizeof(float));
     const bool rows = view.rank == 2 || view.stride[1] == view.ne[2];
-    const int64_t period = rows ? view.stride[0] : view.stride[1], width = rows ? elements(view) / view.ne[0]
-                                                                              : view.ne[2];
+    const int64_t period = rows ? view.stride[0] : view.stride[1],
+                  width = rows ? elements(view) / view.ne[0] : view.ne[2];
     const int64_t used = elements(view) / width;
     if (first + width > period || used * period != elements(whole))
-        throw error(status::internal, "a gradient of " + shape_text(view) + ", a part of " + shape_text(whole));
+        throw error(status::internal,
+                    "a gradient of " + shape_text(view) + ", a part of " + shape_text(whole));
     return {period, first, width};
 }
 
@@ -89,13 +88,14 @@ const tensor *backward::joined(const tensor *t,
     std::vector<std::pair<stripe, const tensor *>> all;
     for (const auto &[view, gradient] : parts) {
         const stripe s = stripe_of(*t, *view);
-        const auto same = std::find_if(all.begin(), all.end(),
-                                       [&](const auto &p) { return p.first.first == s.first; });
+        const auto same =
+            std::find_if(all.begin(), all.end(), [&](const auto &p) { return p.first.first == s.first; });
         const tensor *const rows = g.reshape(gradient, {elements(*view) / s.width, s.width});
         if (same == all.end()) all.emplace_back(s, rows);
         else same->second = add(g, same->second, rows);
     }
-    std::sort(all.begin(), all.end(), [](const auto &a, const auto &b) { return a.first.first < b.first.first; });
+    std::sort(all.begin(), all.end(),
+              [](const auto &a, const auto &b) { return a.first.first < b.first.first; });
     int64_t filled = 0;
     std::vector<const tensor *> rows;
     for (const auto &[s, gradient] : all) {
@@ -119,9 +119,9 @@ const tensor *backward::total(const tensor *t) {
             parts.emplace_back(of, gradient);
             continue;
         }
-        const tensor *const whole =
-            pages || same_shape(*gradient, *t) ? gradient
-                                               : g.reshape(gradient, {t->ne, static_cast<size_t>(t->rank)});
+        const tensor *const whole = pages || same_shape(*gradient, *t)
+                                        ? gradient
+                                        : g.reshape(gradient, {t->ne, static_cast<size_t>(t->rank)});
         sum = sum ? add(g, sum, whole) : whole;
     }
     if (parts.empty()) return sum;

@@ -1,8 +1,8 @@
 // The gradient part of a graph: added after the forward part, node by node from the last to the first. Each
 // operation's gradient lies beside its forward (ops/<name>.cpp, <name>_grad).
-// Invariant: gradients of weights are added in place to sums that the caller owns, token by token in the order
-// of rows, so that they do not depend on how a batch is cut into graphs. A sum over other things has one order
-// too (numerics.h, "Gradients").
+// Invariant: gradients of weights are added in place to sums that the caller owns, row by row in the order
+// of rows, so that they do not depend on how a batch is cut into graphs. A sum over other things has one
+// order too (numerics.h, "Gradients").
 #pragma once
 
 #include "op.h"
@@ -20,23 +20,23 @@ class backward {
 public:
     graph &g;
 
-    // The nodes that `graph` has now are the forward part. A fused operation without a gradient of its own must
-    // have been added as its primitives (ops_to_expand). `again`: for each node of the forward part, whether
-    // its result is computed again where a gradient needs it, so that it need not be retained until then; empty:
-    // none. Results that are computed again are made of others that are, or are retained.
+    // The nodes that `graph` has now are the forward part. A fused operation without a gradient of its own
+    // must have been added as its primitives (ops_to_expand). `again`: for each node of the forward part,
+    // whether its result is computed again where a gradient needs it, so that it need not be retained until
+    // then; empty: none. Results that are computed again are made of others that are, or are retained.
     backward(graph &graph, std::span<const gradient_sum> sums, std::vector<bool> again = {});
 
-    // Adds the gradient part, from the gradients given so far (of the loss by results). With `until`, a node's
-    // result, that node's gradient is returned and not passed on to its sources.
-    // Throws status::internal, naming it, for an operation without a gradient.
+    // Adds the gradient part, from the gradients given so far (of the loss by results). With `until`, a
+    // node's result, that node's gradient is returned and not passed on to its sources. Throws
+    // status::internal, naming it, for an operation without a gradient.
     const tensor *run(const tensor *until = nullptr);
 
     // ---- For gradients of operations
 
     // Whether a gradient of t serves any weight.
     bool wanted(const tensor *t) const;
-    // A gradient of t, or of some of its views, each of the shape of what it belongs to; several are added. The
-    // gradient of pages, as kv_write returns them, are those of the keys and values that were written,
+    // A gradient of t, or of some of its views, each of the shape of what it belongs to; several are added.
+    // The gradient of pages, as kv_write returns them, are those of the keys and values that were written,
     // [n, heads, key + value].
     void give(const tensor *t, const tensor *gradient);
     // t's value for use in the gradient part.

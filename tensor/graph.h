@@ -50,8 +50,8 @@ struct op_info {
     void (*shape)(node &);
     void (*reference)(const node &);  // slow and obvious, any strides, any format
     bool cpu, cuda;
-    // Adds the nodes that compute the sources' gradients from the result's, and gives them (backward.h); null:
-    // there is none.
+    // Adds the nodes that compute the sources' gradients from the result's, and gives them (backward.h);
+    // null: there is none.
     void (*grad)(backward &, const node &n, const tensor *dy);
     // Of a fused operation: adds the primitive operations that it equals, over n's sources, and returns the
     // last one's result; null where this node equals none. A primitive has no such function.
@@ -71,8 +71,8 @@ public:
 
     // A tensor over the caller's bytes (inputs of a step).
     tensor *input(format type, std::initializer_list<int64_t> ne, void *data, const char *name);
-    // The same bytes in another shape; `t` must be contiguous, or be rows apart that stay rows. Rows that have
-    // scales keep their length.
+    // The same bytes in another shape; `t` must be contiguous, or be rows apart that stay rows. Rows that
+    // have scales keep their length.
     tensor *reshape(const tensor *t, std::span<const int64_t> ne);
     tensor *reshape(const tensor *t, std::initializer_list<int64_t> ne) {
         return reshape(t, std::span(ne.begin(), ne.size()));
@@ -94,8 +94,8 @@ public:
     }
     // From now on these operations, which are fused, are added as what they expand into.
     void expand(op_set fused) { expanded_ = fused; }
-    // Begins a block, or ends the last one: the results of a block's nodes may be computed again from t and from
-    // what comes before all blocks (backward.h).
+    // Begins a block, or ends the last one: the results of a block's nodes may be computed again from t and
+    // from what comes before all blocks (backward.h).
     void mark(const tensor *t);
     struct block_start {
         const tensor *t;

@@ -234,10 +234,10 @@ template <class P> DS_HD adamw_state adamw_step(adamw_state s, float gradient, c
     return s;
 }
 
-// States as bytes: floats of 4 bits of exponent and, with a sign, 3 of mantissa (m), or without one 4 (the root
-// of v), relative to the largest of their block. x is at most 1 in magnitude: it becomes sign, then x * 1.875 or
-// x * 1.9375 = 2^(exponent - 15) * 1.mantissa, rounded to nearest, half up; below half of the least code, 0. The
-// root of a v above 0 is never 0, for the step divides by it.
+// States as bytes: floats of 4 bits of exponent and, with a sign, 3 of mantissa (m), or without one 4 (the
+// root of v), relative to the largest of their block. x is at most 1 in magnitude: it becomes sign, then x *
+// 1.875 or x * 1.9375 = 2^(exponent - 15) * 1.mantissa, rounded to nearest, half up; below half of the least
+// code, 0. The root of a v above 0 is never 0, for the step divides by it.
 template <int mantissa> DS_HD uint32_t state_code(float x) {
     constexpr uint32_t least = (127u - 15u) << mantissa;
     constexpr float whole = 2.0f - 1.0f / static_cast<float>(1 << mantissa);

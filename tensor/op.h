@@ -12,7 +12,7 @@ namespace ds {
 #define DS_OP(name, ...)                                                                                     \
     void name##_shape(node &n);                                                                              \
     void name##_forward(const node &n);                                                                      \
-    tensor *name##_expand(graph &g, const node &n);  /* defined where ops.def's column fused says yes */     \
+    tensor *name##_expand(graph &g, const node &n); /* defined where ops.def's column fused says yes */      \
     void name##_grad(backward &b, const node &n, const tensor *dy);  // and where its column grad does
 #include "ops.def"
 #undef DS_OP
@@ -62,8 +62,8 @@ inline int64_t best_of(const float *x, int64_t n) {
     return best;
 }
 void softmax_row(const float *logits, int64_t n, float *y);  // of finite logits
-// Gradients, of softmax from its result; of one row of router and head_router, from their sources, their results
-// and these' gradients. scratch: [2 * n], and 2 * shared_count more.
+// Gradients, of softmax from its result; of one row of router and head_router, from their sources, their
+// results and these' gradients. scratch: [2 * n], and 2 * shared_count more.
 void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx);
 void route_back_row(const float *logits, const float *route, const float *dy, int64_t n,
                     const router_params &p, float *scratch, float *y);
@@ -126,8 +126,8 @@ inline bool fits_pages(const kv_layout &l, const tensor &pages) {
     return std::min(l.k_offset, l.v_offset) >= 0 && std::max(k_end, v_end) <= pages.ne[1];
 }
 
-// What attention_back's result is made of: for each row heads * value, heads * rope, then key and value of each
-// key head, keys first; of latents one key, whose first part is the value.
+// What attention_back's result is made of: for each row heads * value, heads * rope, then key and value of
+// each key head, keys first; of latents one key, whose first part is the value.
 struct attention_back_sizes {
     int64_t heads, kv_heads, value, rope, key;
     explicit attention_back_sizes(const node &n);
@@ -139,14 +139,16 @@ void read_page_vectors(const node &n, int64_t i, int64_t head, int64_t t, float 
 // The first row after those of the sequence that row `begin` is of.
 int64_t sequence_end(const tensor &sequence, int64_t begin);
 
-// Of adamw's node: elements [first, first + count), at most a block from its start, as floats; v is overwritten
-// by its roots.
+// Of adamw's node: elements [first, first + count), at most a block from its start, as floats; v is
+// overwritten by its roots.
 void read_adamw_states(const node &n, int64_t first, int64_t count, float *w, float *m, float *v);
-void write_adamw_states(const node &n, int64_t first, int64_t count, const float *w, const float *m, float *v);
+void write_adamw_states(const node &n, int64_t first, int64_t count, const float *w, const float *m,
+                        float *v);
 
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
-// One row of cross_entropy: y gets the target's log-probability, the entropy or 0, and the logarithm of the sum.
+// One row of cross_entropy: y gets the target's log-probability, the entropy or 0, and the logarithm of the
+// sum.
 void cross_entropy_row(const float *logits, int64_t n, int32_t target, bool entropy, float *y);
 
 inline float apply(unary f, float x) {

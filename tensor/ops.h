@@ -130,7 +130,7 @@ constexpr int64_t square_sum_stretch = 4096;
 // AdamW (arXiv 1711.05101) at one step: bias1 and bias2 are 1 / (1 - beta^step), `decay` is the learning rate
 // times the weight decay. States in bytes (arXiv 2110.02861) are of blocks of state_block elements.
 struct adamw_params {
-    float clip;  // the gradient's factor
+    float clip;                                                            // the gradient's factor
     float rate, decay, beta1, beta2, rest1, rest2, bias1, bias2, epsilon;  // rest = 1 - beta
 };
 constexpr int64_t state_block = 256;
@@ -191,8 +191,8 @@ tensor *spread_matmul(graph &g, const tensor *x, const tensor *route, const tens
                       const tensor *residual = nullptr);
 tensor *cross_entropy(graph &g, const tensor *x, const tensor *w, const tensor *targets, bool entropy);
 tensor *square_sum(graph &g, const tensor *x);
-// Where w is bf16, `low` has the bits that w lacks, [2n] as bytes. With scales, [ceil(n/256)] each, m and v are
-// bytes, else f32.
+// Where w is bf16, `low` has the bits that w lacks, [2n] as bytes. With scales, [ceil(n/256)] each, m and v
+// are bytes, else f32.
 struct adamw_sources {
     const tensor *w, *low, *g, *m, *v, *m_scale, *v_scale;
 };

@@ -80,8 +80,7 @@ static void rope_halves(const float *a, const float *b, const float *cosine, con
     const v16 turn(direction);
     size_t i = 0;
     for (; i + 16 <= pairs; i += 16) {
-        const v16 u = load(a + i), v = load(b + i), c = load(cosine + i),
-                  s = load(sine + i) * turn;
+        const v16 u = load(a + i), v = load(b + i), c = load(cosine + i), s = load(sine + i) * turn;
         store(ya + i, rope_first(u, v, c, s));
         store(yb + i, rope_second(u, v, c, s));
     }

@@ -1,8 +1,8 @@
 // The kernels of gradients, over v16: a part of float.inl.
 
-// ---- Outer products, summed over their steps. Rows are repacked in groups of outer_rows and columns in panels
-// of outer_vectors vectors, so that a tile of both reads adjacent floats; what lies beyond the last row or
-// column is zero and is not stored. The steps are taken in chunks, between which the sums are in y.
+// ---- Outer products, summed over their steps. Rows are repacked in groups of outer_rows and columns in
+// panels of outer_vectors vectors, so that a tile of both reads adjacent floats; what lies beyond the last
+// row or column is zero and is not stored. The steps are taken in chunks, between which the sums are in y.
 
 constexpr size_t outer_width = 16 * outer_vectors;
 
@@ -114,8 +114,7 @@ static void rms_norm_back(const float *dy, const float *x, const float *w, float
     for (; i + 16 <= n; i += 16) store(dx + i, load(dy + i) * load(w + i));
     if (i < n) store_n(dx + i, load_n(dy + i, n - i) * load_n(w + i, n - i), n - i);
     const float factor = norm_factor(x, n, eps);
-    const v16 f(factor),
-        scale(-rms_norm_back_scale(product_sum(dx, x, n), static_cast<int64_t>(n), factor));
+    const v16 f(factor), scale(-rms_norm_back_scale(product_sum(dx, x, n), static_cast<int64_t>(n), factor));
     for (i = 0; i + 16 <= n; i += 16) store(dx + i, fma_f32(scale, load(x + i), load(dx + i) * f));
     if (i < n) store_n(dx + i, fma_f32(scale, load_n(x + i, n - i), load_n(dx + i, n - i) * f), n - i);
 }
@@ -142,7 +141,8 @@ DS_INLINE void store_part(float *p, v16 x, size_t n) {
 DS_INLINE v16 keep_part(v16 a, v16 b, size_t n) { return n == 16 ? a : keep_n(a, b, n); }
 
 static void times(float factor, const float *x, float *y, size_t n) {
-    by_sixteens(n, [&](size_t i, size_t m) DS_LAMBDA { store_part(y + i, v16(factor) * load_part(x + i, m), m); });
+    by_sixteens(n, [&](size_t i, size_t m)
+                       DS_LAMBDA { store_part(y + i, v16(factor) * load_part(x + i, m), m); });
 }
 
 // ---- Attention
@@ -222,11 +222,11 @@ static void adamw(const adamw_params &p, const float *g, float *w, float *m, flo
     const v16 clip(p.clip), beta1(p.beta1), beta2(p.beta2), rest1(p.rest1), rest2(p.rest2), bias1(p.bias1),
         bias2(p.bias2), decay(-p.decay), rate(p.rate), epsilon(p.epsilon);
     by_sixteens(n, [&](size_t i, size_t part) DS_LAMBDA {
-        const v16 gi = load_part(g + i, part) * clip,
-                  mi = fma_f32(beta1, load_part(m + i, part), rest1 * gi),
+        const v16 gi = load_part(g + i, part) * clip, mi = fma_f32(beta1, load_part(m + i, part), rest1 * gi),
                   vi = fma_f32(beta2, load_part(v + i, part), (rest2 * gi) * gi), wi = load_part(w + i, part);
         store_part(m + i, mi, part);
         store_part(v + i, vi, part);
-        store_part(w + i, fma_f32(decay, wi, wi) - rate * ((mi * bias1) / (root(vi * bias2) + epsilon)), part);
+        store_part(w + i, fma_f32(decay, wi, wi) - rate * ((mi * bias1) / (root(vi * bias2) + epsilon)),
+                   part);
     });
 }

@@ -88,8 +88,8 @@ struct i8_attend_args {
 };
 constexpr int32_t i8_nan = 1 << 30;
 
-// y[i][j] = ( y[i][j] + ) the sum over the steps, in order, of a[i * a_row + t * a_step] * b[t * b_stride + j],
-// each step an fma: how gradients are summed.
+// y[i][j] = ( y[i][j] + ) the sum over the steps, in order, of a[i * a_row + t * a_step] * b[t * b_stride +
+// j], each step an fma: how gradients are summed.
 struct outer_args {
     const float *a;
     size_t a_row, a_step;  // floats
@@ -111,7 +111,8 @@ struct float_kernels {
     void (*add_times)(float factor, const float *x, float *y, size_t n);  // y = fma(factor, x, y)
     void (*encode_f16)(const float *x, uint16_t *y, size_t n);
     void (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
-    // Rotate the pairs (a[i], b[i]), and the pairs (a[2i], a[2i + 1]); `direction` is 1, or -1 to rotate back.
+    // Rotate the pairs (a[i], b[i]), and the pairs (a[2i], a[2i + 1]); `direction` is 1, or -1 to rotate
+    // back.
     void (*rope_halves)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                         float *yb, size_t pairs, float direction);
     void (*rope_adjacent)(const float *a, const float *cosine, const float *sine, float *y, size_t pairs,

@@ -38,10 +38,11 @@ void run_blocks(cpu &c, const node &n, char *) {
     share_range(c, blocks, all * 4, [&](size_t begin, size_t end, unsigned) {
         float w[state_block], m[state_block], v[state_block];
         for (size_t b = begin; b < end; ++b) {
-            const int64_t first = static_cast<int64_t>(b) * state_block, count = std::min(state_block, all - first);
+            const int64_t first = static_cast<int64_t>(b) * state_block,
+                          count = std::min(state_block, all - first);
             read_adamw_states(n, first, count, w, m, v);
-            c.vec->floats->adamw(n.as<adamw_params>(), static_cast<const float *>(n.src[1]->data) + first, w, m,
-                                 v, static_cast<size_t>(count));
+            c.vec->floats->adamw(n.as<adamw_params>(), static_cast<const float *>(n.src[1]->data) + first, w,
+                                 m, v, static_cast<size_t>(count));
             write_adamw_states(n, first, count, w, m, v);
         }
     });

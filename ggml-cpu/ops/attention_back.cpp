@@ -1,6 +1,6 @@
-// attention_back on the CPU: a sequence's rows and one key head are a task. Its keys and values are copied out
-// of their pages, both as rows and as columns; blocks of rows then are outer products: scores, dy . v, the
-// gradients of queries, keys and values.
+// attention_back on the CPU: a sequence's rows and one key head are a task. Its keys and values are copied
+// out of their pages, both as rows and as columns; blocks of rows then are outer products: scores, dy . v,
+// the gradients of queries, keys and values.
 
 #include "../outer.h"
 
@@ -135,7 +135,8 @@ void run(cpu &c, const node &n, char *work) {
     const attention_back_sizes s(n);
     auto *const starts = reinterpret_cast<int32_t *>(work);
     int32_t sequences = 0, longest = 0;
-    for (int64_t i = 0; i < n.out.ne[0]; i = sequence_end(*n.src[4], i)) starts[sequences++] = static_cast<int32_t>(i);
+    for (int64_t i = 0; i < n.out.ne[0]; i = sequence_end(*n.src[4], i))
+        starts[sequences++] = static_cast<int32_t>(i);
     starts[sequences] = static_cast<int32_t>(n.out.ne[0]);
     for (int32_t i = 0; i < sequences; ++i) longest = std::max(longest, starts[i + 1] - starts[i]);
     const size_t bytes = scratch(s, static_cast<size_t>(longest), nullptr).bytes;

@@ -63,7 +63,8 @@ struct logits_block {
 
 size_t work_bytes(const cpu &c, const node &n) { return logits_block(c, *n.src[0], *n.src[1]).bytes(c); }
 
-void take_row(const float_kernels &f, const float *logits, size_t vocab, int32_t target, bool entropy, float *y) {
+void take_row(const float_kernels &f, const float *logits, size_t vocab, int32_t target, bool entropy,
+              float *y) {
     y[0] = y[1] = y[2] = std::numeric_limits<float>::quiet_NaN();
     const float max = f.largest_finite(logits, vocab);
     if (!finite_f32(max)) return;

@@ -11,10 +11,11 @@ bool rows_fit(const cpu &, const node &n) { return n.out.rank >= 2; }
 // f(i, j) for each row [i, j] of x[n,(h,)d].
 template <class F> void each_row(cpu &c, const tensor &x, const F &f) {
     const size_t middle = x.rank == 3 ? static_cast<size_t>(x.ne[1]) : 1;
-    share_range(c, static_cast<size_t>(x.ne[0]) * middle, elements(x), [&](size_t begin, size_t end, unsigned) {
-        for (size_t r = begin; r < end; ++r)
-            f(static_cast<int64_t>(r / middle), static_cast<int64_t>(r % middle));
-    });
+    share_range(c, static_cast<size_t>(x.ne[0]) * middle, elements(x),
+                [&](size_t begin, size_t end, unsigned) {
+                    for (size_t r = begin; r < end; ++r)
+                        f(static_cast<int64_t>(r / middle), static_cast<int64_t>(r % middle));
+                });
 }
 float *row_at(const tensor &t, int64_t i, int64_t j) {
     return f32_at(t, i) + (t.rank == 3 ? j * t.stride[1] : 0);

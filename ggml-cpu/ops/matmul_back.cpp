@@ -25,22 +25,22 @@ void run_back(cpu &c, const node &n, char *work) {
         tensor scale, matrix = w;
         if (w.rank == 3) matrix = matrix_of(w, static_cast<int64_t>(h), scale);
         const float *const from = head_at(dy, h);
-        float_rows{matrix}.each(
-            c, work + scratch_bytes(c), [&](size_t first, size_t rows, const float *b, size_t stride) {
-                share_outer(c,
-                            {.a = from + first,
-                             .a_row = row_stride(dy),
-                             .a_step = 1,
-                             .b = b,
-                             .b_stride = stride,
-                             .y = head_at(n.out, h),
-                             .y_stride = row_stride(n.out),
-                             .rows = dim(dy, 0),
-                             .columns = dim(matrix, 1),
-                             .steps = rows,
-                             .add = first > 0},
-                            work);
-            });
+        float_rows{matrix}.each(c, work + scratch_bytes(c),
+                                [&](size_t first, size_t rows, const float *b, size_t stride) {
+                                    share_outer(c,
+                                                {.a = from + first,
+                                                 .a_row = row_stride(dy),
+                                                 .a_step = 1,
+                                                 .b = b,
+                                                 .b_stride = stride,
+                                                 .y = head_at(n.out, h),
+                                                 .y_stride = row_stride(n.out),
+                                                 .rows = dim(dy, 0),
+                                                 .columns = dim(matrix, 1),
+                                                 .steps = rows,
+                                                 .add = first > 0},
+                                                work);
+                                });
     }
 }
 

@@ -12,8 +12,8 @@ bool always(const cpu &, const node &) { return true; }
 // x[n,(h,)d] as rows of d.
 struct rows_of {
     const tensor &t;
-    size_t middle = t.rank == 3 ? static_cast<size_t>(t.ne[1]) : 1, count = static_cast<size_t>(t.ne[0]) * middle,
-           width = static_cast<size_t>(t.ne[t.rank - 1]);
+    size_t middle = t.rank == 3 ? static_cast<size_t>(t.ne[1]) : 1,
+           count = static_cast<size_t>(t.ne[0]) * middle, width = static_cast<size_t>(t.ne[t.rank - 1]);
     float *operator[](size_t r) const {
         return f32_at(t, static_cast<int64_t>(r / middle)) +
                (t.rank == 3 ? static_cast<int64_t>(r % middle) * t.stride[1] : 0);
@@ -40,7 +40,8 @@ void run_weights(cpu &c, const node &n, char *work) {
     });
     share_range(c, x.width, elements(x.t) / 8, [&](size_t begin, size_t end, unsigned) {
         for (size_t r = 0; r < x.count; ++r)
-            c.vec->floats->add_norm_products(dy[r] + begin, x[r] + begin, factor[r], sum + begin, end - begin);
+            c.vec->floats->add_norm_products(dy[r] + begin, x[r] + begin, factor[r], sum + begin,
+                                             end - begin);
     });
 }
 

@@ -14,16 +14,16 @@ const float *row_at(const tensor &x, int64_t i, int64_t r) {
     return x.rank == 2 ? f32_at(x, i) : f32_at(x, i, r);
 }
 
-// What both products of a route's rows need: pairs by matrix, and for each worker two gathered arrays of up to
-// as many rows as there are, and scratch.
+// What both products of a route's rows need: pairs by matrix, and for each worker two gathered arrays of up
+// to as many rows as there are, and scratch.
 struct gathered {
     work_memory memory;
     routed_rows rows;
     char *workers;
     size_t first_bytes, second_bytes, worker_bytes;
 
-    gathered(const cpu &c, const tensor &route, int64_t matrices, int64_t first, int64_t second, size_t decoded,
-             char *work)
+    gathered(const cpu &c, const tensor &route, int64_t matrices, int64_t first, int64_t second,
+             size_t decoded, char *work)
         : memory{work}, rows(route, matrices, 1, memory),
           first_bytes(align64(static_cast<size_t>(route.ne[0] * first) * sizeof(float))),
           second_bytes(align64(static_cast<size_t>(route.ne[0] * second) * sizeof(float))),
@@ -31,7 +31,9 @@ struct gathered {
         workers = memory.take_bytes(c.pool.size() * worker_bytes);
     }
     float *first(unsigned w) const { return reinterpret_cast<float *>(workers + w * worker_bytes); }
-    float *second(unsigned w) const { return reinterpret_cast<float *>(workers + w * worker_bytes + first_bytes); }
+    float *second(unsigned w) const {
+        return reinterpret_cast<float *>(workers + w * worker_bytes + first_bytes);
+    }
     char *scratch(unsigned w) const { return workers + w * worker_bytes + first_bytes + second_bytes; }
     // Of matrix e's rows, those of x, one after another.
     void gather(const tensor &x, int32_t e, float *to) const {
@@ -111,7 +113,8 @@ void run_back(cpu &c, const node &n, char *work) {
                     for (size_t i = begin; i < end; ++i) {
                         float *const y = f32_at(n.out, static_cast<int64_t>(i));
                         std::memcpy(y, out + i * ranks * k, k * sizeof(float));
-                        for (size_t r = 1; r < ranks; ++r) c.vec->floats->add(y, out + (i * ranks + r) * k, y, k);
+                        for (size_t r = 1; r < ranks; ++r)
+                            c.vec->floats->add(y, out + (i * ranks + r) * k, y, k);
                     }
                 });
 }
@@ -150,9 +153,10 @@ void run_weights(cpu &c, const node &n, char *work) {
 
 // f(i) for each row.
 template <class F> void each_row(cpu &c, const node &n, const F &f) {
-    share_range(c, static_cast<size_t>(n.out.ne[0]), elements(n.out) * 4, [&](size_t begin, size_t end, unsigned) {
-        for (size_t i = begin; i < end; ++i) f(static_cast<int64_t>(i));
-    });
+    share_range(c, static_cast<size_t>(n.out.ne[0]), elements(n.out) * 4,
+                [&](size_t begin, size_t end, unsigned) {
+                    for (size_t i = begin; i < end; ++i) f(static_cast<int64_t>(i));
+                });
 }
 const float *part_of(const tensor &dy, const tensor &route, int64_t i, int64_t r, int64_t d) {
     return f32_at(dy, i, dy.ne[1] == d ? 0 : routed_to(route, i, r) * d);
@@ -173,8 +177,8 @@ void run_dot(cpu &c, const node &n, char *) {
     each_row(c, n, [&](int64_t i) {
         for (int64_t r = 0; r < x.ne[1]; ++r) {
             *f32_at(n.out, i, 0, r) = 0.0f;
-            *f32_at(n.out, i, 1, r) = c.vec->floats->product_sum(part_of(*n.src[0], route, i, r, x.ne[2]),
-                                                                 f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
+            *f32_at(n.out, i, 1, r) = c.vec->floats->product_sum(
+                part_of(*n.src[0], route, i, r, x.ne[2]), f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
         }
     });
 }

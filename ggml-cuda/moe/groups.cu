@@ -1,5 +1,5 @@
-// Products of rows that are sorted by matrix (groups.h). The grid has as many rows as there can be groups; the
-// blocks of empty groups return. Which slot a pair gets changes no bit.
+// Products of rows that are sorted by matrix (groups.h). The grid has as many rows as there can be groups;
+// the blocks of empty groups return. Which slot a pair gets changes no bit.
 #include "groups.h"
 
 #include "../gemm/config.h"

@@ -1,6 +1,6 @@
 // Products of rows with matrices that a route chooses. Pairs of a row and a rank are sorted by matrix and cut
-// into groups on the device, so that a matrix's weights are read once per group, and those of matrices without
-// rows never. Then the kernels of products run with one group per block.
+// into groups on the device, so that a matrix's weights are read once per group, and those of matrices
+// without rows never. Then the kernels of products run with one group per block.
 #pragma once
 
 #include "../gemm/product.cuh"

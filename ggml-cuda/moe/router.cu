@@ -1,6 +1,6 @@
-// The routers: one warp per row, following route_row (tensor/ops/router.cpp) and route_heads (head_router.cpp).
-// What is chosen is chosen by comparison alone, with ties going to the lowest index. Sums are of integers, or in
-// the order of the ranks.
+// The routers: one warp per row, following route_row (tensor/ops/router.cpp) and route_heads
+// (head_router.cpp). What is chosen is chosen by comparison alone, with ties going to the lowest index. Sums
+// are of integers, or in the order of the ranks.
 #include "../device.cuh"
 #include "config.h"
 

@@ -165,6 +165,7 @@ private:
     }
     int64_t more_pages(int64_t pages) noexcept;
     void take_in();
+    void take_weights();
     void retire();
     void drop_cancelled();
     void drop_expired();
@@ -203,6 +204,7 @@ private:
     size_t token_bytes_;               // most bytes that one token can add to a text
 
     std::atomic<bool> stepping_{false}, stop_{false};
+    uint64_t generation_ = 0;          // of the model's weights: model::generation
     std::atomic<bool> unread_{false};  // events_ are complete but not yet returned to the caller
     bool handed_out_ = true;           // events_ were returned to the caller
     std::vector<event> events_;

@@ -17,6 +17,7 @@ engine::turn::turn(engine &e) : taken_(e.stepping_) {
 std::span<const event> engine::step(const turn &) {
     const os::default_float_mode float_mode;
     const double begun = os::seconds();
+    take_weights();
     if (unread_.exchange(false)) {  // the host's trace callback threw, so the events were not returned
         handed_out_ = true;
         return events_;
@@ -133,6 +134,17 @@ void engine::report(const step_plan &p, bool computed, double begun, double comp
     t.compute_seconds = compute;
     step_new_ = 0;
     if (options_.trace) options_.trace(t);
+}
+
+// Weights that are trained change between two steps: what was computed with the old ones is not cached any
+// more.
+void engine::take_weights() {
+    const uint64_t now = model_->generation;
+    if (now & 1)
+        throw error(status::state, "the model's weights have changed: they must be published before a step");
+    if (now == std::exchange(generation_, now)) return;
+    scheduler_.pages().forget(0);
+    publish();
 }
 
 void engine::trim(const turn &, int64_t keep) {

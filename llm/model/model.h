@@ -43,9 +43,9 @@ struct model {
     uint64_t device_bytes = 0;
     // Bytes of the host's memory for tensors that are computed in another form than the file's.
     uint64_t made_bytes = 0;
-    uint64_t fingerprint = 0;          // 0: loaded for its vocabulary only
-    // Of weights that are trained: even, and another number whenever they were published (train/trainer.h); odd
-    // while they may change.
+    uint64_t fingerprint = 0;  // 0: loaded for its vocabulary only
+    // Of weights that are trained: even, and another number whenever they were published (train/trainer.h);
+    // odd while they may change.
     std::atomic<uint64_t> generation = 0;
     format main_format = format::f32;  // the format that holds the most bytes
 

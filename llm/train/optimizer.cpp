@@ -15,8 +15,10 @@ size_t optimizer::state_bytes(int64_t elements, bool bytes) {
     return 2 * align64(bytes ? n : n * sizeof(float)) + (bytes ? 2 * align64(scales * sizeof(float)) : 0);
 }
 
-optimizer::optimizer(std::span<const trained_weight> weights, const adamw_options &o, std::shared_ptr<backend> b)
-    : weights_(weights.begin(), weights.end()), options_(o), backend_(std::move(b)), graph_(weights.size() + 8) {
+optimizer::optimizer(std::span<const trained_weight> weights, const adamw_options &o,
+                     std::shared_ptr<backend> b)
+    : weights_(weights.begin(), weights.end()), options_(o), backend_(std::move(b)),
+      graph_(weights.size() + 8) {
     size_t bytes = 0, most = 0;
     for (const trained_weight &w : weights_) {
         bytes += state_bytes(elements(*w.w), o.byte_states);
@@ -37,7 +39,8 @@ optimizer::optimizer(std::span<const trained_weight> weights, const adamw_option
         const int64_t n = elements(*w.w);
         const format type = o.byte_states ? format::i8 : format::f32;
         state s{take(type, n), take(type, n), nullptr, nullptr};
-        if (o.byte_states) s.m_scale = take(format::f32, blocks_of(n)), s.v_scale = take(format::f32, blocks_of(n));
+        if (o.byte_states)
+            s.m_scale = take(format::f32, blocks_of(n)), s.v_scale = take(format::f32, blocks_of(n));
         state_.push_back(s);
     }
 }
@@ -68,16 +71,17 @@ void optimizer::step(int64_t number, double rate, double norm) {
     for (size_t i = 0; i < weights_.size(); ++i) {
         const trained_weight &w = weights_[i];
         const state &s = state_[i];
-        const adamw_params p{.clip = static_cast<float>(clip),
-                             .rate = static_cast<float>(rate),
-                             .decay = w.decays ? static_cast<float>(rate * static_cast<double>(options_.decay)) : 0.0f,
-                             .beta1 = options_.beta1,
-                             .beta2 = options_.beta2,
-                             .rest1 = static_cast<float>(1 - static_cast<double>(options_.beta1)),
-                             .rest2 = static_cast<float>(1 - static_cast<double>(options_.beta2)),
-                             .bias1 = static_cast<float>(1 / (1 - power1)),
-                             .bias2 = static_cast<float>(1 / (1 - power2)),
-                             .epsilon = options_.epsilon};
+        const adamw_params p{
+            .clip = static_cast<float>(clip),
+            .rate = static_cast<float>(rate),
+            .decay = w.decays ? static_cast<float>(rate * static_cast<double>(options_.decay)) : 0.0f,
+            .beta1 = options_.beta1,
+            .beta2 = options_.beta2,
+            .rest1 = static_cast<float>(1 - static_cast<double>(options_.beta1)),
+            .rest2 = static_cast<float>(1 - static_cast<double>(options_.beta2)),
+            .bias1 = static_cast<float>(1 / (1 - power1)),
+            .bias2 = static_cast<float>(1 / (1 - power2)),
+            .epsilon = options_.epsilon};
         tensor *const y = adamw(graph_, {w.w, w.low, w.sum, s.m, s.v, s.m_scale, s.v_scale}, p);
         y->data = w.w->data;
     }

@@ -11,8 +11,8 @@ namespace ds {
 
 struct adamw_options {
     float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f;
-    float decay = 0.1f;       // of matrices, per unit of learning rate
-    float clip = 1.0f;        // the most that the norm of all gradients may be; 0: any
+    float decay = 0.1f;        // of matrices, per unit of learning rate
+    float clip = 1.0f;         // the most that the norm of all gradients may be; 0: any
     bool byte_states = false;  // m and v as bytes with a scale for each 256
 };
 

@@ -79,7 +79,7 @@ struct results {
 }  // namespace
 
 static results build(graph &g, const build_arguments &b, int64_t rows, int64_t targets, char *inputs,
-                           void *pages) {
+                     void *pages) {
     g.reset();
     g.expand(ops_to_expand());
     const offsets at(b.s);
@@ -94,14 +94,10 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
     in.outputs = list(at.rows, targets, "rows");
     in.tables = g.input(format::i32, {b.s.sequences, pages_of(b.s.context)},
                         inputs ? inputs + at.tables : nullptr, "tables");
-    in.pages = g.input(format::i8, {pool_pages(b.s), static_cast<int64_t>(b.layout.page_bytes)}, pages, "pages");
-    const tensor *const hidden = b.a.build({.g = g,
-                                            .h = b.h,
-                                            .w = b.w,
-                                            .in = in,
-                                            .kv = b.layout.layer,
-                                            .form = 0,
-                                            .rows_only = true});
+    in.pages =
+        g.input(format::i8, {pool_pages(b.s), static_cast<int64_t>(b.layout.page_bytes)}, pages, "pages");
+    const tensor *const hidden =
+        b.a.build({.g = g, .h = b.h, .w = b.w, .in = in, .kv = b.layout.layer, .form = 0, .rows_only = true});
     const tensor *const y =
         cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
     g.keep(y);
@@ -109,7 +105,8 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
     const size_t nodes = g.nodes().size();
     for (size_t i = 0; b.s.balance > 0 && i < nodes; ++i)
         if (const node &n = g.nodes()[i]; n.kind == op::head_router) {
-            r.balances.push_back(balance(g, n.src[0], &n.out, n.src[1] ? static_cast<int32_t>(n.src[1]->ne[1]) : 0));
+            r.balances.push_back(
+                balance(g, n.src[0], &n.out, n.src[1] ? static_cast<int32_t>(n.src[1]->ne[1]) : 0));
             g.keep(r.balances.back());
         }
     backward back(g, b.sums, nodes_again(g, b.policy));
@@ -123,8 +120,8 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
 }
 
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
-                                        std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                                        const backend &b) {
+                                        std::span<const gradient_sum> sums, const train_sizes &s,
+                                        again policy, const backend &b) {
     graph g(max_nodes(h));
     const page_layout layout = layout_of(a, h, policy);
     build(g, {a, h, w, sums, s, policy, layout}, s.rows, s.targets, nullptr, nullptr);
@@ -139,7 +136,8 @@ train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w
     : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
       backend_(std::move(b)), layout_(layout_of(a, h, policy)), graph_(max_nodes(h)),
       inputs_(host, offsets(s).bytes) {
-    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr, nullptr);
+    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr,
+          nullptr);
     for (const node &n : graph_.nodes())
         if (!backend_->fn->variant(backend_.get(), n))
             throw error(status::unsupported,
@@ -158,7 +156,8 @@ void train_graph::fill(const train_batch &batch) {
     const offsets at(sizes_);
     char *const inputs = static_cast<char *>(inputs_.data());
     const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t *>(inputs + offset); };
-    const auto rows = static_cast<int64_t>(batch.ids.size()), targets = static_cast<int64_t>(batch.rows.size());
+    const auto rows = static_cast<int64_t>(batch.ids.size()),
+               targets = static_cast<int64_t>(batch.rows.size());
     if (rows < 1 || rows > sizes_.rows)
         refuse("has " + std::to_string(rows) + " tokens, planned for 1 to " + std::to_string(sizes_.rows));
     if (targets < 1 || targets > sizes_.targets)
@@ -208,9 +207,10 @@ void train_graph::fill(const train_batch &batch) {
 
 bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
     fill(batch);
-    const auto rows = static_cast<int64_t>(batch.ids.size()), targets = static_cast<int64_t>(batch.rows.size());
+    const auto rows = static_cast<int64_t>(batch.ids.size()),
+               targets = static_cast<int64_t>(batch.rows.size());
     const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
-                                  static_cast<char *>(inputs_.data()), pages_.data());
+                            static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
     if (r.embedding) {
@@ -219,7 +219,8 @@ bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
         embedding_ids_.insert(embedding_ids_.end(), batch.ids.begin(), batch.ids.end());
     }
     targets_ = static_cast<size_t>(targets);
-    for (int64_t i = 0; i < targets; ++i) log_probabilities_[static_cast<size_t>(i)] = *f32_at(*r.targets, i, 0);
+    for (int64_t i = 0; i < targets; ++i)
+        log_probabilities_[static_cast<size_t>(i)] = *f32_at(*r.targets, i, 0);
     balances_.clear();
     for (const tensor *const b : r.balances) balances_.push_back(*f32_at(*b, 0));
     return true;
@@ -234,8 +235,7 @@ void train_graph::finish() {
         const get_rows_back_params p{h_.vocab};
         const tensor *const dy = g.input(format::f32, {rows, h_.hidden}, embedding_rows_.data(), "rows");
         tensor *const y = g.add(
-            op::get_rows_back,
-            {dy, g.input(format::i32, {rows}, embedding_ids_.data(), "ids"), sum->sum}, p);
+            op::get_rows_back, {dy, g.input(format::i32, {rows}, embedding_ids_.data(), "ids"), sum->sum}, p);
         y->data = sum->sum->data;
         backend_->fn->run(backend_.get(), g, nullptr, nullptr);
     }

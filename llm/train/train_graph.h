@@ -41,15 +41,15 @@ public:
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
                          const backend &b);
 
-    // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported if
-    // the backend has no kernel for one of the operations.
+    // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported
+    // if the backend has no kernel for one of the operations.
     train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
                 const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host);
 
-    // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are kept
-    // until `finish`: where the embedding is the output head as well, its sum takes all that it gets as the head
-    // first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are then
-    // incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
+    // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are
+    // kept until `finish`: where the embedding is the output head as well, its sum takes all that it gets as
+    // the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are
+    // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
     void finish();
     // Of the last run: log-probabilities of the targets, [targets].

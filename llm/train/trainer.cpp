@@ -21,7 +21,9 @@ static format format_of(const tensor_row &row, const trainer_options &o) {
     return row.stays_f32() ? format::f32 : o.weights;
 }
 
-static int64_t context_of(const model &m, const trainer_options &o) { return o.context ? o.context : m.h.context; }
+static int64_t context_of(const model &m, const trainer_options &o) {
+    return o.context ? o.context : m.h.context;
+}
 
 static train_sizes sizes_of(const model &m, const trainer_options &o, int64_t rows) {
     // Sequences shorter than half a page are rare, and waste most of one.
@@ -41,11 +43,14 @@ static train_plan plan_for(const model &m, const model_weights &w, std::span<con
 }
 
 train_plan trainer::plan(const model &m, const trainer_options &o, const backend &b) {
-    if (!m.architecture) throw error(status::argument, m.file.name() + ": was loaded for its vocabulary only");
+    if (!m.architecture)
+        throw error(status::argument, m.file.name() + ": was loaded for its vocabulary only");
     if (m.device && !m.device->fn->host_memory)
-        throw error(status::unsupported, m.file.name() + ": its weights are on a device, training is the host's");
+        throw error(status::unsupported,
+                    m.file.name() + ": its weights are on a device, training is the host's");
     if (o.weights != format::f32 && o.weights != format::bf16)
-        throw error(status::unsupported, std::string("training in ") + info(o.weights).text + ", known are f32, bf16");
+        throw error(status::unsupported,
+                    std::string("training in ") + info(o.weights).text + ", known are f32, bf16");
     train_plan p{};
     std::deque<tensor> tensors;
     std::vector<gradient_sum> sums;
@@ -68,11 +73,11 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     if (o.rows || !o.memory) return of(o.rows ? o.rows : 2048);
     train_plan best = of(least);
     if (best.total() > o.memory)
-        throw error(status::memory, format_text("training needs %llu bytes for the smallest run of %lld tokens, "
-                                                "allowed are %llu",
-                                                static_cast<unsigned long long>(best.total()),
-                                                static_cast<long long>(least),
-                                                static_cast<unsigned long long>(o.memory)));
+        throw error(status::memory,
+                    format_text("training needs %llu bytes for the smallest run of %lld tokens, "
+                                "allowed are %llu",
+                                static_cast<unsigned long long>(best.total()), static_cast<long long>(least),
+                                static_cast<unsigned long long>(o.memory)));
     for (int64_t rows = 2 * least; rows <= most; rows *= 2) {
         const train_plan next = of(rows);
         if (next.total() > o.memory) break;
@@ -122,7 +127,8 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
             const bool matrices = x.w.rank == 3;
             row_values.resize(static_cast<size_t>(width));
             const int64_t i0 = matrices ? r / x.w.ne[1] : r, i1 = matrices ? r % x.w.ne[1] : 0;
-            decode_row(from->type, x.w.rank == 1 ? static_cast<const char *>(from->data) : ds::at(*from, i0, i1),
+            decode_row(from->type,
+                       x.w.rank == 1 ? static_cast<const char *>(from->data) : ds::at(*from, i0, i1),
                        row_values.data(), row_values.size());
             const float scale = from->scale ? *f32_at(*from->scale, i0, i1) : 1.0f;
             for (int64_t k = 0; k < width; ++k) {
@@ -142,8 +148,8 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
         (row.slot ? trained_->weights.layer[static_cast<size_t>(row.layer)].*row.slot
                   : trained_->weights.*row.top) = &x.w;
         sums_.push_back({&x.w, &x.sum});
-        list.push_back({&x.w, x.low.data ? &x.low : nullptr, &x.sum,
-                        row.what != role::norm && row.what != role::bias});
+        list.push_back(
+            {&x.w, x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});
     }
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
     graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
@@ -165,8 +171,8 @@ void trainer::check(std::span<const train_sequence> batch) const {
                         name + ": has " + std::to_string(length) + " tokens, must have from 2 to " +
                             std::to_string(most));
         if (!s.weights.empty() && s.weights.size() != s.tokens.size())
-            throw error(status::argument, name + ": has " + std::to_string(s.weights.size()) + " weights for " +
-                                              std::to_string(length) + " tokens");
+            throw error(status::argument, name + ": has " + std::to_string(s.weights.size()) +
+                                              " weights for " + std::to_string(length) + " tokens");
         bool any = false;
         for (size_t t = 0; t < s.tokens.size(); ++t) {
             if (s.tokens[t] < 0 || s.tokens[t] >= base_->h.vocab)
@@ -175,8 +181,8 @@ void trainer::check(std::span<const train_sequence> batch) const {
                                                   std::to_string(base_->h.vocab - 1));
             const float w = weight_at(s, t);
             if (!(w >= 0) || !finite_f32(w))
-                throw error(status::argument, name + ": weight " + std::to_string(t) +
-                                                  " is negative or not finite");
+                throw error(status::argument,
+                            name + ": weight " + std::to_string(t) + " is negative or not finite");
             any |= t > 0 && w > 0;
         }
         if (!any) throw error(status::argument, name + ": no token after the first has a weight");
@@ -202,8 +208,9 @@ bool trainer::run(train_graph &g, std::span<const train_sequence> batch, train_r
         double balance = 0;
         for (const float b : g.balances()) balance += static_cast<double>(b);
         if (!g.balances().empty())
-            r.loss += static_cast<double>(sizes.balance) * balance / static_cast<double>(g.balances().size()) *
-                      static_cast<double>(ids.size()) / static_cast<double>(r.tokens);
+            r.loss += static_cast<double>(sizes.balance) * balance /
+                      static_cast<double>(g.balances().size()) * static_cast<double>(ids.size()) /
+                      static_cast<double>(r.tokens);
         ++r.runs;
         ids.clear(), lengths.clear(), rows.clear(), targets.clear(), weights.clear();
         return true;

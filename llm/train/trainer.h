@@ -1,7 +1,7 @@
-// A trainer: a model's weights that can change, the steps that change them, and saving and resuming all of it.
-// Invariant: weights after a step depend on the weights before, the options and the batch alone, to the bit: not
-// on threads, instruction set, what is computed again, or how the batch is cut (with shared blocks or a balance
-// loss, how it is cut counts).
+// A trainer: a model's weights that can change, the steps that change them, and saving and resuming all of
+// it. Invariant: weights after a step depend on the weights before, the options and the batch alone, to the
+// bit: not on threads, instruction set, what is computed again, or how the batch is cut (with shared blocks
+// or a balance loss, how it is cut counts).
 #pragma once
 
 #include "optimizer.h"
@@ -17,10 +17,10 @@ struct trainer_options {
     adamw_options adamw;
     schedule rate;
     train_graph::again again = train_graph::again::none;
-    float balance = 0;       // see train_sizes
-    int64_t context = 0;     // most tokens of a sequence; 0: the model's
-    int64_t rows = 0;        // most tokens of a run; 0: the largest power of two that fits `memory`
-    uint64_t memory = 0;     // bytes for everything; 0: any
+    float balance = 0;          // see train_sizes
+    int64_t context = 0;        // most tokens of a sequence; 0: the model's
+    int64_t rows = 0;           // most tokens of a run; 0: the largest power of two that fits `memory`
+    uint64_t memory = 0;        // bytes for everything; 0: any
     int32_t skips_in_row = 10;  // steps with gradients that are not finite, after which training fails
     ds::host host;
 };
@@ -52,13 +52,13 @@ public:
     // do.
     static train_plan plan(const model &m, const trainer_options &o, const backend &b);
 
-    // The weights start as the model's, decoded if they are packed. Both throw status::memory if `memory` does
-    // not hold the smallest run. The model is the host's, and is kept.
+    // The weights start as the model's, decoded if they are packed. Both throw status::memory if `memory`
+    // does not hold the smallest run. The model is the host's, and is kept.
     trainer(std::shared_ptr<const model> m, const trainer_options &o, std::shared_ptr<backend> b);
 
-    // One step of the optimizer. Throws status::argument, and changes nothing, for a batch that cannot be run;
-    // status::cancelled if `*stop` became true, the weights being as before; status::numeric after too many
-    // skips.
+    // One step of the optimizer. Throws status::argument, and changes nothing, for a batch that cannot be
+    // run; status::cancelled if `*stop` became true, the weights being as before; status::numeric after too
+    // many skips.
     train_report step(std::span<const train_sequence> batch, const std::atomic<bool> *stop = nullptr);
     // The loss alone, without the balance loss.
     train_report evaluate(std::span<const train_sequence> batch, const std::atomic<bool> *stop = nullptr);
@@ -66,8 +66,9 @@ public:
     // Everything that the next steps depend on, and the caller's own bytes, to a file. It appears as a whole.
     void save(const std::string &path, std::string_view own) const;
     // Throws status::format for a damaged file, status::argument for one of another model or other options;
-    // the trainer is then as before. Returns the caller's bytes.
-    std::string resume(const std::string &path);
+    // the trainer is then as before. `own` receives the caller's bytes before anything changes; what it
+    // throws leaves the trainer as before.
+    void resume(const std::string &path, const std::function<void(std::string_view)> &own);
     // A GGUF file of the weights: matrices in `type`, or the nearest that holds their rows; all metadata are
     // the model's.
     void write_model(const std::string &path, format type) const;

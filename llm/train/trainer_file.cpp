@@ -1,6 +1,6 @@
-// A trainer's file: a header, then its parts, weights and states as they lie in memory, then the caller's bytes,
-// each with a checksum. It is written beside its place and renamed to it when it is complete, and read as a whole
-// before anything changes.
+// A trainer's file: a header, then its parts, weights and states as they lie in memory, then the caller's
+// bytes, each with a checksum. It is written beside its place and renamed to it when it is complete, and read
+// as a whole before anything changes.
 #include "trainer.h"
 
 #include "../model/fingerprint.h"
@@ -8,6 +8,7 @@
 #include "../../tensor/os.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace ds {
 
@@ -44,7 +45,9 @@ std::vector<trainer::part> trainer::parts() const {
     return all;
 }
 
-static uint64_t header_sum(const file_header &h) { return checksum(&h, offsetof(file_header, header_sum), 0); }
+static uint64_t header_sum(const file_header &h) {
+    return checksum(&h, offsetof(file_header, header_sum), 0);
+}
 
 void trainer::save(const std::string &path, std::string_view own) const {
     const std::vector<part> all = parts();
@@ -71,14 +74,16 @@ void trainer::save(const std::string &path, std::string_view own) const {
     f.commit();
 }
 
-std::string trainer::resume(const std::string &path) {
+void trainer::resume(const std::string &path, const std::function<void(std::string_view)> &own) {
     const os::mapping bytes = os::mapping::map_file(path);
     const auto damaged = [&](const std::string &what) { return error(status::format, path + ": " + what); };
     file_header h;
     if (bytes.size() < sizeof h) throw damaged("is too short for a trainer's file");
     std::memcpy(&h, bytes.data(), sizeof h);
     if (std::memcmp(h.magic, magic, sizeof magic) != 0) throw damaged("is not a trainer's file");
-    if (h.version != 1) throw error(status::unsupported, path + ": version: is " + std::to_string(h.version) + ", known is 1");
+    if (h.version != 1)
+        throw error(status::unsupported,
+                    path + ": version: is " + std::to_string(h.version) + ", known is 1");
     if (h.header_sum != header_sum(h)) throw damaged("its header is damaged");
     if (h.identity != identity())
         throw error(status::argument,
@@ -86,8 +91,8 @@ std::string trainer::resume(const std::string &path) {
     const std::vector<part> all = parts();
     uint64_t expected = 0;
     for (const part &p : all) expected += p.bytes;
-    if (h.parts != all.size() || h.part_bytes != expected || h.steps < 0 ||
-        h.own_bytes > bytes.size() || bytes.size() != sizeof h + expected + h.own_bytes)
+    if (h.parts != all.size() || h.part_bytes != expected || h.steps < 0 || h.own_bytes > bytes.size() ||
+        bytes.size() != sizeof h + expected + h.own_bytes)
         throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
     const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
     uint64_t sum = 0;
@@ -97,7 +102,7 @@ std::string trainer::resume(const std::string &path) {
     }
     if (sum != h.parts_sum) throw damaged("its weights or states are damaged");
     if (checksum(at, h.own_bytes, 0) != h.own_sum) throw damaged("the caller's bytes are damaged");
-    std::string own(at, h.own_bytes);
+    if (own) own({at, h.own_bytes});
     at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
     trained_->generation.fetch_or(1);
     for (const part &p : all) {
@@ -106,12 +111,13 @@ std::string trainer::resume(const std::string &path) {
     }
     steps_ = h.steps;
     skips_ = static_cast<int32_t>(h.skips);
-    return own;
 }
 
 // The nearest format that holds rows of this length.
 static format fitting(format type, int64_t width) {
-    return width % info(type).block == 0 ? type : info(type).block > 1 && width % info(format::q8_0).block == 0 ? format::q8_0 : format::f16;
+    return width % info(type).block == 0                                   ? type
+           : info(type).block > 1 && width % info(format::q8_0).block == 0 ? format::q8_0
+                                                                           : format::f16;
 }
 
 void trainer::write_model(const std::string &path, format type) const {
@@ -120,7 +126,8 @@ void trainer::write_model(const std::string &path, format type) const {
     gguf_writer w;
     const gguf_file &f = base_->file;
     for (size_t i = 0; i < f.key_count(); ++i)
-        if (!is_split_key(f.key(i)) && f.key(i) != "general.file_type" && f.key(i) != "deepseek.quant.version")
+        if (!is_split_key(f.key(i)) && f.key(i) != "general.file_type" &&
+            f.key(i) != "deepseek.quant.version")
             w.set_raw(f.key(i), f.value(i));
     // context and scaling may have been set when the model was loaded
     if (type == format::i8) w.set_u32("deepseek.quant.version", 1);
@@ -166,15 +173,20 @@ void trainer::write_model(const std::string &path, format type) const {
                 for (int64_t k = 0; k < width; ++k) {
                     const int64_t e = r * width + k;
                     if (o.trained && t.type == format::bf16)
-                        row[static_cast<size_t>(k)] = joined({static_cast<const uint16_t *>(t.data)[e],
-                                                              static_cast<const uint16_t *>(o.trained->low.data)[e]});
+                        row[static_cast<size_t>(k)] =
+                            joined({static_cast<const uint16_t *>(t.data)[e],
+                                    static_cast<const uint16_t *>(o.trained->low.data)[e]});
                     else if (t.type == format::f32)
                         row[static_cast<size_t>(k)] = static_cast<const float *>(t.data)[e];
                 }
                 if (t.type != format::f32 && !o.trained)
-                    decode_row(t.type, static_cast<const char *>(t.data) + row_bytes(t.type, static_cast<uint64_t>(width)) * static_cast<uint64_t>(r), row.data(), row.size());
+                    decode_row(t.type,
+                               static_cast<const char *>(t.data) +
+                                   row_bytes(t.type, static_cast<uint64_t>(width)) * static_cast<uint64_t>(r),
+                               row.data(), row.size());
                 if (o.type == format::i8)
-                    scales.push_back(encode_row_i8(row.data(), reinterpret_cast<int8_t *>(bytes.data()), row.size()));
+                    scales.push_back(
+                        encode_row_i8(row.data(), reinterpret_cast<int8_t *>(bytes.data()), row.size()));
                 else encode_row(o.type, row.data(), bytes.data(), row.size());
                 file.write(bytes.data(), bytes.size());
             }

@@ -59,7 +59,8 @@ void read_adamw_states(const node &n, int64_t first, int64_t count, float *w, fl
             v[i] = static_cast<const float *>(n.src[3]->data)[at];
             continue;
         }
-        const float ms = *f32_at(*n.src[5], first / state_block), vs = *f32_at(*n.src[6], first / state_block),
+        const float ms = *f32_at(*n.src[5], first / state_block),
+                    vs = *f32_at(*n.src[6], first / state_block),
                     root = v_value(static_cast<const uint8_t *>(n.src[3]->data)[at]) * vs;
         m[i] = m_value(static_cast<const uint8_t *>(n.src[2]->data)[at]) * ms;
         v[i] = root * root;
@@ -91,7 +92,8 @@ void write_adamw_states(const node &n, int64_t first, int64_t count, const float
     *f32_at(*n.src[5], first / state_block) = most_m;
     *f32_at(*n.src[6], first / state_block) = most_v;
     // Below the normal range a quotient could exceed 1: nothing that small moves a weight.
-    const float m_inverse = most_m < 1e-30f ? 0.0f : 1.0f / most_m, v_inverse = most_v < 1e-30f ? 0.0f : 1.0f / most_v;
+    const float m_inverse = most_m < 1e-30f ? 0.0f : 1.0f / most_m,
+                v_inverse = most_v < 1e-30f ? 0.0f : 1.0f / most_v;
     for (int64_t i = 0; i < count; ++i) {
         static_cast<uint8_t *>(n.src[2]->data)[first + i] = m_code(std::clamp(m[i] * m_inverse, -1.0f, 1.0f));
         static_cast<uint8_t *>(n.src[3]->data)[first + i] = v_code(std::min(v[i] * v_inverse, 1.0f));
@@ -105,8 +107,9 @@ void adamw_forward(const node &n) {
         const int64_t count = std::min(state_block, all - first);
         read_adamw_states(n, first, count, w, m, v);
         for (int64_t i = 0; i < count; ++i) {
-            const adamw_state s = adamw_step(
-                {w[i], m[i], v[i]}, static_cast<const float *>(n.src[1]->data)[first + i], n.as<adamw_params>());
+            const adamw_state s =
+                adamw_step({w[i], m[i], v[i]}, static_cast<const float *>(n.src[1]->data)[first + i],
+                           n.as<adamw_params>());
             w[i] = s.w, m[i] = s.m, v[i] = s.v;
         }
         write_adamw_states(n, first, count, w, m, v);

@@ -1,10 +1,10 @@
-// attention_back: gradients of attention, by rows. A sequence's rows are all of its positions in order, so that
-// a key's row is known and every row's gradients are complete. A result's row holds the gradients of the row's
-// query heads, then of their rotated parts if pages hold latents, then of the row's keys, then of its values;
-// of latents, those of the latent, which is key and value, and of the keys' rotated part.
-// With s_t the score of a key and w its row's softmax, dp_t = dy . v_t, ds_t = w_t (dp_t - sum(w dp)) scale:
-// dq = sum of ds_t k_t; dk_t = sum of ds_t q, and dv_t = sum of w_t dy, over the query heads of a key head in
-// order, and for each over the rows in order. Quantized keys and values are taken as they are stored.
+// attention_back: gradients of attention, by rows. A sequence's rows are all of its positions in order, so
+// that a key's row is known and every row's gradients are complete. A result's row holds the gradients of the
+// row's query heads, then of their rotated parts if pages hold latents, then of the row's keys, then of its
+// values; of latents, those of the latent, which is key and value, and of the keys' rotated part. With s_t
+// the score of a key and w its row's softmax, dp_t = dy . v_t, ds_t = w_t (dp_t - sum(w dp)) scale: dq = sum
+// of ds_t k_t; dk_t = sum of ds_t q, and dv_t = sum of w_t dy, over the query heads of a key head in order,
+// and for each over the rows in order. Quantized keys and values are taken as they are stored.
 #include "../backward.h"
 
 #include <limits>
@@ -99,7 +99,8 @@ struct head_pass {
     std::vector<std::vector<float>> key, value, dk, dv;
 
     head_pass(const node &of, int64_t b, int64_t e)
-        : n(of), s(of), begin(b), end(e), head(0), key(static_cast<size_t>(e - b)), value(key), dk(key), dv(key) {}
+        : n(of), s(of), begin(b), end(e), head(0), key(static_cast<size_t>(e - b)), value(key), dk(key),
+          dv(key) {}
 
     void take(int64_t key_head) {
         for (int64_t t = 0; t < end - begin; ++t) {

@@ -1,6 +1,6 @@
-// balance: how unevenly heads are chosen, a loss of the router's logits: e times the sum over the heads of f_i,
-// the head's share of all choices, a constant for the gradient, and P_i, its mean probability. The gradient of
-// a logit is that of softmax, from the probabilities' dy * e * f_i / n.
+// balance: how unevenly heads are chosen, a loss of the router's logits: e times the sum over the heads of
+// f_i, the head's share of all choices, a constant for the gradient, and P_i, its mean probability. The
+// gradient of a logit is that of softmax, from the probabilities' dy * e * f_i / n.
 #include "../backward.h"
 
 namespace ds {
@@ -24,7 +24,8 @@ void balance_shape(node &n) {
 std::vector<float> shares_of(const tensor &logits, const tensor &route, int64_t shared) {
     std::vector<float> f(static_cast<size_t>(logits.ne[1]));
     for (int64_t i = 0; i < route.ne[0]; ++i)
-        for (int64_t r = shared; r < route.ne[2]; ++r) ++f[static_cast<size_t>(routed_to(route, i, r) - shared)];
+        for (int64_t r = shared; r < route.ne[2]; ++r)
+            ++f[static_cast<size_t>(routed_to(route, i, r) - shared)];
     const auto all = static_cast<float>(route.ne[0] * (route.ne[2] - shared));
     for (float &x : f) x = x / all;
     return f;
@@ -60,7 +61,8 @@ void balance_back_shape(node &n) {
 void balance_back_forward(const node &n) {
     const tensor &logits = *n.src[1];
     std::vector<float> f = shares_of(logits, *n.src[2], n.as<balance_params>().shared), row, p(f.size());
-    const float factor = *f32_at(*n.src[0], 0) * static_cast<float>(logits.ne[1]) / static_cast<float>(logits.ne[0]);
+    const float factor =
+        *f32_at(*n.src[0], 0) * static_cast<float>(logits.ne[1]) / static_cast<float>(logits.ne[0]);
     for (float &x : f) x = x * factor;
     for (int64_t i = 0; i < logits.ne[0]; ++i) {
         read_row(logits, i, 0, 0, row);

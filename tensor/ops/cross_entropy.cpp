@@ -1,5 +1,5 @@
-// cross_entropy: log-probabilities of targets under softmax(x w^T), by rows, without the logits of all rows at
-// a time. The logits are matmul's, and the logarithm of their sum is that of sampling (numerics.h): a
+// cross_entropy: log-probabilities of targets under softmax(x w^T), by rows, without the logits of all rows
+// at a time. The logits are matmul's, and the logarithm of their sum is that of sampling (numerics.h): a
 // log-probability has the bits that an engine reports. A row whose logits are not finite becomes NaN.
 #include "../backward.h"
 
@@ -66,9 +66,9 @@ void cross_entropy_forward(const node &n) {
 // and matmul_back_w. The sum of w's gradients may be absent.
 
 void cross_entropy_grad(backward &b, const node &n, const tensor *dy) {
-    b.give(n.src[0], b.g.add(op::cross_entropy_back,
-                             {dy, &n.out, b.value(n.src[0]), n.src[1], n.src[2], b.sum_of(n.src[1])},
-                             no_params{}));
+    b.give(n.src[0],
+           b.g.add(op::cross_entropy_back,
+                   {dy, &n.out, b.value(n.src[0]), n.src[1], n.src[2], b.sum_of(n.src[1])}, no_params{}));
 }
 
 void cross_entropy_back_shape(node &n) {

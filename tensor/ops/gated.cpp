@@ -1,5 +1,5 @@
-// gated: y = f(gate) * up, element by element, f a row of unary.def. gated_back: the gradients of both, side by
-// side, from y's.
+// gated: y = f(gate) * up, element by element, f a row of unary.def. gated_back: the gradients of both, side
+// by side, from y's.
 #include "../backward.h"
 
 namespace ds {

@@ -38,7 +38,8 @@ void get_rows_back_shape(node &n) {
     const int64_t rows = n.as<get_rows_back_params>().rows;
     expect(dy.rank == 2 && dy.type == format::f32 && is_list(n.src[1], dy.ne[0]) && rows >= 1, n,
            "needs dy[n,d] of f32, ids[n] of i32, and rows");
-    expect(!sum || (sum->rank == 2 && sum->type == format::f32 && sum->ne[0] == rows && sum->ne[1] == dy.ne[1]),
+    expect(!sum ||
+               (sum->rank == 2 && sum->type == format::f32 && sum->ne[0] == rows && sum->ne[1] == dy.ne[1]),
            n, "needs sum[v,d] of f32");
     if (sum) set_out_in_place(n, *sum);
     else set_out(n, format::f32, {{rows, dy.ne[1]}});

@@ -69,14 +69,15 @@ void head_router_forward(const node &n) {
     }
 }
 
-// ---- The gradient goes through the probabilities of the chosen heads and their sum; the choice is a constant
+// ---- The gradient goes through the probabilities of the chosen heads and their sum; the choice is a
+// constant
 
 void head_router_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const shared = n.src[1];
-    tensor *const y = b.g.add(op::head_router_back,
-                              {dy, b.value(&n.out), b.value(n.src[0]), shared ? b.value(shared) : nullptr,
-                               b.value(n.src[2])},
-                              n.as<head_router_params>());
+    tensor *const y = b.g.add(
+        op::head_router_back,
+        {dy, b.value(&n.out), b.value(n.src[0]), shared ? b.value(shared) : nullptr, b.value(n.src[2])},
+        n.as<head_router_params>());
     int64_t first = 0;
     for (const tensor *const t : {n.src[0], shared, n.src[2]}) {
         if (!t) continue;
@@ -104,7 +105,7 @@ void route_heads_back(const float *logits, int64_t n, const float *shared, int64
                       const float *mix, int32_t chosen, const float *route, const float *dy, float *scratch,
                       float *y) {
     float *const p = scratch, *const by = scratch + n, *const share = scratch + 2 * n,
-          *const by_share = share + shared_count;
+                 *const by_share = share + shared_count;
     const float *const g = dy + shared_count + chosen;
     float parts[2], by_part[2] = {0.0f, 0.0f};
     softmax_row(mix, 2, parts);

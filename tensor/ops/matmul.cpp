@@ -85,14 +85,13 @@ void matmul_forward(const node &n) {
 }
 
 // ---- Gradients. matmul_back: dx = dy w. matmul_back_w: sum += dy^T x. Both also of head_matmul, a matrix a
-// head. bias_back: sum += dy's rows. Every sum is a chain of fma: over m in order, and over the rows in order,
-// beginning with what is there.
+// head. bias_back: sum += dy's rows. Every sum is a chain of fma: over m in order, and over the rows in
+// order, beginning with what is there.
 
 void product_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const x = n.src[0], *const w = n.src[1];
     if (b.wanted(x)) b.give(x, b.g.add(op::matmul_back, {dy, w}, no_params{}));
-    if (const tensor *const sum = b.sum_of(w))
-        b.g.add(op::matmul_back_w, {sum, dy, b.value(x)}, no_params{});
+    if (const tensor *const sum = b.sum_of(w)) b.g.add(op::matmul_back_w, {sum, dy, b.value(x)}, no_params{});
 }
 
 void matmul_grad(backward &b, const node &n, const tensor *dy) {
@@ -107,7 +106,8 @@ void matmul_back_shape(node &n) {
     const int r = dy.rank;
     expect(dy.type == format::f32 && (r == 2 || r == 3) && w.rank == r && is_weights(w), n,
            "needs dy[n,(h,)m] of f32 and w[(h,)m,k]");
-    expect(dy.ne[r - 1] == w.ne[r - 2] && (r == 2 || dy.ne[1] == w.ne[0]), n, "needs dy as wide as w has rows");
+    expect(dy.ne[r - 1] == w.ne[r - 2] && (r == 2 || dy.ne[1] == w.ne[0]), n,
+           "needs dy as wide as w has rows");
     int64_t ne[] = {dy.ne[0], dy.ne[1], dy.ne[2]};
     ne[r - 1] = w.ne[r - 1];
     set_out(n, format::f32, {ne, static_cast<size_t>(r)});
@@ -147,8 +147,9 @@ void matmul_back_w_forward(const node &n) {
     const bool heads = dy.rank == 3;
     for (int64_t i = 0; i < dy.ne[0]; ++i)
         for (int64_t h = 0; h < (heads ? dy.ne[1] : 1); ++h) {
-            const float *const a = heads ? f32_at(dy, i, h) : f32_at(dy, i),
-                               *const b = heads ? f32_at(x, i, h) : f32_at(x, i);
+            const float *const a = heads ? f32_at(dy, i, h) : f32_at(dy, i), *const b = heads
+                                                                                            ? f32_at(x, i, h)
+                                                                                            : f32_at(x, i);
             for (int64_t m = 0; m < dy.ne[dy.rank - 1]; ++m) {
                 float *const y = heads ? f32_at(n.out, h, m) : f32_at(n.out, m);
                 for (int64_t k = 0; k < x.ne[x.rank - 1]; ++k) y[k] = fma_f32(a[m], b[k], y[k]);

@@ -77,7 +77,7 @@ void projections_grad(backward &b, const node &n, const tensor *dy) {
     int64_t first = 0;
     for (size_t i = 0; i < most_projections && n.src[2 + i]; ++i) {
         const tensor *const w = n.src[2 + i], *const bias = n.src[2 + most_projections + i],
-                           *const part = b.g.slice(dy, first, w->ne[0]);
+                            *const part = b.g.slice(dy, first, w->ne[0]);
         first += w->ne[0];
         if (b.wanted(n.src[0]) || (n.src[1] && b.wanted(n.src[1]))) {
             const tensor *const by = b.g.add(op::matmul_back, {part, w}, no_params{});

@@ -88,7 +88,8 @@ void rms_norm_back_forward(const node &n) {
 void rms_norm_back_w_shape(node &n) {
     const tensor &sum = *n.src[0], &x = *n.src[2];
     expect(are_rows(*n.src[1], x), n, "needs dy[..,d] and x[..,d] of f32");
-    expect(sum.rank == 1 && sum.ne[0] == x.ne[x.rank - 1] && sum.type == format::f32, n, "needs sum[d] of f32");
+    expect(sum.rank == 1 && sum.ne[0] == x.ne[x.rank - 1] && sum.type == format::f32, n,
+           "needs sum[d] of f32");
     set_out_in_place(n, sum);
 }
 

@@ -31,8 +31,7 @@ void routed_add_forward(const node &n) {
 
 void give_routed_gradients(backward &b, const node &n, const tensor *dy, int32_t parts) {
     const tensor *const x = n.src[0], *const route = n.src[1];
-    if (b.wanted(x))
-        b.give(x, b.g.add(op::routed_scale, {dy, b.value(route)}, routed_parts_params{parts}));
+    if (b.wanted(x)) b.give(x, b.g.add(op::routed_scale, {dy, b.value(route)}, routed_parts_params{parts}));
     if (b.wanted(route))
         b.give(route, b.g.add(op::routed_dot, {dy, b.value(x), b.value(route)}, no_params{}));
 }
@@ -81,9 +80,8 @@ void routed_dot_forward(const node &n) {
     for (int64_t i = 0; i < x.ne[0]; ++i)
         for (int64_t r = 0; r < x.ne[1]; ++r) {
             *f32_at(n.out, i, 0, r) = 0.0f;
-            *f32_at(n.out, i, 1, r) =
-                dot_in_lanes<sum_lanes>(part_of(*n.src[0], *n.src[2], i, r, x.ne[2]), f32_at(x, i, r),
-                                        static_cast<size_t>(x.ne[2]));
+            *f32_at(n.out, i, 1, r) = dot_in_lanes<sum_lanes>(part_of(*n.src[0], *n.src[2], i, r, x.ne[2]),
+                                                              f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
         }
 }
 

@@ -99,8 +99,8 @@ void router_forward(const node &n) {
     }
 }
 
-// ---- The gradient goes through the scores of the chosen experts and, where they are normalised, their sum; the
-// choice is a constant
+// ---- The gradient goes through the scores of the chosen experts and, where they are normalised, their sum;
+// the choice is a constant
 
 void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx) {
     float sum = 0.0f;

@@ -25,8 +25,9 @@ static std::vector<int64_t> shape(int64_t n, int64_t heads, int64_t d) {
 
 op_case gated_case(std::vector<int64_t> ne, unary f, fill how) {
     numbers r(21);
-    op_case c = start(
-        op::gated, {make_array(r, format::f32, ne, how, true), make_array(r, format::f32, ne, how, true)}, how);
+    op_case c =
+        start(op::gated,
+              {make_array(r, format::f32, ne, how, true), make_array(r, format::f32, ne, how, true)}, how);
     c.params = raw(unary_params{f});
     c.exact = [f, a = c.src[0], b = c.src[1]](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < static_cast<int64_t>(a.bytes.size() / 4); ++i) {
@@ -68,8 +69,9 @@ op_case matmul_back_case(format type, int64_t n, int64_t heads, int64_t m, int64
     numbers r(32);
     std::vector<int64_t> w = {m, k};
     if (heads) w.insert(w.begin(), heads);
-    op_case c = start(op::matmul_back,
-                      {make_array(r, format::f32, shape(n, heads, m), f, true), make_array(r, type, w, f)}, f);
+    op_case c =
+        start(op::matmul_back,
+              {make_array(r, format::f32, shape(n, heads, m), f, true), make_array(r, type, w, f)}, f);
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)
             for (int64_t h = 0; h < std::max<int64_t>(1, heads); ++h)
@@ -115,7 +117,8 @@ op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill 
 
 op_case bias_back_case(int64_t n, int64_t m, fill f) {
     numbers r(34);
-    op_case c = start(op::bias_back, {make_array(r, format::f32, {m}, f), make_array(r, format::f32, {n, m}, f)}, f);
+    op_case c =
+        start(op::bias_back, {make_array(r, format::f32, {m}, f), make_array(r, format::f32, {n, m}, f)}, f);
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         for (int64_t j = 0; j < m; ++j) {
@@ -218,10 +221,10 @@ op_case cross_entropy_case(format w, int64_t n, int64_t v, int64_t d, bool entro
     numbers r(38);
     std::vector<int32_t> targets;
     for (int64_t i = 0; i < n; ++i) targets.push_back(r.below(static_cast<int>(v)));
-    op_case c = start(op::cross_entropy,
-                      {make_array(r, format::f32, {n, d}, f, true), make_array(r, w, {v, d}, f),
-                       make_ints(targets, true)},
-                      f);
+    op_case c = start(
+        op::cross_entropy,
+        {make_array(r, format::f32, {n, d}, f, true), make_array(r, w, {v, d}, f), make_ints(targets, true)},
+        f);
     c.params = raw(cross_entropy_params{entropy});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i) {
@@ -259,8 +262,12 @@ op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool 
         std::memcpy(&of.bytes[4 * i], &x, 4);
     }
     op_case c = start(op::cross_entropy_back,
-                      {make_array(r, format::f32, {n, 3}, fill::plain, true), of, first.src[0], first.src[1],
-                       first.src[2], {}},
+                      {make_array(r, format::f32, {n, 3}, fill::plain, true),
+                       of,
+                       first.src[0],
+                       first.src[1],
+                       first.src[2],
+                       {}},
                       f);
     if (sum) {
         c.src[5] = make_array(r, format::f32, {v, d});
@@ -328,7 +335,8 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
             slots.push_back(static_cast<int32_t>(page * page_positions + t % page_positions));
         }
     const auto n = static_cast<int64_t>(sequence.size());
-    const array dy = make_array(r, format::f32, {n, heads, d}, f), q = make_array(r, format::f32, {n, heads, d}, f),
+    const array dy = make_array(r, format::f32, {n, heads, d}, f),
+                q = make_array(r, format::f32, {n, heads, d}, f),
                 q_rope = rope ? make_array(r, format::f32, {n, heads, rope}, f) : array{};
     array k = make_array(r, format::f32, {n, kv_heads, d}, f),
           v = make_array(r, format::f32, {n, kv_heads, rope ? rope : d}, f);
@@ -340,7 +348,8 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
                 x = f16_to_f32(f32_to_f16(x));
                 std::memcpy(&a->bytes[i], &x, 4);
             }
-    array memory = {format::i8, {used, page_bytes}, std::vector<char>(static_cast<size_t>(used * page_bytes)), false, {}};
+    array memory = {
+        format::i8, {used, page_bytes}, std::vector<char>(static_cast<size_t>(used * page_bytes)), false, {}};
     {
         graph g(8);
         array at = make_ints(slots);
@@ -374,7 +383,9 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
         for (int64_t i = 0; i < n; ++i)
             for (int64_t h = 0; h < heads; ++h) {
                 const int64_t g = h / group, begin = i - position[static_cast<size_t>(i)];
-                const auto query = [&](int64_t e) { return e < d ? element(q, i, h, e) : element(q_rope, i, h, e - d); };
+                const auto query = [&](int64_t e) {
+                    return e < d ? element(q, i, h, e) : element(q_rope, i, h, e - d);
+                };
                 std::vector<double> w, dp;
                 double sum = 0, mean = 0, mean_size = 0;
                 for (int64_t t = begin; t <= i; ++t) {
@@ -391,7 +402,8 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
                     mean_size += w[t] * (std::fabs(dp[t]) + 1);
                 }
                 for (int64_t t = begin; t <= i; ++t) {
-                    const double at = w[static_cast<size_t>(t - begin)], p = dp[static_cast<size_t>(t - begin)],
+                    const double at = w[static_cast<size_t>(t - begin)],
+                                 p = dp[static_cast<size_t>(t - begin)],
                                  ds = at * (p - mean) * static_cast<double>(scale),
                                  ds_size = at * (std::fabs(p) + 1 + mean_size) * static_cast<double>(scale);
                     for (int64_t e = 0; e < key; ++e) {
@@ -401,7 +413,8 @@ op_case attention_back_case(format pages, int32_t kv_heads, int32_t group, int32
                     }
                     for (int64_t e = 0; e < d; ++e) {
                         const double x = element(dy, i, h, e);
-                        add(t, heads * key + (rope ? 0 : kv_heads * key + g * d) + e, at * x, at * std::fabs(x));
+                        add(t, heads * key + (rope ? 0 : kv_heads * key + g * d) + e, at * x,
+                            at * std::fabs(x));
                     }
                 }
             }
@@ -457,10 +470,11 @@ op_case adamw_case(format w, bool bytes, int64_t n, fill f) {
     if (!bytes) positive(v);
     array m_scale = make_array(r, format::f32, {blocks}), v_scale = make_array(r, format::f32, {blocks});
     positive(m_scale), positive(v_scale);
-    op_case c = start(op::adamw,
-                      {make_array(r, w, {n}, f), make_array(r, format::f32, {n}, f), m, v,
-                       w == format::bf16 ? low : array{}, bytes ? m_scale : array{}, bytes ? v_scale : array{}},
-                      f);
+    op_case c =
+        start(op::adamw,
+              {make_array(r, w, {n}, f), make_array(r, format::f32, {n}, f), m, v,
+               w == format::bf16 ? low : array{}, bytes ? m_scale : array{}, bytes ? v_scale : array{}},
+              f);
     const adamw_params p{.clip = 0.5f,
                          .rate = 0.01f,
                          .decay = 0.001f,
@@ -477,9 +491,12 @@ op_case adamw_case(format w, bool bytes, int64_t n, fill f) {
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         std::vector<double> after(static_cast<size_t>(n)), after_off(after.size());
         for (int64_t i = 0; i < n; ++i) {
-            const auto code = [&](const array &a) { return static_cast<uint8_t>(a.bytes[static_cast<size_t>(i)]); };
+            const auto code = [&](const array &a) {
+                return static_cast<uint8_t>(a.bytes[static_cast<size_t>(i)]);
+            };
             const double g = value(s[1], i) * 0.5,
-                         m_is = bytes ? state_number(code(m), 3, true) * value(m_scale, i / 256) : value(m, i),
+                         m_is =
+                             bytes ? state_number(code(m), 3, true) * value(m_scale, i / 256) : value(m, i),
                          root = bytes ? state_number(code(v), 4, false) * value(v_scale, i / 256) : 0,
                          v_is = bytes ? root * root : value(v, i);
             double weight = value(s[0], i);
@@ -499,8 +516,8 @@ op_case adamw_case(format w, bool bytes, int64_t n, fill f) {
                          y = weight - 0.001 * weight - step;
             wanted.push_back(y);
             // bf16 alone is compared: half a unit of its last place
-            tolerance.push_back((std::fabs(weight) + std::fabs(step)) *
-                                    (w == format::bf16 ? 0x1p-8 : 4e-6) + 1e-9);
+            tolerance.push_back((std::fabs(weight) + std::fabs(step)) * (w == format::bf16 ? 0x1p-8 : 4e-6) +
+                                1e-9);
             after[static_cast<size_t>(i)] = bytes ? std::sqrt(v_next) : m_next;
             after_off[static_cast<size_t>(i)] = std::fabs(m_next) * 2e-6 + std::fabs(g) * 1e-7 + 1e-40;
         }

@@ -1,5 +1,5 @@
-// Cases of the gradients of routed products and of routers. Those of routers are compared with differences, in
-// float64, of the weights that the choice gives.
+// Cases of the gradients of routed products and of routers. Those of routers are compared with differences,
+// in float64, of the weights that the choice gives.
 #include "case_parts.h"
 
 #include <algorithm>
@@ -11,8 +11,8 @@ op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t u
                                 bool add_ranks, fill f) {
     numbers r(51);
     op_case c = start(op::routed_matmul_back,
-                      {make_array(r, format::f32, {n, used, m}, f, true), make_array(r, w, {matrices, m, k}, f),
-                       make_route(r, n, matrices, used)},
+                      {make_array(r, format::f32, {n, used, m}, f, true),
+                       make_array(r, w, {matrices, m, k}, f), make_route(r, n, matrices, used)},
                       f);
     c.params = raw(routed_back_params{add_ranks});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -23,7 +23,8 @@ op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t u
                 if (!add_ranks) std::fill(sums.begin(), sums.end(), 0.0), sizes = sums;
                 for (int64_t j = 0; j < k; ++j)
                     for (int64_t t = 0; t < m; ++t) {
-                        const double x = value(s[0], (i * used + rank) * m + t) * value(s[1], (e * m + t) * k + j);
+                        const double x =
+                            value(s[0], (i * used + rank) * m + t) * value(s[1], (e * m + t) * k + j);
                         sums[static_cast<size_t>(j)] += x;
                         sizes[static_cast<size_t>(j)] += std::fabs(x);
                     }
@@ -42,10 +43,11 @@ op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int
                                   fill f) {
     numbers r(52);
     const std::vector<int64_t> x = own ? std::vector<int64_t>{n, used, k} : std::vector<int64_t>{n, k};
-    op_case c = start(op::routed_matmul_back_w,
-                      {make_array(r, format::f32, {matrices, m, k}, f), make_array(r, format::f32, {n, used, m}, f),
-                       make_array(r, format::f32, x, f), make_route(r, n, matrices, used)},
-                      f);
+    op_case c =
+        start(op::routed_matmul_back_w,
+              {make_array(r, format::f32, {matrices, m, k}, f), make_array(r, format::f32, {n, used, m}, f),
+               make_array(r, format::f32, x, f), make_route(r, n, matrices, used)},
+              f);
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         std::vector<double> size;
@@ -71,10 +73,10 @@ op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int
 
 op_case routed_scale_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill f) {
     numbers r(53);
-    op_case c = start(op::routed_scale,
-                      {make_array(r, format::f32, {n, parts * d}, f, true),
-                       make_route(r, n, parts == 1 ? 9 : parts, used)},
-                      f);
+    op_case c = start(
+        op::routed_scale,
+        {make_array(r, format::f32, {n, parts * d}, f, true), make_route(r, n, parts == 1 ? 9 : parts, used)},
+        f);
     c.params = raw(routed_parts_params{parts});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
         for (int64_t i = 0; i < n; ++i)
@@ -118,7 +120,8 @@ op_case routed_dot_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill 
 }
 
 // The gradient of f at x by differences of the fourth order.
-static std::vector<double> differences(std::vector<double> x, const std::function<double(const std::vector<double> &)> &f) {
+static std::vector<double> differences(std::vector<double> x,
+                                       const std::function<double(const std::vector<double> &)> &f) {
     std::vector<double> y;
     for (double &at : x) {
         const double here = at, h = 1e-3;
@@ -156,7 +159,8 @@ op_case router_back_case(int64_t n, int64_t experts, router_params p) {
         for (int64_t i = 0; i < n; ++i) {
             const auto loss = [&](const std::vector<double> &logits) {
                 std::vector<double> score = softmax(logits);
-                for (size_t e = 0; p.sigmoid && e < score.size(); ++e) score[e] = 1 / (1 + std::exp(-logits[e]));
+                for (size_t e = 0; p.sigmoid && e < score.size(); ++e)
+                    score[e] = 1 / (1 + std::exp(-logits[e]));
                 double sum = 0, y = 0;
                 const auto chosen = [&](int64_t k) {
                     return score[static_cast<size_t>(value(s[2], 2 * i * p.used + k))];
@@ -186,10 +190,12 @@ op_case head_router_back_case(int64_t n, int64_t shared, int64_t routed, int32_t
             std::memcpy(&route.bytes[static_cast<size_t>(2 * i * (shared + chosen) + k) * 4], &h, 4);
         }
     }
-    op_case c = start(op::head_router_back,
-                      {make_array(r, format::f32, {n, 2, shared + chosen}, fill::plain, true), route,
-                       make_array(r, format::f32, {n, routed}, fill::plain, true), {},
-                       make_array(r, format::f32, {n, 2}, fill::plain, true)});
+    op_case c =
+        start(op::head_router_back, {make_array(r, format::f32, {n, 2, shared + chosen}, fill::plain, true),
+                                     route,
+                                     make_array(r, format::f32, {n, routed}, fill::plain, true),
+                                     {},
+                                     make_array(r, format::f32, {n, 2}, fill::plain, true)});
     if (shared) c.src[3] = make_array(r, format::f32, {n, shared}, fill::plain, true);
     c.params = raw(head_router_params{chosen});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -204,14 +210,16 @@ op_case head_router_back_case(int64_t n, int64_t shared, int64_t routed, int32_t
                                           share = softmax({middle, middle + shared}),
                                           mix = softmax({middle + shared, all.end()});
                 const auto head = [&](int64_t k) {
-                    return p[static_cast<size_t>(value(s[1], 2 * i * active + k)) - static_cast<size_t>(shared)];
+                    return p[static_cast<size_t>(value(s[1], 2 * i * active + k)) -
+                             static_cast<size_t>(shared)];
                 };
                 double sum = 0, y = 0;
                 for (int64_t k = shared; k < active; ++k) sum += head(k);
                 for (int64_t k = 0; k < active; ++k)
-                    y += value(s[0], (2 * i + 1) * active + k) *
-                         (k < shared ? 2 * mix[0] * static_cast<double>(shared) * share[static_cast<size_t>(k)]
-                                     : 2 * mix[1] * chosen * head(k) / sum);
+                    y +=
+                        value(s[0], (2 * i + 1) * active + k) *
+                        (k < shared ? 2 * mix[0] * static_cast<double>(shared) * share[static_cast<size_t>(k)]
+                                    : 2 * mix[1] * chosen * head(k) / sum);
                 return y;
             };
             for (const double v : differences(x, loss)) {
@@ -252,7 +260,8 @@ static array head_routes(numbers &r, int64_t n, int64_t shared, int64_t routed, 
 
 op_case balance_case(int64_t n, int32_t shared, int64_t routed, int32_t chosen) {
     numbers r(57);
-    op_case c = start(op::balance, {make_array(r, format::f32, {n, routed}), head_routes(r, n, shared, routed, chosen)});
+    op_case c = start(op::balance,
+                      {make_array(r, format::f32, {n, routed}), head_routes(r, n, shared, routed, chosen)});
     c.params = raw(balance_params{shared});
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -264,8 +273,9 @@ op_case balance_case(int64_t n, int32_t shared, int64_t routed, int32_t chosen) 
 
 op_case balance_back_case(int64_t n, int32_t shared, int64_t routed, int32_t chosen) {
     numbers r(58);
-    op_case c = start(op::balance_back, {make_array(r, format::f32, {1}), make_array(r, format::f32, {n, routed}),
-                                         head_routes(r, n, shared, routed, chosen)});
+    op_case c =
+        start(op::balance_back, {make_array(r, format::f32, {1}), make_array(r, format::f32, {n, routed}),
+                                 head_routes(r, n, shared, routed, chosen)});
     c.params = raw(balance_params{shared});
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {

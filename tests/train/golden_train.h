@@ -1,5 +1,5 @@
-// The golden values of tests/data/train: losses, gradients and steps that an independent float64 implementation
-// in PyTorch computed for the checkpoints of tests/data/micro.
+// The golden values of tests/data/train: losses, gradients and steps that an independent float64
+// implementation in PyTorch computed for the checkpoints of tests/data/micro.
 #pragma once
 
 #include "../support/checkpoint_files.h"

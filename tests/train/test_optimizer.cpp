@@ -10,7 +10,8 @@ using namespace ds;
 using namespace golden;
 
 TEST_CASE("optimizer: three steps on every golden checkpoint") {
-    for (const std::string name : {"llama", "r1", "qwen2", "qwen3", "deepseek-v2-lite", "deepseek-r1", "r1-zero"}) {
+    for (const std::string name :
+         {"llama", "r1", "qwen2", "qwen3", "deepseek-v2-lite", "deepseek-r1", "r1-zero"}) {
         CAPTURE(name);
         std::string path = data_dir("train/" + name + ".adamw.safetensors");
         if (!test::fs::exists(path)) path = test::reference_path("train/" + name + ".adamw.safetensors");
@@ -27,7 +28,8 @@ TEST_CASE("optimizer: three steps on every golden checkpoint") {
         t.own();
         train_sizes sizes = s.sizes();
         if (name == "r1") sizes.balance = 0.01f;
-        train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, sizes, train_graph::again::none, t.cpu(2), host{});
+        train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, sizes, train_graph::again::none,
+                      t.cpu(2), host{});
         optimizer o(t.optimized, {}, t.cpu(2));
         const std::vector<double> rates = doubles(values.at("rates")), losses = doubles(values.at("losses")),
                                   norms = doubles(values.at("grad_norms"));

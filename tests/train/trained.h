@@ -13,7 +13,7 @@ namespace golden {
 
 struct trained {
     std::shared_ptr<const ds::model> m;
-    ds::model_weights weights;  // the model's, or after own() copies
+    ds::model_weights weights;                      // the model's, or after own() copies
     std::deque<std::vector<float>> memory, values;  // sums of gradients; copies of weights
     std::vector<std::vector<float>> before;
     std::deque<ds::tensor> tensors;
@@ -58,8 +58,8 @@ struct trained {
             ds::tensor &t = tensors.emplace_back(*w);
             t.data = values.emplace_back(from, from + n).data();
             w = list[i].weight = &t;
-            optimized.push_back({&t, nullptr, list[i].sum,
-                                 row.what != ds::role::norm && row.what != ds::role::bias});
+            optimized.push_back(
+                {&t, nullptr, list[i].sum, row.what != ds::role::norm && row.what != ds::role::bias});
             ++i;
         });
     }
