@@ -43,8 +43,8 @@
  *             get_stats may be called from any thread at any time. A ds_decoder may be used by one thread at
  *             a time. The library's own threads sleep while no step runs. A callback may call those functions
  *             that any thread may call at any time, and no others on the object that invoked it.
- *  Signals    A signal handler may call only ds_version, ds_abi_version and ds_status_name: the other
- *             functions take locks and allocate memory. Set a flag in the handler and check it between two
+ *  Signals    A signal handler may call only ds_version, ds_abi_version, ds_status_name and
+ *             ds_trainer_cancel: the other functions take locks and allocate memory. Set a flag in the handler and check it between two
  *             steps, or let another thread call cancel and wake. The library's own threads block all signals.
  *  fork(2)    Objects belong to the process that created them. A child process must not use its parent's
  *             objects, not even to free them: their threads do not exist in the child, and its exit releases
@@ -980,8 +980,8 @@ DS_API ds_status ds_trainer_step(ds_trainer *trainer, const ds_sequence *sequenc
 DS_API ds_status ds_trainer_evaluate(ds_trainer *trainer, const ds_sequence *sequences, size_t count,
                                      ds_train_report *report, ds_error *err);
 
-/* Ends the step or evaluation that is running, or the next one, with DS_ERR_CANCELLED. Any thread may call it;
- * it takes no lock, so that a signal handler may, too. */
+/* Ends the step or evaluation that is running, or the next one, with DS_ERR_CANCELLED. Any thread may call
+ * it; it takes no lock, so that a signal handler may, too. */
 DS_API void ds_trainer_cancel(ds_trainer *trainer);
 
 /* Saves all that the next steps depend on. The file is written beside `path` and renamed over it, so that at
@@ -1008,14 +1008,14 @@ DS_API ds_status ds_trainer_resume(ds_trainer *trainer, const char *path, void *
 DS_API ds_status ds_trainer_export(const ds_trainer *trainer, const char *path, const char *type,
                                    ds_error *err);
 
-/* The model that is trained, for engines: its weights are the trainer's own memory. After steps, an engine on it
- * returns DS_ERR_STATE until ds_trainer_publish, and no step of the trainer may run while such an engine is
- * in a step. Free it with ds_model_free, before the trainer. Status: DS_ERR_ARGUMENT. */
+/* The model that is trained, for engines: its weights are the trainer's own memory. After steps, an engine on
+ * it returns DS_ERR_STATE until ds_trainer_publish, and no step of the trainer may run while such an engine
+ * is in a step. Free it with ds_model_free, before the trainer. Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_trainer_model(ds_trainer *trainer, ds_model **model, ds_error *err);
 
-/* Lets engines on ds_trainer_model go on with the weights as they are now. Each forgets its cached prefixes at
- * its next step; requests that have begun keep the keys and values of the weights that computed them. Status:
- * DS_ERR_ARGUMENT. */
+/* Lets engines on ds_trainer_model go on with the weights as they are now. Each forgets its cached prefixes
+ * at its next step; requests that have begun keep the keys and values of the weights that computed them.
+ * Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_trainer_publish(ds_trainer *trainer, ds_error *err);
 
 #ifdef __cplusplus
