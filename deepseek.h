@@ -993,7 +993,7 @@ DS_API ds_status ds_trainer_save(const ds_trainer *trainer, const char *path, co
 
 /* Restores what ds_trainer_save has written, into a trainer of the same model, format and states. The whole
  * file is checked before anything changes.
- *   own, capacity   receive the caller's bytes
+ *   own, capacity   receive the caller's bytes; NULL and 0: they are not wanted
  *   own_size        receives their number; may be NULL if own is
  * Status: DS_ERR_ARGUMENT (it belongs to another model or configuration), DS_ERR_IO, DS_ERR_FORMAT (damaged),
  * DS_ERR_UNSUPPORTED (another version), DS_ERR_BUFFER (nothing restored, own_size stored). */

@@ -163,9 +163,12 @@ ds_status ds_trainer_resume(ds_trainer *t, const char *path, void *own, size_t c
         require(own_size || !own, "own_size: is NULL");
         require(own || !capacity, "own: is NULL");
         t->t->resume(path, [&](std::string_view bytes) {
-            size_t size = 0;
-            hand_out(std::span<const char>(bytes.data(), bytes.size()), static_cast<char *>(own),
-                     own ? capacity : bytes.size(), own_size ? own_size : &size, "own");
+            if (!own) {
+                if (own_size) *own_size = bytes.size();
+                return;
+            }
+            hand_out(std::span<const char>(bytes.data(), bytes.size()), static_cast<char *>(own), capacity,
+                     own_size, "own");
         });
     });
 }

@@ -100,6 +100,7 @@ TEST_CASE("trainer: learns a batch by heart, in every format") {
 
 TEST_CASE("trainer: the same bytes with any threads, recomputation and runs") {
     for (const std::string name : {"llama", "qwen2", "r1", "deepseek-v2-lite"}) {
+        if (sanitized && name != "r1") continue;
         const model_ptr m = model("micro/" + name, ds::format::f32);
         const temp_dir dir;
         const auto bytes_of = [&](const ds_trainer_config &c) {
@@ -196,6 +197,12 @@ TEST_CASE("trainer: a file that is damaged, cut, or another's changes nothing") 
               "room") == DS_ERR_BUFFER);
     CHECK(size == 9);
     CHECK(saved(t, dir / "after") == now);
+    size = 0;
+    MUST(ds_trainer_resume(t.get(), (dir / "good").c_str(), nullptr, 0, &size, &err));  // bytes not wanted
+    CHECK(size == 9);
+    CHECK(saved(t, dir / "after", "own bytes") == good);
+    step(t, batch(1));
+    CHECK(saved(t, dir / "after") == now);
     CHECK(
         status_of(
             [&](ds_error *e) { return ds_trainer_save(t.get(), (dir / "none/file").c_str(), nullptr, 0, e); },
@@ -213,12 +220,16 @@ TEST_CASE("trainer: killed at any moment of a save, it resumes from a whole file
     const std::string second = saved(t, dir / "second");
     // Saves alternately, from a child that is killed.
     int seen[2] = {};
-    for (int i = 0; i < (sanitized ? 5 : 60); ++i) {
+    const char *const asked = std::getenv("DS_TEST_KILLS");
+    const int kills = asked ? std::atoi(asked) : sanitized ? 5 : 60;
+    // until one was whole, however slow the machine
+    for (int i = 0; i < kills || seen[1] == 0; ++i) {
+        const int whole = seen[1] ? 0 : i * 5000;
         const pid_t child = fork();
         if (child == 0) {
             for (;;) ds_trainer_save(t.get(), path.c_str(), nullptr, 0, nullptr);
         }
-        usleep(static_cast<useconds_t>(500 + i * 997 % 20000));
+        usleep(static_cast<useconds_t>(500 + i * 997 % 20000 + whole));
         kill(child, SIGKILL);
         waitpid(child, nullptr, 0);
         const std::string now = ds::test::file_bytes(path);
@@ -228,7 +239,6 @@ TEST_CASE("trainer: killed at any moment of a save, it resumes from a whole file
         MUST(ds_trainer_resume(other.get(), path.c_str(), nullptr, 0, nullptr, &err));
         if (i % 2) ds::test::write_bytes(path, first);
     }
-    CHECK(seen[1] > 0);
 }
 
 TEST_CASE("trainer: engines run on the trained weights once they are published") {
