@@ -146,6 +146,7 @@ BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # instruction set decides.
 TEST_ROOMS := support tensor cpu cuda text model engine train api quantize faults
 TESTS_thread := support/main support/allocations support/problems engine/test_engine% engine/test_session \
+    support/checkpoint_files train/test_trainer \
     engine/test_thinking cpu/test_thread%
 TESTS_aarch64 := support/main tensor/%_cases tensor/test_ops cpu/test_integers tensor/test_numerics \
     tensor/test_formats tensor/test_os cpu/test_thread_pool engine/test_engine engine/test_bits
