@@ -166,6 +166,14 @@ std::vector<cli::flag> data_flags(options &o) {
 
 // ---- Outputs
 
+// While half-written files must be removed, a lack of memory is an exception (see out_of_memory).
+struct memory_throws {
+    std::new_handler before = std::set_new_handler(nullptr);
+    memory_throws() = default;
+    memory_throws(const memory_throws &) = delete;
+    ~memory_throws() { std::set_new_handler(before); }
+};
+
 // A file beside `path`, which is removed again unless it replaces that one. That it can be made says that
 // `path` can be written, before hours of work are to be.
 class part_file {
@@ -181,6 +189,7 @@ public:
     part_file(const part_file &) = delete;
     ~part_file() { unlink(name.c_str()); }
 
+    memory_throws scope;
     std::string name;
 };
 
@@ -365,6 +374,7 @@ int train(options o) {
     const auto save = [&] {
         if (!unlogged.is_null()) place["unlogged"] = unlogged;
         const std::string own = place.dump();
+        const memory_throws scope;
         ds_error e;
         cli::check(ds_trainer_save(t.get(), o.save.c_str(), own.data(), own.size(), &e), e);
     };
@@ -405,7 +415,10 @@ int train(options o) {
         return 130;
     }
     if (saves) save();
-    cli::check(ds_trainer_export(t.get(), o.out.c_str(), o.type.c_str(), &err), err);
+    {
+        const memory_throws scope;
+        cli::check(ds_trainer_export(t.get(), o.out.c_str(), o.type.c_str(), &err), err);
+    }
     if (o.quiet) return 0;
     std::fprintf(stderr, "train: %llu steps", static_cast<unsigned long long>(step));
     if (std::isfinite(loss)) std::fprintf(stderr, ", loss %.4f", loss);
