@@ -269,12 +269,12 @@ $(OBJ) $(BIN) $(LIB):
 	@mkdir -p $@
 
 # Silent where nothing is missing; what is missing is named, and only `make deps` installs it.
-# The library and the examples but batch need a compiler and no package.
+# The library and the examples but batch and train need a compiler and no package.
 compiler: $(filter deps,$(MAKECMDGOALS))
 	@tests/deps --check $(COMPILER_PACKAGE)
 packages: compiler
 	@tests/deps --check doctest-dev nlohmann-json3-dev libcli11-dev
-$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(FUZZ_O) $(OBJ)/examples/batch.o: | packages
+$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(FUZZ_O) $(OBJ)/examples/batch.o $(OBJ)/examples/train.o: | packages
 
 $(OBJ)/%.o: %.cpp $(OBJ)/settings | compiler
 	$(call say,CXX)

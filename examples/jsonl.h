@@ -310,7 +310,7 @@ public:
             for (const auto &[input, what] : inputs)
                 if (same_file(fd_, input, STDIN_FILENO))
                     throw cli::failure(name() + ": is the file of " + what +
-                                       ", which answers would overwrite; it is unchanged");
+                                       ", which would be overwritten; it is unchanged");
             if (regular_ && flock(fd_, LOCK_EX | LOCK_NB) != 0) fail("is in use");
         } catch (...) {
             close_all();
