@@ -44,8 +44,9 @@
  *             a time. The library's own threads sleep while no step runs. A callback may call those functions
  *             that any thread may call at any time, and no others on the object that invoked it.
  *  Signals    A signal handler may call only ds_version, ds_abi_version, ds_status_name and
- *             ds_trainer_cancel: the other functions take locks and allocate memory. Set a flag in the handler and check it between two
- *             steps, or let another thread call cancel and wake. The library's own threads block all signals.
+ *             ds_trainer_cancel: the other functions take locks and allocate memory. Set a flag in the
+ *             handler and check it between two steps, or let another thread call cancel and wake. The
+ *             library's own threads block all signals.
  *  fork(2)    Objects belong to the process that created them. A child process must not use its parent's
  *             objects, not even to free them: their threads do not exist in the child, and its exit releases
  *             the memory. The child may load models and create engines of its own, as far as POSIX lets the
