@@ -946,7 +946,6 @@ DS_API ds_status ds_trainer_plan(const ds_model *model, const ds_trainer_config 
  * Status: as ds_trainer_plan; DS_ERR_NUMERIC (a weight is not finite; the message names the tensor). */
 DS_API ds_status ds_trainer_new(const ds_model *model, const ds_trainer_config *config, ds_trainer **trainer,
                                 ds_error *err);
-/* Models from ds_trainer_model, and engines on them, must be freed before. */
 DS_API void ds_trainer_free(ds_trainer *trainer);
 
 typedef struct ds_sequence {
@@ -1011,7 +1010,8 @@ DS_API ds_status ds_trainer_export(const ds_trainer *trainer, const char *path, 
 
 /* The model that is trained, for engines: its weights are the trainer's own memory. After steps, an engine on
  * it returns DS_ERR_STATE until ds_trainer_publish, and no step of the trainer may run while such an engine
- * is in a step. Free it with ds_model_free, before the trainer. Status: DS_ERR_ARGUMENT. */
+ * is in a step. Free it with ds_model_free; it and engines on it keep the memory when the trainer is freed.
+ * Status: DS_ERR_ARGUMENT. */
 DS_API ds_status ds_trainer_model(ds_trainer *trainer, ds_model **model, ds_error *err);
 
 /* Lets engines on ds_trainer_model go on with the weights as they are now. Each forgets its cached prefixes

@@ -6,7 +6,7 @@
 using namespace ds;
 
 struct ds_trainer {
-    std::unique_ptr<trainer> t;
+    std::shared_ptr<trainer> t;  // also kept by its models
     std::atomic<bool> stop = false;
 };
 
@@ -85,7 +85,7 @@ ds_status ds_trainer_new(const ds_model *model, const ds_trainer_config *config,
         const os::default_float_mode float_mode;
         const ds_trainer_config c = read_config(config, "config");
         auto handle = std::make_unique<ds_trainer>();
-        handle->t = std::make_unique<trainer>(model->m, trainer_options_of(c), backend_for(c, false));
+        handle->t = std::make_shared<trainer>(model->m, trainer_options_of(c), backend_for(c, false));
         *out = handle.release();
     });
 }
@@ -189,7 +189,7 @@ ds_status ds_trainer_model(ds_trainer *t, ds_model **out, ds_error *err) {
         REQUIRE_POINTER(out);
         auto handle = std::make_unique<ds_model>();
         handle->device = 0;
-        handle->m = t->t->trained();
+        handle->m = {t->t, t->t->trained().get()};  // its weights are the trainer's memory
         for (size_t i = 0; i < handle->m->file.key_count(); ++i)
             handle->keys.emplace_back(handle->m->file.key(i));
         *out = handle.release();

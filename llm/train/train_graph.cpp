@@ -239,6 +239,10 @@ void train_graph::finish() {
         y->data = sum->sum->data;
         backend_->fn->run(backend_.get(), g, nullptr, nullptr);
     }
+    forget();
+}
+
+void train_graph::forget() {
     embedding_rows_.clear();
     embedding_ids_.clear();
 }

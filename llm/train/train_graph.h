@@ -52,6 +52,7 @@ public:
     // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
     void finish();
+    void forget();  // what is kept for `finish`
     // Of the last run: log-probabilities of the targets, [targets].
     std::span<const float> log_probabilities() const { return {log_probabilities_.data(), targets_}; }
     std::span<const float> balances() const { return balances_; }  // by layers that have one

@@ -70,15 +70,15 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     }
     constexpr int64_t least = 32, most = int64_t{1} << 16;
     const auto of = [&](int64_t rows) { return plan_for(m, w, sums, o, rows, b, p); };
-    if (o.rows || !o.memory) return of(o.rows ? o.rows : 2048);
-    train_plan best = of(least);
+    if (!o.memory) return of(o.rows ? o.rows : 2048);
+    train_plan best = of(o.rows ? o.rows : least);
     if (best.total() > o.memory)
         throw error(status::memory,
-                    format_text("training needs %llu bytes for the smallest run of %lld tokens, "
-                                "allowed are %llu",
-                                static_cast<unsigned long long>(best.total()), static_cast<long long>(least),
+                    format_text("training needs %llu bytes for runs of %lld tokens, allowed are %llu",
+                                static_cast<unsigned long long>(best.total()),
+                                static_cast<long long>(best.rows),
                                 static_cast<unsigned long long>(o.memory)));
-    for (int64_t rows = 2 * least; rows <= most; rows *= 2) {
+    for (int64_t rows = 2 * least; !o.rows && rows <= most; rows *= 2) {
         const train_plan next = of(rows);
         if (next.total() > o.memory) break;
         best = next;
@@ -241,10 +241,8 @@ train_report trainer::step(std::span<const train_sequence> batch, const std::ato
     check(batch);
     train_report r;
     optimizer_->clear_sums();
-    if (!run(*graph_, batch, r, stop)) {
-        graph_->finish();
-        stopped();
-    }
+    graph_->forget();  // of a step that did not end
+    if (!run(*graph_, batch, r, stop)) stopped();
     graph_->finish();
     r.norm = optimizer_->norm();
     r.rate = options_.rate.at(steps_ + 1);
@@ -256,7 +254,7 @@ train_report trainer::step(std::span<const train_sequence> batch, const std::ato
     } else {
         skips_ = 0;
         trained_->generation.fetch_or(1);
-        optimizer_->step(steps_ + 1, r.rate, r.norm);
+        optimizer_->step(++updates_, r.rate, r.norm);
     }
     r.step = ++steps_;
     return r;

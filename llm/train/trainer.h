@@ -106,7 +106,7 @@ private:
     std::vector<gradient_sum> sums_;
     std::unique_ptr<optimizer> optimizer_;
     std::unique_ptr<train_graph> graph_, forward_;
-    int64_t steps_ = 0;
+    int64_t steps_ = 0, updates_ = 0;  // updates_: steps that were not skipped
     int32_t skips_ = 0;
 };
 

@@ -17,7 +17,7 @@ struct file_header {
     char magic[8];
     uint32_t version, reserved;
     uint64_t identity;
-    int64_t steps;
+    int64_t steps, updates;
     uint64_t skips, parts, part_bytes, own_bytes;
     uint64_t parts_sum, own_sum;
     uint64_t header_sum;  // of all before it
@@ -56,6 +56,7 @@ void trainer::save(const std::string &path, std::string_view own) const {
     h.version = 1;
     h.identity = identity();
     h.steps = steps_;
+    h.updates = updates_;
     h.skips = static_cast<uint64_t>(skips_);
     h.parts = all.size();
     uint64_t sum = 0;
@@ -91,8 +92,8 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
     const std::vector<part> all = parts();
     uint64_t expected = 0;
     for (const part &p : all) expected += p.bytes;
-    if (h.parts != all.size() || h.part_bytes != expected || h.steps < 0 || h.own_bytes > bytes.size() ||
-        bytes.size() != sizeof h + expected + h.own_bytes)
+    if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates ||
+        h.own_bytes > bytes.size() || bytes.size() != sizeof h + expected + h.own_bytes)
         throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
     const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
     uint64_t sum = 0;
@@ -110,6 +111,7 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
         at += p.bytes;
     }
     steps_ = h.steps;
+    updates_ = h.updates;
     skips_ = static_cast<int32_t>(h.skips);
 }
 

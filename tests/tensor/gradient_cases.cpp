@@ -1,5 +1,5 @@
 // Cases of the operations that gradients are made of. Their float64 computations are the derivatives written
-// out; test_derivatives.cpp compares whole operations with differences.
+// out; those of elementwise functions are differences.
 #include "case_parts.h"
 
 #include "../../tensor/op.h"

@@ -243,7 +243,7 @@ TEST_CASE("trainer: killed at any moment of a save, it resumes from a whole file
 
 TEST_CASE("trainer: engines run on the trained weights once they are published") {
     const model_ptr m = model("micro/r1-zero", ds::format::f32);
-    const trainer_ptr t = trainer(m, config());
+    trainer_ptr t = trainer(m, config());
     ds_model *handle = nullptr;
     MUST(ds_trainer_model(t.get(), &handle, &err));
     const model_ptr trained(handle);
@@ -271,6 +271,9 @@ TEST_CASE("trainer: engines run on the trained weights once they are published")
     MUST(ds_trainer_export(t.get(), (dir / "out.gguf").c_str(), "f32", &err));
     const model_ptr written = load_file((dir / "out.gguf").c_str());
     CHECK(same_bits(logits(engine(written, engine_config()), ids, vocab), after));
+    // the memory stays while a model or an engine of it does
+    t.reset();
+    CHECK(same_bits(logits(e, ids, vocab), after));
 }
 
 TEST_CASE("trainer: log-probabilities have the engine's bits") {
@@ -363,7 +366,8 @@ TEST_CASE("trainer: bad batches and configurations are refused by name, and chan
             std::memcpy(&c.format, &seven, sizeof seven);
         },
         DS_ERR_ARGUMENT, "format");
-    bad([](auto &c) { c.run_tokens = 0, c.memory_limit = 1000; }, DS_ERR_MEMORY, "smallest run");
+    bad([](auto &c) { c.run_tokens = 0, c.memory_limit = 1000; }, DS_ERR_MEMORY, "for runs of 32 tokens");
+    bad([](auto &c) { c.memory_limit = 1000; }, DS_ERR_MEMORY, "for runs of 128 tokens");
     bad([](auto &c) { c.struct_size = 3; }, DS_ERR_ARGUMENT, "struct_size");
 }
 
