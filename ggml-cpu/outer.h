@@ -40,6 +40,15 @@ inline void share_outer(cpu &c, const outer_args &p, char *scratch) {
     for (size_t i = 0; i < pieces; ++i) piece(i, 0);
 }
 
+// A row of a matrix as floats, in a format that runs.
+inline void float_row(const tensor &w, int64_t row, float *to) {
+    const auto width = static_cast<size_t>(w.ne[1]);
+    decode_row(w.type, at(w, row), to, width);
+    if (!w.scale) return;
+    const float scale = *f32_at(*w.scale, row);
+    for (size_t k = 0; k < width; ++k) to[k] = to[k] * scale;
+}
+
 // Rows of weights as floats: in place if that is their format, else decoded, a chunk at a time.
 struct float_rows {
     const tensor &w;  // of rank 2
@@ -61,13 +70,8 @@ struct float_rows {
         for (size_t first = 0; first < rows; first += chunk(w)) {
             const size_t n = std::min(chunk(w), rows - first);
             share_range(c, n, static_cast<int64_t>(n * width), [&](size_t begin, size_t end, unsigned) {
-                for (size_t r = begin; r < end; ++r) {
-                    const auto row = static_cast<int64_t>(first + r);
-                    decode_row(w.type, at(w, row), to + r * width, width);
-                    if (!w.scale) continue;
-                    const float scale = *f32_at(*w.scale, row);
-                    for (size_t k = 0; k < width; ++k) to[r * width + k] = to[r * width + k] * scale;
-                }
+                for (size_t r = begin; r < end; ++r)
+                    float_row(w, static_cast<int64_t>(first + r), to + r * width);
             });
             f(first, n, const_cast<const float *>(to), width);
         }

@@ -7,21 +7,6 @@
 
 namespace ds {
 
-// Scratch, taken part by part. Without memory it only counts the bytes.
-struct work_memory {
-    char *memory;
-    size_t bytes = 0;
-
-    char *take_bytes(size_t n) {
-        char *const p = memory ? memory + bytes : nullptr;
-        bytes += align64(n);
-        return p;
-    }
-    template <class T> T *take(int64_t count) {
-        return reinterpret_cast<T *>(take_bytes(static_cast<size_t>(count) * sizeof(T)));
-    }
-};
-
 // A pair's number is its place in the route, its index its place after the sort. A matrix's quantized rows,
 // one a pair, begin at a whole group. A row names no matrix twice, so that a matrix has at most as many pairs
 // as there are rows.

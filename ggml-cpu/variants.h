@@ -65,6 +65,21 @@ constexpr int64_t worth_sharing = 4000;
 
 inline size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
+// Scratch, taken part by part. Without memory it only counts the bytes.
+struct work_memory {
+    char *memory;
+    size_t bytes = 0;
+
+    char *take_bytes(size_t n) {
+        char *const p = memory ? memory + bytes : nullptr;
+        bytes += align64(n);
+        return p;
+    }
+    template <class T> T *take(int64_t count) {
+        return reinterpret_cast<T *>(take_bytes(static_cast<size_t>(count) * sizeof(T)));
+    }
+};
+
 // f(begin, end, worker) over [0, n) in parts; in one part if `nanoseconds` of work in all are not worth
 // sharing.
 template <class F> void share_range(cpu &c, size_t n, int64_t nanoseconds, const F &f) {

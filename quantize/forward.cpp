@@ -12,10 +12,6 @@ namespace ds {
 
 static constexpr int64_t step_rows = 64;  // kept inputs take (4 hidden + ffn) * layers floats a row
 
-const tensor *&slot_of(model_weights &w, const tensor_row &row) {
-    return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
-}
-
 static step_sizes sizes_for(int64_t window) {
     const int64_t rows = std::min(step_rows, window), pages = pages_for(window);
     return {.rows = rows, .logits = rows, .sequences = 1, .sequence_pages = pages, .pool_pages = pages};

@@ -38,7 +38,4 @@ struct products {
 };
 products products_of(const node &n);
 
-// The member of `w` that points to the row's tensor.
-const tensor *&slot_of(model_weights &w, const tensor_row &row);
-
 }  // namespace ds

@@ -1,3 +1,5 @@
+// Gradients are collected by the result that they belong to, with the view that each is of, and added or
+// joined when that result's node is reached.
 #include "backward.h"
 
 namespace ds {

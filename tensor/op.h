@@ -54,6 +54,11 @@ inline int64_t routed_to(const tensor &route, int64_t row, int64_t rank) {
     return static_cast<int64_t>(*f32_at(route, row, 0, rank));
 }
 
+// Where a rank's part of a row of x[n,h*d] begins: at the first element if there is one part.
+inline const float *routed_part(const tensor &x, const tensor &route, int64_t row, int64_t rank, int64_t d) {
+    return f32_at(x, row, x.ne[1] == d ? 0 : routed_to(route, row, rank) * d);
+}
+
 // For routers. The index of the largest, the first on a tie.
 inline int64_t best_of(const float *x, int64_t n) {
     int64_t best = 0;

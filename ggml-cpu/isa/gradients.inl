@@ -92,19 +92,26 @@ static void outer(const outer_args &p, float *scratch) {
 
 // ---- Element by element
 
+// f(elements from i on, how many of them are used) of n, by sixteens.
+template <class F> DS_INLINE void by_sixteens(size_t n, const F &f) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) f(i, size_t{16});
+    if (i < n) f(i, n - i);
+}
+DS_INLINE v16 load_part(const float *p, size_t n) { return n == 16 ? load(p) : load_n(p, n); }
+DS_INLINE void store_part(float *p, v16 x, size_t n) {
+    if (n == 16) store(p, x);
+    else store_n(p, x, n);
+}
+DS_INLINE v16 keep_part(v16 a, v16 b, size_t n) { return n == 16 ? a : keep_n(a, b, n); }
+
 static void gated_back(unary f, const float *dy, const float *gate, const float *up, float *dgate, float *dup,
                        size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        const v16 d = load(dy + i), g = load(gate + i);
-        store(dgate + i, (d * load(up + i)) * slope_of(f, g));
-        store(dup + i, d * unary_of(f, g));
-    }
-    if (const size_t rest = n - i) {
-        const v16 d = load_n(dy + i, rest), g = load_n(gate + i, rest);
-        store_n(dgate + i, (d * load_n(up + i, rest)) * slope_of(f, g), rest);
-        store_n(dup + i, d * unary_of(f, g), rest);
-    }
+    by_sixteens(n, [&](size_t i, size_t m) DS_LAMBDA {
+        const v16 d = load_part(dy + i, m), g = load_part(gate + i, m);
+        store_part(dgate + i, (d * load_part(up + i, m)) * slope_of(f, g), m);
+        store_part(dup + i, d * unary_of(f, g), m);
+    });
 }
 
 // ---- Norm. dx holds t = dy * w meanwhile.
@@ -121,24 +128,10 @@ static void rms_norm_back(const float *dy, const float *x, const float *w, float
 
 static void add_norm_products(const float *dy, const float *x, float factor, float *sum, size_t n) {
     const v16 f(factor);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) store(sum + i, fma_f32(load(dy + i), load(x + i) * f, load(sum + i)));
-    if (const size_t rest = n - i)
-        store_n(sum + i, fma_f32(load_n(dy + i, rest), load_n(x + i, rest) * f, load_n(sum + i, rest)), rest);
+    by_sixteens(n, [&](size_t i, size_t m) DS_LAMBDA {
+        store_part(sum + i, fma_f32(load_part(dy + i, m), load_part(x + i, m) * f, load_part(sum + i, m)), m);
+    });
 }
-
-// f(elements from i on, how many of them are used) of n, by sixteens.
-template <class F> DS_INLINE void by_sixteens(size_t n, const F &f) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) f(i, size_t{16});
-    if (i < n) f(i, n - i);
-}
-DS_INLINE v16 load_part(const float *p, size_t n) { return n == 16 ? load(p) : load_n(p, n); }
-DS_INLINE void store_part(float *p, v16 x, size_t n) {
-    if (n == 16) store(p, x);
-    else store_n(p, x, n);
-}
-DS_INLINE v16 keep_part(v16 a, v16 b, size_t n) { return n == 16 ? a : keep_n(a, b, n); }
 
 static void times(float factor, const float *x, float *y, size_t n) {
     by_sixteens(n, [&](size_t i, size_t m)

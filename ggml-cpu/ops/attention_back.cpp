@@ -10,29 +10,25 @@ namespace {
 
 bool always(const cpu &, const node &) { return true; }
 
-constexpr size_t block_rows = 48;
+constexpr int64_t block_rows = 48;
 
-// A worker's scratch for sequences of up to `longest` rows. Without memory it only counts the bytes.
+// A worker's scratch for sequences of up to `longest` rows.
 struct scratch {
-    char *memory;
-    size_t bytes = 0, stride;  // stride: positions, of a row of scores and of columns of keys and values
+    work_memory memory;
+    size_t stride;  // positions, of a row of scores and of columns of keys and values
     float *key, *value, *key_columns, *value_columns, *dk, *dv, *scores, *products, *q, *dq;
     char *outer;
 
     scratch(const attention_back_sizes &s, size_t longest, char *work)
-        : memory(work), stride((longest + 15) / 16 * 16) {
-        const auto k = static_cast<size_t>(s.key), v = static_cast<size_t>(s.value);
-        key = take(longest * k), value = take(longest * v);
-        key_columns = take(stride * k), value_columns = take(stride * v);
-        dk = take(longest * k), dv = take(longest * v);
-        scores = take(block_rows * stride), products = take(block_rows * stride);
-        q = take(block_rows * k), dq = take(block_rows * k);
-        outer = reinterpret_cast<char *>(take(outer_scratch));
-    }
-    float *take(size_t count) {
-        float *const p = memory ? reinterpret_cast<float *>(memory + bytes) : nullptr;
-        bytes += align64(count * sizeof(float));
-        return p;
+        : memory{work}, stride((longest + 15) / 16 * 16) {
+        const auto rows = static_cast<int64_t>(longest), columns = static_cast<int64_t>(stride);
+        const auto take = [&](int64_t count) { return memory.take<float>(count); };
+        key = take(rows * s.key), value = take(rows * s.value);
+        key_columns = take(columns * s.key), value_columns = take(columns * s.value);
+        dk = take(rows * s.key), dv = take(rows * s.value);
+        scores = take(block_rows * columns), products = take(block_rows * columns);
+        q = take(block_rows * s.key), dq = take(block_rows * s.key);
+        outer = memory.take_bytes(outer_scratch_bytes);
     }
 };
 
@@ -42,7 +38,8 @@ size_t longest_of(const node &n) {
 }
 size_t starts_bytes(const node &n) { return align64(static_cast<size_t>(n.out.ne[0] + 1) * sizeof(int32_t)); }
 size_t work_bytes(const cpu &c, const node &n) {
-    return starts_bytes(n) + c.pool.size() * scratch(attention_back_sizes(n), longest_of(n), nullptr).bytes;
+    return starts_bytes(n) +
+           c.pool.size() * scratch(attention_back_sizes(n), longest_of(n), nullptr).memory.bytes;
 }
 
 void transpose(const float *from, size_t rows, size_t columns, float *to, size_t stride) {
@@ -71,7 +68,7 @@ struct task {
         const int64_t group = s.heads / s.kv_heads;
         for (int64_t h = key_head * group; h < (key_head + 1) * group; ++h)
             for (int64_t i = 0; i < rows; i += block_rows)
-                block(h, static_cast<size_t>(i), std::min<size_t>(block_rows, all - static_cast<size_t>(i)),
+                block(h, static_cast<size_t>(i), static_cast<size_t>(std::min(block_rows, rows - i)),
                       h == key_head * group);
         give();
     }
@@ -139,7 +136,7 @@ void run(cpu &c, const node &n, char *work) {
         starts[sequences++] = static_cast<int32_t>(i);
     starts[sequences] = static_cast<int32_t>(n.out.ne[0]);
     for (int32_t i = 0; i < sequences; ++i) longest = std::max(longest, starts[i + 1] - starts[i]);
-    const size_t bytes = scratch(s, static_cast<size_t>(longest), nullptr).bytes;
+    const size_t bytes = scratch(s, static_cast<size_t>(longest), nullptr).memory.bytes;
     c.pool.run(static_cast<size_t>(sequences * s.kv_heads), [&](size_t i, unsigned worker) {
         const auto q = static_cast<int64_t>(i) / s.kv_heads, g = static_cast<int64_t>(i) % s.kv_heads;
         const scratch m(s, static_cast<size_t>(longest), work + starts_bytes(n) + worker * bytes);

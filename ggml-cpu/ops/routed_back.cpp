@@ -48,18 +48,11 @@ struct gathered {
 
 // A matrix as floats, decoded if it must be.
 const float *floats_of(const tensor &w, char *scratch, size_t &stride) {
-    const auto rows = w.ne[0];
     const auto width = static_cast<size_t>(w.ne[1]);
     stride = w.type == format::f32 ? static_cast<size_t>(w.stride[0]) : width;
     if (w.type == format::f32) return f32_at(w, 0);
     auto *const to = reinterpret_cast<float *>(scratch);
-    for (int64_t r = 0; r < rows; ++r) {
-        float *const row = to + static_cast<size_t>(r) * width;
-        decode_row(w.type, at(w, r), row, width);
-        if (!w.scale) continue;
-        const float scale = *f32_at(*w.scale, r);
-        for (size_t k = 0; k < width; ++k) row[k] = row[k] * scale;
-    }
+    for (int64_t r = 0; r < w.ne[0]; ++r) float_row(w, r, to + static_cast<size_t>(r) * width);
     return to;
 }
 size_t decoded_bytes(const tensor &w) {
@@ -158,17 +151,13 @@ template <class F> void each_row(cpu &c, const node &n, const F &f) {
                     for (size_t i = begin; i < end; ++i) f(static_cast<int64_t>(i));
                 });
 }
-const float *part_of(const tensor &dy, const tensor &route, int64_t i, int64_t r, int64_t d) {
-    return f32_at(dy, i, dy.ne[1] == d ? 0 : routed_to(route, i, r) * d);
-}
-
 void run_scale(cpu &c, const node &n, char *) {
     const tensor &dy = *n.src[0], &route = *n.src[1];
     const int64_t d = n.out.ne[2];
     each_row(c, n, [&](int64_t i) {
         for (int64_t r = 0; r < n.out.ne[1]; ++r)
-            c.vec->floats->times(*f32_at(route, i, 1, r), part_of(dy, route, i, r, d), f32_at(n.out, i, r),
-                                 static_cast<size_t>(d));
+            c.vec->floats->times(*f32_at(route, i, 1, r), routed_part(dy, route, i, r, d),
+                                 f32_at(n.out, i, r), static_cast<size_t>(d));
     });
 }
 
@@ -178,7 +167,7 @@ void run_dot(cpu &c, const node &n, char *) {
         for (int64_t r = 0; r < x.ne[1]; ++r) {
             *f32_at(n.out, i, 0, r) = 0.0f;
             *f32_at(n.out, i, 1, r) = c.vec->floats->product_sum(
-                part_of(*n.src[0], route, i, r, x.ne[2]), f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
+                routed_part(*n.src[0], route, i, r, x.ne[2]), f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
         }
     });
 }

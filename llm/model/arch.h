@@ -110,6 +110,14 @@ struct tensor_row {
     }
 };
 
+// Where the row's tensor is among the weights.
+inline const tensor *&slot_of(model_weights &w, const tensor_row &row) {
+    return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
+}
+inline const tensor *slot_of(const model_weights &w, const tensor_row &row) {
+    return slot_of(const_cast<model_weights &>(w), row);
+}
+
 // Elements of K and V that a layer caches for each position.
 struct kv_widths {
     int64_t kv_heads, head_size;

@@ -75,7 +75,7 @@ void model::bind(const ds::host &host, const std::function<bool(uint64_t, uint64
         used.insert(found->name);
         if (found->type == format::i8)
             used.insert(file.find_tensor(std::string(found->name) + "_scale")->name);
-        (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
+        slot_of(weights, row) = t;
         done = std::min(done + found->bytes, weight_bytes);
         if (progress && !progress(done, weight_bytes))
             throw error(status::cancelled, file.name() + ": loading was cancelled by its progress callback");
@@ -247,8 +247,7 @@ std::vector<tensor *> model::tensors_run() {
         if (t->scale) wanted.insert(t->scale);
     };
     for (const tensor_row &row : architecture->tensors(h))
-        if (row.layer < h.blocks())
-            want(row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top);
+        if (row.layer < h.blocks()) want(slot_of(weights, row));
     std::vector<tensor *> list;
     for (tensor &t : tensors_)
         if (wanted.count(&t)) list.push_back(&t);

@@ -1,3 +1,4 @@
+// The optimizer's memory and its two graphs: sums of squares, then a node of adamw a weight.
 #include "optimizer.h"
 
 #include <cmath>

@@ -38,7 +38,6 @@ public:
     void step(int64_t number, double rate, double norm);
 
     std::span<const std::pair<void *, size_t>> states() const { return states_; }  // m, v, scales, by weights
-    const adamw_options &options() const { return options_; }
 
 private:
     std::vector<trained_weight> weights_;

@@ -1,3 +1,4 @@
+// A linear warm-up, then a cosine (arXiv 1608.03983, without restarts).
 #include "schedule.h"
 
 #include "../../tensor/numerics.h"

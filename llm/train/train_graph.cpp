@@ -149,40 +149,31 @@ train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w
     log_probabilities_.resize(static_cast<size_t>(s.targets));
 }
 
-[[noreturn]] static void refuse(const std::string &what) { throw error(status::argument, "batch: " + what); }
+// The caller's contract (train_batch): what a user passes is checked by the trainer.
+[[maybe_unused]] static bool fits(const train_batch &b, const train_sizes &s, int64_t vocab) {
+    const auto is_token = [&](int32_t t) { return t >= 0 && t < vocab; };
+    const auto rows = static_cast<int64_t>(b.ids.size()), targets = static_cast<int64_t>(b.rows.size());
+    int64_t total = 0;
+    bool ok = rows <= s.rows && targets >= 1 && targets <= s.targets &&
+              static_cast<int64_t>(b.lengths.size()) <= s.sequences && b.targets.size() == b.rows.size() &&
+              b.weights.size() == b.rows.size() && std::all_of(b.ids.begin(), b.ids.end(), is_token) &&
+              std::all_of(b.targets.begin(), b.targets.end(), is_token);
+    for (const int32_t n : b.lengths) ok &= n >= 1 && n <= s.context, total += n;
+    for (size_t i = 0; i < b.rows.size(); ++i)
+        ok &= b.rows[i] >= (i ? b.rows[i - 1] + 1 : 0) && b.rows[i] < rows;
+    return ok && total == rows;
+}
 
-// Checks the batch and sets the inputs from it.
 void train_graph::fill(const train_batch &batch) {
+    assert(fits(batch, sizes_, h_.vocab));
     const offsets at(sizes_);
     char *const inputs = static_cast<char *>(inputs_.data());
     const auto ints = [&](size_t offset) { return reinterpret_cast<int32_t *>(inputs + offset); };
-    const auto rows = static_cast<int64_t>(batch.ids.size()),
-               targets = static_cast<int64_t>(batch.rows.size());
-    if (rows < 1 || rows > sizes_.rows)
-        refuse("has " + std::to_string(rows) + " tokens, planned for 1 to " + std::to_string(sizes_.rows));
-    if (targets < 1 || targets > sizes_.targets)
-        refuse("has " + std::to_string(targets) + " targets, planned for 1 to " +
-               std::to_string(sizes_.targets));
-    if (batch.lengths.empty() || static_cast<int64_t>(batch.lengths.size()) > sizes_.sequences)
-        refuse("has " + std::to_string(batch.lengths.size()) + " sequences, planned for 1 to " +
-               std::to_string(sizes_.sequences));
-    if (batch.targets.size() != batch.rows.size() || batch.weights.size() != batch.rows.size())
-        refuse("rows, targets and weights differ in number");
-    const auto check_token = [&](int32_t t, const char *what) {
-        if (t < 0 || t >= h_.vocab)
-            refuse(std::string(what) + " " + std::to_string(t) + " is not a token of the vocabulary, 0 to " +
-                   std::to_string(h_.vocab - 1));
-    };
-    for (const int32_t id : batch.ids) check_token(id, "id");
-    for (const int32_t t : batch.targets) check_token(t, "target");
-    for (size_t i = 0; i < batch.rows.size(); ++i)
-        if (batch.rows[i] < (i ? batch.rows[i - 1] + 1 : 0) || batch.rows[i] >= rows)
-            refuse("row " + std::to_string(batch.rows[i]) + " of a target is out of order or range");
     std::copy(batch.ids.begin(), batch.ids.end(), ints(at.ids));
     std::copy(batch.rows.begin(), batch.rows.end(), ints(at.rows));
     std::copy(batch.targets.begin(), batch.targets.end(), ints(at.targets));
     float *const gradients = reinterpret_cast<float *>(inputs + at.gradients);
-    std::fill_n(gradients, 3 * targets, 0.0f);
+    std::fill_n(gradients, 3 * batch.rows.size(), 0.0f);
     for (size_t i = 0; i < batch.weights.size(); ++i) gradients[3 * i] = -batch.weights[i];
     // by layers, which are all alike
     *reinterpret_cast<float *>(inputs + at.balance) = sizes_.balance / static_cast<float>(h_.layers);
@@ -191,9 +182,6 @@ void train_graph::fill(const train_batch &batch) {
     const int64_t table = pages_of(sizes_.context);
     for (size_t s = 0; s < batch.lengths.size(); ++s) {
         const int32_t length = batch.lengths[s];
-        if (length < 1 || length > sizes_.context || row + length > rows)
-            refuse("sequence " + std::to_string(s) + " has " + std::to_string(length) +
-                   " tokens, must have from 1 to " + std::to_string(std::min(sizes_.context, rows - row)));
         for (int32_t p = 0; p < length; ++p, ++row) {
             if (p % page_positions == 0)
                 ints(at.tables)[static_cast<int64_t>(s) * table + p / page_positions] = page++;
@@ -202,7 +190,6 @@ void train_graph::fill(const train_batch &batch) {
             ints(at.slots)[row] = static_cast<int32_t>((page - 1) * page_positions + p % page_positions);
         }
     }
-    if (row != rows) refuse("has " + std::to_string(rows) + " tokens, its sequences " + std::to_string(row));
 }
 
 bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {

@@ -49,7 +49,7 @@ public:
     // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are
     // kept until `finish`: where the embedding is the output head as well, its sum takes all that it gets as
     // the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are
-    // then incomplete. Throws status::argument for a batch that is larger than the sizes or inconsistent.
+    // then incomplete. The batch is consistent and fits the sizes.
     bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
     void finish();
     void forget();  // what is kept for `finish`

@@ -1,3 +1,5 @@
+// The plan, the weights' copy, and steps. A batch is checked as a whole before anything changes; a step that
+// ends early has changed sums only.
 #include "trainer.h"
 
 #include "../model/fingerprint.h"
@@ -13,9 +15,6 @@ static constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 static bool is_trained(const tensor_row &row, const hparams &h) {
     return row.layer < h.blocks() && row.what != role::rope_divisors &&
            row.slot != &layer_weights::router_bias;
-}
-static const tensor *weight_of(const model_weights &w, const tensor_row &row) {
-    return row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top;
 }
 static format format_of(const tensor_row &row, const trainer_options &o) {
     return row.stays_f32() ? format::f32 : o.weights;
@@ -56,13 +55,13 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     std::vector<gradient_sum> sums;
     model_weights w = m.weights;
     for (const tensor_row &row : m.architecture->tensors(m.h)) {
-        const tensor *const from = weight_of(m.weights, row);
+        const tensor *const from = slot_of(m.weights, row);
         if (!from || !is_trained(row, m.h)) continue;
         const format type = format_of(row, o);
         const tensor &t = tensors.emplace_back(make_tensor(type, row.ne)),
                      &sum = tensors.emplace_back(make_tensor(format::f32, row.ne));
         sums.push_back({&t, &sum});
-        (row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top) = &t;
+        slot_of(w, row) = &t;
         const auto n = static_cast<size_t>(elements(t));
         p.weights += align64(tensor_bytes(t)) + (type == format::bf16 ? align64(2 * n) : 0);
         p.gradients += align64(tensor_bytes(sum));
@@ -110,7 +109,7 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
     std::vector<trained_weight> list;
     std::vector<float> row_values;
     for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
-        const tensor *const from = weight_of(base_->weights, row);
+        const tensor *const from = slot_of(base_->weights, row);
         if (!from || !is_trained(row, base_->h)) continue;
         weight &x = weights_.emplace_back();
         x.row = row;
@@ -145,8 +144,7 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
                 }
             }
         }
-        (row.slot ? trained_->weights.layer[static_cast<size_t>(row.layer)].*row.slot
-                  : trained_->weights.*row.top) = &x.w;
+        slot_of(trained_->weights, row) = &x.w;
         sums_.push_back({&x.w, &x.sum});
         list.push_back(
             {&x.w, x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});

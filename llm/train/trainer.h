@@ -78,10 +78,6 @@ public:
     const std::shared_ptr<model> &trained() const { return trained_; }
     void publish();
 
-    const train_plan &planned() const { return plan_; }
-    int64_t steps() const { return steps_; }
-    const trainer_options &options() const { return options_; }
-
 private:
     struct weight {
         tensor_row row;

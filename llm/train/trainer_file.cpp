@@ -150,8 +150,7 @@ void trainer::write_model(const std::string &path, format type) const {
     for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
         const auto trained = std::find_if(weights_.begin(), weights_.end(),
                                           [&](const weight &x) { return x.row.name == row.name; });
-        const tensor *const t = row.slot ? base_->weights.layer[static_cast<size_t>(row.layer)].*row.slot
-                                         : base_->weights.*row.top;
+        const tensor *const t = slot_of(base_->weights, row);
         if (trained != weights_.end()) add(row, &*trained, nullptr);
         else if (t) add(row, nullptr, t);
     }

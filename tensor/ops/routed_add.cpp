@@ -41,11 +41,6 @@ void routed_add_grad(backward &b, const node &n, const tensor *dy) {
     if (n.src[2]) b.give(n.src[2], dy);
 }
 
-// Where a rank's part of a row begins: everywhere at the first element if there is one part.
-static const float *part_of(const tensor &dy, const tensor &route, int64_t i, int64_t r, int64_t d) {
-    return f32_at(dy, i, dy.ne[1] == d ? 0 : routed_to(route, i, r) * d);
-}
-
 void routed_scale_shape(node &n) {
     const tensor &dy = *n.src[0], &route = *n.src[1];
     const int32_t parts = n.as<routed_parts_params>().parts;
@@ -58,7 +53,7 @@ void routed_scale_shape(node &n) {
 void routed_scale_forward(const node &n) {
     for (int64_t i = 0; i < n.out.ne[0]; ++i)
         for (int64_t r = 0; r < n.out.ne[1]; ++r) {
-            const float *const dy = part_of(*n.src[0], *n.src[1], i, r, n.out.ne[2]);
+            const float *const dy = routed_part(*n.src[0], *n.src[1], i, r, n.out.ne[2]);
             for (int64_t j = 0; j < n.out.ne[2]; ++j)
                 *f32_at(n.out, i, r, j) = *f32_at(*n.src[1], i, 1, r) * dy[j];
         }
@@ -80,8 +75,9 @@ void routed_dot_forward(const node &n) {
     for (int64_t i = 0; i < x.ne[0]; ++i)
         for (int64_t r = 0; r < x.ne[1]; ++r) {
             *f32_at(n.out, i, 0, r) = 0.0f;
-            *f32_at(n.out, i, 1, r) = dot_in_lanes<sum_lanes>(part_of(*n.src[0], *n.src[2], i, r, x.ne[2]),
-                                                              f32_at(x, i, r), static_cast<size_t>(x.ne[2]));
+            *f32_at(n.out, i, 1, r) =
+                dot_in_lanes<sum_lanes>(routed_part(*n.src[0], *n.src[2], i, r, x.ne[2]), f32_at(x, i, r),
+                                        static_cast<size_t>(x.ne[2]));
         }
 }
 

@@ -70,7 +70,7 @@ int main(int argc, char **argv) {
                 static_cast<float>(static_cast<int32_t>(state)) * 0x1p-36f;
         }
         sum.data = memory.emplace_back(n).data();
-        (row.slot ? w.layer[static_cast<size_t>(row.layer)].*row.slot : w.*row.top) = &t;
+        slot_of(w, row) = &t;
         sums.push_back({&t, &sum});
         parameters += row.what == role::embedding ? 0 : static_cast<int64_t>(n);
     }

@@ -22,16 +22,8 @@ namespace {
 
 const ds::arch &deepseek2() { return *ds::arch_by_name("deepseek2"); }
 
-// The hyper-parameters read from the micro R1's file after a change.
-ds::hparams read_changed(const std::function<void(ds::gguf_writer &)> &change) {
-    ds::gguf_writer w = micro_file("micro/deepseek-r1").keys;
-    change(w);
-    const std::string bytes = w.header();
-    const ds::gguf_file f(ds::os::mapping::borrow(bytes.data(), bytes.size()), "changed");
-    return deepseek2().read(f);
-}
-
-std::string refusal(const std::function<void(ds::gguf_writer &)> &change) {
+ds::hparams read_changed(const key_change &change) { return changed_hparams("micro/deepseek-r1", change); }
+std::string refusal(const key_change &change) {
     return failure_of([&] { read_changed(change); }).text;
 }
 

@@ -20,16 +20,8 @@ namespace {
 
 const ds::arch &r1() { return *ds::arch_by_name("r1"); }
 
-// The hyper-parameters read from micro/r1's file after a change.
-ds::hparams read_changed(const std::function<void(ds::gguf_writer &)> &change) {
-    ds::gguf_writer w = micro_file("micro/r1").keys;
-    change(w);
-    const std::string bytes = w.header();
-    const ds::gguf_file f(ds::os::mapping::borrow(bytes.data(), bytes.size()), "changed");
-    return r1().read(f);
-}
-
-std::string refusal(const std::function<void(ds::gguf_writer &)> &change) {
+ds::hparams read_changed(const key_change &change) { return changed_hparams("micro/r1", change); }
+std::string refusal(const key_change &change) {
     return failure_of([&] { read_changed(change); }).text;
 }
 

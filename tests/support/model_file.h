@@ -4,9 +4,11 @@
 
 #include "golden.h"
 
+#include "../../llm/model/model.h"
 #include "../../tensor/gguf.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 namespace golden {
@@ -80,6 +82,16 @@ inline const model_file &micro_file(const std::string &name, ds::format type = d
         i->second = read_model_file(file.path);
     }
     return i->second;
+}
+
+// The hyper-parameters that the checkpoint's architecture reads after a change of its keys.
+using key_change = std::function<void(ds::gguf_writer &)>;
+inline ds::hparams changed_hparams(const std::string &checkpoint, const key_change &change) {
+    ds::gguf_writer w = micro_file(checkpoint).keys;
+    change(w);
+    const std::string bytes = w.header();
+    const ds::gguf_file f(ds::os::mapping::borrow(bytes.data(), bytes.size()), "changed");
+    return ds::arch_of(f)->read(f);
 }
 
 // A model and the memory that it is loaded from.

@@ -104,7 +104,7 @@ struct step_graph {
         for (const tensor_row &row : a.tensors(h)) {
             const tensor *t =
                 &tensors.emplace_back(make_tensor(row.stays_f32() ? format::f32 : type, row.ne));
-            (row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top) = t;
+            slot_of(weights, row) = t;
         }
     }
     const tensor *build(int64_t rows, int64_t outputs) {

@@ -410,7 +410,31 @@ TEST_CASE("trainer: the plan is what is allocated, and by memory the largest run
     MUST(ds_trainer_plan(m.get(), &c, &p, &err));
     CHECK(p.run_tokens == 2048);
     CHECK(p.total == p.weights + p.gradients + p.states + p.activations + p.pages + p.work + p.inputs);
-    CHECK(p.states >= 2 * p.gradients * 9 / 10);
+    // what a trainer takes from the host's allocator, in a step too
+    struct counts {
+        uint64_t now = 0, most = 0;
+    } taken;
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc_user = &taken;
+    host.alloc = [](void *user, size_t size, size_t alignment) {
+        counts &all = *static_cast<counts *>(user);
+        all.most = std::max(all.most, all.now += size);
+        return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    };
+    host.free = [](void *user, void *memory, size_t size, size_t) {
+        static_cast<counts *>(user)->now -= size;
+        std::free(memory);
+    };
+    c.host = &host;
+    {
+        const trainer_ptr t = trainer(m, c);
+        step(t, batch(1));
+        INFO("planned " << p.total << ", taken " << taken.most);
+        CHECK(static_cast<double>(taken.most) == doctest::Approx(static_cast<double>(p.total)).epsilon(0.05));
+    }
+    CHECK(taken.now == 0);
+    c.host = nullptr;
     const uint64_t all = p.total;
     c.memory_limit = all / 3;
     MUST(ds_trainer_plan(m.get(), &c, &p, &err));

@@ -42,9 +42,7 @@ struct trained {
             if (row.layer >= m->h.layers || row.what == ds::role::rope_divisors ||
                 row.name.find("exp_probs_b") != std::string::npos)
                 continue;
-            const ds::tensor *&w =
-                row.slot ? weights.layer[static_cast<size_t>(row.layer)].*row.slot : weights.*row.top;
-            if (w) f(row, w);
+            if (const ds::tensor *&w = ds::slot_of(weights, row)) f(row, w);
         }
     }
 
