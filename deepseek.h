@@ -481,11 +481,11 @@ typedef struct ds_engine_config {
     uint64_t kv_tokens;
     ds_kv_type kv_type;
     ds_mla_form mla_form;
-    /* "scalar", "avx2", "avx512", "avx512_vnni", "amx" or "neon"; NULL: the best that the machine supports.
-     * Results are the same with each. With NULL or "amx" on a machine with AMX, the system is asked to let
-     * this process use the tile registers (Linux: ARCH_REQ_XCOMP_PERM). From then on alternate signal stacks
-     * need room for them, and the system refuses if an existing one is too small. "avx512_vnni" is the best
-     * without AMX, and asks for nothing. Ignored on a device. */
+    /* "scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx" or "neon"; NULL: the best that the
+     * machine supports. Results are the same with each. With NULL or "amx" on a machine with AMX, the system
+     * is asked to let this process use the tile registers (Linux: ARCH_REQ_XCOMP_PERM). From then on
+     * alternate signal stacks need room for them, and the system refuses if an existing one is too small.
+     * "avx512_bf16" is the best without AMX, and asks for nothing. Ignored on a device. */
     const char *isa;
     const ds_host *host; /* NULL: no callbacks */
     ds_trace_fn trace;   /* may be NULL */
@@ -885,12 +885,23 @@ DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, s
  * order: weights after any number of steps are the same bytes with any number of threads, with every
  * instruction set, whatever is recomputed instead of stored, and after saving and resuming. How a batch is
  * cut into runs (run_tokens) does not change them either, except in models with shared blocks or with a
- * balance loss. Architectures: all that this library runs; weights on the host, float pages. A trainer may be
+ * balance loss. Architectures: all that this library runs; weights on the host. A trainer may be
  * used by one thread at a time; ds_trainer_cancel may be called from any. */
 typedef struct ds_trainer ds_trainer;
 
-/* The format of the weights that the passes use. BF16 keeps 16 more bits of each for the optimizer alone. */
-typedef enum ds_train_format { DS_TRAIN_F32 = 0, DS_TRAIN_BF16 = 1 } ds_train_format;
+/* The format of the matrices that the passes use.
+ * BF16 keeps 16 more bits of each for the optimizer alone; F16 and INT8 are made after each step of weights
+ * in F32, which the optimizer has. With BF16 and F16, what is stored for gradients and the factors of their
+ * products are rounded to that format, too (sums are F32); norms, rotations and gates are then always
+ * computed again. F16's loss is multiplied by a power of two that adapts to the range of the gradients. INT8:
+ * the forward pass is that of a model quantized to "int8"; gradients pass the rounding as if it were not
+ * there. */
+typedef enum ds_train_format {
+    DS_TRAIN_F32 = 0,
+    DS_TRAIN_BF16 = 1,
+    DS_TRAIN_F16 = 2,
+    DS_TRAIN_INT8 = 3
+} ds_train_format;
 /* The optimizer's two states a weight. INT8: a byte each, with a scale for every 256. */
 typedef enum ds_train_states { DS_STATES_F32 = 0, DS_STATES_INT8 = 1 } ds_train_states;
 /* What is computed a second time for the gradients, so that it need not be stored in between: nothing; norms,
@@ -920,6 +931,8 @@ typedef struct ds_trainer_config {
     float weight_decay;    /* of matrices, times the rate; 0: 0.1; negative: none */
     float clip_norm;       /* the most that the norm of all gradients may be; 0: 1; negative: any */
     float balance;         /* r1: the weight of the loss that balances its attention heads */
+    ds_kv_type kv_type;    /* of keys and values; an engine with the same type computes the same bits. DEFAULT:
+                            * F32 */
     const ds_host *host;   /* log and allocator; NULL: the defaults */
 } ds_trainer_config;
 
@@ -965,6 +978,7 @@ typedef struct ds_train_report {
     uint64_t tokens, targets; /* of the batch; targets: those that have a weight */
     uint32_t runs;            /* that the batch was cut into */
     uint32_t skipped;         /* 1: loss or gradients were not finite, and the weights are as before */
+    double loss_scale;        /* that the step's gradients were computed with; 1 but with F16 */
 } ds_train_report;
 
 /* One step of the optimizer on a batch. Sequences are computed in their order, several in a run.

@@ -18,13 +18,17 @@ static double finite_or(double v, double absent, double least, double most, cons
 }
 
 static trainer_options trainer_options_of(const ds_trainer_config &c) {
-    check_enum("format", c.format, DS_TRAIN_BF16);
+    check_enum("format", c.format, DS_TRAIN_INT8);
+    check_enum("kv_type", c.kv_type, DS_KV_INT8);
     check_enum("states", c.states, DS_STATES_INT8);
     check_enum("recompute", c.recompute, DS_RECOMPUTE_BLOCKS);
     require(c.context_length <= (1u << 30), "context_length: must be at most 2^30");
     require(c.run_tokens <= (1u << 24), "run_tokens: must be at most 2^24");
     trainer_options o;
-    o.weights = c.format == DS_TRAIN_BF16 ? format::bf16 : format::f32;
+    constexpr format weights[] = {format::f32, format::bf16, format::f16, format::i8};
+    constexpr format pages[] = {format::f32, format::f32, format::f16, format::i8};
+    o.weights = weights[number_of(c.format)];
+    o.pages = pages[number_of(c.kv_type)];
     o.adamw.byte_states = c.states == DS_STATES_INT8;
     o.again = static_cast<train_graph::again>(number_of(c.recompute));
     o.context = c.context_length;
@@ -129,6 +133,7 @@ template <class Run> static ds_status run_batch(ds_trainer *t, const ds_sequence
         out.tokens = static_cast<uint64_t>(r.tokens), out.targets = static_cast<uint64_t>(r.targets);
         out.runs = static_cast<uint32_t>(r.runs);
         out.skipped = r.skipped;
+        out.loss_scale = r.scale;
         write_info(report, out, "report");
     });
 }

@@ -222,7 +222,7 @@ struct engine_flags {
                          choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
         flags.push_back(
             {"--isa", "NAME",
-             "scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best of this machine",
+             "scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; default: the best of this machine",
              [this](const std::string &v) { isa = lower_case(v); }});
     }
 };

@@ -10,7 +10,7 @@ struct isa;
 
 struct cpu_options {
     unsigned threads = 0;  // that work on a graph, the caller's included; 0: one per processor
-    // "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon"; null: the best available
+    // "scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "neon"; null: the best available
     const char *isa = nullptr;
     const ds::isa *kernels = nullptr;                        // instead of a named set: a test's own
     std::vector<std::pair<std::string, std::string>> force;  // operation and variant, by name

@@ -31,7 +31,7 @@ inline void share_outer(cpu &c, const outer_args &p, char *scratch) {
     const auto piece = [&](size_t i, unsigned worker) {
         const size_t r = i / across * height, j = i % across * width;
         outer_args q = p;
-        q.a += r * p.a_row, q.b += j, q.y += r * p.y_stride + j;
+        q.a += r * p.a_row, q.b += j * info(p.b_type).bytes, q.y += r * p.y_stride + j;
         q.rows = std::min(height, p.rows - r), q.columns = std::min(width, p.columns - j);
         run_outer(c, q, scratch + worker * outer_scratch_bytes);
     };
@@ -49,31 +49,38 @@ inline void float_row(const tensor &w, int64_t row, float *to) {
     for (size_t k = 0; k < width; ++k) to[k] = to[k] * scale;
 }
 
-// Rows of weights as floats: in place if that is their format, else decoded, a chunk at a time.
+// Rows of weights for outer products: in place if they are floats, else decoded to f32, a chunk at a time.
 struct float_rows {
     const tensor &w;  // of rank 2
 
     static size_t chunk(const tensor &w) {
-        return w.type == format::f32 ? static_cast<size_t>(w.ne[w.rank - 2]) : 2 * outer_steps;
+        return is_float(w.type) ? static_cast<size_t>(w.ne[w.rank - 2]) : 2 * outer_steps;
     }
     // Scratch for a chunk.
     static size_t bytes(const tensor &w) {
-        return w.type == format::f32
-                   ? 0
-                   : align64(chunk(w) * static_cast<size_t>(w.ne[w.rank - 1]) * sizeof(float));
+        return is_float(w.type) ? 0
+                                : align64(chunk(w) * static_cast<size_t>(w.ne[w.rank - 1]) * sizeof(float));
     }
-    // f(first row, rows, the floats, their stride), chunk by chunk.
-    template <class F> void each(cpu &c, char *scratch, const F &f) const {
+    // f(arguments), chunk by chunk of the rows, which are the steps; `with` has what does not concern b.
+    template <class F> void each(cpu &c, char *scratch, outer_args with, const F &f) const {
         const auto rows = static_cast<size_t>(w.ne[0]), width = static_cast<size_t>(w.ne[1]);
-        if (w.type == format::f32) return f(size_t{0}, rows, f32_at(w, 0), static_cast<size_t>(w.stride[0]));
+        with.operands = operand_format(w.type);
+        if (is_float(w.type)) {
+            with.b = at(w, 0), with.b_stride = static_cast<size_t>(w.stride[0]), with.b_type = w.type;
+            with.steps = rows;
+            return f(with);
+        }
+        with.b = scratch, with.b_stride = width, with.b_type = format::f32;
         auto *const to = reinterpret_cast<float *>(scratch);
+        const float *const a = with.a;
         for (size_t first = 0; first < rows; first += chunk(w)) {
             const size_t n = std::min(chunk(w), rows - first);
             share_range(c, n, static_cast<int64_t>(n * width), [&](size_t begin, size_t end, unsigned) {
                 for (size_t r = begin; r < end; ++r)
                     float_row(w, static_cast<int64_t>(first + r), to + r * width);
             });
-            f(first, n, const_cast<const float *>(to), width);
+            with.a = a + first * with.a_step, with.steps = n, with.add |= first > 0;
+            f(with);
         }
     }
 };

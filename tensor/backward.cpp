@@ -11,8 +11,9 @@ op_set ops_to_expand() {
     return s;
 }
 
-backward::backward(graph &graph, std::span<const gradient_sum> sums, std::vector<bool> again)
-    : g(graph), forward_nodes_(graph.nodes().size()), again_(std::move(again)), wanted_(forward_nodes_) {
+backward::backward(graph &graph, std::span<const gradient_sum> sums, std::vector<bool> again, format stored)
+    : g(graph), forward_nodes_(graph.nodes().size()), stored_(stored), again_(std::move(again)),
+      wanted_(forward_nodes_), needed_(forward_nodes_) {
     again_.resize(forward_nodes_);
     for (const gradient_sum &s : sums) {
         if (s.sum->type != format::f32 || !contiguous(*s.sum) || !same_shape(*s.sum, *s.weight))
@@ -25,6 +26,7 @@ backward::backward(graph &graph, std::span<const gradient_sum> sums, std::vector
         for (const tensor *s : n.src)
             if (s && wanted(s)) wanted_[i] = true;
         node_of_[&n.out] = i;
+        if (n.kind == op::narrow) in_forward_[n.src[0]] = &n.out;
     }
 }
 
@@ -47,22 +49,78 @@ const tensor *backward::sum_of(const tensor *w) {
     return w == sum->first ? sum->second : g.view_like(w, sum->second);
 }
 
-const tensor *backward::value(const tensor *t) {
+const tensor *backward::clone(const node &n, const tensor *(backward::*source)(const tensor *)) {
+    const tensor *src[max_sources] = {};
+    for (int i = 0; i < info(n.kind).sources; ++i) src[i] = n.src[i] ? (this->*source)(n.src[i]) : nullptr;
+    struct {
+        unsigned char bytes[max_params_bytes];
+    } params;
+    std::memcpy(params.bytes, n.params, sizeof params.bytes);
+    return g.add(n.kind, std::span(src, static_cast<size_t>(info(n.kind).sources)), params);
+}
+
+const tensor *backward::exact(const tensor *t) {
     const tensor *const o = origin(t);
     const auto made = node_of_.find(o);
     if (made == node_of_.end() || !again_[made->second]) return t;
-    const tensor *&copy = copies_[o];
+    const tensor *&copy = exact_[o];
+    if (!copy) copy = clone(g.nodes()[made->second], &backward::exact);
+    return t == o ? copy : g.view_like(t, copy);
+}
+
+bool is_cheap(op k) {
+    return k == op::rms_norm || k == op::gated || k == op::rope || k == op::routed_spread;
+}
+
+// What no weight changes, such as angles; indices and weights of routes; pages.
+bool backward::is_exact(const tensor *o) const {
+    const auto made = node_of_.find(o);
+    if (stored_ == format::f32 || made == node_of_.end() || !wanted_[made->second]) return true;
+    const op k = g.nodes()[made->second].kind;
+    return k == op::router || k == op::head_router || k == op::kv_write;
+}
+
+const tensor *backward::narrowed(const tensor *t) {
+    if (stored_ == format::f32) return t;
+    return g.add(op::narrow, {t, nullptr}, narrow_params{stored_});
+}
+
+const tensor *backward::stored(const tensor *o) {
+    if (const auto made = in_forward_.find(o); made != in_forward_.end()) {
+        needed_[node_of_.at(o)] = true;
+        return made->second;
+    }
+    const tensor *&copy = factor_[o];
+    if (copy) return copy;
+    const size_t i = node_of_.at(o);
+    if (is_cheap(g.nodes()[i].kind)) return copy = narrowed(value(o));
+    needed_[i] = !again_[i];
+    return copy = narrowed(exact(o));
+}
+
+const tensor *backward::value(const tensor *t) {
+    const tensor *const o = origin(t);
+    if (is_exact(o)) return exact(t);
+    const tensor *&copy = value_[o];
     if (!copy) {
-        const node n = g.nodes()[made->second];
-        const tensor *src[max_sources] = {};
-        for (int i = 0; i < info(n.kind).sources; ++i) src[i] = n.src[i] ? value(n.src[i]) : nullptr;
-        struct {
-            unsigned char bytes[max_params_bytes];
-        } params;
-        std::memcpy(params.bytes, n.params, sizeof params.bytes);
-        copy = g.add(n.kind, std::span(src, static_cast<size_t>(info(n.kind).sources)), params);
+        const node &n = g.nodes()[node_of_.at(o)];
+        copy = is_cheap(n.kind) ? clone(n, &backward::value) : g.add(op::widen, {stored(o)}, no_params{});
     }
     return t == o ? copy : g.view_like(t, copy);
+}
+
+const tensor *backward::factor(const tensor *t) {
+    const tensor *const o = origin(t);
+    if (stored_ == format::f32) return exact(t);
+    if (is_exact(o)) return narrowed(exact(t));
+    return t == o ? stored(o) : g.view_like(t, stored(o));
+}
+
+std::vector<bool> backward::needed() const {
+    std::vector<bool> of;
+    for (size_t i = 0; i < forward_nodes_; ++i)
+        if (g.nodes()[i].kind != op::narrow) of.push_back(needed_[i]);
+    return of;
 }
 
 namespace {

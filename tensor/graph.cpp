@@ -42,6 +42,8 @@ void graph::reset() {
     views_.clear();
     kept_.clear();
     blocks_.clear();
+    narrowed_.clear();
+    narrows_ = 0;
 }
 
 static void check_room(size_t used, size_t max) {
@@ -124,11 +126,23 @@ node &graph::append(op k, std::span<const tensor *const> src) {
 
 tensor *graph::complete(node &n) {
     info(n.kind).shape(n);
-    if (!info(n.kind).expand || !expanded_[static_cast<size_t>(n.kind)]) return &n.out;
-    const node whole = n;
-    nodes_.pop_back();
-    if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;
-    return &nodes_.emplace_back(whole).out;
+    if (info(n.kind).expand && expanded_[static_cast<size_t>(n.kind)]) {
+        const node whole = n;
+        nodes_.pop_back();
+        if (tensor *const y = info(whole.kind).expand(*this, whole)) return y;
+        nodes_.push_back(whole);
+    }
+    tensor *const y = &nodes_.back().out;
+    const size_t number = nodes_.size() - 1 - narrows_;
+    if (number < narrowed_.size() && narrowed_[number]) {
+        ++narrows_;
+        const tensor *const sources[] = {y, nullptr};
+        node &after = append(op::narrow, sources);
+        const narrow_params p{narrow_to_};
+        std::memcpy(after.params, &p, sizeof p);
+        info(op::narrow).shape(after);
+    }
+    return y;
 }
 
 void graph::mark(const tensor *t) {

@@ -94,6 +94,12 @@ public:
     }
     // From now on these operations, which are fused, are added as what they expand into.
     void expand(op_set fused) { expanded_ = fused; }
+    // From now on the results of these nodes, by number, are also narrowed to 16 bits, by a node right after
+    // theirs that does not count.
+    void narrow(std::vector<bool> results, format to) {
+        narrowed_ = std::move(results);
+        narrow_to_ = to;
+    }
     // Begins a block, or ends the last one: the results of a block's nodes may be computed again from t and
     // from what comes before all blocks (backward.h).
     void mark(const tensor *t);
@@ -120,6 +126,9 @@ private:
     std::vector<const tensor *> kept_;
     std::vector<block_start> blocks_;
     op_set expanded_;
+    std::vector<bool> narrowed_;
+    format narrow_to_ = format::f32;
+    size_t narrows_ = 0;  // nodes that were added so
 };
 
 }  // namespace ds

@@ -198,6 +198,16 @@ DS_HD int64_t sampling_weight(float logit, float largest, float factor) {
 
 // ---- Gradients
 
+// Products with a matrix in a 16-bit format have both operands in that format, rounded to nearest even, and
+// sums in f32, in the same order as others. Of bf16, what is below 2^-56 counts as 0: products are then
+// multiples of 2^-126, so that no sum of them is subnormal, which processors' own products of bf16 take for
+// 0.
+DS_HD float bf16_operand(float x) {
+    const uint32_t u = bits_of(x), magnitude = u & 0x7fffffffu;
+    const uint32_t nearest = magnitude > 0x7f800000u ? u | 0x400000u : u + 0x7fffu + ((u >> 16) & 1u);
+    return float_of(magnitude < (71u << 23) ? 0u : nearest & 0xffff0000u);
+}
+
 // rms_norm: t = dy * w, s = the sum of t * x in 128 lanes; dx = t * factor - x * (factor^3 * s / n).
 DS_HD float rms_norm_back_scale(float s, int64_t n, float factor) {
     return (s / static_cast<float>(n)) * ((factor * factor) * factor);

@@ -54,6 +54,13 @@ inline int64_t routed_to(const tensor &route, int64_t row, int64_t rank) {
     return static_cast<int64_t>(*f32_at(route, row, 0, rank));
 }
 
+// Of gradients' products with a matrix of this format: what both operands are rounded to (numerics.h).
+inline format operand_format(format w) { return w == format::bf16 || w == format::f16 ? w : format::f32; }
+inline float operand(format f, float x) {
+    return f == format::bf16 ? bf16_operand(x) : f == format::f16 ? f16_to_f32(f32_to_f16(x)) : x;
+}
+inline bool is_float(format f) { return f == format::f32 || operand_format(f) == f; }
+
 // Where a rank's part of a row of x[n,h*d] begins: at the first element if there is one part.
 inline const float *routed_part(const tensor &x, const tensor &route, int64_t row, int64_t rank, int64_t d) {
     return f32_at(x, row, x.ne[1] == d ? 0 : routed_to(route, row, rank) * d);

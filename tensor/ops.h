@@ -107,6 +107,10 @@ struct routed_spread_params {
     int32_t heads;  // h
 };
 
+struct narrow_params {
+    format to;  // f16, bf16 or i8
+};
+
 // get_rows' gradient without a sum to add to: of a table of so many rows.
 struct get_rows_back_params {
     int64_t rows;

@@ -1,5 +1,5 @@
 // AMX-INT8 (Intel, since Sapphire Rapids): I8 and packed formats with many rows by tile registers; all else
-// is avx512_vnni's.
+// is avx512_bf16's.
 // tests/cpu/test_amx.cpp holds these kernels against scalar's by a model of the tile registers.
 // Invariant: the system is asked for permission before the registers are first touched (os::allow_tiles, from
 // available).
@@ -70,11 +70,11 @@ static bool has_tiles() {
     return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && (b & 0xffff) >= 64 && b >> 16 >= 8 &&
            (c & 0xffff) >= 16;
 }
-static bool available() { return has_tiles() && isa_avx512_vnni.available() && os::allow_tiles(); }
-static bool could_be() { return has_tiles() && isa_avx512_vnni.available() && os::has_tiles(); }
+static bool available() { return has_tiles() && isa_avx512_bf16.available() && os::allow_tiles(); }
+static bool could_be() { return has_tiles() && isa_avx512_bf16.available() && os::has_tiles(); }
 
 static packed_kernels packed_amx(format f) { return amx::packed_by_tiles(f, packed_avx512_vnni(f)); }
-const isa isa_amx = {"amx", available, &floats_avx512, packed_amx, &amx::i8_by_tiles, could_be};
+const isa isa_amx = {"amx", available, &floats_avx512_bf16, packed_amx, &amx::i8_by_tiles, could_be};
 
 }  // namespace ds
 #endif

@@ -58,6 +58,12 @@ static bool available() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && isa_avx2.available();
 }
 const float_kernels floats_avx512 = avx512::floats;
+static constexpr float_kernels with_bf16() {
+    float_kernels f = avx512::floats;
+    f.outer = outer_avx512_bf16;
+    return f;
+}
+const float_kernels floats_avx512_bf16 = with_bf16();
 const isa isa_avx512 = {"avx512", available, &floats_avx512, packed_table<avx512::packed_x86>, &avx512::i8};
 
 }  // namespace ds

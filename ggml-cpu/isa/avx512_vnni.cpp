@@ -34,5 +34,9 @@ static bool available() { return __builtin_cpu_supports("avx512vnni") && isa_avx
 packed_kernels packed_avx512_vnni(format f) { return packed_table<avx512_vnni::packed_x86>(f); }
 const isa isa_avx512_vnni = {"avx512_vnni", available, &floats_avx512, packed_avx512_vnni, &avx512_vnni::i8};
 
+static bool bf16_available() { return has_avx512_bf16() && available(); }
+const isa isa_avx512_bf16 = {"avx512_bf16", bf16_available, &floats_avx512_bf16, packed_avx512_vnni,
+                             &avx512_vnni::i8};
+
 }  // namespace ds
 #endif

@@ -6,6 +6,29 @@
 
 constexpr size_t outer_width = 16 * outer_vectors;
 
+// What operands are rounded to (numerics.h), sixteen at a time or one.
+struct as_f32 {
+    static DS_INLINE v16 of(v16 x) { return x; }
+    static DS_INLINE float of(float x) { return x; }
+};
+struct as_bf16 {
+    static DS_INLINE v16 of(v16 x) {
+        float f[16];
+        store(f, x);
+        for (float &e : f) e = bf16_operand(e);
+        return load(f);
+    }
+    static DS_INLINE float of(float x) { return bf16_operand(x); }
+};
+struct as_f16 {
+    static DS_INLINE v16 of(v16 x) {
+        half h[16];
+        store_f16(&h[0].bits, x);
+        return load(h);
+    }
+    static DS_INLINE float of(float x) { return f16_to_f32(f32_to_f16(x)); }
+};
+
 static void outer_tile(const float *a, const float *b, size_t steps, float *y, size_t y_stride, size_t rows,
                        size_t columns, bool add) {
     v16 sum[outer_rows][outer_vectors];
@@ -44,6 +67,7 @@ static void outer_tile(const float *a, const float *b, size_t steps, float *y, s
 }
 
 // Groups of rows: to[group][step][row in it].
+template <class R>
 static void pack_outer_rows(const outer_args &p, size_t t0, size_t steps, float *to) {
     for (size_t i0 = 0; i0 < p.rows; i0 += outer_rows, to += steps * outer_rows) {
         const size_t n = std::min<size_t>(outer_rows, p.rows - i0);
@@ -51,43 +75,80 @@ static void pack_outer_rows(const outer_args &p, size_t t0, size_t steps, float 
         if (n < outer_rows) std::fill_n(to, steps * outer_rows, 0.0f);
         if (p.a_row == 1) {
             for (size_t t = 0; t < steps; ++t)
-                for (size_t r = 0; r < n; ++r) to[t * outer_rows + r] = from[t * p.a_step + r];
+                store_n(to + t * outer_rows, R::of(load_n(from + t * p.a_step, n)), n);
         } else {
-            for (size_t r = 0; r < n; ++r)
-                for (size_t t = 0; t < steps; ++t) to[t * outer_rows + r] = from[r * p.a_row + t * p.a_step];
+            float part[16];
+            for (size_t r = 0; r < n; ++r) {
+                const float *const row = from + r * p.a_row;
+                size_t t = 0;
+                for (; p.a_step == 1 && t + 16 <= steps; t += 16) {
+                    store(part, R::of(load(row + t)));
+                    for (size_t k = 0; k < 16; ++k) to[(t + k) * outer_rows + r] = part[k];
+                }
+                for (; t < steps; ++t) to[t * outer_rows + r] = R::of(row[t * p.a_step]);
+            }
         }
     }
 }
 
 // Panels of columns: to[panel][step][column in it].
+template <class R, class E>
 static void pack_outer_columns(const outer_args &p, size_t j0, size_t columns, size_t t0, size_t steps,
                                float *to) {
     for (size_t j = 0; j < columns; j += outer_width, to += steps * outer_width) {
-        const float *const from = p.b + t0 * p.b_stride + j0 + j;
+        const E *const from = reinterpret_cast<const E *>(p.b) + t0 * p.b_stride + j0 + j;
         const size_t n = std::min(outer_width, columns - j);
         for (size_t t = 0; t < steps; ++t) {
             if (n < outer_width) std::fill_n(to + t * outer_width, outer_width, 0.0f);
             size_t i = 0;
-            for (; i + 16 <= n; i += 16) store(to + t * outer_width + i, load(from + t * p.b_stride + i));
-            if (i < n) store_n(to + t * outer_width + i, load_n(from + t * p.b_stride + i, n - i), n - i);
+            for (; i + 16 <= n; i += 16)
+                store(to + t * outer_width + i, R::of(load(from + t * p.b_stride + i)));
+            if (i < n)
+                store_n(to + t * outer_width + i, R::of(load_n(from + t * p.b_stride + i, n - i)), n - i);
         }
     }
 }
 
-static void outer(const outer_args &p, float *scratch) {
+template <class R, class E> static void outer_of(const outer_args &p, float *scratch) {
     float *const columns = scratch, *const rows = scratch + outer_steps * outer_columns;
     for (size_t t0 = 0; t0 < p.steps; t0 += outer_steps) {
         const size_t steps = std::min(outer_steps, p.steps - t0);
-        pack_outer_rows(p, t0, steps, rows);
+        pack_outer_rows<R>(p, t0, steps, rows);
         for (size_t j0 = 0; j0 < p.columns; j0 += outer_columns) {
             const size_t width = std::min(outer_columns, p.columns - j0);
-            pack_outer_columns(p, j0, width, t0, steps, columns);
+            pack_outer_columns<R, E>(p, j0, width, t0, steps, columns);
             for (size_t j = 0; j < width; j += outer_width)
                 for (size_t i = 0; i < p.rows; i += outer_rows)
                     outer_tile(rows + i * steps, columns + j * steps, steps, p.y + i * p.y_stride + j0 + j,
                                p.y_stride, p.rows - i, width - j, p.add || t0 > 0);
         }
     }
+}
+
+static void outer(const outer_args &p, float *scratch) {
+    const bool floats = p.b_type == format::f32;
+    if (p.operands == format::bf16)
+        return floats ? outer_of<as_bf16, float>(p, scratch) : outer_of<as_bf16, brain>(p, scratch);
+    if (p.operands == format::f16)
+        return floats ? outer_of<as_f16, float>(p, scratch) : outer_of<as_f16, half>(p, scratch);
+    outer_of<as_f32, float>(p, scratch);
+}
+
+// ---- Formats of 16 bits
+
+static void encode_bf16(const float *x, uint16_t *y, size_t n) {
+    for (size_t i = 0; i < n; ++i) {
+        uint32_t u;
+        memcpy(&u, x + i, 4);
+        const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+        y[i] = static_cast<uint16_t>((nan ? u | 0x400000u : u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    }
+}
+template <class E> static void decode(const uint16_t *x, float *y, size_t n) {
+    const E *const from = reinterpret_cast<const E *>(x);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) store(y + i, load(from + i));
+    if (i < n) store_n(y + i, load_n(from + i, n - i), n - i);
 }
 
 // ---- Element by element

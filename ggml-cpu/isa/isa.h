@@ -89,16 +89,18 @@ struct i8_attend_args {
 constexpr int32_t i8_nan = 1 << 30;
 
 // y[i][j] = ( y[i][j] + ) the sum over the steps, in order, of a[i * a_row + t * a_step] * b[t * b_stride +
-// j], each step an fma: how gradients are summed.
+// j], each step an fma: how gradients are summed. With operands in bf16 or f16, a and b are rounded first.
 struct outer_args {
-    const float *a;
-    size_t a_row, a_step;  // floats
-    const float *b;
-    size_t b_stride;
-    float *y;
-    size_t y_stride;
-    size_t rows, columns, steps;  // rows: at most outer_most_rows
-    bool add;                     // to what is in y
+    const float *a = nullptr;
+    size_t a_row = 0, a_step = 0;  // floats
+    const char *b = nullptr;
+    size_t b_stride = 0;  // elements
+    float *y = nullptr;
+    size_t y_stride = 0;
+    size_t rows = 0, columns = 0, steps = 0;  // rows: at most outer_most_rows
+    bool add = false;                     // to what is in y
+    format b_type = format::f32;    // f32, or as operands
+    format operands = format::f32;  // f32, bf16 or f16
 };
 constexpr size_t outer_most_rows = 192, outer_steps = 256, outer_columns = 128;
 // Of scratch: a chunk's rows and columns, repacked.
@@ -110,6 +112,9 @@ struct float_kernels {
     void (*divide)(const float *x, float divisor, float *y, size_t n);
     void (*add_times)(float factor, const float *x, float *y, size_t n);  // y = fma(factor, x, y)
     void (*encode_f16)(const float *x, uint16_t *y, size_t n);
+    void (*encode_bf16)(const float *x, uint16_t *y, size_t n);
+    void (*decode_f16)(const uint16_t *x, float *y, size_t n);
+    void (*decode_bf16)(const uint16_t *x, float *y, size_t n);
     void (*rms_norm)(const float *x, const float *w, float *y, size_t n, float eps);
     // Rotate the pairs (a[i], b[i]), and the pairs (a[2i], a[2i + 1]); `direction` is 1, or -1 to rotate
     // back.
@@ -227,8 +232,11 @@ extern const isa isa_scalar;
 packed_kernels packed_scalar(format f);
 #if defined(__x86_64__) && !defined(DS_SCALAR_ONLY)
 #define DS_X86_KERNELS 1
-extern const isa isa_avx2, isa_avx512, isa_avx512_vnni, isa_amx;
-extern const float_kernels floats_avx512;
+extern const isa isa_avx2, isa_avx512, isa_avx512_vnni, isa_avx512_bf16, isa_amx;
+extern const float_kernels floats_avx512, floats_avx512_bf16;
+// Outer products of bf16 by AVX512-BF16, others by avx512's kernel.
+void outer_avx512_bf16(const outer_args &, float *scratch);
+bool has_avx512_bf16();
 packed_kernels packed_avx512_vnni(format f);
 #elif defined(__aarch64__) && !defined(DS_SCALAR_ONLY)
 #define DS_ARM_KERNELS 1

@@ -57,7 +57,23 @@ struct task {
     size_t key() const { return static_cast<size_t>(s.key); }
     size_t value() const { return static_cast<size_t>(s.value); }
 
-    void outer(const outer_args &a) const { run_outer(c, a, m.outer); }
+    // y[rows][columns] = ( y + ) a b, summed over the steps
+    void outer(const float *a, size_t a_row, size_t a_step, const float *b, size_t b_stride, float *y,
+               size_t y_stride, size_t count, size_t columns, size_t steps, bool add) const {
+        run_outer(c,
+                  {.a = a,
+                   .a_row = a_row,
+                   .a_step = a_step,
+                   .b = reinterpret_cast<const char *>(b),
+                   .b_stride = b_stride,
+                   .y = y,
+                   .y_stride = y_stride,
+                   .rows = count,
+                   .columns = columns,
+                   .steps = steps,
+                   .add = add},
+                  m.outer);
+    }
 
     void run() const {
         for (int64_t t = 0; t < rows; ++t)
@@ -87,8 +103,8 @@ struct task {
         }
         const float *const d = f32_at(dy, row, h);
         const auto d_stride = static_cast<size_t>(dy.stride[0]);
-        outer({m.q, key(), 1, m.key_columns, m.stride, m.scores, m.stride, count, seen, key(), false});
-        outer({d, d_stride, 1, m.value_columns, m.stride, m.products, m.stride, count, seen, value(), false});
+        outer(m.q, key(), 1, m.key_columns, m.stride, m.scores, m.stride, count, seen, key(), false);
+        outer(d, d_stride, 1, m.value_columns, m.stride, m.products, m.stride, count, seen, value(), false);
         for (size_t r = 0; r < count; ++r) {
             float *const scores = m.scores + r * m.stride, *const products = m.products + r * m.stride;
             const size_t own = first + r + 1;
@@ -97,7 +113,7 @@ struct task {
             std::fill_n(scores + own, seen - own, 0.0f);
             std::fill_n(products + own, seen - own, 0.0f);
         }
-        outer({m.products, m.stride, 1, m.key, key(), m.dq, key(), count, key(), seen, false});
+        outer(m.products, m.stride, 1, m.key, key(), m.dq, key(), count, key(), seen, false);
         for (size_t r = 0; r < count; ++r) {
             const int64_t i = row + static_cast<int64_t>(r);
             std::memcpy(f32_at(n.out, i, h * s.value), m.dq + r * key(), value() * sizeof(float));
@@ -107,7 +123,7 @@ struct task {
         // Keys that no row before has seen begin at zero, for the first head.
         const auto add = [&](const float *a, const float *b, size_t b_stride, float *y, size_t width) {
             if (fresh) std::fill_n(y + first * width, count * width, 0.0f);
-            outer({a, 1, m.stride, b, b_stride, y, width, seen, width, count, true});
+            outer(a, 1, m.stride, b, b_stride, y, width, seen, width, count, true);
         };
         add(m.products, m.q, key(), m.dk, key());
         add(m.scores, d, d_stride, m.dv, value());

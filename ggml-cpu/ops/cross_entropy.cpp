@@ -114,34 +114,30 @@ void run_back(cpu &c, const node &n, char *work) {
                 own = own + dy[0];
             }
         });
-        float_rows{w}.each(c, decoded, [&](size_t v, size_t rows, const float *of, size_t stride) {
-            share_outer(c,
-                        {.a = slopes + v,
-                         .a_row = b.vocab,
-                         .a_step = 1,
-                         .b = of,
-                         .b_stride = stride,
-                         .y = f32_at(n.out, i0),
-                         .y_stride = width,
-                         .rows = count,
-                         .columns = width,
-                         .steps = rows,
-                         .add = v > 0},
-                        scratch);
-        });
+        float_rows{w}.each(c, decoded,
+                           {.a = slopes,
+                            .a_row = b.vocab,
+                            .a_step = 1,
+                            .y = f32_at(n.out, i0),
+                            .y_stride = width,
+                            .rows = count,
+                            .columns = width},
+                           [&](const outer_args &p) { share_outer(c, p, scratch); });
         if (sum)
             share_outer(c,
                         {.a = slopes,
                          .a_row = 1,
                          .a_step = b.vocab,
-                         .b = f32_at(x, i0),
+                         .b = at(x, i0),
                          .b_stride = static_cast<size_t>(x.stride[0]),
                          .y = f32_at(*sum, 0),
                          .y_stride = width,
                          .rows = b.vocab,
                          .columns = width,
                          .steps = count,
-                         .add = true},
+                         .add = true,
+                         .b_type = format::f32,
+                         .operands = operand_format(w.type)},
                         scratch);
     }
 }

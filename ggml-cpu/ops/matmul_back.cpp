@@ -12,9 +12,8 @@ size_t dim(const tensor &t, int i) { return static_cast<size_t>(t.ne[i]); }
 size_t heads_of(const tensor &t) { return t.rank == 3 ? dim(t, 1) : 1; }
 size_t row_stride(const tensor &t) { return static_cast<size_t>(t.stride[0]); }
 // Head h's first row, or the first row.
-float *head_at(const tensor &t, size_t h) {
-    return t.rank == 3 ? f32_at(t, 0, static_cast<int64_t>(h)) : f32_at(t, 0);
-}
+char *head_at(const tensor &t, size_t h) { return t.rank == 3 ? at(t, 0, static_cast<int64_t>(h)) : at(t, 0); }
+float *floats_at(const tensor &t, size_t h) { return reinterpret_cast<float *>(head_at(t, h)); }
 
 size_t scratch_bytes(const cpu &c) { return c.pool.size() * outer_scratch_bytes; }
 
@@ -24,23 +23,15 @@ void run_back(cpu &c, const node &n, char *work) {
     for (size_t h = 0; h < heads_of(dy); ++h) {
         tensor scale, matrix = w;
         if (w.rank == 3) matrix = matrix_of(w, static_cast<int64_t>(h), scale);
-        const float *const from = head_at(dy, h);
         float_rows{matrix}.each(c, work + scratch_bytes(c),
-                                [&](size_t first, size_t rows, const float *b, size_t stride) {
-                                    share_outer(c,
-                                                {.a = from + first,
-                                                 .a_row = row_stride(dy),
-                                                 .a_step = 1,
-                                                 .b = b,
-                                                 .b_stride = stride,
-                                                 .y = head_at(n.out, h),
-                                                 .y_stride = row_stride(n.out),
-                                                 .rows = dim(dy, 0),
-                                                 .columns = dim(matrix, 1),
-                                                 .steps = rows,
-                                                 .add = first > 0},
-                                                work);
-                                });
+                                {.a = floats_at(dy, h),
+                                 .a_row = row_stride(dy),
+                                 .a_step = 1,
+                                 .y = floats_at(n.out, h),
+                                 .y_stride = row_stride(n.out),
+                                 .rows = dim(dy, 0),
+                                 .columns = dim(matrix, 1)},
+                                [&](const outer_args &p) { share_outer(c, p, work); });
     }
 }
 
@@ -49,7 +40,7 @@ void run_weights(cpu &c, const node &n, char *work) {
     const tensor &dy = *n.src[1], &x = *n.src[2], &sum = n.out;
     for (size_t h = 0; h < heads_of(dy); ++h)
         share_outer(c,
-                    {.a = head_at(dy, h),
+                    {.a = floats_at(dy, h),
                      .a_row = 1,
                      .a_step = row_stride(dy),
                      .b = head_at(x, h),
@@ -59,7 +50,9 @@ void run_weights(cpu &c, const node &n, char *work) {
                      .rows = dim(sum, sum.rank - 2),
                      .columns = dim(sum, sum.rank - 1),
                      .steps = dim(dy, 0),
-                     .add = true},
+                     .add = true,
+                     .b_type = x.type,
+                     .operands = operand_format(x.type)},
                     work);
 }
 

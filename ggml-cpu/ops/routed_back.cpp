@@ -10,9 +10,7 @@ namespace {
 
 bool always(const cpu &, const node &) { return true; }
 
-const float *row_at(const tensor &x, int64_t i, int64_t r) {
-    return x.rank == 2 ? f32_at(x, i) : f32_at(x, i, r);
-}
+const char *row_at(const tensor &x, int64_t i, int64_t r) { return x.rank == 2 ? at(x, i) : at(x, i, r); }
 
 // What both products of a route's rows need: pairs by matrix, and for each worker two gathered arrays of up
 // to as many rows as there are, and scratch.
@@ -35,28 +33,29 @@ struct gathered {
         return reinterpret_cast<float *>(workers + w * worker_bytes + first_bytes);
     }
     char *scratch(unsigned w) const { return workers + w * worker_bytes + first_bytes + second_bytes; }
-    // Of matrix e's rows, those of x, one after another.
+    // Of matrix e's rows, those of x, one after another, in f32.
     void gather(const tensor &x, int32_t e, float *to) const {
         const auto width = static_cast<size_t>(x.ne[x.rank - 1]);
         for (size_t i = 0; i < rows.rows_of(e); ++i) {
             const int64_t pair = rows.pair_at(rows.first_of(e) + i);
-            std::memcpy(to + i * width, row_at(x, pair / rows.ranks(), pair % rows.ranks()),
-                        width * sizeof(float));
+            decode_row(x.type, row_at(x, pair / rows.ranks(), pair % rows.ranks()), to + i * width, width);
         }
     }
 };
 
-// A matrix as floats, decoded if it must be.
-const float *floats_of(const tensor &w, char *scratch, size_t &stride) {
+// A matrix for outer products, decoded if it must be.
+void set_matrix(outer_args &p, const tensor &w, char *scratch) {
     const auto width = static_cast<size_t>(w.ne[1]);
-    stride = w.type == format::f32 ? static_cast<size_t>(w.stride[0]) : width;
-    if (w.type == format::f32) return f32_at(w, 0);
-    auto *const to = reinterpret_cast<float *>(scratch);
-    for (int64_t r = 0; r < w.ne[0]; ++r) float_row(w, r, to + static_cast<size_t>(r) * width);
-    return to;
+    const bool in_place = is_float(w.type);
+    p.b = in_place ? at(w, 0) : scratch;
+    p.b_stride = in_place ? static_cast<size_t>(w.stride[0]) : width;
+    p.b_type = in_place ? w.type : format::f32;
+    p.operands = operand_format(w.type);
+    for (int64_t r = 0; !in_place && r < w.ne[0]; ++r)
+        float_row(w, r, reinterpret_cast<float *>(scratch) + static_cast<size_t>(r) * width);
 }
 size_t decoded_bytes(const tensor &w) {
-    return w.type == format::f32 ? 0 : align64(static_cast<size_t>(w.ne[1] * w.ne[2]) * sizeof(float));
+    return is_float(w.type) ? 0 : align64(static_cast<size_t>(w.ne[1] * w.ne[2]) * sizeof(float));
 }
 
 gathered back_of(const cpu &c, const node &n, char *work) {
@@ -79,23 +78,18 @@ void run_back(cpu &c, const node &n, char *work) {
     float *const out = n.out.rank == 3 ? f32_at(n.out, 0) : reinterpret_cast<float *>(work);
     s.rows.share_matrices(c, m * k, [&](int32_t e, unsigned worker) {
         tensor scale;
-        size_t stride;
         const tensor matrix = matrix_of(w, e, scale);
-        const float *const b = floats_of(matrix, s.scratch(worker) + outer_scratch_bytes, stride);
+        outer_args p{.a = s.first(worker),
+                     .a_row = m,
+                     .a_step = 1,
+                     .y = s.second(worker),
+                     .y_stride = k,
+                     .rows = s.rows.rows_of(e),
+                     .columns = k,
+                     .steps = m};
+        set_matrix(p, matrix, s.scratch(worker) + outer_scratch_bytes);
         s.gather(dy, e, s.first(worker));
-        run_outer(c,
-                  {.a = s.first(worker),
-                   .a_row = m,
-                   .a_step = 1,
-                   .b = b,
-                   .b_stride = stride,
-                   .y = s.second(worker),
-                   .y_stride = k,
-                   .rows = s.rows.rows_of(e),
-                   .columns = k,
-                   .steps = m,
-                   .add = false},
-                  s.scratch(worker));
+        run_outer(c, p, s.scratch(worker));
         for (size_t i = 0; i < s.rows.rows_of(e); ++i)
             std::memcpy(out + static_cast<size_t>(s.rows.pair_at(s.rows.first_of(e) + i)) * k,
                         s.second(worker) + i * k, k * sizeof(float));
@@ -130,14 +124,15 @@ void run_weights(cpu &c, const node &n, char *work) {
                   {.a = s.first(worker),
                    .a_row = 1,
                    .a_step = m,
-                   .b = s.second(worker),
+                   .b = reinterpret_cast<const char *>(s.second(worker)),
                    .b_stride = k,
                    .y = f32_at(sum, e),
                    .y_stride = static_cast<size_t>(sum.stride[1]),
                    .rows = m,
                    .columns = k,
                    .steps = s.rows.rows_of(e),
-                   .add = true},
+                   .add = true,
+                   .operands = operand_format(n.src[2]->type)},
                   s.scratch(worker));
     });
 }

@@ -62,7 +62,7 @@ double optimizer::norm() {
     return std::sqrt(sum);
 }
 
-void optimizer::step(int64_t number, double rate, double norm) {
+void optimizer::step(int64_t number, double rate, double norm, double scale) {
     const double clip = options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1.0;
     // by repeated products: pow's last bit differs between libraries
     double power1 = 1, power2 = 1;
@@ -73,7 +73,7 @@ void optimizer::step(int64_t number, double rate, double norm) {
         const trained_weight &w = weights_[i];
         const state &s = state_[i];
         const adamw_params p{
-            .clip = static_cast<float>(clip),
+            .clip = static_cast<float>(clip / scale),
             .rate = static_cast<float>(rate),
             .decay = w.decays ? static_cast<float>(rate * static_cast<double>(options_.decay)) : 0.0f,
             .beta1 = options_.beta1,

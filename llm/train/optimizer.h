@@ -34,8 +34,9 @@ public:
     void clear_sums();
     // The norm of all sums, from sums over stretches of fixed length; not finite if any gradient is not.
     double norm();
-    // One step, the `number`th, counted from 1, with gradients of this norm.
-    void step(int64_t number, double rate, double norm);
+    // One step, the `number`th, counted from 1, with gradients of this norm, whose sums are `scale` times as
+    // large.
+    void step(int64_t number, double rate, double norm, double scale = 1);
 
     std::span<const std::pair<void *, size_t>> states() const { return states_; }  // m, v, scales, by weights
 

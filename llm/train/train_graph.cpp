@@ -42,6 +42,8 @@ struct build_arguments {
     const train_sizes &s;
     train_graph::again policy;
     const page_layout &layout;
+    format stored;
+    const std::vector<bool> &narrow;
 };
 }  // namespace
 
@@ -49,10 +51,7 @@ struct build_arguments {
 static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) {
     std::vector<bool> again(g.nodes().size());
     if (policy == train_graph::again::cheap)
-        for (size_t i = 0; i < again.size(); ++i) {
-            const op k = g.nodes()[i].kind;
-            again[i] = k == op::rms_norm || k == op::gated || k == op::rope;
-        }
+        for (size_t i = 0; i < again.size(); ++i) again[i] = is_cheap(g.nodes()[i].kind);
     if (policy != train_graph::again::blocks || g.blocks().empty()) return again;
     for (size_t i = g.blocks().front().nodes; i < g.blocks().back().nodes; ++i) again[i] = true;
     for (const graph::block_start &b : g.blocks())
@@ -62,8 +61,9 @@ static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) 
 }
 
 // Where whole blocks are computed again, their keys and values are, too: one layer's pages serve all layers.
-static page_layout layout_of(const arch &a, const hparams &h, train_graph::again policy) {
-    page_layout p = make_page_layout(a, h, format::f32);
+static page_layout layout_of(const arch &a, const hparams &h, const train_formats &f,
+                             train_graph::again policy) {
+    page_layout p = make_page_layout(a, h, f.pages);
     if (policy != train_graph::again::blocks) return p;
     p.page_bytes = p.layer[0].k_bytes() + p.layer[0].v_bytes();
     for (kv_layout &l : p.layer) l = p.layer[0];
@@ -75,6 +75,7 @@ struct results {
     const tensor *targets;  // cross_entropy's
     std::vector<const tensor *> balances;
     const tensor *embedding = nullptr;  // gradients of its rows; null if none are asked for
+    std::vector<bool> needed;           // backward's
 };
 }  // namespace
 
@@ -82,6 +83,7 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
                      void *pages) {
     g.reset();
     g.expand(ops_to_expand());
+    if (!b.narrow.empty()) g.narrow(b.narrow, b.stored);
     const offsets at(b.s);
     const auto list = [&](size_t offset, int64_t n, const char *name) {
         return g.input(format::i32, {n}, inputs ? inputs + offset : nullptr, name);
@@ -101,7 +103,7 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
     const tensor *const y =
         cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
     g.keep(y);
-    results r{y, {}};
+    results r{y, {}, nullptr, {}};
     const size_t nodes = g.nodes().size();
     for (size_t i = 0; b.s.balance > 0 && i < nodes; ++i)
         if (const node &n = g.nodes()[i]; n.kind == op::head_router) {
@@ -109,22 +111,35 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
                 balance(g, n.src[0], &n.out, n.src[1] ? static_cast<int32_t>(n.src[1]->ne[1]) : 0));
             g.keep(r.balances.back());
         }
-    backward back(g, b.sums, nodes_again(g, b.policy));
+    backward back(g, b.sums, nodes_again(g, b.policy), b.stored);
     back.give(y, g.input(format::f32, {targets, 3}, inputs ? inputs + at.gradients : nullptr, "gradients"));
     for (const tensor *const loss : r.balances)
         back.give(loss, g.input(format::f32, {1}, inputs ? inputs + at.balance : nullptr, "balance"));
     // every architecture begins with the embedding's rows
     r.embedding = back.run(&g.nodes()[0].out);
     if (r.embedding) g.keep(r.embedding);
+    r.needed = back.needed();
     return r;
 }
 
+// Builds the graph for the largest batch, and a second time if results are narrowed; returns which.
+static std::vector<bool> build_largest(graph &g, const build_arguments &b) {
+    results r = build(g, b, b.s.rows, b.s.targets, nullptr, nullptr);
+    // what whole blocks are computed from stays in f32
+    if (b.stored == format::f32 || b.sums.empty() || b.policy == train_graph::again::blocks) return {};
+    build_arguments again = {b.a, b.h, b.w, b.sums, b.s, b.policy, b.layout, b.stored, r.needed};
+    build(g, again, b.s.rows, b.s.targets, nullptr, nullptr);
+    return r.needed;
+}
+
+static const std::vector<bool> nothing;
+
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
                                         std::span<const gradient_sum> sums, const train_sizes &s,
-                                        again policy, const backend &b) {
+                                        again policy, const train_formats &f, const backend &b) {
     graph g(max_nodes(h));
-    const page_layout layout = layout_of(a, h, policy);
-    build(g, {a, h, w, sums, s, policy, layout}, s.rows, s.targets, nullptr, nullptr);
+    const page_layout layout = layout_of(a, h, f, policy);
+    build_largest(g, {a, h, w, sums, s, policy, layout, f.stored, nothing});
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
             offsets(s).bytes};
@@ -132,12 +147,12 @@ train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const m
 
 train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         std::shared_ptr<backend> b, const ds::host &host)
+                         const train_formats &f, std::shared_ptr<backend> b, const ds::host &host)
     : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
-      backend_(std::move(b)), layout_(layout_of(a, h, policy)), graph_(max_nodes(h)),
+      stored_(f.stored), backend_(std::move(b)), layout_(layout_of(a, h, f, policy)), graph_(max_nodes(h)),
       inputs_(host, offsets(s).bytes) {
-    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr,
-          nullptr);
+    narrow_ = build_largest(
+        graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, nothing});
     for (const node &n : graph_.nodes())
         if (!backend_->fn->variant(backend_.get(), n))
             throw error(status::unsupported,
@@ -164,7 +179,7 @@ train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w
     return ok && total == rows;
 }
 
-void train_graph::fill(const train_batch &batch) {
+void train_graph::fill(const train_batch &batch, float scale) {
     assert(fits(batch, sizes_, h_.vocab));
     const offsets at(sizes_);
     char *const inputs = static_cast<char *>(inputs_.data());
@@ -174,9 +189,9 @@ void train_graph::fill(const train_batch &batch) {
     std::copy(batch.targets.begin(), batch.targets.end(), ints(at.targets));
     float *const gradients = reinterpret_cast<float *>(inputs + at.gradients);
     std::fill_n(gradients, 3 * batch.rows.size(), 0.0f);
-    for (size_t i = 0; i < batch.weights.size(); ++i) gradients[3 * i] = -batch.weights[i];
+    for (size_t i = 0; i < batch.weights.size(); ++i) gradients[3 * i] = -batch.weights[i] * scale;
     // by layers, which are all alike
-    *reinterpret_cast<float *>(inputs + at.balance) = sizes_.balance / static_cast<float>(h_.layers);
+    *reinterpret_cast<float *>(inputs + at.balance) = sizes_.balance / static_cast<float>(h_.layers) * scale;
     int64_t row = 0;
     int32_t page = 0;
     const int64_t table = pages_of(sizes_.context);
@@ -192,11 +207,11 @@ void train_graph::fill(const train_batch &batch) {
     }
 }
 
-bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
-    fill(batch);
+bool train_graph::run(const train_batch &batch, float scale, const std::atomic<bool> *stop) {
+    fill(batch, scale);
     const auto rows = static_cast<int64_t>(batch.ids.size()),
                targets = static_cast<int64_t>(batch.rows.size());
-    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
+    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, narrow_}, rows, targets,
                             static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;

@@ -19,6 +19,11 @@ struct train_sizes {
     float balance = 0;
 };
 
+struct train_formats {
+    format stored = format::f32;  // of values that gradients need (backward.h)
+    format pages = format::f32;   // of keys and values
+};
+
 // A batch, sequence after sequence. Contents are the caller's until `run` returns.
 struct train_batch {
     std::span<const int32_t> ids;      // [rows]
@@ -39,18 +44,19 @@ public:
     };
     static bytes measure(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         const backend &b);
+                         const train_formats &f, const backend &b);
 
     // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported
     // if the backend has no kernel for one of the operations.
     train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
-                const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host);
+                const train_sizes &s, again policy, const train_formats &f, std::shared_ptr<backend> b,
+                const ds::host &host);
 
-    // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are
+    // Adds the gradients of the batch's loss, times scale, to the sums, but for those of the embedding's rows, which are
     // kept until `finish`: where the embedding is the output head as well, its sum takes all that it gets as
     // the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are
     // then incomplete. The batch is consistent and fits the sizes.
-    bool run(const train_batch &batch, const std::atomic<bool> *stop = nullptr);
+    bool run(const train_batch &batch, float scale = 1, const std::atomic<bool> *stop = nullptr);
     void finish();
     void forget();  // what is kept for `finish`
     // Of the last run: log-probabilities of the targets, [targets].
@@ -58,13 +64,15 @@ public:
     std::span<const float> balances() const { return balances_; }  // by layers that have one
 
 private:
-    void fill(const train_batch &batch);
+    void fill(const train_batch &batch, float scale);
     const arch &arch_;
     const hparams &h_;
     const model_weights &weights_;
     std::vector<gradient_sum> sums_;
     train_sizes sizes_;
     again policy_;
+    format stored_;
+    std::vector<bool> narrow_;
     std::shared_ptr<backend> backend_;
     page_layout layout_;
     graph graph_;

@@ -4,12 +4,16 @@
 
 #include "../model/fingerprint.h"
 
+#include "../../tensor/op.h"
+
 #include <algorithm>
 #include <cmath>
 
 namespace ds {
 
 static constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+static constexpr float first_scale = 65536, most_scale = 16777216;
+static constexpr int32_t scale_steps = 1000;
 
 // Weights that are trained: of layers that are run, but for constants.
 static bool is_trained(const tensor_row &row, const hparams &h) {
@@ -18,6 +22,21 @@ static bool is_trained(const tensor_row &row, const hparams &h) {
 }
 static format format_of(const tensor_row &row, const trainer_options &o) {
     return row.stays_f32() ? format::f32 : o.weights;
+}
+
+static train_formats formats_of(const trainer_options &o) {
+    return {operand_format(o.weights), o.pages};
+}
+
+// Bytes of a weight: of its tensors, each in memory of its own.
+static size_t weight_bytes(format type, const tensor &shape) {
+    const auto n = static_cast<size_t>(elements(shape));
+    tensor t = make_tensor(type, {shape.ne, static_cast<size_t>(shape.rank)});
+    size_t bytes = align64(tensor_bytes(t));
+    if (type == format::bf16) bytes += align64(2 * n);
+    if (type == format::f16 || type == format::i8) bytes += align64(4 * n);
+    if (type == format::i8) bytes += align64(4 * n / static_cast<size_t>(shape.ne[shape.rank - 1]));
+    return bytes;
 }
 
 static int64_t context_of(const model &m, const trainer_options &o) {
@@ -35,7 +54,8 @@ static train_sizes sizes_of(const model &m, const trainer_options &o, int64_t ro
 static train_plan plan_for(const model &m, const model_weights &w, std::span<const gradient_sum> sums,
                            const trainer_options &o, int64_t rows, const backend &b, train_plan p) {
     const train_graph::bytes g =
-        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again, b);
+        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again,
+                             formats_of(o), b);
     p.activations = g.activations, p.work = g.work, p.pages = g.pages, p.inputs = g.inputs;
     p.rows = rows;
     return p;
@@ -47,9 +67,9 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     if (m.device && !m.device->fn->host_memory)
         throw error(status::unsupported,
                     m.file.name() + ": its weights are on a device, training is the host's");
-    if (o.weights != format::f32 && o.weights != format::bf16)
+    if (!is_float(o.weights) && o.weights != format::i8)
         throw error(status::unsupported,
-                    std::string("training in ") + info(o.weights).text + ", known are f32, bf16");
+                    std::string("training in ") + info(o.weights).text + ", known are f32, bf16, f16, int8");
     train_plan p{};
     std::deque<tensor> tensors;
     std::vector<gradient_sum> sums;
@@ -58,12 +78,18 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
         const tensor *const from = slot_of(m.weights, row);
         if (!from || !is_trained(row, m.h)) continue;
         const format type = format_of(row, o);
-        const tensor &t = tensors.emplace_back(make_tensor(type, row.ne)),
-                     &sum = tensors.emplace_back(make_tensor(format::f32, row.ne));
+        if (type == format::i8 && row.ne.back() > i8_most_columns)
+            throw error(status::unsupported, m.file.name() + ": " + row.name + ": has rows of " +
+                                                 std::to_string(row.ne.back()) +
+                                                 " elements, int8 can have 132104");
+        tensor &t = tensors.emplace_back(make_tensor(type, row.ne)),
+               &sum = tensors.emplace_back(make_tensor(format::f32, row.ne));
         sums.push_back({&t, &sum});
         slot_of(w, row) = &t;
-        const auto n = static_cast<size_t>(elements(t));
-        p.weights += align64(tensor_bytes(t)) + (type == format::bf16 ? align64(2 * n) : 0);
+        if (type == format::i8)
+            t.scale = &tensors.emplace_back(
+                make_tensor(format::f32, {row.ne.data(), row.ne.size() - 1}));
+        p.weights += weight_bytes(type, t);
         p.gradients += align64(tensor_bytes(sum));
         p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
     }
@@ -107,7 +133,6 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
         at += align64(tensor_bytes(t));
     };
     std::vector<trained_weight> list;
-    std::vector<float> row_values;
     for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
         const tensor *const from = slot_of(base_->weights, row);
         if (!from || !is_trained(row, base_->h)) continue;
@@ -120,38 +145,62 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
             x.low = make_tensor(format::i8, {2 * elements(x.w)});
             take(x.low);
         }
-        x.w.name = x.sum.name = x.row.name.c_str();
-        const int64_t width = x.w.ne[x.w.rank - 1], rows = elements(x.w) / width;
-        for (int64_t r = 0; r < rows; ++r) {
-            const bool matrices = x.w.rank == 3;
-            row_values.resize(static_cast<size_t>(width));
-            const int64_t i0 = matrices ? r / x.w.ne[1] : r, i1 = matrices ? r % x.w.ne[1] : 0;
-            decode_row(from->type,
-                       x.w.rank == 1 ? static_cast<const char *>(from->data) : ds::at(*from, i0, i1),
-                       row_values.data(), row_values.size());
-            const float scale = from->scale ? *f32_at(*from->scale, i0, i1) : 1.0f;
-            for (int64_t k = 0; k < width; ++k) {
-                const float v = row_values[static_cast<size_t>(k)] * scale;
-                if (!finite_f32(v))
-                    throw error(status::numeric, base_->file.name() + ": " + row.name + ": element " +
-                                                     std::to_string(r * width + k) + " is not finite");
-                const int64_t e = r * width + k;
-                if (x.w.type == format::f32) static_cast<float *>(x.w.data)[e] = v;
-                else {
-                    const split_float s = split(v);
-                    static_cast<uint16_t *>(x.w.data)[e] = s.high;
-                    static_cast<uint16_t *>(x.low.data)[e] = s.low;
-                }
-            }
+        if (x.w.type == format::f16 || x.w.type == format::i8) {
+            x.master = make_tensor(format::f32, row.ne);
+            take(x.master);
         }
+        if (x.w.type == format::i8) {
+            x.scale = make_tensor(format::f32, {row.ne.data(), row.ne.size() - 1});
+            take(x.scale);
+            x.w.scale = &x.scale;
+        }
+        x.w.name = x.sum.name = x.master.name = x.row.name.c_str();
+        put(x, *from);
         slot_of(trained_->weights, row) = &x.w;
         sums_.push_back({&x.w, &x.sum});
         list.push_back(
-            {&x.w, x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});
+            {&x.exact(), x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});
     }
+    make_copies();
+    if (o.weights == format::f16) loss_scale_ = first_scale;
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
     graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
-                                           sizes_of(*base_, o, plan_.rows), o.again, backend_, o.host);
+                                           sizes_of(*base_, o, plan_.rows), o.again, formats_of(o), backend_,
+                                           o.host);
+}
+
+void trainer::put(weight &x, const tensor &from) {
+    tensor &to = x.master.data ? x.master : x.w;
+    const int64_t width = to.ne[to.rank - 1], rows = elements(to) / width;
+    std::vector<float> values(static_cast<size_t>(width));
+    for (int64_t r = 0; r < rows; ++r) {
+        const bool matrices = to.rank == 3;
+        const int64_t i0 = matrices ? r / to.ne[1] : r, i1 = matrices ? r % to.ne[1] : 0;
+        decode_row(from.type, to.rank == 1 ? static_cast<const char *>(from.data) : ds::at(from, i0, i1),
+                   values.data(), values.size());
+        const float scale = from.scale ? *f32_at(*from.scale, i0, i1) : 1.0f;
+        for (int64_t k = 0; k < width; ++k) {
+            const float v = values[static_cast<size_t>(k)] * scale;
+            const int64_t e = r * width + k;
+            if (!finite_f32(v))
+                throw error(status::numeric, base_->file.name() + ": " + x.row.name + ": element " +
+                                                 std::to_string(e) + " is not finite");
+            if (to.type == format::f32) static_cast<float *>(to.data)[e] = v;
+            else {
+                const split_float s = split(v);
+                static_cast<uint16_t *>(to.data)[e] = s.high;
+                static_cast<uint16_t *>(x.low.data)[e] = s.low;
+            }
+        }
+    }
+}
+
+void trainer::make_copies() {
+    graph g(weights_.size() + 1);
+    for (const weight &x : weights_)
+        if (x.master.data)
+            g.add(op::narrow, {&x.master, x.w.scale}, narrow_params{x.w.type})->data = x.w.data;
+    backend_->fn->run(backend_.get(), g, nullptr, nullptr);
 }
 
 // ---- Steps
@@ -189,8 +238,8 @@ void trainer::check(std::span<const train_sequence> batch) const {
 }
 
 // Runs a batch in parts of whole sequences, in order, as many as a run holds.
-bool trainer::run(train_graph &g, std::span<const train_sequence> batch, train_report &r,
-                  const std::atomic<bool> *stop) {
+bool trainer::run(train_graph &g, std::span<const train_sequence> batch, float scale,
+                  train_report &r, const std::atomic<bool> *stop) {
     double whole = 0;
     for (const train_sequence &s : batch)
         for (size_t t = 1; t < s.tokens.size(); ++t) whole += static_cast<double>(weight_at(s, t));
@@ -199,7 +248,7 @@ bool trainer::run(train_graph &g, std::span<const train_sequence> batch, train_r
     std::vector<float> weights;
     const auto flush = [&] {
         if (lengths.empty()) return true;
-        if (!g.run({ids, lengths, rows, targets, weights}, stop)) return false;
+        if (!g.run({ids, lengths, rows, targets, weights}, scale, stop)) return false;
         const std::span<const float> log_p = g.log_probabilities();
         for (size_t i = 0; i < weights.size(); ++i)
             r.loss -= static_cast<double>(weights[i]) * static_cast<double>(log_p[i]);
@@ -240,19 +289,28 @@ train_report trainer::step(std::span<const train_sequence> batch, const std::ato
     train_report r;
     optimizer_->clear_sums();
     graph_->forget();  // of a step that did not end
-    if (!run(*graph_, batch, r, stop)) stopped();
+    if (!run(*graph_, batch, loss_scale_, r, stop)) stopped();
     graph_->finish();
-    r.norm = optimizer_->norm();
+    r.scale = static_cast<double>(loss_scale_);
+    r.norm = optimizer_->norm() / r.scale;
     r.rate = options_.rate.at(steps_ + 1);
     r.skipped = !std::isfinite(r.norm) || !std::isfinite(r.loss);
-    if (r.skipped) {
+    if (r.skipped && loss_scale_ > 1) {
+        // the next one is smaller
+    } else if (r.skipped) {
         if (++skips_ >= options_.skips_in_row)
             throw error(status::numeric, "after step " + std::to_string(steps_) + ": the gradients of " +
                                              std::to_string(skips_) + " batches in a row are not finite");
     } else {
         skips_ = 0;
         trained_->generation.fetch_or(1);
-        optimizer_->step(++updates_, r.rate, r.norm);
+        optimizer_->step(++updates_, r.rate, r.norm, r.scale);
+        make_copies();
+    }
+    if (options_.weights == format::f16) {
+        if (r.skipped) loss_scale_ = std::max(loss_scale_ / 2, 1.0f), scaled_steps_ = 0;
+        else if (++scaled_steps_ == scale_steps && loss_scale_ < most_scale)
+            loss_scale_ *= 2, scaled_steps_ = 0;
     }
     r.step = ++steps_;
     return r;
@@ -265,10 +323,10 @@ train_report trainer::evaluate(std::span<const train_sequence> batch, const std:
         s.balance = 0;
         forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
                                                  std::span<const gradient_sum>(), s, train_graph::again::none,
-                                                 backend_, options_.host);
+                                                 formats_of(options_), backend_, options_.host);
     }
     train_report r;
-    if (!run(*forward_, batch, r, stop)) stopped();
+    if (!run(*forward_, batch, 1, r, stop)) stopped();
     r.step = steps_;
     return r;
 }

@@ -13,7 +13,10 @@
 namespace ds {
 
 struct trainer_options {
-    format weights = format::f32;  // or bf16, with 16 more bits for the optimizer alone
+    // f32; bf16, with 16 more bits for the optimizer alone; f16 or i8, made of weights in f32 after each
+    // step. With bf16 and f16, what gradients need is stored in that format, too.
+    format weights = format::f32;
+    format pages = format::f32;  // of keys and values: f32, f16 or i8
     adamw_options adamw;
     schedule rate;
     train_graph::again again = train_graph::again::none;
@@ -44,6 +47,7 @@ struct train_report {
     double rate = 0;
     int64_t tokens = 0, targets = 0, runs = 0;
     bool skipped = false;  // the gradients were not finite, the weights are as before
+    double scale = 1;      // of the loss, for gradients in f16
 };
 
 class trainer {
@@ -82,9 +86,13 @@ private:
     struct weight {
         tensor_row row;
         tensor w, low, sum;
+        tensor master, scale;  // of weights in f16 or i8: in f32, from which w is made; w's scales
+        const tensor &exact() const { return master.data ? master : w; }
     };
+    void put(weight &x, const tensor &from);  // its first values
+    void make_copies();                        // of weights in f16 or i8
     void check(std::span<const train_sequence> batch) const;
-    bool run(train_graph &g, std::span<const train_sequence> batch, train_report &r,
+    bool run(train_graph &g, std::span<const train_sequence> batch, float scale, train_report &r,
              const std::atomic<bool> *stop);
     struct part {
         const void *data;
@@ -104,6 +112,10 @@ private:
     std::unique_ptr<train_graph> graph_, forward_;
     int64_t steps_ = 0, updates_ = 0;  // updates_: steps that were not skipped
     int32_t skips_ = 0;
+    // F16's gradients are those of the loss times a power of two, which is halved when they overflow, and
+    // doubled after `scale_steps` steps without that.
+    float loss_scale_ = 1;
+    int32_t scaled_steps_ = 0;
 };
 
 }  // namespace ds

@@ -15,13 +15,16 @@ namespace ds {
 namespace {
 struct file_header {
     char magic[8];
-    uint32_t version, reserved;
+    uint32_t version;
+    float loss_scale;
     uint64_t identity;
     int64_t steps, updates;
-    uint64_t skips, parts, part_bytes, own_bytes;
+    uint32_t skips, scaled_steps;
+    uint64_t parts, part_bytes, own_bytes;
     uint64_t parts_sum, own_sum;
     uint64_t header_sum;  // of all before it
 };
+constexpr uint32_t version = 2;
 constexpr char magic[8] = {'d', 's', 't', 'r', 'a', 'i', 'n', '\0'};
 }  // namespace
 
@@ -31,14 +34,16 @@ uint64_t trainer::identity() const {
         uint64_t model;
         int64_t weights;
         uint64_t byte_states;
-    } of = {base_->fingerprint, static_cast<int64_t>(options_.weights), options_.adamw.byte_states};
+        int64_t pages;
+    } of = {base_->fingerprint, static_cast<int64_t>(options_.weights), options_.adamw.byte_states,
+            static_cast<int64_t>(options_.pages)};
     return checksum(&of, sizeof of, 1);
 }
 
 std::vector<trainer::part> trainer::parts() const {
     std::vector<part> all;
     for (const weight &w : weights_) {
-        all.push_back({w.w.data, tensor_bytes(w.w)});
+        all.push_back({w.exact().data, tensor_bytes(w.exact())});
         if (w.low.data) all.push_back({w.low.data, tensor_bytes(w.low)});
     }
     for (const auto &[data, bytes] : optimizer_->states()) all.push_back({data, bytes});
@@ -53,11 +58,13 @@ void trainer::save(const std::string &path, std::string_view own) const {
     const std::vector<part> all = parts();
     file_header h{};
     std::memcpy(h.magic, magic, sizeof magic);
-    h.version = 1;
+    h.version = version;
+    h.loss_scale = loss_scale_;
+    h.scaled_steps = static_cast<uint32_t>(scaled_steps_);
     h.identity = identity();
     h.steps = steps_;
     h.updates = updates_;
-    h.skips = static_cast<uint64_t>(skips_);
+    h.skips = static_cast<uint32_t>(skips_);
     h.parts = all.size();
     uint64_t sum = 0;
     for (const part &p : all) {
@@ -82,9 +89,9 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
     if (bytes.size() < sizeof h) throw damaged("is too short for a trainer's file");
     std::memcpy(&h, bytes.data(), sizeof h);
     if (std::memcmp(h.magic, magic, sizeof magic) != 0) throw damaged("is not a trainer's file");
-    if (h.version != 1)
-        throw error(status::unsupported,
-                    path + ": version: is " + std::to_string(h.version) + ", known is 1");
+    if (h.version != version)
+        throw error(status::unsupported, path + ": version: is " + std::to_string(h.version) + ", known is " +
+                                             std::to_string(version));
     if (h.header_sum != header_sum(h)) throw damaged("its header is damaged");
     if (h.identity != identity())
         throw error(status::argument,
@@ -92,7 +99,8 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
     const std::vector<part> all = parts();
     uint64_t expected = 0;
     for (const part &p : all) expected += p.bytes;
-    if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates ||
+    if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates || static_cast<int64_t>(h.skips) > h.steps ||
+        !(h.loss_scale >= 1 && finite_f32(h.loss_scale)) || h.scaled_steps > INT32_MAX ||
         h.own_bytes > bytes.size() || bytes.size() != sizeof h + expected + h.own_bytes)
         throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
     const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
@@ -113,6 +121,9 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
     steps_ = h.steps;
     updates_ = h.updates;
     skips_ = static_cast<int32_t>(h.skips);
+    loss_scale_ = h.loss_scale;
+    scaled_steps_ = static_cast<int32_t>(h.scaled_steps);
+    make_copies();
 }
 
 // The nearest format that holds rows of this length.
@@ -162,7 +173,7 @@ void trainer::write_model(const std::string &path, format type) const {
     std::vector<float> scales;
     for (size_t i = 0; i < outputs.size(); ++i) {
         const output &o = outputs[i];
-        const tensor &t = o.trained ? o.trained->w : *o.constant;
+        const tensor &t = o.trained ? o.trained->exact() : *o.constant;
         const int64_t width = t.ne[t.rank - 1], rows = elements(t) / width;
         row.resize(static_cast<size_t>(width));
         if (o.type == format::count) {  // the scales of the tensor before

@@ -20,7 +20,7 @@ void attention_grad(backward &b, const node &n, const tensor *dy) {
     const tensor &q = *n.src[0], *const r = n.src[5];
     const tensor *const y =
         b.g.add(op::attention_back,
-                {dy, b.value(&q), b.value(n.src[1]), n.src[2], n.src[3], n.src[4], r ? b.value(r) : nullptr},
+                {dy, b.value(&q), b.exact(n.src[1]), n.src[2], n.src[3], n.src[4], r ? b.value(r) : nullptr},
                 n.as<attention_params>());
     int64_t first = 0;
     for (const tensor *const t : {&q, r}) {

@@ -48,7 +48,7 @@ void balance_forward(const node &n) {
 
 void balance_grad(backward &b, const node &n, const tensor *dy) {
     b.give(n.src[0],
-           b.g.add(op::balance_back, {dy, b.value(n.src[0]), b.value(n.src[1])}, n.as<balance_params>()));
+           b.g.add(op::balance_back, {dy, b.exact(n.src[0]), b.exact(n.src[1])}, n.as<balance_params>()));
 }
 
 void balance_back_shape(node &n) {

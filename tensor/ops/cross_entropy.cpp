@@ -68,7 +68,7 @@ void cross_entropy_forward(const node &n) {
 void cross_entropy_grad(backward &b, const node &n, const tensor *dy) {
     b.give(n.src[0],
            b.g.add(op::cross_entropy_back,
-                   {dy, &n.out, b.value(n.src[0]), n.src[1], n.src[2], b.sum_of(n.src[1])}, no_params{}));
+                   {dy, &n.out, b.exact(n.src[0]), n.src[1], n.src[2], b.sum_of(n.src[1])}, no_params{}));
 }
 
 void cross_entropy_back_shape(node &n) {
@@ -84,6 +84,7 @@ void cross_entropy_back_shape(node &n) {
 
 void cross_entropy_back_forward(const node &n) {
     const tensor &x = *n.src[2], &w = *n.src[3], *const sum = n.src[5];
+    const format f = operand_format(w.type);
     std::vector<float> slopes, row;
     for (int64_t i = 0; i < x.ne[0]; ++i) {
         logits_of(x, i, w, slopes);
@@ -94,11 +95,11 @@ void cross_entropy_back_forward(const node &n) {
         float *const dx = f32_at(n.out, i);
         std::fill_n(dx, x.ne[1], 0.0f);
         for (int64_t v = 0; v < w.ne[0]; ++v) {
-            const float s = slopes[static_cast<size_t>(v)];
+            const float s = operand(f, slopes[static_cast<size_t>(v)]);
             read_row(w, v, 0, 0, row);
             for (int64_t k = 0; k < x.ne[1]; ++k) {
-                dx[k] = fma_f32(s, row[static_cast<size_t>(k)], dx[k]);
-                if (sum) *f32_at(*sum, v, k) = fma_f32(s, *f32_at(x, i, k), *f32_at(*sum, v, k));
+                dx[k] = fma_f32(s, operand(f, row[static_cast<size_t>(k)]), dx[k]);
+                if (sum) *f32_at(*sum, v, k) = fma_f32(s, operand(f, *f32_at(x, i, k)), *f32_at(*sum, v, k));
             }
         }
     }

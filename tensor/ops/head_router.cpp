@@ -76,7 +76,7 @@ void head_router_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const shared = n.src[1];
     tensor *const y = b.g.add(
         op::head_router_back,
-        {dy, b.value(&n.out), b.value(n.src[0]), shared ? b.value(shared) : nullptr, b.value(n.src[2])},
+        {dy, b.exact(&n.out), b.exact(n.src[0]), shared ? b.exact(shared) : nullptr, b.exact(n.src[2])},
         n.as<head_router_params>());
     int64_t first = 0;
     for (const tensor *const t : {n.src[0], shared, n.src[2]}) {

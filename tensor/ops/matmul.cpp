@@ -86,12 +86,13 @@ void matmul_forward(const node &n) {
 
 // ---- Gradients. matmul_back: dx = dy w. matmul_back_w: sum += dy^T x. Both also of head_matmul, a matrix a
 // head. bias_back: sum += dy's rows. Every sum is a chain of fma: over m in order, and over the rows in
-// order, beginning with what is there.
+// order, beginning with what is there. Where w, or x, is in a 16-bit format, dy is rounded to it (numerics.h,
+// bf16_operand).
 
 void product_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const x = n.src[0], *const w = n.src[1];
     if (b.wanted(x)) b.give(x, b.g.add(op::matmul_back, {dy, w}, no_params{}));
-    if (const tensor *const sum = b.sum_of(w)) b.g.add(op::matmul_back_w, {sum, dy, b.value(x)}, no_params{});
+    if (const tensor *const sum = b.sum_of(w)) b.g.add(op::matmul_back_w, {sum, dy, b.factor(x)}, no_params{});
 }
 
 void matmul_grad(backward &b, const node &n, const tensor *dy) {
@@ -116,6 +117,7 @@ void matmul_back_shape(node &n) {
 void matmul_back_forward(const node &n) {
     const tensor &dy = *n.src[0], &w = *n.src[1];
     const bool heads = dy.rank == 3;
+    const format f = operand_format(w.type);
     std::vector<float> row;
     for (int64_t h = 0; h < (heads ? dy.ne[1] : 1); ++h)
         for (int64_t m = 0; m < dy.ne[dy.rank - 1]; ++m) {
@@ -123,8 +125,9 @@ void matmul_back_forward(const node &n) {
             else read_row(w, m, 0, 0, row);
             for (int64_t i = 0; i < dy.ne[0]; ++i) {
                 float *const y = heads ? f32_at(n.out, i, h) : f32_at(n.out, i);
-                const float d = heads ? *f32_at(dy, i, h, m) : *f32_at(dy, i, m);
-                for (size_t k = 0; k < row.size(); ++k) y[k] = fma_f32(d, row[k], m ? y[k] : 0.0f);
+                const float d = operand(f, heads ? *f32_at(dy, i, h, m) : *f32_at(dy, i, m));
+                for (size_t k = 0; k < row.size(); ++k)
+                    y[k] = fma_f32(d, operand(f, row[k]), m ? y[k] : 0.0f);
             }
         }
 }
@@ -134,8 +137,8 @@ void matmul_back_w_shape(node &n) {
     const int r = dy.rank;
     expect(r == 2 || r == 3, n, "needs dy[n,(h,)m]");
     for (int i = 0; i < 3; ++i)
-        expect(n.src[i]->type == format::f32 && n.src[i]->rank == r, n,
-               "needs sum[(h,)m,k], dy[n,(h,)m] and x[n,(h,)k] of f32");
+        expect((i == 2 ? is_float(x.type) : n.src[i]->type == format::f32) && n.src[i]->rank == r, n,
+               "needs sum[(h,)m,k] and dy[n,(h,)m] of f32, and x[n,(h,)k] of floats");
     expect(dy.ne[0] == x.ne[0] && sum.ne[r - 2] == dy.ne[r - 1] && sum.ne[r - 1] == x.ne[r - 1], n,
            "needs a sum for each column of dy and of x");
     expect(r == 2 || (dy.ne[1] == x.ne[1] && dy.ne[1] == sum.ne[0]), n, "needs as many heads");
@@ -145,14 +148,16 @@ void matmul_back_w_shape(node &n) {
 void matmul_back_w_forward(const node &n) {
     const tensor &dy = *n.src[1], &x = *n.src[2];
     const bool heads = dy.rank == 3;
+    const format f = operand_format(x.type);
+    std::vector<float> row;
     for (int64_t i = 0; i < dy.ne[0]; ++i)
         for (int64_t h = 0; h < (heads ? dy.ne[1] : 1); ++h) {
-            const float *const a = heads ? f32_at(dy, i, h) : f32_at(dy, i), *const b = heads
-                                                                                            ? f32_at(x, i, h)
-                                                                                            : f32_at(x, i);
+            const float *const a = heads ? f32_at(dy, i, h) : f32_at(dy, i);
+            read_row(x, i, heads ? h : 0, 0, row);
+            for (float &e : row) e = operand(f, e);
             for (int64_t m = 0; m < dy.ne[dy.rank - 1]; ++m) {
                 float *const y = heads ? f32_at(n.out, h, m) : f32_at(n.out, m);
-                for (int64_t k = 0; k < x.ne[x.rank - 1]; ++k) y[k] = fma_f32(a[m], b[k], y[k]);
+                for (size_t k = 0; k < row.size(); ++k) y[k] = fma_f32(operand(f, a[m]), row[k], y[k]);
             }
         }
 }

@@ -70,9 +70,9 @@ void projections_forward(const node &n) {
 }
 
 void projections_grad(backward &b, const node &n, const tensor *dy) {
-    const tensor *x = b.value(n.src[0]);
     const rms_norm_params &p = n.as<rms_norm_params>();
-    if (n.src[1]) x = rms_norm(b.g, x, n.src[1], p.eps);
+    const tensor *const x = n.src[1] ? b.narrowed(rms_norm(b.g, b.value(n.src[0]), n.src[1], p.eps))
+                                     : b.factor(n.src[0]);
     const tensor *dx = nullptr;
     int64_t first = 0;
     for (size_t i = 0; i < most_projections && n.src[2 + i]; ++i) {

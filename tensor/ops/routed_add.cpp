@@ -31,9 +31,9 @@ void routed_add_forward(const node &n) {
 
 void give_routed_gradients(backward &b, const node &n, const tensor *dy, int32_t parts) {
     const tensor *const x = n.src[0], *const route = n.src[1];
-    if (b.wanted(x)) b.give(x, b.g.add(op::routed_scale, {dy, b.value(route)}, routed_parts_params{parts}));
+    if (b.wanted(x)) b.give(x, b.g.add(op::routed_scale, {dy, b.exact(route)}, routed_parts_params{parts}));
     if (b.wanted(route))
-        b.give(route, b.g.add(op::routed_dot, {dy, b.value(x), b.value(route)}, no_params{}));
+        b.give(route, b.g.add(op::routed_dot, {dy, b.value(x), b.exact(route)}, no_params{}));
 }
 
 void routed_add_grad(backward &b, const node &n, const tensor *dy) {

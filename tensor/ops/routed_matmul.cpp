@@ -39,9 +39,9 @@ void routed_matmul_forward(const node &n) {
 void routed_matmul_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const x = n.src[0], *const w = n.src[1], *const route = n.src[2];
     if (b.wanted(x))
-        b.give(x, b.g.add(op::routed_matmul_back, {dy, w, b.value(route)}, routed_back_params{x->rank == 2}));
+        b.give(x, b.g.add(op::routed_matmul_back, {dy, w, b.exact(route)}, routed_back_params{x->rank == 2}));
     if (const tensor *const sum = b.sum_of(w))
-        b.g.add(op::routed_matmul_back_w, {sum, dy, b.value(x), b.value(route)}, no_params{});
+        b.g.add(op::routed_matmul_back_w, {sum, dy, b.factor(x), b.exact(route)}, no_params{});
 }
 
 void routed_matmul_back_shape(node &n) {
@@ -57,13 +57,15 @@ void routed_matmul_back_shape(node &n) {
 void routed_matmul_back_forward(const node &n) {
     const tensor &dy = *n.src[0], &w = *n.src[1];
     const bool add_ranks = n.as<routed_back_params>().add_ranks;
+    const format f = operand_format(w.type);
     std::vector<float> row, dx(static_cast<size_t>(w.ne[2]));
     for (int64_t i = 0; i < dy.ne[0]; ++i)
         for (int64_t r = 0; r < dy.ne[1]; ++r) {
             std::fill(dx.begin(), dx.end(), 0.0f);
             for (int64_t m = 0; m < dy.ne[2]; ++m) {
                 read_row(w, routed_to(*n.src[2], i, r), m, 0, row);
-                for (size_t k = 0; k < dx.size(); ++k) dx[k] = fma_f32(*f32_at(dy, i, r, m), row[k], dx[k]);
+                const float d = operand(f, *f32_at(dy, i, r, m));
+                for (size_t k = 0; k < dx.size(); ++k) dx[k] = fma_f32(d, operand(f, row[k]), dx[k]);
             }
             float *const y = add_ranks ? f32_at(n.out, i) : f32_at(n.out, i, r);
             for (size_t k = 0; k < dx.size(); ++k) y[k] = add_ranks && r ? y[k] + dx[k] : dx[k];
@@ -73,8 +75,8 @@ void routed_matmul_back_forward(const node &n) {
 void routed_matmul_back_w_shape(node &n) {
     const tensor &sum = *n.src[0], &dy = *n.src[1], &x = *n.src[2], &route = *n.src[3];
     expect(sum.rank == 3 && sum.type == format::f32 && dy.rank == 3 && dy.type == format::f32 &&
-               (x.rank == 2 || x.rank == 3) && x.type == format::f32,
-           n, "needs sum[e,m,k], dy[n,r,m], and x[n,k] or x[n,r,k] of f32");
+               (x.rank == 2 || x.rank == 3) && is_float(x.type),
+           n, "needs sum[e,m,k] and dy[n,r,m] of f32, and x[n,k] or x[n,r,k] of floats");
     expect(x.ne[0] == dy.ne[0] && sum.ne[1] == dy.ne[2] && sum.ne[2] == x.ne[x.rank - 1] &&
                (x.rank == 2 || x.ne[1] == dy.ne[1]),
            n, "needs a sum for each column of dy and of x");
@@ -85,13 +87,16 @@ void routed_matmul_back_w_shape(node &n) {
 
 void routed_matmul_back_w_forward(const node &n) {
     const tensor &dy = *n.src[1], &x = *n.src[2];
+    const format f = operand_format(x.type);
+    std::vector<float> row;
     for (int64_t i = 0; i < dy.ne[0]; ++i)
         for (int64_t r = 0; r < dy.ne[1]; ++r) {
             const int64_t e = routed_to(*n.src[3], i, r);
-            const float *const row = x.rank == 2 ? f32_at(x, i) : f32_at(x, i, r);
+            read_row(x, i, x.rank == 2 ? 0 : r, 0, row);
             for (int64_t m = 0; m < dy.ne[2]; ++m) {
                 float *const y = f32_at(n.out, e, m);
-                for (int64_t k = 0; k < n.out.ne[2]; ++k) y[k] = fma_f32(*f32_at(dy, i, r, m), row[k], y[k]);
+                const float d = operand(f, *f32_at(dy, i, r, m));
+                for (size_t k = 0; k < row.size(); ++k) y[k] = fma_f32(d, operand(f, row[k]), y[k]);
             }
         }
 }

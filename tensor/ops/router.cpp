@@ -109,7 +109,7 @@ void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx) {
 }
 
 void router_grad(backward &b, const node &n, const tensor *dy) {
-    b.give(n.src[0], b.g.add(op::router_back, {dy, b.value(n.src[0]), b.value(&n.out), n.src[1]},
+    b.give(n.src[0], b.g.add(op::router_back, {dy, b.exact(n.src[0]), b.exact(&n.out), n.src[1]},
                              n.as<router_params>()));
 }
 

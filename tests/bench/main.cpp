@@ -238,7 +238,7 @@ void add_flags(CLI::App &app, options &o) {
         ->type_name("FORM");
     app.add_option(
            "--isa", o.speed.isa,
-           "Instruction set: scalar, avx2, avx512, avx512_vnni (no AMX), amx, neon; default: the best")
+           "Instruction set: scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; default: the best")
         ->type_name("NAME");
     app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")
         ->type_name("N");

@@ -78,7 +78,8 @@ int main(int argc, char **argv) {
     o.threads = static_cast<unsigned>(number(1, 2));
     const std::shared_ptr<backend> b = cpu_backend(o);
     const train_sizes s{sequences * length, sequences * length, sequences, length};
-    train_graph g(*a, h, w, sums, s, static_cast<train_graph::again>(number(4, 0)), b, host{});
+    train_graph g(*a, h, w, sums, s, static_cast<train_graph::again>(number(4, 0)),
+                  {operand_format(type), format::f32}, b, host{});
     std::vector<int32_t> ids, targets, rows,
         lengths(static_cast<size_t>(sequences), static_cast<int32_t>(length));
     for (int64_t i = 0; i < s.rows; ++i) {

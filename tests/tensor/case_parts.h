@@ -19,6 +19,10 @@ array make_route(numbers &r, int64_t n, int64_t matrices, int64_t used);
 
 op_case start(op kind, std::vector<array> src, fill f = fill::plain);
 
+// What a gradient's factor is rounded to where its product is of matrices in this format: to nearest even;
+// of bf16, nothing below 2^-56 is left.
+double rounded_to(format type, double x);
+
 // A value in float64, and how far off it may be.
 struct bounded {
     double y, off;

@@ -65,6 +65,54 @@ op_case gated_back_case(std::vector<int64_t> ne, unary f, fill how) {
     return c;
 }
 
+double rounded_to(format type, double x) {
+    if ((type != format::bf16 && type != format::f16) || !std::isfinite(x)) return x;
+    if (type == format::bf16 && std::fabs(x) < 0x1p-56) return 0;
+    int exponent;
+    std::frexp(x, &exponent);
+    const int last = type == format::bf16 ? exponent - 8 : std::max(exponent - 11, -24);
+    const double y = std::ldexp(std::nearbyint(std::ldexp(x, -last)), last);
+    return type == format::f16 && std::fabs(y) > 65504 ? std::copysign(HUGE_VAL, y) : y;
+}
+
+op_case narrow_case(format to, int64_t n, int64_t d, fill f) {
+    numbers r(43);
+    op_case c = start(op::narrow, {make_array(r, format::f32, {n, d}, f, to != format::i8), {}}, f);
+    c.params = raw(narrow_params{to});
+    if (to == format::i8) {
+        c.src[1] = make_array(r, format::f32, {n});
+        c.changed = 1;
+        c.rows = false;
+    }
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        std::vector<double> scales;
+        for (int64_t i = 0; i < n; ++i) {
+            double most = 0;
+            for (int64_t j = 0; j < d; ++j) most = std::max(most, std::fabs(value(s[0], i * d + j)));
+            scales.push_back(most < 1e-30 ? 0 : most / 127);
+            for (int64_t j = 0; j < d; ++j) {
+                const double x = value(s[0], i * d + j);
+                wanted.push_back(to != format::i8 ? x : scales.back() > 0 ? x / scales.back() : 0);
+                tolerance.push_back(to == format::i8     ? 0.5001
+                                    : to == format::bf16 ? std::fabs(x) * 0x1p-8 + 0x1p-134
+                                                         : std::fabs(x) * 0x1p-11 + 0x1p-25);
+            }
+        }
+        for (const double x : scales)
+            if (to == format::i8) wanted.push_back(x), tolerance.push_back(x * 1e-6);
+    };
+    return c;
+}
+
+op_case widen_case(format of, int64_t n, int64_t d, fill f) {
+    numbers r(44);
+    op_case c = start(op::widen, {make_array(r, of, {n, d}, f, true)}, f);
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n * d; ++i) wanted.push_back(value(s[0], i)), tolerance.push_back(0);
+    };
+    return c;
+}
+
 op_case matmul_back_case(format type, int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
     numbers r(32);
     std::vector<int64_t> w = {m, k};
@@ -78,7 +126,8 @@ op_case matmul_back_case(format type, int64_t n, int64_t heads, int64_t m, int64
                 for (int64_t j = 0; j < k; ++j) {
                     double sum = 0, size = 0;
                     for (int64_t t = 0; t < m; ++t) {
-                        const double x = element(s[0], i, h, t) * matrix_element(s[1], h, t, j);
+                        const double x = rounded_to(type, element(s[0], i, h, t)) *
+                                         rounded_to(type, matrix_element(s[1], h, t, j));
                         sum += x, size += std::fabs(x);
                     }
                     wanted.push_back(sum);
@@ -89,13 +138,13 @@ op_case matmul_back_case(format type, int64_t n, int64_t heads, int64_t m, int64
     return c;
 }
 
-op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f) {
+op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f, format type) {
     numbers r(33);
     std::vector<int64_t> w = {m, k};
     if (heads) w.insert(w.begin(), heads);
     op_case c = start(op::matmul_back_w,
                       {make_array(r, format::f32, w, f), make_array(r, format::f32, shape(n, heads, m), f),
-                       make_array(r, format::f32, shape(n, heads, k), f)},
+                       make_array(r, type, shape(n, heads, k), f)},
                       f);
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -104,7 +153,8 @@ op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill 
                 for (int64_t j = 0; j < k; ++j) {
                     double sum = matrix_element(s[0], h, i, j), size = std::fabs(sum);
                     for (int64_t t = 0; t < n; ++t) {
-                        const double x = element(s[1], t, h, i) * element(s[2], t, h, j);
+                        const double x =
+                            rounded_to(type, element(s[1], t, h, i)) * rounded_to(type, element(s[2], t, h, j));
                         sum += x, size += std::fabs(x);
                     }
                     wanted.push_back(sum);
@@ -289,10 +339,13 @@ op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool 
                 const double g = (value(s[4], i) == static_cast<double>(j) ? by : 0.0) - p * by -
                                  by_entropy * p * (log_p + value(s[1], 3 * i + 1));
                 const double g_off = (std::fabs(by) + std::fabs(by_entropy) * (2 + std::fabs(log_p))) *
-                                     (p * (l.off * 2 + 2e-6) + 1e-7);
+                                         (p * (l.off * 2 + 2e-6) + 1e-7) +
+                                     // a slope near the middle of two values may be rounded to either
+                                     std::fabs(g) * (w == format::bf16 ? 0x1p-7 : w == format::f16 ? 0x1p-10 : 0);
                 for (int64_t k = 0; k < d; ++k) {
                     const auto at = static_cast<size_t>(j * d + k);
-                    const double a = value(s[3], j * d + k), x = value(s[2], i * d + k);
+                    const double a = rounded_to(w, value(s[3], j * d + k)),
+                                 x = rounded_to(w, value(s[2], i * d + k));
                     dx[static_cast<size_t>(k)] += g * a;
                     dx_off[static_cast<size_t>(k)] += (g_off + std::fabs(g) * 4e-6) * std::fabs(a);
                     if (!sum) continue;

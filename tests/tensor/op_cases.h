@@ -107,7 +107,10 @@ op_case gated_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
 // Gradients. heads 0: matrices without heads.
 op_case gated_back_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
 op_case matmul_back_case(format w, int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
-op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain);
+op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill f = fill::plain,
+                           format x = format::f32);
+op_case narrow_case(format to, int64_t n, int64_t d, fill f = fill::plain);
+op_case widen_case(format of, int64_t n, int64_t d, fill f = fill::plain);
 op_case bias_back_case(int64_t n, int64_t m, fill f = fill::plain);
 op_case get_rows_back_case(int64_t n, int64_t rows, int64_t d, bool sum);
 op_case rms_norm_back_case(std::vector<int64_t> ne, fill f = fill::plain);
@@ -117,7 +120,7 @@ op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool 
 op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t used, int64_t m, int64_t k,
                                 bool add_ranks, fill f = fill::plain);
 op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int64_t m, int64_t k, bool own,
-                                  fill f = fill::plain);
+                                  fill f = fill::plain, format x = format::f32);
 op_case routed_scale_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill f = fill::plain);
 op_case routed_dot_case(int64_t n, int64_t used, int32_t parts, int64_t d, fill f = fill::plain);
 op_case router_back_case(int64_t n, int64_t experts, router_params p);

@@ -24,7 +24,8 @@ op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t u
                 for (int64_t j = 0; j < k; ++j)
                     for (int64_t t = 0; t < m; ++t) {
                         const double x =
-                            value(s[0], (i * used + rank) * m + t) * value(s[1], (e * m + t) * k + j);
+                            rounded_to(w, value(s[0], (i * used + rank) * m + t)) *
+                            rounded_to(w, value(s[1], (e * m + t) * k + j));
                         sums[static_cast<size_t>(j)] += x;
                         sizes[static_cast<size_t>(j)] += std::fabs(x);
                     }
@@ -40,13 +41,13 @@ op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t u
 }
 
 op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int64_t m, int64_t k, bool own,
-                                  fill f) {
+                                  fill f, format type) {
     numbers r(52);
     const std::vector<int64_t> x = own ? std::vector<int64_t>{n, used, k} : std::vector<int64_t>{n, k};
     op_case c =
         start(op::routed_matmul_back_w,
               {make_array(r, format::f32, {matrices, m, k}, f), make_array(r, format::f32, {n, used, m}, f),
-               make_array(r, format::f32, x, f), make_route(r, n, matrices, used)},
+               make_array(r, type, x, f), make_route(r, n, matrices, used)},
               f);
     c.rows = false;
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
@@ -60,8 +61,8 @@ op_case routed_matmul_back_w_case(int64_t n, int64_t matrices, int64_t used, int
                 const auto e = static_cast<int64_t>(value(s[3], 2 * i * used + rank));
                 for (int64_t t = 0; t < m; ++t)
                     for (int64_t j = 0; j < k; ++j) {
-                        const double y = value(s[1], (i * used + rank) * m + t) *
-                                         value(s[2], (own ? i * used + rank : i) * k + j);
+                        const double y = rounded_to(type, value(s[1], (i * used + rank) * m + t)) *
+                                         rounded_to(type, value(s[2], (own ? i * used + rank : i) * k + j));
                         wanted[static_cast<size_t>((e * m + t) * k + j)] += y;
                         size[static_cast<size_t>((e * m + t) * k + j)] += std::fabs(y);
                     }

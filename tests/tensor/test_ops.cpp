@@ -144,6 +144,11 @@ backend_ptr make_backend(const char *isa, unsigned threads, op k, const char *va
 format result_type(const op_case &c) {
     if (c.kind == op::candidates) return format::i32;
     if (c.kind == op::adamw) return c.src[0].type;
+    if (c.kind == op::narrow) {
+        narrow_params p;
+        std::memcpy(&p, c.params.bytes, sizeof p);
+        return p.to;
+    }
     if (c.kind != op::kv_write) return format::f32;
     kv_layout l;
     std::memcpy(&l, c.params.bytes, sizeof l);

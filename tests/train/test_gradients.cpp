@@ -19,7 +19,7 @@ TEST_CASE("gradients: every tensor of every golden checkpoint") {
         train_sizes sizes = s.sizes();
         if (name == "r1") sizes.balance = 0.01f;
         train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, sizes, train_graph::again::none,
-                      trained::cpu(), host{});
+                      {}, trained::cpu(), host{});
         REQUIRE(g.run(s.batch()));
         g.finish();
         double ce = 0, norm = 0;
@@ -44,19 +44,51 @@ TEST_CASE("gradients: every tensor of every golden checkpoint") {
     }
 }
 
+TEST_CASE("gradients: in bf16 and f16 they are close to those of every golden checkpoint") {
+    for (const std::string name : {"llama", "qwen2", "qwen3", "deepseek-v2-lite", "r1-zero"})
+        for (const format type : {format::bf16, format::f16}) {
+            CAPTURE(name);
+            test::raw_tensors values;
+            test::read_safetensors(data_dir("train/" + name + ".sft.safetensors"), values);
+            const sft s(values);
+            const std::unique_ptr<gguf_file> wanted = arranged(name, values, "grad.");
+            trained t(name);
+            t.round(type);
+            train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, s.sizes(), train_graph::again::cheap,
+                          {type, format::f32}, trained::cpu(), host{});
+            const float scale = type == format::f16 ? 1024 : 1;
+            REQUIRE(g.run(s.batch(), scale));
+            g.finish();
+            double off = 0, size = 0;
+            for (size_t i = 0; i < t.names.size(); ++i) {
+                const auto *const w = reinterpret_cast<const float *>(wanted->find_tensor(t.names[i])->data);
+                for (size_t k = 0; k < t.memory[i].size(); ++k) {
+                    const double d = double(t.memory[i][k]) / scale - w[k];
+                    off += d * d, size += double(w[k]) * w[k];
+                }
+            }
+            INFO(info(type).text << ": " << std::sqrt(off / size));
+            CHECK(std::sqrt(off / size) <= (type == format::bf16 ? 2e-2 : 3e-3));
+        }
+}
+
 TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoints and cut of the batch") {
-    for (const std::string name : {"llama", "qwen3", "deepseek-v2-lite", "r1"}) {
+    for (const std::string name : {"llama", "qwen3", "deepseek-v2-lite", "r1"})
+        for (const format type : {format::f32, format::bf16, format::f16}) {
         if (ds::test::sanitized && name != "llama") continue;
+        if (type == format::f16 && name != "llama") continue;
         CAPTURE(name);
+        CAPTURE(info(type).text);
         test::raw_tensors values;
         test::read_safetensors(data_dir("train/" + name + ".sft.safetensors"), values);
         const sft s(values);
         trained t(name);
+        if (type != format::f32) t.round(type);
         using again = train_graph::again;
         const auto bytes_of = [&](again policy, std::shared_ptr<backend> b, bool by_sequence) {
             t.clear();
-            train_graph g(*t.m->architecture, t.m->h, t.m->weights, t.list, s.sizes(), policy, std::move(b),
-                          host{});
+            train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, s.sizes(), policy, {type, format::f32},
+                          std::move(b), host{});
             std::string all;
             const auto take = [&](const train_batch &batch) {
                 REQUIRE(g.run(batch));
@@ -91,7 +123,7 @@ TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoi
             CHECK(bytes_of(again::none, trained::cpu(threads), false) == wanted);
         CHECK(bytes_of(again::cheap, trained::cpu(2), false) == wanted);
         CHECK(bytes_of(again::blocks, trained::cpu(2), false) == wanted);
-        if (name == "r1") continue;  // a shared block's gradients are added execution by execution
+        if (name == "r1" || type == format::f16) continue;  // a shared block's gradients are added execution by execution
         CHECK(bytes_of(again::none, trained::cpu(2), true) == wanted);
         CHECK(bytes_of(again::blocks, trained::cpu(1), true) == wanted);
     }
@@ -100,12 +132,15 @@ TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoi
 TEST_CASE("gradients: computing again what is cheap, or whole blocks, takes less memory") {
     trained t("llama");
     const train_sizes sizes{512, 512, 2, 256};
-    const auto bytes_of = [&](train_graph::again policy) {
-        const train_graph::bytes b = train_graph::measure(*t.m->architecture, t.m->h, t.m->weights, t.list,
-                                                          sizes, policy, *trained::cpu());
+    const auto bytes_of = [&](train_graph::again policy, format stored = format::f32) {
+        const train_graph::bytes b = train_graph::measure(*t.m->architecture, t.m->h, t.weights, t.list,
+                                                          sizes, policy, {stored, format::f32},
+                                                          *trained::cpu());
         return static_cast<double>(b.activations + b.pages);
     };
     const double all = bytes_of(train_graph::again::none);
     CHECK(bytes_of(train_graph::again::cheap) < 0.95 * all);
     CHECK(bytes_of(train_graph::again::blocks) < 0.6 * all);
+    t.round(format::bf16);
+    CHECK(bytes_of(train_graph::again::cheap, format::bf16) < 0.55 * all);
 }

@@ -82,7 +82,7 @@ ds_status status_of(const std::function<ds_status(ds_error *)> &call, const std:
 TEST_CASE("trainer: learns a batch by heart, in every format") {
     const model_ptr m = model("micro/llama", ds::format::f32);
     const batch b(1);
-    for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16})
+    for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16, DS_TRAIN_F16, DS_TRAIN_INT8})
         for (const ds_train_states s : {DS_STATES_F32, DS_STATES_INT8}) {
             ds_trainer_config c = config();
             c.format = f, c.states = s;
@@ -108,11 +108,12 @@ TEST_CASE("trainer: the same bytes with any threads, recomputation and runs") {
             for (int i = 0; i < 3; ++i) step(t, batch(i));
             return saved(t, dir / "file");
         };
-        for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16}) {
+        for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16, DS_TRAIN_F16, DS_TRAIN_INT8}) {
             CAPTURE(name);
             ds_trainer_config c = config();
             c.format = f;
             c.states = f == DS_TRAIN_BF16 ? DS_STATES_INT8 : DS_STATES_F32;
+            if (f == DS_TRAIN_INT8) c.kv_type = DS_KV_INT8;
             if (name == "r1") c.balance = 0.01f;
             const std::string wanted = bytes_of(c);
             for (const ds_recompute again : {DS_RECOMPUTE_CHEAP, DS_RECOMPUTE_BLOCKS}) {
@@ -131,7 +132,7 @@ TEST_CASE("trainer: the same bytes with any threads, recomputation and runs") {
 TEST_CASE("trainer: goes on from a saved file with the same bytes") {
     const model_ptr m = model("micro/qwen3", ds::format::f32);
     const temp_dir dir;
-    for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16}) {
+    for (const ds_train_format f : {DS_TRAIN_F32, DS_TRAIN_BF16, DS_TRAIN_F16, DS_TRAIN_INT8}) {
         ds_trainer_config c = config();
         c.format = f;
         c.states = f == DS_TRAIN_BF16 ? DS_STATES_INT8 : DS_STATES_F32;
@@ -276,27 +277,53 @@ TEST_CASE("trainer: engines run on the trained weights once they are published")
     CHECK(same_bits(logits(e, ids, vocab), after));
 }
 
-TEST_CASE("trainer: log-probabilities have the engine's bits") {
-    for (const std::string name : {"llama", "qwen3", "r1", "deepseek-r1"}) {
-        CAPTURE(name);
-        const model_ptr m = model("micro/" + name, ds::format::f32);
-        const trainer_ptr t = trainer(m, config());
-        const batch b(4, 1);
-        ds_engine_config ec = engine_config();
-        ec.mla_form = DS_MLA_ABSORBED;
-        const engine_ptr e = engine(m, ec);
-        full_request r = request(b.tokens[0]);
-        r.flags = DS_REQUEST_SCORE;
-        ds_request_id id;
-        MUST(ds_engine_submit(e.get(), &r, &id, &err));
-        double sum = 0;
-        const float share = static_cast<float>(1.0 / static_cast<double>(b.tokens[0].size() - 1));
-        golden::run(e, [&](const ds_event &event) {
-            if (event.type == DS_EVENT_SCORE && event.position > 0)
-                sum -= static_cast<double>(share) * static_cast<double>(event.logprob);
-        });
-        CHECK(evaluate(t, b) == sum);  // the same floats, added in the same order
-    }
+TEST_CASE("trainer: log-probabilities have the engine's bits, in every format") {
+    struct formats {
+        ds_train_format format;
+        ds_kv_type pages;
+    };
+    for (const std::string name : {"llama", "qwen3", "r1", "deepseek-r1"})
+        for (const formats f :
+             {formats{DS_TRAIN_F32, DS_KV_F32}, formats{DS_TRAIN_BF16, DS_KV_F16},
+              formats{DS_TRAIN_F16, DS_KV_F32}, formats{DS_TRAIN_INT8, DS_KV_F32},
+              formats{DS_TRAIN_INT8, DS_KV_INT8}}) {
+            CAPTURE(name);
+            CAPTURE(int(f.format));
+            const model_ptr m = model("micro/" + name, ds::format::f32);
+            ds_trainer_config c = config();
+            c.format = f.format, c.kv_type = f.pages;
+            const trainer_ptr t = trainer(m, c);
+            step(t, batch(2));
+            MUST(ds_trainer_publish(t.get(), &err));
+            const temp_dir dir;
+            constexpr const char *types[] = {"f32", "bf16", "f16", "int8"};
+            MUST(ds_trainer_export(t.get(), (dir / "x.gguf").c_str(), types[f.format], &err));
+            ds_model *handle = nullptr;
+            MUST(ds_trainer_model(t.get(), &handle, &err));
+            const model_ptr trained(handle);
+            MUST(ds_model_load((dir / "x.gguf").c_str(), nullptr, &handle, &err));
+            const model_ptr exported(handle);
+            const batch b(4, 1);
+            ds_engine_config ec = engine_config();
+            ec.mla_form = DS_MLA_ABSORBED;
+            ec.kv_type = f.pages;
+            for (const model_ptr *const of : {&trained, &exported}) {
+                // rounded half up, its exported bf16 to nearest even
+                if (of == &exported && f.format == DS_TRAIN_BF16) continue;
+                const engine_ptr e = engine(*of, ec);
+                full_request r = request(b.tokens[0]);
+                r.flags = DS_REQUEST_SCORE;
+                ds_request_id id;
+                MUST(ds_engine_submit(e.get(), &r, &id, &err));
+                double sum = 0;
+                const float share = static_cast<float>(1.0 / static_cast<double>(b.tokens[0].size() - 1));
+                golden::run(e, [&](const ds_event &event) {
+                    if (event.type == DS_EVENT_SCORE && event.position > 0)
+                        sum -= static_cast<double>(share) * static_cast<double>(event.logprob);
+                });
+                CHECK(evaluate(t, b) == sum);  // the same floats, added in the same order
+            }
+        }
 }
 
 TEST_CASE("trainer: exports in every format load and keep the weights") {

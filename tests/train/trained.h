@@ -61,6 +61,22 @@ struct trained {
             ++i;
         });
     }
+    // Matrices in another format.
+    void round(ds::format type) {
+        size_t i = 0;
+        each([&](const ds::tensor_row &row, const ds::tensor *&w) {
+            ds::gradient_sum &sum = list[i++];
+            if (row.stays_f32()) return;
+            const auto *const from = static_cast<const float *>(w->data);
+            const auto n = static_cast<size_t>(ds::elements(*w));
+            ds::tensor &t = tensors.emplace_back(
+                ds::make_tensor(type, {w->ne, static_cast<size_t>(w->rank)}));
+            t.name = w->name;
+            t.data = values.emplace_back(n).data();
+            ds::encode_row(type, from, t.data, n);
+            w = sum.weight = &t;
+        });
+    }
     void clear() {
         for (auto &v : memory) std::fill(v.begin(), v.end(), 0.0f);
     }
