@@ -905,11 +905,14 @@ typedef enum ds_train_format {
 /* The optimizer's two states a weight. INT8: a byte each, with a scale for every 256. */
 typedef enum ds_train_states { DS_STATES_F32 = 0, DS_STATES_INT8 = 1 } ds_train_states;
 /* What is computed a second time for the gradients, so that it need not be stored in between: nothing; norms,
- * rotations and products of gates, which is cheap; whole blocks, about a third more work. */
+ * rotations and products of gates, which is cheap; these and the projections that gates are made of, which
+ * are the largest part of what is stored, about a seventh more work; whole blocks, about a third more. No bit
+ * changes. */
 typedef enum ds_recompute {
     DS_RECOMPUTE_NOTHING = 0,
     DS_RECOMPUTE_CHEAP = 1,
-    DS_RECOMPUTE_BLOCKS = 2
+    DS_RECOMPUTE_GATES = 2,
+    DS_RECOMPUTE_BLOCKS = 3
 } ds_recompute;
 
 typedef struct ds_trainer_config {

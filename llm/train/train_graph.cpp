@@ -5,6 +5,7 @@
 #include "../model/blocks.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 namespace ds {
 
@@ -47,11 +48,20 @@ struct build_arguments {
 };
 }  // namespace
 
-// Which nodes of the forward part are computed again: the cheap ones, or all between the starts of blocks.
+// Which nodes of the forward part are computed again: the cheap ones; those and the products that gates are
+// made of; or all between the starts of blocks.
 static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) {
     std::vector<bool> again(g.nodes().size());
-    if (policy == train_graph::again::cheap)
-        for (size_t i = 0; i < again.size(); ++i) again[i] = is_cheap(g.nodes()[i].kind);
+    const bool gates = policy == train_graph::again::gates;
+    std::unordered_map<const tensor *, size_t> node_of;
+    for (size_t i = 0; (gates || policy == train_graph::again::cheap) && i < again.size(); ++i) {
+        const node &n = g.nodes()[i];
+        again[i] = is_cheap(n.kind);
+        node_of[&n.out] = i;
+        for (int s = 0; gates && n.kind == op::gated && s < 2; ++s)
+            if (const auto made = node_of.find(n.src[s]->base ? n.src[s]->base : n.src[s]); made != node_of.end())
+                again[made->second] = true;
+    }
     if (policy != train_graph::again::blocks || g.blocks().empty()) return again;
     for (size_t i = g.blocks().front().nodes; i < g.blocks().back().nodes; ++i) again[i] = true;
     for (const graph::block_start &b : g.blocks())

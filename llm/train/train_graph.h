@@ -37,7 +37,7 @@ struct train_batch {
 class train_graph {
 public:
     // Which results are computed again instead of being retained for their gradients.
-    enum class again { none, cheap, blocks };
+    enum class again { none, cheap, gates, blocks };
 
     struct bytes {
         size_t activations, work, pages, inputs;

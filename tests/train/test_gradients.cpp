@@ -122,6 +122,7 @@ TEST_CASE("gradients: the same bytes with any threads, instruction set, checkpoi
         for (const unsigned threads : {2u, 7u})
             CHECK(bytes_of(again::none, trained::cpu(threads), false) == wanted);
         CHECK(bytes_of(again::cheap, trained::cpu(2), false) == wanted);
+        CHECK(bytes_of(again::gates, trained::cpu(2), false) == wanted);
         CHECK(bytes_of(again::blocks, trained::cpu(2), false) == wanted);
         if (name == "r1" || type == format::f16) continue;  // a shared block's gradients are added execution by execution
         CHECK(bytes_of(again::none, trained::cpu(2), true) == wanted);
@@ -140,7 +141,9 @@ TEST_CASE("gradients: computing again what is cheap, or whole blocks, takes less
     };
     const double all = bytes_of(train_graph::again::none);
     CHECK(bytes_of(train_graph::again::cheap) < 0.95 * all);
+    CHECK(bytes_of(train_graph::again::gates) < 0.8 * all);
     CHECK(bytes_of(train_graph::again::blocks) < 0.6 * all);
     t.round(format::bf16);
-    CHECK(bytes_of(train_graph::again::cheap, format::bf16) < 0.55 * all);
+    CHECK(bytes_of(train_graph::again::cheap, format::bf16) < 0.6 * all);
+    CHECK(bytes_of(train_graph::again::gates, format::bf16) < 0.5 * all);
 }

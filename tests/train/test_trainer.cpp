@@ -116,7 +116,8 @@ TEST_CASE("trainer: the same bytes with any threads, recomputation and runs") {
             if (f == DS_TRAIN_INT8) c.kv_type = DS_KV_INT8;
             if (name == "r1") c.balance = 0.01f;
             const std::string wanted = bytes_of(c);
-            for (const ds_recompute again : {DS_RECOMPUTE_CHEAP, DS_RECOMPUTE_BLOCKS}) {
+            for (const ds_recompute again :
+                 {DS_RECOMPUTE_CHEAP, DS_RECOMPUTE_GATES, DS_RECOMPUTE_BLOCKS}) {
                 c.recompute = again;
                 c.threads = again == DS_RECOMPUTE_CHEAP ? 2 : 7;
                 CHECK(bytes_of(c) == wanted);
