@@ -10,7 +10,9 @@ namespace ds {
 
 // Of a block: some 30 nodes forward and twice as many views; three times that with gradients and what is
 // computed again.
-static size_t max_nodes(const hparams &h) { return static_cast<size_t>(64 + 256 * h.layers); }
+static size_t max_nodes(const hparams &h, const adaptation *adapters) {
+    return static_cast<size_t>(64 + (adapters ? 512 : 256) * h.layers);
+}
 
 static int64_t pages_of(int64_t positions) { return (positions + page_positions - 1) / page_positions; }
 // Pages of a batch: its rows fill them but for the last one of each sequence.
@@ -42,6 +44,7 @@ struct build_arguments {
     const train_sizes &s;
     train_graph::again policy;
     const page_layout &layout;
+    const adaptation *adapters;
 };
 }  // namespace
 
@@ -96,8 +99,14 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
                         inputs ? inputs + at.tables : nullptr, "tables");
     in.pages =
         g.input(format::i8, {pool_pages(b.s), static_cast<int64_t>(b.layout.page_bytes)}, pages, "pages");
-    const tensor *const hidden =
-        b.a.build({.g = g, .h = b.h, .w = b.w, .in = in, .kv = b.layout.layer, .form = 0, .rows_only = true});
+    const tensor *const hidden = b.a.build({.g = g,
+                                            .h = b.h,
+                                            .w = b.w,
+                                            .in = in,
+                                            .kv = b.layout.layer,
+                                            .form = 0,
+                                            .rows_only = true,
+                                            .adapters = b.adapters});
     const tensor *const y =
         cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
     g.keep(y);
@@ -121,10 +130,10 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
 
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
                                         std::span<const gradient_sum> sums, const train_sizes &s,
-                                        again policy, const backend &b) {
-    graph g(max_nodes(h));
+                                        again policy, const backend &b, const adaptation *adapters) {
+    graph g(max_nodes(h, adapters));
     const page_layout layout = layout_of(a, h, policy);
-    build(g, {a, h, w, sums, s, policy, layout}, s.rows, s.targets, nullptr, nullptr);
+    build(g, {a, h, w, sums, s, policy, layout, adapters}, s.rows, s.targets, nullptr, nullptr);
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
             offsets(s).bytes};
@@ -132,12 +141,12 @@ train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const m
 
 train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         std::shared_ptr<backend> b, const ds::host &host)
+                         std::shared_ptr<backend> b, const ds::host &host, const adaptation *adapters)
     : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
-      backend_(std::move(b)), layout_(layout_of(a, h, policy)), graph_(max_nodes(h)),
-      inputs_(host, offsets(s).bytes) {
-    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, s.rows, s.targets, nullptr,
-          nullptr);
+      adapters_(adapters), backend_(std::move(b)), layout_(layout_of(a, h, policy)),
+      graph_(max_nodes(h, adapters)), inputs_(host, offsets(s).bytes) {
+    build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, adapters_}, s.rows, s.targets,
+          nullptr, nullptr);
     for (const node &n : graph_.nodes())
         if (!backend_->fn->variant(backend_.get(), n))
             throw error(status::unsupported,
@@ -196,8 +205,8 @@ bool train_graph::run(const train_batch &batch, const std::atomic<bool> *stop) {
     fill(batch);
     const auto rows = static_cast<int64_t>(batch.ids.size()),
                targets = static_cast<int64_t>(batch.rows.size());
-    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_}, rows, targets,
-                            static_cast<char *>(inputs_.data()), pages_.data());
+    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, adapters_}, rows,
+                            targets, static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
     if (r.embedding) {

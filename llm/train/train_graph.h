@@ -39,12 +39,14 @@ public:
     };
     static bytes measure(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         const backend &b);
+                         const backend &b, const adaptation *adapters = nullptr);
 
-    // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported
+    // The weights, those of `adapters` (kept by the caller), and the sums of gradients are in the backend's
+    // memory. Throws status::unsupported
     // if the backend has no kernel for one of the operations.
     train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
-                const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host);
+                const train_sizes &s, again policy, std::shared_ptr<backend> b, const ds::host &host,
+                const adaptation *adapters = nullptr);
 
     // Adds the gradients of the batch's loss to the sums, but for those of the embedding's rows, which are
     // kept until `finish`: where the embedding is the output head as well, its sum takes all that it gets as
@@ -65,6 +67,7 @@ private:
     std::vector<gradient_sum> sums_;
     train_sizes sizes_;
     again policy_;
+    const adaptation *adapters_;
     std::shared_ptr<backend> backend_;
     page_layout layout_;
     graph graph_;

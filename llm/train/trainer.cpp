@@ -33,9 +33,10 @@ static train_sizes sizes_of(const model &m, const trainer_options &o, int64_t ro
 // ---- The plan
 
 static train_plan plan_for(const model &m, const model_weights &w, std::span<const gradient_sum> sums,
-                           const trainer_options &o, int64_t rows, const backend &b, train_plan p) {
+                           const trainer_options &o, int64_t rows, const backend &b, train_plan p,
+                           const adaptation *adapters) {
     const train_graph::bytes g =
-        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again, b);
+        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again, b, adapters);
     p.activations = g.activations, p.work = g.work, p.pages = g.pages, p.inputs = g.inputs;
     p.rows = rows;
     return p;
@@ -56,7 +57,7 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     model_weights w = m.weights;
     for (const tensor_row &row : m.architecture->tensors(m.h)) {
         const tensor *const from = slot_of(m.weights, row);
-        if (!from || !is_trained(row, m.h)) continue;
+        if (!from || !is_trained(row, m.h) || o.lora_rank) continue;
         const format type = format_of(row, o);
         const tensor &t = tensors.emplace_back(make_tensor(type, row.ne)),
                      &sum = tensors.emplace_back(make_tensor(format::f32, row.ne));
@@ -67,8 +68,26 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
         p.gradients += align64(tensor_bytes(sum));
         p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
     }
+    adaptation adapters;
+    if (o.lora_rank) {
+        if (o.weights != format::f32)
+            throw error(status::unsupported, std::string("lora_rank: adapters are trained in f32, not in ") +
+                                                 info(o.weights).text);
+        std::vector<const tensor *> trained;
+        for (const tensor_row &row : lora_rows(m, o.lora_rank)) {
+            const tensor &t = tensors.emplace_back(make_tensor(format::f32, row.ne)),
+                         &sum = tensors.emplace_back(t);
+            trained.push_back(&t);
+            sums.push_back({&t, &sum});
+            p.weights += align64(tensor_bytes(t)), p.gradients += align64(tensor_bytes(t));
+            p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
+        }
+        adapters = lora_adaptation(m, w, trained, 1);
+    }
     constexpr int64_t least = 32, most = int64_t{1} << 16;
-    const auto of = [&](int64_t rows) { return plan_for(m, w, sums, o, rows, b, p); };
+    const auto of = [&](int64_t rows) {
+        return plan_for(m, w, sums, o, rows, b, p, o.lora_rank ? &adapters : nullptr);
+    };
     if (!o.memory) return of(o.rows ? o.rows : 2048);
     train_plan best = of(o.rows ? o.rows : least);
     if (best.total() > o.memory)
@@ -110,7 +129,7 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
     std::vector<float> row_values;
     for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
         const tensor *const from = slot_of(base_->weights, row);
-        if (!from || !is_trained(row, base_->h)) continue;
+        if (!from || !is_trained(row, base_->h) || o.lora_rank) continue;
         weight &x = weights_.emplace_back();
         x.row = row;
         x.w = make_tensor(format_of(row, o), row.ne);
@@ -149,9 +168,45 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
         list.push_back(
             {&x.w, x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});
     }
+    if (o.lora_rank) add_adapter(at, list);
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
     graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
-                                           sizes_of(*base_, o, plan_.rows), o.again, backend_, o.host);
+                                           sizes_of(*base_, o, plan_.rows), o.again, backend_, o.host,
+                                           o.lora_rank ? &adaptation_ : nullptr);
+}
+
+float trainer::lora_alpha() const {
+    return options_.lora_alpha == 0 ? static_cast<float>(options_.lora_rank) : options_.lora_alpha;
+}
+
+void trainer::add_adapter(char *&at, std::vector<trained_weight> &list) {
+    std::vector<const tensor *> trained;
+    for (tensor_row &row : lora_rows(*base_, options_.lora_rank)) {
+        weight &x = weights_.emplace_back();
+        x.row = std::move(row);
+        x.w = x.sum = make_tensor(format::f32, x.row.ne);
+        x.w.name = x.sum.name = x.row.name.c_str();
+        for (tensor *const t : {&x.w, &x.sum}) t->data = std::exchange(at, at + align64(tensor_bytes(*t)));
+        lora_start(x.w, trained.size());
+        trained.push_back(&x.w);
+        sums_.push_back({&x.w, &x.sum});
+        list.push_back({&x.w, nullptr, &x.sum, true});
+    }
+    adaptation_ =
+        lora_adaptation(*base_, trained_->weights, trained, lora_scale(lora_alpha(), options_.lora_rank));
+}
+
+std::vector<lora_matrix> trainer::lora_matrices() const {
+    std::vector<lora_matrix> out;
+    for (size_t i = 0; i < weights_.size(); i += 2)
+        out.push_back({static_cast<const float *>(weights_[i].w.data),
+                       static_cast<const float *>(weights_[i + 1].w.data), options_.lora_rank,
+                       lora_scale(lora_alpha(), options_.lora_rank), 0});
+    return out;
+}
+
+std::shared_ptr<const adapter> trainer::adapter() const {
+    return std::make_shared<const ds::adapter>(base_, lora_alpha(), lora_matrices(), options_.host);
 }
 
 // ---- Steps
@@ -263,9 +318,9 @@ train_report trainer::evaluate(std::span<const train_sequence> batch, const std:
     if (!forward_) {
         train_sizes s = sizes_of(*base_, options_, plan_.rows);
         s.balance = 0;
-        forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
-                                                 std::span<const gradient_sum>(), s, train_graph::again::none,
-                                                 backend_, options_.host);
+        forward_ = std::make_unique<train_graph>(
+            *base_->architecture, trained_->h, trained_->weights, std::span<const gradient_sum>(), s,
+            train_graph::again::none, backend_, options_.host, trains_adapter() ? &adaptation_ : nullptr);
     }
     train_report r;
     if (!run(*forward_, batch, r, stop)) stopped();
