@@ -563,11 +563,12 @@ op_case lora_case(int64_t n, int64_t m, int64_t k, std::vector<int64_t> ranks, i
     for (size_t i = 0; i < ranks.size(); ++i) {
         of->matrices.emplace_back(static_cast<size_t>(matrix) + 2);
         if (ranks[i])
-            of->matrices[i][static_cast<size_t>(matrix)] = {reinterpret_cast<const float *>(of->a[i].bytes.data()),
-                                                            reinterpret_cast<const float *>(of->b[i].bytes.data()),
-                                                            ranks[i], 0.5f + r.plain() / 4, 0};
+            of->matrices[i][static_cast<size_t>(matrix)] = {
+                reinterpret_cast<const float *>(of->a[i].bytes.data()),
+                reinterpret_cast<const float *>(of->b[i].bytes.data()), ranks[i], 0.5f + r.plain() / 4, 0};
     }
-    for (size_t i = 0; i < ranks.size(); ++i) of->slots.push_back({of->matrices[i].data(), 1 + r.plain() / 2, 0});
+    for (size_t i = 0; i < ranks.size(); ++i)
+        of->slots.push_back({of->matrices[i].data(), 1 + r.plain() / 2, 0});
     array slots{format::i8, {static_cast<int64_t>(of->slots.size()), sizeof(lora_slot)}, {}, false, {}};
     slots.bytes.resize(of->slots.size() * sizeof(lora_slot));
     std::memcpy(slots.bytes.data(), of->slots.data(), slots.bytes.size());
@@ -576,8 +577,8 @@ op_case lora_case(int64_t n, int64_t m, int64_t k, std::vector<int64_t> ranks, i
     for (int64_t i = 0; i < n; ++i)
         sequence.push_back(i && r.below(4) ? sequence.back() : r.below(static_cast<int>(of->slots.size())));
     op_case c = start(op::lora,
-                      {make_array(r, format::f32, {n, k}, f, true), make_array(r, format::f32, {n, m}, f, true),
-                       slots, make_ints(sequence, true)},
+                      {make_array(r, format::f32, {n, k}, f, true),
+                       make_array(r, format::f32, {n, m}, f, true), slots, make_ints(sequence, true)},
                       f);
     c.params = raw(lora_params{matrix, static_cast<int32_t>(most)});
     c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
