@@ -396,9 +396,9 @@ TEST_CASE("adapters: files that are damaged, or of another model, are refused by
     const auto keys = [&](const char *key, const char *value) {
         return [=](model_file &f) { f.keys.set_string(key, value); };
     };
-    refused(DS_ERR_FORMAT, "general.type: is \"model\", must be \"adapter\"", keys("general.type", "model"));
-    refused(DS_ERR_FORMAT, "adapter.type: is \"ia3\", must be \"lora\"", keys("adapter.type", "ia3"));
-    refused(DS_ERR_FORMAT, "general.architecture: is \"qwen2\", must be \"llama\"",
+    refused(DS_ERR_FORMAT, "general.type: is 'model', must be 'adapter'", keys("general.type", "model"));
+    refused(DS_ERR_FORMAT, "adapter.type: is 'ia3', must be 'lora'", keys("adapter.type", "ia3"));
+    refused(DS_ERR_FORMAT, "general.architecture: is 'qwen2', must be 'llama'",
             keys("general.architecture", "qwen2"));
     refused(DS_ERR_FORMAT, "general.type", [](model_file &f) { f.keys.erase("general.type"); });
     for (const float alpha : {std::nanf(""), INFINITY, -2e6f})
@@ -416,11 +416,10 @@ TEST_CASE("adapters: files that are damaged, or of another model, are refused by
             f.find(b).name = to + ".lora_b";
         };
     };
-    refused(DS_ERR_FORMAT, "no tensor \"blk.7.attn_q.weight\"", rename("blk.7.attn_q.weight"));
-    refused(DS_ERR_FORMAT, "no tensor \"\"", rename(""));
-    refused(DS_ERR_UNSUPPORTED, "\"token_embd.weight\" is not adapted", rename("token_embd.weight"));
-    refused(DS_ERR_UNSUPPORTED, "\"blk.0.attn_norm.weight\" is not adapted",
-            rename("blk.0.attn_norm.weight"));
+    refused(DS_ERR_FORMAT, "no tensor 'blk.7.attn_q.weight'", rename("blk.7.attn_q.weight"));
+    refused(DS_ERR_FORMAT, "no tensor ''", rename(""));
+    refused(DS_ERR_UNSUPPORTED, "'token_embd.weight' is not adapted", rename("token_embd.weight"));
+    refused(DS_ERR_UNSUPPORTED, "'blk.0.attn_norm.weight' is not adapted", rename("blk.0.attn_norm.weight"));
     refused(DS_ERR_FORMAT, "does not end in .lora_a or .lora_b", [&](model_file &f) { f.find(a).name = q; });
     const auto shape = [&](const std::string &of, std::vector<int64_t> ne) {
         return [=](model_file &f) {
@@ -452,11 +451,11 @@ TEST_CASE("adapters: files that are damaged, or of another model, are refused by
             rename(name)(f);
         };
     };
-    refused(DS_ERR_UNSUPPORTED, "attn_k_b.weight\" is not adapted", of_arch("r1", "blk.0.attn_k_b.weight"),
+    refused(DS_ERR_UNSUPPORTED, "attn_k_b.weight' is not adapted", of_arch("r1", "blk.0.attn_k_b.weight"),
             &r1);
-    refused(DS_ERR_UNSUPPORTED, "attn_head_mix.weight\" is not adapted",
+    refused(DS_ERR_UNSUPPORTED, "attn_head_mix.weight' is not adapted",
             of_arch("r1", "blk.0.attn_head_mix.weight"), &r1);
-    refused(DS_ERR_UNSUPPORTED, "ffn_gate_exps.weight\" is not adapted",
+    refused(DS_ERR_UNSUPPORTED, "ffn_gate_exps.weight' is not adapted",
             of_arch("deepseek2", "blk.1.ffn_gate_exps.weight"), &v2);
     // cut anywhere
     const std::string bytes = good.bytes();
