@@ -1,13 +1,12 @@
 // Fault injection into the library (sweep.h): in every operation the n-th allocation or the n-th call to the
 // operating system fails. Each time the status fits, outputs are unchanged, nothing is lost or incomplete,
 // and the same object continues with the same bits.
+#include "../support/adapter_file.h"
 #include "../support/allocations.h"
 #include "../support/answers.h"
 #include "../support/api.h"
 #include "../support/files.h"
 #include "sweep.h"
-
-#include "../support/adapter_file.h"
 
 #include "../../quantize/requantize.h"
 

@@ -1,7 +1,8 @@
 // Trains an adapter here, and compares greedy continuations with it with llama.cpp's: of an F32 and a Q8_0 model,
 // at two scales. Tokens must be equal up to the first close call: a position whose two best logits differ by at most
-// 0.01 (F32) or 0.5 (Q8_0, where activations are rounded too); up to there the best logits may differ by no more than
-// that. The adapter must change the tokens, in both programs.
+// 0.05 (F32; of logits up to 24, which without any adapter differ by 0.02 on these prompts) or 0.5 (Q8_0, where
+// activations are rounded too); up to there the best logits may differ by no more than that. The adapter must change
+// the tokens, in both programs.
 // usage: node lora.mjs WORK-DIRECTORY QUANTIZE TRAIN GREEDY DATA-DIRECTORY
 import { execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
@@ -10,7 +11,7 @@ import { open } from "./peer.mjs";
 import { describeTokens, equalTokens, int64s } from "./tokens.mjs";
 
 const [work, quantize, train, greedy, data] = process.argv.slice(2);
-const newTokens = 24, promptTokens = 16, prompts = 4, tolerance = { f32: 0.01, q8_0: 0.5 };
+const newTokens = 24, promptTokens = 16, prompts = 4, tolerance = { f32: 0.05, q8_0: 0.5 };
 
 function ours(model, prompt, lora) {
     const adapter = lora ? [lora.filePath, String(lora.scale)] : [];
@@ -53,11 +54,14 @@ for (const [type, model] of Object.entries(models)) {
     for (let i = 0; i < prompts; ++i) {
         const prompt = ids.slice(i * promptTokens, (i + 1) * promptTokens);
         const bare = { here: ours(model, prompt, null), there: await theirs(model, prompt, null) };
+        const without = equalTokens(bare.here, bare.there, tolerance[type]);
+        report(without.ok, `tiny-r1 ${type}, without, ${i}`, describeTokens(without, newTokens));
         for (const scale of [1, 0.5]) {
             const lora = { filePath, scale };
             const a = ours(model, prompt, lora), b = await theirs(model, prompt, lora);
             const r = equalTokens(a, b, tolerance[type]);
-            report(r.ok, `tiny-r1 ${type}, scale ${scale}, ${i}`, describeTokens(r, newTokens));
+            report(r.ok, `tiny-r1 ${type}, scale ${scale}, ${i}`, describeTokens(r, newTokens) +
+                `; the best is up to ${Math.max(...a.map((x) => x.best)).toFixed(1)}`);
             if (scale === 1) changed.here += differ(a, bare.here), changed.there += differ(b, bare.there);
         }
     }
