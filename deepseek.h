@@ -1007,7 +1007,7 @@ typedef struct ds_trainer_config {
 
 typedef struct ds_training_plan {
     size_t struct_size;
-    uint64_t weights, gradients, states;              /* bytes */
+    uint64_t weights, gradients, states;              /* bytes; of an adapter its own alone */
     uint64_t activations, pages, work, inputs, total; /* of a run */
     uint64_t run_tokens;
 } ds_training_plan;

@@ -5,6 +5,7 @@
 #include "../../tensor/numerics.h"
 
 #include <bit>
+#include <map>
 
 namespace ds {
 
@@ -31,6 +32,13 @@ static void check_keys(const gguf_file &f, const model &m) {
     }
 }
 
+// Activated adapters change only what follows certain tokens.
+static void refuse_activated(const gguf_file &f) {
+    const char *const key = "adapter.alora.invocation_tokens";
+    if (f.has(key))
+        throw error(status::unsupported, f.name() + ": " + key + ": activated adapters are not supported");
+}
+
 static float read_alpha(const gguf_file &f) {
     const double alpha = f.get_float("adapter.lora.alpha", 0.0);
     if (!(alpha >= -static_cast<double>(lora_most_alpha) && alpha <= static_cast<double>(lora_most_alpha)))
@@ -39,21 +47,20 @@ static float read_alpha(const gguf_file &f) {
     return static_cast<float>(alpha);
 }
 
-// The matrix that a tensor of the file belongs to.
-static size_t row_of(const gguf_file &f, const gguf_tensor &t, const model &m,
-                     std::span<const tensor_row> rows) {
-    const bool pair = t.name.ends_with(suffix_a) || t.name.ends_with(suffix_b);
-    if (!pair) f.fail(t.name, "is no tensor of an adapter: the name does not end in .lora_a or .lora_b");
+// The matrix that a tensor of the file belongs to: its index by name.
+using row_index = std::map<std::string_view, size_t>;
+static size_t row_of(const gguf_file &f, const gguf_tensor &t, const model &m, const row_index &rows) {
+    const std::string where = f.name_of(t) + ": " + quoted(t.name.data(), t.name.size()) + ": ";
+    if (!t.name.ends_with(suffix_a) && !t.name.ends_with(suffix_b))
+        throw error(status::format, where + "the name does not end in .lora_a or .lora_b");
     const std::string_view name = t.name.substr(0, t.name.size() - suffix_a.size());
-    for (size_t i = 0; i < rows.size(); ++i)
-        if (rows[i].name == name) return i;
-    if (m.file.find_tensor(name))
-        throw error(status::unsupported,
-                    f.name_of(t) + ": " + std::string(t.name) + ": " + quoted(name.data(), name.size()) +
-                        " is not adapted by this library in " + m.architecture->name +
-                        ": known are matrices of attention and feed-forward of one product "
-                        "each");
-    f.fail(t.name, "the model has no tensor " + quoted(name.data(), name.size()));
+    if (const auto found = rows.find(name); found != rows.end()) return found->second;
+    const std::string of = quoted(name.data(), name.size());
+    if (!m.file.find_tensor(name)) throw error(status::format, where + "the model has no tensor " + of);
+    throw error(status::unsupported, where + of + " is not adapted by this library in " +
+                                         m.architecture->name +
+                                         ": known are matrices of attention and feed-forward of one product "
+                                         "each");
 }
 
 static std::string shape_of(const gguf_tensor &t) {
@@ -78,15 +85,18 @@ static void check_shape(const gguf_file &f, const gguf_tensor &t, const tensor_r
 adapter::adapter(std::shared_ptr<const ds::model> m, const gguf_file &f, const ds::host &h)
     : model_(std::move(m)) {
     check_keys(f, *model_);
+    refuse_activated(f);
     alpha_ = read_alpha(f);
     const std::vector<tensor_row> rows = adaptable_rows(*model_);
     struct found {
         const gguf_tensor *a = nullptr, *b = nullptr;
     };
     std::vector<found> pairs(rows.size());
+    row_index by_name;
+    for (size_t i = 0; i < rows.size(); ++i) by_name.emplace(rows[i].name, i);
     size_t floats = 0;
     for (const gguf_tensor &t : f.tensors()) {
-        const size_t i = row_of(f, t, *model_, rows);
+        const size_t i = row_of(f, t, *model_, by_name);
         const bool is_a = t.name.ends_with(suffix_a);
         check_shape(f, t, rows[i], is_a);
         (is_a ? pairs[i].a : pairs[i].b) = &t;

@@ -6,7 +6,9 @@
 #include "../support/files.h"
 
 #include "../../ggml-cpu/cpu.h"
+#include "../../llm/engine/engine.h"
 #include "../../tensor/op.h"
+#include "../cuda/fake_device.h"
 #include "../tensor/op_cases.h"
 
 using namespace golden;
@@ -352,6 +354,17 @@ TEST_CASE("adapters: freed while requests run, with their model; and what an eng
     CHECK((i.rank == 4 && i.alpha == 8 && i.matrices == made.parts.size() / 2));
     CHECK(i.matrices % 7 == 0);
     CHECK(i.bytes == bytes);
+    {
+        aligned_bytes memory(micro_file("micro/llama", format::i8).bytes());
+        ds::model_options o;
+        o.device = ds::test::fake_device({.threads = 1});
+        const ds::model far(ds::gguf_file(ds::os::mapping::borrow(memory.data(), memory.size()), "far"), o);
+        ds::engine_options with;
+        with.adapter_rank = 4;
+        const ds::error refusal = ds::test::failure_of([&] { ds::engine::resolve(far, with); });
+        CHECK(refusal.code == ds::status::unsupported);
+        CHECK(contains(refusal.text, "max_adapter_rank"));
+    }
     const answer wanted = ask(e, asking(d, 0, 9, 5, a.get()), d.vocab);
     const ds_request_id id = submit(e, asking(d, 0, 9, 5, a.get()));
     a.reset();
@@ -406,6 +419,9 @@ TEST_CASE("adapters: files that are damaged, or of another model, are refused by
                 [&](model_file &f) { f.keys.set_f32("adapter.lora.alpha", alpha); });
     refused(DS_ERR_FORMAT, "adapter.lora.alpha", [](model_file &f) {
         f.keys.erase("adapter.lora.alpha"), f.keys.set_string("adapter.lora.alpha", "8");
+    });
+    refused(DS_ERR_UNSUPPORTED, "adapter.alora.invocation_tokens", [](model_file &f) {
+        f.keys.set_i32s("adapter.alora.invocation_tokens", std::vector<int32_t>{1, 2});
     });
     refused(DS_ERR_FORMAT, "tensors: there are none", [](model_file &f) { f.parts.clear(); });
     refused(DS_ERR_FORMAT, b + ": has no partner", [&](model_file &f) { f.erase(a); });

@@ -1,9 +1,9 @@
-// Trains an adapter here, and compares greedy continuations with it with llama.cpp's: of an F32 and a Q8_0 model,
-// at two scales. Tokens must be equal up to the first close call: a position whose two best logits differ by at most
-// 0.05 (F32; of logits up to 24, which without any adapter differ by 0.02 on these prompts) or 0.5 (Q8_0, where
-// activations are rounded too); up to there the best logits may differ by no more than that. The adapter must change
-// the tokens, in both programs.
-// usage: node lora.mjs WORK-DIRECTORY QUANTIZE TRAIN GREEDY DATA-DIRECTORY
+// Trains an adapter here, and compares greedy continuations with it with llama.cpp's: of an F32 and a Q8_0
+// model, at two scales. Tokens must be equal up to the first close call: a position whose two best logits
+// differ by at most 0.05 (F32; of logits up to 24, which without any adapter differ by 0.02 on these prompts)
+// or 0.5 (Q8_0, where activations are rounded too); up to there the best logits may differ by no more than
+// that. The adapter must change the tokens, in both programs. usage: node lora.mjs WORK-DIRECTORY QUANTIZE
+// TRAIN GREEDY DATA-DIRECTORY
 import { execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 // `directory` contains node_modules. `threads` 0: the package's default.
-// `kv`: the type of keys and values, such as "F32"; null: its default, F16. `lora`: {filePath, scale} or null.
+// `kv`: the type of keys and values, such as "F32"; null: its default, F16. `lora`: {filePath, scale}, or
+// null.
 export async function open(directory, modelPath,
     { threads = 0, contextSize, batchSize = 512, kv = null, lora = null }) {
     const index = pathToFileURL(join(directory, "node_modules/node-llama-cpp/dist/index.js"));

@@ -11,9 +11,9 @@ export function int64s(path, tensor) {
     return out;
 }
 
-// The number of equal tokens, and whether they may differ after that: from the first close call on, where the two
-// best logits differ by at most `closeness` or `otherwise(i)` says so. Up to there the best logits may differ by no
-// more than that; with `whole` only there they are looked at.
+// The number of equal tokens, and whether they may differ after that: from the first close call on, where the
+// two best logits differ by at most `closeness` or `otherwise(i)` says so. Up to there the best logits may
+// differ by no more than that; with `whole` only there they are looked at.
 export function equalTokens(a, b, closeness, otherwise = () => false, whole = false) {
     const isClose = (i) => a[i].best - a[i].second <= closeness || otherwise(i);
     let same = 0, largest = 0, close = null;

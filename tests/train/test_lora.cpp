@@ -120,8 +120,8 @@ struct both_ways {
 
 }  // namespace
 
-// y = W x + s b (a x): with G the gradient of W where W is the sum W + s b a, that of a is s b^T G and that of b
-// is s G a^T. G's own values are compared with an independent implementation in test_gradients.cpp.
+// y = W x + s b (a x): with G the gradient of W where W is the sum W + s b a, that of a is s b^T G and that
+// of b is s G a^T. G's own values are compared with an independent implementation in test_gradients.cpp.
 TEST_CASE("lora: gradients of a and b are those of the merged weights by the chain rule") {
     for (const std::string name : {"llama", "qwen2", "qwen3"}) {
         CAPTURE(name);
