@@ -20,7 +20,11 @@ ds_status ds_adapter_load(const ds_model *model, const char *path, const ds_host
                             ": is on a device, and adapters run on the host's processors only");
         const ds::host h = host_of(host);
         auto handle = std::make_unique<ds_adapter>();
-        handle->a = std::make_shared<const adapter>(model->m, gguf_file::open(path, map_gguf, h), h);
+        // Read, not mapped: it is copied anyway, and may be truncated meanwhile.
+        const auto read = [&](const std::string &part) {
+            return gguf_source{os::mapping::read_file(part, h, {}), part};
+        };
+        handle->a = std::make_shared<const adapter>(model->m, gguf_file::open(path, read, h), h);
         *out = handle.release();
     });
 }

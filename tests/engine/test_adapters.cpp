@@ -299,6 +299,10 @@ TEST_CASE("adapters: sessions record adapter and scale, and go on with the same 
                                          &positions, err);
     });
     CHECK(stats_of(other).pages_cached == 0);
+    ds_session_key wrong = key(nullptr, 0);
+    wrong.reserved = 1;
+    check_fails(DS_ERR_ARGUMENT, "key.reserved", restore(wrong, without));
+    check_fails(DS_ERR_ARGUMENT, "adapter_scale", restore(key(again.get(), std::nanf("")), with));
     const ds_session_key of_again = key(again.get(), 0.5f);
     MUST(ds_engine_restore_session_of(other.get(), &of_again, with.c_str(), tokens.data(), tokens.size(),
                                       &count, &positions, &err));

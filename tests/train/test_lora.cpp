@@ -8,6 +8,7 @@
 
 #include "../../ggml-cpu/cpu.h"
 #include "../../llm/train/lora.h"
+#include "../tensor/op_cases.h"
 
 using namespace golden;
 using ds::format;
@@ -193,6 +194,73 @@ TEST_CASE("lora: gradients of a and b are those of the merged weights by the cha
             CHECK(size > 0);
             CHECK(std::sqrt(wrong / size) < 1e-4);  // twice test_gradients' bound: both sides are F32
         }
+    }
+}
+
+// Of BF16 the floats are exact, and so the bits are equal; products of Q8_0 and I8 round activations to 127
+// steps, which moves activations, and with them gradients, by a few percent.
+TEST_CASE(
+    "lora: gradients through weights in other formats are those through the floats that they stand for") {
+    ds::test::raw_tensors raw;
+    ds::test::read_safetensors(data_dir("train/llama.sft.safetensors"), raw);
+    const sft b(raw);
+    const auto gradients = [&](const model_file &f) {
+        both_ways of;
+        const held_model file = hold(f);
+        of.m = std::make_shared<const ds::model>(
+            ds::gguf_file(ds::os::mapping::borrow(file.memory->data(), file.memory->size()), "model"),
+            ds::model_options{});
+        uint32_t state = 5;
+        for (const ds::tensor_row &row : ds::lora_rows(*of.m, 3)) {
+            ds::tensor &t = of.make({row.ne[0], row.ne[1]});
+            for (int64_t i = 0; i < ds::elements(t); ++i)
+                static_cast<float *>(t.data)[i] =
+                    0.1f *
+                    (static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f);
+            of.trained.push_back(&t);
+            of.sums.push_back({&t, &of.make({row.ne[0], row.ne[1]})});
+        }
+        of.adapters = ds::lora_adaptation(*of.m, of.m->weights, of.trained, 0.5f);
+        of.run(b, of.m->weights, of.sums, &of.adapters);
+        std::vector<float> all;
+        for (const ds::gradient_sum &s : of.sums) {
+            const auto *const p = static_cast<const float *>(s.sum->data);
+            all.insert(all.end(), p, p + ds::elements(*s.sum));
+        }
+        return all;
+    };
+    for (const format type : {format::bf16, format::q8_0, format::i8}) {
+        CAPTURE(std::string(ds::info(type).text));
+        const model_file &stored = micro_file("micro/llama", type);
+        model_file floats = stored;
+        floats.parts.clear();
+        for (const model_file::part &p : stored.parts) {
+            if (p.name.ends_with("_scale")) continue;
+            const auto scale = std::find_if(stored.parts.begin(), stored.parts.end(),
+                                            [&](const auto &x) { return x.name == p.name + "_scale"; });
+            int64_t n = 1;
+            for (const int64_t d : p.ne) n *= d;
+            model_file::part &to = floats.parts.emplace_back();
+            to = {p.name, format::f32, p.ne, std::string(static_cast<size_t>(4 * n), '\0')};
+            for (int64_t i = 0; i < n; ++i) {
+                double x = ds::test::value(p.type, p.bytes.data(), i);
+                if (scale != stored.parts.end())
+                    x *= static_cast<double>(
+                        reinterpret_cast<const float *>(scale->bytes.data())[i / p.ne.back()]);
+                to.f32()[i] = static_cast<float>(x);
+            }
+        }
+        const std::vector<float> got = gradients(stored), wanted = gradients(floats);
+        REQUIRE(got.size() == wanted.size());
+        double wrong = 0, size = 0;
+        for (size_t i = 0; i < got.size(); ++i) {
+            wrong += (double(got[i]) - double(wanted[i])) * (double(got[i]) - double(wanted[i]));
+            size += double(wanted[i]) * double(wanted[i]);
+        }
+        INFO("relative difference " << std::sqrt(wrong / size));
+        CHECK(size > 0);
+        if (type == format::bf16) CHECK(same_bits(got, wanted));
+        CHECK(std::sqrt(wrong / size) < 0.05);
     }
 }
 
