@@ -199,8 +199,9 @@ bench: $(BIN)/bench
 #                 (ARGS=--help tells what can be chosen)
 LLAMA := linux-$(subst x86_64,x64,$(subst aarch64,arm64,$(shell uname -m)))
 LLAMA := $(B)/interop/node_modules/@node-llama-cpp/$(LLAMA)/bins/$(LLAMA)
-interop: lib $(BIN)/quantize $(BIN)/side_by_side
+interop: lib $(BIN)/quantize $(BIN)/train $(BIN)/side_by_side
 	@tests/interop/run $(BIN)
+	@tests/interop/lora $(BIN)
 	@if [ -d $(LLAMA) ]; then \
 	    DS_LLAMA_DIR=$(LLAMA) $(BIN)/side_by_side $(SHARED) models/tiny-r1.gguf $(OBJ) && \
 	    echo "side_by_side with llama.cpp: passed"; \

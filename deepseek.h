@@ -1073,8 +1073,8 @@ DS_API void ds_trainer_cancel(ds_trainer *trainer);
 DS_API ds_status ds_trainer_save(const ds_trainer *trainer, const char *path, const void *own,
                                  size_t own_size, ds_error *err);
 
-/* Restores what ds_trainer_save has written, into a trainer of the same model, format and states. The whole
- * file is checked before anything changes.
+/* Restores what ds_trainer_save has written, into a trainer of the same model, format and states, and the
+ * same lora_rank and lora_alpha. The whole file is checked before anything changes.
  *   own, capacity   receive the caller's bytes; NULL and 0: they are not wanted
  *   own_size        receives their number; may be NULL if own is
  * Status: DS_ERR_ARGUMENT (it belongs to another model or configuration), DS_ERR_IO, DS_ERR_FORMAT (damaged),

@@ -57,10 +57,11 @@ static size_t row_of(const gguf_file &f, const gguf_tensor &t, const model &m, c
     if (const auto found = rows.find(name); found != rows.end()) return found->second;
     const std::string of = quoted(name.data(), name.size());
     if (!m.file.find_tensor(name)) throw error(status::format, where + "the model has no tensor " + of);
-    throw error(status::unsupported, where + of + " is not adapted by this library in " +
-                                         m.architecture->name +
-                                         ": known are matrices of attention and feed-forward of one product "
-                                         "each");
+    std::string known;
+    for (const auto &[row, index] : rows)
+        if (row.starts_with("blk.0.")) known += (known.empty() ? "" : ", ") + std::string(row);
+    throw error(status::unsupported, where + of + " is not adapted in " + m.architecture->name +
+                                         "; in the first block are: " + known);
 }
 
 static std::string shape_of(const gguf_tensor &t) {

@@ -175,6 +175,36 @@ TEST_CASE("adapters: requests with several and with none in one batch have the b
     }
 }
 
+TEST_CASE(
+    "adapters: requests that make room by preemption keep theirs, and slots that are used again do not") {
+    const data d = load("micro/llama");
+    const model_file &f32 = micro_file("micro/llama");
+    const held_model m = hold(f32);
+    const adapter_ptr a = loaded(m.model, random_adapter(f32, "llama", 4, 8, 1)),
+                      b = loaded(m.model, random_adapter(f32, "llama", 7, 8, 2));
+    ds_engine_config c = adapting();
+    const engine_ptr alone = engine(m.model, c);
+    c.max_requests = 4;
+    c.kv_tokens = 6 * 64;
+    const engine_ptr crowded = engine(m.model, c);
+    std::vector<full_request> list;
+    for (size_t i = 0; i < 9; ++i)
+        list.push_back(asking(d, i, 20 + 7 * i, static_cast<uint32_t>(90 - 5 * i),
+                              i % 3 == 0   ? nullptr
+                              : i % 3 == 1 ? a.get()
+                                           : b.get(),
+                              i == 4 ? 0.5f : 0));
+    const std::vector<answer> got = ask_all(crowded, list, d.vocab);
+    uint64_t preemptions = 0;
+    for (size_t i = 0; i < list.size(); ++i) {
+        CAPTURE(i);
+        list[i].flags |= DS_REQUEST_NO_CACHE;
+        CHECK(same(got[i], ask(alone, list[i], d.vocab)));
+        preemptions += got[i].preemptions;
+    }
+    CHECK(preemptions > 0);
+}
+
 // Both are F32 forward passes that differ in the order of roundings: of logits up to some 10, a few times the
 // 1e-4 by which such a pass differs from one in float64 (test_golden.cpp); the adapter changes them by far
 // more.
