@@ -134,7 +134,8 @@ TEST_CASE("adapters: a product with weights of any format gets scale * b (a x), 
 }
 
 TEST_CASE("adapters: requests with several and with none in one batch have the bits that each has alone") {
-    for (const auto &[name, architecture] : architectures) {
+    for (const auto &of : architectures) {
+        const char *const name = of[0], *const architecture = of[1];
         CAPTURE(std::string(name));
         const data d = load(name);
         const model_file &f32 = micro_file(name);
@@ -209,7 +210,8 @@ TEST_CASE(
 // 1e-4 by which such a pass differs from one in float64 (test_golden.cpp); the adapter changes them by far
 // more.
 TEST_CASE("adapters: applied, they change logits as they do when they are added to the weights") {
-    for (const auto &[name, architecture] : architectures) {
+    for (const auto &of : architectures) {
+        const char *const name = of[0], *const architecture = of[1];
         CAPTURE(std::string(name));
         const data d = load(name);
         const std::vector<ds_token> ids(d.ids.begin(), d.ids.begin() + 40);

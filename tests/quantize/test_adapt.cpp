@@ -14,8 +14,10 @@ using ds::test::write_bytes;
 TEST_CASE("adapt: weights with an adapter are the sum, in the file's formats or in another") {
     const temp_dir dir;
     const std::string in = dir / "in.gguf", out = dir / "out.gguf", path = dir / "a.gguf";
-    for (const auto &[name, architecture] :
-         {std::pair{"micro/llama", "llama"}, {"micro/deepseek-v2-lite", "deepseek2"}, {"micro/r1", "r1"}}) {
+    const char *const models[][2] = {
+        {"micro/llama", "llama"}, {"micro/deepseek-v2-lite", "deepseek2"}, {"micro/r1", "r1"}};
+    for (const auto &of : models) {
+        const char *const name = of[0], *const architecture = of[1];
         CAPTURE(std::string(name));
         const model_file &base = micro_file(name);
         const model_file adapter = random_adapter(base, architecture, 3, 6, 4, 2);
