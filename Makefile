@@ -156,7 +156,7 @@ TESTS_O := $(call objects,$(TESTS))
 # As tests/run runs them.
 TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(BIN)/,$(EXAMPLES) quantize))
 TEST_PROGRAMS += $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
-FUZZ_TARGETS := gguf model session convert tokenizer json template imatrix
+FUZZ_TARGETS := gguf model adapter session convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
 OTHER_O := $(FUZZ_O) $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c \
@@ -199,8 +199,9 @@ bench: $(BIN)/bench
 #                 (ARGS=--help tells what can be chosen)
 LLAMA := linux-$(subst x86_64,x64,$(subst aarch64,arm64,$(shell uname -m)))
 LLAMA := $(B)/interop/node_modules/@node-llama-cpp/$(LLAMA)/bins/$(LLAMA)
-interop: lib $(BIN)/quantize $(BIN)/side_by_side
+interop: lib $(BIN)/quantize $(BIN)/train $(BIN)/side_by_side
 	@tests/interop/run $(BIN)
+	@tests/interop/lora $(BIN)
 	@if [ -d $(LLAMA) ]; then \
 	    DS_LLAMA_DIR=$(LLAMA) $(BIN)/side_by_side $(SHARED) models/tiny-r1.gguf $(OBJ) && \
 	    echo "side_by_side with llama.cpp: passed"; \

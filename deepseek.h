@@ -34,15 +34,17 @@
  *             version of the structure can have. Every function may return DS_ERR_MEMORY and DS_ERR_INTERNAL
  *             (a bug in the library); the lists of statuses below do not repeat these two.
  *  Ownership  What ds_x_new or ds_x_load returns is freed with ds_x_free, once; ds_x_free(NULL) does nothing.
- *             Engines, decoders and trainers keep their model alive, so the model may be freed first. Strings
- *             and arrays passed in are copied before the call returns, unless stated otherwise. Each function
- *             that returns a pointer states how long the pointer is valid.
- *  Threads    A ds_model is immutable: any number of threads may use it concurrently. ds_engine_step,
- *             ds_engine_trim, ds_engine_chat and the session functions may run in one thread at a time per
- *             engine; a second thread gets DS_ERR_STATE. submit, fork, cancel, wait, wake, request_status and
- *             get_stats may be called from any thread at any time. A ds_decoder may be used by one thread at
- *             a time. The library's own threads sleep while no step runs. A callback may call those functions
- *             that any thread may call at any time, and no others on the object that invoked it.
+ *             Engines, decoders, adapters and trainers keep their model alive, so the model may be freed
+ *             first; requests do so with their adapter. Strings and arrays passed in are copied before the
+ *             call returns, unless stated otherwise. Each function that returns a pointer states how long the
+ *             pointer is valid.
+ *  Threads    A ds_model and a ds_adapter are immutable: any number of threads may use them concurrently.
+ *             ds_engine_step, ds_engine_trim, ds_engine_chat and the session functions may run in one thread
+ *             at a time per engine; a second thread gets DS_ERR_STATE. submit, fork, cancel, wait, wake,
+ *             request_status and get_stats may be called from any thread at any time. A ds_decoder may be
+ *             used by one thread at a time. The library's own threads sleep while no step runs. A callback
+ *             may call those functions that any thread may call at any time, and no others on the object that
+ *             invoked it.
  *  Signals    A signal handler may call only ds_version, ds_abi_version, ds_status_name and
  *             ds_trainer_cancel: the other functions take locks and allocate memory. Set a flag in the
  *             handler and check it between two steps, or let another thread call cancel and wake. The
@@ -63,11 +65,11 @@
  *             from a later version, is accepted if all bytes that this version does not know are 0. In a
  *             structure that the library fills, struct_size stays as the caller set it; the fields known to
  *             both sides are filled, and the rest becomes 0.
- *  Results    A request's tokens and logits depend on the model, the prompt, the request's parameters and the
- *             number formats alone. They do not depend on the number of threads, the instruction set, other
- *             requests, how the prompt was divided into steps, what part of it was cached, or whether the
- *             request was preempted: the bits are the same. (For a model with latent attention in formats
- *             other than I8, this requires DS_MLA_ABSORBED; see ds_mla_form.)
+ *  Results    A request's tokens and logits depend on the model, its adapter, the prompt, the request's
+ *             parameters and the number formats alone. They do not depend on the number of threads, the
+ *             instruction set, other requests, how the prompt was divided into steps, what part of it was
+ *             cached, or whether the request was preempted: the bits are the same. (For a model with latent
+ *             attention in formats other than I8, this requires DS_MLA_ABSORBED; see ds_mla_form.)
  *  ABI        A program compiled with this header runs with every later library of the same ABI number, which
  *             is part of the shared object's name. Structures grow only at their end, never into padding
  *             (there is none; a reserved field fills each gap), and structures that do not begin with
@@ -424,6 +426,50 @@ DS_API ds_status ds_chat_tokenize(const ds_model *model, const ds_message *messa
                                   const ds_chat_config *config, ds_token *tokens, size_t capacity,
                                   size_t *token_count, ds_error *err);
 
+/* ---- Adapters */
+
+/* A LoRA adapter (arXiv 2106.09685): small matrices a [rank, in] and b [out, rank] beside some of a model's
+ * matrices, whose products y = W x become W x + scale * b (a x), scale = alpha / rank (1 if alpha is 0) times
+ * the request's adapter_scale. b (a x) is computed in F32, whatever the format of W, and added after bias and
+ * residual. Requests with different adapters and with none run together in every step; one without has the
+ * bits that it has in an engine without adapters. Prefixes are cached, and sessions saved, by adapter and
+ * scale. */
+typedef struct ds_adapter ds_adapter;
+
+/* Loads an adapter from a GGUF file as llama.cpp's convert_lora_to_gguf.py writes it: general.type "adapter",
+ * adapter.type "lora", general.architecture the model's, adapter.lora.alpha, and for each adapted matrix NAME
+ * the tensors NAME.lora_a and NAME.lora_b in F32, F16 or BF16, of a rank from 1 to 1024. Adapted can be
+ * matrices of attention (q, k, v, output; latent attention: q_a, q_b, kv_a, output) and of the dense and
+ * shared feed-forward (gate, up, down); others, such as token_embd, output, routed experts, latent
+ * attention's k_b and v_b and r1's q and q_b, are refused by name. Every number is checked and copied: the
+ * file may change later.
+ *   model   not on a device, not loaded for its vocabulary only; kept alive
+ *   path    UTF-8, NUL-terminated
+ *   host    allocator; NULL: the default
+ *   out     receives the adapter; free with ds_adapter_free
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_FORMAT (the message names the field or tensor),
+ * DS_ERR_UNSUPPORTED (a number format, a matrix that is not adapted, a model on a device), DS_ERR_STATE
+ * (vocabulary only). */
+DS_API ds_status ds_adapter_load(const ds_model *model, const char *path, const ds_host *host,
+                                 ds_adapter **out, ds_error *err);
+
+/* Frees an adapter; requests that use it keep what they need. NULL allowed. */
+DS_API void ds_adapter_free(ds_adapter *adapter);
+
+typedef struct ds_adapter_info {
+    size_t struct_size;
+    uint32_t rank;     /* the largest */
+    uint32_t matrices; /* that are adapted */
+    float alpha;
+    uint32_t reserved;
+    uint64_t bytes; /* in memory */
+} ds_adapter_info;
+
+/* Describes an adapter.
+ *   info   filled; the caller sets its struct_size
+ * Status: DS_ERR_ARGUMENT. */
+DS_API ds_status ds_adapter_get_info(const ds_adapter *adapter, ds_adapter_info *info, ds_error *err);
+
 /* ---- Engines */
 
 typedef struct ds_engine ds_engine;
@@ -490,6 +536,10 @@ typedef struct ds_engine_config {
     const ds_host *host; /* NULL: no callbacks */
     ds_trace_fn trace;   /* may be NULL */
     void *trace_user;
+    /* The largest rank that a request's adapter may have, up to 1024, for which memory is planned; 0:
+     * requests have no adapters. Not on a device. */
+    uint32_t max_adapter_rank;
+    uint32_t reserved;
 } ds_engine_config;
 
 /* Memory in bytes, known before any is allocated. For a model on a device, everything is device memory except
@@ -609,6 +659,11 @@ typedef struct ds_request {
     double timeout_seconds;
     int32_t priority;      /* higher ones start first and are preempted last */
     uint32_t top_logprobs; /* events carry this many of the most likely tokens; at most 64 */
+    /* Of the engine's model, of a rank up to its max_adapter_rank; NULL: none. It is kept until the request
+     * has ended, so it may be freed meanwhile. Of a fork: the other's. */
+    const ds_adapter *adapter;
+    float adapter_scale; /* times the adapter's own scale; -10^6 to 10^6; 0: 1 */
+    uint32_t reserved;
 } ds_request;
 
 /* Thinking. A thought is the text between <think> and </think>. An answer has at most one thought: either the
@@ -656,8 +711,8 @@ DS_API ds_status ds_engine_submit(ds_engine *engine, const ds_request *request, 
  * it as often as needed, each with its own seed, before the first step: the prompt is computed once. The
  * fork's limits and counters start anew; an open thought stays open.
  *   id           a request that waits or runs and is not scored
- *   parameters   of the new request; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags and client_id
- *                are ignored: prompt, client and use of the cache are the other's
+ *   parameters   of the new request; NULL: all defaults. Its prompt, SCORE and NO_CACHE flags, client_id and
+ *                adapter are ignored: prompt, client, use of the cache and adapter are the other's
  *   fork         receives the new request's id
  * Status: as ds_engine_submit; DS_ERR_ARGUMENT also if `id` is unknown, has ended, or is scored. */
 DS_API ds_status ds_engine_fork(ds_engine *engine, ds_request_id id, const ds_request *parameters,
@@ -849,6 +904,27 @@ DS_API ds_status ds_engine_restore_session(ds_engine *engine, const char *path, 
 DS_API ds_status ds_engine_forget_session(ds_engine *engine, const ds_token *tokens, size_t count,
                                           uint64_t client_id, size_t *pages, ds_error *err);
 
+/* Whose a session is. The functions above are for those made without an adapter; these three take the adapter
+ * and scale of the requests that made it as well, and restoring with others is DS_ERR_UNSUPPORTED. A saved
+ * session records both. Otherwise they are the same. */
+typedef struct ds_session_key {
+    size_t struct_size;
+    uint64_t client_id;
+    const ds_adapter *adapter; /* NULL: none */
+    float adapter_scale;       /* 0: 1 */
+    uint32_t reserved;
+} ds_session_key;
+
+DS_API ds_status ds_engine_save_session_of(ds_engine *engine, const ds_session_key *key,
+                                           const ds_token *tokens, size_t count, const char *path,
+                                           size_t *positions, ds_error *err);
+DS_API ds_status ds_engine_restore_session_of(ds_engine *engine, const ds_session_key *key, const char *path,
+                                              ds_token *tokens, size_t capacity, size_t *count,
+                                              size_t *positions, ds_error *err);
+DS_API ds_status ds_engine_forget_session_of(ds_engine *engine, const ds_session_key *key,
+                                             const ds_token *tokens, size_t count, size_t *pages,
+                                             ds_error *err);
+
 /* ---- A whole answer in one call */
 
 /* Receives a piece of text, valid during the call. A nonzero return value ends the answer, which is not an
@@ -934,14 +1010,21 @@ typedef struct ds_trainer_config {
     float weight_decay;    /* of matrices, times the rate; 0: 0.1; negative: none */
     float clip_norm;       /* the most that the norm of all gradients may be; 0: 1; negative: any */
     float balance;         /* r1: the weight of the loss that balances its attention heads */
-    ds_kv_type kv_type;    /* of keys and values; an engine with the same type computes the same bits. DEFAULT:
-                            * F32 */
     const ds_host *host;   /* log and allocator; NULL: the defaults */
+    /* 0: the weights are trained. 1 to 1024: a LoRA adapter of this rank is, of every matrix that one may
+     * change (see ds_adapter_load). The weights stay the model's own, in their own formats and memory,
+     * without gradients or states; the adapter's are F32, its a drawn from a fixed seed and its b 0, so that
+     * it changes nothing at first. */
+    uint32_t lora_rank;
+    float lora_alpha;   /* above 0, up to 10^6; 0: the rank, so that the scale is 1 */
+    ds_kv_type kv_type; /* of keys and values; an engine with the same type computes the same bits. DEFAULT:
+                          * F32 */
+    uint32_t reserved;  /* 0 */
 } ds_trainer_config;
 
 typedef struct ds_training_plan {
     size_t struct_size;
-    uint64_t weights, gradients, states;              /* bytes */
+    uint64_t weights, gradients, states;              /* bytes; of an adapter its own alone */
     uint64_t activations, pages, work, inputs, total; /* of a run */
     uint64_t run_tokens;
 } ds_training_plan;
@@ -1008,8 +1091,8 @@ DS_API void ds_trainer_cancel(ds_trainer *trainer);
 DS_API ds_status ds_trainer_save(const ds_trainer *trainer, const char *path, const void *own,
                                  size_t own_size, ds_error *err);
 
-/* Restores what ds_trainer_save has written, into a trainer of the same model, format and states. The whole
- * file is checked before anything changes.
+/* Restores what ds_trainer_save has written, into a trainer of the same model, format and states, and the
+ * same lora_rank and lora_alpha. The whole file is checked before anything changes.
  *   own, capacity   receive the caller's bytes; NULL and 0: they are not wanted
  *   own_size        receives their number; may be NULL if own is
  * Status: DS_ERR_ARGUMENT (it belongs to another model or configuration), DS_ERR_IO, DS_ERR_FORMAT (damaged),
@@ -1017,7 +1100,8 @@ DS_API ds_status ds_trainer_save(const ds_trainer *trainer, const char *path, co
 DS_API ds_status ds_trainer_resume(ds_trainer *trainer, const char *path, void *own, size_t capacity,
                                    size_t *own_size, ds_error *err);
 
-/* Writes the weights as a GGUF file with the model's metadata.
+/* Writes the weights as a GGUF file with the model's metadata; a trainer of an adapter writes the model's
+ * weights with the adapter added to them.
  *   type   of matrices: "f32", "f16", "bf16", "q8_0", "int8" and the other names of the quantize tool's
  *          formats without a mix; rows that it does not divide are in q8_0 or f16. Norms, biases and routers
  *          are F32
@@ -1025,10 +1109,19 @@ DS_API ds_status ds_trainer_resume(ds_trainer *trainer, const char *path, void *
 DS_API ds_status ds_trainer_export(const ds_trainer *trainer, const char *path, const char *type,
                                    ds_error *err);
 
+/* Writes the adapter that is trained, as ds_adapter_load and llama.cpp read it, in F32.
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO, DS_ERR_STATE (the trainer trains the weights). */
+DS_API ds_status ds_trainer_export_adapter(const ds_trainer *trainer, const char *path, ds_error *err);
+
+/* Returns the adapter that is trained, as it is now: a copy, of the trainer's model, for its engines.
+ *   adapter   receives it; free with ds_adapter_free
+ * Status: DS_ERR_ARGUMENT, DS_ERR_STATE (the trainer trains the weights). */
+DS_API ds_status ds_trainer_adapter(const ds_trainer *trainer, ds_adapter **adapter, ds_error *err);
+
 /* The model that is trained, for engines: its weights are the trainer's own memory. After steps, an engine on
  * it returns DS_ERR_STATE until ds_trainer_publish, and no step of the trainer may run while such an engine
  * is in a step. Free it with ds_model_free; it and engines on it keep the memory when the trainer is freed.
- * Status: DS_ERR_ARGUMENT. */
+ * Status: DS_ERR_ARGUMENT, DS_ERR_STATE (the trainer trains an adapter: see ds_trainer_adapter). */
 DS_API ds_status ds_trainer_model(ds_trainer *trainer, ds_model **model, ds_error *err);
 
 /* Lets engines on ds_trainer_model go on with the weights as they are now. Each forgets its cached prefixes

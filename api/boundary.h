@@ -19,6 +19,10 @@ struct ds_model {
     std::vector<std::string> keys;  // NUL-terminated, for ds_model_metadata_key
 };
 
+struct ds_adapter {
+    std::shared_ptr<const ds::adapter> a;
+};
+
 struct ds_decoder {
     std::shared_ptr<const ds::model> m;
     bool special;

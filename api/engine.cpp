@@ -33,6 +33,8 @@ static engine_options engine_options_of(const model &m, const ds_engine_config &
     o.kv_positions = static_cast<int64_t>(c.kv_tokens);
     o.kv_type = c.kv_type == DS_KV_F32 ? format::f32 : c.kv_type == DS_KV_F16 ? format::f16 : format::i8;
     if (c.kv_type == DS_KV_DEFAULT && m.main_format != format::i8) o.kv_type = format::f16;
+    check_reserved(c.reserved, "config");
+    o.adapter_rank = c.max_adapter_rank;
     if (c.mla_form == DS_MLA_ABSORBED) o.form = static_cast<int32_t>(mla_form::absorbed);
     o.host = host_of(c.host);
     if (c.trace)

@@ -86,6 +86,9 @@ request_options ds::request_options_of(const ds_request &r, const model &m) {
     o.client = r.client_id;
     o.priority = r.priority;
     o.timeout = r.timeout_seconds;
+    check_reserved(r.reserved, "request");
+    if (r.adapter) o.adapter = r.adapter->a;
+    if (r.adapter_scale != 0) o.adapter_scale = r.adapter_scale;
     return o;
 }
 

@@ -18,6 +18,7 @@ static double finite_or(double v, double absent, double least, double most, cons
 }
 
 static trainer_options trainer_options_of(const ds_trainer_config &c) {
+    check_reserved(c.reserved, "config");
     check_enum("format", c.format, DS_TRAIN_INT8);
     check_enum("kv_type", c.kv_type, DS_KV_INT8);
     check_enum("states", c.states, DS_STATES_INT8);
@@ -51,6 +52,10 @@ static trainer_options trainer_options_of(const ds_trainer_config &c) {
     o.adamw.epsilon = f32(c.epsilon, 1e-8, 1e-30, 1, "epsilon");
     o.adamw.decay = std::max(0.0f, f32(c.weight_decay, 0.1, -1e30, 1e3, "weight_decay"));
     o.adamw.clip = std::max(0.0f, f32(c.clip_norm, 1, -1e30, 1e30, "clip_norm"));
+    require(c.lora_rank <= lora_most_rank, "lora_rank: must be at most 1024");
+    require(c.lora_rank || c.lora_alpha == 0, "lora_alpha: is for lora_rank");
+    o.lora_rank = c.lora_rank;
+    o.lora_alpha = f32(c.lora_alpha, 0, 1e-6, static_cast<double>(lora_most_alpha), "lora_alpha");
     o.balance = f32(c.balance, 0, 0, 1e3, "balance");
     o.host = host_of(c.host);
     return o;
@@ -188,10 +193,38 @@ ds_status ds_trainer_export(const ds_trainer *t, const char *path, const char *t
     });
 }
 
+static void require_adapter(const ds_trainer &t) {
+    if (!t.t->trains_adapter())
+        throw error(status::state, "trainer: trains the weights, and has no adapter: lora_rank is 0");
+}
+
+ds_status ds_trainer_export_adapter(const ds_trainer *t, const char *path, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(t);
+        REQUIRE_POINTER(path);
+        require_adapter(*t);
+        t->t->write_adapter(path);
+    });
+}
+
+ds_status ds_trainer_adapter(const ds_trainer *t, ds_adapter **out, ds_error *err) {
+    return guard(err, [&] {
+        REQUIRE_POINTER(t);
+        REQUIRE_POINTER(out);
+        require_adapter(*t);
+        auto handle = std::make_unique<ds_adapter>();
+        handle->a = t->t->adapter();
+        *out = handle.release();
+    });
+}
+
 ds_status ds_trainer_model(ds_trainer *t, ds_model **out, ds_error *err) {
     return guard(err, [&] {
         REQUIRE_POINTER(t);
         REQUIRE_POINTER(out);
+        if (t->t->trains_adapter())
+            throw error(status::state, "trainer: trains an adapter, which engines on the model itself take: "
+                                       "see ds_trainer_adapter");
         auto handle = std::make_unique<ds_model>();
         handle->device = 0;
         handle->m = {t->t, t->t->trained().get()};  // its weights are the trainer's memory

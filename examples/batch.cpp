@@ -32,6 +32,7 @@ struct options {
     std::string model, in, out, system, chat_template;
     cli::engine_flags engine;
     cli::rope_flags rope;
+    cli::adapter_flags adapter;
     prompt defaults;
     bool keep_going = false, in_order = false, quiet = false, help = false;
 };
@@ -182,6 +183,7 @@ struct job {
 struct batch {
     options o;
     cli::model_ptr model;
+    cli::adapter_ptr adapter;
     cli::engine_ptr engine;
     std::map<size_t, job> jobs;  // begun and not ended, by number
     size_t errors = 0;
@@ -223,6 +225,7 @@ bool submit(batch &b, job &j) {
     r.stop = stop.data();
     r.stop_count = stop.size();
     r.user = &j;
+    b.o.adapter.set(r, b.adapter);
     ds_request_id id = 0;
     ds_error err;
     const ds_status s = ds_engine_submit(b.engine.get(), &r, &id, &err);
@@ -368,7 +371,8 @@ int run_batch(options options) {
     batch b;
     b.o = std::move(options);
     const std::vector<prompt> prompts = jsonl::read_prompts(b.o.in, b.o.defaults, b.o.system, b.o.keep_going);
-    jsonl::answers out(b.o.out, {{b.o.in, "prompts"}, {b.o.model, "the model"}});
+    jsonl::answers out(b.o.out,
+                       {{b.o.in, "prompts"}, {b.o.model, "the model"}, {b.o.adapter.file, "the adapter"}});
     older_answers older(b.o, prompts);
     out.read([&](const jsonl::answers::record &r, size_t &rank) { return older.accept(r, rank); });
     const std::vector<const prompt *> left = older.left();
@@ -378,6 +382,7 @@ int run_batch(options options) {
     b.o.rope.set(config, b.o.engine.config.context_length);
     b.model = cli::load(b.o.model, config);
     if (!b.o.quiet) b.o.rope.remark("batch", b.model, config.context_length);
+    b.adapter = b.o.adapter.load(b.model, b.o.engine.config);
     ds_engine_config c = b.o.engine.get();
     c.max_queue = c.max_requests;  // enough waiting prompts to fill every step, and no more in memory
     b.engine = cli::start(b.model, c);
@@ -441,6 +446,7 @@ std::vector<cli::flag> flags_of(options &o) {
                  {"--kv-tokens", "N", "positions that the cache holds; default: enough for all of these",
                   cli::number(o.engine.config.kv_tokens, uint64_t{0})},
              });
+    o.adapter.add_to(f);
     o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"-h, --help", "", "this text", cli::on(o.help)});

@@ -29,6 +29,7 @@ struct options {
     std::string model, prompt, system, chat_template;
     cli::engine_flags engine;
     cli::rope_flags rope;
+    cli::adapter_flags adapter;
     cli::answer_options how = cli::recommended();
     bool one_prompt = false, no_history = false, verbose = false, help = false;
 };
@@ -53,6 +54,7 @@ struct measures {
 struct chat {
     options o;
     cli::model_ptr model;
+    cli::adapter_ptr adapter;
     cli::engine_ptr engine;
     std::vector<turn> turns;
     measures last, all;
@@ -173,6 +175,7 @@ ds_request_id submit(chat &c) {
     ds_request r = c.o.how.get();
     r.prompt = prompt.data();
     r.prompt_count = prompt.size();
+    c.o.adapter.set(r, c.adapter);
     ds_request_id id = 0;
     ds_error err;
     cli::check(ds_engine_submit(c.engine.get(), &r, &id, &err), err);
@@ -387,6 +390,7 @@ std::vector<cli::flag> flags_of(options &o) {
                            "has: see --rope-scaling",
                            cli::number(o.engine.config.context_length, 0u, 1u << 30)},
                       });
+    o.adapter.add_to(f);
     o.rope.add_to(f);
     o.engine.add_to(f);
     f.push_back({"-v, --verbose", "", "the library's log lines and the memory plan, on standard error",
@@ -427,6 +431,7 @@ chat open(options o) {
     c.o.rope.set(config, c.o.engine.config.context_length);
     c.model = cli::load(c.o.model, config);
     c.o.rope.remark("chat", c.model, config.context_length);
+    c.adapter = c.o.adapter.load(c.model, c.o.engine.config);
     c.o.engine.config.max_requests = 1;
     if (!c.o.engine.config.context_length)
         c.o.engine.config.context_length = std::min(cli::info(c.model).context_length, 4096u);

@@ -22,9 +22,11 @@ namespace cli {
 struct deleter {
     void operator()(ds_model *m) const { ds_model_free(m); }
     void operator()(ds_engine *e) const { ds_engine_free(e); }
+    void operator()(ds_adapter *a) const { ds_adapter_free(a); }
 };
 using model_ptr = std::unique_ptr<ds_model, deleter>;
 using engine_ptr = std::unique_ptr<ds_engine, deleter>;
+using adapter_ptr = std::unique_ptr<ds_adapter, deleter>;
 
 struct failure : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -220,11 +222,42 @@ struct engine_flags {
             {"-t, --threads", "N", "threads; default: one a processor", number(config.threads, 0u, 1024u)});
         flags.push_back({"--kv", "TYPE", "number format of keys and values: f16 (default), f32",
                          choice<ds_kv_type>(config.kv_type, {{"f16", DS_KV_F16}, {"f32", DS_KV_F32}})});
-        flags.push_back(
-            {"--isa", "NAME",
-             "scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; default: the best of this machine",
-             [this](const std::string &v) { isa = lower_case(v); }});
+        flags.push_back({"--isa", "NAME",
+                         "scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; default: the "
+                         "best of this machine",
+                         [this](const std::string &v) { isa = lower_case(v); }});
     }
+};
+
+// An adapter for all answers.
+struct adapter_flags {
+    std::string file;
+    float scale = 1;
+
+    void add_to(std::vector<flag> &flags) {
+        flags.push_back({"--lora", "FILE[=SCALE]",
+                         "a LoRA adapter of the model, GGUF, and a factor of its own scale",
+                         [this](const std::string &v) {
+                             const size_t equals = v.rfind('=');
+                             file = v.substr(0, equals);
+                             if (equals == std::string::npos) return;
+                             number(scale, -1e6f, 1e6f)(v.substr(equals + 1));
+                             if (scale == 0) throw usage_error("is 0, which is no adapter at all");
+                         }});
+    }
+    // Before the engine is made: it needs to know the rank. Null: none is asked for.
+    adapter_ptr load(const model_ptr &m, ds_engine_config &engine) const {
+        if (file.empty()) return nullptr;
+        ds_error err;
+        ds_adapter *a = nullptr;
+        check(ds_adapter_load(m.get(), file.c_str(), nullptr, &a, &err), err);
+        adapter_ptr loaded(a);
+        auto i = make<ds_adapter_info>();
+        check(ds_adapter_get_info(a, &i, &err), err);
+        engine.max_adapter_rank = i.rank;
+        return loaded;
+    }
+    void set(ds_request &r, const adapter_ptr &a) const { r.adapter = a.get(), r.adapter_scale = scale; }
 };
 
 // RoPE scaling in place of the file's. --context applies to the model as well: it may exceed the file's

@@ -85,6 +85,13 @@ std::vector<cli::flag> sft_flags(options &o) {
         {"", "", "The result:", {}},
         {"-o, --out", "FILE", "the trained model, GGUF", cli::text(o.out)},
         {"--type", "TYPE", "its number format: f32 (default), f16, bf16, q8_0, int8, …", cli::text(o.type)},
+        {"--lora", "RANK",
+         "train an adapter of this rank beside the model's weights, in whatever format these are; FILE is "
+         "the "
+         "adapter",
+         cli::number(c.lora_rank, 1u, 1024u)},
+        {"--lora-alpha", "X", "the adapter's scale is X / RANK; default: RANK",
+         cli::number(c.lora_alpha, 1e-6f, 1e6f)},
         {"", "", "The work:", {}},
         {"--steps", "N", "steps of the optimizer in all",
          cli::number(o.steps, uint64_t{1}, uint64_t{1} << 40)},
@@ -106,14 +113,21 @@ std::vector<cli::flag> sft_flags(options &o) {
              cli::number(c.final_rate, 0.0, 10.0)},
             {"--warmup", "N", "steps in which the rate rises to its peak; default 0",
              cli::number(c.warmup_steps, uint64_t{0}, uint64_t{1} << 40)},
-            {"", "", "Memory and speed, which do not change the result but for the first two:", {}},
-            {"--format", "F", "of the weights while training: f32 (default), bf16",
-             cli::choice<ds_train_format>(c.format, {{"f32", DS_TRAIN_F32}, {"bf16", DS_TRAIN_BF16}})},
+            {"", "", "Memory and speed, which do not change the result but for the first three:", {}},
+            {"--format", "F", "of the weights while training: f32 (default), bf16, f16, int8",
+             cli::choice<ds_train_format>(c.format, {{"f32", DS_TRAIN_F32},
+                                                     {"bf16", DS_TRAIN_BF16},
+                                                     {"f16", DS_TRAIN_F16},
+                                                     {"int8", DS_TRAIN_INT8}})},
+            {"--kv", "F", "of keys and values: f32 (default), f16, int8",
+             cli::choice<ds_kv_type>(c.kv_type,
+                                     {{"f32", DS_KV_F32}, {"f16", DS_KV_F16}, {"int8", DS_KV_INT8}})},
             {"--states", "F", "of the optimizer's states: f32 (default), int8",
              cli::choice<ds_train_states>(c.states, {{"f32", DS_STATES_F32}, {"int8", DS_STATES_INT8}})},
-            {"--recompute", "WHAT", "instead of storing it: none (default), cheap, blocks",
+            {"--recompute", "WHAT", "instead of storing it: none (default), cheap, gates, blocks",
              cli::choice<ds_recompute>(c.recompute, {{"none", DS_RECOMPUTE_NOTHING},
                                                      {"cheap", DS_RECOMPUTE_CHEAP},
+                                                     {"gates", DS_RECOMPUTE_GATES},
                                                      {"blocks", DS_RECOMPUTE_BLOCKS}})},
             {"--memory", "BYTES", "most memory, such as 800M or 4G; default: no limit",
              bytes(c.memory_limit)},
@@ -313,6 +327,14 @@ private:
     double begin_ = seconds(), shown_ = 0;
 };
 
+// The trained model, or the adapter.
+void write_result(const options &o, const trainer_ptr &t, const std::string &path) {
+    ds_error err;
+    cli::check(o.config.lora_rank ? ds_trainer_export_adapter(t.get(), path.c_str(), &err)
+                                  : ds_trainer_export(t.get(), path.c_str(), o.type.c_str(), &err),
+               err);
+}
+
 int train(options o) {
     const cli::model_ptr model = cli::load(o.model, cli::make<ds_model_config>());
     ds_error err;
@@ -352,7 +374,7 @@ int train(options o) {
     {
         // The type is known, and there is room.
         const part_file can_write(o.out);
-        cli::check(ds_trainer_export(t.get(), can_write.name.c_str(), o.type.c_str(), &err), err);
+        write_result(o, t, can_write.name);
     }
     std::unique_ptr<jsonl::answers> log;
     if (!o.log.empty()) {
@@ -417,7 +439,7 @@ int train(options o) {
     if (saves) save();
     {
         const memory_throws scope;
-        cli::check(ds_trainer_export(t.get(), o.out.c_str(), o.type.c_str(), &err), err);
+        write_result(o, t, o.out);
     }
     if (o.quiet) return 0;
     std::fprintf(stderr, "train: %llu steps", static_cast<unsigned long long>(step));
@@ -549,6 +571,9 @@ int run_sft(options &o, const std::vector<std::string> &rest) {
     if (rest.size() != 2 && !(o.plan && rest.size() == 1))
         throw cli::usage_error("sft: needs a model and a file of rows; see train sft --help");
     if (o.out.empty() && !o.plan) throw cli::usage_error("sft: needs --out FILE");
+    if (o.config.lora_rank && o.type != "f32") throw cli::usage_error("--type: not with --lora");
+    if (o.config.lora_alpha != 0 && !o.config.lora_rank)
+        throw cli::usage_error("--lora-alpha: is for --lora");
     if (o.steps && o.epochs) throw cli::usage_error("--epochs: not with --steps");
     if (o.eval_every && o.eval.empty()) throw cli::usage_error("--eval-every: is for --eval");
     o.model = rest[0];

@@ -15,7 +15,7 @@ namespace ds {
 static constexpr const isa *all_isas[] = {
 // best first
 #ifdef DS_X86_KERNELS
-    &isa_amx, &isa_avx512_bf16, &isa_avx512_vnni, &isa_avx512, &isa_avx2,
+    &isa_amx,    &isa_avx512_bf16, &isa_avx512_vnni, &isa_avx512, &isa_avx2,
 #endif
 #ifdef DS_ARM_KERNELS
     &isa_neon,

@@ -79,6 +79,7 @@ void decode(const encode_job &e, const row_view &v, int64_t r, float *out) {
         for (size_t c = 0; c < n; ++c) out[c] *= row;
     if (!e.factors.columns.empty())
         for (size_t c = 0; c < n; ++c) out[c] *= e.factors.columns[c];
+    if (e.adapter.a) add_lora_row(e.adapter, 1, r, out, n);
 }
 
 // `scales`: of the rows from `first` on, for I8.

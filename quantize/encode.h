@@ -4,6 +4,8 @@
 #include "fp8.h"
 #include "policy.h"
 
+#include "../llm/model/adapter.h"
+
 namespace ds {
 
 // Factors on a tensor's rows and columns; empty: none.
@@ -28,7 +30,8 @@ struct encode_job {
     // of `data`, or of each of `parts`: the stored rows are E4M3 codes with these scales, and `from` is
     // ignored
     std::vector<e4m3_scales> e4m3 = {};
-    bool verbatim = false;  // copy the stored bytes; `from` equals `to`
+    lora_matrix adapter = {};  // what an adapter adds to the decoded rows, unless its a is null
+    bool verbatim = false;     // copy the stored bytes; `from` equals `to`
 
     bool has_scales() const { return to == format::i8 && (scales || !verbatim); }  // the result has them
 };

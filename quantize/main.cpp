@@ -35,7 +35,8 @@ void install_signals() {
 }
 
 struct flags {
-    std::string in, out, type = "q8_0", name, shape, calibration, imatrix;
+    std::string in, out, type = "q8_0", name, shape, calibration, imatrix, adapter;
+    float scale = 1;
     std::vector<std::string> texts;
     ds::mixed_options mixed;
     ds::calibrate_options calibrate;
@@ -310,6 +311,24 @@ CLI::App *add_merge(CLI::App &app, flags &f) {
     return c;
 }
 
+CLI::App *add_adapt(CLI::App &app, flags &f) {
+    CLI::App *const c = app.add_subcommand("adapt", "Write a model with a LoRA adapter added to its weights");
+    c->add_option("MODEL", f.in, "GGUF file in any format that runs")->required()->type_name("");
+    c->add_option("ADAPTER", f.adapter, "GGUF file of an adapter of this model")->required()->type_name("");
+    c->add_option("OUT", f.out, "GGUF file to write")->required()->type_name("");
+    c->add_option("--scale", f.scale, "A factor of the adapter's own scale")
+        ->check(CLI::Range(-1e6f, 1e6f).description(""))
+        ->type_name("X")
+        ->capture_default_str();
+    add_writing(c, f, false, false);
+    c->footer(
+        "Each adapted matrix W becomes W + scale * alpha / rank * b a, in double, rounded once. Without\n"
+        "--type the matrices that change stay in their formats, and all others are copied.\n" +
+        std::string(writing_help) + split_help +
+        "\nExample:\n  quantize adapt r1-bf16.gguf style.gguf r1-style.gguf --type q8_0\n\n" + exit_help);
+    return c;
+}
+
 CLI::App *add_calibrate(CLI::App &app, flags &f) {
     CLI::App *const c =
         app.add_subcommand("calibrate", "Measure the inputs of a model's matrix products, for --calibration");
@@ -373,7 +392,7 @@ std::vector<std::string> files_of(const std::string &path) {
 std::vector<std::string> inputs_of(const flags &f, const std::string &command) {
     std::vector<std::string> out = f.texts;
     out.insert(out.end(), f.mixed.texts.begin(), f.mixed.texts.end());
-    for (const std::string &statistics : {f.calibration, f.imatrix})
+    for (const std::string &statistics : {f.calibration, f.imatrix, f.adapter})
         if (!statistics.empty()) out.push_back(statistics);
     if (command == "convert") {
         const std::vector<std::string> checkpoint = ds::checkpoint_inputs(f.in);
@@ -468,7 +487,7 @@ static int run(int argc, char **argv) {
     const CLI::App *const to_convert = add_convert(app, f), *const to_synth = add_synth(app, f),
                           *const to_requantize = add_requantize(app, f),
                           *const to_calibrate = add_calibrate(app, f), *const to_split = add_split(app, f),
-                          *const to_merge = add_merge(app, f);
+                          *const to_merge = add_merge(app, f), *const to_adapt = add_adapt(app, f);
     add_inspect(app, f);
     app.footer(exit_help);
     try {
@@ -496,6 +515,12 @@ static int run(int argc, char **argv) {
         else if (to_requantize->parsed())
             with_job(f, *to_requantize, wants_parts(*to_requantize),
                      [&](const ds::job &j) { requantize(f, f.in, j); });
+        else if (to_adapt->parsed())
+            with_job(f, *to_adapt, wants_parts(*to_adapt), [&](const ds::job &j) {
+                ds::apply_adapter(f.in, f.adapter, f.scale,
+                                  given(*to_adapt, "--type") ? std::optional(type_of(f)) : std::nullopt,
+                                  f.out, j);
+            });
         else if (to_split->parsed() || to_merge->parsed())
             with_job(f, to_split->parsed() ? *to_split : *to_merge, to_split->parsed(),
                      [&](const ds::job &j) { ds::copy_gguf(f.in, f.out, j); });

@@ -239,6 +239,37 @@ void requantize_by_imatrix(const std::string &in, const std::string &out, format
         j);
 }
 
+void apply_adapter(const std::string &in, const std::string &adapter_path, float scale,
+                   const std::optional<format> &type, const std::string &out, const job &j) {
+    const gguf_file f = gguf_file::open(in);
+    const auto m = std::make_shared<const model>(f.again(), model_options{});
+    const adapter a(m, gguf_file::open(adapter_path), {});
+    const std::vector<tensor_row> rows = adaptable_rows(*m);
+    std::optional<format_policy> policy;
+    if (type) policy.emplace(*type, f);
+    std::vector<encode_job> jobs =
+        jobs_of(f, [&](const tensor_row &row, format from) { return policy ? (*policy)(row) : from; });
+    if (policy) policy->remark(j);
+    for (encode_job &e : jobs)
+        for (size_t i = 0; i < rows.size(); ++i) {
+            if (rows[i].name != e.name || !a.matrices()[i].a) continue;
+            if (!info(e.to).writes)
+                throw error(status::unsupported, e.where + ": " + info(e.to).text +
+                                                     " cannot be written: choose another with --type");
+            e.adapter = a.matrices()[i];
+            e.adapter.scale *= scale;
+            e.verbatim = false;
+        }
+    write_jobs(
+        f, jobs, out,
+        [&](gguf_writer &w) {
+            for (size_t i = 0; i < f.key_count() && !type; ++i)
+                if (describes_quantization(f.key(i))) w.set_raw(f.key(i), f.value(i));
+            if (type) set_type_keys(w, *type);
+        },
+        j);
+}
+
 void copy_gguf(const std::string &in, const std::string &out, const job &j) {
     const gguf_file f = gguf_file::open(in);
     std::vector<encode_job> jobs;

@@ -20,6 +20,12 @@ void requantize_weighted(const std::string &in, const std::string &out, format t
 void requantize_by_imatrix(const std::string &in, const std::string &out, format type,
                            const std::string &path, const job &j);
 
+// Adds an adapter (adapter.h), `scale` times, to the model's matrices. Those it changes stay in their
+// formats, or become `type`, as do all others then. Throws status::unsupported where such a format cannot be
+// written.
+void apply_adapter(const std::string &in, const std::string &adapter_path, float scale,
+                   const std::optional<format> &type, const std::string &out, const job &j);
+
 // Copies tensors and keys, of any architecture. A model in parts becomes one file, or with j.split other
 // parts.
 void copy_gguf(const std::string &in, const std::string &out, const job &j);

@@ -68,9 +68,7 @@ const tensor *backward::exact(const tensor *t) {
     return t == o ? copy : g.view_like(t, copy);
 }
 
-bool is_cheap(op k) {
-    return k == op::rms_norm || k == op::gated || k == op::rope || k == op::routed_spread;
-}
+bool is_cheap(op k) { return k == op::rms_norm || k == op::gated || k == op::rope || k == op::routed_spread; }
 
 // What no weight changes, such as angles; indices and weights of routes; pages.
 bool backward::is_exact(const tensor *o) const {

@@ -63,7 +63,7 @@ private:
     using tensors = std::unordered_map<const tensor *, const tensor *>;
     // The node again, of sources that `of` gives.
     const tensor *clone(const node &n, const tensor *(backward::*of)(const tensor *));
-    bool is_exact(const tensor *o) const;    // whether value() is exact()
+    bool is_exact(const tensor *o) const;   // whether value() is exact()
     const tensor *stored(const tensor *o);  // a node's result in the format that is stored
 
     size_t forward_nodes_;

@@ -157,6 +157,13 @@ void read_adamw_states(const node &n, int64_t first, int64_t count, float *w, fl
 void write_adamw_states(const node &n, int64_t first, int64_t count, const float *w, const float *m,
                         float *v);
 
+// Of lora's node: a row's matrix, null if it has none, and the factor of what is added.
+struct lora_row {
+    const lora_matrix *m;
+    float scale;
+};
+lora_row lora_of(const node &n, int64_t row);
+
 inline void set_out(node &n, format type, std::span<const int64_t> ne) { n.out = make_tensor(type, ne); }
 
 // One row of cross_entropy: y gets the target's log-probability, the entropy or 0, and the logarithm of the

@@ -84,6 +84,26 @@ struct mla_params {
     int32_t expand_all;
 };
 
+// One matrix of an adapter (LoRA, arXiv 2106.09685): y += (slot's scale * scale) * b (a x), both products as
+// matmul's of f32, then an fma an element.
+struct lora_matrix {
+    const float *a = nullptr, *b = nullptr;  // [rank, k], [m, rank]; null: the matrix is not adapted
+    int64_t rank = 0;
+    float scale = 0, unused = 0;
+};
+// What a sequence's rows are adapted by.
+struct lora_slot {
+    const lora_matrix *matrices = nullptr;  // null: by nothing
+    float scale = 0, unused = 0;
+};
+struct lora_params {
+    int32_t matrix;  // its index in lora_slot::matrices
+    int32_t rank;    // at least that of every slot's matrix
+};
+struct add_scaled_params {
+    float scale;
+};
+
 // How experts are chosen from logits (DeepSeek-V2, arXiv 2405.04434, section 2.2; V3, arXiv 2412.19437,
 // section 2.1). Scores are the softmax or sigmoid of the logits. Experts are ranked by score + bias; ties go
 // to the lowest index. Of `groups` equal groups only the best `groups_used` take part: a group counts as its
@@ -194,6 +214,10 @@ tensor *routed_spread(graph &g, const tensor *x, const tensor *route, int32_t he
 tensor *spread_matmul(graph &g, const tensor *x, const tensor *route, const tensor *w,
                       const tensor *residual = nullptr);
 tensor *cross_entropy(graph &g, const tensor *x, const tensor *w, const tensor *targets, bool entropy);
+// slots: lora_slot[s] as bytes, i8 [s, sizeof(lora_slot)]. Returns y, which is changed in place.
+tensor *lora(graph &g, const tensor *x, const tensor *y, const tensor *slots, const tensor *sequence,
+             const lora_params &p);
+tensor *add_scaled(graph &g, const tensor *a /* or null */, const tensor *b, float scale);
 tensor *square_sum(graph &g, const tensor *x);
 // Where w is bf16, `low` has the bits that w lacks, [2n] as bytes. With scales, [ceil(n/256)] each, m and v
 // are bytes, else f32.

@@ -154,8 +154,8 @@ __attribute__((noinline)) bool adds_in_order() {
     };
     set(0, 1.0f, 0x1p-24f, 0x1p-24f);  // 1: rounded twice
     set(1, 1.0f, 0x1p24f, -0x1p24f);   // 0: the upper one first
-    const __m512 y = _mm512_dpbf16_ps(_mm512_load_ps(sum), (__m512bh)_mm512_load_si512(a),
-                                      (__m512bh)_mm512_load_si512(b));
+    const __m512 y =
+        _mm512_dpbf16_ps(_mm512_load_ps(sum), (__m512bh)_mm512_load_si512(a), (__m512bh)_mm512_load_si512(b));
     _mm512_store_ps(sum, y);
     return bits_of(sum[0]) == bits_of(1.0f) && bits_of(sum[1]) == 0;
 }

@@ -67,8 +67,7 @@ static void outer_tile(const float *a, const float *b, size_t steps, float *y, s
 }
 
 // Groups of rows: to[group][step][row in it].
-template <class R>
-static void pack_outer_rows(const outer_args &p, size_t t0, size_t steps, float *to) {
+template <class R> static void pack_outer_rows(const outer_args &p, size_t t0, size_t steps, float *to) {
     for (size_t i0 = 0; i0 < p.rows; i0 += outer_rows, to += steps * outer_rows) {
         const size_t n = std::min<size_t>(outer_rows, p.rows - i0);
         const float *const from = p.a + i0 * p.a_row + t0 * p.a_step;
@@ -92,9 +91,8 @@ static void pack_outer_rows(const outer_args &p, size_t t0, size_t steps, float 
 }
 
 // Panels of columns: to[panel][step][column in it].
-template <class R, class E>
-static void pack_outer_columns(const outer_args &p, size_t j0, size_t columns, size_t t0, size_t steps,
-                               float *to) {
+template <class R, class E> static void pack_outer_columns(const outer_args &p, size_t j0, size_t columns,
+                                                           size_t t0, size_t steps, float *to) {
     for (size_t j = 0; j < columns; j += outer_width, to += steps * outer_width) {
         const E *const from = reinterpret_cast<const E *>(p.b) + t0 * p.b_stride + j0 + j;
         const size_t n = std::min(outer_width, columns - j);

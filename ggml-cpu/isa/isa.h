@@ -98,9 +98,9 @@ struct outer_args {
     float *y = nullptr;
     size_t y_stride = 0;
     size_t rows = 0, columns = 0, steps = 0;  // rows: at most outer_most_rows
-    bool add = false;                     // to what is in y
-    format b_type = format::f32;    // f32, or as operands
-    format operands = format::f32;  // f32, bf16 or f16
+    bool add = false;                         // to what is in y
+    format b_type = format::f32;              // f32, or as operands
+    format operands = format::f32;            // f32, bf16 or f16
 };
 constexpr size_t outer_most_rows = 192, outer_steps = 256, outer_columns = 128;
 // Of scratch: a chunk's rows and columns, repacked.

@@ -12,7 +12,9 @@ size_t dim(const tensor &t, int i) { return static_cast<size_t>(t.ne[i]); }
 size_t heads_of(const tensor &t) { return t.rank == 3 ? dim(t, 1) : 1; }
 size_t row_stride(const tensor &t) { return static_cast<size_t>(t.stride[0]); }
 // Head h's first row, or the first row.
-char *head_at(const tensor &t, size_t h) { return t.rank == 3 ? at(t, 0, static_cast<int64_t>(h)) : at(t, 0); }
+char *head_at(const tensor &t, size_t h) {
+    return t.rank == 3 ? at(t, 0, static_cast<int64_t>(h)) : at(t, 0);
+}
 float *floats_at(const tensor &t, size_t h) { return reinterpret_cast<float *>(head_at(t, h)); }
 
 size_t scratch_bytes(const cpu &c) { return c.pool.size() * outer_scratch_bytes; }

@@ -30,7 +30,8 @@ struct engine_options {
     int64_t logit_rows = 0;    // 0: max_requests, at least 32, at most step_rows
     int64_t kv_positions = 0;  // 0: max_requests * context
     format kv_type = format::f16;
-    int32_t form = 1;  // see build_args; 1: the architecture decides by the work
+    int32_t form = 1;          // see build_args; 1: the architecture decides by the work
+    int64_t adapter_rank = 0;  // the largest of requests' adapters; 0: they have none
     ds::host host;
     std::function<void(const step_trace &)> trace;  // called by the stepping thread; may be empty
 };
@@ -123,7 +124,8 @@ public:
     const backend &device() const { return runner_.device(); }
 
     uint64_t submit(request_options o);  // throws argument, too_long, busy
-    // Continues from a request's text so far; o's prompt, client and use_cache are ignored. Throws the same.
+    // Continues from a request's text so far; o's prompt, client, use_cache and adapter are ignored. Throws
+    // the same.
     uint64_t fork(uint64_t id, request_options o);
     void cancel(uint64_t id);                      // throws argument
     request_progress progress(uint64_t id) const;  // an unknown id is done
@@ -133,11 +135,11 @@ public:
     // end.
     void trim(const turn &, int64_t keep);
     // See session.h. They return the positions in the file, the positions restored, and the pages freed.
-    int64_t save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
+    int64_t save_session(const turn &, const session_key &key, std::span<const token_id> tokens,
                          const std::string &path);
-    int64_t restore_session(const turn &, uint64_t client, const std::string &path,
+    int64_t restore_session(const turn &, const session_key &key, const std::string &path,
                             std::span<token_id> tokens, size_t &count);
-    int64_t forget_session(const turn &, uint64_t client, std::span<const token_id> tokens);
+    int64_t forget_session(const turn &, const session_key &key, std::span<const token_id> tokens);
     // Throws too_long if such a request can never fit.
     void check_length(size_t prompt, bool score) const;
     bool idle() const;  // no request is queued or running
@@ -150,6 +152,7 @@ public:
 private:
     using request_ptr = std::shared_ptr<request>;  // fork() reads a request that may end meanwhile
     void check(const request_options &o) const;
+    void check_adapter(const ds::adapter *a, float scale) const;
     void check_tokens(const char *field, std::span<const token_id> tokens) const;
     session_pages session_view() {
         return {*model_, options_.kv_type, options_.host, pool_, scheduler_.pages()};

@@ -33,6 +33,11 @@ engine_options engine::resolve(const model &m, engine_options o) {
     in_range("logit_rows", o.logit_rows, 1, o.step_rows);
     if (!o.kv_positions) o.kv_positions = o.max_requests * pages_for(o.context) * page_positions;
     in_range("kv_tokens", o.kv_positions, 1, int64_t{1} << 31);
+    in_range("max_adapter_rank", o.adapter_rank, 0, lora_most_rank);
+    if (o.adapter_rank && m.device && !m.device->fn->host_memory)
+        throw error(status::unsupported,
+                    "max_adapter_rank: adapters run on the host's processors only, and the "
+                    "model is on a device");
     return o;
 }
 
@@ -44,7 +49,8 @@ static step_sizes sizes_of(const engine_options &o) {
             std::min(pages_for(o.context), pool_pages),
             pool_pages,
             o.form,
-            {}};
+            {},
+            static_cast<int32_t>(o.adapter_rank)};
 }
 
 memory_plan engine::measure(const model &m, const engine_options &o, const backend &b) {
@@ -127,7 +133,23 @@ void engine::check(const request_options &o) const {
             throw error(status::argument, format_text("logit_bias: token %d is not in the vocabulary of "
                                                       "%lld, or its bias is infinity or not a number",
                                                       token, static_cast<long long>(model_->h.vocab)));
+    check_adapter(o.adapter.get(), o.adapter_scale);
     check_room(o.prompt.size(), o.max_new ? o.max_new + o.injected_positions() : 0, o.score);
+}
+
+void engine::check_adapter(const ds::adapter *a, float scale) const {
+    if (!a) return;
+    if (&a->model() != model_.get())
+        throw error(status::argument, "adapter: was loaded for another model than the engine's");
+    if (a->rank() > options_.adapter_rank)
+        throw error(status::argument,
+                    format_text("adapter: has rank %lld, the engine's max_adapter_rank is %lld",
+                                static_cast<long long>(a->rank()),
+                                static_cast<long long>(options_.adapter_rank)));
+    constexpr float most = 1e6f;
+    if (!(scale >= -most && scale <= most))
+        throw error(status::argument,
+                    "adapter_scale: is " + shortest(scale) + ", must be from -10^6 to 10^6");
 }
 
 void engine::check_length(size_t prompt, bool score) const { check_room(prompt, 0, score); }

@@ -115,12 +115,12 @@ int64_t page_book::forget(int64_t keep) {
 }
 
 // Frees the cached pages after `before` that contain a prefix of `tokens` and that no page follows.
-int64_t page_book::forget_beginnings(uint64_t client, int32_t before, std::span<const int32_t> tokens) {
+int64_t page_book::forget_beginnings(page_owner owner, int32_t before, std::span<const int32_t> tokens) {
     int64_t n = 0;
-    for (int32_t p = first_child(client, before), next; p >= 0; p = next) {
+    for (int32_t p = first_child(owner, before), next; p >= 0; p = next) {
         const state &s = of(p);
         next = s.next_child;
-        if (s.holders > 0 || s.child >= 0 || !follows(p, client, before) ||
+        if (s.holders > 0 || s.child >= 0 || !follows(p, owner, before) ||
             s.count > static_cast<int64_t>(tokens.size()))
             continue;
         if (!std::equal(tokens.begin(), tokens.begin() + s.count, this->tokens(p))) continue;
@@ -131,11 +131,11 @@ int64_t page_book::forget_beginnings(uint64_t client, int32_t before, std::span<
     return n;
 }
 
-int64_t page_book::forget(uint64_t client, std::span<const int32_t> tokens) {
-    std::vector<int32_t> list = find_all(client, tokens);
+int64_t page_book::forget(page_owner owner, std::span<const int32_t> tokens) {
+    std::vector<int32_t> list = find_all(owner, tokens);
     int64_t n = 0;
     for (size_t i = list.size() + 1; i-- > 0;)
-        n += forget_beginnings(client, i ? list[i - 1] : -1, tokens.subspan(i * page_positions));
+        n += forget_beginnings(owner, i ? list[i - 1] : -1, tokens.subspan(i * page_positions));
     return n;
 }
 
@@ -154,52 +154,54 @@ int64_t page_book::shrink() {
 
 // ---- Contents
 
-uint64_t page_book::hash_of(uint64_t client, int32_t before, const int32_t *tokens) const {
-    uint64_t h = mixed(client, before < 0 ? 1
-                                          : (static_cast<uint64_t>(of(before).generation) << 32) +
-                                                static_cast<uint64_t>(before) + 2);
+static uint64_t hash_of(page_owner o) { return mixed(mixed(o.client, o.client), o.adapter); }
+
+uint64_t page_book::hash_of(page_owner owner, int32_t before, const int32_t *tokens) const {
+    uint64_t h = mixed(ds::hash_of(owner), before < 0 ? 1
+                                                      : (static_cast<uint64_t>(of(before).generation) << 32) +
+                                                            static_cast<uint64_t>(before) + 2);
     for (int64_t i = 0; i < page_positions; i += 2)
         h = mixed(h, static_cast<uint32_t>(tokens[i]) |
                          static_cast<uint64_t>(static_cast<uint32_t>(tokens[i + 1])) << 32);
     return h & hash_mask_;
 }
 
-bool page_book::follows(int32_t page, uint64_t client, int32_t before) const {
+bool page_book::follows(int32_t page, page_owner owner, int32_t before) const {
     const state &s = of(page);
-    return s.client == client && s.before == before &&
+    return s.owner == owner && s.before == before &&
            (before < 0 || s.before_generation == of(before).generation);
 }
 
-int32_t &page_book::first_child(uint64_t client, int32_t before) {
-    return before < 0 ? roots_[(mixed(client, client) & hash_mask_) % root_lists] : of(before).child;
+int32_t &page_book::first_child(page_owner owner, int32_t before) {
+    return before < 0 ? roots_[(ds::hash_of(owner) & hash_mask_) % root_lists] : of(before).child;
 }
 
-int32_t page_book::find(uint64_t client, int32_t before, const int32_t *tokens) const {
+int32_t page_book::find(page_owner owner, int32_t before, const int32_t *tokens) const {
     if (buckets_.empty()) return -1;
-    const uint64_t h = hash_of(client, before, tokens);
+    const uint64_t h = hash_of(owner, before, tokens);
     for (int32_t p = buckets_[h & (buckets_.size() - 1)]; p >= 0; p = of(p).next_hash)
-        if (of(p).hash == h && follows(p, client, before) &&
+        if (of(p).hash == h && follows(p, owner, before) &&
             std::equal(tokens, tokens + page_positions, this->tokens(p)))
             return p;
     return -1;
 }
 
-std::vector<int32_t> page_book::find_all(uint64_t client, std::span<const int32_t> tokens) const {
+std::vector<int32_t> page_book::find_all(page_owner owner, std::span<const int32_t> tokens) const {
     std::vector<int32_t> list;
     for (size_t i = 0; i + page_positions <= tokens.size(); i += page_positions) {
-        const int32_t page = find(client, list.empty() ? -1 : list.back(), tokens.data() + i);
+        const int32_t page = find(owner, list.empty() ? -1 : list.back(), tokens.data() + i);
         if (page < 0) break;
         list.push_back(page);
     }
     return list;
 }
 
-page_book::part page_book::match(uint64_t client, int32_t before, std::span<const int32_t> tokens) {
+page_book::part page_book::match(page_owner owner, int32_t before, std::span<const int32_t> tokens) {
     part best = {-1, 0};
     int looked = 0;
-    for (int32_t p = first_child(client, before); p >= 0 && looked < most_matched;
+    for (int32_t p = first_child(owner, before); p >= 0 && looked < most_matched;
          p = of(p).next_child, ++looked) {
-        if (!follows(p, client, before)) continue;  // another client's
+        if (!follows(p, owner, before)) continue;  // another client's
         const int64_t most = std::min<int64_t>(of(p).count, static_cast<int64_t>(tokens.size()));
         const int64_t n =
             std::mismatch(tokens.begin(), tokens.begin() + most, this->tokens(p)).first - tokens.begin();
@@ -212,29 +214,29 @@ page_book::part page_book::match(uint64_t client, int32_t before, std::span<cons
     return best;
 }
 
-int32_t page_book::enter(int32_t page, uint64_t client, int32_t before, std::span<const int32_t> tokens) {
+int32_t page_book::enter(int32_t page, page_owner owner, int32_t before, std::span<const int32_t> tokens) {
     const auto count = static_cast<int64_t>(tokens.size());
     const bool full = count == page_positions;
     if (full) {
-        if (const int32_t known = find(client, before, tokens.data()); known >= 0) return known;
-    } else if (const part known = match(client, before, tokens); known.count == count) {
+        if (const int32_t known = find(owner, before, tokens.data()); known >= 0) return known;
+    } else if (const part known = match(owner, before, tokens); known.count == count) {
         return known.page;
     }
     state &s = of(page);
     assert(s.count == 0 && s.holders > 0);
     s.count = static_cast<int32_t>(count);
-    s.client = client;
+    s.owner = owner;
     s.before = before;
     s.before_generation = before < 0 ? 0 : of(before).generation;
     std::copy(tokens.begin(), tokens.end(), this->tokens(page));
-    int32_t &first = first_child(client, before);
+    int32_t &first = first_child(owner, before);
     s.last_child = -1;
     s.next_child = first;
     if (first >= 0) of(first).last_child = page;
     first = page;
     s.child = -1;
     if (!full) return page;
-    s.hash = hash_of(client, before, tokens.data());
+    s.hash = hash_of(owner, before, tokens.data());
     s.next_hash = bucket(s.hash);
     bucket(s.hash) = page;
     return page;
@@ -245,7 +247,7 @@ void page_book::forget_page(int32_t page) {
     remove_cached(page);
     state &s = of(page);
     assert(s.child < 0);
-    (s.last_child >= 0 ? of(s.last_child).next_child : first_child(s.client, s.before)) = s.next_child;
+    (s.last_child >= 0 ? of(s.last_child).next_child : first_child(s.owner, s.before)) = s.next_child;
     if (s.next_child >= 0) of(s.next_child).last_child = s.last_child;
     if (s.count == page_positions) {
         int32_t *link = &bucket(s.hash);

@@ -19,9 +19,17 @@ struct page_source {
     int64_t (*more)(void *user, int64_t pages) = nullptr;  // null: all pages have memory from the start
 };
 
+// Whose contents a page has: a client's, computed with an adapter (adapter::key), or without (0).
+struct page_owner {
+    uint64_t client = 0, adapter = 0;
+    page_owner(uint64_t of_client = 0, uint64_t with_adapter = 0)
+        : client(of_client), adapter(with_adapter) {}
+    bool operator==(const page_owner &) const = default;
+};
+
 // A page is free, held by one or more owners, or cached: held by none, but entered with its contents.
-// Contents are identified by the page's tokens, the page before it (the first has none) and the client, so a
-// page is never found for another client. An entered page is not written again until it is free.
+// Contents are identified by the page's tokens, the page before it (the first has none) and their owner, so a
+// page is never found for another client or adapter. An entered page is not written again until it is free.
 class page_book {
 public:
     // Tests pass a mask of few bits, so that hashes collide.
@@ -46,25 +54,25 @@ public:
     // Enters the contents of `page`, which the caller holds: `tokens`, after those of `before` (-1: the
     // sequence's first page), which must be entered and held too. Returns `page`, or the page already entered
     // with the same contents, in which case `page` is not entered. A partial page is found by `match` only.
-    int32_t enter(int32_t page, uint64_t client, int32_t before, std::span<const int32_t> tokens);
+    int32_t enter(int32_t page, page_owner owner, int32_t before, std::span<const int32_t> tokens);
     // The page that contains exactly `tokens` (page_positions of them), or -1. Contents are compared, never
     // hashes alone.
-    int32_t find(uint64_t client, int32_t before, const int32_t *tokens) const;
+    int32_t find(page_owner owner, int32_t before, const int32_t *tokens) const;
     // A sequence's entered pages, from the first up to the first missing one.
-    std::vector<int32_t> find_all(uint64_t client, std::span<const int32_t> tokens) const;
+    std::vector<int32_t> find_all(page_owner owner, std::span<const int32_t> tokens) const;
     // The page whose beginning has the longest prefix of `tokens`, and that prefix's length; {-1, 0} if none.
     // The caller holds `before`.
     struct part {
         int32_t page;
         int64_t count;
     };
-    part match(uint64_t client, int32_t before, std::span<const int32_t> tokens);
+    part match(page_owner owner, int32_t before, std::span<const int32_t> tokens);
 
     // Frees cached pages, least recently used first, until `keep` are left. Returns how many it freed.
     int64_t forget(int64_t keep);
     // Frees a sequence's cached pages, the last first: those that contain only tokens of the sequence and
     // that no other entered page follows.
-    int64_t forget(uint64_t client, std::span<const int32_t> tokens);
+    int64_t forget(page_owner owner, std::span<const int32_t> tokens);
     // Makes the highest usable pages unusable, as far as they are free. Returns how many stay usable.
     int64_t shrink();
 
@@ -83,17 +91,18 @@ private:
         int32_t next_hash = -1;          // in its bucket
         // The most recently entered page that follows this one; neighbours in such a list.
         int32_t child = -1, next_child = -1, last_child = -1;
-        uint64_t client = 0, hash = 0;
+        page_owner owner;
+        uint64_t hash = 0;
     };
     state &of(int32_t p) { return pages_[static_cast<size_t>(p)]; }
     const state &of(int32_t p) const { return pages_[static_cast<size_t>(p)]; }
     int32_t *tokens(int32_t p) { return &tokens_[static_cast<size_t>(p * page_positions)]; }
     const int32_t *tokens(int32_t p) const { return &tokens_[static_cast<size_t>(p * page_positions)]; }
-    uint64_t hash_of(uint64_t client, int32_t before, const int32_t *tokens) const;
-    bool follows(int32_t page, uint64_t client, int32_t before) const;
+    uint64_t hash_of(page_owner owner, int32_t before, const int32_t *tokens) const;
+    bool follows(int32_t page, page_owner owner, int32_t before) const;
     int32_t &bucket(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
-    int32_t &first_child(uint64_t client, int32_t before);
-    int64_t forget_beginnings(uint64_t client, int32_t before, std::span<const int32_t> tokens);
+    int32_t &first_child(page_owner owner, int32_t before);
+    int64_t forget_beginnings(page_owner owner, int32_t before, std::span<const int32_t> tokens);
     void extend(int64_t usable);
     void rehash();
     void add_cached(int32_t page);
@@ -108,7 +117,7 @@ private:
     std::vector<int32_t> tokens_;        // [usable, page_positions]
     std::vector<int32_t> free_;          // a heap, lowest page first
     std::vector<int32_t> buckets_;       // a power of two, at least the number of usable pages
-    std::vector<int32_t> roots_;         // lists of first pages, by a hash of the client
+    std::vector<int32_t> roots_;         // lists of first pages, by a hash of the owner
     int32_t oldest_ = -1, newest_ = -1;  // ends of the list of cached pages
     uint32_t taken_ = 0;                 // calls of take() that returned a page
 };

@@ -62,6 +62,7 @@ uint64_t engine::fork(uint64_t id, request_options o) {
                                                   static_cast<unsigned long long>(id)));
     o.client = of->options.client;
     o.use_cache = of->options.use_cache;
+    o.adapter = of->options.adapter, o.adapter_scale = of->options.adapter_scale;
     struct {
         utf8_stream text;
         std::string held;

@@ -27,6 +27,7 @@ request::request(request_options o, int64_t max_positions, channel_cutter cutter
     channels.reserve(held + 2 * token_bytes);
     event_text.reserve(held + step_bytes);
     job.client = options.client;
+    job.adapter = options.adapter ? options.adapter->key(options.adapter_scale) : 0;
     job.priority = options.priority;
     job.tokens = tokens.data();
     job.length = prompt_count();

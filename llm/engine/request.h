@@ -1,6 +1,7 @@
 // One request: its options, its text so far, its progress, and how its answer ends.
 #pragma once
 
+#include "../model/adapter.h"
 #include "sampler.h"
 #include "scheduler.h"
 #include "thinking.h"
@@ -37,9 +38,11 @@ struct request_options {
     ds::sampling sampling;
     std::vector<std::string> stop;
     void *user = nullptr;
-    uint64_t client = 0;   // client id
-    int32_t priority = 0;  // higher first
-    double timeout = 0;    // seconds from submission; 0: none
+    uint64_t client = 0;                                   // client id
+    int32_t priority = 0;                                  // higher first
+    double timeout = 0;                                    // seconds from submission; 0: none
+    std::shared_ptr<const ds::adapter> adapter = nullptr;  // or null
+    float adapter_scale = 1;
 
     // Most positions of tokens that max_new does not count: the thought's ending, and with a budget of 0 the
     // opening tag that the model may choose.

@@ -3,11 +3,15 @@
 // On a device the graph continues to the leading logits, which are few and mostly suffice.
 #include "runner.h"
 
+#include "../model/adapter.h"
+
 #include <algorithm>
 
 namespace ds {
 
-static size_t max_nodes(const hparams &h) { return static_cast<size_t>(16 + 24 * h.layers); }
+static size_t max_nodes(const hparams &h, const step_sizes &s) {
+    return static_cast<size_t>(16 + (s.adapter_rank ? 48 : 24) * h.layers);
+}
 
 static size_t input_count(const step_sizes &s) {
     return static_cast<size_t>(4 * s.rows + 2 * s.logits + s.sequences * s.sequence_pages);
@@ -20,11 +24,28 @@ struct results {
     const tensor *logits, *leading;
 };
 
+// Every matrix that an adapter may change, over the caller's slots.
+static adaptation adaptation_of(const model &m, const step_sizes &s, const tensor &slots) {
+    adaptation a;
+    if (!s.adapter_rank) return a;
+    for (const tensor_row &row : adaptable_rows(m))
+        a.weights.emplace(slot_of(m.weights, row),
+                          adaptation::of_weight{static_cast<int32_t>(a.weights.size()), nullptr, nullptr, 0});
+    a.slots = &slots;
+    a.rank = s.adapter_rank;
+    return a;
+}
+static tensor slots_of(const step_sizes &s, lora_slot *data) {
+    tensor t = make_tensor(format::i8, {s.sequences, static_cast<int64_t>(sizeof(lora_slot))});
+    t.data = data;
+    return t;
+}
+
 // The inputs are tensors over one array of int32: ids, positions, sequence, slots, outputs, factors (as f32),
 // tables.
 static results build(graph &g, const backend &b, const model &m, const graph_changes &changes,
                      const page_layout &layout, const step_sizes &s, int64_t rows, int64_t outputs,
-                     int32_t *inputs, void *pages) {
+                     int32_t *inputs, void *pages, const adaptation *adapters) {
     g.reset();
     g.expand(s.expanded);
     const auto of = [&](int64_t offset) { return inputs ? inputs + offset : nullptr; };
@@ -38,7 +59,8 @@ static results build(graph &g, const backend &b, const model &m, const graph_cha
         g.input(format::i32, {s.sequences, s.sequence_pages}, of(4 * s.rows + 2 * s.logits), "tables");
     in.pages = g.input(format::i8, {s.pool_pages, static_cast<int64_t>(layout.page_bytes)}, pages, "pages");
     const model_weights &weights = changes.weights ? *changes.weights : m.weights;
-    const tensor *const logits = m.architecture->build({g, m.h, weights, in, layout.layer, s.form});
+    const tensor *const logits = m.architecture->build(
+        {.g = g, .h = m.h, .w = weights, .in = in, .kv = layout.layer, .form = s.form, .adapters = adapters});
     if (changes.keep) changes.keep(g);
     if (b.fn->host_memory) return {logits, nullptr};
     g.keep(logits);
@@ -57,12 +79,13 @@ static const node *unsupported(const graph &g, const backend &b) {
 // Builds the graph of the largest step. A fused operation that the backend lacks is built as the primitives
 // that it equals. An operation that it cannot run even then is refused before any memory is allocated.
 static void build_largest(graph &g, const model &m, const graph_changes &changes, const page_layout &layout,
-                          step_sizes &s, const backend &b, int32_t *inputs, void *pages) {
-    build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
+                          step_sizes &s, const backend &b, int32_t *inputs, void *pages,
+                          const adaptation *adapters = nullptr) {
+    build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages, adapters);
     const node *n = unsupported(g, b);
     while (n && info(n->kind).expand && !s.expanded[static_cast<size_t>(n->kind)]) {
         s.expanded.set(static_cast<size_t>(n->kind));
-        build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages);
+        build(g, b, m, changes, layout, s, s.rows, s.logits, inputs, pages, adapters);
         n = unsupported(g, b);
     }
     if (!n) return;
@@ -80,10 +103,21 @@ static size_t host_leading_bytes(const step_sizes &s) {
     return static_cast<size_t>(s.logits * (candidates_head_ints + 2 * leading_count)) * sizeof(int32_t);
 }
 
+static void take_larger(plan &p, const plan &other) {
+    p.arena_bytes = std::max(p.arena_bytes, other.arena_bytes);
+    p.work_bytes = std::max(p.work_bytes, other.work_bytes);
+}
+
 runner::bytes runner::measure(const model &m, const page_layout &layout, step_sizes s, const backend &b) {
-    graph g(max_nodes(m.h));
+    graph g(max_nodes(m.h, s));
     build_largest(g, m, {}, layout, s, b, nullptr, nullptr);
-    const plan p = make_plan(g, b);
+    plan p = make_plan(g, b);
+    if (s.adapter_rank) {
+        const tensor slots = slots_of(s, nullptr);
+        const adaptation adapters = adaptation_of(m, s, slots);
+        build_largest(g, m, {}, layout, s, b, nullptr, nullptr, &adapters);
+        take_larger(p, make_plan(g, b));
+    }
     const size_t inputs = input_count(s) * sizeof(int32_t);
     return {p.arena_bytes, p.work_bytes,
             b.fn->host_memory ? inputs : 2 * inputs + host_logits_bytes(m, s) + host_leading_bytes(s)};
@@ -92,7 +126,9 @@ runner::bytes runner::measure(const model &m, const page_layout &layout, step_si
 runner::runner(const model &m, page_layout layout, const step_sizes &s, std::shared_ptr<backend> b,
                const ds::host &host, void *pages, const graph_changes &changes)
     : model_(m), layout_(std::move(layout)), sizes_(s), changes_(changes), backend_(std::move(b)),
-      graph_(max_nodes(m.h)), input_block_(host, input_count(s) * sizeof(int32_t)),
+      graph_(max_nodes(m.h, s)), slots_(static_cast<size_t>(s.adapter_rank ? s.sequences : 0)),
+      slots_bytes_(slots_of(s, slots_.data())), adaptation_(adaptation_of(m, s, slots_bytes_)),
+      input_block_(host, input_count(s) * sizeof(int32_t)),
       inputs_(static_cast<int32_t *>(input_block_.data())), read_inputs_(inputs_), pages_(pages) {
     std::memset(inputs_, 0, input_block_.size());
     if (!backend_->fn->host_memory) {
@@ -103,25 +139,33 @@ runner::runner(const model &m, page_layout layout, const step_sizes &s, std::sha
     }
     build_largest(graph_, model_, changes_, layout_, sizes_, *backend_, read_inputs_, pages_);
     plan_ = make_plan(graph_, *backend_);
+    if (s.adapter_rank) {
+        build_largest(graph_, model_, changes_, layout_, sizes_, *backend_, read_inputs_, pages_,
+                      &adaptation_);
+        adapted_plan_ = make_plan(graph_, *backend_);
+        take_larger(plan_, adapted_plan_);
+    }
     arena_ = backend_memory(backend_, plan_.arena_bytes);
     work_ = backend_memory(backend_, plan_.work_bytes);
 }
 
-bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop) {
+bool runner::run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop, bool adapted) {
+    assert(!adapted || sizes_.adapter_rank);
     if (outputs == 0) {  // the middle of a prompt: the graph still ends in one row of logits
         this->outputs()[0] = 0;
         factors()[0] = 0;
         outputs = 1;
     }
-    if (rows != built_rows_ || outputs != built_outputs_) {
+    if (rows != built_rows_ || outputs != built_outputs_ || adapted != built_adapted_) {
         built_rows_ = 0;
-        const results r =
-            build(graph_, *backend_, model_, changes_, layout_, sizes_, rows, outputs, read_inputs_, pages_);
+        const results r = build(graph_, *backend_, model_, changes_, layout_, sizes_, rows, outputs,
+                                read_inputs_, pages_, adapted ? &adaptation_ : nullptr);
         logits_ = r.logits, leading_ = r.leading;
-        place(graph_, plan_, arena_.data());
+        place(graph_, adapted ? adapted_plan_ : plan_, arena_.data());
         graph_.identity = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(outputs);
         built_rows_ = rows;
         built_outputs_ = outputs;
+        built_adapted_ = adapted;
     }
     const backend_fns &fn = *backend_->fn;
     if (fn.host_memory) return fn.run(backend_.get(), graph_, work_.data(), stop);

@@ -16,6 +16,8 @@ struct step_sizes {
     int64_t pool_pages = 0;
     int32_t form = 0;  // see build_args
     op_set expanded;   // fused operations that are built as primitives
+    // The largest rank of adapters; 0: steps have none.
+    int32_t adapter_rank = 0;
 };
 
 // What a measurement changes in a step's graph.
@@ -52,9 +54,13 @@ public:
         return inputs_ + 4 * sizes_.rows + 2 * sizes_.logits + sequence * sizes_.sequence_pages;
     }
 
+    // What the rows of a sequence are adapted by, until it is set anew; with an adapter_rank only.
+    lora_slot &adapter(int64_t sequence) { return slots_[static_cast<size_t>(sequence)]; }
+
     // Computes the first `rows` rows and `outputs` outputs. False if `*stop` became true meanwhile; the
     // results are then undefined. Throws status::device.
-    bool run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr);
+    // adapted: whether any row has an adapter; else those are as if there were none, and products are fused.
+    bool run(int64_t rows, int64_t outputs, const std::atomic<bool> *stop = nullptr, bool adapted = false);
     // Logits [outputs, vocabulary] of the last run's outputs from `first` on, valid until the next run. On a
     // device, this call downloads them. Throws status::device.
     const float *logits(int64_t first, int64_t outputs = 1);
@@ -76,7 +82,10 @@ private:
     graph_changes changes_;
     std::shared_ptr<backend> backend_;
     graph graph_;
-    plan plan_;
+    plan plan_, adapted_plan_;
+    std::vector<lora_slot> slots_;  // by sequence
+    tensor slots_bytes_;
+    adaptation adaptation_;
     block input_block_;
     backend_memory arena_, work_;
     // Copies of inputs and results, for a backend whose memory is not the host's.
@@ -84,6 +93,7 @@ private:
     int32_t *inputs_, *read_inputs_;  // filled by the caller; read by the graph
     void *pages_;
     int64_t built_rows_ = 0, built_outputs_ = 0;  // sizes of the step that graph_ was built for
+    bool built_adapted_ = false;
     const tensor *logits_ = nullptr, *leading_ = nullptr;
 };
 

@@ -83,7 +83,7 @@ void scheduler::submit(task &j, task *parent) {
     if (j.payer->jobs++ == 0) lift(*j.payer);
     if (j.deadline_node) deadlines_.insert(std::move(j.deadline_node));
     if (parent && parent->state != task_state::outside) {
-        assert(parent->client == j.client && parent->length >= j.length);
+        assert(parent->owner_of_pages() == j.owner_of_pages() && parent->length >= j.length);
         j.parent = parent;
         ++parent->forks;
     }
@@ -203,12 +203,12 @@ void scheduler::find_pages(task &j, page_copy &part, int64_t &positions) {
     } else if (j.uses_cache && !j.all_logits) {
         int32_t last = -1;
         for (; positions + page_positions <= most; positions += page_positions) {
-            const int32_t next = book_.find(j.client, last, j.tokens + positions);
+            const int32_t next = book_.find(j.owner_of_pages(), last, j.tokens + positions);
             if (next < 0) break;
             share(last = next);
         }
         const page_book::part next = book_.match(
-            j.client, last,
+            j.owner_of_pages(), last,
             {j.tokens + positions, static_cast<size_t>(std::min(page_positions, most - positions))});
         part.from = next.page;
         positions += next.count;
@@ -312,7 +312,7 @@ void scheduler::stop_running(task &j) {
 void scheduler::leave_pages(task &j) {
     const int64_t full = j.computed / page_positions, rest = j.computed % page_positions;
     if (j.uses_cache && rest)
-        book_.enter(j.pages[static_cast<size_t>(full)], j.client,
+        book_.enter(j.pages[static_cast<size_t>(full)], j.owner_of_pages(),
                     full ? j.pages[static_cast<size_t>(full - 1)] : -1,
                     {j.tokens + full * page_positions, static_cast<size_t>(rest)});
     book_.drop(j.pages);
@@ -328,8 +328,9 @@ void scheduler::computed(const step_part &p) {
     if (!j.uses_cache) return;
     for (int64_t i = p.first / page_positions; i < j.computed / page_positions; ++i) {
         int32_t &page = j.pages[static_cast<size_t>(i)];
-        const int32_t known = book_.enter(page, j.client, i ? j.pages[static_cast<size_t>(i - 1)] : -1,
-                                          {j.tokens + i * page_positions, page_positions});
+        const int32_t known =
+            book_.enter(page, j.owner_of_pages(), i ? j.pages[static_cast<size_t>(i - 1)] : -1,
+                        {j.tokens + i * page_positions, page_positions});
         if (known == page) continue;
         book_.hold(known);  // another task computed the same page: keep only that one
         book_.drop({&page, 1});

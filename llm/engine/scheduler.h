@@ -51,6 +51,7 @@ enum class task_state : uint8_t { outside, waiting, running };
 struct task {
     // Set by the owner before `prepare` and constant afterwards.
     uint64_t client = 0;
+    uint64_t adapter = 0;                                    // of its pages: page_owner
     int32_t priority = 0;                                    // higher first
     int64_t deadline = std::numeric_limits<int64_t>::max();  // in the clock of `expired`
     // Belong to the owner, who may append but never move them.
@@ -60,6 +61,8 @@ struct task {
     bool uses_cache = true;   // uses and feeds the prefix cache
     int64_t length = 0;       // of `tokens`; the owner increments it when it appends
     void *owner = nullptr;
+
+    page_owner owner_of_pages() const { return {client, adapter}; }
 
     // Written by the scheduler, read by anyone.
     task_state state = task_state::outside;
@@ -116,9 +119,9 @@ public:
     // from any thread.
     static void prepare(task &j);
 
-    // Queues a prepared task, whose max_length positions must fit the pool. A parent has the same client, and
-    // its tokens begin with all of j's. While the parent runs, j waits until the parent has computed these
-    // positions, and then starts by sharing its pages.
+    // Queues a prepared task, whose max_length positions must fit the pool. A parent has the same client and
+    // adapter, and its tokens begin with all of j's. While the parent runs, j waits until the parent has
+    // computed these positions, and then starts by sharing its pages.
     void submit(task &j, task *parent = nullptr);
     void end(task &j);                 // drops its pages. In any state; idempotent
     task *expired(int64_t now) const;  // a task whose deadline has passed, or null

@@ -25,7 +25,8 @@ static uint64_t page_sum(const void *page, size_t bytes, uint64_t before) {
     return checksum(page, bytes, before);
 }
 
-static session_header header_for(const session_pages &p, uint64_t tokens, uint64_t pages) {
+static session_header header_for(const session_pages &p, const session_key &key, uint64_t tokens,
+                                 uint64_t pages) {
     const kv_layout l = make_page_layout(*p.m.architecture, p.m.h, p.kv_type).layer.front();
     session_header h{};
     std::copy(std::begin(session_magic), std::end(session_magic), h.magic);
@@ -36,6 +37,11 @@ static session_header header_for(const session_pages &p, uint64_t tokens, uint64
     h.page_bytes = p.pool.page_bytes();
     h.file_bytes = sizeof h + tokens * sizeof(token_id) + pages * (h.page_bytes + sizeof(uint64_t));
     h.model = p.m.fingerprint;
+    if (key.adapter) {
+        const uint64_t both[] = {h.model, key.adapter->fingerprint(key.adapter_scale)};
+        h.model = checksum(both, sizeof both, 1);
+        h.adapted = 1;
+    }
     h.page_positions = static_cast<uint32_t>(page_positions);
     h.kv_type = info(p.kv_type).gguf_id;
     h.vocabulary = static_cast<uint32_t>(p.m.h.vocab);
@@ -48,10 +54,10 @@ static session_header header_for(const session_pages &p, uint64_t tokens, uint64
 
 // ---- Saving
 
-int64_t save_session(const session_pages &p, uint64_t client, std::span<const token_id> tokens,
+int64_t save_session(const session_pages &p, const session_key &key, std::span<const token_id> tokens,
                      const std::string &path) {
-    const std::vector<int32_t> pages = p.book.find_all(client, tokens);
-    session_header h = header_for(p, tokens.size(), pages.size());
+    const std::vector<int32_t> pages = p.book.find_all(key.owner(), tokens);
+    session_header h = header_for(p, key, tokens.size(), pages.size());
     h.token_sum = checksum(tokens.data(), tokens.size_bytes(), 0);
     h.header_sum = header_sum(h);
     os::output_file out(path);
@@ -76,13 +82,14 @@ namespace {
 // A session file whose header matches the file and these pages.
 struct session_file {
     const session_pages &p;
+    const session_key &key;
     const std::string &path;
     const os::input_file in;
     const std::vector<kv_layout> layout;
     session_header h;
 
-    session_file(const session_pages &of, const std::string &name)
-        : p(of), path(name), in(name),
+    session_file(const session_pages &of, const session_key &whose, const std::string &name)
+        : p(of), key(whose), path(name), in(name),
           layout(make_page_layout(*of.m.architecture, of.m.h, of.kv_type).layer) {
         if (in.size() < sizeof h) damaged("header", in.size(), format_text("%zu bytes or more", sizeof h));
         in.read(0, &h, sizeof h);
@@ -121,12 +128,17 @@ struct session_file {
         if (h.pages > h.tokens / page_positions)
             damaged("pages", h.pages,
                     "at most " + std::to_string(h.tokens / page_positions) + ", those that the tokens fill");
-        if (h.zero != 0) damaged("zero", h.zero, "0");
+        if (h.adapted > 1) damaged("adapted", h.adapted, "0 or 1");
     }
 
     // Sizes first, because their messages are more specific; then the model's fingerprint.
     void check_engine() const {
-        const session_header ours = header_for(p, h.tokens, h.pages);
+        const session_header ours = header_for(p, key, h.tokens, h.pages);
+        if (h.adapted != ours.adapted)
+            throw error(status::unsupported, path + ": adapted: is " + std::to_string(h.adapted) +
+                                                 ", asked for is " + std::to_string(ours.adapted) +
+                                                 (h.adapted ? ": the session was made with an adapter"
+                                                            : ": the session was made without an adapter"));
         const struct {
             const char *field;
             uint64_t is, needed;
@@ -141,9 +153,10 @@ struct session_file {
                       {"model", h.model, ours.model}};
         for (const auto &f : fields)
             if (f.is != f.needed)
-                throw error(status::unsupported, path + ": " + f.field + ": is " + std::to_string(f.is) +
-                                                     ", this engine's is " + std::to_string(f.needed) +
-                                                     ": the session is of another model or kv_type");
+                throw error(status::unsupported,
+                            path + ": " + f.field + ": is " + std::to_string(f.is) + ", this engine's is " +
+                                std::to_string(f.needed) + ": the session is of another model" +
+                                (h.adapted ? ", adapter, adapter_scale" : "") + " or kv_type");
         if (h.file_bytes != ours.file_bytes)
             damaged("file_bytes", h.file_bytes,
                     std::to_string(ours.file_bytes) + ", as the tokens and pages need");
@@ -213,9 +226,9 @@ struct held_pages {
 
 }  // namespace
 
-int64_t restore_session(const session_pages &p, uint64_t client, const std::string &path,
+int64_t restore_session(const session_pages &p, const session_key &key, const std::string &path,
                         std::span<token_id> out, size_t &count) {
-    const session_file file(p, path);
+    const session_file file(p, key, path);
     if (file.h.tokens > out.size()) {
         count = file.h.tokens;
         throw error(status::buffer, path + ": tokens: needs room for " + std::to_string(file.h.tokens) +
@@ -223,7 +236,7 @@ int64_t restore_session(const session_pages &p, uint64_t client, const std::stri
     }
     const std::vector<token_id> tokens = file.read_tokens();
     const std::vector<int32_t> known =
-        p.book.find_all(client, std::span(tokens).first(file.h.pages * page_positions));
+        p.book.find_all(key.owner(), std::span(tokens).first(file.h.pages * page_positions));
     held_pages held{p.book};
     held.list.reserve(file.h.pages);
     for (const int32_t page : known) {
@@ -241,7 +254,7 @@ int64_t restore_session(const session_pages &p, uint64_t client, const std::stri
         if (page >= 0) p.pool.write(page, to);
     }
     for (size_t i = known.size(); i < held.list.size(); ++i)
-        p.book.enter(held.list[i], client, i ? held.list[i - 1] : -1,
+        p.book.enter(held.list[i], key.owner(), i ? held.list[i - 1] : -1,
                      std::span(tokens).subspan(i * page_positions, page_positions));
     std::copy(tokens.begin(), tokens.end(), out.begin());
     count = tokens.size();

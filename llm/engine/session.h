@@ -2,6 +2,7 @@
 // its client that begins with these tokens; the client may differ from the one that saved it.
 #pragma once
 
+#include "../model/adapter.h"
 #include "../model/fingerprint.h"
 #include "../model/kv_layout.h"
 #include "../model/model.h"
@@ -18,14 +19,24 @@ struct session_header {
     uint32_t version;
     uint32_t byte_order;  // 0x01020304
     uint64_t file_bytes;
-    uint64_t model;  // fingerprint
+    uint64_t model;  // fingerprint; with an adapter also of that and its scale
     uint64_t tokens, pages, page_bytes;
-    uint32_t page_positions, kv_type;                                   // kv_type: a GGUF type number
-    uint32_t vocabulary, layers, kv_heads, head_size, rope_size, zero;  // widths as kv_layout has them
-    uint64_t token_sum;                                                 // checksum of the tokens
-    uint64_t header_sum;                                                // of all before it
+    uint32_t page_positions, kv_type;                             // kv_type: a GGUF type number
+    uint32_t vocabulary, layers, kv_heads, head_size, rope_size;  // widths as kv_layout has them
+    uint32_t adapted;                                             // 1: made with an adapter
+    uint64_t token_sum;                                           // checksum of the tokens
+    uint64_t header_sum;                                          // of all before it
 };
 static_assert(sizeof(session_header) == 104);
+
+// Whose a session is: a client's, made with an adapter or without.
+struct session_key {
+    uint64_t client = 0;
+    const ds::adapter *adapter = nullptr;
+    float adapter_scale = 1;
+
+    page_owner owner() const { return {client, adapter ? adapter->key(adapter_scale) : 0}; }
+};
 
 // The model and the pages that a session is saved from or restored to.
 struct session_pages {
@@ -40,11 +51,11 @@ struct session_pages {
 // all, the beginning is restored. Restored pages are cached like any others. After a failure to save there is
 // no new file, and an existing one is unchanged. After a failure to restore no page of the file is cached,
 // though others may have been dropped for it.
-int64_t save_session(const session_pages &p, uint64_t client, std::span<const token_id> tokens,
+int64_t save_session(const session_pages &p, const session_key &key, std::span<const token_id> tokens,
                      const std::string &path);
 // `count` receives the number of the session's tokens, even if `tokens` is too small for them
 // (status::buffer).
-int64_t restore_session(const session_pages &p, uint64_t client, const std::string &path,
+int64_t restore_session(const session_pages &p, const session_key &key, const std::string &path,
                         std::span<token_id> tokens, size_t &count);
 
 }  // namespace ds

@@ -82,6 +82,9 @@ void engine::begin(const step_plan &p) {
             r.prompt_done = static_cast<uint64_t>(j->cached);
         }
         r.state = r.produced > 0 ? request_state::answer : request_state::prompt;
+        const ds::adapter *const a = r.options.adapter.get();
+        if (options_.adapter_rank)
+            runner_.adapter(j->slot) = {a ? a->matrices().data() : nullptr, r.options.adapter_scale, 0};
     }
     for (const page_copy &c : p.copies) pool_.copy(c.from, c.to);
     publish();
@@ -117,7 +120,9 @@ bool engine::compute(const step_plan &p) {
     };
     enter_step(p);
     const in_step guard{*this};
-    return runner_.run(p.rows, p.logits, &stop_);
+    const bool adapted = std::any_of(p.parts.begin(), p.parts.end(),
+                                     [](const step_part &part) { return part.who->adapter != 0; });
+    return runner_.run(p.rows, p.logits, &stop_, adapted);
 }
 
 void engine::report(const step_plan &p, bool computed, double begun, double compute) {
@@ -153,24 +158,27 @@ void engine::trim(const turn &, int64_t keep) {
     publish();
 }
 
-int64_t engine::save_session(const turn &, uint64_t client, std::span<const token_id> tokens,
+int64_t engine::save_session(const turn &, const session_key &key, std::span<const token_id> tokens,
                              const std::string &path) {
     check_tokens("tokens", tokens);
-    return ds::save_session(session_view(), client, tokens, path);
+    check_adapter(key.adapter, key.adapter_scale);
+    return ds::save_session(session_view(), key, tokens, path);
 }
 
-int64_t engine::restore_session(const turn &, uint64_t client, const std::string &path,
+int64_t engine::restore_session(const turn &, const session_key &key, const std::string &path,
                                 std::span<token_id> tokens, size_t &count) {
+    check_adapter(key.adapter, key.adapter_scale);
     struct publisher {  // a failure may have dropped cached pages too
         engine &e;
         ~publisher() { e.publish(); }
     } const publisher{*this};
-    return ds::restore_session(session_view(), client, path, tokens, count);
+    return ds::restore_session(session_view(), key, path, tokens, count);
 }
 
-int64_t engine::forget_session(const turn &, uint64_t client, std::span<const token_id> tokens) {
+int64_t engine::forget_session(const turn &, const session_key &key, std::span<const token_id> tokens) {
     check_tokens("tokens", tokens);
-    const int64_t pages = scheduler_.pages().forget(client, tokens);
+    check_adapter(key.adapter, key.adapter_scale);
+    const int64_t pages = scheduler_.pages().forget(key.owner(), tokens);
     publish();
     return pages;
 }

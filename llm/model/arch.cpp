@@ -22,6 +22,15 @@ const arch *arch_by_name(std::string_view name) {
     return nullptr;
 }
 
+// Of r1's q each row multiplies only the heads that are active in it.
+bool tensor_row::adapts(const hparams &h) const {
+    const bool product = what == role::query || what == role::key || what == role::value ||
+                         what == role::attention_output || what == role::gate || what == role::up ||
+                         what == role::down;
+    const bool routed = h.heads_used > 0 && (slot == &layer_weights::q || slot == &layer_weights::q_b);
+    return product && !routed && ne.size() == 2 && layer >= 0 && layer < h.blocks();
+}
+
 static bool has_word(std::string_view words, std::string_view word) {
     for (size_t end; !words.empty(); words.remove_prefix(std::min(words.size(), end + 1))) {
         end = std::min(words.find(' '), words.size());

@@ -6,6 +6,7 @@
 #include "../../tensor/ops.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 namespace ds {
 
@@ -104,6 +105,8 @@ struct tensor_row {
     const tensor *layer_weights::*slot = nullptr;
     const tensor *model_weights::*top = nullptr;
 
+    // Whether an adapter may change it: a product of its own, of one x for all its rows.
+    bool adapts(const hparams &h) const;
     bool stays_f32() const {
         return what == role::norm || what == role::bias || what == role::rope_divisors ||
                what == role::router;
@@ -131,6 +134,20 @@ struct step_inputs {
     const tensor *pages = nullptr;    // i8 [pool pages, page bytes]
     const tensor *outputs = nullptr;  // i32 [m], indices of rows
 };
+// Where adapters (LoRA) change products: by weights.
+struct adaptation {
+    struct of_weight {
+        int32_t matrix;  // its index in lora_slot::matrices
+        const tensor *a, *b;
+        float scale;
+    };
+    std::unordered_map<const tensor *, of_weight> weights;
+    // lora_slot[sequences] as bytes: rows are adapted by what their sequence has there, with ranks up to
+    // `rank`. Null: all rows by a and b.
+    const tensor *slots = nullptr;
+    int32_t rank = 0;
+};
+
 struct build_args {
     graph &g;
     const hparams &h;
@@ -140,6 +157,13 @@ struct build_args {
     // Of the forms that an architecture may offer. 0: the one whose rows do not depend on the others.
     int32_t form = 0;
     bool rows_only = false;  // without the output head: the normed rows that logits are products of
+    const adaptation *adapters = nullptr;
+
+    bool adapts(std::initializer_list<const tensor *> list) const {
+        for (const tensor *const t : list)
+            if (adapters && adapters->weights.count(t)) return true;
+        return false;
+    }
 
     const layer_weights &block(int64_t layer) const {
         return w.layer[static_cast<size_t>(h.block_of(layer))];

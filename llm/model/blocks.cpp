@@ -183,27 +183,50 @@ static const tensor *rotated_heads(const build_args &a, const tensor *x, const t
     return rope(a.g, norm ? rms_norm(a.g, x, norm, a.h.norm_eps) : x, rope_t, pairs);
 }
 
-tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t,
-                        rope_pairs pairs) {
-    const layer_weights &w = a.block(layer);
-    const kv_layout &kv = a.kv[static_cast<size_t>(layer)];
-    const int64_t n = x->ne[0], heads = a.h.heads, kv_heads = a.h.kv_heads;
-    const tensor *all =
-        projections(a.g, x, w.attn_norm, a.h.norm_eps, {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
-    all = a.g.reshape(all, {n, heads + 2 * kv_heads, a.h.head_size});
-    const tensor *q = rotated_heads(a, a.g.heads(all, 0, heads), w.q_norm, rope_t, pairs);
-    const tensor *k = rotated_heads(a, a.g.heads(all, heads, kv_heads), w.k_norm, rope_t, pairs);
-    const tensor *pages =
-        kv_write(a.g, k, a.g.heads(all, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
-    const attention_params p{kv, static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.h.head_size)))};
-    const tensor *o = attention(a.g, q, pages, a.in.tables, a.in.sequence, a.in.positions, p);
-    return matmul(a.g, a.g.reshape(o, {n, heads * a.h.head_size}), w.attn_output, w.attn_output_bias, x);
+const tensor *adapted(const build_args &a, const tensor *w, const tensor *x, const tensor *y) {
+    if (!a.adapters) return y;
+    const auto found = a.adapters->weights.find(w);
+    if (found == a.adapters->weights.end()) return y;
+    const adaptation::of_weight &of = found->second;
+    if (a.adapters->slots)
+        return lora(a.g, x, y, a.adapters->slots, a.in.sequence, {of.matrix, a.adapters->rank});
+    return add_scaled(a.g, y, matmul(a.g, matmul(a.g, x, of.a, nullptr), of.b, nullptr), of.scale);
 }
 
-tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x) {
+const tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope_t,
+                              rope_pairs pairs) {
     const layer_weights &w = a.block(layer);
-    const tensor *hidden = gated_projection(a.g, unary::silu, x, w.ffn_norm, a.h.norm_eps, w.gate, w.up);
-    return matmul(a.g, hidden, w.down, nullptr, x);
+    const kv_layout &kv = a.kv[static_cast<size_t>(layer)];
+    const int64_t n = x->ne[0], heads = a.h.heads, kv_heads = a.h.kv_heads, size = a.h.head_size;
+    // What an adapter reads is the normed x, which is a result of its own then.
+    const bool apart = a.adapts({w.q, w.k, w.v});
+    const tensor *const y = apart ? rms_norm(a.g, x, w.attn_norm, a.h.norm_eps) : x;
+    const tensor *const all = projections(a.g, y, apart ? nullptr : w.attn_norm, a.h.norm_eps,
+                                          {{w.q, w.q_bias}, {w.k, w.k_bias}, {w.v, w.v_bias}});
+    const auto part = [&](const tensor *of, int64_t first, int64_t count) {
+        return a.g.reshape(adapted(a, of, y, a.g.slice(all, first * size, count * size)), {n, count, size});
+    };
+    const tensor *q = rotated_heads(a, part(w.q, 0, heads), w.q_norm, rope_t, pairs);
+    const tensor *k = rotated_heads(a, part(w.k, heads, kv_heads), w.k_norm, rope_t, pairs);
+    const tensor *pages = kv_write(a.g, k, part(w.v, heads + kv_heads, kv_heads), a.in.pages, a.in.slots, kv);
+    const attention_params p{kv, static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)))};
+    const tensor *o = attention(a.g, q, pages, a.in.tables, a.in.sequence, a.in.positions, p);
+    o = a.g.reshape(o, {n, heads * size});
+    return adapted(a, w.attn_output, o, matmul(a.g, o, w.attn_output, w.attn_output_bias, x));
+}
+
+const tensor *gated_product(const build_args &a, const tensor *x, const tensor *norm, const tensor *gate,
+                            const tensor *up) {
+    if (!a.adapts({gate, up})) return gated_projection(a.g, unary::silu, x, norm, a.h.norm_eps, gate, up);
+    const tensor *const y = norm ? rms_norm(a.g, x, norm, a.h.norm_eps) : x;
+    const tensor *const g = adapted(a, gate, y, matmul(a.g, y, gate, nullptr));
+    return gated(a.g, unary::silu, g, adapted(a, up, y, matmul(a.g, y, up, nullptr)));
+}
+
+const tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x) {
+    const layer_weights &w = a.block(layer);
+    const tensor *const hidden = gated_product(a, x, w.ffn_norm, w.gate, w.up);
+    return adapted(a, w.down, hidden, matmul(a.g, hidden, w.down, nullptr, x));
 }
 
 const tensor *output_matrix(const model_weights &w) { return w.output ? w.output : w.embedding; }

@@ -59,12 +59,18 @@ kv_widths decoder_kv(const hparams &h);
 
 rope_table_params rope_params_of(const hparams &h);
 
+// y, the product of x and w, with what an adapter adds to it. y may be changed in place.
+const tensor *adapted(const build_args &a, const tensor *w, const tensor *x, const tensor *y);
+
 // x + W_o attention(norm(x)), with biases and per-head norms if the layer has them. `rope`: the result of
 // rope_table.
-tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope,
-                        rope_pairs pairs);
+const tensor *attention_block(const build_args &a, int64_t layer, const tensor *x, const tensor *rope,
+                              rope_pairs pairs);
 // x + W_down(silu(W_gate norm(x)) * W_up norm(x))
-tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x);
+const tensor *feed_forward_block(const build_args &a, int64_t layer, const tensor *x);
+// silu(gate norm(x)) * (up norm(x)); no norm if it is null
+const tensor *gated_product(const build_args &a, const tensor *x, const tensor *norm, const tensor *gate,
+                            const tensor *up);
 // The output head's matrix; a tied head uses the embedding's.
 const tensor *output_matrix(const model_weights &w);
 // Norm and output head of the rows that need logits.

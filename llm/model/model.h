@@ -47,7 +47,8 @@ struct model {
     // Of weights that are trained: even, and another number whenever they were published (train/trainer.h);
     // odd while they may change.
     std::atomic<uint64_t> generation = 0;
-    format main_format = format::f32;  // the format that holds the most bytes
+    mutable std::atomic<uint32_t> adapters = 0;  // loaded so far (adapter.h)
+    format main_format = format::f32;            // the format that holds the most bytes
 
 private:
     // The key part of MLA's kv_b, transposed head by head from a file that holds kv_b whole.

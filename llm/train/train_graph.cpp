@@ -11,7 +11,9 @@ namespace ds {
 
 // Of a block: some 30 nodes forward and twice as many views; three times that with gradients and what is
 // computed again.
-static size_t max_nodes(const hparams &h) { return static_cast<size_t>(64 + 256 * h.layers); }
+static size_t max_nodes(const hparams &h, const adaptation *adapters) {
+    return static_cast<size_t>(64 + (adapters ? 512 : 256) * h.layers);
+}
 
 static int64_t pages_of(int64_t positions) { return (positions + page_positions - 1) / page_positions; }
 // Pages of a batch: its rows fill them but for the last one of each sequence.
@@ -45,6 +47,7 @@ struct build_arguments {
     const page_layout &layout;
     format stored;
     const std::vector<bool> &narrow;
+    const adaptation *adapters;
 };
 }  // namespace
 
@@ -59,7 +62,8 @@ static std::vector<bool> nodes_again(const graph &g, train_graph::again policy) 
         again[i] = is_cheap(n.kind);
         node_of[&n.out] = i;
         for (int s = 0; gates && n.kind == op::gated && s < 2; ++s)
-            if (const auto made = node_of.find(n.src[s]->base ? n.src[s]->base : n.src[s]); made != node_of.end())
+            if (const auto made = node_of.find(n.src[s]->base ? n.src[s]->base : n.src[s]);
+                made != node_of.end())
                 again[made->second] = true;
     }
     if (policy != train_graph::again::blocks || g.blocks().empty()) return again;
@@ -108,8 +112,14 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
                         inputs ? inputs + at.tables : nullptr, "tables");
     in.pages =
         g.input(format::i8, {pool_pages(b.s), static_cast<int64_t>(b.layout.page_bytes)}, pages, "pages");
-    const tensor *const hidden =
-        b.a.build({.g = g, .h = b.h, .w = b.w, .in = in, .kv = b.layout.layer, .form = 0, .rows_only = true});
+    const tensor *const hidden = b.a.build({.g = g,
+                                            .h = b.h,
+                                            .w = b.w,
+                                            .in = in,
+                                            .kv = b.layout.layer,
+                                            .form = 0,
+                                            .rows_only = true,
+                                            .adapters = b.adapters});
     const tensor *const y =
         cross_entropy(g, hidden, output_matrix(b.w), list(at.targets, targets, "targets"), false);
     g.keep(y);
@@ -137,7 +147,7 @@ static std::vector<bool> build_largest(graph &g, const build_arguments &b) {
     results r = build(g, b, b.s.rows, b.s.targets, nullptr, nullptr);
     // what whole blocks are computed from stays in f32
     if (b.stored == format::f32 || b.sums.empty() || b.policy == train_graph::again::blocks) return {};
-    build_arguments again = {b.a, b.h, b.w, b.sums, b.s, b.policy, b.layout, b.stored, r.needed};
+    build_arguments again = {b.a, b.h, b.w, b.sums, b.s, b.policy, b.layout, b.stored, r.needed, b.adapters};
     build(g, again, b.s.rows, b.s.targets, nullptr, nullptr);
     return r.needed;
 }
@@ -146,10 +156,11 @@ static const std::vector<bool> nothing;
 
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
                                         std::span<const gradient_sum> sums, const train_sizes &s,
-                                        again policy, const train_formats &f, const backend &b) {
-    graph g(max_nodes(h));
+                                        again policy, const train_formats &f, const backend &b,
+                                        const adaptation *adapters) {
+    graph g(max_nodes(h, adapters));
     const page_layout layout = layout_of(a, h, f, policy);
-    build_largest(g, {a, h, w, sums, s, policy, layout, f.stored, nothing});
+    build_largest(g, {a, h, w, sums, s, policy, layout, f.stored, nothing, adapters});
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
             offsets(s).bytes};
@@ -157,12 +168,13 @@ train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const m
 
 train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         const train_formats &f, std::shared_ptr<backend> b, const ds::host &host)
+                         const train_formats &f, std::shared_ptr<backend> b, const ds::host &host,
+                         const adaptation *adapters)
     : arch_(a), h_(h), weights_(w), sums_(sums.begin(), sums.end()), sizes_(s), policy_(policy),
-      stored_(f.stored), backend_(std::move(b)), layout_(layout_of(a, h, f, policy)), graph_(max_nodes(h)),
-      inputs_(host, offsets(s).bytes) {
+      stored_(f.stored), adapters_(adapters), backend_(std::move(b)), layout_(layout_of(a, h, f, policy)),
+      graph_(max_nodes(h, adapters)), inputs_(host, offsets(s).bytes) {
     narrow_ = build_largest(
-        graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, nothing});
+        graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, nothing, adapters_});
     for (const node &n : graph_.nodes())
         if (!backend_->fn->variant(backend_.get(), n))
             throw error(status::unsupported,
@@ -221,8 +233,9 @@ bool train_graph::run(const train_batch &batch, float scale, const std::atomic<b
     fill(batch, scale);
     const auto rows = static_cast<int64_t>(batch.ids.size()),
                targets = static_cast<int64_t>(batch.rows.size());
-    const results r = build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, narrow_}, rows, targets,
-                            static_cast<char *>(inputs_.data()), pages_.data());
+    const results r =
+        build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, narrow_, adapters_},
+              rows, targets, static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;
     if (r.embedding) {

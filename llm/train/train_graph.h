@@ -44,18 +44,18 @@ public:
     };
     static bytes measure(const arch &a, const hparams &h, const model_weights &w,
                          std::span<const gradient_sum> sums, const train_sizes &s, again policy,
-                         const train_formats &f, const backend &b);
+                         const train_formats &f, const backend &b, const adaptation *adapters = nullptr);
 
-    // The weights, and the sums of their gradients, are in the backend's memory. Throws status::unsupported
-    // if the backend has no kernel for one of the operations.
+    // The weights, those of `adapters` (kept by the caller), and the sums of gradients are in the backend's
+    // memory. Throws status::unsupported if the backend has no kernel for one of the operations.
     train_graph(const arch &a, const hparams &h, const model_weights &w, std::span<const gradient_sum> sums,
                 const train_sizes &s, again policy, const train_formats &f, std::shared_ptr<backend> b,
-                const ds::host &host);
+                const ds::host &host, const adaptation *adapters = nullptr);
 
-    // Adds the gradients of the batch's loss, times scale, to the sums, but for those of the embedding's rows, which are
-    // kept until `finish`: where the embedding is the output head as well, its sum takes all that it gets as
-    // the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the sums are
-    // then incomplete. The batch is consistent and fits the sizes.
+    // Adds the gradients of the batch's loss, times scale, to the sums, but for those of the embedding's rows,
+    // which are kept until `finish`: where the embedding is the output head as well, its sum takes all that it
+    // gets as the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the
+    // sums are then incomplete. The batch is consistent and fits the sizes.
     bool run(const train_batch &batch, float scale = 1, const std::atomic<bool> *stop = nullptr);
     void finish();
     void forget();  // what is kept for `finish`
@@ -73,6 +73,7 @@ private:
     again policy_;
     format stored_;
     std::vector<bool> narrow_;
+    const adaptation *adapters_;
     std::shared_ptr<backend> backend_;
     page_layout layout_;
     graph graph_;

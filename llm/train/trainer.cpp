@@ -24,9 +24,7 @@ static format format_of(const tensor_row &row, const trainer_options &o) {
     return row.stays_f32() ? format::f32 : o.weights;
 }
 
-static train_formats formats_of(const trainer_options &o) {
-    return {operand_format(o.weights), o.pages};
-}
+static train_formats formats_of(const trainer_options &o) { return {operand_format(o.weights), o.pages}; }
 
 // Bytes of a weight: of its tensors, each in memory of its own.
 static size_t weight_bytes(format type, const tensor &shape) {
@@ -52,10 +50,10 @@ static train_sizes sizes_of(const model &m, const trainer_options &o, int64_t ro
 // ---- The plan
 
 static train_plan plan_for(const model &m, const model_weights &w, std::span<const gradient_sum> sums,
-                           const trainer_options &o, int64_t rows, const backend &b, train_plan p) {
-    const train_graph::bytes g =
-        train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows), o.again,
-                             formats_of(o), b);
+                           const trainer_options &o, int64_t rows, const backend &b, train_plan p,
+                           const adaptation *adapters) {
+    const train_graph::bytes g = train_graph::measure(*m.architecture, m.h, w, sums, sizes_of(m, o, rows),
+                                                      o.again, formats_of(o), b, adapters);
     p.activations = g.activations, p.work = g.work, p.pages = g.pages, p.inputs = g.inputs;
     p.rows = rows;
     return p;
@@ -76,7 +74,7 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
     model_weights w = m.weights;
     for (const tensor_row &row : m.architecture->tensors(m.h)) {
         const tensor *const from = slot_of(m.weights, row);
-        if (!from || !is_trained(row, m.h)) continue;
+        if (!from || !is_trained(row, m.h) || o.lora_rank) continue;
         const format type = format_of(row, o);
         if (type == format::i8 && row.ne.back() > i8_most_columns)
             throw error(status::unsupported, m.file.name() + ": " + row.name + ": has rows of " +
@@ -87,14 +85,31 @@ train_plan trainer::plan(const model &m, const trainer_options &o, const backend
         sums.push_back({&t, &sum});
         slot_of(w, row) = &t;
         if (type == format::i8)
-            t.scale = &tensors.emplace_back(
-                make_tensor(format::f32, {row.ne.data(), row.ne.size() - 1}));
+            t.scale = &tensors.emplace_back(make_tensor(format::f32, {row.ne.data(), row.ne.size() - 1}));
         p.weights += weight_bytes(type, t);
         p.gradients += align64(tensor_bytes(sum));
         p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
     }
+    adaptation adapters;
+    if (o.lora_rank) {
+        if (o.weights != format::f32)
+            throw error(status::unsupported, std::string("lora_rank: adapters are trained in f32, not in ") +
+                                                 info(o.weights).text);
+        std::vector<const tensor *> trained;
+        for (const tensor_row &row : lora_rows(m, o.lora_rank)) {
+            const tensor &t = tensors.emplace_back(make_tensor(format::f32, row.ne)),
+                         &sum = tensors.emplace_back(t);
+            trained.push_back(&t);
+            sums.push_back({&t, &sum});
+            p.weights += align64(tensor_bytes(t)), p.gradients += align64(tensor_bytes(t));
+            p.states += optimizer::state_bytes(elements(t), o.adamw.byte_states);
+        }
+        adapters = lora_adaptation(m, w, trained, 1);
+    }
     constexpr int64_t least = 32, most = int64_t{1} << 16;
-    const auto of = [&](int64_t rows) { return plan_for(m, w, sums, o, rows, b, p); };
+    const auto of = [&](int64_t rows) {
+        return plan_for(m, w, sums, o, rows, b, p, o.lora_rank ? &adapters : nullptr);
+    };
     if (!o.memory) return of(o.rows ? o.rows : 2048);
     train_plan best = of(o.rows ? o.rows : least);
     if (best.total() > o.memory)
@@ -135,7 +150,7 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
     std::vector<trained_weight> list;
     for (const tensor_row &row : base_->architecture->tensors(base_->h)) {
         const tensor *const from = slot_of(base_->weights, row);
-        if (!from || !is_trained(row, base_->h)) continue;
+        if (!from || !is_trained(row, base_->h) || o.lora_rank) continue;
         weight &x = weights_.emplace_back();
         x.row = row;
         x.w = make_tensor(format_of(row, o), row.ne);
@@ -158,15 +173,16 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
         put(x, *from);
         slot_of(trained_->weights, row) = &x.w;
         sums_.push_back({&x.w, &x.sum});
-        list.push_back(
-            {&x.exact(), x.low.data ? &x.low : nullptr, &x.sum, row.what != role::norm && row.what != role::bias});
+        list.push_back({&x.exact(), x.low.data ? &x.low : nullptr, &x.sum,
+                        row.what != role::norm && row.what != role::bias});
     }
+    if (o.lora_rank) add_adapter(at, list);
     make_copies();
     if (o.weights == format::f16) loss_scale_ = first_scale;
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
     graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
                                            sizes_of(*base_, o, plan_.rows), o.again, formats_of(o), backend_,
-                                           o.host);
+                                           o.host, o.lora_rank ? &adaptation_ : nullptr);
 }
 
 void trainer::put(weight &x, const tensor &from) {
@@ -201,6 +217,40 @@ void trainer::make_copies() {
         if (x.master.data)
             g.add(op::narrow, {&x.master, x.w.scale}, narrow_params{x.w.type})->data = x.w.data;
     backend_->fn->run(backend_.get(), g, nullptr, nullptr);
+}
+
+float trainer::lora_alpha() const {
+    return options_.lora_alpha == 0 ? static_cast<float>(options_.lora_rank) : options_.lora_alpha;
+}
+
+void trainer::add_adapter(char *&at, std::vector<trained_weight> &list) {
+    std::vector<const tensor *> trained;
+    for (tensor_row &row : lora_rows(*base_, options_.lora_rank)) {
+        weight &x = weights_.emplace_back();
+        x.row = std::move(row);
+        x.w = x.sum = make_tensor(format::f32, x.row.ne);
+        x.w.name = x.sum.name = x.row.name.c_str();
+        for (tensor *const t : {&x.w, &x.sum}) t->data = std::exchange(at, at + align64(tensor_bytes(*t)));
+        lora_start(x.w, trained.size());
+        trained.push_back(&x.w);
+        sums_.push_back({&x.w, &x.sum});
+        list.push_back({&x.w, nullptr, &x.sum, true});
+    }
+    adaptation_ =
+        lora_adaptation(*base_, trained_->weights, trained, lora_scale(lora_alpha(), options_.lora_rank));
+}
+
+std::vector<lora_matrix> trainer::lora_matrices() const {
+    std::vector<lora_matrix> out;
+    for (size_t i = 0; i < weights_.size(); i += 2)
+        out.push_back({static_cast<const float *>(weights_[i].w.data),
+                       static_cast<const float *>(weights_[i + 1].w.data), options_.lora_rank,
+                       lora_scale(lora_alpha(), options_.lora_rank), 0});
+    return out;
+}
+
+std::shared_ptr<const adapter> trainer::adapter() const {
+    return std::make_shared<const ds::adapter>(base_, lora_alpha(), lora_matrices(), options_.host);
 }
 
 // ---- Steps
@@ -238,8 +288,8 @@ void trainer::check(std::span<const train_sequence> batch) const {
 }
 
 // Runs a batch in parts of whole sequences, in order, as many as a run holds.
-bool trainer::run(train_graph &g, std::span<const train_sequence> batch, float scale,
-                  train_report &r, const std::atomic<bool> *stop) {
+bool trainer::run(train_graph &g, std::span<const train_sequence> batch, float scale, train_report &r,
+                  const std::atomic<bool> *stop) {
     double whole = 0;
     for (const train_sequence &s : batch)
         for (size_t t = 1; t < s.tokens.size(); ++t) whole += static_cast<double>(weight_at(s, t));
@@ -323,7 +373,8 @@ train_report trainer::evaluate(std::span<const train_sequence> batch, const std:
         s.balance = 0;
         forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
                                                  std::span<const gradient_sum>(), s, train_graph::again::none,
-                                                 formats_of(options_), backend_, options_.host);
+                                                 formats_of(options_), backend_, options_.host,
+                                                 trains_adapter() ? &adaptation_ : nullptr);
     }
     train_report r;
     if (!run(*forward_, batch, 1, r, stop)) stopped();

@@ -4,6 +4,7 @@
 // or a balance loss, how it is cut counts).
 #pragma once
 
+#include "lora.h"
 #include "optimizer.h"
 #include "schedule.h"
 #include "train_graph.h"
@@ -20,6 +21,8 @@ struct trainer_options {
     adamw_options adamw;
     schedule rate;
     train_graph::again again = train_graph::again::none;
+    int64_t lora_rank = 0;      // of the adapter that is trained instead of the weights; 0: these are
+    float lora_alpha = 0;       // 0: the rank
     float balance = 0;          // see train_sizes
     int64_t context = 0;        // most tokens of a sequence; 0: the model's
     int64_t rows = 0;           // most tokens of a run; 0: the largest power of two that fits `memory`
@@ -77,6 +80,11 @@ public:
     // the model's.
     void write_model(const std::string &path, format type) const;
 
+    // Of a trainer of an adapter: its file, and a copy for engines.
+    void write_adapter(const std::string &path) const;
+    std::shared_ptr<const ds::adapter> adapter() const;
+    bool trains_adapter() const { return options_.lora_rank > 0; }
+
     // The model with the weights as they are. They change in its memory: engines may run on it between
     // `publish` and the next step.
     const std::shared_ptr<model> &trained() const { return trained_; }
@@ -90,7 +98,7 @@ private:
         const tensor &exact() const { return master.data ? master : w; }
     };
     void put(weight &x, const tensor &from);  // its first values
-    void make_copies();                        // of weights in f16 or i8
+    void make_copies();                       // of weights in f16 or i8
     void check(std::span<const train_sequence> batch) const;
     bool run(train_graph &g, std::span<const train_sequence> batch, float scale, train_report &r,
              const std::atomic<bool> *stop);
@@ -106,7 +114,11 @@ private:
     train_plan plan_;
     std::shared_ptr<model> trained_;
     backend_memory memory_;
+    float lora_alpha() const;
+    void add_adapter(char *&at, std::vector<trained_weight> &list);
+    std::vector<lora_matrix> lora_matrices() const;  // by adaptable_rows
     std::deque<weight> weights_;
+    adaptation adaptation_;  // of a trainer of an adapter, whose weights are in the order of lora_rows
     std::vector<gradient_sum> sums_;
     std::unique_ptr<optimizer> optimizer_;
     std::unique_ptr<train_graph> graph_, forward_;

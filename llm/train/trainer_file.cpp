@@ -37,7 +37,13 @@ uint64_t trainer::identity() const {
         int64_t pages;
     } of = {base_->fingerprint, static_cast<int64_t>(options_.weights), options_.adamw.byte_states,
             static_cast<int64_t>(options_.pages)};
-    return checksum(&of, sizeof of, 1);
+    const uint64_t id = checksum(&of, sizeof of, 1);
+    if (!trains_adapter()) return id;
+    const struct {
+        int64_t rank;
+        float alpha, zero;
+    } lora = {options_.lora_rank, lora_alpha(), 0};
+    return checksum(&lora, sizeof lora, id);
 }
 
 std::vector<trainer::part> trainer::parts() const {
@@ -94,14 +100,17 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
                                              std::to_string(version));
     if (h.header_sum != header_sum(h)) throw damaged("its header is damaged");
     if (h.identity != identity())
-        throw error(status::argument,
-                    path + ": belongs to another model, or to other formats of weights or states");
+        throw error(
+            status::argument,
+            path +
+                ": belongs to another model, to other formats of weights or states, or to another adapter");
     const std::vector<part> all = parts();
     uint64_t expected = 0;
     for (const part &p : all) expected += p.bytes;
-    if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates || static_cast<int64_t>(h.skips) > h.steps ||
-        !(h.loss_scale >= 1 && finite_f32(h.loss_scale)) || h.scaled_steps > INT32_MAX ||
-        h.own_bytes > bytes.size() || bytes.size() != sizeof h + expected + h.own_bytes)
+    if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates ||
+        static_cast<int64_t>(h.skips) > h.steps || !(h.loss_scale >= 1 && finite_f32(h.loss_scale)) ||
+        h.scaled_steps > INT32_MAX || h.own_bytes > bytes.size() ||
+        bytes.size() != sizeof h + expected + h.own_bytes)
         throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
     const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
     uint64_t sum = 0;
@@ -131,6 +140,23 @@ static format fitting(format type, int64_t width) {
     return width % info(type).block == 0                                   ? type
            : info(type).block > 1 && width % info(format::q8_0).block == 0 ? format::q8_0
                                                                            : format::f16;
+}
+
+void trainer::write_adapter(const std::string &path) const {
+    const std::vector<tensor_row> rows = adaptable_rows(*base_);
+    const std::vector<lora_matrix> matrices = lora_matrices();
+    std::vector<lora_pair> pairs;
+    for (size_t i = 0; i < rows.size(); ++i) pairs.push_back({&rows[i], matrices[i].a, matrices[i].b});
+    ds::write_adapter(path, base_->architecture->name, options_.lora_rank, lora_alpha(), pairs);
+}
+
+// Row r of a weight that is not trained, in any format and with any outer strides.
+static void read_constant(const tensor &t, int64_t r, std::vector<float> &row) {
+    const int64_t i0 = t.rank == 3 ? r / t.ne[1] : t.rank == 1 ? 0 : r, i1 = t.rank == 3 ? r % t.ne[1] : 0;
+    decode_row(t.type, at(t, i0, i1), row.data(), row.size());
+    if (!t.scale) return;
+    const float scale = *f32_at(*t.scale, i0, i1);
+    for (float &x : row) x = x * scale;
 }
 
 void trainer::write_model(const std::string &path, format type) const {
@@ -165,6 +191,13 @@ void trainer::write_model(const std::string &path, format type) const {
         if (trained != weights_.end()) add(row, &*trained, nullptr);
         else if (t) add(row, nullptr, t);
     }
+    // what an adapter adds to constants
+    std::unordered_map<const tensor *, lora_matrix> added;
+    if (trains_adapter()) {
+        const std::vector<tensor_row> rows = adaptable_rows(*base_);
+        const std::vector<lora_matrix> matrices = lora_matrices();
+        for (size_t i = 0; i < rows.size(); ++i) added.emplace(slot_of(base_->weights, rows[i]), matrices[i]);
+    }
     os::output_file file(path);
     const std::string header = w.header();
     file.write(header.data(), header.size());
@@ -182,20 +215,19 @@ void trainer::write_model(const std::string &path, format type) const {
         } else {
             bytes.resize(row_bytes(o.type, static_cast<uint64_t>(width)));
             for (int64_t r = 0; r < rows; ++r) {
-                for (int64_t k = 0; k < width; ++k) {
+                if (!o.trained) {
+                    read_constant(t, r, row);
+                    if (const auto m = added.find(&t); m != added.end())
+                        add_lora_row(m->second, 1, r, row.data(), row.size());
+                }
+                for (int64_t k = 0; k < width && o.trained; ++k) {
                     const int64_t e = r * width + k;
-                    if (o.trained && t.type == format::bf16)
+                    if (t.type == format::bf16)
                         row[static_cast<size_t>(k)] =
                             joined({static_cast<const uint16_t *>(t.data)[e],
                                     static_cast<const uint16_t *>(o.trained->low.data)[e]});
-                    else if (t.type == format::f32)
-                        row[static_cast<size_t>(k)] = static_cast<const float *>(t.data)[e];
+                    else row[static_cast<size_t>(k)] = static_cast<const float *>(t.data)[e];
                 }
-                if (t.type != format::f32 && !o.trained)
-                    decode_row(t.type,
-                               static_cast<const char *>(t.data) +
-                                   row_bytes(t.type, static_cast<uint64_t>(width)) * static_cast<uint64_t>(r),
-                               row.data(), row.size());
                 if (o.type == format::i8)
                     scales.push_back(
                         encode_row_i8(row.data(), reinterpret_cast<int8_t *>(bytes.data()), row.size()));

@@ -92,7 +92,8 @@ void matmul_forward(const node &n) {
 void product_grad(backward &b, const node &n, const tensor *dy) {
     const tensor *const x = n.src[0], *const w = n.src[1];
     if (b.wanted(x)) b.give(x, b.g.add(op::matmul_back, {dy, w}, no_params{}));
-    if (const tensor *const sum = b.sum_of(w)) b.g.add(op::matmul_back_w, {sum, dy, b.factor(x)}, no_params{});
+    if (const tensor *const sum = b.sum_of(w))
+        b.g.add(op::matmul_back_w, {sum, dy, b.factor(x)}, no_params{});
 }
 
 void matmul_grad(backward &b, const node &n, const tensor *dy) {

@@ -71,8 +71,8 @@ void projections_forward(const node &n) {
 
 void projections_grad(backward &b, const node &n, const tensor *dy) {
     const rms_norm_params &p = n.as<rms_norm_params>();
-    const tensor *const x = n.src[1] ? b.narrowed(rms_norm(b.g, b.value(n.src[0]), n.src[1], p.eps))
-                                     : b.factor(n.src[0]);
+    const tensor *const x =
+        n.src[1] ? b.narrowed(rms_norm(b.g, b.value(n.src[0]), n.src[1], p.eps)) : b.factor(n.src[0]);
     const tensor *dx = nullptr;
     int64_t first = 0;
     for (size_t i = 0; i < most_projections && n.src[2 + i]; ++i) {

@@ -159,6 +159,9 @@ TEST_CASE("api: ranges of an engine's configuration") {
     for (const int v : {-1, 4, INT32_MAX}) bad("kv_type", [&] { set_number(c.kv_type, v); });
     for (const int v : {-1, 2, INT32_MAX}) bad("mla_form", [&] { set_number(c.mla_form, v); });
     for (const ds_mla_form v : {DS_MLA_AUTO, DS_MLA_ABSORBED}) good([&] { c.mla_form = v; });
+    for (const uint32_t v : {1025u, UINT32_MAX}) bad("max_adapter_rank", [&] { c.max_adapter_rank = v; });
+    for (const uint32_t v : {1u, 1024u}) good([&] { c.max_adapter_rank = v; });
+    bad("reserved", [&] { c.reserved = 1; });
     for (const char *isa : {"", "AVX2", "mmx"}) bad("scalar", [&] { c.isa = isa; });
     ds_host host{};
     host.struct_size = sizeof host;
@@ -184,6 +187,12 @@ TEST_CASE("api: the memory plan counts as the header says") {
     CHECK(plan_of(m, c).page_bytes == p.page_bytes / 2);
     c.kv_type = DS_KV_DEFAULT;
     CHECK(plan_of(m, c).page_bytes == p.page_bytes / 2);
+    // the normed rows and gate and up apart, which fused products have in their work; the ranks' rows
+    const ds_memory_plan without = plan_of(m, c);
+    c.max_adapter_rank = 8;
+    CHECK(plan_of(m, c).activations > without.activations);
+    CHECK(plan_of(m, c).weights == without.weights);
+    c.max_adapter_rank = 0;
     c.step_tokens = 1024;
     CHECK(plan_of(m, c).activations > p.activations);
 }
@@ -283,6 +292,7 @@ TEST_CASE("api: ranges of a request") {
     });
     for (const uint32_t v : {2u, 0x80000000u}) bad("thinking.flags", [&] { r.thought.flags = v; });
     bad("thinking.reserved", [&] { r.thought.reserved = 1; });
+    bad("request.reserved", [&] { r.reserved = 1; });
     bad("sampling.reserved", [&] { r.draw.reserved = 1; });
     bad("sampling.struct_size", [&] { r.draw.struct_size = 12; });
     bad("thinking.struct_size", [&] { r.thought.struct_size = 7; });

@@ -236,9 +236,9 @@ void add_flags(CLI::App &app, options &o) {
     app.add_option("--mla", o.speed.mla, "How latents are attended to: auto, absorbed")
         ->transform(CLI::CheckedTransformer(mla, CLI::ignore_case).description(""))
         ->type_name("FORM");
-    app.add_option(
-           "--isa", o.speed.isa,
-           "Instruction set: scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; default: the best")
+    app.add_option("--isa", o.speed.isa,
+                   "Instruction set: scalar, avx2, avx512, avx512_vnni, avx512_bf16 (no AMX), amx, neon; "
+                   "default: the best")
         ->type_name("NAME");
     app.add_option("--step-tokens", o.speed.step_tokens, "Rows of a step; default: the engine's")
         ->type_name("N");

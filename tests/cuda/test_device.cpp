@@ -186,7 +186,7 @@ TEST_CASE("device: sessions go to a file and come back") {
         e.submit(request_for(prompt, 4));
         run_all(e, d.vocab);
         const ds::engine::turn turn(e);
-        return e.save_session(turn, 0, prompt, path);
+        return e.save_session(turn, {}, prompt, path);
     };
     const std::shared_ptr<ds::backend> gpu = fake_device();
     const model_of_ds far = file.load(gpu);
@@ -206,7 +206,7 @@ TEST_CASE("device: sessions go to a file and come back") {
         size_t count = 0;
         if (!path.empty()) {
             const ds::engine::turn turn(e);
-            CHECK(e.restore_session(turn, 0, path, ids, count) == 128);
+            CHECK(e.restore_session(turn, {}, path, ids, count) == 128);
         }
         e.submit(request_for(prompt, 4));
         return run_all(e, d.vocab);

@@ -1,6 +1,7 @@
 // The engine and memory: a step allocates nothing; every failing allocation of submit, fork and cancel leaves
 // the engine unchanged; and the soak test, many small requests on a tiny pool with random cancellations,
 // forks and preemptions.
+#include "../support/adapter_file.h"
 #include "../support/allocations.h"
 #include "../support/answers.h"
 #include "../support/api.h"
@@ -27,7 +28,18 @@ TEST_CASE("engine: a step allocates nothing") {
             c.max_requests = 5;
             c.kv_tokens = 12 * 64;
             c.step_tokens = 60;
+            c.max_adapter_rank = device_asked() ? 0 : 5;
             const engine_ptr e = engine(m, c);
+            adapter_ptr adapter;
+            if (c.max_adapter_rank) {
+                const temp_file file;
+                ds_model_info info{};
+                info.struct_size = sizeof info;
+                MUST(ds_model_get_info(m.get(), &info, &err));
+                const std::string made = random_adapter(micro_file(name), info.architecture, 5, 5, 1).bytes();
+                std::ofstream(file.path, std::ios::binary) << made;
+                adapter = load_adapter(m, file.path);
+            }
             const char *const stops[] = {"never to be seen", "nor this"};
             const ds_logit_bias bias = {3, 0.5f};
             std::vector<ds_request_id> ids;
@@ -46,6 +58,7 @@ TEST_CASE("engine: a step allocates nothing") {
                 r.thought.max_tokens = 5, r.thought.end_text = i % 2 ? "\nEnough.\n" : nullptr;
                 r.client_id = i % 3, r.priority = static_cast<int32_t>(i % 2);
                 r.timeout_seconds = i == 6 ? 1e6 : 0;
+                if (i % 2) r.adapter = adapter.get(), r.adapter_scale = 0.1f;
                 if (i == 7) r.flags = DS_REQUEST_SCORE | DS_REQUEST_LOGITS;
                 ids.push_back(0);
                 MUST(ds_engine_submit(e.get(), &r, &ids.back(), &err));

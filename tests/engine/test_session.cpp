@@ -375,7 +375,8 @@ TEST_CASE("session: headers with a valid checksum and impossible values") {
     says("kv_heads: is ", DS_ERR_UNSUPPORTED, [](session_header &h) { ++h.kv_heads; });
     says("head_size: is ", DS_ERR_UNSUPPORTED, [](session_header &h) { ++h.head_size; });
     says("rope_size: is ", DS_ERR_UNSUPPORTED, [](session_header &h) { ++h.rope_size; });
-    says("zero: is 1", DS_ERR_FORMAT, [](session_header &h) { h.zero = 1; });
+    says("adapted: is 1, asked for is 0", DS_ERR_UNSUPPORTED, [](session_header &h) { h.adapted = 1; });
+    says("adapted: is 2", DS_ERR_FORMAT, [](session_header &h) { h.adapted = 2; });
     says("tokens: its checksum", DS_ERR_FORMAT, [](session_header &h) { h.token_sum ^= uint64_t{1} << 63; });
 
     for (const ds_token t : {-1, INT32_MIN, INT32_MAX, static_cast<ds_token>(s.vocab)}) {

@@ -1,6 +1,7 @@
 // Fault injection into the library (sweep.h): in every operation the n-th allocation or the n-th call to the
 // operating system fails. Each time the status fits, outputs are unchanged, nothing is lost or incomplete,
 // and the same object continues with the same bits.
+#include "../support/adapter_file.h"
 #include "../support/allocations.h"
 #include "../support/answers.h"
 #include "../support/api.h"
@@ -115,6 +116,28 @@ TEST_CASE("faults: loading a model, from everywhere") {
                        ds_model_free(m);
                    }});
         }
+}
+
+TEST_CASE("faults: loading an adapter") {
+    const temp_dir dir;
+    const std::string path = dir / "a.gguf";
+    write_bytes(path, golden::random_adapter(golden::micro_file("micro/qwen2"), "qwen2", 2, 4, 1).bytes());
+    const model_ptr m = model("micro/qwen2", ds::format::q8_0);
+    for (const bool own : {false, true}) {
+        ds_adapter *a = nullptr;
+        ds_error failure;
+        sweep(own ? "adapter, a host's allocator" : "adapter",
+              {[&] {
+                   a = poison<ds_adapter>();
+                   return ds_adapter_load(m.get(), path.c_str(), own ? &counting_host() : nullptr, &a,
+                                          &failure);
+               },
+               [&](ds_status status) {
+                   check_said(status, failure);
+                   CHECK((a != poison<ds_adapter>()) == (status == DS_OK));
+                   if (status == DS_OK) ds_adapter_free(a);
+               }});
+    }
 }
 
 TEST_CASE("faults: engines: new and plan; a plan starts no thread and asks for no permission") {

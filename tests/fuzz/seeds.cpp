@@ -368,6 +368,26 @@ void of_importances() {
     seed("imatrix", "calibration", read_file(scratch() + "/stats"));
 }
 
+// An adapter of some of each model's matrices; the weights are filled in.
+void of_adapters() {
+    int i = 0;
+    for (const char *const name : {"llama", "qwen2", "deepseek-v2-lite", "r1"}) {
+        const std::string bytes = tiny_gguf(name, format::q8_0);
+        const gguf_file f(os::mapping::borrow(bytes.data(), bytes.size()), name);
+        gguf_writer w;
+        w.set_string("general.architecture", f.get_string("general.architecture"));
+        w.set_string("general.type", "adapter");
+        w.set_string("adapter.type", "lora");
+        w.set_f32("adapter.lora.alpha", 8);
+        for (const char *const matrix : {"attn_output", "ffn_gate", "ffn_down", "attn_kv_a_mqa", "attn_k"})
+            if (const gguf_tensor *const t = f.find_tensor("blk.0." + std::string(matrix) + ".weight")) {
+                w.add_tensor(std::string(t->name) + ".lora_a", format::f32, {{2, t->ne[1]}});
+                w.add_tensor(std::string(t->name) + ".lora_b", format::f16, {{t->ne[0], 2}});
+            }
+        seed("adapter", name, std::string(1, static_cast<char>(i++)) + w.header());
+    }
+}
+
 void others() {
     int i = 0;
     for (const session_engine &e : session_engines()) {
@@ -416,6 +436,7 @@ int main(int argc, char **argv) {
         ds::fuzz::of_vocabularies();
         ds::fuzz::of_templates();
         ds::fuzz::of_importances();
+        ds::fuzz::of_adapters();
         ds::fuzz::others();
     } catch (const std::exception &e) {
         fprintf(stderr, "fuzz-seeds: %s\n", e.what());

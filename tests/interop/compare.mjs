@@ -9,9 +9,10 @@
 // continuation has its first close call last.
 // usage: node compare.mjs WORK-DIRECTORY QUANTIZE GREEDY DATA-DIRECTORY
 import { execFileSync } from "node:child_process";
-import { readFileSync, readdirSync, rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { open } from "./peer.mjs";
+import { describeTokens, equalTokens, int64s } from "./tokens.mjs";
 
 const [work, quantize, greedy, data] = process.argv.slice(2);
 const names = ["micro/llama", "micro/llama-linear", "micro/llama3", "micro/qwen2", "micro/qwen3",
@@ -25,16 +26,6 @@ const otherwise = {
     "micro/deepseek-v2": "llama.cpp ranks every group of experts by its two best; DeepSeek V2 by its best " +
         "(arXiv 2405.04434, section 2.2.2)",
 };
-
-// A tensor of 64-bit integers in a safetensors file, which is a length, a JSON header and data.
-function int64s(path, tensor) {
-    const bytes = readFileSync(path);
-    const headerSize = Number(bytes.readBigUInt64LE(0));
-    const [begin, end] = JSON.parse(bytes.subarray(8, 8 + headerSize).toString())[tensor].data_offsets;
-    const out = [];
-    for (let i = begin; i < end; i += 8) out.push(Number(bytes.readBigInt64LE(8 + headerSize + i)));
-    return out;
-}
 
 // Both return a list of {token, best, second}.
 function ours(model, prompt) {
@@ -54,23 +45,10 @@ async function theirs(model, prompt) {
     return out;
 }
 
-// The number of equal tokens, and whether they may differ after that. `margins` are those of all positions.
-function compare(a, b, closeness, margins = []) {
-    const isClose = (i) => a[i].best - a[i].second <= closeness ||
-        Math.min(...margins.slice(0, promptTokens + i)) < routingMargin;
-    let same = 0, largest = 0, close = null;
-    for (; same < newTokens && a[same].token === b[same].token; ++same) {
-        if (close === null && isClose(same)) close = same;
-        if (close === null || margins.length === 0)
-            largest = Math.max(largest, Math.abs(a[same].best - b[same].best));
-    }
-    if (close === null && same < newTokens && isClose(same)) close = same;
-    return { same, largest, close, ok: largest <= closeness && (same === newTokens || close !== null) };
-}
-
-const describe = (r) =>
-    `${r.same} of ${newTokens} tokens equal; best logits differ by ${r.largest.toExponential(1)} at most` +
-    (r.close === null ? "" : `; close call at ${r.close}`);
+const compare = (a, b, closeness, margins = []) =>
+    equalTokens(a, b, closeness, (i) => Math.min(...margins.slice(0, promptTokens + i)) < routingMargin,
+        margins.length > 0);
+const describe = (r) => describeTokens(r, newTokens);
 
 // ---- The random model in every type, made from Q8_0
 

@@ -1,6 +1,7 @@
 // Our side of the comparison with llama.cpp: the greedy continuation of given token ids, with the two best
 // logits at each position. Keys and values are f32.
-// usage: greedy MODEL.gguf NEW ID,ID,…       a line for each new token: token, best and second best logit
+// usage: greedy MODEL.gguf NEW ID,ID,… [ADAPTER.gguf SCALE]   with an adapter; without:
+//        greedy MODEL.gguf NEW ID,ID,…       a line for each new token: token, best and second best logit
 //        greedy MODEL.gguf nll ID,ID,…       writes the ids' mean negative log-likelihood
 //        greedy MODEL.gguf margins ID,ID,…   writes a line for each id: the smallest margin, over all layers,
 //                                            between scores of chosen and other experts ("inf" without
@@ -99,7 +100,8 @@ static int print_margins(const char *path, const std::vector<ds_token> &ids) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return std::fprintf(stderr, "usage: greedy MODEL.gguf NEW|nll|margins ID,ID,...\n"), 2;
+    if (argc != 4 && argc != 6)
+        return std::fprintf(stderr, "usage: greedy MODEL.gguf NEW|nll|margins ID,ID,...\n"), 2;
     std::vector<ds_token> prompt;
     for (char *p = argv[3]; *p; p += *p == ',')
         prompt.push_back(static_cast<ds_token>(std::strtol(p, &p, 10)));
@@ -112,6 +114,11 @@ int main(int argc, char **argv) {
     ds_engine_config config{};
     config.struct_size = sizeof config;
     config.kv_type = DS_KV_F32;
+    ds_adapter *adapter = nullptr;
+    if (argc == 6) {
+        check(ds_adapter_load(model, argv[4], nullptr, &adapter, &err), err);
+        config.max_adapter_rank = 1024;
+    }
     check(ds_engine_new(model, &config, &engine, &err), err);
     ds_model_info info{};
     info.struct_size = sizeof info;
@@ -121,6 +128,8 @@ int main(int argc, char **argv) {
     r.struct_size = sizeof r;
     r.prompt = prompt.data();
     r.prompt_count = prompt.size();
+    r.adapter = adapter;
+    if (adapter) r.adapter_scale = std::strtof(argv[5], nullptr);
     const bool scored = std::strcmp(argv[2], "nll") == 0;
     double sum = 0;
     r.flags = scored ? DS_REQUEST_SCORE : DS_REQUEST_LOGITS | DS_REQUEST_IGNORE_END;
@@ -139,5 +148,6 @@ int main(int argc, char **argv) {
     }
     if (scored) std::printf("%.9g\n", sum / static_cast<double>(prompt.size() - 1));
     ds_engine_free(engine);
+    ds_adapter_free(adapter);
     ds_model_free(model);
 }

@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 // `directory` contains node_modules. `threads` 0: the package's default.
-// `kv`: the type of keys and values, such as "F32"; null: its default, F16.
-export async function open(directory, modelPath, { threads = 0, contextSize, batchSize = 512, kv = null }) {
+// `kv`: the type of keys and values, such as "F32"; null: its default, F16. `lora`: {filePath, scale}, or
+// null.
+export async function open(directory, modelPath,
+    { threads = 0, contextSize, batchSize = 512, kv = null, lora = null }) {
     const index = pathToFileURL(join(directory, "node_modules/node-llama-cpp/dist/index.js"));
     const { getLlama } = await import(index);
     const llama = await getLlama({
@@ -13,7 +15,8 @@ export async function open(directory, modelPath, { threads = 0, contextSize, bat
     });
     const model = await llama.loadModel({ modelPath, gpuLayers: 0 });
     const types = kv ? { experimentalKvCacheKeyType: kv, experimentalKvCacheValueType: kv } : {};
-    const context = await model.createContext({ contextSize, batchSize, threads, ...types });
+    const adapters = lora ? { lora: { adapters: [lora] } } : {};
+    const context = await model.createContext({ contextSize, batchSize, threads, ...types, ...adapters });
     const sequence = context.getSequence();
     return {
         threads: context.currentThreads,

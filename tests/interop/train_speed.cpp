@@ -109,8 +109,9 @@ int main(int argc, char **argv) {
                  operations = tokens * (6.0 * static_cast<double>(parameters) + attention / 2),
                  limit = peak(*static_cast<cpu *>(b.get()), format::f32),
                  limit16 = type == format::f32 ? limit : peak(*static_cast<cpu *>(b.get()), type);
-    const train_graph::bytes bytes = train_graph::measure(
-        *a, h, w, sums, s, static_cast<train_graph::again>(number(4, 0)), {operand_format(type), format::f32}, *b);
+    const train_graph::bytes bytes =
+        train_graph::measure(*a, h, w, sums, s, static_cast<train_graph::again>(number(4, 0)),
+                             {operand_format(type), format::f32}, *b);
     std::printf("%s: activations %.1f MiB, work %.1f, pages %.1f; outer products of it reach %.1f GFLOP/s\n",
                 info(type).text, static_cast<double>(bytes.activations) / 1048576,
                 static_cast<double>(bytes.work) / 1048576, static_cast<double>(bytes.pages) / 1048576,

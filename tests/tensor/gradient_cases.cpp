@@ -153,8 +153,8 @@ op_case matmul_back_w_case(int64_t n, int64_t heads, int64_t m, int64_t k, fill 
                 for (int64_t j = 0; j < k; ++j) {
                     double sum = matrix_element(s[0], h, i, j), size = std::fabs(sum);
                     for (int64_t t = 0; t < n; ++t) {
-                        const double x =
-                            rounded_to(type, element(s[1], t, h, i)) * rounded_to(type, element(s[2], t, h, j));
+                        const double x = rounded_to(type, element(s[1], t, h, i)) *
+                                         rounded_to(type, element(s[2], t, h, j));
                         sum += x, size += std::fabs(x);
                     }
                     wanted.push_back(sum);
@@ -341,7 +341,9 @@ op_case cross_entropy_back_case(format w, int64_t n, int64_t v, int64_t d, bool 
                 const double g_off = (std::fabs(by) + std::fabs(by_entropy) * (2 + std::fabs(log_p))) *
                                          (p * (l.off * 2 + 2e-6) + 1e-7) +
                                      // a slope near the middle of two values may be rounded to either
-                                     std::fabs(g) * (w == format::bf16 ? 0x1p-7 : w == format::f16 ? 0x1p-10 : 0);
+                                     std::fabs(g) * (w == format::bf16  ? 0x1p-7
+                                                     : w == format::f16 ? 0x1p-10
+                                                                        : 0);
                 for (int64_t k = 0; k < d; ++k) {
                     const auto at = static_cast<size_t>(j * d + k);
                     const double a = rounded_to(w, value(s[3], j * d + k)),
@@ -593,6 +595,92 @@ op_case adamw_case(format w, bool bytes, int64_t n, fill f) {
             if (best == 0 && after[static_cast<size_t>(i)] > 0) best = 1;
             wanted.push_back(static_cast<int8_t>(best));
             tolerance.push_back(1.01);
+        }
+    };
+    return c;
+}
+
+op_case lora_case(int64_t n, int64_t m, int64_t k, std::vector<int64_t> ranks, int32_t matrix, fill f) {
+    // what the slots point to, for as long as the case
+    struct adapters {
+        std::vector<array> a, b;
+        std::vector<std::vector<lora_matrix>> matrices;
+        std::vector<lora_slot> slots = {{}};
+    };
+    numbers r(41);
+    const auto of = std::make_shared<adapters>();
+    int64_t most = 1;
+    for (const int64_t rank : ranks) {
+        of->a.push_back(make_array(r, format::f32, {std::max<int64_t>(1, rank), k}, f));
+        of->b.push_back(make_array(r, format::f32, {m, std::max<int64_t>(1, rank)}, f));
+        most = std::max(most, rank);
+    }
+    for (size_t i = 0; i < ranks.size(); ++i) {
+        of->matrices.emplace_back(static_cast<size_t>(matrix) + 2);
+        if (ranks[i])
+            of->matrices[i][static_cast<size_t>(matrix)] = {
+                reinterpret_cast<const float *>(of->a[i].bytes.data()),
+                reinterpret_cast<const float *>(of->b[i].bytes.data()), ranks[i], 0.5f + r.plain() / 4, 0};
+    }
+    for (size_t i = 0; i < ranks.size(); ++i)
+        of->slots.push_back({of->matrices[i].data(), 1 + r.plain() / 2, 0});
+    array slots{format::i8, {static_cast<int64_t>(of->slots.size()), sizeof(lora_slot)}, {}, false, {}};
+    slots.bytes.resize(of->slots.size() * sizeof(lora_slot));
+    std::memcpy(slots.bytes.data(), of->slots.data(), slots.bytes.size());
+    // rows of one sequence mostly follow one another
+    std::vector<int32_t> sequence;
+    for (int64_t i = 0; i < n; ++i)
+        sequence.push_back(i && r.below(4) ? sequence.back() : r.below(static_cast<int>(of->slots.size())));
+    op_case c = start(op::lora,
+                      {make_array(r, format::f32, {n, k}, f, true),
+                       make_array(r, format::f32, {n, m}, f, true), slots, make_ints(sequence, true)},
+                      f);
+    c.params = raw(lora_params{matrix, static_cast<int32_t>(most)});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n; ++i) {
+            const auto slot = static_cast<size_t>(sequence[static_cast<size_t>(i)]);
+            const int64_t rank = slot ? ranks[slot - 1] : 0;
+            std::vector<double> h, sizes;
+            for (int64_t j = 0; j < rank; ++j) {
+                double sum = 0, size = 0;
+                for (int64_t e = 0; e < k; ++e) {
+                    const double product = value(of->a[slot - 1], j * k + e) * value(s[0], i * k + e);
+                    sum += product, size += std::fabs(product);
+                }
+                h.push_back(sum), sizes.push_back(size);
+            }
+            for (int64_t j = 0; j < m; ++j) {
+                double z = 0, size = 0;
+                for (int64_t e = 0; e < rank; ++e) {
+                    const double b = value(of->b[slot - 1], j * rank + e);
+                    z += b * h[static_cast<size_t>(e)];
+                    size += std::fabs(b) * sizes[static_cast<size_t>(e)];
+                }
+                const double scale = rank ? static_cast<double>(of->slots[slot].scale) *
+                                                static_cast<double>(of->slots[slot].matrices[matrix].scale)
+                                          : 0,
+                             before = value(s[1], i * m + j);
+                wanted.push_back(before + scale * z);
+                tolerance.push_back(rank ? (std::fabs(before) + std::fabs(scale) * size) *
+                                                   static_cast<double>(k + rank + 8) * 0x1p-24 +
+                                               0x1p-149
+                                         : 0);
+            }
+        }
+    };
+    return c;
+}
+
+op_case add_scaled_case(int64_t n, int64_t m, bool a, fill f) {
+    numbers r(42);
+    op_case c = start(op::add_scaled, {{}, make_array(r, format::f32, {n, m}, f, true)}, f);
+    if (a) c.src[0] = make_array(r, format::f32, {n, m}, f, true);
+    constexpr float scale = 0.37f;
+    c.params = raw(add_scaled_params{scale});
+    c.exact = [=, s = c.src](auto &wanted, auto &tolerance) {
+        for (int64_t i = 0; i < n * m; ++i) {
+            wanted.push_back((a ? value(s[0], i) : 0) + static_cast<double>(scale) * value(s[1], i));
+            tolerance.push_back(std::fabs(wanted.back()) * 0x1p-23 + 0x1p-149);
         }
     };
     return c;

@@ -102,6 +102,11 @@ op_case experts_case(format w, format up, int64_t n, int64_t experts, int64_t us
 op_case experts_case(format w, int64_t n, int64_t experts, int64_t used, int64_t d, int64_t ffn, bool shared,
                      fill f = fill::plain);
 op_case candidates_case(int64_t n, int64_t width, int32_t count, fill f = fill::plain);
+// Of matrix `matrix` of adapters of these ranks (0: does not adapt it), by turns for the sequences, of which
+// the first has no adapter.
+op_case lora_case(int64_t n, int64_t m, int64_t k, std::vector<int64_t> ranks, int32_t matrix,
+                  fill f = fill::plain);
+op_case add_scaled_case(int64_t n, int64_t m, bool a, fill f = fill::plain);
 op_case add_case(std::vector<int64_t> ne, fill f = fill::plain);
 op_case gated_case(std::vector<int64_t> ne, unary f, fill how = fill::plain);
 // Gradients. heads 0: matrices without heads.

@@ -23,9 +23,8 @@ op_case routed_matmul_back_case(format w, int64_t n, int64_t matrices, int64_t u
                 if (!add_ranks) std::fill(sums.begin(), sums.end(), 0.0), sizes = sums;
                 for (int64_t j = 0; j < k; ++j)
                     for (int64_t t = 0; t < m; ++t) {
-                        const double x =
-                            rounded_to(w, value(s[0], (i * used + rank) * m + t)) *
-                            rounded_to(w, value(s[1], (e * m + t) * k + j));
+                        const double x = rounded_to(w, value(s[0], (i * used + rank) * m + t)) *
+                                         rounded_to(w, value(s[1], (e * m + t) * k + j));
                         sums[static_cast<size_t>(j)] += x;
                         sizes[static_cast<size_t>(j)] += std::fabs(x);
                     }

@@ -389,6 +389,19 @@ TEST_CASE("graph: shape rules refuse what does not fit, naming the operation and
     bad([&] { add(g, f32({3, 8}), f32({3, 8, 1})); });
     bad([&] { add(g, f32({3, 8}), f16({3, 8})); });
 
+    const auto slots = [&](int64_t n) { return i8({n, static_cast<int64_t>(sizeof(lora_slot))}); };
+    good([&] { CHECK(lora(g, f32({3, 8}), f32({3, 5}), slots(2), i32({3}), {0, 4})->base != nullptr); });
+    bad([&] { lora(g, f32({3, 8}), f32({2, 5}), slots(2), i32({3}), {0, 4}); });
+    bad([&] { lora(g, f32({3, 8}), f16({3, 5}), slots(2), i32({3}), {0, 4}); });
+    bad([&] { lora(g, f32({3, 8}), f32({3, 5}), i8({2, 8}), i32({3}), {0, 4}); });
+    bad([&] { lora(g, f32({3, 8}), f32({3, 5}), slots(2), i32({2}), {0, 4}); });
+    bad([&] { lora(g, f32({3, 8}), f32({3, 5}), slots(2), i32({3}), {-1, 4}); });
+    bad([&] { lora(g, f32({3, 8}), f32({3, 5}), slots(2), i32({3}), {0, 0}); });
+    good([&] { add_scaled(g, f32({3, 8}), f32({3, 8}), 2); });
+    good([&] { add_scaled(g, nullptr, f32({3, 8}), 2); });
+    bad([&] { add_scaled(g, f32({3, 5}), f32({3, 8}), 2); });
+    bad([&] { add_scaled(g, nullptr, f32({3, 2, 8}), 2); });
+
     good([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f32({3, 5})); });
     bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f32({5})); });
     bad([&] { matmul(g, f32({3, 8}), f16({5, 8}), nullptr, f16({3, 5})); });

@@ -28,8 +28,8 @@ TEST_CASE("optimizer: three steps on every golden checkpoint") {
         t.own();
         train_sizes sizes = s.sizes();
         if (name == "r1") sizes.balance = 0.01f;
-        train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, sizes, train_graph::again::none,
-                      {}, t.cpu(2), host{});
+        train_graph g(*t.m->architecture, t.m->h, t.weights, t.list, sizes, train_graph::again::none, {},
+                      t.cpu(2), host{});
         optimizer o(t.optimized, {}, t.cpu(2));
         const std::vector<double> rates = doubles(values.at("rates")), losses = doubles(values.at("losses")),
                                   norms = doubles(values.at("grad_norms"));

@@ -116,8 +116,7 @@ TEST_CASE("trainer: the same bytes with any threads, recomputation and runs") {
             if (f == DS_TRAIN_INT8) c.kv_type = DS_KV_INT8;
             if (name == "r1") c.balance = 0.01f;
             const std::string wanted = bytes_of(c);
-            for (const ds_recompute again :
-                 {DS_RECOMPUTE_CHEAP, DS_RECOMPUTE_GATES, DS_RECOMPUTE_BLOCKS}) {
+            for (const ds_recompute again : {DS_RECOMPUTE_CHEAP, DS_RECOMPUTE_GATES, DS_RECOMPUTE_BLOCKS}) {
                 c.recompute = again;
                 c.threads = again == DS_RECOMPUTE_CHEAP ? 2 : 7;
                 CHECK(bytes_of(c) == wanted);
@@ -284,10 +283,9 @@ TEST_CASE("trainer: log-probabilities have the engine's bits, in every format") 
         ds_kv_type pages;
     };
     for (const std::string name : {"llama", "qwen3", "r1", "deepseek-r1"})
-        for (const formats f :
-             {formats{DS_TRAIN_F32, DS_KV_F32}, formats{DS_TRAIN_BF16, DS_KV_F16},
-              formats{DS_TRAIN_F16, DS_KV_F32}, formats{DS_TRAIN_INT8, DS_KV_F32},
-              formats{DS_TRAIN_INT8, DS_KV_INT8}}) {
+        for (const formats f : {formats{DS_TRAIN_F32, DS_KV_F32}, formats{DS_TRAIN_BF16, DS_KV_F16},
+                                formats{DS_TRAIN_F16, DS_KV_F32}, formats{DS_TRAIN_INT8, DS_KV_F32},
+                                formats{DS_TRAIN_INT8, DS_KV_INT8}}) {
             CAPTURE(name);
             CAPTURE(int(f.format));
             const model_ptr m = model("micro/" + name, ds::format::f32);

@@ -69,8 +69,8 @@ struct trained {
             if (row.stays_f32()) return;
             const auto *const from = static_cast<const float *>(w->data);
             const auto n = static_cast<size_t>(ds::elements(*w));
-            ds::tensor &t = tensors.emplace_back(
-                ds::make_tensor(type, {w->ne, static_cast<size_t>(w->rank)}));
+            ds::tensor &t =
+                tensors.emplace_back(ds::make_tensor(type, {w->ne, static_cast<size_t>(w->rank)}));
             t.name = w->name;
             t.data = values.emplace_back(n).data();
             ds::encode_row(type, from, t.data, n);

@@ -213,11 +213,17 @@ static const tensor *heads_of(const build_args &a, int64_t layer, const tensor *
                        w.v_b);
 }
 
+const tensor *query_latents(const build_args &a, int64_t layer, const tensor *y) {
+    const layer_weights &w = a.block(layer);
+    return rms_norm(a.g, adapted(a, w.q_a, y, matmul(a.g, y, w.q_a, nullptr)), w.q_a_norm, a.h.norm_eps);
+}
+
 const tensor *latent_pages(const build_args &a, int64_t layer, const tensor *y, const tensor *rope_t) {
     const layer_weights &w = a.block(layer);
     const hparams &h = a.h;
     graph &g = a.g;
-    const tensor *kv = g.reshape(matmul(g, y, w.kv_a, nullptr), {y->ne[0], 1, h.kv_rank + h.rotated});
+    const tensor *kv =
+        g.reshape(adapted(a, w.kv_a, y, matmul(g, y, w.kv_a, nullptr)), {y->ne[0], 1, h.kv_rank + h.rotated});
     const tensor *latent = rms_norm(g, g.slice(kv, 0, h.kv_rank), w.kv_a_norm, h.norm_eps);
     const tensor *k_rope = rope(g, g.slice(kv, h.kv_rank, h.rotated), rope_t, rope_pairs::adjacent);
     return kv_write(g, latent, k_rope, a.in.pages, a.in.slots, a.kv[static_cast<size_t>(layer)]);
@@ -229,15 +235,14 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
     graph &g = a.g;
     const int64_t n = x->ne[0];
     const tensor *y = rms_norm(g, x, w.attn_norm, h.norm_eps);
-    const tensor *q =
-        w.q ? matmul(g, y, w.q, nullptr)
-            : matmul(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps), w.q_b, nullptr);
-    q = g.reshape(q, {n, h.heads, h.head_size});
+    const tensor *const from = w.q ? y : query_latents(a, layer, y), *const by = w.q ? w.q : w.q_b;
+    const tensor *const q =
+        g.reshape(adapted(a, by, from, matmul(g, from, by, nullptr)), {n, h.heads, h.head_size});
     const tensor *q_rope = rope(g, g.slice(q, h.nope_size, h.rotated), rope_t, rope_pairs::adjacent);
     const tensor *pages = latent_pages(a, layer, y, rope_t);
     const tensor *o =
         g.reshape(heads_of(a, layer, g.slice(q, 0, h.nope_size), q_rope, pages), {n, h.heads * h.value_size});
-    return matmul(g, o, w.attn_output, nullptr, x);
+    return adapted(a, w.attn_output, o, matmul(g, o, w.attn_output, nullptr, x));
 }
 
 static const tensor *expert_block(const build_args &a, int64_t layer, const tensor *x) {
@@ -252,9 +257,10 @@ static const tensor *expert_block(const build_args &a, int64_t layer, const tens
                           h.expert_scale};
     const tensor *y = rms_norm(g, x, w.ffn_norm, h.norm_eps);
     const tensor *route = router(g, matmul(g, y, w.router, nullptr), w.router_bias, p), *shared = nullptr;
-    if (w.shared_gate)
-        shared = matmul(g, gated_projection(g, unary::silu, y, nullptr, 0, w.shared_gate, w.shared_up),
-                        w.shared_down, nullptr);
+    if (w.shared_gate) {
+        const tensor *const hidden = gated_product(a, y, nullptr, w.shared_gate, w.shared_up);
+        shared = adapted(a, w.shared_down, hidden, matmul(g, hidden, w.shared_down, nullptr));
+    }
     return add(g, x, experts(g, y, route, w.expert_gate, w.expert_up, w.expert_down, shared));
 }
 

@@ -25,6 +25,8 @@ void dense_tensors(const hparams &h, const row_maker &row);
 
 const tensor *latent_rope_table(const build_args &a);
 float latent_score_scale(const hparams &h);
+// What q_b multiplies, where queries have latents too.
+const tensor *query_latents(const build_args &a, int64_t layer, const tensor *y);
 // The layer's pages, after writing the latents and rotated keys of y, attention's normed input.
 const tensor *latent_pages(const build_args &a, int64_t layer, const tensor *y, const tensor *rope_t);
 

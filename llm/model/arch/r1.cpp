@@ -85,15 +85,17 @@ static const tensor *attend(const build_args &a, int64_t layer, const tensor *x,
     const tensor *route =
         head_router(g, routed, shared, mix, static_cast<int32_t>(h.heads_used - h.heads_shared));
     const tensor *q = w.q ? active(g, y, w.q, h.heads, route)
-                          : active(g, rms_norm(g, matmul(g, y, w.q_a, nullptr), w.q_a_norm, h.norm_eps),
-                                   w.q_b, h.heads, route);
+                          : active(g, query_latents(a, layer, y), w.q_b, h.heads, route);
     const tensor *q_rope = rope(g, g.slice(q, h.nope_size, h.rotated), rope_t, rope_pairs::adjacent);
     const tensor *pages = latent_pages(a, layer, y, rope_t);
     const tensor *q_latent = routed_matmul(g, g.slice(q, 0, h.nope_size), w.k_b, route);
     const attention_params p{a.kv[static_cast<size_t>(layer)], latent_score_scale(h)};
     const tensor *latents =
         attention(g, q_latent, pages, a.in.tables, a.in.sequence, a.in.positions, p, q_rope);
-    return spread_matmul(g, routed_matmul(g, latents, w.v_b, route), route, w.attn_output, x);
+    const tensor *o = routed_matmul(g, latents, w.v_b, route);
+    if (!a.adapts({w.attn_output})) return spread_matmul(g, o, route, w.attn_output, x);
+    o = routed_spread(g, o, route, static_cast<int32_t>(h.heads));
+    return adapted(a, w.attn_output, o, matmul(g, o, w.attn_output, nullptr, x));
 }
 
 static const tensor *build(const build_args &a) {
