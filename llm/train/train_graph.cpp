@@ -46,7 +46,7 @@ struct build_arguments {
     train_graph::again policy;
     const page_layout &layout;
     format stored;
-    const std::vector<bool> &narrow;
+    const std::vector<bool> *narrow;  // see graph::narrow, or null
     const adaptation *adapters;
 };
 }  // namespace
@@ -97,7 +97,7 @@ static results build(graph &g, const build_arguments &b, int64_t rows, int64_t t
                      void *pages) {
     g.reset();
     g.expand(ops_to_expand());
-    if (!b.narrow.empty()) g.narrow(b.narrow, b.stored);
+    if (b.narrow) g.narrow(*b.narrow, b.stored);
     const offsets at(b.s);
     const auto list = [&](size_t offset, int64_t n, const char *name) {
         return g.input(format::i32, {n}, inputs ? inputs + offset : nullptr, name);
@@ -147,12 +147,10 @@ static std::vector<bool> build_largest(graph &g, const build_arguments &b) {
     results r = build(g, b, b.s.rows, b.s.targets, nullptr, nullptr);
     // what whole blocks are computed from stays in f32
     if (b.stored == format::f32 || b.sums.empty() || b.policy == train_graph::again::blocks) return {};
-    build_arguments again = {b.a, b.h, b.w, b.sums, b.s, b.policy, b.layout, b.stored, r.needed, b.adapters};
+    build_arguments again = {b.a, b.h, b.w, b.sums, b.s, b.policy, b.layout, b.stored, &r.needed, b.adapters};
     build(g, again, b.s.rows, b.s.targets, nullptr, nullptr);
     return r.needed;
 }
-
-static const std::vector<bool> nothing;
 
 train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const model_weights &w,
                                         std::span<const gradient_sum> sums, const train_sizes &s,
@@ -160,7 +158,7 @@ train_graph::bytes train_graph::measure(const arch &a, const hparams &h, const m
                                         const adaptation *adapters) {
     graph g(max_nodes(h, adapters));
     const page_layout layout = layout_of(a, h, f, policy);
-    build_largest(g, {a, h, w, sums, s, policy, layout, f.stored, nothing, adapters});
+    build_largest(g, {a, h, w, sums, s, policy, layout, f.stored, nullptr, adapters});
     const plan p = make_plan(g, b);
     return {p.arena_bytes, p.work_bytes, layout.page_bytes * static_cast<size_t>(pool_pages(s)),
             offsets(s).bytes};
@@ -174,7 +172,7 @@ train_graph::train_graph(const arch &a, const hparams &h, const model_weights &w
       stored_(f.stored), adapters_(adapters), backend_(std::move(b)), layout_(layout_of(a, h, f, policy)),
       graph_(max_nodes(h, adapters)), inputs_(host, offsets(s).bytes) {
     narrow_ = build_largest(
-        graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, nothing, adapters_});
+        graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, nullptr, adapters_});
     for (const node &n : graph_.nodes())
         if (!backend_->fn->variant(backend_.get(), n))
             throw error(status::unsupported,
@@ -234,7 +232,7 @@ bool train_graph::run(const train_batch &batch, float scale, const std::atomic<b
     const auto rows = static_cast<int64_t>(batch.ids.size()),
                targets = static_cast<int64_t>(batch.rows.size());
     const results r =
-        build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, narrow_, adapters_},
+        build(graph_, {arch_, h_, weights_, sums_, sizes_, policy_, layout_, stored_, &narrow_, adapters_},
               rows, targets, static_cast<char *>(inputs_.data()), pages_.data());
     place(graph_, plan_, arena_.data());
     if (!backend_->fn->run(backend_.get(), graph_, work_.data(), stop)) return false;

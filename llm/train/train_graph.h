@@ -52,10 +52,10 @@ public:
                 const train_sizes &s, again policy, const train_formats &f, std::shared_ptr<backend> b,
                 const ds::host &host, const adaptation *adapters = nullptr);
 
-    // Adds the gradients of the batch's loss, times scale, to the sums, but for those of the embedding's rows,
-    // which are kept until `finish`: where the embedding is the output head as well, its sum takes all that it
-    // gets as the head first, however a batch was cut into runs. False if `*stop` became true meanwhile: the
-    // sums are then incomplete. The batch is consistent and fits the sizes.
+    // Adds the gradients of the batch's loss, times scale, to the sums, but for those of the embedding's
+    // rows, which are kept until `finish`: where the embedding is the output head as well, its sum takes all
+    // that it gets as the head first, however a batch was cut into runs. False if `*stop` became true
+    // meanwhile: the sums are then incomplete. The batch is consistent and fits the sizes.
     bool run(const train_batch &batch, float scale = 1, const std::atomic<bool> *stop = nullptr);
     void finish();
     void forget();  // what is kept for `finish`
