@@ -1,18 +1,13 @@
-// train: changes a model's weights by rows of text, measures it, draws a run, and makes rows to begin with.
-// A run that was stopped continues to the same bytes.
-#include "plot.h"
-#include "problems.h"
+// train sft: supervised training. A run that was stopped continues to the same bytes.
+#include "train.h"
 
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <new>
-#include <span>
-#include <string_view>
+
+namespace train {
 
 namespace {
-
-using jsonl::json;
 
 struct trainer_free {
     void operator()(ds_trainer *t) const { ds_trainer_free(t); }
@@ -55,31 +50,12 @@ std::function<void(const std::string &)> bytes(uint64_t &to) {
 struct options {
     std::string model, rows, out, type = "f32", eval, log, save;
     ds_trainer_config config = cli::make<ds_trainer_config>();
-    cli::engine_flags engine;
     uint64_t steps = 0, epochs = 0, batch_tokens = 2048, seed = 1, eval_every = 0, save_every = 0;
     rows::rules rules;
-    bool resume = false, plan = false, quiet = false, help = false;
-    // data
-    uint64_t count = 0;
-    uint32_t digits = 3, numbers = 3;
-    bool held_out = false;
+    bool resume = false, plan = false, quiet = false;
 };
 
-void add_row_flags(std::vector<cli::flag> &f, options &o) {
-    f.push_back({"--all-tokens", "", "learn the prompts too; default: the answers alone",
-                 cli::on(o.rules.all_tokens)});
-    f.push_back({"--plain", "",
-                 "prompt and response are plain text; default: a question and an answer of the model's chat "
-                 "template, if it has one",
-                 cli::on(o.rules.plain)});
-}
-void add_help_flags(std::vector<cli::flag> &f, options &o) {
-    f.push_back(
-        {"-q, --quiet", "", "no progress (it shows on a terminal only) and no summary", cli::on(o.quiet)});
-    f.push_back({"-h, --help", "", "this text", cli::on(o.help)});
-}
-
-std::vector<cli::flag> sft_flags(options &o) {
+std::vector<cli::flag> flags(options &o) {
     ds_trainer_config &c = o.config;
     std::vector<cli::flag> f = {
         {"", "", "The result:", {}},
@@ -96,7 +72,7 @@ std::vector<cli::flag> sft_flags(options &o) {
          cli::number(c.context_length, 0u, 1u << 30)},
         {"--seed", "N", "of the rows' order; default 1", cli::number(o.seed, uint64_t{0})},
     };
-    add_row_flags(f, o);
+    add_row_flags(f, o.rules);
     f.insert(
         f.end(),
         {
@@ -133,88 +109,9 @@ std::vector<cli::flag> sft_flags(options &o) {
              cli::number(o.save_every, uint64_t{1})},
             {"--resume", "", "continue the saved run", cli::on(o.resume)},
         });
-    add_help_flags(f, o);
+    f.push_back(quiet_flag(o.quiet));
     return f;
 }
-
-std::vector<cli::flag> eval_flags(options &o) {
-    std::vector<cli::flag> f = {
-        {"--context", "N", "most tokens of a row; default: the model's context",
-         cli::number(o.engine.config.context_length, 0u, 1u << 30)},
-    };
-    add_row_flags(f, o);
-    o.engine.add_to(f);
-    add_help_flags(f, o);
-    return f;
-}
-
-std::vector<cli::flag> plot_flags(options &o) {
-    return {{"-o, --out", "FILE", "the picture, SVG; - for standard output", cli::text(o.out)},
-            {"-h, --help", "", "this text", cli::on(o.help)}};
-}
-
-std::vector<cli::flag> data_flags(options &o) {
-    return {
-        {"-n, --count", "N", "rows", cli::number(o.count, uint64_t{1})},
-        {"--seed", "N", "the same seed gives the same rows; default 1", cli::number(o.seed, uint64_t{0})},
-        {"--held-out", "", "the one problem in ten that is never among the other rows", cli::on(o.held_out)},
-        {"--digits", "D", "arithmetic: of the numbers that are added; default 3",
-         cli::number(o.digits, 1u, 100u)},
-        {"--numbers", "K", "countdown: how many there are; default 3", cli::number(o.numbers, 2u, 8u)},
-        {"-h, --help", "", "this text", cli::on(o.help)}};
-}
-
-// ---- Outputs
-
-// While half-written files must be removed, a lack of memory is an exception (see out_of_memory).
-struct memory_throws {
-    std::new_handler before = std::set_new_handler(nullptr);
-    memory_throws() = default;
-    memory_throws(const memory_throws &) = delete;
-    ~memory_throws() { std::set_new_handler(before); }
-};
-
-// A file beside `path`, which is removed again unless it replaces that one. That it can be made says that
-// `path` can be written, before hours of work are to be.
-class part_file {
-public:
-    explicit part_file(const std::string &path) : name(path + ".part-XXXXXX") {
-        struct stat s;
-        if (stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode))
-            throw cli::failure(path + ": is not a regular file");
-        const int fd = mkostemp(name.data(), O_CLOEXEC);
-        if (fd < 0) throw cli::failure(path + ": could not be written: " + std::strerror(errno));
-        close(fd);
-    }
-    part_file(const part_file &) = delete;
-    ~part_file() { unlink(name.c_str()); }
-
-    memory_throws scope;
-    std::string name;
-};
-
-void must_differ(const std::string &out, const std::vector<std::string> &others) {
-    struct stat a, b;
-    for (const std::string &other : others)
-        if (other == out || (stat(out.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 &&
-                             a.st_dev == b.st_dev && a.st_ino == b.st_ino))
-            throw cli::failure(out + ": is the same file as another that this run reads or writes");
-}
-
-// Whether it is a line of this program's, and of which step.
-uint64_t logged_step(const std::string &path, const jsonl::answers::record &r) {
-    try {
-        const json v = jsonl::parse_line(r.text);
-        for (const char *name : {"step", "loss", "norm", "lr", "tokens", "targets", "seconds"})
-            if (!v.is_object() || !v.contains(name)) throw cli::failure("");
-        return jsonl::number_of<uint64_t>(v["step"]);
-    } catch (const cli::failure &) {
-        throw cli::failure(jsonl::location(path, r.line) +
-                           ": is not a line of a training log; the file is unchanged");
-    }
-}
-
-// ---- Supervised training
 
 // What is saved beside the weights: the place in the rows, and what rows they are.
 json place_of(const options &o, const rows::data &d, uint64_t step, const rows::feeder &feed) {
@@ -313,7 +210,7 @@ private:
     double begin_ = seconds(), shown_ = 0;
 };
 
-int train(options o) {
+int learn(options o) {
     const cli::model_ptr model = cli::load(o.model, cli::make<ds_model_config>());
     ds_error err;
     auto plan = cli::make<ds_training_plan>();
@@ -428,217 +325,21 @@ int train(options o) {
     return 0;
 }
 
-// ---- The other commands
+}  // namespace
 
-// By an engine, which runs the model in its own number formats.
-int measure(options o) {
-    const cli::model_ptr model = cli::load(o.model, cli::make<ds_model_config>());
-    const ds_model_info info = cli::info(model);
-    ds_engine_config c = o.engine.get();
-    if (!c.context_length) c.context_length = info.context_length;
-    o.rules.most_tokens = c.context_length;
-    o.rules.limit = "the context";
-    const rows::data data = rows::read_data(o.rows, rows::reader(model, o.rules));
-    size_t longest = 2;
-    for (const rows::sequence &s : data.sequences) longest = std::max(longest, s.tokens.size());
-    c.context_length = static_cast<uint32_t>(longest);
-    c.max_requests = 8;
-    // scoring needs the logits of all rows of a step
-    c.logit_rows = std::clamp(uint32_t{64 << 20} / (4 * info.vocabulary), 32u, 512u);
-    const cli::engine_ptr e = cli::start(model, c);
-
-    double sum = 0;
-    ds_error err;
-    size_t begun = 0, ended = 0;
-    const bool show = !o.quiet && isatty(STDERR_FILENO);
-    while (ended < data.sequences.size()) {
-        for (; begun < data.sequences.size() && begun - ended < c.max_requests; ++begun) {
-            const rows::sequence &s = data.sequences[begun];
-            auto r = cli::make<ds_request>();
-            r.flags = DS_REQUEST_SCORE;
-            r.prompt = s.tokens.data();
-            r.prompt_count = s.tokens.size();
-            r.user = const_cast<rows::sequence *>(&s);
-            ds_request_id id = 0;
-            cli::check(ds_engine_submit(e.get(), &r, &id, &err), err);
-        }
-        const ds_event *const *events = nullptr;
-        size_t count = 0;
-        cli::check(ds_engine_step(e.get(), &events, &count, &err), err);
-        for (const ds_event *v : std::span(events, count)) {
-            const auto *const s = static_cast<const rows::sequence *>(v->user);
-            if (v->type == DS_EVENT_SCORE && v->position > 0 && s->weights[v->position] > 0)
-                sum -= static_cast<double>(v->logprob);
-            if (v->type != DS_EVENT_DONE) continue;
-            ++ended;
-            if (v->finish != DS_FINISH_SCORED)
-                throw cli::failure(std::string("a row could not be scored: ") + ds_status_name(v->status));
-        }
-        if (show) std::fprintf(stderr, "\r%zu of %zu rows\033[K", ended, data.sequences.size());
-    }
-    if (show) std::fputs("\r\033[K", stderr);
-    const double loss = sum / static_cast<double>(data.targets);
-    std::printf("rows        %zu, %llu tokens, %llu of them scored\n", data.sequences.size(),
-                static_cast<unsigned long long>(data.tokens), static_cast<unsigned long long>(data.targets));
-    std::printf("loss        %.6f\nperplexity  %.6f\n", loss, std::exp(loss));
-    return 0;
-}
-
-int draw(const options &o) {
-    const std::unique_ptr<FILE, int (*)(FILE *)> in(std::fopen(o.rows.c_str(), "rb"), std::fclose);
-    if (!in) throw cli::failure(o.rows + ": " + std::strerror(errno));
-    plot::points loss, eval, rate, norm;
-    jsonl::each_line(in.get(), o.rows, [&](size_t line, const std::string &text, uint64_t) {
-        logged_step(o.rows, {line, text, line == 1, true});
-        const json v = jsonl::parse_line(text);
-        const std::pair<const char *, plot::points *> all[] = {
-            {"loss", &loss}, {"eval", &eval}, {"lr", &rate}, {"norm", &norm}};
-        // a step that was skipped has no numbers, and what is beyond all measure is none to draw
-        for (const auto &[name, to] : all)
-            if (v.contains(name) && v[name].is_number() && std::fabs(v[name].get<double>()) < 1e30)
-                to->emplace_back(v["step"].get<double>(), v[name].get<double>());
-    });
-    if (loss.empty()) throw cli::failure(o.rows + ": has no steps");
-    const std::string svg = plot::svg({{"loss", {{"loss", "#1f5fa8", loss}, {"eval", "#c4501b", eval}}},
-                                       {"learning rate", {{"lr", "#2e7d32", rate}}},
-                                       {"norm of the gradients", {{"norm", "#6a3d9a", norm}}}});
-    if (o.out == "-") return std::fwrite(svg.data(), 1, svg.size(), stdout), 0;
-    must_differ(o.out, {o.rows});
-    const part_file part(o.out);
-    FILE *const to = std::fopen(part.name.c_str(), "wb");
-    const bool written = to && std::fwrite(svg.data(), 1, svg.size(), to) == svg.size();
-    const mode_t mask = umask(0);
-    umask(mask);
-    if ((to && std::fclose(to) != 0) || !written || chmod(part.name.c_str(), 0666 & ~mask) != 0 ||
-        rename(part.name.c_str(), o.out.c_str()) != 0)
-        throw cli::failure(o.out + ": could not be written: " + std::strerror(errno));
-    return 0;
-}
-
-int make_rows(const options &o, const std::string &kind) {
-    const auto write = [](const json &row) {
-        const std::string line = jsonl::text_line(row);
-        if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size()) throw cli::output_failure();
-    };
-    const auto make = [&](rows::splitmix64 &random) {
-        return kind == "arithmetic" ? problems::sum(random, o.digits)
-                                    : problems::countdown(random, o.numbers);
-    };
-    problems::generate(make, o.count, o.seed, o.held_out, write);
-    return 0;
-}
-
-// ---- The command line
-
-struct command {
-    const char *name, *usage, *does;
-    std::vector<cli::flag> (*flags)(options &);
-    int (*run)(options &, const std::vector<std::string> &);
-};
-
-constexpr const char *about_rows =
-    "A row is a line of JSON: {\"prompt\", \"response\"}; {\"messages\": [{\"role\", \"content\"}, …]}, of "
-    "which\n"
-    "the last is the assistant's; or {\"text\"}. Other fields are ignored. Messages, and a prompt and its\n"
-    "response, are written with the model's chat template. The answers are learned, each with the token "
-    "that\n"
-    "ends it; of a text, all tokens are. Thoughts in answers before the last are dropped where the template\n"
-    "does so.\n";
-
-int run_sft(options &o, const std::vector<std::string> &rest) {
-    if (rest.size() != 2 && !(o.plan && rest.size() == 1))
+int run_sft(const command &c, int argc, char **argv) {
+    options o;
+    const auto rest = parse(c, argc, argv, flags(o));
+    if (!rest) return 0;
+    if (rest->size() != 2 && !(o.plan && rest->size() == 1))
         throw cli::usage_error("sft: needs a model and a file of rows; see train sft --help");
     if (o.out.empty() && !o.plan) throw cli::usage_error("sft: needs --out FILE");
     if (o.steps && o.epochs) throw cli::usage_error("--epochs: not with --steps");
     if (o.eval_every && o.eval.empty()) throw cli::usage_error("--eval-every: is for --eval");
-    o.model = rest[0];
-    if (rest.size() > 1) o.rows = rest[1];
+    o.model = (*rest)[0];
+    if (rest->size() > 1) o.rows = (*rest)[1];
     if (o.rows == "-" && o.eval == "-") throw cli::usage_error("--eval: standard input has the rows");
-    return train(std::move(o));
-}
-int run_eval(options &o, const std::vector<std::string> &rest) {
-    if (rest.size() != 2)
-        throw cli::usage_error("eval: needs a model and a file of rows; see train eval --help");
-    o.model = rest[0], o.rows = rest[1];
-    return measure(std::move(o));
-}
-int run_plot(options &o, const std::vector<std::string> &rest) {
-    if (rest.size() != 1) throw cli::usage_error("plot: needs a log of train sft; see train plot --help");
-    if (o.out.empty()) throw cli::usage_error("plot: needs --out FILE");
-    o.rows = rest[0];
-    return draw(o);
-}
-int run_data(options &o, const std::vector<std::string> &rest) {
-    if (rest.size() != 1 || (rest[0] != "arithmetic" && rest[0] != "countdown"))
-        throw cli::usage_error("data: needs a kind of problem, arithmetic or countdown");
-    if (!o.count) throw cli::usage_error("data: needs --count N");
-    return make_rows(o, rest[0]);
+    return learn(std::move(o));
 }
 
-const std::vector<command> &commands() {
-    static const std::vector<command> list = {
-        {"sft", "sft [flags] MODEL.gguf ROWS.jsonl -o OUT.gguf", "Trains a model on rows.", sft_flags,
-         run_sft},
-        {"eval", "eval [flags] MODEL.gguf ROWS.jsonl",
-         "Measures how well a model predicts the answers: the mean negative log-likelihood of a token.",
-         eval_flags, run_eval},
-        {"plot", "plot RUN.jsonl -o RUN.svg", "Draws a run from the log that train sft --log wrote.",
-         plot_flags, run_plot},
-        {"data", "data [flags] arithmetic|countdown -n N",
-         "Prints rows to learn from: sums worked column by column; or a target made from numbers with + - *.",
-         data_flags, run_data},
-    };
-    return list;
-}
-
-constexpr const char *exit_statuses =
-    "\nExit status: 0 done; 1 something failed, and a line on standard error says what; 2 wrong usage; 130 "
-    "stopped by Ctrl-C, and saved.\n";
-
-void print_usage() {
-    std::printf("Trains models of the DeepSeek-R1 family.\n");
-    for (const command &c : commands()) std::printf("\ntrain %s\n  %s\n", c.usage, c.does);
-    std::printf(
-        "\n%s"
-        "\nExample:\n"
-        "  train data arithmetic -n 20000 >rows.jsonl\n"
-        "  train data arithmetic -n 200 --held-out >held.jsonl\n"
-        "  train sft --lr 1e-3 --eval held.jsonl --log run.jsonl models/tiny-r1.gguf rows.jsonl -o out.gguf\n"
-        "  train plot run.jsonl -o run.svg\n%s",
-        about_rows, exit_statuses);
-}
-
-int run(int argc, char **argv) {
-    std::string known;
-    for (const command &c : commands()) known += (known.empty() ? "" : ", ") + std::string(c.name);
-    if (argc < 2) throw cli::usage_error("needs a command; commands: " + known);
-    const std::string name = argv[1];
-    if (name == "--help" || name == "-h") return print_usage(), 0;
-    for (const command &c : commands()) {
-        if (name != c.name) continue;
-        options o;
-        const std::vector<cli::flag> flags = c.flags(o);
-        const std::vector<std::string> rest = cli::parse(argc - 1, argv + 1, flags);
-        if (!o.help) return c.run(o, rest);
-        std::printf("%s\nusage: train %s\n", c.does, c.usage);
-        if (name == "sft" || name == "eval") std::printf("\n%s", about_rows);
-        cli::print_help(flags);
-        std::fputs(exit_statuses, stdout);
-        return 0;
-    }
-    throw cli::usage_error(name + ": no such command; commands: " + known);
-}
-
-}  // namespace
-
-// nlohmann-json allocates in destructors, where a failure cannot be reported. What was saved is whole.
-void out_of_memory() {
-    const std::string_view text = "train: out of memory\n";
-    if (write(STDERR_FILENO, text.data(), text.size()) < 0) _exit(1);  // nowhere left to report it
-    _exit(1);
-}
-
-int main(int argc, char **argv) {
-    std::set_new_handler(out_of_memory);
-    return cli::run("train", [&] { return run(argc, argv); });
-}
+}  // namespace train

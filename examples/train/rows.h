@@ -2,7 +2,7 @@
 // in which sequences make batches, which depends on a seed and their lengths alone.
 #pragma once
 
-#include "jsonl.h"
+#include "../jsonl.h"
 
 #include <cmath>
 #include <numeric>
