@@ -129,6 +129,7 @@ template <class Run> static ds_status run_batch(ds_trainer *t, const ds_sequence
         out.tokens = static_cast<uint64_t>(r.tokens), out.targets = static_cast<uint64_t>(r.targets);
         out.runs = static_cast<uint32_t>(r.runs);
         out.skipped = r.skipped;
+        out.run_tokens = static_cast<uint64_t>(r.rows);
         write_info(report, out, "report");
     });
 }

@@ -22,6 +22,7 @@ struct command {
     int (*run)(const command &c, int argc, char **argv);
 };
 
+int run_init(const command &c, int argc, char **argv);
 int run_sft(const command &c, int argc, char **argv);
 int run_eval(const command &c, int argc, char **argv);
 int run_plot(const command &c, int argc, char **argv);
