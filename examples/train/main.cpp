@@ -51,7 +51,8 @@ std::optional<std::vector<std::string>> parse(const command &c, int argc, char *
 constexpr command commands[] = {
     {"init", "init [flags] --bpe ROWS.jsonl -o OUT.gguf",
      "Makes a model of random weights, with a vocabulary of its own or another model's.", false, run_init},
-    {"sft", "sft [flags] MODEL.gguf ROWS.jsonl -o OUT.gguf", "Trains a model on rows.", true, run_sft},
+    {"sft", "sft [flags] MODEL.gguf ROWS.jsonl[=WEIGHT]... -o OUT.gguf",
+     "Trains a model on rows; of several files in proportion to their weights.", true, run_sft},
     {"eval", "eval [flags] MODEL.gguf ROWS.jsonl",
      "Measures how well a model predicts the answers: the mean negative log-likelihood of a token; or, with\n"
      "  --solve, how many problems it solves.",

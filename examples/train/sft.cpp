@@ -1,7 +1,9 @@
 // train sft: supervised training. A run that was stopped continues to the same bytes.
 #include "train.h"
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <csignal>
 
@@ -47,13 +49,37 @@ std::function<void(const std::string &)> bytes(uint64_t &to) {
     };
 }
 
+// Sequences of at most `length` tokens, for so many steps or until the loss of --eval is low enough.
+struct stage {
+    uint64_t length = 0, steps = 0;  // steps 0: until the loss is
+    double loss = 0;
+    std::string text;
+};
+
 struct options {
-    std::string model, rows, out, type = "f32", eval, log, save;
+    std::vector<std::string> rows;
+    std::vector<double> weights;
+    std::vector<stage> stages;
+    rows::batching how;
+    bool by_memory = false;
+    std::string model, out, type = "f32", eval, log, save;
     ds_trainer_config config = cli::make<ds_trainer_config>();
-    uint64_t steps = 0, epochs = 0, batch_tokens = 2048, seed = 1, eval_every = 0, save_every = 0;
+    uint64_t steps = 0, epochs = 0, eval_every = 0, save_every = 0;
     rows::rules rules;
     bool resume = false, plan = false, quiet = false;
 };
+
+stage stage_of(const std::string &text) {
+    stage s;
+    s.text = text;
+    const size_t colon = text.find(':');
+    cli::number(s.length, uint64_t{2}, uint64_t{1} << 30)(text.substr(0, colon));
+    if (colon == std::string::npos) throw cli::usage_error("is " + text + ", must be LENGTH:STEPS");
+    const std::string end = text.substr(colon + 1);
+    if (end.rfind("loss=", 0) == 0) cli::number(s.loss, 1e-9, 1e3)(end.substr(5));
+    else cli::number(s.steps, uint64_t{1}, uint64_t{1} << 40)(end);
+    return s;
+}
 
 std::vector<cli::flag> flags(options &o) {
     ds_trainer_config &c = o.config;
@@ -67,10 +93,22 @@ std::vector<cli::flag> flags(options &o) {
         {"--epochs", "N", "times through the rows; default: 1, without --steps",
          cli::number(o.epochs, uint64_t{1}, uint64_t{1} << 20)},
         {"--batch-tokens", "N", "most tokens of a step, but at least one row; default 2048",
-         cli::number(o.batch_tokens, uint64_t{1}, uint64_t{1} << 40)},
+         cli::number(o.how.tokens, uint64_t{1}, uint64_t{1} << 40)},
+        {"--batch", "N|memory",
+         "rows of a step; memory: the power of two from 32 to 2048 that fits --memory, or what is free. A "
+         "step has as many runs as memory makes necessary",
+         [&o](const std::string &v) {
+             if ((o.by_memory = v == "memory")) return;
+             cli::number(o.how.sequences, uint64_t{1}, uint64_t{1} << 20)(v);
+         }},
+        {"--buckets", "", "rows of a step are of one length, up to a power of two", cli::on(o.how.buckets)},
+        {"--stage", "LENGTH:STEPS",
+         "first, for so many steps, rows of at most so many tokens; or LENGTH:loss=X, until the loss of "
+         "--eval is X; may be repeated, the last is for the rest",
+         [&o](const std::string &v) { o.stages.push_back(stage_of(v)); }},
         {"--context", "N", "most tokens of a row; default: the model's context",
          cli::number(c.context_length, 0u, 1u << 30)},
-        {"--seed", "N", "of the rows' order; default 1", cli::number(o.seed, uint64_t{0})},
+        {"--seed", "N", "of the rows' order; default 1", cli::number(o.how.seed, uint64_t{0})},
     };
     add_row_flags(f, o.rules);
     f.insert(
@@ -113,41 +151,79 @@ std::vector<cli::flag> flags(options &o) {
     return f;
 }
 
+// The data sets, and the place in them: a stage and a feeder.
+struct course {
+    std::vector<rows::data> sets;
+    const options &o;
+    size_t at = 0;       // the stage
+    uint64_t begun = 0;  // its first step
+    std::unique_ptr<rows::feeder> feed;
+
+    explicit course(const options &of) : o(of) {}
+    void enter(size_t stage, uint64_t step) {
+        at = stage, begun = step;
+        rows::batching how = o.how;
+        if (!o.stages.empty()) how.most_tokens = o.stages[stage].length;
+        feed = std::make_unique<rows::feeder>(sets, o.weights, how);
+    }
+    // After `step` steps, the last measurement being `held`.
+    void move_on(uint64_t step, double held) {
+        if (at + 1 >= o.stages.size()) return;
+        const stage &s = o.stages[at];
+        if (s.steps ? step - begun >= s.steps : held <= s.loss) enter(at + 1, step);
+    }
+    std::vector<ds_sequence> next() const {
+        std::vector<ds_sequence> out;
+        for (const auto &[set, i] : feed->next()) out.push_back(rows::view_of(sets[set].sequences[i]));
+        return out;
+    }
+};
+
 // What is saved beside the weights: the place in the rows, and what rows they are.
-json place_of(const options &o, const rows::data &d, uint64_t step, const rows::feeder &feed) {
-    return {{"train", 1},
-            {"seed", o.seed},
-            {"rows' size", d.bytes},
-            {"rows' hash", d.hash},
-            {"--batch-tokens", o.batch_tokens},
+json place_of(const course &c, uint64_t step) {
+    const options &o = c.o;
+    json sets = json::array(), stages = json::array();
+    for (size_t i = 0; i < c.sets.size(); ++i)
+        sets.push_back({c.sets[i].bytes, c.sets[i].hash, o.weights[i]});
+    for (const stage &s : o.stages) stages.push_back(s.text);
+    return {{"train", 2},
+            {"--seed", o.how.seed},
+            {"rows' sizes, hashes and weights", sets},
+            {"--batch-tokens", o.how.tokens},
+            {"--batch", o.how.sequences},
+            {"--buckets", o.how.buckets},
+            {"--stage", stages},
             {"--all-tokens", o.rules.all_tokens},
             {"--plain", o.rules.plain},
             {"step", step},
-            {"epoch", feed.epoch},
-            {"index", feed.index}};
+            {"stage", c.at},
+            {"begun", c.begun},
+            {"place", c.feed->place()}};
 }
 
 // `unlogged`: a step's line, if its measurement was stopped.
-uint64_t resume(const options &o, const trainer_ptr &t, const rows::data &d, rows::feeder &feed,
-                json &unlogged) {
-    std::string own(4096, '\0');
+uint64_t resume(const options &o, const trainer_ptr &t, course &c, json &unlogged) {
+    std::string own(1 << 16, '\0');
     size_t size = 0;
     ds_error err;
     const ds_status s = ds_trainer_resume(t.get(), o.save.c_str(), own.data(), own.size(), &size, &err);
     if (s != DS_ERR_BUFFER) cli::check(s, err);
     own.resize(s == DS_OK ? size : 0);
-    const json place = json::parse(own, nullptr, false), now = place_of(o, d, 0, feed);
-    if (!place.is_object()) throw cli::failure(o.save + ": was not saved by this program");
+    const json place = json::parse(own, nullptr, false), now = place_of(c, 0);
+    const auto foreign = [&] { return cli::failure(o.save + ": was not saved by this program"); };
+    if (!place.is_object()) throw foreign();
     for (const auto &[name, value] : now.items()) {
-        if (!place.contains(name)) throw cli::failure(o.save + ": was not saved by this program");
-        const bool moves = name == "step" || name == "epoch" || name == "index";
+        if (!place.contains(name)) throw foreign();
+        const bool moves = name == "step" || name == "stage" || name == "begun" || name == "place";
         if (!moves && place[name] != value)
             throw cli::failure(o.save + ": " + name + ": the saved run has " + place[name].dump() +
                                ", this one " + value.dump());
     }
     const auto number = [&](const char *name) { return jsonl::number_of<uint64_t>(place[name]); };
-    if (number("index") >= d.sequences.size()) throw cli::failure(o.save + ": was not saved by this program");
-    feed.go_to(number("epoch"), number("index"));
+    if (number("stage") >= std::max<size_t>(o.stages.size(), 1) || number("begun") > number("step"))
+        throw foreign();
+    c.enter(number("stage"), number("begun"));
+    if (!c.feed->go_to(place["place"])) throw foreign();
     unlogged = place.value("unlogged", json());
     return number("step");
 }
@@ -163,7 +239,8 @@ bool evaluate(const trainer_ptr &t, const rows::data &d, uint64_t batch_tokens, 
     double sum = 0;
     for (const std::vector<size_t> &batch : rows::batches_in_order(d, batch_tokens)) {
         if (interrupted) return false;
-        const std::vector<ds_sequence> view = rows::view_of(d, batch);
+        std::vector<ds_sequence> view;
+        for (const size_t i : batch) view.push_back(rows::view_of(d.sequences[i]));
         auto r = cli::make<ds_train_report>();
         ds_error err;
         if (!done(ds_trainer_evaluate(t.get(), view.data(), view.size(), &r, &err), err)) return false;
@@ -210,6 +287,47 @@ private:
     double begin_ = seconds(), shown_ = 0;
 };
 
+// What the machine could give at once.
+uint64_t free_memory() {
+    const std::unique_ptr<FILE, int (*)(FILE *)> in(std::fopen("/proc/meminfo", "rb"), std::fclose);
+    char line[256];
+    unsigned long long kilobytes = 0;
+    while (in && std::fgets(line, sizeof line, in.get()))
+        if (std::sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) return kilobytes << 10;
+    throw cli::failure("--batch memory: the free memory is not known here; say --memory");
+}
+
+// The rows of a step, if memory decides, and of a run: a power of two of the longest row.
+void fit(options &o, const cli::model_ptr &model, const course &c, const rows::data &held) {
+    size_t longest = 2;
+    const auto look = [&](const rows::data &d) {
+        for (const rows::sequence &s : d.sequences) longest = std::max(longest, s.tokens.size());
+    };
+    for (const rows::data &d : c.sets) look(d);
+    look(held);
+    const uint64_t limit = o.config.memory_limit ? o.config.memory_limit : free_memory() / 10 * 9;
+    const auto fits = [&](uint64_t n) {
+        ds_trainer_config with = o.config;
+        if (n * longest > (1u << 24)) return false;
+        with.run_tokens = static_cast<uint32_t>(n * longest);
+        with.memory_limit = limit;
+        auto plan = cli::make<ds_training_plan>();
+        ds_error err;
+        const ds_status s = ds_trainer_plan(model.get(), &with, &plan, &err);
+        if (s == DS_ERR_MEMORY && n > (o.by_memory ? 32u : 1u)) return false;
+        cli::check(s, err);
+        return true;
+    };
+    const uint64_t most = o.by_memory ? 2048 : std::bit_ceil(o.how.sequences);
+    uint64_t n = most;
+    while (!fits(n)) n /= 2;
+    if (o.by_memory) o.how.sequences = n;
+    if (!o.config.run_tokens) o.config.run_tokens = static_cast<uint32_t>(n * longest);
+    if (!o.quiet)
+        std::fprintf(stderr, "train: %llu rows a step, %llu together\n",
+                     static_cast<unsigned long long>(o.how.sequences), static_cast<unsigned long long>(n));
+}
+
 int learn(options o) {
     const cli::model_ptr model = cli::load(o.model, cli::make<ds_model_config>());
     ds_error err;
@@ -219,24 +337,33 @@ int learn(options o) {
 
     const uint64_t context =
         o.config.context_length ? o.config.context_length : cli::info(model).context_length;
-    o.rules.most_tokens = std::min(context, plan.run_tokens);
-    o.rules.limit = context <= plan.run_tokens ? "the context" : "are computed together (--run-tokens)";
+    const bool counts = o.how.sequences || o.by_memory;  // how much is computed together depends on the rows
+    o.rules.most_tokens = counts ? context : std::min(context, plan.run_tokens);
+    o.rules.limit = o.rules.most_tokens == context ? "the context" : "are computed together (--run-tokens)";
     const rows::reader reader(model, o.rules);
-    const rows::data data = rows::read_data(o.rows, reader);
+    course c(o);
+    for (const std::string &path : o.rows) c.sets.push_back(rows::read_data(path, reader));
     rows::data held;
     if (!o.eval.empty()) held = rows::read_data(o.eval, reader);
+    for (size_t i = o.stages.size(); i-- > 0;) c.enter(i, 0);  // each has rows
+    if (o.stages.empty()) c.enter(0, 0);
+    if (counts) fit(o, model, c, held);
 
-    rows::feeder feed(data, o.batch_tokens, o.seed);
-    for (const uint64_t epochs = o.steps ? 0 : std::max(o.epochs, uint64_t{1}); feed.epoch < epochs;
+    if (!o.stages.empty() && !o.steps)
+        for (const stage &s : o.stages) o.steps += s.steps;
+    for (const uint64_t epochs = o.steps ? 0 : std::max(o.epochs, uint64_t{1}); c.feed->epoch() < epochs;
          ++o.steps)
-        feed.next();
-    feed.go_to(0, 0);
+        c.next();
+    c.enter(0, 0);
     o.config.total_steps = o.steps;
 
     const bool saves = !o.save.empty() || o.save_every || o.resume;
     if (o.save.empty()) o.save = o.out + ".train";
-    must_differ(o.out, {o.model, o.rows, o.eval, o.log, o.save});
-    must_differ(o.save, {o.model, o.rows, o.eval, o.log});
+    std::vector<std::string> others = o.rows;
+    others.insert(others.end(), {o.model, o.eval, o.log});
+    must_differ(o.save, others);
+    others.push_back(o.save);
+    must_differ(o.out, others);
     if (!o.resume && access(o.save.c_str(), F_OK) == 0)
         throw cli::failure(o.save + ": exists; --resume continues that run, or remove it to begin anew");
     { const part_file can_save(o.save); }
@@ -245,7 +372,7 @@ int learn(options o) {
     cli::check(ds_trainer_new(model.get(), &o.config, &made, &err), err);
     const trainer_ptr t(made);
     json unlogged;
-    uint64_t step = o.resume ? resume(o, t, data, feed, unlogged) : 0;
+    uint64_t step = o.resume ? resume(o, t, c, unlogged) : 0;
     {
         // The type is known, and there is room.
         const part_file can_write(o.out);
@@ -253,9 +380,9 @@ int learn(options o) {
     }
     std::unique_ptr<jsonl::answers> log;
     if (!o.log.empty()) {
-        log = std::make_unique<jsonl::answers>(
-            o.log, std::vector<std::pair<std::string, const char *>>{
-                       {o.rows, "rows"}, {o.eval, "rows"}, {o.model, "the model"}});
+        std::vector<std::pair<std::string, const char *>> inputs = {{o.eval, "rows"}, {o.model, "the model"}};
+        for (const std::string &path : o.rows) inputs.emplace_back(path, "rows");
+        log = std::make_unique<jsonl::answers>(o.log, inputs);
         log->read([&](const jsonl::answers::record &r, size_t &rank) {
             rank = logged_step(o.log, r);
             return rank <= step;  // what came after the last saving is done again
@@ -267,7 +394,7 @@ int learn(options o) {
     install_interrupt();
     progress bar(o.quiet, o.steps);
     double loss = NAN, held_loss = NAN;
-    json place = place_of(o, data, step, feed);
+    json place = place_of(c, step);
     const auto save = [&] {
         if (!unlogged.is_null()) place["unlogged"] = unlogged;
         const std::string own = place.dump();
@@ -275,21 +402,25 @@ int learn(options o) {
         ds_error e;
         cli::check(ds_trainer_save(t.get(), o.save.c_str(), own.data(), own.size(), &e), e);
     };
+    // Measures, if it is due, and moves on to the next stage.
     const auto end_step = [&](json line) {
+        double measured = NAN;
         const bool due = step == o.steps || (o.eval_every && step % o.eval_every == 0);
         if (due && !o.eval.empty()) {
-            if (!evaluate(t, held, o.batch_tokens, held_loss)) return void(unlogged = std::move(line));
-            line["eval"] = held_loss;
+            if (!evaluate(t, held, o.how.tokens, held_loss)) return void(unlogged = std::move(line));
+            line["eval"] = measured = held_loss;
         }
+        c.move_on(step, measured);
+        place = place_of(c, step);
         if (log) log->append(line, step);
     };
     if (!unlogged.is_null()) end_step(std::exchange(unlogged, json()));
     while (step < o.steps && !interrupted) {
         const double begin = seconds();
-        const std::vector<ds_sequence> batch = rows::view_of(data, feed.next());
+        const std::vector<ds_sequence> batch = c.next();
         auto r = cli::make<ds_train_report>();
         if (!done(ds_trainer_step(t.get(), batch.data(), batch.size(), &r, &err), err)) break;
-        place = place_of(o, data, ++step, feed);
+        place = place_of(c, ++step);
         loss = r.loss;
         end_step({{"step", step},
                   {"loss", r.loss},
@@ -325,20 +456,46 @@ int learn(options o) {
     return 0;
 }
 
+// FILE or FILE=WEIGHT
+void add_rows(options &o, const std::string &word) {
+    const size_t equals = word.rfind('=');
+    double weight = 1;
+    std::string path = word;
+    if (equals != std::string::npos &&
+        word.find_first_not_of("0123456789.", equals + 1) == std::string::npos && equals + 1 < word.size()) {
+        cli::number(weight, 1e-6, 1e6)(word.substr(equals + 1));
+        path.resize(equals);
+    }
+    o.rows.push_back(path);
+    o.weights.push_back(weight);
+}
+
 }  // namespace
 
 int run_sft(const command &c, int argc, char **argv) {
     options o;
     const auto rest = parse(c, argc, argv, flags(o));
     if (!rest) return 0;
-    if (rest->size() != 2 && !(o.plan && rest->size() == 1))
+    if (rest->size() < 2 && !(o.plan && rest->size() == 1))
         throw cli::usage_error("sft: needs a model and a file of rows; see train sft --help");
     if (o.out.empty() && !o.plan) throw cli::usage_error("sft: needs --out FILE");
     if (o.steps && o.epochs) throw cli::usage_error("--epochs: not with --steps");
     if (o.eval_every && o.eval.empty()) throw cli::usage_error("--eval-every: is for --eval");
     o.model = (*rest)[0];
-    if (rest->size() > 1) o.rows = (*rest)[1];
-    if (o.rows == "-" && o.eval == "-") throw cli::usage_error("--eval: standard input has the rows");
+    int standard_inputs = o.eval == "-";
+    for (size_t i = 1; i < rest->size(); ++i) {
+        add_rows(o, (*rest)[i]);
+        standard_inputs += o.rows.back() == "-";
+    }
+    if (standard_inputs > 1) throw cli::usage_error("--eval: standard input has the rows");
+    if (o.how.sequences && o.by_memory) throw cli::usage_error("--batch: is said twice");
+    const bool by_loss =
+        std::any_of(o.stages.begin(), o.stages.end(), [](const stage &s) { return !s.steps; });
+    if (by_loss && (o.eval.empty() || !o.eval_every))
+        throw cli::usage_error("--stage: loss= needs --eval and --eval-every");
+    if (!o.plan && !o.steps && (by_loss || (o.stages.empty() && (o.rows.size() > 1 || o.how.buckets))))
+        throw cli::usage_error("sft: needs --steps, where rows are of several files, buckets or such stages");
+    if (!o.stages.empty() && o.epochs) throw cli::usage_error("--epochs: not with --stage");
     return learn(std::move(o));
 }
 
