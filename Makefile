@@ -140,7 +140,9 @@ QUANTIZE_O := $(call objects,$(wildcard quantize/*.cpp))
 # What it takes to convert a checkpoint.
 CONVERTER_O := $(filter-out $(addprefix $(OBJ)/quantize/,main.o inspect.o measure.o mixed.o progress.o \
     smooth.o),$(QUANTIZE_O))
-EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp)))
+# Each file an example, and a folder for the one that has many.
+EXAMPLES := $(basename $(notdir $(wildcard examples/*.c examples/*.cpp))) train
+TRAIN_O := $(call objects,$(wildcard examples/train/*.cpp))
 BENCH_O := $(call objects,$(wildcard tests/bench/*.cpp))
 # The thread sanitizer is for what runs on several threads; an emulated processor is slow, and for what the
 # instruction set decides.
@@ -159,7 +161,7 @@ TEST_PROGRAMS += $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
 FUZZ_TARGETS := gguf model adapter session convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
-OTHER_O := $(FUZZ_O) $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c \
+OTHER_O := $(FUZZ_O) $(TRAIN_O) $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c \
     tests/device/plugin.cpp)
 
 # ---- What to ask for
@@ -262,7 +264,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $1 $@)
 
 # Rewritten only when the text changes, so that what depends on them is made anew exactly then.
 $(OBJ)/settings: text = $(COMPILE_C) | $(COMPILE_CXX) | $(LINK) | $(CURDIR) | $(VERSION)
-$(OBJ)/sources: text = $(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O)
+$(OBJ)/sources: text = $(LIB_O) $(QUANTIZE_O) $(BENCH_O) $(TESTS_O) $(TRAIN_O)
 $(OBJ)/settings-cuda: text = $(COMPILE_CUDA) | $(CUDA_O) | $(LINK)
 $(OBJ)/settings $(OBJ)/settings-cuda $(OBJ)/sources: FORCE | $(OBJ)
 	@$(file >$@.new,$(text))if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
@@ -275,7 +277,7 @@ compiler: $(filter deps,$(MAKECMDGOALS))
 	@tests/deps --check $(COMPILER_PACKAGE)
 packages: compiler
 	@tests/deps --check doctest-dev nlohmann-json3-dev libcli11-dev
-$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(FUZZ_O) $(OBJ)/examples/batch.o $(OBJ)/examples/train.o: | packages
+$(QUANTIZE_O) $(TESTS_O) $(BENCH_O) $(FUZZ_O) $(TRAIN_O) $(OBJ)/examples/batch.o: | packages
 
 $(OBJ)/%.o: %.cpp $(OBJ)/settings | compiler
 	$(call say,CXX)
@@ -329,7 +331,8 @@ $(B)/device/deepseek-tests: $(BIN)/deepseek-tests $(B)/device/libdeepseek-cuda.s
 	@cp -f $< $@
 
 PROGRAMS := $(addprefix $(BIN)/,$(EXAMPLES) quantize bench deepseek-tests)
-$(EXAMPLES:%=$(BIN)/%): $(BIN)/%: $(OBJ)/examples/%.o
+$(filter-out $(BIN)/train,$(EXAMPLES:%=$(BIN)/%)): $(BIN)/%: $(OBJ)/examples/%.o
+$(BIN)/train: $(TRAIN_O)
 $(BIN)/quantize: $(QUANTIZE_O)
 $(BIN)/bench: $(BENCH_O)
 $(BIN)/deepseek-tests: $(TESTS_O) $(if $(TESTS_$(config)),$(CONVERTER_O),$(filter-out %/main.o,$(QUANTIZE_O)))

@@ -954,6 +954,68 @@ DS_API ds_status ds_engine_chat(ds_engine *engine, const ds_message *messages, s
                                 const ds_request *parameters, ds_text_fn text, void *user,
                                 ds_chat_result *result, ds_error *err);
 
+/* ---- Models from nothing */
+
+typedef enum ds_vocabulary_kind {
+    DS_VOCABULARY_BPE = 0,  /* byte-level BPE, split as DeepSeek-V3 does; digits are single tokens */
+    DS_VOCABULARY_BYTES = 1 /* each byte that occurs is a token; texts with other bytes have none */
+} ds_vocabulary_kind;
+
+typedef struct ds_vocabulary_config {
+    size_t struct_size;
+    ds_vocabulary_kind kind;
+    uint32_t size; /* BPE: the most tokens, from 262 to 2^22; fewer, if no more pairs occur twice. BYTES: 0 */
+} ds_vocabulary_config;
+
+/* Makes a vocabulary from texts, with DeepSeek-R1's special tokens and chat template, and writes it as a GGUF
+ * file without tensors, which loads with DS_LOAD_VOCAB_ONLY. The texts alone decide: the same ones give the
+ * same bytes on every machine.
+ *   path           the file, written beside it and renamed
+ *   config         not NULL
+ *   texts, sizes   [count] bytes; spellings of the special tokens in them are left out. At least one
+ * Status: DS_ERR_ARGUMENT, DS_ERR_IO. */
+DS_API ds_status ds_vocabulary_train(const char *path, const ds_vocabulary_config *config,
+                                     const char *const *texts, const size_t *sizes, size_t count,
+                                     ds_error *err);
+
+typedef struct ds_shape {
+    size_t struct_size;
+    const char *architecture; /* "llama", "qwen2", "qwen3", "r1" or "deepseek2" */
+    const char *name;         /* for people; NULL: none */
+    uint64_t seed;
+    uint32_t layers, hidden_size, heads;
+    uint32_t kv_heads;  /* 0: as heads. Not for r1 and deepseek2 */
+    uint32_t head_size; /* 0: hidden_size / heads. Of r1's and deepseek2's keys, with the rotated part */
+    uint32_t feed_forward_size, context_length;
+    uint32_t tied;                  /* 1: the output head is the embedding */
+    ds_rope_scaling rope_scaling;   /* FROM_FILE: none */
+    uint32_t rope_original_context; /* YaRN; 0: context_length / rope_factor */
+    double rope_factor;             /* 1 to 10^6, for LINEAR and YARN; context_length is what it leads to */
+    double rope_base;               /* 0: 10000 */
+    /* r1 and deepseek2 */
+    uint32_t kv_lora_rank, q_lora_rank; /* q_lora_rank 0: none */
+    uint32_t rotated_size;              /* of a key; 0: half of it */
+    uint32_t value_size;                /* 0: head_size - rotated_size */
+    /* r1 */
+    uint32_t heads_used, heads_shared; /* heads_used 0: all */
+    uint32_t blocks;                   /* of weights, which the layers share; 0: one a layer */
+    /* deepseek2; its experts are chosen as DeepSeek-V3's are, without groups. experts 0: none */
+    uint32_t experts, experts_used, experts_shared, expert_size, dense_layers;
+    float deviation;   /* of matrices' weights; 0: 0.02 */
+    uint32_t reserved; /* 0 */
+} ds_shape;
+
+/* Writes a model of random weights in F32, to be trained: matrices nearly normal, those that add to the
+ * residual stream smaller by sqrt(2 layers), norms 1, biases and the gates of r1's heads 0. The same shape and
+ * vocabulary give the same bytes on every machine.
+ *   path         the file, written beside it and renamed
+ *   vocabulary   a model whose tokenizer and chat template the new one gets; DS_LOAD_VOCAB_ONLY is enough
+ *   shape        not NULL
+ * Status: DS_ERR_ARGUMENT (the message names the field, or the key it becomes), DS_ERR_UNSUPPORTED
+ * (architecture), DS_ERR_IO. */
+DS_API ds_status ds_model_init(const char *path, const ds_model *vocabulary, const ds_shape *shape,
+                               ds_error *err);
+
 /* ---- Training */
 
 /* A trainer changes a model's weights: supervised steps of AdamW on batches of token sequences. Its forward
@@ -1039,7 +1101,9 @@ DS_API ds_status ds_trainer_plan(const ds_model *model, const ds_trainer_config 
                                  ds_training_plan *plan, ds_error *err);
 
 /* Creates a trainer whose weights start as the model's, in whatever format these are. The model's own weights
- * stay as they are, and the model is kept alive.
+ * stay as they are, and the model is kept alive. If an allocation for the passes fails, here (with run_tokens
+ * 0) or in a step or evaluation, it is tried again with runs of half as many tokens, down to 32 and to the
+ * batch's longest sequence.
  *   config    may be NULL
  *   trainer   receives the trainer; free it with ds_trainer_free
  * Status: as ds_trainer_plan; DS_ERR_NUMERIC (a weight is not finite; the message names the tensor). */
@@ -1065,6 +1129,7 @@ typedef struct ds_train_report {
     uint32_t runs;            /* that the batch was cut into */
     uint32_t skipped;         /* 1: loss or gradients were not finite, and the weights are as before */
     double loss_scale;        /* that the step's gradients were computed with; 1 but with F16 */
+    uint64_t run_tokens;      /* the most of a run now: fewer than planned after a lack of memory */
 } ds_train_report;
 
 /* One step of the optimizer on a batch. Sequences are computed in their order, several in a run.

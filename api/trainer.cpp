@@ -139,6 +139,7 @@ template <class Run> static ds_status run_batch(ds_trainer *t, const ds_sequence
         out.runs = static_cast<uint32_t>(r.runs);
         out.skipped = r.skipped;
         out.loss_scale = r.scale;
+        out.run_tokens = static_cast<uint64_t>(r.rows);
         write_info(report, out, "report");
     });
 }

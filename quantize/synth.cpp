@@ -7,6 +7,8 @@
 #include "config.h"
 #include "encode.h"
 
+#include "../tensor/random.h"
+
 #include <cassert>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -112,26 +114,6 @@ nlohmann::json config_of(const shape_row &s) {
 
 // ---- Random numbers
 
-// splitmix64 (Steele, Lea, Flood 2014).
-struct random_bits {
-    uint64_t state;
-    uint64_t next() {
-        uint64_t z = state += 0x9e3779b97f4a7c15u;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    // Nearly normal, mean 0 and deviation 1: the sum of four uniform numbers of 16 bits.
-    float normal() {
-        const uint64_t u = next();
-        const auto sum =
-            static_cast<int32_t>((u & 0xffff) + (u >> 16 & 0xffff) + (u >> 32 & 0xffff) + (u >> 48)) -
-            2 * 65535;
-        // four variances of 65536^2 / 12
-        return static_cast<float>(sum) * static_cast<float>(1.7320508 / 65536);
-    }
-};
-
 constexpr size_t tile_elements = size_t(1) << 20;
 constexpr size_t tile_block = 256;  // every target's block divides it
 
@@ -236,26 +218,6 @@ void write_random(const std::string &out, const synth_options &o, const std::vec
     });
 }
 
-// ---- Vocabulary
-
-struct special_token {
-    const char *text;
-    token_kind kind;
-};
-constexpr special_token specials[] = {
-    {"<｜begin▁of▁sentence｜>", token_kind::control},
-    {"<｜end▁of▁sentence｜>", token_kind::control},
-    {"<｜User｜>", token_kind::control},
-    {"<｜Assistant｜>", token_kind::control},
-    {"<think>", token_kind::user_defined},
-    {"</think>", token_kind::user_defined},
-};
-constexpr const char *r1_template =
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{% "
-    "elif m['role'] == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + m['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}";
-
 }  // namespace
 
 std::vector<std::string> synth_shapes() {
@@ -308,44 +270,21 @@ void synthesize(const std::string &out, const synth_options &o, const job &j) {
     write_random(out, o, rows, h, config, w, j);
 }
 
-std::string byte_level_text(uint8_t byte) {
-    const auto printable = [](unsigned b) {
-        return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-    };
-    unsigned code = byte;
-    if (!printable(byte)) {
-        code = 0x100;
-        for (unsigned b = 0; b < byte; ++b) code += !printable(b);
-    }
-    if (code < 0x80) return std::string(1, static_cast<char>(code));
-    return {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
-}
-
 vocabulary synthetic_vocabulary(size_t size, const std::string &pre) {
     assert(size >= fewest_synthetic_tokens);
-    const size_t first_special = size - std::size(specials);
+    const size_t first_special = size - r1_frame_tokens;
     vocabulary v;
     v.pre = pre;
-    for (unsigned b = 0; b < 256; ++b) v.tokens.push_back(byte_level_text(static_cast<uint8_t>(b)));
+    for (unsigned b = 0; b < 256; ++b) v.add(byte_level_text(static_cast<uint8_t>(b)), token_kind::normal);
     for (char first = 'a' - 1; first <= 'z'; ++first)  // the one before 'a' stands for the space
         for (char second = 'a'; second <= 'z' && v.tokens.size() < first_special; ++second) {
             const std::string left = first < 'a' ? byte_level_text(' ') : std::string(1, first);
-            v.tokens.push_back(left + second);
+            v.add(left + second, token_kind::normal);
             v.merges.push_back(left + " " + second);
         }
-    v.kinds.assign(v.tokens.size(), token_kind::normal);
-    for (size_t i = v.tokens.size(); i < first_special; ++i) {
-        v.tokens.push_back("[PAD" + std::to_string(i) + "]");
-        v.kinds.push_back(token_kind::unused);
-    }
-    for (const special_token &s : specials) {
-        v.tokens.emplace_back(s.text);
-        v.kinds.push_back(s.kind);
-    }
-    v.bos = v.find("<｜begin▁of▁sentence｜>");
-    v.eos = v.pad = v.find("<｜end▁of▁sentence｜>");
-    v.add_bos = true;
-    v.chat_template = r1_template;
+    for (size_t i = v.tokens.size(); i < first_special; ++i)
+        v.add("[PAD" + std::to_string(i) + "]", token_kind::unused);
+    add_r1_frame(v);
     return v;
 }
 

@@ -34,8 +34,4 @@ void synthesize(const std::string &out, const synth_options &o, const job &j);
 constexpr size_t fewest_synthetic_tokens = 272;
 vocabulary synthetic_vocabulary(size_t size, const std::string &pre);
 
-// A byte as byte-level BPE spells it: one character of UTF-8 (GPT-2's bytes_to_unicode: printable ones as
-// themselves, the others from U+0100 on).
-std::string byte_level_text(uint8_t byte);
-
 }  // namespace ds

@@ -5,8 +5,6 @@
 
 #include "vocabulary.h"
 
-#include "synth.h"
-
 #include "../llm/text/template_text.h"
 #include "../llm/text/unicode.h"
 
@@ -476,12 +474,6 @@ void read_special_tokens(vocabulary &v, const std::string &directory, const json
 
 }  // namespace
 
-std::optional<token_id> vocabulary::find(std::string_view token) const {
-    const auto i = std::find(tokens.begin(), tokens.end(), token);
-    if (i == tokens.end()) return {};
-    return static_cast<token_id>(i - tokens.begin());
-}
-
 vocabulary read_vocabulary(const std::string &directory, const json_node *config, const job &j) {
     const std::string path = directory + "/tokenizer.json";
     const json_tree tree = read_json(path, [&] { return j.stopped(); });
@@ -502,36 +494,6 @@ vocabulary read_vocabulary(const std::string &directory, const json_node *config
     fill_up(v, size);
     read_special_tokens(v, directory, root, config, j);
     return v;
-}
-
-void set_vocabulary_keys(const vocabulary &v, gguf_writer &w) {
-    std::vector<int32_t> kinds;
-    for (const token_kind k : v.kinds) kinds.push_back(static_cast<int32_t>(k));
-    w.set_string("tokenizer.ggml.model", "gpt2");
-    w.set_string("tokenizer.ggml.pre", v.pre);
-    pre_tokenizer pre;
-    // where GGUF has no key, the pre-tokenizer's name decides unless our keys are present
-    if (pre_tokenizer_from_text(v.pre, &pre)) {
-        if (v.nfc && *v.nfc != normalises(pre))
-            w.set_string("deepseek.tokenizer.normalizer", *v.nfc ? "nfc" : "none");
-        if (v.ignore_merges && *v.ignore_merges != ignores_merges(pre))
-            w.set_bool("deepseek.tokenizer.ignore_merges", *v.ignore_merges);
-    }
-    w.set_strings("tokenizer.ggml.tokens", v.tokens);
-    w.set_i32s("tokenizer.ggml.token_type", kinds);
-    w.set_strings("tokenizer.ggml.merges", v.merges);
-    const auto set_id = [&](const char *key, std::optional<token_id> t) {
-        if (t) w.set_u32(key, static_cast<uint32_t>(*t));
-    };
-    set_id("tokenizer.ggml.bos_token_id", v.bos);
-    set_id("tokenizer.ggml.eos_token_id", v.eos);
-    set_id("tokenizer.ggml.eot_token_id", v.eot);
-    set_id("tokenizer.ggml.eom_token_id", v.eom);
-    set_id("tokenizer.ggml.unknown_token_id", v.unknown);
-    set_id("tokenizer.ggml.padding_token_id", v.pad);
-    w.set_bool("tokenizer.ggml.add_bos_token", v.add_bos);
-    w.set_bool("tokenizer.ggml.add_eos_token", v.add_eos);
-    if (!v.chat_template.empty()) w.set_string("tokenizer.chat_template", v.chat_template);
 }
 
 }  // namespace ds

@@ -180,9 +180,9 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
     make_copies();
     if (o.weights == format::f16) loss_scale_ = first_scale;
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
-    graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
-                                           sizes_of(*base_, o, plan_.rows), o.again, formats_of(o), backend_,
-                                           o.host, o.lora_rank ? &adaptation_ : nullptr);
+    rows_ = plan_.rows;
+    if (o.rows) graph();
+    else halving(1, [&] { graph(); });
 }
 
 void trainer::put(weight &x, const tensor &from) {
@@ -293,7 +293,7 @@ bool trainer::run(train_graph &g, std::span<const train_sequence> batch, float s
     double whole = 0;
     for (const train_sequence &s : batch)
         for (size_t t = 1; t < s.tokens.size(); ++t) whole += static_cast<double>(weight_at(s, t));
-    const train_sizes sizes = sizes_of(*base_, options_, plan_.rows);
+    const train_sizes sizes = sizes_of(*base_, options_, rows_);
     std::vector<int32_t> ids, lengths, rows, targets;
     std::vector<float> weights;
     const auto flush = [&] {
@@ -334,13 +334,62 @@ bool trainer::run(train_graph &g, std::span<const train_sequence> batch, float s
 
 [[noreturn]] static void stopped() { throw error(status::cancelled, "training was stopped"); }
 
+train_graph &trainer::graph() {
+    if (!graph_)
+        graph_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights, sums_,
+                                               sizes_of(*base_, options_, rows_), options_.again,
+                                               formats_of(options_), backend_, options_.host,
+                                               trains_adapter() ? &adaptation_ : nullptr);
+    return *graph_;
+}
+
+train_graph &trainer::forward() {
+    if (forward_) return *forward_;
+    train_sizes s = sizes_of(*base_, options_, rows_);
+    s.balance = 0;
+    forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
+                                             std::span<const gradient_sum>(), s, train_graph::again::none,
+                                             formats_of(options_), backend_, options_.host,
+                                             trains_adapter() ? &adaptation_ : nullptr);
+    return *forward_;
+}
+
+// `f` begins anew with runs of half the tokens where memory is lacking.
+void trainer::halving(int64_t least, const std::function<void()> &f) {
+    const auto resize = [&](int64_t rows) {
+        graph_.reset(), forward_.reset();
+        rows_ = rows;
+    };
+    if (least > rows_) resize(plan_.rows);  // a longer sequence than any since it was halved
+    for (least = std::max<int64_t>(least, 32);;) {
+        try {
+            return f();
+        } catch (const std::bad_alloc &) {
+            if (rows_ / 2 < least) throw;
+        } catch (const error &e) {
+            if (e.code != status::memory || rows_ / 2 < least) throw;
+        }
+        resize(rows_ / 2);
+    }
+}
+
+static int64_t longest_of(std::span<const train_sequence> batch) {
+    size_t n = 0;
+    for (const train_sequence &s : batch) n = std::max(n, s.tokens.size());
+    return static_cast<int64_t>(n);
+}
+
 train_report trainer::step(std::span<const train_sequence> batch, const std::atomic<bool> *stop) {
     check(batch);
     train_report r;
-    optimizer_->clear_sums();
-    graph_->forget();  // of a step that did not end
-    if (!run(*graph_, batch, loss_scale_, r, stop)) stopped();
-    graph_->finish();
+    halving(longest_of(batch), [&] {
+        r = {};
+        optimizer_->clear_sums();
+        graph().forget();  // of a step that did not end
+        if (!run(graph(), batch, loss_scale_, r, stop)) stopped();
+        graph().finish();
+    });
+    r.rows = rows_;
     r.scale = static_cast<double>(loss_scale_);
     r.norm = optimizer_->norm() / r.scale;
     r.rate = options_.rate.at(steps_ + 1);
@@ -368,16 +417,12 @@ train_report trainer::step(std::span<const train_sequence> batch, const std::ato
 
 train_report trainer::evaluate(std::span<const train_sequence> batch, const std::atomic<bool> *stop) {
     check(batch);
-    if (!forward_) {
-        train_sizes s = sizes_of(*base_, options_, plan_.rows);
-        s.balance = 0;
-        forward_ = std::make_unique<train_graph>(*base_->architecture, trained_->h, trained_->weights,
-                                                 std::span<const gradient_sum>(), s, train_graph::again::none,
-                                                 formats_of(options_), backend_, options_.host,
-                                                 trains_adapter() ? &adaptation_ : nullptr);
-    }
     train_report r;
-    if (!run(*forward_, batch, 1, r, stop)) stopped();
+    halving(longest_of(batch), [&] {
+        r = {};
+        if (!run(forward(), batch, 1, r, stop)) stopped();
+    });
+    r.rows = rows_;
     r.step = steps_;
     return r;
 }

@@ -49,6 +49,7 @@ struct train_report {
     double norm = 0;   // of all gradients, before clipping
     double rate = 0;
     int64_t tokens = 0, targets = 0, runs = 0;
+    int64_t rows = 0;      // the most of a run
     bool skipped = false;  // the gradients were not finite, the weights are as before
     double scale = 1;      // of the loss, for gradients in f16
 };
@@ -60,7 +61,9 @@ public:
     static train_plan plan(const model &m, const trainer_options &o, const backend &b);
 
     // The weights start as the model's, decoded if they are packed. Both throw status::memory if `memory`
-    // does not hold the smallest run. The model is the host's, and is kept.
+    // does not hold the smallest run. The model is the host's, and is kept. Where an allocation for the
+    // passes fails, here (with `rows` 0) or in a step, runs are halved, down to 32 tokens or the batch's
+    // longest sequence.
     trainer(std::shared_ptr<const model> m, const trainer_options &o, std::shared_ptr<backend> b);
 
     // One step of the optimizer. Throws status::argument, and changes nothing, for a batch that cannot be
@@ -102,6 +105,9 @@ private:
     void check(std::span<const train_sequence> batch) const;
     bool run(train_graph &g, std::span<const train_sequence> batch, float scale, train_report &r,
              const std::atomic<bool> *stop);
+    train_graph &graph();
+    train_graph &forward();
+    void halving(int64_t least, const std::function<void()> &f);
     struct part {
         const void *data;
         size_t bytes;
@@ -121,6 +127,7 @@ private:
     adaptation adaptation_;  // of a trainer of an adapter, whose weights are in the order of lora_rows
     std::vector<gradient_sum> sums_;
     std::unique_ptr<optimizer> optimizer_;
+    int64_t rows_;  // of a run
     std::unique_ptr<train_graph> graph_, forward_;
     int64_t steps_ = 0, updates_ = 0;  // updates_: steps that were not skipped
     int32_t skips_ = 0;

@@ -1,11 +1,12 @@
 // Rows of training data: a line of JSON becomes a sequence of tokens, with a weight for each; and the order
-// in which sequences make batches, which depends on a seed and their lengths alone.
+// in which sequences make batches, which depends on a seed, weights and their lengths alone.
 #pragma once
 
-#include "jsonl.h"
+#include "../jsonl.h"
 
+#include <bit>
 #include <cmath>
-#include <numeric>
+#include <map>
 
 namespace rows {
 
@@ -267,41 +268,152 @@ inline data read_data(const std::string &path, const reader &r) {
 
 // ---- Batches
 
-// Each epoch is a permutation of its own, cut into batches of at most `batch_tokens` tokens, or one sequence.
+// How batches are made of one or more data sets.
+struct batching {
+    uint64_t tokens = 2048;    // most of a batch, or one sequence; with `sequences` any
+    uint64_t sequences = 0;    // of a batch; 0: as `tokens` has it
+    bool buckets = false;      // of a batch all lengths have the same power of two above them
+    uint64_t most_tokens = 0;  // of a sequence; longer ones are left out; 0: none is
+    uint64_t seed = 1;
+};
+
+// Deals batches: each set's sequences in permutations, one an epoch; rows of several sets in proportion to
+// their weights, and batches of several buckets in proportion to what these hold. There is no chance in it:
+// the one that lacks most of its share is next, and the first among equals.
 class feeder {
 public:
-    feeder(const data &d, uint64_t batch_tokens, uint64_t seed)
-        : data_(d), batch_tokens_(batch_tokens), seed_(seed) {
-        shuffle();
+    feeder(const std::vector<data> &sets, const std::vector<double> &weights, const batching &how)
+        : sets_(sets), how_(how) {
+        for (size_t s = 0; s < sets.size(); ++s) {
+            std::map<uint64_t, lane> by_bucket;
+            size_t rows = 0;
+            for (size_t i = 0; i < sets[s].sequences.size(); ++i) {
+                const uint64_t n = sets[s].sequences[i].tokens.size();
+                if (how.most_tokens && n > how.most_tokens) continue;
+                lane &l = by_bucket[how.buckets ? std::bit_ceil(n) : 0];
+                l.set = s;
+                l.rows.push_back(i);
+                ++rows;
+            }
+            for (auto &[bucket, l] : by_bucket) {
+                l.share = weights[s] * static_cast<double>(l.rows.size()) / static_cast<double>(rows);
+                group &g = groups_[bucket];
+                g.share += l.share;
+                shuffle(l);
+                g.lanes.push_back(std::move(l));
+            }
+        }
+        if (groups_.empty())
+            throw cli::failure(jsonl::input_name(sets[0].path) + ": has no rows of at most " +
+                               std::to_string(how.most_tokens) + " tokens");
     }
 
-    uint64_t epoch = 0, index = 0;  // of the next sequence
+    // Times through the rows, of one set without buckets.
+    uint64_t epoch() const { return groups_.begin()->second.lanes[0].epoch; }
 
-    void go_to(uint64_t e, uint64_t i) { epoch = e, index = i, shuffle(); }
-
-    std::vector<size_t> next() {
-        std::vector<size_t> out;
-        for (uint64_t tokens = 0; index < order_.size(); ++index) {
-            const size_t s = order_[index];
-            tokens += data_.sequences[s].tokens.size();
-            if (!out.empty() && tokens > batch_tokens_) break;
-            out.push_back(s);
+    std::vector<std::pair<size_t, size_t>> next() {  // sets and their sequences
+        std::vector<group *> all;
+        for (auto &[bucket, g] : groups_) all.push_back(&g);
+        group &g = *choose(all);
+        std::vector<lane *> lanes;
+        for (lane &l : g.lanes) lanes.push_back(&l);
+        std::vector<std::pair<size_t, size_t>> out;
+        for (uint64_t tokens = 0;;) {
+            const std::vector<double> before = credits(lanes);
+            lane &l = *choose(lanes);
+            const size_t row = l.order[l.index];
+            tokens += sets_[l.set].sequences[row].tokens.size();
+            if (!how_.sequences && !out.empty() && tokens > how_.tokens) {
+                for (size_t i = 0; i < lanes.size(); ++i) lanes[i]->credit = before[i];
+                return out;
+            }
+            out.emplace_back(l.set, row);
+            const bool last = ++l.index == l.order.size();
+            if (last) ++l.epoch, l.index = 0, shuffle(l);
+            // an epoch of the only set ends its batch
+            if (out.size() == how_.sequences || (last && lanes.size() == 1 && !how_.sequences)) return out;
         }
-        if (index == order_.size()) go_to(epoch + 1, 0);
+    }
+
+    // The place in all this, to be continued from.
+    json place() const {
+        json out = json::array();
+        for (const auto &[bucket, g] : groups_) {
+            json lanes = json::array();
+            for (const lane &l : g.lanes) lanes.push_back({l.epoch, l.index, l.credit});
+            out.push_back({g.credit, lanes});
+        }
         return out;
+    }
+    // False if it is not the place of such a feeder.
+    bool go_to(const json &place) {
+        try {
+            size_t at = 0;
+            if (place.size() != groups_.size()) return false;
+            for (auto &[bucket, g] : groups_) {
+                const json &p = place.at(at++);
+                g.credit = p.at(0).get<double>();
+                if (p.at(1).size() != g.lanes.size()) return false;
+                for (size_t i = 0; i < g.lanes.size(); ++i) {
+                    lane &l = g.lanes[i];
+                    const json &q = p.at(1).at(i);
+                    l.epoch = q.at(0).get<uint64_t>(), l.index = q.at(1).get<uint64_t>();
+                    l.credit = q.at(2).get<double>();
+                    if (l.index >= l.rows.size()) return false;
+                    shuffle(l);
+                }
+            }
+            return true;
+        } catch (const json::exception &) {
+            return false;
+        }
+    }
+
+    // Of the sequences that are dealt.
+    size_t longest() const {
+        size_t n = 0;
+        for (const auto &[bucket, g] : groups_)
+            for (const lane &l : g.lanes)
+                for (const size_t i : l.rows) n = std::max(n, sets_[l.set].sequences[i].tokens.size());
+        return n;
     }
 
 private:
-    void shuffle() {
-        order_.resize(data_.sequences.size());
-        std::iota(order_.begin(), order_.end(), size_t{0});
-        splitmix64 random{splitmix64::mix(seed_ + 1) + epoch};
-        for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(i)]);
+    struct lane {
+        size_t set = 0;
+        std::vector<size_t> rows, order;
+        uint64_t epoch = 0, index = 0;  // of the next sequence
+        double share = 0, credit = 0;
+    };
+    struct group {
+        std::vector<lane> lanes;
+        double share = 0, credit = 0;
+    };
+    template <class T> static T *choose(const std::vector<T *> &all) {
+        double sum = 0;
+        T *best = all[0];
+        for (T *const t : all) {
+            sum += t->share;
+            t->credit += t->share;
+            if (t->credit > best->credit) best = t;
+        }
+        best->credit -= sum;
+        return best;
+    }
+    static std::vector<double> credits(const std::vector<lane *> &lanes) {
+        std::vector<double> out;
+        for (const lane *const l : lanes) out.push_back(l->credit);
+        return out;
+    }
+    void shuffle(lane &l) const {
+        l.order = l.rows;
+        splitmix64 random{splitmix64::mix(how_.seed + 1) + l.epoch};
+        for (size_t i = l.order.size(); i > 1; --i) std::swap(l.order[i - 1], l.order[random.below(i)]);
     }
 
-    const data &data_;
-    uint64_t batch_tokens_, seed_;
-    std::vector<size_t> order_;
+    const std::vector<data> &sets_;
+    batching how_;
+    std::map<uint64_t, group> groups_;
 };
 
 // In the file's order.
@@ -317,13 +429,6 @@ inline std::vector<std::vector<size_t>> batches_in_order(const data &d, uint64_t
     return out;
 }
 
-inline std::vector<ds_sequence> view_of(const data &d, const std::vector<size_t> &which) {
-    std::vector<ds_sequence> out;
-    for (const size_t i : which) {
-        const sequence &s = d.sequences[i];
-        out.push_back({s.tokens.data(), s.weights.data(), s.tokens.size()});
-    }
-    return out;
-}
+inline ds_sequence view_of(const sequence &s) { return {s.tokens.data(), s.weights.data(), s.tokens.size()}; }
 
 }  // namespace rows
