@@ -158,7 +158,7 @@ TESTS_O := $(call objects,$(TESTS))
 # As tests/run runs them.
 TEST_PROGRAMS := $(if $(filter release scalar,$(config)),$(addprefix $(BIN)/,$(EXAMPLES) quantize))
 TEST_PROGRAMS += $(if $(filter release,$(config)),$(B)/device/deepseek-tests)
-FUZZ_TARGETS := gguf model adapter session convert tokenizer json template imatrix
+FUZZ_TARGETS := gguf model adapter session train convert tokenizer json template imatrix
 FUZZ_SHARED_O := $(call objects,$(addprefix tests/fuzz/,fuzz.cpp forms.cpp tiny.cpp))
 FUZZ_O := $(FUZZ_SHARED_O) $(call objects,$(addprefix tests/fuzz/,seeds.cpp $(FUZZ_TARGETS:%=%.cpp)))
 OTHER_O := $(FUZZ_O) $(TRAIN_O) $(call objects,$(addprefix examples/,$(EXAMPLES)) tests/side_by_side.c \

@@ -12,8 +12,6 @@
 namespace ds {
 
 static constexpr size_t align64(size_t n) { return (n + 63) / 64 * 64; }
-static constexpr float first_scale = 65536, most_scale = 16777216;
-static constexpr int32_t scale_steps = 1000;
 
 // Weights that are trained: of layers that are run, but for constants.
 static bool is_trained(const tensor_row &row, const hparams &h) {
@@ -211,8 +209,13 @@ void trainer::put(weight &x, const tensor &from) {
     }
 }
 
+bool trainer::is_loss_scale(float scale) const {
+    const bool power = (bits_of(scale) & 0x7fffffu) == 0;
+    return scale == 1 || (options_.weights == format::f16 && power && scale > 1 && scale <= most_scale);
+}
+
 void trainer::make_copies() {
-    graph g(weights_.size() + 1);
+    ds::graph g(weights_.size() + 1);
     for (const weight &x : weights_)
         if (x.master.data)
             g.add(op::narrow, {&x.master, x.w.scale}, narrow_params{x.w.type})->data = x.w.data;
@@ -408,8 +411,8 @@ train_report trainer::step(std::span<const train_sequence> batch, const std::ato
     }
     if (options_.weights == format::f16) {
         if (r.skipped) loss_scale_ = std::max(loss_scale_ / 2, 1.0f), scaled_steps_ = 0;
-        else if (++scaled_steps_ == scale_steps && loss_scale_ < most_scale)
-            loss_scale_ *= 2, scaled_steps_ = 0;
+        else if (++scaled_steps_ == scale_steps)
+            loss_scale_ = std::min(loss_scale_ * 2, most_scale), scaled_steps_ = 0;
     }
     r.step = ++steps_;
     return r;

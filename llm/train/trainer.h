@@ -133,6 +133,9 @@ private:
     int32_t skips_ = 0;
     // F16's gradients are those of the loss times a power of two, which is halved when they overflow, and
     // doubled after `scale_steps` steps without that.
+    static constexpr float first_scale = 65536, most_scale = 16777216;
+    static constexpr int32_t scale_steps = 1000;
+    bool is_loss_scale(float scale) const;  // one that a run may have
     float loss_scale_ = 1;
     int32_t scaled_steps_ = 0;
 };

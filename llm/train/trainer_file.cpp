@@ -1,6 +1,8 @@
 // A trainer's file: a header, then its parts, weights and states as they lie in memory, then the caller's
 // bytes, each with a checksum. It is written beside its place and renamed to it when it is complete, and read
 // as a whole before anything changes.
+#include "trainer_file.h"
+
 #include "trainer.h"
 
 #include "../model/fingerprint.h"
@@ -8,25 +10,8 @@
 #include "../../tensor/os.h"
 
 #include <algorithm>
-#include <cstddef>
 
 namespace ds {
-
-namespace {
-struct file_header {
-    char magic[8];
-    uint32_t version;
-    float loss_scale;
-    uint64_t identity;
-    int64_t steps, updates;
-    uint32_t skips, scaled_steps;
-    uint64_t parts, part_bytes, own_bytes;
-    uint64_t parts_sum, own_sum;
-    uint64_t header_sum;  // of all before it
-};
-constexpr uint32_t version = 2;
-constexpr char magic[8] = {'d', 's', 't', 'r', 'a', 'i', 'n', '\0'};
-}  // namespace
 
 // The model and what a step depends on; not the schedule's end or the memory, which may change between runs.
 uint64_t trainer::identity() const {
@@ -56,15 +41,15 @@ std::vector<trainer::part> trainer::parts() const {
     return all;
 }
 
-static uint64_t header_sum(const file_header &h) {
-    return checksum(&h, offsetof(file_header, header_sum), 0);
+static uint64_t header_sum(const trainer_file_header &h) {
+    return checksum(&h, offsetof(trainer_file_header, header_sum), 0);
 }
 
 void trainer::save(const std::string &path, std::string_view own) const {
     const std::vector<part> all = parts();
-    file_header h{};
-    std::memcpy(h.magic, magic, sizeof magic);
-    h.version = version;
+    trainer_file_header h{};
+    std::memcpy(h.magic, trainer_file_magic, sizeof h.magic);
+    h.version = trainer_file_version;
     h.loss_scale = loss_scale_;
     h.scaled_steps = static_cast<uint32_t>(scaled_steps_);
     h.identity = identity();
@@ -72,12 +57,10 @@ void trainer::save(const std::string &path, std::string_view own) const {
     h.updates = updates_;
     h.skips = static_cast<uint32_t>(skips_);
     h.parts = all.size();
-    uint64_t sum = 0;
-    for (const part &p : all) {
-        h.part_bytes += p.bytes;
-        sum = checksum(p.data, p.bytes, sum);
-    }
-    h.parts_sum = sum;
+    for (const part &p : all) h.part_bytes += p.bytes;
+    checksum_stream sum(h.part_bytes, 0);
+    for (const part &p : all) sum.add({static_cast<const char *>(p.data), p.bytes});
+    h.parts_sum = sum.sum();
     h.own_bytes = own.size();
     h.own_sum = checksum(own.data(), own.size(), 0);
     h.header_sum = header_sum(h);
@@ -88,16 +71,21 @@ void trainer::save(const std::string &path, std::string_view own) const {
     f.commit();
 }
 
+// So that counting on never overflows.
+constexpr int64_t most_steps = int64_t{1} << 62;
+constexpr uint64_t most_skips = 1u << 30;
+
 void trainer::resume(const std::string &path, const std::function<void(std::string_view)> &own) {
     const os::mapping bytes = os::mapping::map_file(path);
     const auto damaged = [&](const std::string &what) { return error(status::format, path + ": " + what); };
-    file_header h;
+    trainer_file_header h;
     if (bytes.size() < sizeof h) throw damaged("is too short for a trainer's file");
     std::memcpy(&h, bytes.data(), sizeof h);
-    if (std::memcmp(h.magic, magic, sizeof magic) != 0) throw damaged("is not a trainer's file");
-    if (h.version != version)
+    if (std::memcmp(h.magic, trainer_file_magic, sizeof h.magic) != 0)
+        throw damaged("is not a trainer's file");
+    if (h.version != trainer_file_version)
         throw error(status::unsupported, path + ": version: is " + std::to_string(h.version) + ", known is " +
-                                             std::to_string(version));
+                                             std::to_string(trainer_file_version));
     if (h.header_sum != header_sum(h)) throw damaged("its header is damaged");
     if (h.identity != identity())
         throw error(
@@ -108,17 +96,13 @@ void trainer::resume(const std::string &path, const std::function<void(std::stri
     uint64_t expected = 0;
     for (const part &p : all) expected += p.bytes;
     if (h.parts != all.size() || h.part_bytes != expected || h.updates < 0 || h.steps < h.updates ||
-        static_cast<int64_t>(h.skips) > h.steps || !(h.loss_scale >= 1 && finite_f32(h.loss_scale)) ||
-        h.scaled_steps > INT32_MAX || h.own_bytes > bytes.size() ||
+        h.steps > most_steps || h.skips > most_skips || !is_loss_scale(h.loss_scale) ||
+        h.scaled_steps >= static_cast<uint32_t>(scale_steps) || h.own_bytes > bytes.size() ||
         bytes.size() != sizeof h + expected + h.own_bytes)
         throw damaged("has " + std::to_string(bytes.size()) + " bytes, which is not what it describes");
     const char *at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;
-    uint64_t sum = 0;
-    for (const part &p : all) {
-        sum = checksum(at, p.bytes, sum);
-        at += p.bytes;
-    }
-    if (sum != h.parts_sum) throw damaged("its weights or states are damaged");
+    if (checksum(at, expected, 0) != h.parts_sum) throw damaged("its weights or states are damaged");
+    at += expected;
     if (checksum(at, h.own_bytes, 0) != h.own_sum) throw damaged("the caller's bytes are damaged");
     if (own) own({at, h.own_bytes});
     at = reinterpret_cast<const char *>(bytes.data()) + sizeof h;

@@ -2,6 +2,7 @@
 // number format and kind of input. usage: fuzz-seeds DIRECTORY
 #include "convert_files.h"
 #include "session_seed.h"
+#include "train_seed.h"
 
 #include "../../quantize/calibrate.h"
 #include "../../quantize/convert.h"
@@ -392,6 +393,11 @@ void others() {
     int i = 0;
     for (const session_engine &e : session_engines()) {
         seed("session", std::to_string(i), std::string(1, static_cast<char>(i)) + e.saved);
+        ++i;
+    }
+    i = 0;
+    for (const train_target &t : train_targets()) {
+        seed("train", std::to_string(i), std::string(1, static_cast<char>(i)) + t.saved);
         ++i;
     }
     const std::vector<named_file> files = tiny_checkpoint("deepseek-r1-fp8");

@@ -473,3 +473,45 @@ TEST_CASE("trainer: the plan is what is allocated, and by memory the largest run
     MUST(ds_trainer_plan(m.get(), &c, &p, &err));
     CHECK(p.run_tokens > tokens);
 }
+
+TEST_CASE("trainer: where memory is lacking, runs are halved, and the bytes are the same") {
+    const model_ptr m = model("micro/llama", ds::format::f32);
+    const temp_dir dir;
+    const auto bytes_after = [&](const trainer_ptr &t, uint64_t *rows) {
+        for (int i = 0; i < 2; ++i) {
+            ds_train_report r = step(t, batch(i));
+            *rows = r.run_tokens;
+        }
+        return saved(t, dir / "file");
+    };
+    uint64_t rows = 0;
+    const std::string wanted = bytes_after(trainer(m, config()), &rows);
+    CHECK(rows == 128);
+    // a host that gives no large blocks
+    static size_t most;
+    ds_host host{};
+    host.struct_size = sizeof host;
+    host.alloc = [](void *, size_t bytes, size_t alignment) -> void * {
+        return bytes > most ? nullptr : ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+    };
+    host.free = [](void *, void *p, size_t, size_t alignment) {
+        ::operator delete(p, std::align_val_t(alignment));
+    };
+    ds_trainer_config c = config();
+    c.run_tokens = 0;
+    ds_training_plan plan{}, weights{};
+    plan.struct_size = weights.struct_size = sizeof plan;
+    MUST(ds_trainer_plan(m.get(), &c, &plan, &err));
+    CHECK(plan.run_tokens == 2048);
+    c.host = &host;
+    most = size_t{plan.activations} / 5;
+    CHECK(bytes_after(trainer(m, c), &rows) == wanted);
+    INFO("runs of " << rows);
+    CHECK(rows < 2048);
+    CHECK(rows >= 64);
+    // what was asked for by number is not halved by ds_trainer_new
+    c.run_tokens = 2048;
+    ds_trainer *t = nullptr;
+    CHECK(status_of([&](ds_error *e) { return ds_trainer_new(m.get(), &c, &t, e); }, "memory") ==
+          DS_ERR_MEMORY);
+}
