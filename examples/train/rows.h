@@ -60,7 +60,8 @@ public:
         if (!chat_) return;
         default_ = form_of(DS_THINKING_DEFAULT);
         // a family may end an answer with another token than a text
-        const std::vector<ds_message> talk = {message("user", "?"), message("assistant", "!")};
+        // (a space is a token of every vocabulary)
+        const std::vector<ds_message> talk = {message("user", " "), message("assistant", " ")};
         for (const ds_token t : render(talk, talk.size(), DS_THINKING_DEFAULT, DS_CHAT_NO_GENERATION_PROMPT))
             if (ds_token_is_end(model_.get(), t)) end_ = t;
     }

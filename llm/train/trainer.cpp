@@ -136,7 +136,8 @@ static std::shared_ptr<model> copy_of(const model &m, const host &h) {
 }
 
 trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::shared_ptr<backend> b)
-    : base_(std::move(m)), options_(o), backend_(std::move(b)), plan_(plan(*base_, o, *backend_)) {
+    : base_(std::move(m)), options_(o), backend_(std::move(b)), plan_(plan(*base_, o, *backend_)),
+      copies_(base_->architecture->tensors(base_->h).size()) {
     trained_ = copy_of(*base_, o.host);
     memory_ = backend_memory(backend_, plan_.weights + plan_.gradients);
     std::memset(memory_.data(), 0, memory_.size());
@@ -175,6 +176,9 @@ trainer::trainer(std::shared_ptr<const model> m, const trainer_options &o, std::
                         row.what != role::norm && row.what != role::bias});
     }
     if (o.lora_rank) add_adapter(at, list);
+    for (const weight &x : weights_)
+        if (x.master.data)
+            copies_.add(op::narrow, {&x.master, x.w.scale}, narrow_params{x.w.type})->data = x.w.data;
     make_copies();
     if (o.weights == format::f16) loss_scale_ = first_scale;
     optimizer_ = std::make_unique<optimizer>(list, o.adamw, backend_);
@@ -214,13 +218,7 @@ bool trainer::is_loss_scale(float scale) const {
     return scale == 1 || (options_.weights == format::f16 && power && scale > 1 && scale <= most_scale);
 }
 
-void trainer::make_copies() {
-    ds::graph g(weights_.size() + 1);
-    for (const weight &x : weights_)
-        if (x.master.data)
-            g.add(op::narrow, {&x.master, x.w.scale}, narrow_params{x.w.type})->data = x.w.data;
-    backend_->fn->run(backend_.get(), g, nullptr, nullptr);
-}
+void trainer::make_copies() { backend_->fn->run(backend_.get(), copies_, nullptr, nullptr); }
 
 float trainer::lora_alpha() const {
     return options_.lora_alpha == 0 ? static_cast<float>(options_.lora_rank) : options_.lora_alpha;

@@ -126,6 +126,7 @@ private:
     std::deque<weight> weights_;
     adaptation adaptation_;  // of a trainer of an adapter, whose weights are in the order of lora_rows
     std::vector<gradient_sum> sums_;
+    ds::graph copies_;  // that make_copies runs
     std::unique_ptr<optimizer> optimizer_;
     int64_t rows_;  // of a run
     std::unique_ptr<train_graph> graph_, forward_;
