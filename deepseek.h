@@ -930,8 +930,8 @@ typedef struct ds_shape {
 } ds_shape;
 
 /* Writes a model of random weights in F32, to be trained: matrices nearly normal, those that add to the
- * residual stream smaller by sqrt(2 layers), norms 1, biases and the gates of r1's heads 0. The same shape and
- * vocabulary give the same bytes on every machine.
+ * residual stream smaller by sqrt(2 layers), norms 1, biases and the gates of r1's heads 0. The same shape
+ * and vocabulary give the same bytes on every machine.
  *   path         the file, written beside it and renamed
  *   vocabulary   a model whose tokenizer and chat template the new one gets; DS_LOAD_VOCAB_ONLY is enough
  *   shape        not NULL

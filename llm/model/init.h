@@ -29,10 +29,10 @@ struct model_shape {
     uint64_t seed = 0;
 };
 
-// Writes the file, in F32; it appears as a whole. Its vocabulary is `vocabulary`'s. Matrices are nearly normal,
-// those that add to the residual stream smaller by sqrt(2 layers); norms are 1; biases and the gates of routed
-// heads 0. The same shape, seed and vocabulary give the same bytes on every machine. Throws status::argument
-// naming the key, or the field of the shape.
+// Writes the file, in F32; it appears as a whole. Its vocabulary is `vocabulary`'s. Matrices are nearly
+// normal, those that add to the residual stream smaller by sqrt(2 layers); norms are 1; biases and the gates
+// of routed heads 0. The same shape, seed and vocabulary give the same bytes on every machine. Throws
+// status::argument naming the key, or the field of the shape.
 void write_random_model(const std::string &path, const gguf_file &vocabulary, const model_shape &shape);
 
 }  // namespace ds

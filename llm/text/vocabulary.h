@@ -37,8 +37,8 @@ void add_r1_frame(vocabulary &v);
 constexpr size_t r1_frame_tokens = 6;
 
 // Byte-level BPE (Sennrich et al., arXiv 1508.07909): R1's frame, the 256 bytes, and a token for each merge,
-// until there are `size` tokens or no pair is left that occurs twice. Texts are split as DeepSeek-V3 does, but
-// no token joins digits. Of pairs that occur equally often the one of the lowest ids counts, so that the
+// until there are `size` tokens or no pair is left that occurs twice. Texts are split as DeepSeek-V3 does,
+// but no token joins digits. Of pairs that occur equally often the one of the lowest ids counts, so that the
 // texts alone decide.
 vocabulary train_bpe(std::span<const std::string_view> texts, size_t size);
 constexpr size_t fewest_bpe_tokens = r1_frame_tokens + 256;
