@@ -4,7 +4,7 @@
 # seen. The same bytes on every machine, with any number of threads.
 # usage: models/recipes/from-nothing.sh DIRECTORY [THREADS]
 #   BIN=build/bin    where train is
-#   STEPS=3500       fewer for a look
+#   STEPS=3500       fewer for a look, but more than 100
 # DIRECTORY gets the rows, the run's log and picture, and model.gguf. A run that was stopped continues when the
 # same command is given again.
 set -eu

@@ -1,5 +1,5 @@
-// Resumes trainers from files with valid checksums and arbitrary content, then makes a step and saves. Input:
-// a byte that selects the trainer, then the file.
+// Resumes trainers from files with valid checksums and arbitrary content, then makes a step and exports.
+// Input: a byte that selects the trainer, then the file.
 #include "train_seed.h"
 
 #include "../../llm/model/fingerprint.h"
