@@ -73,7 +73,7 @@ inline int64_t best_of(const float *x, int64_t n) {
         if (x[i] > x[best]) best = i;
     return best;
 }
-void softmax_row(const float *logits, int64_t n, float *y);  // of finite logits
+void softmax_row(const float *logits, int64_t n, float *y);  // NaN if a logit is not finite
 // Gradients, of softmax from its result; of one row of router and head_router, from their sources, their
 // results and these' gradients. scratch: [2 * n], and 2 * shared_count more.
 void softmax_back_row(const float *y, const float *dy, int64_t n, float *dx);

@@ -27,6 +27,10 @@ void router_shape(node &n) {
 static constexpr float never = -std::numeric_limits<float>::infinity();
 
 void softmax_row(const float *logits, int64_t n, float *y) {
+    if (!std::all_of(logits, logits + n, finite_f32)) {
+        std::fill_n(y, n, std::numeric_limits<float>::quiet_NaN());
+        return;
+    }
     const float max = logits[best_of(logits, n)];
     int64_t sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += attention_share(y[i] = exp_f32(logits[i] - max));
