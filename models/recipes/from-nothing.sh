@@ -4,11 +4,11 @@
 # seen. The same bytes on every machine, with any number of threads.
 # usage: models/recipes/from-nothing.sh DIRECTORY [THREADS]
 #   BIN=build/bin    where train is
-#   STEPS=3500       fewer for a look, but more than 100
+#   STEPS=2000       fewer for a look, but more than 100
 # DIRECTORY gets the rows, the run's log and picture, and model.gguf. A run that was stopped continues when the
 # same command is given again.
 set -eu
-bin=${BIN:-build/bin} steps=${STEPS:-3500} threads=${2:-0}
+bin=${BIN:-build/bin} steps=${STEPS:-2000} threads=${2:-0}
 [ $# -ge 1 ] || { sed -n 's/^# usage: /usage: /p' "$0" >&2; exit 2; }
 train=$(cd "$bin" && pwd)/train
 mkdir -p "$1"
