@@ -96,8 +96,12 @@ inline leaf combine(rows::splitmix64 &random, std::vector<term> terms) {
     return out;
 }
 
+// The target is written beside the value: what is compared lies side by side, and need not be remembered.
 inline std::string compared(int64_t value, int64_t target) {
-    return value < target ? ", too low\n" : value > target ? ", too high\n" : ", found\n";
+    return ", target " + std::to_string(target) +
+           (value < target   ? ", too low\n"
+            : value > target ? ", too high\n"
+                             : ", found\n");
 }
 
 // Two numbers: all there is to try, so that what a try gives is learned whatever the target is. (Where a
@@ -127,7 +131,9 @@ inline std::string some_tries(rows::splitmix64 &random, const std::vector<term> 
         tried.push_back(l.whole.text);
         out += l.steps + compared(l.whole.value, target);
     }
-    return out + last.steps + ", found";
+    out += last.steps + compared(target, target);
+    out.pop_back();
+    return out;
 }
 
 // What a random combination gives is the target.
