@@ -96,7 +96,47 @@ inline leaf combine(rows::splitmix64 &random, std::vector<term> terms) {
     return out;
 }
 
-// What a random combination gives is the target. The thought tries others, at most three, before it.
+// The target is written beside the value: what is compared lies side by side, and need not be remembered.
+inline std::string compared(int64_t value, int64_t target) {
+    return ", target " + std::to_string(target) +
+           (value < target   ? ", too low\n"
+            : value > target ? ", too high\n"
+                             : ", found\n");
+}
+
+// Two numbers: all there is to try, so that what a try gives is learned whatever the target is. (Where a
+// thought ends at the first success, models learn to write the target instead of the value.)
+inline std::string all_tries(const std::vector<term> &terms, int64_t target) {
+    const int64_t a = std::max(terms[0].value, terms[1].value), b = std::min(terms[0].value, terms[1].value);
+    std::string out;
+    for (const auto &[op, v] : {std::pair('+', a + b), std::pair('-', a - b), std::pair('*', a * b)})
+        out += std::to_string(a) + " " + op + " " + std::to_string(b) + " = " + std::to_string(v) +
+               compared(v, target);
+    out.pop_back();
+    return out;
+}
+
+// More: at most three random tries that fail, and the one that does not.
+inline std::string some_tries(rows::splitmix64 &random, const std::vector<term> &terms, leaf &last) {
+    const int64_t target = last.whole.value;
+    std::string out;
+    std::vector<std::string> tried;
+    for (int draws = 0; draws < 8 && tried.size() < 3; ++draws) {
+        const leaf l = combine(random, terms);
+        if (l.whole.value == target) {
+            last = l;
+            break;
+        }
+        if (std::find(tried.begin(), tried.end(), l.whole.text) != tried.end()) continue;
+        tried.push_back(l.whole.text);
+        out += l.steps + compared(l.whole.value, target);
+    }
+    out += last.steps + compared(target, target);
+    out.pop_back();
+    return out;
+}
+
+// What a random combination gives is the target.
 inline problem countdown(rows::splitmix64 &random, uint32_t count) {
     std::vector<term> terms;
     for (uint32_t i = 0; i < count; ++i) {
@@ -104,21 +144,9 @@ inline problem countdown(rows::splitmix64 &random, uint32_t count) {
         terms.push_back({v, std::to_string(v)});
     }
     leaf last = combine(random, terms);
-    const int64_t value = last.whole.value;
-    const std::string target = std::to_string(value);
     problem p;
-    std::vector<std::string> tried;
-    for (int draws = 0; draws < 8 && tried.size() < 3; ++draws) {
-        const leaf l = combine(random, terms);
-        if (l.whole.value == value) {
-            last = l;
-            break;
-        }
-        if (std::find(tried.begin(), tried.end(), l.whole.text) != tried.end()) continue;
-        tried.push_back(l.whole.text);
-        p.thought += l.steps + (l.whole.value < value ? ", too low\n" : ", too high\n");
-    }
-    p.thought += last.steps;
+    p.thought = count == 2 ? all_tries(terms, last.whole.value) : some_tries(random, terms, last);
+    const std::string target = std::to_string(last.whole.value);
     std::vector<term> sorted = terms;
     std::sort(sorted.begin(), sorted.end(), [](const term &a, const term &b) { return a.value < b.value; });
     p.key = "countdown " + target + " from " + listed(sorted);

@@ -4,11 +4,11 @@
 # seen. The same bytes on every machine, with any number of threads.
 # usage: models/recipes/from-nothing.sh DIRECTORY [THREADS]
 #   BIN=build/bin    where train is
-#   STEPS=3500       fewer for a look, but more than 100
+#   STEPS=2500       fewer for a look, but more than 100
 # DIRECTORY gets the rows, the run's log and picture, and model.gguf. A run that was stopped continues when the
 # same command is given again.
 set -eu
-bin=${BIN:-build/bin} steps=${STEPS:-3500} threads=${2:-0}
+bin=${BIN:-build/bin} steps=${STEPS:-2500} threads=${2:-0}
 [ $# -ge 1 ] || { sed -n 's/^# usage: /usage: /p' "$0" >&2; exit 2; }
 train=$(cd "$bin" && pwd)/train
 mkdir -p "$1"
@@ -25,7 +25,7 @@ resume=
 [ ! -e model.gguf.train ] || resume=--resume
 # shellcheck disable=SC2086
 "$train" sft -t "$threads" --lr 2e-3 --warmup 100 --steps "$steps" --batch-tokens 2048 --eval held.jsonl \
-    --eval-every 500 --log run.jsonl $resume begin.gguf sums.jsonl=1 countdown.jsonl=2 -o model.gguf
+    --eval-every 500 --log run.jsonl $resume begin.gguf sums.jsonl=1 countdown.jsonl=1 -o model.gguf
 rm -f model.gguf.train
 "$train" plot run.jsonl -o run.svg
 "$train" eval --solve -t "$threads" --max-new 200 model.gguf held.jsonl
